@@ -1,0 +1,34 @@
+"""Model packages: cards, labels, where they are and whether they are whole. Needs only the standard library."""
+
+from .card import Licence, ModelCard, View
+from .labels import Code, Label
+from .store import (
+    DamagedModel,
+    ModelPackage,
+    damaged_models,
+    find_model,
+    list_models,
+    search_path,
+    user_models_folder,
+)
+from .verification import sha256_of, verify_package, verify_weights
+from .writing import write_package
+
+__all__ = [
+    "Code",
+    "DamagedModel",
+    "Label",
+    "Licence",
+    "ModelCard",
+    "ModelPackage",
+    "View",
+    "damaged_models",
+    "find_model",
+    "list_models",
+    "search_path",
+    "sha256_of",
+    "user_models_folder",
+    "verify_package",
+    "verify_weights",
+    "write_package",
+]

@@ -1,0 +1,303 @@
+"""The model card, ``model.json``: all that is known of a model, as data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+from .fields import REMEDY, Fields
+from .labels import Label
+
+#: version of the card's format that this code writes and the newest that it reads
+FORMAT = 1
+CARD_NAME = "model.json"
+_KEYS = """format name title version summary modality contrast spacing orientation intensity networks views labels
+merged_pairs margin_mm input cleanup pipeline training accuracy licence weights"""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+PLANES = ("axial", "coronal", "sagittal")
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class View:
+    """One plane in which a network looks at the volume.
+
+    Attributes:
+        plane: "axial", "coronal" or "sagittal", in patient axes.
+        weight: share of this view in the fused probabilities; the shares need not sum to 1.
+        network: key of ``ModelCard.networks``.
+        thickness: slices that the network sees at once, odd; the middle one is segmented.
+        merged: whether left and right are one class in this view.
+    """
+
+    plane: str
+    weight: float
+    network: str
+    thickness: int = 1
+    merged: bool = False
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any], where: str = "view") -> View:
+        """Read one entry of "views" in model.json; ModelError where that fails."""
+        fields = Fields(entry, where)
+        thickness = fields.integer("thickness", 1, low=1, high=99)
+        if thickness % 2 == 0:
+            fields.fail("thickness", "an odd number")
+        return cls(
+            plane=fields.text("plane", choices=PLANES),
+            weight=fields.number("weight", low=0, above=True),
+            network=fields.text("network"),
+            thickness=thickness,
+            merged=fields.flag("merged", False),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The view as it stands in model.json."""
+        return {
+            "plane": self.plane,
+            "weight": self.weight,
+            "network": self.network,
+            "thickness": self.thickness,
+            "merged": self.merged,
+        }
+
+
+@dataclass(frozen=True)
+class Licence:
+    """Terms under which the weights may be used.
+
+    Attributes:
+        spdx: SPDX identifier, for example "CC-BY-SA-4.0".
+        name: the licence in words.
+        free: whether any use, commercial use included, is allowed; where not, the user is asked to consent.
+        attribution: who must be named.
+        url: where the text stands.
+    """
+
+    spdx: str
+    name: str
+    free: bool
+    attribution: str = ""
+    url: str = ""
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any], where: str = "licence") -> Licence:
+        """Read "licence" of model.json; ModelError where that fails."""
+        fields = Fields(entry, where)
+        return cls(
+            spdx=fields.text("spdx"),
+            name=fields.text("name"),
+            free=fields.flag("free"),
+            attribution=fields.text("attribution", ""),
+            url=fields.text("url", ""),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The licence as it stands in model.json."""
+        return {
+            "spdx": self.spdx,
+            "name": self.name,
+            "free": self.free,
+            "attribution": self.attribution,
+            "url": self.url,
+        }
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything about a model except its weights.
+
+    Attributes:
+        name: short name for the command line, lower case, for example "hippocampus-t1".
+        title: name for people.
+        version: version of the model, for example "1.0.0".
+        summary: one sentence.
+        modality: DICOM modality, "MR" or "CT".
+        contrast: for example "T1".
+        spacing: voxel size of the model's grid in mm, along right-left, posterior-anterior and inferior-superior.
+        orientation: axes of the model's grid; "RAS" is the only one.
+        intensity: recipe for the intensities, see ``inference.intensity``.
+        networks: descriptions for ``networks.build_network``, by name; output channel 0 is background, c the c-th label.
+        views: planes and their networks.
+        labels: structures, in the order of the networks' output channels 1, 2, ...
+        merged_pairs: (left value, right value) of labels that views with ``merged`` cannot tell apart.
+        margin_mm: margin in mm kept round the foreground or region when cropping.
+        input: what the model expects: "kind", "extent_mm", "needs_stripping".
+        cleanup: "largest_component" ("all" or values), "fill_holes", "minimum_ml".
+        pipeline: cascade of another model that locates the target, or None.
+        training: what it was trained on and how.
+        accuracy: measured accuracy.
+        licence: terms of use of the weights.
+        weights_file: file name of the weights beside model.json.
+        weights_sha256: their SHA-256, 64 hexadecimal digits.
+    """
+
+    name: str
+    title: str
+    version: str
+    summary: str
+    modality: str
+    contrast: str
+    spacing: tuple[float, float, float]
+    intensity: dict[str, Any]
+    networks: dict[str, dict[str, Any]]
+    views: tuple[View, ...]
+    labels: tuple[Label, ...]
+    licence: Licence
+    weights_file: str
+    weights_sha256: str
+    orientation: str = "RAS"
+    merged_pairs: tuple[tuple[int, int], ...] = ()
+    margin_mm: float = 0.0
+    input: dict[str, Any] = field(default_factory=dict)
+    cleanup: dict[str, Any] = field(default_factory=dict)
+    pipeline: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> ModelCard:
+        """Read ``model.json`` (or the folder that holds it).
+
+        Raises:
+            ModelError: unreadable, no JSON, or not a model card.
+        """
+        path = Path(path)
+        path = path / CARD_NAME if path.is_dir() else path
+        return cls.from_dict(read_card_json(path), path)
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any], path: str | Path | None = None) -> ModelCard:
+        """Read a card from the object in model.json; ``path`` serves the messages.
+
+        Raises:
+            ModelError: something is missing, of another type, contradictory, or of a newer format.
+        """
+        try:
+            card = _parse(cls, Fields(entry))
+            _check(card)
+        except ModelError as error:
+            if path is None:
+                raise
+            raise ModelError(f"{path}: {error.cause}", error.remedy) from None
+        return card
+
+    def to_dict(self) -> dict[str, Any]:
+        """The card as it stands in model.json; ``from_dict(card.to_dict()) == card``."""
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "title": self.title,
+            "version": self.version,
+            "summary": self.summary,
+            "modality": self.modality,
+            "contrast": self.contrast,
+            "spacing": list(self.spacing),
+            "orientation": self.orientation,
+            "intensity": self.intensity,
+            "networks": self.networks,
+            "views": [view.to_dict() for view in self.views],
+            "labels": [label.to_dict() for label in self.labels],
+            "merged_pairs": [list(pair) for pair in self.merged_pairs],
+            "margin_mm": self.margin_mm,
+            "input": self.input,
+            "cleanup": self.cleanup,
+            "pipeline": self.pipeline,
+            "training": self.training,
+            "accuracy": self.accuracy,
+            "licence": self.licence.to_dict(),
+            "weights": {"file": self.weights_file, "sha256": self.weights_sha256},
+        }
+
+    def label(self, value: int) -> Label:
+        """The label of voxel value ``value``; KeyError where the model has none."""
+        for label in self.labels:
+            if label.value == value:
+                return label
+        raise KeyError(value)
+
+
+def read_card_json(path: Path) -> dict[str, Any]:
+    """The object in the file ``path``; ModelError where it cannot be read or is no JSON object."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"The model card {path} cannot be read: {error.strerror or error}.", REMEDY) from error
+    except ValueError as error:  # bad UTF-8 and bad JSON
+        raise ModelError(f"The model card {path} is not JSON: {error}.", REMEDY) from error
+    if not isinstance(entry, dict):
+        raise ModelError(f"The model card {path} is damaged: a JSON object is expected.", REMEDY)
+    return entry
+
+
+def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
+    version = fields.integer("format", low=1)
+    if version > FORMAT:
+        raise ModelError(
+            f"The model card has format {version}; this version reads up to {FORMAT}.",
+            "Update SESegmentation, or take an older version of the model.",
+        )
+    fields.only(*_KEYS.split())
+    weights = Fields(fields.mapping("weights"), "weights")
+    pairs = fields.sequence("merged_pairs", [])
+    networks = Fields(fields.mapping("networks"), "networks")
+    pair_fields = Fields({str(index): pair for index, pair in enumerate(pairs)}, "merged_pairs")
+    spacing = fields.numbers("spacing", 3, low=0, high=100)
+    if min(spacing) <= 0:
+        fields.fail("spacing", "three sizes above 0 mm")
+    return cls(
+        name=fields.text("name"),
+        title=fields.text("title"),
+        version=fields.text("version"),
+        summary=fields.text("summary"),
+        modality=fields.text("modality"),
+        contrast=fields.text("contrast", ""),
+        spacing=spacing,
+        orientation=fields.text("orientation", choices=("RAS",)),
+        intensity=fields.mapping("intensity"),
+        networks={name: networks.mapping(name) for name in fields.mapping("networks")},
+        views=tuple(View.from_dict(view, f"views[{i}]") for i, view in enumerate(fields.sequence("views"))),
+        labels=tuple(Label.from_dict(label, f"labels[{i}]") for i, label in enumerate(fields.sequence("labels"))),
+        merged_pairs=tuple(pair_fields.numbers(str(i), 2, whole=True, low=1) for i in range(len(pairs))),
+        margin_mm=fields.number("margin_mm", 0.0, low=0),
+        input=fields.mapping("input", {}),
+        cleanup=fields.mapping("cleanup", {}),
+        pipeline=fields.mapping("pipeline") if fields.has("pipeline") else None,
+        training=fields.mapping("training", {}),
+        accuracy=fields.mapping("accuracy", {}),
+        licence=Licence.from_dict(fields.mapping("licence")),
+        weights_file=weights.text("file", forbidden="/\\"),
+        weights_sha256=weights.text("sha256").lower(),
+    )
+
+
+def _check(card: ModelCard) -> None:
+    """Raise ModelError where fields that are well by themselves contradict each other."""
+    values = [label.value for label in card.labels]
+    unpaired = [value for pair in card.merged_pairs for value in pair if value not in values]
+    undescribed = sorted({view.network for view in card.views} - set(card.networks))
+    checks = (
+        (
+            _NAME.fullmatch(card.name),
+            f"the name {card.name!r} has others than lower-case letters, digits, '.', '_', '-'",
+        ),
+        (values, "there is no label"),
+        (len(set(values)) == len(values), "two labels have the same value"),
+        (len({label.name for label in card.labels}) == len(values), "two labels have the same name"),
+        (card.views, "there is no view"),
+        (not undescribed, f"views name networks that are not described: {', '.join(undescribed)}"),
+        (not unpaired, f"merged_pairs name labels that do not exist: {', '.join(map(str, unpaired))}"),
+        (
+            card.merged_pairs or not any(view.merged for view in card.views),
+            "a view is merged, yet merged_pairs is empty",
+        ),
+        (_SHA256.fullmatch(card.weights_sha256), "weights.sha256 must have 64 hexadecimal digits"),
+    )
+    for well, problem in checks:
+        if not well:
+            raise ModelError(f"The model card is damaged: {problem}.", REMEDY)

@@ -1,0 +1,42 @@
+"""Fixtures of the unit tests: a small model that can be built anywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+def make_card() -> dict[str, Any]:
+    """A valid model card of a tiny three-view network, without "weights"; tests change what they need."""
+    from SESegmentationLib.models.terminology import structure_label
+
+    labels = [structure_label(1, "anterior hippocampus"), structure_label(2, "posterior hippocampus")]
+    network = {"type": "PyramidUNet", "in_channels": 3, "classes": 3, "channels": [4, 8], "se": "scSE"}
+    return {
+        "format": 1,
+        "name": "tiny-t1",
+        "title": "Tiny",
+        "version": "1.0.0",
+        "summary": "A network with random weights for tests.",
+        "modality": "MR",
+        "contrast": "T1",
+        "spacing": [1.0, 1.0, 1.0],
+        "orientation": "RAS",
+        "intensity": {"type": "zscore", "clip": [0.5, 99.5], "foreground": "all"},
+        "networks": {plane: dict(network) for plane in ("axial", "coronal", "sagittal")},
+        "views": [
+            {"plane": plane, "weight": 1.0, "network": plane, "thickness": 3}
+            for plane in ("axial", "coronal", "sagittal")
+        ],
+        "labels": [label.to_dict() for label in labels],
+        "input": {"kind": "crop"},
+        "cleanup": {"largest_component": "all", "fill_holes": False, "minimum_ml": 0.0},
+        "licence": {"spdx": "Apache-2.0", "name": "Apache License 2.0", "free": True},
+    }
+
+
+@pytest.fixture
+def card_dict() -> dict[str, Any]:
+    """See :func:`make_card`."""
+    return make_card()
