@@ -122,7 +122,7 @@ class ModelCard:
         spacing: voxel size of the model's grid in mm, along right-left, posterior-anterior and inferior-superior.
         orientation: axes of the model's grid; "RAS" is the only one.
         intensity: recipe for the intensities, see ``inference.intensity``.
-        networks: descriptions for ``networks.build_network``, by name; output channel 0 is background, c the c-th label.
+        networks: descriptions for ``networks.build_network``, by name; output channel c is the c-th label, 0 none.
         views: planes and their networks.
         labels: structures, in the order of the networks' output channels 1, 2, ...
         merged_pairs: (left value, right value) of labels that views with ``merged`` cannot tell apart.
@@ -281,21 +281,16 @@ def _check(card: ModelCard) -> None:
     values = [label.value for label in card.labels]
     unpaired = [value for pair in card.merged_pairs for value in pair if value not in values]
     undescribed = sorted({view.network for view in card.views} - set(card.networks))
+    split = card.merged_pairs or not any(view.merged for view in card.views)
     checks = (
-        (
-            _NAME.fullmatch(card.name),
-            f"the name {card.name!r} has others than lower-case letters, digits, '.', '_', '-'",
-        ),
+        (_NAME.fullmatch(card.name), "the name may have lower-case letters, digits, '.', '_' and '-' only"),
         (values, "there is no label"),
         (len(set(values)) == len(values), "two labels have the same value"),
         (len({label.name for label in card.labels}) == len(values), "two labels have the same name"),
         (card.views, "there is no view"),
         (not undescribed, f"views name networks that are not described: {', '.join(undescribed)}"),
         (not unpaired, f"merged_pairs name labels that do not exist: {', '.join(map(str, unpaired))}"),
-        (
-            card.merged_pairs or not any(view.merged for view in card.views),
-            "a view is merged, yet merged_pairs is empty",
-        ),
+        (split, "a view is merged, yet merged_pairs is empty"),
         (_SHA256.fullmatch(card.weights_sha256), "weights.sha256 must have 64 hexadecimal digits"),
     )
     for well, problem in checks:

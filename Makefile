@@ -1,0 +1,56 @@
+# Every target makes .venv by itself and installs only what it needs.
+#
+#   make segment [VOLUME=... MODEL=...]   segment a sample, or a volume of yours
+#   make test | lint | bench | screenshots
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUTPUT ?= output
+VOLUME ?=
+MODEL ?= hippocampus-t1
+
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+REQUIREMENTS := pyproject.toml constraints.txt
+
+.DELETE_ON_ERROR:
+.PHONY: help segment test bench lint screenshots clean
+
+help:
+	@sed -n 's/^#  *make/make/p' Makefile
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(REQUIREMENTS) | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.testing: $(REQUIREMENTS) | $(BIN)/python
+	$(PIP) --editable '.[test,dicom]'
+	@touch $@ $(VENV)/.runtime
+
+# without VOLUME a small volume is generated, so that the first run needs no data
+segment: $(VENV)/.runtime
+ifeq ($(VOLUME),)
+	$(BIN)/python -m SESegmentationLib.training.sample '$(OUTPUT)/sample_0000.nii.gz'
+endif
+	$(BIN)/sesegment run '$(or $(VOLUME),$(OUTPUT)/sample_0000.nii.gz)' --model '$(MODEL)' \
+	    --output '$(OUTPUT)/segmentation.seg.nrrd' --report '$(OUTPUT)/report.json' --picture '$(OUTPUT)/picture.png'
+
+lint: $(VENV)/.testing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.testing
+	$(BIN)/python -m pytest Testing/benchmarks
+
+screenshots: $(VENV)/.testing
+	$(BIN)/python Testing/harness/screenshots.py
+
+clean:
+	rm -rf $(VENV) $(OUTPUT)

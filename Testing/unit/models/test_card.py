@@ -1,0 +1,149 @@
+"""The model card: reading, writing, and every way in which it can be wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from SESegmentationLib.errors import ModelError
+from SESegmentationLib.models import ModelCard
+from SESegmentationLib.models.verification import verify_schema
+
+WEIGHTS = {"file": "model.safetensors", "sha256": "0" * 64}
+
+
+def change(card: dict, path: str, value: object) -> dict:
+    """A copy of ``card`` with ``value`` at the dotted ``path``; ``...`` removes the field."""
+    card = copy.deepcopy(card)
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    target = card
+    for part in parents:
+        target = target[part]
+    if value is ...:
+        del target[last]
+    else:
+        target[last] = value
+    return card
+
+
+@pytest.fixture
+def complete(card_dict) -> dict:
+    return card_dict | {"weights": WEIGHTS}
+
+
+def test_a_card_survives_being_written_and_read(complete):
+    card = ModelCard.from_dict(complete)
+    assert ModelCard.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+    assert card.spacing == (1.0, 1.0, 1.0)
+    assert [view.plane for view in card.views] == ["axial", "coronal", "sagittal"]
+    assert card.label(2).name == "posterior hippocampus"
+    with pytest.raises(KeyError):
+        card.label(3)
+
+
+def test_what_a_card_writes_keeps_the_schema(complete, tmp_path):
+    path = tmp_path / "model.json"
+    full = complete | {
+        "merged_pairs": [[1, 2]],
+        "pipeline": {"locator": "brain-t1", "targets": [{"locator_value": 17, "values": {"1": 1}}]},
+    }
+    path.write_text(json.dumps(ModelCard.from_dict(full).to_dict()))
+    verify_schema(path)
+
+
+WRONG = [
+    ("name", "Upper Case"),
+    ("name", ...),
+    ("title", ""),
+    ("version", 1),
+    ("spacing", [1, 1]),
+    ("spacing", [1, 1, 0]),
+    ("spacing", [1, 1, "1"]),
+    ("orientation", "LPS"),
+    ("intensity", "zscore"),
+    ("networks", []),
+    ("networks.axial", 3),
+    ("views", {}),
+    ("views.0.plane", "oblique"),
+    ("views.0.weight", 0),
+    ("views.0.weight", float("nan")),
+    ("views.0.thickness", 0),
+    ("views.0.merged", 1),
+    ("labels", []),
+    ("labels.0.value", 0),
+    ("merged_pairs", [[1]]),
+    ("margin_mm", -1),
+    ("licence", ...),
+    ("licence.free", "yes"),
+    ("weights.sha256", "abc"),
+    ("weights.file", "../model.safetensors"),
+    ("weights", ...),
+    ("pipeline", []),
+    ("merged_pair", [[1, 2]]),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), WRONG, ids=[f"{path}={value}" for path, value in WRONG])
+def test_a_wrong_field_is_refused_by_card_and_by_schema(complete, tmp_path, path, value):
+    wrong = change(complete, path, value)
+    with pytest.raises(ModelError) as caught:
+        ModelCard.from_dict(wrong, tmp_path / "model.json")
+    assert str(tmp_path) in caught.value.cause
+    assert "\n" not in caught.value.cause
+    assert caught.value.remedy
+    if value == value:  # JSON Schema has no opinion on NaN
+        (tmp_path / "model.json").write_text(json.dumps(wrong))
+        with pytest.raises(ModelError):
+            verify_schema(tmp_path / "model.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("labels.1.value", 1, "same value"),
+        ("labels.1.name", "anterior hippocampus", "same name"),
+        ("views.1.network", "other", "other"),
+        ("views.1.thickness", 4, "odd"),
+        ("merged_pairs", [[1, 3]], "3"),
+        ("views.2.merged", True, "merged_pairs is empty"),
+        ("views", [], "no view"),
+    ],
+)
+def test_contradictions_are_refused(complete, path, value, message):
+    with pytest.raises(ModelError, match=message):
+        ModelCard.from_dict(change(complete, path, value))
+
+
+def test_a_newer_format_asks_for_an_update(complete):
+    with pytest.raises(ModelError) as caught:
+        ModelCard.from_dict(complete | {"format": 2})
+    assert "Update" in caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00", b"null"])
+def test_a_file_that_is_no_card(tmp_path, content):
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.json"):
+        ModelCard.from_file(tmp_path)
+
+
+def test_models_need_nothing_but_the_standard_library():
+    library = Path(__file__).parents[3] / "SESegmentation"
+    program = (
+        "import sys, importlib.abc\n"
+        "class Block(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.split('.')[0] in 'torch jsonschema typer rich numpy SimpleITK safetensors'.split():\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from SESegmentationLib import models\n"
+        "from SESegmentationLib.models.verification import verify_schema\n"
+        "print(len(models.list_models()) >= 0)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=library)
+    assert result.stdout.strip() == "True", result.stderr
