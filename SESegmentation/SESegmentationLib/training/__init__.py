@@ -1,0 +1,1 @@
+"""Training of segmentation networks: data or synthesis, augmentation, losses, fit, evaluation, model packages."""

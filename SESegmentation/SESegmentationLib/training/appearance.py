@@ -1,0 +1,96 @@
+"""Random changes of how an image looks: bias field, resolution, gamma, noise, gain.
+
+All functions take slabs (B, T, H, W) with intensities about 0 to 1 and return the same shape. The randomness comes
+from a CPU generator, so a seed gives the same result on any device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """Strength of the random changes; 0 switches one off.
+
+    Attributes:
+        bias: standard deviation of the log of the smooth field that the image is multiplied with.
+        blur_pixels: largest standard deviation of the blur, in pixels (slice thickness and resolution).
+        gamma: standard deviation of the log of the exponent.
+        noise: largest standard deviation of the noise.
+        gain: largest relative change of brightness.
+        invert: share of images whose contrast is inverted.
+    """
+
+    bias: float = 0.3
+    blur_pixels: float = 1.2
+    gamma: float = 0.25
+    noise: float = 0.05
+    gain: float = 0.2
+    invert: float = 0.0
+
+
+def change_appearance(images: Tensor, strength: Appearance, generator: torch.Generator) -> Tensor:
+    """Blur, bias field, gamma, inversion, noise and gain, each of random strength."""
+    if strength.blur_pixels:
+        images = random_blur(images, strength.blur_pixels, generator)
+    if strength.bias:
+        images = images * bias_field(images, strength.bias, generator)
+    if strength.gamma:
+        exponent = torch.exp(strength.gamma * _normal(images, generator))
+        images = images.clamp(min=1e-4) ** exponent
+    if strength.invert:
+        images = torch.where(_uniform(images, generator) < strength.invert, 1 - images, images)
+    if strength.noise:
+        sigma = strength.noise * _uniform(images, generator)
+        images = images + sigma * torch.randn(images.shape, generator=generator).to(images.device)
+    return images * (1 + strength.gain * (2 * _uniform(images, generator) - 1))
+
+
+def bias_field(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Smooth positive factor (B, 1, H, W), as from an uneven receive coil."""
+    batch = len(images)
+    knots = torch.randn(batch, 1, 4, 4, generator=generator) * torch.rand(batch, 1, 1, 1, generator=generator)
+    field = F.interpolate(strength * knots, images.shape[-2:], mode="bicubic", align_corners=True)
+    return torch.exp(field).to(images.device)
+
+
+def random_blur(images: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+    """Gaussian blur with a standard deviation of its own along rows and columns, and mixing with neighbour slices.
+
+    One direction alone blurred is what slices thicker than their pixels look like when cut across.
+    """
+    sharp = _uniform(images, generator) < 0.3
+    sigmas = largest * torch.rand(len(images), 2, generator=generator)
+    blurred = gaussian_blur(images, sigmas.to(images.device))
+    if images.shape[1] > 1:
+        mixed = F.avg_pool3d(blurred[:, None], (3, 1, 1), stride=1, padding=(1, 0, 0), count_include_pad=False)[:, 0]
+        share = _uniform(images, generator) * (_uniform(images, generator) < 0.3)
+        blurred = blurred + share * (mixed - blurred)
+    return torch.where(sharp, images, blurred)
+
+
+def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
+    """Blur every slab with its own standard deviations (B, 2) along rows and columns, in pixels."""
+    batch, slices, height, width = images.shape
+    radius = max(int(2.5 * float(sigmas.max()) + 0.5), 1)
+    steps = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
+    kernels = torch.exp(-0.5 * (steps / sigmas.clamp(min=0.1)[..., None]) ** 2)
+    kernels = kernels / kernels.sum(-1, keepdim=True)
+    kernels = kernels.repeat_interleave(slices, dim=0)
+    flat = images.reshape(1, batch * slices, height, width)
+    flat = F.conv2d(flat, kernels[:, 0, None, :, None], padding=(radius, 0), groups=batch * slices)
+    flat = F.conv2d(flat, kernels[:, 1, None, None, :], padding=(0, radius), groups=batch * slices)
+    return flat.reshape(images.shape)
+
+
+def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device)
+
+
+def _normal(images: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(len(images), 1, 1, 1, generator=generator).to(images.device)

@@ -1,0 +1,113 @@
+"""Losses: cross-entropy plus soft Dice, and the weighting of the paper's protocol.
+
+Source: Roy, Navab, Wachinger, IEEE TMI 2019, section IV; median-frequency balancing: Badrinarayanan et al., TPAMI 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def merge_pairs(logits: Tensor, pairs: Sequence[tuple[int, int]], merged: Tensor) -> Tensor:
+    """Let some images of a batch not distinguish left from right.
+
+    In those images the probability of each pair is summed into its first channel and the second one becomes
+    impossible, so that a target with left in place of right is compared with the sum.
+
+    Args:
+        logits: (N, C, H, W).
+        pairs: channels (left, right).
+        merged: (N,) bool, the images concerned.
+
+    Returns:
+        Log-probabilities up to a constant, (N, C, H, W).
+    """
+    if not pairs or not bool(merged.any()):
+        return logits
+    left, right = (torch.tensor(side, device=logits.device) for side in zip(*pairs, strict=True))
+    part = logits[merged]
+    joined = torch.logaddexp(part[:, left], part[:, right])
+    part = part.index_copy(1, left, joined).index_fill(1, right, -30.0)
+    return logits.index_put((merged.nonzero().flatten(),), part)
+
+
+def merge_target(target: Tensor, pairs: Sequence[tuple[int, int]], merged: Tensor) -> Tensor:
+    """Channel indices (N, H, W) with right replaced by left in the images that do not distinguish them."""
+    if not pairs or not bool(merged.any()):
+        return target
+    table = torch.arange(256, device=target.device)
+    for left, right in pairs:
+        table[right] = left
+    return torch.where(merged[:, None, None], table[target], target)
+
+
+def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+    """1 - mean Dice over the classes that occur in the batch, background included.
+
+    Classes that do not occur are left to the cross-entropy: their Dice is 0 whatever the network says.
+
+    Args:
+        probabilities: (N, C, H, W), already softmaxed once.
+        target: (N, H, W) channel indices.
+    """
+    classes = probabilities.shape[1]
+    flat = probabilities.movedim(1, -1).reshape(-1, classes)
+    index = target.flatten()
+    predicted = flat.sum(0)
+    truth = torch.bincount(index, minlength=classes).to(flat.dtype)
+    overlap = torch.zeros_like(predicted).index_add(0, index, flat.gather(1, index[:, None])[:, 0])
+    dice = (2 * overlap + 1) / (predicted + truth + 1)
+    return 1 - dice[truth > 0].mean()
+
+
+def segmentation_loss(
+    logits: Tensor, target: Tensor, class_weights: Tensor | None = None, pixel_weights: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy plus soft Dice, 1:1.
+
+    Args:
+        logits: (N, C, H, W) float.
+        target: (N, H, W) channel indices.
+        class_weights: (C,) for the cross-entropy.
+        pixel_weights: (N, H, W) factor on the cross-entropy of each pixel.
+    """
+    log_probabilities = F.log_softmax(logits.float(), dim=1)
+    entropy = F.nll_loss(log_probabilities, target, reduction="none")
+    weights = torch.ones_like(entropy)
+    if class_weights is not None:
+        weights = weights * class_weights[target]
+    if pixel_weights is not None:
+        weights = weights * pixel_weights
+    return (entropy * weights).sum() / weights.sum().clamp(min=1e-6) + soft_dice_loss(log_probabilities.exp(), target)
+
+
+def median_frequency_weights(counts: Tensor) -> Tensor:
+    """Weights (C,) of the classes: median frequency over own frequency; 0 for a class that never occurs.
+
+    Args:
+        counts: (C,) voxels per class, any integer or float type.
+    """
+    frequency = counts.double() / counts.double().sum().clamp(min=1)
+    present = frequency > 0
+    weights = torch.zeros_like(frequency)
+    weights[present] = frequency[present].median() / frequency[present]
+    return weights.float()
+
+
+def boundary_weights(target: Tensor, weight: float = 2.0) -> Tensor:
+    """1 + ``weight`` on pixels with a neighbour of another class in the slice's own plane, 1 elsewhere.
+
+    Args:
+        target: (N, H, W); boundaries are looked for within each (H, W), never across N.
+    """
+    padded = F.pad(target[:, None].float(), (1, 1, 1, 1), mode="replicate")[:, 0].to(target.dtype)
+    centre = padded[:, 1:-1, 1:-1]
+    boundary = torch.zeros_like(centre, dtype=torch.bool)
+    for rows, columns in ((slice(0, -2), slice(1, -1)), (slice(2, None), slice(1, -1))):
+        boundary |= padded[:, rows, columns] != centre
+        boundary |= padded[:, columns, rows] != centre
+    return 1 + weight * boundary.float()

@@ -1,0 +1,225 @@
+"""Thick slices drawn from a bank of volumes under random spatial deformation.
+
+A slab is a slice with its neighbours, in an axial, coronal or sagittal plane that is rotated, scaled and bent at
+random. Labels are read at the nearest voxel, so that no label is ever interpolated; images trilinearly. Everything is
+batched tensor arithmetic, on CPU or GPU alike; planes may be mixed within a batch.
+
+Arrays are (k, j, i) = (superior, anterior, right) of a volume in RAS orientation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: array axes of (slice, row, column), by plane
+PLANE_AXES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """How far slabs are bent at random; the defaults suit heads.
+
+    Attributes:
+        rotation_degrees: largest rotation round each axis.
+        scale: largest relative change of size, per axis.
+        elastic_mm: standard deviation of the smooth displacement (a coarse and a fine field).
+        shift_mm: largest shift in the slice's plane.
+        mirror: whether left and right may be exchanged (with their labels).
+    """
+
+    rotation_degrees: float = 15.0
+    scale: float = 0.15
+    elastic_mm: tuple[float, float] = (3.0, 1.0)
+    shift_mm: float = 12.0
+    mirror: bool = True
+
+
+@dataclass(frozen=True)
+class Slabs:
+    """A batch drawn from a bank: B slabs of T slices, H x W.
+
+    Attributes:
+        labels: (B, T, H, W) uint8.
+        images: (B, T, H, W) float32, or None if the bank has none.
+        planes: (B,) index into the planes that were asked for.
+        points_mm: (B, 3, T, H, W) position from the centre of the volume's focus, along (k, j, i).
+    """
+
+    labels: Tensor
+    images: Tensor | None
+    planes: Tensor
+    points_mm: Tensor
+
+
+class VolumeBank:
+    """Label volumes, with or without images, flat in one tensor each, ready to be sampled.
+
+    Args:
+        labels: arrays (k, j, i) of values below 256.
+        images: arrays of the same shapes, intensities normalised; or None.
+        voxel_mm: voxel size along (k, j, i), in mm, the same for all volumes.
+        mirrored: table of the label that each label becomes in a mirror, (256,) uint8.
+        focus: per volume the box ((low k, j, i), (high k, j, i)) in voxels, high excluded, that slices are drawn from
+            and centred on; the whole volume if None.
+        device: where the bank lives and slabs are made.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[np.ndarray],
+        images: Sequence[np.ndarray] | None,
+        voxel_mm: Sequence[float],
+        mirrored: np.ndarray,
+        focus: Sequence[tuple[Sequence[int], Sequence[int]]] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.voxel_mm = torch.tensor(voxel_mm, dtype=torch.float32, device=self.device)
+        self.shapes = torch.tensor([a.shape for a in labels], device=self.device)
+        self.focus = torch.tensor(np.array(focus or [((0, 0, 0), a.shape) for a in labels]))
+        sizes = torch.tensor([a.size for a in labels], device=self.device)
+        self.offsets = torch.cumsum(sizes, 0) - sizes
+        self.labels = _flat(labels, torch.uint8).to(self.device)
+        self.images = None if images is None else _flat(images, torch.float16).to(self.device)
+        self.mirrored = torch.as_tensor(mirrored, device=self.device)
+        self._slices = [_slices_by_label(labels, axis) for axis in range(3)]
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def draw(
+        self,
+        planes: Sequence[str],
+        plane_weights: Sequence[float],
+        batch: int,
+        thickness: int,
+        size: tuple[int, int],
+        spacing_mm: float,
+        deformation: Deformation,
+        generator: torch.Generator,
+        rare_share: float = 0.5,
+    ) -> Slabs:
+        """Draw ``batch`` deformed slabs.
+
+        Args:
+            planes: names of planes; ``plane_weights`` how often each is drawn.
+            thickness: slices per slab; their distance is the voxel size times the zoom of ``spacing_mm``.
+            size: (H, W) in pixels.
+            spacing_mm: pixel size relative to 1 for the bank's own voxel size (2 halves the resolution).
+            deformation: how far to bend.
+            generator: source of all randomness, on the CPU.
+            rare_share: share of slabs centred on a slice that holds a label chosen uniformly among labels; the others
+                are uniform over slices.
+        """
+        weights = torch.tensor(plane_weights, dtype=torch.float32)
+        plane = torch.multinomial(weights, batch, replacement=True, generator=generator)
+        volume, centre = self._centres(planes, plane, deformation.shift_mm, rare_share, generator)
+        axes = torch.tensor([PLANE_AXES[name] for name in planes])[plane].to(self.device)
+        matrix, mirrored = _random_matrices(batch, deformation, generator)
+        matrix = matrix.to(self.device) * (spacing_mm * self.voxel_mm)[None, None]  # steps of one voxel, in mm
+        steps = torch.gather(matrix, 2, axes[:, None, :].expand(-1, 3, -1))  # columns: slice, row, column
+        grids = torch.meshgrid(*[_centred(n, self.device) for n in (thickness, *size)], indexing="ij")
+        offsets = torch.einsum("bxs,sthw->bxthw", steps, torch.stack(grids))
+        bend = _smooth_field(batch, size, deformation.elastic_mm, generator).to(self.device)
+        points = (centre * self.voxel_mm)[:, :, None, None, None] + offsets + bend[:, :, None]
+        voxels = points / self.voxel_mm[None, :, None, None, None]
+        labels = self._nearest(volume, voxels)
+        labels = torch.where(mirrored.to(self.device)[:, None, None, None], self.mirrored[labels.long()], labels)
+        images = None if self.images is None else self._trilinear(volume, voxels)
+        middle = (self.focus.to(self.device)[volume].sum(1) - 1) / 2 * self.voxel_mm
+        return Slabs(labels, images, plane.to(self.device), points - middle[:, :, None, None, None])
+
+    def _centres(
+        self, planes: Sequence[str], plane: Tensor, shift_mm: float, rare_share: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Volume and centre voxel (B, 3) of each slab."""
+        volumes, centres = [], []
+        for index in plane.tolist():
+            axis = PLANE_AXES[planes[index]][0]
+            by_label = self._slices[axis]
+            if torch.rand((), generator=generator) < rare_share:
+                candidates = by_label[int(torch.randint(len(by_label), (), generator=generator))]
+                volume, position = candidates[int(torch.randint(len(candidates), (), generator=generator))]
+            else:
+                volume = int(torch.randint(len(self), (), generator=generator))
+                low, high = self.focus[volume, :, axis].tolist()
+                position = int(torch.randint(low, high, (), generator=generator))
+            shift = (2 * torch.rand(3, generator=generator) - 1) * shift_mm / self.voxel_mm.cpu()
+            centre = (self.focus[volume].sum(0) - 1) / 2 + shift
+            centre[axis] = position
+            volumes.append(volume)
+            centres.append(centre)
+        return torch.tensor(volumes, device=self.device), torch.stack(centres).to(self.device)
+
+    def _nearest(self, volume: Tensor, voxels: Tensor) -> Tensor:
+        """Labels at the voxels nearest to ``voxels`` (B, 3, T, H, W); 0 outside."""
+        flat, inside = self._flat_index(volume, torch.round(voxels).long())
+        return torch.where(inside, self.labels[flat], 0)
+
+    def _trilinear(self, volume: Tensor, voxels: Tensor) -> Tensor:
+        """Image intensities at ``voxels`` (B, 3, T, H, W), each corner outside counting as 0."""
+        low = torch.floor(voxels)
+        part = voxels - low
+        low = low.long()
+        total = torch.zeros(voxels[:, 0].shape, device=self.device)
+        for corner in range(8):
+            step = torch.tensor([corner >> 2 & 1, corner >> 1 & 1, corner & 1], device=self.device)
+            flat, inside = self._flat_index(volume, low + step[None, :, None, None, None])
+            weight = torch.where(step[None, :, None, None, None].bool(), part, 1 - part).prod(dim=1)
+            total += torch.where(inside, self.images[flat].float(), 0) * weight
+        return total
+
+    def _flat_index(self, volume: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        shape = self.shapes[volume][:, :, None, None, None]
+        inside = ((index >= 0) & (index < shape)).all(dim=1)
+        k, j, i = index.clamp(min=0).minimum(shape - 1).unbind(1)
+        flat = self.offsets[volume][:, None, None, None] + (k * shape[:, 1] + j) * shape[:, 2] + i
+        return flat, inside
+
+
+def _flat(arrays: Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:
+    return torch.cat([torch.from_numpy(np.ascontiguousarray(a)).to(dtype).flatten() for a in arrays])
+
+
+def _slices_by_label(labels: Sequence[np.ndarray], axis: int) -> list[list[tuple[int, int]]]:
+    """For each label present, background left out, the (volume, slice) pairs that hold it."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for volume, array in enumerate(labels):
+        for position, plane in enumerate(np.moveaxis(array, axis, 0)):
+            for value in np.flatnonzero(np.bincount(plane.ravel(), minlength=2)[1:]) + 1:
+                found.setdefault(int(value), []).append((volume, position))
+    return [found[value] for value in sorted(found)]
+
+
+def _centred(count: int, device: torch.device) -> Tensor:
+    return torch.arange(count, dtype=torch.float32, device=device) - (count - 1) / 2
+
+
+def _random_matrices(batch: int, deformation: Deformation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rotation times scale (B, 3, 3) on (k, j, i), and which of them mirror left and right."""
+    angles = (2 * torch.rand(batch, 3, generator=generator) - 1) * np.deg2rad(deformation.rotation_degrees)
+    zoom = 1 + (2 * torch.rand(batch, 3, generator=generator) - 1) * deformation.scale
+    skew = torch.zeros(batch, 3, 3)
+    skew[:, 0, 1], skew[:, 0, 2], skew[:, 1, 2] = angles.unbind(1)
+    matrix = torch.linalg.matrix_exp(skew - skew.transpose(1, 2)) * zoom[:, None]
+    mirrored = (torch.rand(batch, generator=generator) < 0.5) & deformation.mirror
+    matrix[:, :, 2] *= torch.where(mirrored, -1.0, 1.0)[:, None]
+    return matrix, mirrored
+
+
+def _smooth_field(
+    batch: int, size: tuple[int, int], elastic_mm: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Displacements (B, 3, H, W) in mm: a coarse and a fine random field, each of random strength."""
+    field = torch.zeros(batch, 3, *size)
+    for knots, strength in zip((5, 11), elastic_mm, strict=True):
+        noise = torch.randn(batch, 3, knots, knots, generator=generator)
+        noise *= strength * torch.rand(batch, 1, 1, 1, generator=generator)
+        field += F.interpolate(noise, size, mode="bicubic", align_corners=True)
+    return field

@@ -1,0 +1,235 @@
+"""Where training examples come from: a folder of labelled images, or label maps from which images are synthesised.
+
+A source hands out batches of network inputs and targets; it knows nothing of networks or optimisers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..models.card import ModelCard
+from .appearance import change_appearance
+from .dataset import Case, box_round, find_cases, find_label_maps, load_case, load_label_map
+from .losses import merge_target
+from .recipe import Phase, Recipe
+from .slabs import Deformation, VolumeBank
+from .synthesis import ImageSynthesiser, TissuePriors
+
+#: no deformation at all, for validation
+UPRIGHT = Deformation(rotation_degrees=0, scale=0, elastic_mm=(0, 0), shift_mm=0, mirror=False)
+#: slices are drawn up to this far outside the brain, in mm
+FOCUS_MARGIN_MM = 25.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one optimiser step sees.
+
+    Attributes:
+        images: (N, thickness, H, W) float32.
+        target: (N, H, W) int64, output channels of the centre slices.
+        merged: (N,) bool, images whose view does not distinguish left from right.
+    """
+
+    images: Tensor
+    target: Tensor
+    merged: Tensor
+
+
+class Source(Protocol):
+    """Hands out batches for the views of one network."""
+
+    def batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+        """A random, deformed batch of training cases."""
+
+    def validation_batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+        """A batch of validation cases, not deformed."""
+
+    def class_counts(self) -> Tensor:
+        """Voxels per output channel among the training cases."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Names of the cases for training, validation and test."""
+
+    training: list[str]
+    validation: list[str]
+    test: list[str]
+
+
+def split_cases(names: Sequence[str], validation: int, test: int, seed: int) -> Split:
+    """Shuffle by ``seed`` and split; the same names and seed give the same split anywhere.
+
+    Raises:
+        InputError: nothing would be left for training.
+    """
+    shuffled = sorted(names)
+    random.Random(seed).shuffle(shuffled)
+    if len(shuffled) <= validation + test:
+        raise InputError(
+            f"There are {len(shuffled)} cases, too few to keep out {validation} for validation and {test} for test.",
+            "Add cases, or keep out fewer in the recipe's [data].",
+        )
+    return Split(shuffled[validation + test :], shuffled[test : test + validation], shuffled[:test])
+
+
+class FolderSource:
+    """Labelled images in nnU-Net's folder layout.
+
+    Args:
+        dataset: folder with ``imagesTr`` and ``labelsTr``.
+        recipe: what to train.
+        card: the model's grid, labels and intensities.
+        device: where batches are made.
+    """
+
+    def __init__(self, dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> None:
+        cases = {case.name: case for case in find_cases(dataset)}
+        self.split = split_cases(list(cases), recipe.data.validation, recipe.data.test, recipe.data.split_seed)
+        self.recipe = recipe
+        self.card = card
+        self.device = device
+        self._banks = {
+            name: self._bank([cases[case] for case in group]) if group else None
+            for name, group in (("training", self.split.training), ("validation", self.split.validation))
+        }
+
+    def _bank(self, cases: Sequence[Case]) -> VolumeBank:
+        images, labels = zip(*(load_case(case, self.card) for case in cases), strict=True)
+        spacing = self.card.spacing[::-1]
+        return VolumeBank(labels, images, spacing, mirror_table(self.card), device=self.device)
+
+    def batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+        return self._draw("training", views, phase, self.recipe.deformation, generator)
+
+    def validation_batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+        return self._draw("validation", views, phase, UPRIGHT, generator)
+
+    def _draw(
+        self, group: str, views: Sequence, phase: Phase, deformation: Deformation, generator: torch.Generator
+    ) -> Batch:
+        slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
+        images = slabs.images
+        if group == "training":
+            images = change_appearance(images, self.recipe.appearance, generator)
+        return as_batch(images, slabs.labels, slabs.planes, views, self.card)
+
+    def class_counts(self) -> Tensor:
+        return torch.bincount(self._banks["training"].labels.long(), minlength=len(self.card.labels) + 1)
+
+
+class SynthesisSource:
+    """Images synthesised from label maps, new ones at every step.
+
+    Args: as :class:`FolderSource`; ``dataset`` holds label maps and a folder of tissue priors.
+    """
+
+    def __init__(self, dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> None:
+        maps = {path.name.split(".")[0]: path for path in find_label_maps(dataset)}
+        self.split = split_cases(list(maps), recipe.data.validation, recipe.data.test, recipe.data.split_seed)
+        priors = TissuePriors.from_folder(dataset / recipe.data.priors)
+        self.recipe = recipe
+        self.card = card
+        channels = {label.value: channel for channel, label in enumerate(card.labels, start=1)}
+        learnt = np.where(np.isin(priors.values, recipe.data.fluid_values), priors.values, priors.targets)
+        targets = np.array([channels.get(int(value), 0) for value in learnt])
+        self.targets = torch.as_tensor(targets, device=device)
+        fluid = np.isin(priors.values, recipe.data.fluid_values)
+        brain = (targets > 0) & ~fluid
+        self.synthesise = ImageSynthesiser(priors, recipe.synthesis, brain, fluid, device)
+        mirrored = np.arange(256, dtype=np.uint8)
+        mirrored[: len(priors.values)] = mirrored_indices(priors.values, recipe.data.mirrored_pairs)
+        spacing = card.spacing[::-1]
+        self._banks = {}
+        for name, group in (("training", self.split.training), ("validation", self.split.validation)):
+            labels = [load_label_map(maps[case], priors.values, card) for case in group]
+            focus = [box_round(brain[array], FOCUS_MARGIN_MM / np.array(spacing)) for array in labels]
+            self._banks[name] = VolumeBank(labels, None, spacing, mirrored, focus, device) if group else None
+
+    def batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+        return self._draw("training", views, phase, self.recipe.deformation, generator)
+
+    def validation_batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+        return self._draw("validation", views, phase, UPRIGHT, generator)
+
+    def _draw(
+        self, group: str, views: Sequence, phase: Phase, deformation: Deformation, generator: torch.Generator
+    ) -> Batch:
+        slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
+        images, removed = self.synthesise(slabs, generator)
+        images = change_appearance(images, self.recipe.appearance, generator)
+        # what was removed from the image cannot be found in it
+        targets = torch.where(removed, 0, self.targets[slabs.labels.long()])
+        return as_batch(images, targets, slabs.planes, views, self.card)
+
+    def class_counts(self) -> Tensor:
+        counts = torch.bincount(self._banks["training"].labels.long(), minlength=len(self.targets))
+        total = torch.zeros(len(self.card.labels) + 1, dtype=counts.dtype, device=counts.device)
+        return total.index_add(0, self.targets, counts[: len(self.targets)])
+
+
+SOURCES = {"folder": FolderSource, "label-maps": SynthesisSource}
+
+
+def open_source(dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> FolderSource | SynthesisSource:
+    """The source a recipe asks for, loaded into memory.
+
+    Raises:
+        InputError: the folder has no usable cases.
+    """
+    return SOURCES[recipe.data.source](dataset, recipe, card, device)
+
+
+def draw_slabs(bank, views, phase, deformation, rare_share, generator):
+    """Slabs for ``views``, each view equally often."""
+    return bank.draw(
+        [view.plane for view in views],
+        [1.0] * len(views),
+        phase.batch,
+        max(view.thickness for view in views),
+        phase.size,
+        phase.spacing,
+        deformation,
+        generator,
+        rare_share,
+    )
+
+
+def as_batch(images: Tensor, labels: Tensor, planes: Tensor, views: Sequence, card: ModelCard) -> Batch:
+    """Inputs and the centre slices' targets; left and right merged where the view asks for it."""
+    merged = torch.tensor([view.merged for view in views], device=images.device)[planes]
+    target = labels[:, labels.shape[1] // 2].long()
+    return Batch(images, merge_target(target, channel_pairs(card), merged), merged)
+
+
+def channel_pairs(card: ModelCard) -> list[tuple[int, int]]:
+    """The output channels (left, right) of the card's paired labels."""
+    channels = {label.value: channel for channel, label in enumerate(card.labels, start=1)}
+    return [(channels[left], channels[right]) for left, right in card.merged_pairs]
+
+
+def mirror_table(card: ModelCard) -> np.ndarray:
+    """The output channel that each channel becomes in a mirror, (256,) uint8."""
+    table = np.arange(256, dtype=np.uint8)
+    for left, right in channel_pairs(card):
+        table[left], table[right] = right, left
+    return table
+
+
+def mirrored_indices(values: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """For each index into ``values`` the index of the opposite side's value."""
+    index = {int(value): position for position, value in enumerate(values)}
+    table = np.arange(len(values))
+    for left, right in pairs:
+        table[index[left]], table[index[right]] = index[right], index[left]
+    return table

@@ -1,0 +1,199 @@
+"""Images synthesised from label maps, so that no scan has to be licensed for training.
+
+Idea: Billot et al., "SynthSeg: Segmentation of brain MRI scans of any contrast and resolution without retraining",
+Medical Image Analysis 86, 2023. Every tissue class of a label map gets a random mean and spread, here mostly round
+priors of one contrast; what an image would look like follows from the labels. Labels themselves are only looked up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import InputError
+from .appearance import gaussian_blur
+from .slabs import Slabs
+
+
+@dataclass(frozen=True)
+class TissuePriors:
+    """What is known of the tissues of a set of label maps.
+
+    Attributes:
+        values: (L,) label values in the maps' files; the bank holds their indices 0..L-1, background first.
+        classes: (L,) tissue class of each label; labels of one class look alike.
+        targets: (L,) label value that the network shall learn, 0 for background.
+        means, spreads: (2, K) expectation and standard deviation, per class, of the class's mean intensity and of its
+            standard deviation within an image, on a scale of 0 to 255.
+    """
+
+    values: np.ndarray
+    classes: np.ndarray
+    targets: np.ndarray
+    means: np.ndarray
+    spreads: np.ndarray
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> TissuePriors:
+        """Read the arrays of a ``priors`` folder as SynthSeg's repository lays it out.
+
+        Raises:
+            InputError: a file is missing or does not fit the others.
+        """
+        names = (
+            "generation_labels",
+            "generation_classes_contrast_specific",
+            "synthseg_segmentation_labels",
+            "prior_means_t1",
+            "prior_stds_t1",
+        )
+        try:
+            arrays = [np.load(folder / f"{name}.npy", allow_pickle=False) for name in names]
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"The intensity priors in {folder} cannot be read: {error}.",
+                "Point the recipe's priors to a folder with SynthSeg's .npy files.",
+            ) from error
+        values, classes, targets, means, spreads = arrays
+        if not len(values) == len(classes) == len(targets) or classes.max() >= means.shape[1]:
+            raise InputError(f"The intensity priors in {folder} do not fit each other.", "Use files of one set.")
+        return cls(values, classes, targets, means, spreads)
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """Shares and strengths of what can happen to a synthesised image.
+
+    Attributes:
+        random_contrast: share of images whose class means are uniformly random instead of near the priors.
+        wide: share of the others whose means vary twice as much as the priors say.
+        stripped: share with everything but the brain removed.
+        defaced: share with the face cut off by a plane.
+        cropped: share whose field of view ends inside the head.
+        partial_volume: largest standard deviation, in pixels, of the blur that mixes neighbouring tissues.
+    """
+
+    random_contrast: float = 0.08
+    wide: float = 0.3
+    stripped: float = 0.3
+    defaced: float = 0.15
+    cropped: float = 0.15
+    partial_volume: float = 0.8
+
+
+class ImageSynthesiser:
+    """Makes images from slabs of label indices.
+
+    Args:
+        priors: the tissues.
+        settings: what may happen to an image.
+        brain: (L,) whether a label is part of the brain, which stripping keeps.
+        fluid: (L,) whether a label is fluid round the brain, which stripping keeps in half of the cases.
+        device: where the slabs are.
+    """
+
+    def __init__(
+        self,
+        priors: TissuePriors,
+        settings: Synthesis,
+        brain: np.ndarray,
+        fluid: np.ndarray,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.settings = settings
+        self.classes = torch.as_tensor(priors.classes, device=device).long()
+        self.means = torch.as_tensor(priors.means, dtype=torch.float32)
+        self.spreads = torch.as_tensor(priors.spreads, dtype=torch.float32)
+        self.brain = torch.as_tensor(brain, device=device)
+        self.fluid = torch.as_tensor(fluid, device=device)
+
+    def __call__(self, slabs: Slabs, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images of ``slabs`` and what was removed from them.
+
+        Returns:
+            Images (B, T, H, W), intensities scaled to about 0 to 1, and a mask of the same shape.
+        """
+        labels = slabs.labels.long()
+        batch = len(labels)
+        device = labels.device
+        classes = self.classes[labels]
+        means, spreads = (table.to(device) for table in self._tissues(batch, generator))
+        image = _look_up(means, classes)
+        image += _look_up(spreads, classes) * _texture(image, generator)
+        removed = self._removed(labels, slabs.points_mm, generator)
+        image = torch.where(removed, 0, image)
+        sigmas = self.settings.partial_volume * torch.rand(batch, 1, generator=generator).expand(-1, 2)
+        return scale_to_unit(gaussian_blur(image, sigmas.to(device))), removed
+
+    def _tissues(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (B, K) of every class in every image."""
+        count = self.means.shape[1]
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(batch, *shape, generator=generator)
+
+        def normal() -> Tensor:
+            return torch.randn(batch, count, generator=generator)
+
+        width = torch.where(uniform(1) < self.settings.wide, 2.0, 1.0)
+        means = self.means[0] + self.means[1] * width * normal()
+        is_random = uniform(1) < self.settings.random_contrast
+        means = torch.where(is_random, 225 * uniform(count), means).clamp(min=0)
+        # the priors' spreads hold partial volume and bias field too, which are added separately: take a part of them
+        spreads = (0.6 * self.spreads[0] + 0.5 * self.spreads[1] * normal()).abs() * (0.15 + 0.85 * uniform(1))
+        background = torch.where(uniform(1) < 0.5, 0.0, 15 * uniform(1))
+        means[:, :1] = background
+        spreads[:, :1] = background / 2
+        return means, spreads
+
+    def _removed(self, labels: Tensor, points_mm: Tensor, generator: torch.Generator) -> Tensor:
+        """Where the skull is stripped, the face cut off, or the field of view at its end."""
+        batch = len(labels)
+        device = labels.device
+
+        def chosen(share: float) -> Tensor:
+            return (torch.rand(batch, 1, 1, 1, generator=generator) < share).to(device)
+
+        brain = self.brain[labels]
+        kept = brain | (chosen(0.5) & self.fluid[labels])
+        margin = int(torch.randint(0, 4, (), generator=generator))
+        near = F.max_pool2d(kept.float(), 2 * margin + 1, stride=1, padding=margin) > 0
+        removed = chosen(self.settings.stripped) & ~near
+        # the face lies in front of and below a plane that leans forward
+        tilt, depth = torch.rand(2, batch, 1, 1, 1, generator=generator).to(device)
+        face = points_mm[:, 1] - (0.3 + tilt) * points_mm[:, 0] > 75 + 35 * depth
+        removed |= chosen(self.settings.defaced) & face & ~brain
+        # a random half-space
+        normal = F.normalize(torch.randn(batch, 3, generator=generator), dim=1).to(device)
+        distance = torch.einsum("bx,bxthw->bthw", normal, points_mm)
+        limit = (40 + 60 * torch.rand(batch, 1, 1, 1, generator=generator)).to(device)
+        return removed | (chosen(self.settings.cropped) & (distance > limit))
+
+
+def scale_to_unit(image: Tensor) -> Tensor:
+    """Scale each slab so that 0 is its minimum and 1 the 99th percentile of what is brighter than its mean; clip."""
+    flat = image.flatten(1)
+    low = flat.amin(1, keepdim=True)
+    sample = flat[:, ::5].sort(dim=1).values
+    count = (sample > flat.mean(1, keepdim=True)).sum(1)
+    index = (sample.shape[1] - 1 - 0.01 * count).long().clamp(min=0)
+    high = sample.gather(1, index[:, None])
+    return ((flat - low) / (high - low).clamp(min=1e-3)).clamp(max=1).reshape(image.shape)
+
+
+def _look_up(table: Tensor, classes: Tensor) -> Tensor:
+    """Values (B, T, H, W) of per-image ``table`` (B, K) at ``classes`` (B, T, H, W)."""
+    return table.gather(1, classes.flatten(1)).reshape(classes.shape)
+
+
+def _texture(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Unit noise, partly correlated: tissue is not white noise."""
+    noise = torch.randn(image.shape, generator=generator).to(image.device)
+    coarse = torch.randn(*image.shape[:2], *[n // 4 + 1 for n in image.shape[2:]], generator=generator)
+    coarse = F.interpolate(coarse.to(image.device), image.shape[2:], mode="bilinear", align_corners=False)
+    return 0.8 * noise + 0.6 * coarse
