@@ -1,0 +1,48 @@
+"""Where networks run."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import DeviceError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; for "auto" the first of CUDA, Apple's MPS and the CPU that is there.
+
+    Args:
+        name: "auto", "cpu", "mps", "cuda" or, with several GPUs, "cuda:1" and so on.
+
+    Raises:
+        DeviceError: no such device, or it does not work.
+    """
+    if name == "auto":
+        return torch.device("cuda" if _works("cuda") else "mps" if _works("mps") else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(f"There is no kind of device called {name!r}.", "Choose auto, cpu, cuda or mps.")
+    if not _works(name):
+        raise DeviceError(_why_not(device), "Choose the device auto or cpu.")
+    return device
+
+
+def _works(name: str) -> bool:
+    """Whether a tensor can be made there: drivers can be present and useless."""
+    try:
+        torch.ones(1, device=name).add_(1).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        return False
+    return True
+
+
+def _why_not(device: torch.device) -> str:
+    if device.type == "mps":
+        return "Apple's GPU (mps) cannot be used: this computer or this PyTorch has no support for it."
+    if torch.version.cuda is None:
+        return f"The GPU ({device}) cannot be used: this PyTorch was built for the CPU only."
+    if not torch.cuda.is_available():
+        return f"The GPU ({device}) cannot be used: no NVIDIA GPU or no working driver was found."
+    return f"The GPU {device} cannot be used: there are {torch.cuda.device_count()}, counted from 0, or it is in use."
