@@ -1,0 +1,152 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+
+app = typer.Typer(
+    help="Segment anatomy in medical volumes by networks with squeeze & excitation blocks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Format(str, Enum):
+    """File formats of segmentations in a folder."""
+
+    SEGMENTATION = "seg.nrrd"
+    LABELS = "nii.gz"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of a failure; goes anywhere.")] = False,
+) -> None:
+    """Options that stand before the command; ``--debug`` is taken out of the arguments before they come here."""
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models that can be used."""
+    import sys
+
+    from ..models import damaged_models, list_models
+    from .show import print_json, print_models
+
+    packages = list_models()
+    if as_json:
+        print_json([{"path": str(package.path), **package.card.to_dict()} for package in packages])
+    else:
+        print_models(packages)
+    for model in damaged_models():
+        print(f"Damaged: {model.error.cause} {model.error.remedy}", file=sys.stderr)
+
+
+@app.command()
+def run(
+    volumes: Annotated[
+        list[Path],
+        typer.Argument(metavar="VOLUME...", help="NIfTI, NRRD or MHA files, folders of them, DICOM folders."),
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Name of a model (see: sesegment models), or its folder.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd or .nii.gz file, or a folder.")],
+    file_format: Annotated[Format | None, typer.Option("--format", help="Format of files in a folder.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    roi: Annotated[
+        Path | None, typer.Option(help="Segment this region only: label file or Slicer's ROI (.mrk.json).")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write volumes, confidence, timings and versions to this JSON file.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write three slices with the structures to this PNG file.")
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
+    low_memory: Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Segment volumes.
+
+    Into a folder, each result is called like its volume, without a trailing _0000. Of several volumes, those that can
+    be segmented are; the exit code tells of the first that could not.
+    """
+    from .run import RunOptions
+    from .run import run as run_volumes
+
+    chosen = RunOptions(
+        model=model,
+        output=output,
+        file_format=file_format.value if file_format else None,
+        device=device,
+        roi=roi,
+        report=report,
+        picture=picture,
+        fast=fast,
+        low_memory=low_memory,
+        as_json=as_json,
+    )
+    raise typer.Exit(run_volumes(volumes, chosen))
+
+
+@app.command()
+def train(
+    dataset: Annotated[Path, typer.Argument(help="Folder in nnU-Net's layout: imagesTr, labelsTr, dataset.json.")],
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model; what is there is resumed.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Train a model. A run that was interrupted goes on where it stopped; under torchrun several processes share it."""
+    from .learn import train_package
+
+    train_package(dataset, recipe, output, device)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder of segmentations, or one file.")],
+    references: Annotated[Path, typer.Argument(help="Folder of reference labels with the same names, or one file.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Take the names of the labels from this model.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare segmentations with references: Dice, 95 % Hausdorff distance and mean surface distance per label."""
+    from .learn import evaluate_predictions
+
+    evaluate_predictions(predictions, references, model, as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this computer: packages, device, memory, disk, folders, models. Exit code 1 where something fails."""
+    from ..doctor import ERROR, examine, worst
+    from .show import print_checks, print_json
+
+    checks = examine()
+    if as_json:
+        print_json({"status": worst(checks), "checks": [asdict(check) for check in checks]})
+    else:
+        print_checks(checks)
+    raise typer.Exit(1 if worst(checks) == ERROR else 0)

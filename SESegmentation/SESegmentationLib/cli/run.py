@@ -1,0 +1,157 @@
+"""``sesegment run``: volumes in, segmentations, reports and pictures out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CancelledError, DeviceError, ModelError, SegmentationError, UsageError
+from ..models import find_model
+from ..outputs.files import OutputFiles, check_writable
+from .entry import as_segmentation_error, report_failure
+from .jobs import Job, plan_jobs
+from .show import ProgressBar, print_findings, print_json, print_segmentation
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from ..inference.engine import Engine
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of ``run``; see its help.
+
+    Attributes:
+        model: name or folder.
+        output: file or folder.
+        file_format: "seg.nrrd", "nii.gz" or None.
+        device: "auto", "cpu", "cuda" or "mps".
+        roi: label file or Slicer's ROI.
+        report: JSON file.
+        picture: PNG file, for one volume only.
+        fast: fewer views.
+        low_memory: smaller pieces.
+        as_json: print the report instead of a table.
+    """
+
+    model: str
+    output: Path
+    file_format: str | None = None
+    device: str = "auto"
+    roi: Path | None = None
+    report: Path | None = None
+    picture: Path | None = None
+    fast: bool = False
+    low_memory: bool = False
+    as_json: bool = False
+
+
+def run(volumes: Sequence[Path], options: RunOptions) -> int:
+    """Segment ``volumes``. One that fails among several does not keep the others from being done.
+
+    Returns:
+        0, or the exit code of the first volume that failed.
+
+    Raises:
+        SegmentationError: options, model, device or region cannot be used, or the only volume fails.
+    """
+    jobs = plan_jobs(volumes, options.output, options.file_format)
+    if options.picture and len(jobs) > 1:
+        raise UsageError("--picture is for one volume.", f"Segment the {len(jobs)} volumes without it.")
+    if options.picture and options.picture.suffix.lower() != ".png":
+        raise UsageError(f"{options.picture} does not end in .png.", "Choose another name for --picture.")
+    package = find_model(options.model)
+    for path in (jobs[0].output, options.report, options.picture):
+        if path:
+            check_writable(path)
+    from ..inference.engine import Engine
+
+    reports, first_code = [], 0
+    with ProgressBar() as progress:
+        from .region import read_region
+
+        region = read_region(options.roi) if options.roi else None
+        engine = Engine(package, device=options.device)
+        for number, job in enumerate(jobs, start=1):
+            progress.subject(f"{number}/{len(jobs)} {job.source.name}" if len(jobs) > 1 else job.source.name)
+            try:
+                report = _segment(engine, job, region, options, progress, alone=len(jobs) == 1)
+            except (ModelError, DeviceError, CancelledError):  # they concern every volume
+                raise
+            except Exception as error:
+                if len(jobs) == 1:
+                    raise
+                report = _failure(job, as_segmentation_error(error))
+                code = report_failure(error, subject=str(job.source))
+                first_code = first_code or code
+            reports.append(report)
+    if options.report and len(jobs) > 1:
+        with OutputFiles() as files:
+            _write_json(files.begin(options.report), reports)
+    _show(reports, options.as_json)
+    return first_code
+
+
+def _segment(
+    engine: Engine, job: Job, region: sitk.Image | None, options: RunOptions, progress: ProgressBar, alone: bool
+) -> dict[str, Any]:
+    """Segment one volume and write what belongs to it; its report."""
+    from ..inference.reading import read_volume
+    from ..outputs.picture import write_picture
+    from ..outputs.report import build_report
+    from ..outputs.segnrrd import write_segmentation
+
+    begin = time.perf_counter()
+    progress("reading", 0.0, None)
+    image = read_volume(job.source)
+    read = time.perf_counter()
+    result = engine.segment(image, roi=region, fast=options.fast, low_memory=options.low_memory, progress=progress)
+    segmented = time.perf_counter()
+    structures = [structure.label for structure in result.structures]
+    with OutputFiles() as files:
+        write_segmentation(files.begin(job.output), result.labels, structures)
+        if options.picture and alone:
+            title = f"{job.source.name} · {result.model.title}"
+            volumes = [structure.volume_ml for structure in result.structures]
+            write_picture(files.begin(options.picture), image, result.labels, structures, volumes, title)
+        written = time.perf_counter()
+        timings = {"reading": read - begin, "writing": written - segmented}
+        report = build_report(result, image, job.source, job.output, timings)
+        if options.report and alone:
+            _write_json(files.begin(options.report), report)
+    return report
+
+
+def _failure(job: Job, error: SegmentationError) -> dict[str, Any]:
+    """Entry in the list of reports for a volume that failed."""
+    return {
+        "input": str(job.source),
+        "output": None,
+        "error": {"code": error.code, "cause": error.cause, "remedy": error.remedy},
+    }
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _show(reports: list[dict[str, Any]], as_json: bool) -> None:
+    """The result on stdout: JSON; a table for one volume; a line each for several."""
+    done = [report for report in reports if "error" not in report]
+    if as_json:
+        print_json(reports[0] if len(reports) == 1 else reports)
+    elif len(reports) == 1:
+        print_segmentation(reports[0])
+        return
+    for report in done:
+        print_findings(report, subject=f"{report['input']}: " if len(reports) > 1 else "")
+        if not as_json:
+            print(f"{report['input']} -> {report['output']}")
+    if not as_json:
+        print(f"{len(done)} of {len(reports)} volumes segmented.", file=sys.stderr)

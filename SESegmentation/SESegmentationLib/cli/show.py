@@ -1,0 +1,134 @@
+"""What the command shows: tables on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from ..doctor import ERROR, OK, Check
+from ..models import ModelPackage
+
+_STATUS_STYLES = {OK: "green", ERROR: "red"}
+
+
+def console() -> Console:
+    """The console for results."""
+    return Console(file=sys.stdout, highlight=False)
+
+
+def print_json(content: Any) -> None:
+    """Print ``content`` as JSON on stdout."""
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+class ProgressBar:
+    """Progress on stderr: phase, bar, percent, time left. Silent where stderr is no terminal.
+
+    A ``with`` block; call it as :class:`SESegmentationLib.progress.Progress`.
+    """
+
+    def __init__(self, subject: str = "") -> None:
+        self._bar = Progress(
+            TextColumn("{task.fields[subject]}{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[left]}"),
+            console=Console(file=sys.stderr),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("starting", total=1.0, subject="", left="")
+        self.subject(subject)
+
+    def subject(self, subject: str) -> None:
+        """Name what is being worked on."""
+        self._bar.update(self._task, subject=f"{escape(subject)}: " if subject else "")
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, phase: str, fraction: float, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+        self._bar.update(self._task, description=escape(phase), completed=fraction, left=left)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "4 s", "3 min 20 s", "2 h 5 min"."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def print_segmentation(report: Mapping[str, Any]) -> None:
+    """The structures of one volume, and what was noticed."""
+    table = Table(
+        title=f"{report['input']} · {report['model']['name']} {report['model']['version']}", title_justify="left"
+    )
+    table.add_column("value", justify="right")
+    table.add_column("structure")
+    table.add_column("ml", justify="right")
+    table.add_column("confidence", justify="right")
+    for structure in report["structures"]:
+        found = structure["voxels"] > 0
+        table.add_row(
+            str(structure["value"]),
+            structure["name"],
+            f"{structure['volume_ml']:.2f}" if found else "not found",
+            f"{structure['confidence']:.2f}" if found else "",
+        )
+    output = console()
+    output.print(table)
+    print_findings(report)
+    seconds = sum(report["timings_s"].values())
+    output.print(f"{report['output']}  ({duration(seconds)} on {report['device']})", markup=False, soft_wrap=True)
+
+
+def print_findings(report: Mapping[str, Any], subject: str = "") -> None:
+    """What was noticed in one volume, a line each, on stderr."""
+    for finding in report["findings"]:
+        line = f"{subject}Warning: {finding['message']} {finding['consequence']}"
+        print(" ".join(line.split()), file=sys.stderr)
+
+
+def print_models(packages: Sequence[ModelPackage]) -> None:
+    """All models, a row each."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "version", "input", "structures", "licence", "what it does"):
+        table.add_column(column, overflow="fold")
+    for package in packages:
+        card = package.card
+        licence = card.licence.spdx if card.licence.free else f"{card.licence.spdx} (restricted)"
+        names = ", ".join(label.name for label in card.labels[:4]) + (", …" if len(card.labels) > 4 else "")
+        sort = f"{card.modality} {card.contrast}".strip()
+        table.add_row(card.name, card.version, sort, f"{len(card.labels)}: {names}", licence, card.summary)
+    console().print(table)
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """The findings of the doctor, the remedy below each."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("status")
+    table.add_column("name", no_wrap=True)
+    table.add_column("finding", overflow="fold")
+    for check in checks:
+        style = _STATUS_STYLES.get(check.status, "yellow")
+        remedy = f"\n[bold]→ {escape(check.remedy)}[/bold]" if check.remedy else ""
+        table.add_row(f"[{style}]{check.status}[/{style}]", check.name, escape(check.finding) + remedy)
+    console().print(table)

@@ -1,0 +1,296 @@
+"""Checks of this computer: what a segmentation needs, what is there, and what to do about what is not.
+
+Needs only the standard library, so that it works before anything is installed. torch is asked in a process of its own:
+one that crashes or hangs on import becomes a finding.
+
+``python -m SESegmentationLib.doctor`` prints the findings without any other package.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .errors import ModelError
+from .models import damaged_models, list_models, user_models_folder, verify_weights
+
+OK, WARNING, ERROR = "ok", "warning", "error"
+MINIMUM_PYTHON = (3, 10)
+REQUIRED = ("numpy", "SimpleITK", "safetensors")
+MEMORY_GB = 4.0  # what a whole head takes
+DISK_GB = 2.0  # what torch for CPUs and the results take
+LONG_PATH = 200  # characters; Windows ends at 260, files inside need the rest
+TORCH_SECONDS = 120.0
+
+# run by another interpreter: prints one JSON object on its last line
+_ASK_TORCH = """
+import json, torch
+cuda = torch.cuda.is_available()
+mps = getattr(torch.backends, "mps", None)
+devices = []
+if cuda:
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        devices.append({"name": torch.cuda.get_device_name(index), "free_gb": free / 1e9, "total_gb": total / 1e9})
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "devices": devices,
+                  "mps": bool(mps and mps.is_available()), "threads": torch.get_num_threads()}))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        name: what was looked at.
+        status: "ok", "warning" (works, with a drawback) or "error" (segmentation will fail).
+        finding: one sentence.
+        remedy: what to do; empty where nothing is to be done.
+    """
+
+    name: str
+    status: str
+    finding: str
+    remedy: str = ""
+
+
+def examine(python: str = sys.executable) -> list[Check]:
+    """All checks.
+
+    Args:
+        python: the interpreter that runs the segmentations; in Slicer, PythonSlicer.
+    """
+    return [
+        check_python(),
+        *check_packages(),
+        *check_torch(python),
+        check_driver(),
+        check_memory(),
+        check_disk(),
+        *check_paths(),
+        *check_models(),
+    ]
+
+
+def worst(checks: list[Check]) -> str:
+    """The worst status of ``checks``."""
+    statuses = {check.status for check in checks}
+    return next((status for status in (ERROR, WARNING) if status in statuses), OK)
+
+
+def check_python() -> Check:
+    """The version of Python."""
+    found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}."
+    if sys.version_info < MINIMUM_PYTHON:
+        wanted = ".".join(map(str, MINIMUM_PYTHON))
+        return Check("Python", ERROR, found, f"Use Python {wanted} or newer.")
+    if sys.maxsize <= 2**32:
+        return Check("Python", ERROR, f"{found} It is a 32-bit Python.", "Use a 64-bit Python.")
+    return Check("Python", OK, found)
+
+
+def check_packages() -> list[Check]:
+    """The Python packages besides torch that a segmentation needs."""
+    checks = []
+    for package in REQUIRED:
+        try:
+            checks.append(Check(package, OK, f"{package} {importlib.metadata.version(package)}."))
+        except importlib.metadata.PackageNotFoundError:
+            if importlib.util.find_spec(package):  # Slicer has SimpleITK without its metadata
+                checks.append(Check(package, OK, f"{package} is there."))
+            else:
+                checks.append(Check(package, ERROR, f"{package} is not installed.", _install(package)))
+    return checks
+
+
+def check_torch(python: str = sys.executable) -> list[Check]:
+    """What torch there is and which devices it can use, asked of the interpreter ``python``."""
+    if importlib.util.find_spec("torch") is None and python == sys.executable:
+        return [Check("torch", ERROR, "torch is not installed.", _install("torch==2.13.0"))]
+    try:
+        answer = subprocess.run(
+            [python, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=TORCH_SECONDS, stdin=subprocess.DEVNULL
+        )
+        found = json.loads(answer.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        remedy = "Restart the computer; if that does not help, install torch anew."
+        return [Check("torch", ERROR, f"torch did not answer within {TORCH_SECONDS:.0f} s.", remedy)]
+    except OSError as error:
+        return [Check("torch", ERROR, f"{python} cannot be started: {error.strerror}.", "Install Python anew.")]
+    except (IndexError, ValueError):
+        lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
+        return [Check("torch", ERROR, f"torch cannot be imported: {lines[-1]}.", _install("--force-reinstall torch"))]
+    checks = [Check("torch", OK, f"torch {found['version']}, {found['threads']} threads.")]
+    for device in found["devices"]:
+        finding = f"{device['name']}: {device['free_gb']:.1f} of {device['total_gb']:.1f} GB free."
+        if device["free_gb"] < MEMORY_GB:
+            remedy = "Close programs that use the GPU, or choose low memory or the device cpu."
+            checks.append(Check("GPU", WARNING, finding, remedy))
+        else:
+            checks.append(Check("GPU", OK, finding))
+    if found["mps"]:
+        checks.append(Check("GPU", OK, "Apple's GPU can be used."))
+    elif not found["devices"]:
+        build = f"built for CUDA {found['cuda']}, finds no GPU it can use" if found["cuda"] else "built without CUDA"
+        if shutil.which("nvidia-smi"):
+            remedy = (
+                "Install a torch built for CUDA and a driver that is new enough for it; until then the CPU is used."
+            )
+            checks.append(Check("GPU", WARNING, f"There is an NVIDIA driver, but this torch is {build}.", remedy))
+        else:
+            checks.append(Check("GPU", OK, f"No GPU is used (torch is {build}); the CPU does the work."))
+    return checks
+
+
+def check_driver() -> Check:
+    """The NVIDIA driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return Check("driver", OK, "There is no NVIDIA driver; the CPU is used.")
+    try:
+        query = [program, "--query-gpu=driver_version,name", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        answer = None
+    if answer is None or answer.returncode != 0 or not answer.stdout.strip():
+        return Check("driver", WARNING, "The NVIDIA driver does not answer.", "Restart, or install the driver anew.")
+    version, name = answer.stdout.strip().splitlines()[0].split(", ", 1)
+    return Check("driver", OK, f"NVIDIA driver {version} for {name}.")
+
+
+def check_memory() -> Check:
+    """Main memory that is free."""
+    total, free = memory_gb()
+    if total is None:
+        return Check(
+            "memory", WARNING, "The size of the memory is not known.", "Close other programs if memory runs out."
+        )
+    finding = f"{free:.1f} of {total:.1f} GB memory free."
+    if free < MEMORY_GB:
+        remedy = "Close other programs, or choose low memory (--low-memory)."
+        return Check("memory", WARNING, finding, remedy)
+    return Check("memory", OK, finding)
+
+
+def check_disk() -> Check:
+    """Disk space for temporary and result files."""
+    folder = Path(tempfile.gettempdir())
+    try:
+        free = shutil.disk_usage(folder).free / 1e9
+    except OSError as error:
+        return Check("disk", ERROR, f"{folder} cannot be read: {error.strerror}.", "Set TMPDIR to another folder.")
+    finding = f"{free:.1f} GB free in {folder}."
+    return Check("disk", OK, finding) if free >= DISK_GB else Check("disk", WARNING, finding, "Free some disk space.")
+
+
+def check_paths() -> list[Check]:
+    """Folders whose names or permissions make trouble."""
+    program = Path(__file__).resolve().parent
+    return [
+        check_path("program folder", program),
+        check_path("data folder", user_models_folder(), writable=True),
+        check_path("temporary folder", Path(tempfile.gettempdir()), writable=True),
+    ]
+
+
+def check_path(name: str, path: Path, writable: bool = False) -> Check:
+    """One folder: non-ASCII characters, length and, where wanted, whether files can be made in it."""
+    if writable and (problem := _write_problem(path)):
+        remedy = "Make the folder writable, or set the variable XDG_DATA_HOME, LOCALAPPDATA or TMPDIR to another."
+        return Check(name, WARNING, f"{path} cannot be written to: {problem}.", remedy)
+    if not str(path).isascii():
+        remedy = "If files cannot be read, use folders with the letters a to z, digits and '-' only."
+        return Check(name, WARNING, f"{path} has characters outside ASCII.", remedy)
+    if len(str(path)) > LONG_PATH:
+        return Check(
+            name, WARNING, f"{path} is longer than {LONG_PATH} characters.", "Use a folder nearer to the root."
+        )
+    return Check(name, OK, f"{path}.")
+
+
+def check_models() -> list[Check]:
+    """Every model on the search path, its weights against their hash."""
+    checks = []
+    for package in list_models():
+        name = f"model {package.card.name}"
+        try:
+            verify_weights(package)
+            digest = package.card.weights_sha256[:12]
+            checks.append(Check(name, OK, f"Version {package.card.version}, SHA-256 {digest}… in {package.path}."))
+        except ModelError as error:
+            checks.append(Check(name, ERROR, error.cause, error.remedy))
+    checks += [
+        Check(f"model {model.path.name}", ERROR, model.error.cause, model.error.remedy) for model in damaged_models()
+    ]
+    if not checks:
+        remedy = f"Put a model package into {user_models_folder()}."
+        checks.append(Check("models", ERROR, "No model is installed.", remedy))
+    return checks
+
+
+def memory_gb() -> tuple[float | None, float]:
+    """Total and free main memory in GB (10^9 bytes); None and 0 where the system does not say."""
+    if sys.platform == "win32":
+        return _windows_memory()
+    try:
+        if sys.platform == "darwin":
+            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            return total / 1e9, total / 2e9  # macOS frees cached memory on demand: half is a fair guess
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 / 1e9 for line in lines}
+        return sizes["MemTotal"], sizes["MemAvailable"]
+    except (OSError, ValueError, KeyError, IndexError):
+        return None, 0.0
+
+
+def _windows_memory() -> tuple[float | None, float]:
+    class Status(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
+            (name, ctypes.c_ulonglong)
+            for name in ("total", "free", "page_total", "page_free", "virtual_total", "virtual_free", "extended")
+        ]
+
+    status = Status(length=ctypes.sizeof(Status))
+    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return None, 0.0
+    return status.total / 1e9, status.free / 1e9
+
+
+def _write_problem(folder: Path) -> str | None:
+    """Why no file can be made in ``folder`` (where it is absent, in the nearest folder above it); None if one can."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _install(package: str) -> str:
+    return f"Install it: {Path(sys.executable).name} -m pip install {package}"
+
+
+def main() -> int:
+    """Print the findings (``--json``: as JSON); 1 where one of them is an error."""
+    checks = examine()
+    if "--json" in sys.argv[1:]:
+        print(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        for check in checks:
+            print(f"{check.status:8} {check.name}: {check.finding}" + (f" {check.remedy}" if check.remedy else ""))
+    return 1 if worst(checks) == ERROR else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is written for the user: segmentations, reports, pictures."""

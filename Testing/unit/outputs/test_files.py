@@ -1,0 +1,55 @@
+"""Output files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from SESegmentationLib.errors import UsageError
+from SESegmentationLib.outputs.files import OutputFiles, check_writable
+
+
+def test_files_appear_together_at_the_end(tmp_path):
+    first, second = tmp_path / "new" / "a.nii.gz", tmp_path / "b.json"
+    with OutputFiles() as files:
+        files.begin(first).write_text("1")
+        temporary = files.begin(second)
+        assert temporary.name == "b.json"
+        temporary.write_text("2")
+        assert not first.exists()
+        assert not second.exists()
+    assert (first.read_text(), second.read_text()) == ("1", "2")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.nii.gz", "b.json", "new"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_nothing_remains_of_what_was_interrupted(tmp_path, error):
+    kept = tmp_path / "kept.json"
+    kept.write_text("old")
+    with pytest.raises(error), OutputFiles() as files:
+        files.begin(kept).write_text("new")
+        files.begin(tmp_path / "other.json")
+        raise error
+    assert kept.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(UsageError, match="is a folder"):
+        check_writable(tmp_path)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written to") as caught:
+        check_writable(tmp_path / "file" / "a.json")
+    assert "-o" in caught.value.remedy
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="everything is writable for root")
+def test_an_unwritable_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UsageError, match="cannot be written to"):
+        check_writable(tmp_path / "a.json")
