@@ -121,7 +121,7 @@ def test_memory_is_plausible():
     [("plain", "ok"), ("Bücher", "warning"), ("x" * 210, "warning")],
     ids=["plain", "umlaut", "long"],
 )
-def test_folders_that_make_trouble(tmp_path, name, status):
+def test_folders_that_make_trouble(name, status):
     assert doctor.check_path("folder", Path("/tmp") / name, writable=True).status == status
 
 
