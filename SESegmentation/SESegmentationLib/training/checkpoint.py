@@ -35,9 +35,7 @@ def save_checkpoint(
     os.replace(temporary, path)
 
 
-def load_checkpoint(
-    path: Path, parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer
-) -> dict[str, object]:
+def load_checkpoint(path: Path, parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, object]:
     """Restore what :func:`save_checkpoint` wrote and return its ``state``.
 
     Raises:

@@ -13,7 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..inference.geometry import to_model_grid
 from ..inference.intensity import normalise
+from ..inference.reading import read_label_volume, read_volume
 from ..models.card import ModelCard
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -64,19 +66,20 @@ def load_case(case: Case, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: image and label differ in geometry, or a label value is unknown to the card.
     """
-    image, label = _read(case.image), _read(case.label)
+    image, label = read_volume(case.image), read_label_volume(case.label)
     if image.GetSize() != label.GetSize() or not np.allclose(image.GetSpacing(), label.GetSpacing(), atol=1e-3):
         raise InputError(f"Image and label of {case.name} differ in size or spacing.", "Resample the label.")
+    on_grid, grid = to_model_grid(image, card)
     table = {0: 0} | {entry.value: channel for channel, entry in enumerate(card.labels, start=1)}
-    values = sitk.GetArrayFromImage(to_grid(label, card.spacing, sitk.sitkNearestNeighbor)).round().astype(np.int64)
+    values = grid.labels_to_grid(label)
     unknown = set(np.unique(values).tolist()) - set(table)
     if unknown:
         raise InputError(
             f"The label of {case.name} holds values the recipe does not name: {sorted(unknown)}.",
             "Add them to the recipe's labels.",
         )
-    intensities = sitk.GetArrayFromImage(to_grid(image, card.spacing, sitk.sitkLinear))
-    return normalise(intensities, card.intensity).astype(np.float16), _recode(values, table)
+    intensities = normalise(sitk.GetArrayViewFromImage(on_grid), card.intensity)
+    return intensities.astype(np.float16), _recode(values, table)
 
 
 def load_label_map(path: Path, values: Sequence[int], card: ModelCard) -> np.ndarray:
@@ -84,8 +87,9 @@ def load_label_map(path: Path, values: Sequence[int], card: ModelCard) -> np.nda
 
     Values that are not listed become background; float files are rounded.
     """
-    labels = sitk.GetArrayFromImage(to_grid(_read(path), card.spacing, sitk.sitkNearestNeighbor))
-    return _recode(labels.round().astype(np.int64), {int(value): index for index, value in enumerate(values)})
+    labels = read_label_volume(path)
+    _, grid = to_model_grid(labels, card)
+    return _recode(grid.labels_to_grid(labels), {int(value): index for index, value in enumerate(values)})
 
 
 def box_round(mask: np.ndarray, margin: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -93,21 +97,6 @@ def box_round(mask: np.ndarray, margin: Sequence[float]) -> tuple[np.ndarray, np
     inside = np.argwhere(mask)
     margin = np.round(margin).astype(int)
     return np.maximum(inside.min(0) - margin, 0), np.minimum(inside.max(0) + 1 + margin, mask.shape)
-
-
-def to_grid(image: sitk.Image, spacing: Sequence[float], interpolator: int) -> sitk.Image:
-    """Orient to RAS by permuting and flipping axes, then resample to ``spacing`` (x, y, z in mm) where it differs."""
-    image = sitk.DICOMOrient(image, "RAS")
-    if np.allclose(image.GetSpacing(), spacing, rtol=0.01):
-        return image
-    size = [max(round(n * old / new), 1) for n, old, new in zip(image.GetSize(), image.GetSpacing(), spacing, strict=True)]
-    reference = sitk.Image(size, image.GetPixelID())
-    reference.SetSpacing(spacing)
-    reference.SetDirection(image.GetDirection())
-    shift = [(new - old) / 2 for old, new in zip(image.GetSpacing(), spacing, strict=True)]
-    corner = np.array(image.GetDirection()).reshape(3, 3) @ shift + image.GetOrigin()
-    reference.SetOrigin(corner.tolist())
-    return sitk.Resample(image, reference, sitk.Transform(), interpolator, 0.0)
 
 
 def volumes_in(folder: Path) -> list[Path]:
@@ -120,15 +109,8 @@ def _stem(path: Path) -> tuple[str, str]:
     return path.name.removesuffix(suffix), suffix
 
 
-def _read(path: Path) -> sitk.Image:
-    try:
-        return sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be read as a volume.", "Replace the file, or take the case out.") from error
-
-
 def _recode(values: np.ndarray, table: dict[int, int]) -> np.ndarray:
-    codes = np.zeros(max(int(values.max()), *table) + 1, dtype=np.uint8)
+    codes = np.zeros(max(int(values.max()), *table) + 1, dtype=np.uint8)  # other values become background
     for value, code in table.items():
         codes[value] = code
-    return codes[values.clip(min=0)]
+    return codes[values]

@@ -68,9 +68,7 @@ def fit_network(
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     network = network.to(device, memory_format=torch.channels_last)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.fit.average), use_buffers=True)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), recipe.fit.learning_rate, weight_decay=recipe.fit.weight_decay
-    )
+    optimizer = torch.optim.AdamW(network.parameters(), recipe.fit.learning_rate, weight_decay=recipe.fit.weight_decay)
     parts: dict[str, nn.Module] = {"network": network, "average": average}
     checkpoint = folder / f"{name}.checkpoint.safetensors"
     state = FitState()
@@ -102,7 +100,9 @@ def fit_network(
         now = time.monotonic()
         state.seconds = earlier + now - started
         if log and state.step % 50 == 0:
-            log.write({"step": state.step, "loss": float(loss.detach()), "rate": rate, "seconds": round(state.seconds, 1)})
+            log.write(
+                {"step": state.step, "loss": float(loss.detach()), "rate": rate, "seconds": round(state.seconds, 1)}
+            )
         if recipe.fit.validate_every and state.step % recipe.fit.validate_every == 0:
             dice = validate(average.module, source, views, pairs, recipe, device)
             _note_validation(state, dice, recipe.fit.patience)
@@ -116,9 +116,7 @@ def fit_network(
     return {key: value.cpu() for key, value in average.module.state_dict().items()}, state
 
 
-def _loss(
-    network: nn.Module, batch, pairs: Sequence[tuple[int, int]], recipe: Recipe, device: torch.device
-) -> Tensor:
+def _loss(network: nn.Module, batch, pairs: Sequence[tuple[int, int]], recipe: Recipe, device: torch.device) -> Tensor:
     images = batch.images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.fit.bf16):
         logits = network(images)

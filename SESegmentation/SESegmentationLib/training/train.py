@@ -44,7 +44,7 @@ def train_model(
     Raises:
         InputError, UsageError, DeviceError: dataset, recipe or device cannot be used.
     """
-    with _processes(device) as (chosen, rank):
+    with ProcessGroup(device) as (chosen, rank):
         card = draft_card(recipe)
         folder = output / "training"
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def draft_card(recipe: Recipe) -> ModelCard:
             "format": 1,
             "name": recipe.name,
             "orientation": "RAS",
-            "networks": {name: description for name in names},
+            "networks": dict.fromkeys(names, description),
             "weights": {"file": WEIGHTS_NAME, "sha256": "0" * 64},
             **entries,
         }
@@ -130,7 +130,7 @@ def _write_json(path: Path, content: Any) -> None:
     os.replace(temporary, path)
 
 
-class _processes:
+class ProcessGroup:
     """Joins the processes that ``torchrun`` started, if it did; yields this one's device and rank."""
 
     def __init__(self, device: str) -> None:
