@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from .. import __version__
 from ..errors import DeviceError, UsageError
 from ..models.card import ModelCard
+from ..models.readme import write_readme
 from ..models.store import ModelPackage
 from ..models.writing import WEIGHTS_NAME, write_package
 from ..networks import build_network
@@ -109,13 +110,16 @@ def _write(
         "seed": recipe.fit.seed,
         "split_seed": recipe.data.split_seed,
         "cases": {group: len(names) for group, names in asdict(split).items()},
+        "test_cases": split.test,
         "steps": {name: state.step for name, state in states.items()},
         "hours": round(sum(state.seconds for state in states.values()) / 3600, 2),
         "machine": _machine(device),
         "date": time.strftime("%Y-%m-%d"),
         "version": __version__,
     }
-    return write_package(output, {**card.to_dict(), "training": training}, temporary)
+    package = write_package(output, {**card.to_dict(), "training": training}, temporary)
+    write_readme(package)
+    return package
 
 
 def _machine(device: torch.device) -> str:

@@ -1,0 +1,93 @@
+"""The README of a model package: its card, readable. It is made from model.json, so the two cannot differ."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .card import ModelCard
+from .store import ModelPackage
+
+
+def write_readme(package: ModelPackage) -> Path:
+    """Write ``README.md`` into the package's folder, whole or not at all."""
+    path = package.path / "README.md"
+    temporary = path.with_name(f".README.md.{os.getpid()}")
+    temporary.write_text(render_readme(package.card), encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def render_readme(card: ModelCard) -> str:
+    """The model card in Markdown."""
+    parts = [
+        f"# {card.title}",
+        f"`{card.name}` {card.version}. {card.summary}",
+        _facts(card),
+        "## Accuracy\n\n" + _accuracy(card),
+        "## Training\n\n" + _training(card.training),
+    ]
+    limits = card.input.get("limits", [])
+    if limits:
+        parts.append("## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits))
+    parts.append(f"## Licence\n\n[{card.licence.name}]({card.licence.url}). {card.licence.attribution}".strip())
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(card: ModelCard) -> str:
+    views = ", ".join(f"{view.plane} ({view.thickness} slices, weight {view.weight:g})" for view in card.views)
+    spacing = " x ".join(f"{size:g}" for size in card.spacing)
+    rows = {
+        "Input": f"{card.modality}, {card.contrast}".rstrip(", "),
+        "Grid": f"{spacing} mm",
+        "Views": views,
+        "Structures": f"{len(card.labels)}",
+        "Weights": f"`{card.weights_file}`, SHA-256 `{card.weights_sha256}`",
+    }
+    return _table(("", ""), [(f"**{key}**", value) for key, value in rows.items()])
+
+
+def _accuracy(card: ModelCard) -> str:
+    accuracy = card.accuracy
+    if not accuracy:
+        return "Not measured yet."
+    rows = []
+    for label in card.labels:
+        entry = accuracy["labels"].get(str(label.value))
+        if entry:
+            rows.append((label.name, *(_figure(entry.get(key)) for key in ("dice", "hausdorff95_mm", "surface_mm"))))
+    header = ("Structure", "Dice", "95 % Hausdorff (mm)", "Mean surface distance (mm)")
+    cases = accuracy["cases"]
+    spread = ", mean ± standard deviation" if cases > 1 else ""
+    text = f"{accuracy['data']}: {cases} case{'s' * (cases > 1)} kept out of the training{spread}.".lstrip(": ")
+    return (
+        f"{text}\n\n{_table(header, rows)}\n\nMean Dice over the structures: **{accuracy['mean_dice']:.3f}**.\n\n"
+        f"Measured with `{accuracy['command']}`."
+    )
+
+
+def _figure(entry: Mapping[str, float] | None) -> str:
+    if not entry:
+        return "-"
+    digits = 3 if entry["mean"] <= 1 else 2
+    return f"{entry['mean']:.{digits}f}" + (f" ± {entry['std']:.{digits}f}" if entry["n"] > 1 else "")
+
+
+def _training(training: Mapping[str, Any]) -> str:
+    rows = [(f"**{key.replace('_', ' ')}**", _plain(value)) for key, value in training.items() if key != "test_cases"]
+    return _table(("", ""), rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(entry) for entry in value)
+    return str(value)
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)

@@ -1,0 +1,134 @@
+"""Measure a finished model on cases it never saw, and write the figures into its card.
+
+    python -m SESegmentationLib.training.accuracy MODEL --dataset DATASET      the test cases of the training's split
+    python -m SESegmentationLib.training.accuracy MODEL --pair IMAGE LABELS    volumes of your own; repeatable
+
+With ``--write`` model.json and the model's README.md are rewritten with the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError, SegmentationError
+from ..inference.engine import Engine
+from ..inference.reading import read_label_volume, read_volume
+from ..models import ModelPackage, verify_package, write_package
+from ..models.readme import write_readme
+from ..progress import Progress, no_progress
+from .dataset import Case, find_cases
+from .evaluation import compare, summarise
+
+#: FreeSurfer's cortical parcels (aparc and aparc.a2009s), by the label of the whole cortex they are part of
+CORTICAL_PARCELS = {3: ((1000, 1999), (11100, 11199)), 42: ((2000, 2999), (12100, 12199))}
+
+
+def measure(
+    package: ModelPackage, cases: Sequence[Case], fast: bool = False, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Segment ``cases`` and compare with their labels.
+
+    Returns:
+        "cases": measures by case and label value; "labels": mean, standard deviation and number by label value.
+    """
+    engine = Engine(package, device="cpu")
+    by_case = {}
+    for index, case in enumerate(cases):
+        progress(case.name, index / len(cases), None)
+        predicted = engine.segment(read_volume(case.image), fast=fast).labels
+        reference = fold_parcels(read_label_volume(case.label))
+        values = [label.value for label in package.card.labels]
+        by_case[case.name] = {str(value): asdict(compare(predicted, reference, value)) for value in values}
+    return {"cases": by_case, "labels": summarise(by_case)}
+
+
+def fold_parcels(labels: sitk.Image) -> sitk.Image:
+    """FreeSurfer's cortical parcels as the left (3) and right (42) cortex; label maps without them are unchanged."""
+    values = sitk.GetArrayFromImage(labels)
+    if values.max() < 1000:
+        return labels
+    for cortex, ranges in CORTICAL_PARCELS.items():
+        for low, high in ranges:
+            values[(values >= low) & (values <= high)] = cortex
+    folded = sitk.GetImageFromArray(values)
+    folded.CopyInformation(labels)
+    return folded
+
+
+def test_cases(package: ModelPackage, dataset: Path) -> list[Case]:
+    """The cases that the training of ``package`` kept out for test.
+
+    Raises:
+        InputError: the split is not recorded, or the dataset lacks its cases.
+    """
+    names = package.card.training.get("test_cases", [])
+    known = {case.name: case for case in find_cases(dataset)}
+    if not names or not set(names) <= set(known):
+        raise InputError(
+            f"{dataset} does not hold the test cases of {package.card.name}.", "Give the dataset it was trained on."
+        )
+    return [known[name] for name in names]
+
+
+def card_accuracy(package: ModelPackage, measured: dict[str, Any], data: str, command: str) -> dict[str, Any]:
+    """The "accuracy" entry of a model card.
+
+    Args:
+        data: what was measured on, in words.
+        command: how to measure it again.
+    """
+    by_label = {
+        value: {key: {k: round(v, 4) for k, v in entry.items()} for key, entry in measures.items()}
+        for value, measures in measured["labels"].items()
+    }
+    mean = float(np.mean([entry["dice"]["mean"] for entry in by_label.values()]))
+    return {
+        "data": data,
+        "cases": len(measured["cases"]),
+        "mean_dice": round(mean, 4),
+        "labels": by_label,
+        "command": command,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of ``python -m SESegmentationLib.training.accuracy``; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="folder of the model package")
+    parser.add_argument("--dataset", type=Path, help="folder that the model was trained on")
+    parser.add_argument("--pair", nargs=2, action="append", type=Path, default=[], metavar=("IMAGE", "LABELS"))
+    parser.add_argument("--data", default="", help="description of the data, for the card")
+    parser.add_argument("--write", action="store_true", help="write the figures into the card and its README")
+    chosen = parser.parse_args(arguments)
+    try:
+        package = verify_package(chosen.model)
+        cases = [Case(image.name, image, label) for image, label in chosen.pair]
+        if chosen.dataset:
+            cases += test_cases(package, chosen.dataset)
+        measured = measure(package, cases, progress=lambda name, *_: print(name, file=sys.stderr))
+        names = " ".join(["--dataset DATASET"] * bool(chosen.dataset) + ["--pair IMAGE LABELS"] * len(chosen.pair))
+        command = f"python -m SESegmentationLib.training.accuracy {package.path.name} {names}"
+        accuracy = card_accuracy(package, measured, chosen.data, command)
+        print(json.dumps(accuracy, indent=1))
+        if chosen.write:
+            written = write_package(
+                package.path, {**package.card.to_dict(), "accuracy": accuracy}, package.weights_path
+            )
+            write_readme(written)
+    except SegmentationError as error:
+        print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
