@@ -106,7 +106,7 @@ def check_packages() -> list[Check]:
         try:
             checks.append(Check(package, OK, f"{package} {importlib.metadata.version(package)}."))
         except importlib.metadata.PackageNotFoundError:
-            if importlib.util.find_spec(package):  # Slicer has SimpleITK without its metadata
+            if _importable(package):  # Slicer has SimpleITK without its metadata
                 checks.append(Check(package, OK, f"{package} is there."))
             else:
                 checks.append(Check(package, ERROR, f"{package} is not installed.", _install(package)))
@@ -115,7 +115,7 @@ def check_packages() -> list[Check]:
 
 def check_torch(python: str = sys.executable) -> list[Check]:
     """What torch there is and which devices it can use, asked of the interpreter ``python``."""
-    if importlib.util.find_spec("torch") is None and python == sys.executable:
+    if python == sys.executable and not _importable("torch"):
         return [Check("torch", ERROR, "torch is not installed.", _install("torch==2.13.0"))]
     try:
         answer = subprocess.run(
@@ -275,6 +275,14 @@ def _write_problem(folder: Path) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
+
+
+def _importable(package: str) -> bool:
+    """Whether ``package`` can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _install(package: str) -> str:

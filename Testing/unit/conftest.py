@@ -1,7 +1,8 @@
-"""Fixtures of the unit tests: a small model that can be built anywhere."""
+"""Fixtures of the unit tests: small models and volumes that can be made anywhere."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,3 +41,34 @@ def make_card() -> dict[str, Any]:
 def card_dict() -> dict[str, Any]:
     """See :func:`make_card`."""
     return make_card()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a whole model package: three views, few channels, random weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    from SESegmentationLib.models import write_package
+    from SESegmentationLib.networks import build_network
+
+    card = make_card()
+    torch.manual_seed(3)
+    tensors = {
+        f"{name}.{key}": value.contiguous()
+        for name, description in card["networks"].items()
+        for key, value in build_network(description).state_dict().items()
+    }
+    folder = tmp_path_factory.mktemp("models")
+    save_file(tensors, folder / "tensors")
+    return write_package(folder / "tiny-t1", card, folder / "tensors").path
+
+
+@pytest.fixture(scope="session")
+def sample_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small volume on disk, called as in nnU-Net's layout."""
+    from SESegmentationLib.training.sample import write_sample
+
+    path = tmp_path_factory.mktemp("volumes") / "sample_0000.nii.gz"
+    write_sample(path)
+    return path

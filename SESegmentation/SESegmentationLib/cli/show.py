@@ -62,12 +62,14 @@ class ProgressBar:
         self._bar.stop()
 
     def __call__(self, phase: str, fraction: float, seconds_left: float | None) -> None:
-        left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+        left = "" if seconds_left is None else f"{duration(round(seconds_left))} left"
         self._bar.update(self._task, description=escape(phase), completed=fraction, left=left)
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: "4 s", "3 min 20 s", "2 h 5 min"."""
+    """Seconds in words: "0.4 s", "14 s", "3 min 20 s", "2 h 5 min"."""
+    if 0.05 <= seconds < 9.95:
+        return f"{seconds:.1f} s"
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -110,14 +112,15 @@ def print_findings(report: Mapping[str, Any], subject: str = "") -> None:
 def print_models(packages: Sequence[ModelPackage]) -> None:
     """All models, a row each."""
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "version", "input", "structures", "licence", "what it does"):
-        table.add_column(column, overflow="fold")
+    for column in ("name", "version", "input", "licence"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("what it finds", overflow="fold")
     for package in packages:
         card = package.card
         licence = card.licence.spdx if card.licence.free else f"{card.licence.spdx} (restricted)"
         names = ", ".join(label.name for label in card.labels[:4]) + (", …" if len(card.labels) > 4 else "")
-        sort = f"{card.modality} {card.contrast}".strip()
-        table.add_row(card.name, card.version, sort, f"{len(card.labels)}: {names}", licence, card.summary)
+        finds = f"{escape(card.summary)}\n[dim]{len(card.labels)}: {escape(names)}[/dim]"
+        table.add_row(card.name, card.version, f"{card.modality} {card.contrast}".strip(), licence, finds)
     console().print(table)
 
 

@@ -1,0 +1,130 @@
+"""The other commands: models, doctor, help, version; and that starting is cheap."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from SESegmentationLib import __version__
+from SESegmentationLib.cli import main
+from SESegmentationLib.cli.show import duration
+
+LIBRARY = Path(__file__).parents[3] / "SESegmentation"
+
+
+@pytest.fixture(autouse=True)
+def only_the_tiny_model(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("SESEGMENTATION_MODELS", str(tiny_model.parent))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+def call(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capfd.readouterr()
+    code = main(list(arguments))
+    return code, *capfd.readouterr()
+
+
+def test_version_and_help(capfd):
+    assert call(capfd, "--version") == (0, f"{__version__}\n", "")
+    code, out, _ = call(capfd, "--help")
+    assert code == 0
+    for command in ("models", "run", "train", "evaluate", "doctor"):
+        assert command in out
+        assert call(capfd, command, "--help")[0] == 0
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["models", "extra"], ["run", "--device"], []])
+def test_wrong_use_is_exit_code_2(capfd, arguments):
+    code, _, err = call(capfd, *arguments)
+    assert code == 2
+    assert len(err.splitlines()) <= 2
+    assert "Traceback" not in err
+
+
+def test_models_are_listed(capfd):
+    code, out, err = call(capfd, "models")
+    assert code == 0, err
+    assert "tiny-t1" in out
+    assert "anterior hippocampus" in " ".join(out.split())
+
+
+def test_models_as_json(capfd, tiny_model):
+    code, out, _ = call(capfd, "models", "--json")
+    (model,) = [model for model in json.loads(out) if model["name"] == "tiny-t1"]
+    assert code == 0
+    assert model["path"] == str(tiny_model)
+    assert [label["name"] for label in model["labels"]] == ["anterior hippocampus", "posterior hippocampus"]
+
+
+def test_damaged_models_are_told_of(capfd, tmp_path, monkeypatch):
+    (tmp_path / "models" / "broken").mkdir(parents=True)
+    (tmp_path / "models" / "broken" / "model.json").write_text("{")
+    monkeypatch.setenv("SESEGMENTATION_MODELS", str(tmp_path / "models"))
+    code, out, err = call(capfd, "models", "--json")
+    assert code == 0
+    assert "broken" not in out
+    assert "broken" in err
+
+
+def test_doctor(capfd):
+    code, out, err = call(capfd, "doctor", "--json")
+    found = json.loads(out)
+    assert (code == 1) == (found["status"] == "error"), err
+    assert any(check["name"] == "model tiny-t1" for check in found["checks"])
+    code, out, _ = call(capfd, "doctor")
+    assert "torch" in out
+
+
+def test_doctor_works_without_torch(capfd, tmp_path):
+    """The command itself, in a Python that cannot import torch, numpy or SimpleITK."""
+    program = (
+        "import sys, importlib.abc\n"
+        "class Block(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'numpy', 'SimpleITK', 'safetensors', 'jsonschema'):\n"
+        "            raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "from SESegmentationLib.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            env={**os.environ, "PYTHONPATH": str(LIBRARY)},
+            capture_output=True,
+            text=True,
+        )
+
+    checks = json.loads(command("doctor", "--json").stdout)["checks"]
+    assert any(check["name"] == "model tiny-t1" and check["status"] == "ok" for check in checks)
+    assert command("models").returncode == 0
+    failed = command("run", "a.nii", "-m", "tiny-t1", "-o", "b.nii.gz")
+    assert failed.returncode == 1
+    assert "is not installed" in failed.stderr
+    assert "sesegment doctor" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_what_needs_no_torch_does_not_import_it():
+    program = (
+        "import sys; from SESegmentationLib.cli import main; main(['models']);"
+        "print([name for name in ('torch', 'SimpleITK', 'numpy', 'monai') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(LIBRARY)}, capture_output=True, text=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (0.42, "0.4 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+)
+def test_durations_in_words(seconds, words):
+    assert duration(seconds) == words
