@@ -107,20 +107,12 @@ class Recipe:
     def load(cls, name_or_file: str | Path) -> Recipe:
         """Read a recipe by the name of one that is shipped, or from a file.
 
+        One that ``extends`` another takes over its entries; tables are merged, everything else replaced.
+
         Raises:
             UsageError: no such recipe, or one with unknown or missing entries.
         """
-        path = Path(name_or_file)
-        if path.suffix != ".toml":
-            path = RECIPES_FOLDER / f"{name_or_file}.toml"
-        try:
-            entries = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            names = ", ".join(sorted(p.stem for p in RECIPES_FOLDER.glob("*.toml")))
-            raise UsageError(f"There is no recipe {name_or_file}.", f"Give a .toml file or one of: {names}.") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"The recipe {path} cannot be read: {error}.", "Correct the file.") from error
-        return cls.from_dict(entries, str(path))
+        return cls.from_dict(_read(name_or_file), str(name_or_file))
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any], origin: str = "the recipe") -> Recipe:
@@ -148,6 +140,27 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for the record kept with the model."""
         return dataclasses.asdict(self)
+
+
+def _read(name_or_file: str | Path) -> dict[str, Any]:
+    """The entries of a recipe, those it extends included."""
+    path = Path(name_or_file)
+    if path.suffix != ".toml":
+        path = RECIPES_FOLDER / f"{name_or_file}.toml"
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = ", ".join(sorted(p.stem for p in RECIPES_FOLDER.glob("*.toml")))
+        raise UsageError(f"There is no recipe {name_or_file}.", f"Give a .toml file or one of: {names}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"The recipe {path} cannot be read: {error}.", "Correct the file.") from error
+    base = entries.pop("extends", None)
+    return _merged(_read(base), entries) if base else entries
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(base[key], value) for key, value in changes.items() if isinstance(base.get(key), dict)}
+    return base | changes | both
 
 
 def _build(kind: Any, entries: dict[str, Any]) -> Any:

@@ -20,8 +20,10 @@ from ..outputs.files import OutputFiles
 SIZE = (36, 50, 36)  # voxels to the right, front and head, 1 mm each
 FINE = 2  # partial volumes: drawn in steps of 1/2 mm, then averaged
 # intensities of a T1 image
-WHITE, GREY, HIPPOCAMPUS, FLUID = 100.0, 66.0, 70.0, 25.0
-NOISE = 2.5
+WHITE, GREY, HIPPOCAMPUS, FLUID = 100.0, 64.0, 68.0, 30.0
+NOISE = 3.0
+TEXTURE = 4.0  # slow variations of intensity, standard deviation
+TEXTURE_MM = 2.5  # their size
 
 #: the hippocampus in coronal sections, in mm from its centre: position to the front; the section's centre to the right
 #: and to the head; its half width and half height
@@ -79,18 +81,22 @@ def draw_sample(seed: int = 0) -> Sample:
     tissue[gyrus < 1] = GREY
     tissue[_ellipse(u - 4, v + 6.5, 5.5, 3.0) < 1] = WHITE
     # amygdala in front of and above the head; putamen and insula above, to the side
-    amygdala = ((right - 3) / 8) ** 2 + ((front - 17) / 7) ** 2 + ((head - 3) / 6) ** 2
+    amygdala = ((right - 2) / 9) ** 2 + ((front - 17) / 9) ** 2 + ((head - 3.5) / 6.5) ** 2
     tissue[amygdala < 1] = GREY
     tissue[((right + 15) / 6) ** 2 + (front / 30) ** 2 + ((head - 15) / 6) ** 2 < 1] = GREY
+    # cisterns beside the brain stem
+    tissue[((right - 17) / 3) ** 2 + ((front - 6) / 14) ** 2 + ((head - 4) / 9) ** 2 < 1] = FLUID
     # temporal horn: a thin sheet of fluid above and lateral of the hippocampus
-    horn = _ellipse(u, v, width + 1.6, height + 1.6)
-    tissue[(horn < 1) & (v - 0.3 * u > 0) & (front < 14) & (front > -20)] = FLUID
+    horn = _ellipse(u, v, width + 1.0, height + 1.0)
+    tissue[(horn < 1) & (v - 0.5 * u > 1) & (front < 14) & (front > -20)] = FLUID
     tissue[hippocampus < 1] = HIPPOCAMPUS
 
     random = np.random.default_rng(seed)
     image = _averaged(tissue)
-    image = _image(image + random.normal(0, NOISE, image.shape).astype(np.float32))
-    image = sitk.DiscreteGaussian(image, 0.25)  # mm^2: the scanner's point spread
+    texture = sitk.SmoothingRecursiveGaussian(_image(random.normal(size=image.shape).astype(np.float32)), TEXTURE_MM)
+    image += sitk.GetArrayViewFromImage(texture) * (TEXTURE / np.std(sitk.GetArrayViewFromImage(texture)))
+    image += random.normal(0, NOISE, image.shape).astype(np.float32)
+    image = sitk.DiscreteGaussian(_image(np.maximum(image, 0)), 0.25)  # mm^2: the scanner's point spread
     part = np.where(front > BOUNDARY, 1, 2)
     share = [_averaged(((hippocampus < 1) & (part == value)).astype(np.float32)) for value in (1, 2)]
     labels = np.where(np.add(*share) >= 0.5, np.argmax(share, axis=0) + 1, 0).astype(np.uint8)
