@@ -47,7 +47,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.testing
-	$(BIN)/python -m pytest Testing/benchmarks
+	$(BIN)/python Testing/benchmarks/run.py
 
 screenshots: $(VENV)/.testing
 	$(BIN)/python Testing/harness/screenshots.py

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,13 +19,6 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-class Format(str, Enum):
-    """File formats of segmentations in a folder."""
-
-    SEGMENTATION = "seg.nrrd"
-    LABELS = "nii.gz"
 
 
 def _print_version(wanted: bool) -> None:
@@ -72,7 +64,9 @@ def run(
         str, typer.Option("--model", "-m", help="Name of a model (see: sesegment models), or its folder.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd or .nii.gz file, or a folder.")],
-    file_format: Annotated[Format | None, typer.Option("--format", help="Format of files in a folder.")] = None,
+    file_format: Annotated[
+        Literal["seg.nrrd", "nii.gz"] | None, typer.Option("--format", help="Format of files in a folder.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     roi: Annotated[
         Path | None, typer.Option(help="Segment this region only: label file or Slicer's ROI (.mrk.json).")
@@ -98,7 +92,7 @@ def run(
     chosen = RunOptions(
         model=model,
         output=output,
-        file_format=file_format.value if file_format else None,
+        file_format=file_format,
         device=device,
         roi=roi,
         report=report,

@@ -13,6 +13,7 @@ from types import FrameType
 from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError
 
 DEBUG = "--debug"
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +66,7 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
         return SegmentationError("Cancelled.", "Finished files are complete; nothing else was written.")
     if isinstance(error, MemoryError):
         return OutOfMemoryError("There is not enough memory.", "Close other programs, or use --low-memory.")
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("SESegmentationLib"):
         return DependencyError(
             f"The Python package {error.name} is not installed.", "Run: sesegment doctor. It says how to install it."
         )
@@ -83,6 +84,8 @@ def _invoke(arguments: list[str]) -> int:
     from .app import app
 
     code = app(arguments, prog_name="sesegment", standalone_mode=False)
+    if code == _INTERRUPTED:
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from rich.table import Table
 
 from ..models import find_model
 from ..outputs.files import check_writable
@@ -45,4 +48,19 @@ def evaluate_predictions(predictions: Path, references: Path, model: str | None,
 
 
 def _print_measures(measures: Mapping[str, Any]) -> None:
-    console().print(measures)
+    """A row for each label: mean and standard deviation over the cases."""
+    table = Table(title=f"{len(measures['cases'])} cases, mean ± standard deviation", title_justify="left")
+    table.add_column("label")
+    for column in ("Dice", "95 % HD (mm)", "surface (mm)"):
+        table.add_column(column, justify="right")
+    for value, label in measures["labels"].items():
+        cells = [_mean(label.get("dice"), 3), _mean(label.get("hausdorff95_mm"), 2), _mean(label.get("surface_mm"), 2)]
+        table.add_row(f"{value} {label['name']}".strip(), *cells)
+    console().print(table)
+    console().print(f"mean Dice over the labels: {measures['mean_dice']:.3f}")
+    if measures["missing"]:
+        print(f"Warning: {len(measures['missing'])} reference(s) have no segmentation.", file=sys.stderr)
+
+
+def _mean(measure: Mapping[str, float] | None, digits: int) -> str:
+    return f"{measure['mean']:.{digits}f} ± {measure['std']:.{digits}f}" if measure else "-"

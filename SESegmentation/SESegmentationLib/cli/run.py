@@ -71,12 +71,11 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
         if path:
             check_writable(path)
     from ..inference.engine import Engine
+    from ..inference.roi import read_roi
 
     reports, first_code = [], 0
     with ProgressBar() as progress:
-        from .region import read_region
-
-        region = read_region(options.roi) if options.roi else None
+        region = read_roi(options.roi) if options.roi else None
         engine = Engine(package, device=options.device)
         for number, job in enumerate(jobs, start=1):
             progress.subject(f"{number}/{len(jobs)} {job.source.name}" if len(jobs) > 1 else job.source.name)

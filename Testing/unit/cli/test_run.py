@@ -249,19 +249,47 @@ def test_anything_else_is_exit_code_1_and_a_traceback_only_with_debug(
     assert "Traceback" in err
 
 
-def test_a_region_limits_the_segmentation(capfd, tiny_model, sample_file, tmp_path):
+@pytest.mark.parametrize("kind", ["labels", "box"])
+def test_a_region_limits_the_segmentation(capfd, tiny_model, sample_file, tmp_path, kind):
     volume = sitk.ReadImage(str(sample_file))
-    array = np.zeros(volume.GetSize()[::-1], np.uint8)
-    array[10:20, 10:30, 8:20] = 1
-    region = sitk.GetImageFromArray(array)
-    region.CopyInformation(volume)
-    sitk.WriteImage(region, str(tmp_path / "roi.nii.gz"))
-    code, _, err = run(
-        capfd, sample_file, "-m", tiny_model, "-o", tmp_path / "a.nii.gz", "--roi", tmp_path / "roi.nii.gz"
-    )
+    inside = np.zeros(volume.GetSize()[::-1], np.uint8)
+    inside[10:20, 10:30, 8:20] = 1
+    if kind == "labels":
+        path = tmp_path / "roi.nii.gz"
+        region = sitk.GetImageFromArray(inside)
+        region.CopyInformation(volume)
+        sitk.WriteImage(region, str(path))
+    else:
+        path = tmp_path / "roi.mrk.json"
+        write_box(path, volume, low=(8, 10, 10), high=(20, 30, 20))
+    code, _, err = run(capfd, sample_file, "-m", tiny_model, "-o", tmp_path / "a.nii.gz", "--roi", path)
     assert code == 0, err
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")))
-    assert not labels[array == 0].any()
+    assert labels.any()
+    assert not labels[inside == 0].any()
+
+
+def write_box(path: Path, volume: sitk.Image, low: tuple[int, ...], high: tuple[int, ...]) -> None:
+    """Let Slicer's core write a markups ROI over the voxels from ``low`` to, excluded, ``high``."""
+    slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+    corners = [
+        np.array(volume.TransformContinuousIndexToPhysicalPoint([index - 0.5 for index in corner]))
+        for corner in (low, high)
+    ]
+    scene = slicer.vtkMRMLScene()
+    node = scene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+    node.SetCenter(*(sum(corners) / 2 * (-1, -1, 1)))  # RAS
+    node.SetSize(*np.abs(corners[1] - corners[0]))
+    storage = slicer.vtkMRMLMarkupsROIJsonStorageNode()
+    scene.AddNode(storage)
+    storage.SetFileName(str(path))
+    assert storage.WriteData(node)
+
+
+def test_a_region_that_cannot_be_read_is_refused(capfd, tiny_model, sample_file, tmp_path):
+    (tmp_path / "roi.mrk.json").write_text("{}")
+    arguments = [sample_file, "-m", tiny_model, "-o", tmp_path / "a.nii.gz", "--roi", tmp_path / "roi.mrk.json"]
+    assert "roi.mrk.json" in refused(capfd, 2, *arguments)
 
 
 def test_fast_and_low_memory_are_accepted(capfd, tiny_model, sample_file, tmp_path):
@@ -283,7 +311,10 @@ def test_an_interrupted_run_leaves_nothing(tiny_model, tmp_path, number):
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(4)
+    while not (tmp_path / "out").exists():  # made before the model is loaded
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(2)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -1,0 +1,68 @@
+"""``sesegment evaluate`` and ``sesegment train``."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SESegmentationLib.cli import main
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two references, and for one of them a prediction that is shifted by one voxel of 2 mm."""
+    predictions, references = tmp_path / "out", tmp_path / "labels"
+    predictions.mkdir()
+    references.mkdir()
+    array = np.zeros((20, 20, 20), np.uint8)
+    array[5:15, 5:15, 5:15] = 1
+    for folder, name, values in (
+        (references, "a", array),
+        (references, "b", array),
+        (predictions, "a", np.roll(array, 1, axis=0)),
+    ):
+        image = sitk.GetImageFromArray(values)
+        image.SetSpacing((1, 1, 2))
+        sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
+    return predictions, references
+
+
+def test_evaluate_prints_the_measures(capfd, folders, tiny_model):
+    code = main(["evaluate", *map(str, folders), "--model", str(tiny_model)])
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    assert "anterior hippocampus" in out
+    assert "0.900 ±" in out
+    assert "1 reference(s) have no segmentation" in err
+
+
+def test_evaluate_as_json(capfd, folders):
+    code = main(["evaluate", *map(str, folders), "--json"])
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    measures = json.loads(out)
+    assert measures["labels"]["1"]["dice"]["mean"] == pytest.approx(0.9)
+    assert measures["labels"]["1"]["hausdorff95_mm"]["mean"] == pytest.approx(2.0)
+    assert measures["missing"] == ["b"]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_evaluate_refuses_absent_folders(capfd, folders, which, tmp_path):
+    paths = list(map(str, folders))
+    paths[which] = str(tmp_path / "absent")
+    assert main(["evaluate", *paths]) == 2
+    assert len(capfd.readouterr().err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("dataset", "recipe"), [("absent", "hippocampus-t1"), (".", "hippocampus-t1"), (".", "no-such-recipe")]
+)
+def test_train_refuses_what_is_not_there(capfd, tmp_path, dataset, recipe):
+    code = main(["train", str(tmp_path / dataset), "--recipe", recipe, "-o", str(tmp_path / "model")])
+    err = capfd.readouterr().err
+    assert code == 2, err
+    assert len(err.splitlines()) == 2
+    assert not (tmp_path / "model" / "model.json").exists()
