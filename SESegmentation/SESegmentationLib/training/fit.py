@@ -104,7 +104,8 @@ def fit_network(
                 {"step": state.step, "loss": float(loss.detach()), "rate": rate, "seconds": round(state.seconds, 1)}
             )
         if recipe.fit.validate_every and state.step % recipe.fit.validate_every == 0:
-            dice = validate(average.module, source, views, pairs, recipe, device)
+            phase = phase_at(recipe.phases, state.step - 1)
+            dice = validate(average.module, source, views, pairs, recipe, phase, device)
             _note_validation(state, dice, recipe.fit.patience)
             if log:
                 log.write({"step": state.step, "validation": state.history[-1]["mean"], "dice": dice})
@@ -130,11 +131,11 @@ def validate(
     views: Sequence,
     pairs: Sequence[tuple[int, int]],
     recipe: Recipe,
+    phase: Phase,
     device: torch.device,
 ) -> list[float | None]:
     """Dice of every class after background over a fixed set of validation slabs; None for a class not among them."""
     network.eval()
-    phase = recipe.phases[-1]
     overlap = size = 0
     for index in range(recipe.fit.validation_batches):
         generator = torch.Generator().manual_seed(10_000_019 + index)
