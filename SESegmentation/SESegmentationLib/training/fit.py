@@ -45,12 +45,48 @@ class FitState:
     history: list[dict] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Phases one after another, under one learning rate: linear warm-up, then cosine decay to a hundredth.
+
+    Attributes:
+        phases: at least one.
+        peak: learning rate after the warm-up.
+        warmup: steps.
+    """
+
+    phases: Sequence[Phase]
+    peak: float
+    warmup: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def learning_rate(self, step: int) -> float:
+        """The rate at ``step``, counted from 0."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        part = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        return self.peak * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * part)))
+
+    def phase(self, step: int) -> Phase:
+        """The phase that ``step`` falls into."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        return self.phases[-1]
+
+
 def fit_network(
     network: nn.Module,
     source: Source,
     views: Sequence,
     pairs: Sequence[tuple[int, int]],
     recipe: Recipe,
+    schedule: Schedule,
     folder: Path,
     name: str,
     device: torch.device,
@@ -63,12 +99,13 @@ def fit_network(
 
     Args:
         pairs: output channels (left, right) that merged views sum.
+        schedule: phases and learning rate.
         folder: for checkpoint, ``<name>.log.jsonl`` and TensorBoard events.
     """
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     network = network.to(device, memory_format=torch.channels_last)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.fit.average), use_buffers=True)
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.fit.learning_rate, weight_decay=recipe.fit.weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.fit.weight_decay)
     parts: dict[str, nn.Module] = {"network": network, "average": average}
     checkpoint = folder / f"{name}.checkpoint.safetensors"
     state = FitState()
@@ -78,16 +115,16 @@ def fit_network(
     log = Log(folder, name) if rank == 0 else None
     started = saved = time.monotonic()
     earlier, first_step = state.seconds, state.step
-    total = recipe.total_steps
+    total = schedule.steps
 
     while state.step < total and not state.stopped:
-        rate = learning_rate(state.step, total, recipe.fit.warmup, recipe.fit.learning_rate)
+        rate = schedule.learning_rate(state.step)
         for group in optimizer.param_groups:
             group["lr"] = rate
         # seeded by the step, so that a resumed run goes on exactly as an uninterrupted one
         generator = torch.Generator().manual_seed((recipe.fit.seed * 1_000_003 + state.step) * 64 + rank)
         torch.manual_seed(generator.initial_seed())
-        batch = source.batch(views, phase_at(recipe.phases, state.step), generator)
+        batch = source.batch(views, schedule.phase(state.step), generator)
         network.train()
         loss = _loss(trained, batch, pairs, recipe, device)
         optimizer.zero_grad(set_to_none=True)
@@ -104,7 +141,7 @@ def fit_network(
                 {"step": state.step, "loss": float(loss.detach()), "rate": rate, "seconds": round(state.seconds, 1)}
             )
         if recipe.fit.validate_every and state.step % recipe.fit.validate_every == 0:
-            phase = phase_at(recipe.phases, state.step - 1)
+            phase = schedule.phase(state.step - 1)
             dice = validate(average.module, source, views, pairs, recipe, phase, device)
             _note_validation(state, dice, recipe.fit.patience)
             if log:
@@ -159,23 +196,6 @@ def _note_validation(state: FitState, dice: list[float | None], patience: int) -
     else:
         state.stale += 1
     state.stopped = bool(patience) and state.stale >= patience
-
-
-def learning_rate(step: int, total: int, warmup: int, peak: float) -> float:
-    """Linear warm-up, then cosine decay to a hundredth of ``peak``."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    part = (step - warmup) / max(total - warmup, 1)
-    return peak * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * part)))
-
-
-def phase_at(phases: Sequence[Phase], step: int) -> Phase:
-    """The phase that ``step`` falls into."""
-    for phase in phases:
-        if step < phase.steps:
-            return phase
-        step -= phase.steps
-    return phases[-1]
 
 
 class Log:

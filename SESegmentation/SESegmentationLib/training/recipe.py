@@ -91,12 +91,22 @@ class Data:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe; ``card`` holds what goes into model.json as it stands (title, labels, views, licence, ...)."""
+    """A whole recipe.
+
+    Attributes:
+        name: of the model.
+        network: its description, without input channels and classes, which follow from the card.
+        card: what goes into model.json as it stands (title, labels, views, licence, ...).
+        phases: the schedule of every network.
+        specialise: with these, ``phases`` train one network on all views, and each network of the card starts from its
+            weights and goes through these phases at a quarter of the learning rate, on its own views only.
+    """
 
     name: str
     network: dict[str, Any]
     card: dict[str, Any]
     phases: list[Phase]
+    specialise: list[Phase] = field(default_factory=list)
     data: Data = field(default_factory=Data)
     fit: Fit = field(default_factory=Fit)
     deformation: Deformation = field(default_factory=Deformation)
@@ -120,6 +130,7 @@ class Recipe:
         try:
             arguments = dict(entries)
             arguments["phases"] = [_build(Phase, phase) for phase in entries["phases"]]
+            arguments["specialise"] = [_build(Phase, phase) for phase in entries.get("specialise", [])]
             for part in ("data", "fit", "deformation", "appearance", "synthesis"):
                 if part in arguments:
                     kind = next(f.default_factory for f in dataclasses.fields(cls) if f.name == part)
@@ -131,11 +142,6 @@ class Recipe:
             return recipe
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{origin}: {error}.", "Compare it with a recipe that is shipped.") from error
-
-    @property
-    def total_steps(self) -> int:
-        """Optimiser steps of all phases, for one network."""
-        return sum(phase.steps for phase in self.phases)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for the record kept with the model."""

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from safetensors.torch import save_file
 
 from .. import __version__
 from ..errors import DeviceError, UsageError
-from ..models.card import ModelCard
+from ..models.card import ModelCard, View
 from ..models.readme import write_readme
 from ..models.store import ModelPackage
 from ..models.writing import WEIGHTS_NAME, write_package
 from ..networks import build_network
 from ..progress import Progress, no_progress
-from .fit import FitState, fit_network
+from .fit import FitState, Schedule, fit_network
 from .recipe import Recipe
 from .sources import channel_pairs, open_source
 
@@ -52,14 +53,26 @@ def train_model(
         source = open_source(dataset, recipe, card, chosen)
         if rank == 0:
             _write_json(folder / "split.json", asdict(source.split))
-        weights, states = {}, {}
+        weights: dict[str, torch.Tensor] = {}
+        states: dict[str, FitState] = {}
+
+        def fit(name: str, views: Sequence[View], schedule: Schedule, start: dict[str, torch.Tensor] | None) -> dict:
+            torch.manual_seed(recipe.fit.seed)
+            network = build_network(next(iter(card.networks.values())))
+            if start:
+                network.load_state_dict(start)
+            pairs = channel_pairs(card)
+            trained, states[name] = fit_network(
+                network, source, views, pairs, recipe, schedule, folder, name, chosen, progress
+            )
+            return trained
+
+        main = Schedule(recipe.phases, recipe.fit.learning_rate, recipe.fit.warmup)
+        own = Schedule(recipe.specialise, recipe.fit.learning_rate / 4, recipe.fit.warmup)
+        shared = fit("shared", card.views, main, None) if recipe.specialise else None
         for name in card.networks:
             views = [view for view in card.views if view.network == name]
-            torch.manual_seed(recipe.fit.seed)
-            network = build_network(card.networks[name])
-            trained, states[name] = fit_network(
-                network, source, views, channel_pairs(card), recipe, folder, name, chosen, progress
-            )
+            trained = fit(name, views, own if shared else main, shared)
             weights |= {f"{name}.{key}": value for key, value in trained.items()}
         if rank != 0:
             return None
