@@ -214,10 +214,10 @@ def to_model_grid(image: sitk.Image, card: ModelCard) -> tuple[sitk.Image, Model
         axes = oriented.GetDirection()
         if all(abs(s / m - 1) <= FITTING_SPACING for s, m in zip(oriented.GetSpacing(), card.spacing, strict=True)):
             return oriented, _grid(image, Geometry.of(oriented), values, exact=True)
-    geometry = _covering(Geometry.of(image), card.spacing, axes)
+    geometry = covering(Geometry.of(image), card.spacing, axes)
     smallest = sitk.MinimumMaximumImageFilter()
     smallest.Execute(oriented)
-    on_grid = geometry.resample(_smoothed(oriented, card.spacing), sitk.sitkLinear, outside=smallest.GetMinimum())
+    on_grid = geometry.resample(smoothed(oriented, card.spacing), sitk.sitkLinear, outside=smallest.GetMinimum())
     return on_grid, _grid(image, geometry, values, exact=False)
 
 
@@ -232,7 +232,7 @@ def _rotation_degrees(oriented: sitk.Image) -> float:
     return math.degrees(math.acos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
 
 
-def _covering(geometry: Geometry, spacing: Sequence[float], direction: tuple[float, ...]) -> Geometry:
+def covering(geometry: Geometry, spacing: Sequence[float], direction: tuple[float, ...]) -> Geometry:
     """Grid along ``direction`` with ``spacing`` that covers ``geometry``, centred on it."""
     axes = np.reshape(direction, (3, 3))
     along = geometry.corners() @ axes
@@ -242,7 +242,7 @@ def _covering(geometry: Geometry, spacing: Sequence[float], direction: tuple[flo
     return Geometry(tuple(int(n) for n in size), tuple(spacing), tuple(origin), tuple(direction))
 
 
-def _smoothed(oriented: sitk.Image, spacing: Sequence[float]) -> sitk.Image:
+def smoothed(oriented: sitk.Image, spacing: Sequence[float]) -> sitk.Image:
     """Blur along axes that are finer than ``spacing``, so that coarser sampling does not alias.
 
     The standard deviation is what turns the finer voxel's point spread function into the coarser one's (Cardoso et al.,

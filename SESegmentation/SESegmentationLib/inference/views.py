@@ -15,24 +15,31 @@ from torch import Tensor
 PLANE_AXIS = {"axial": 0, "coronal": 1, "sagittal": 2}
 
 
-def slabs(volume: Tensor, plane: str, thickness: int = 1, batch: int = 8) -> Iterator[tuple[slice, Tensor]]:
-    """Cut a volume into batches of thick slices.
+def slab(volume: Tensor, plane: str, which: slice, thickness: int = 1) -> Tensor:
+    """Cut a batch of thick slices out of a volume.
 
     Args:
         volume: (k, j, i).
         plane: "axial", "coronal" or "sagittal".
-        thickness: T, odd: the slice and its (T - 1) / 2 neighbours on each side, in ascending order; beyond the ends
-            the outermost slice is repeated.
-        batch: most slices at once.
+        which: the slices, by their number along the plane's axis; without a step.
+        thickness: T, odd: a slice and its (T - 1) / 2 neighbours on each side, in ascending order; beyond the ends the
+            outermost slice is repeated.
 
-    Yields:
-        Which slices along the plane's axis, and the slabs (N, T, H, W) centred on them.
+    Returns:
+        (N, T, H, W).
     """
     slices = volume.movedim(PLANE_AXIS[plane], 0)
+    centres = torch.arange(which.start, which.stop, device=volume.device)
     neighbours = torch.arange(thickness, device=volume.device) - thickness // 2
-    for start in range(0, len(slices), batch):
-        centres = torch.arange(start, min(start + batch, len(slices)), device=volume.device)
-        yield slice(start, start + len(centres)), slices[(centres[:, None] + neighbours).clamp(0, len(slices) - 1)]
+    return slices[(centres[:, None] + neighbours).clamp(0, len(slices) - 1)]
+
+
+def slabs(volume: Tensor, plane: str, thickness: int = 1, batch: int = 8) -> Iterator[tuple[slice, Tensor]]:
+    """Cut a whole volume into batches: which slices, and their slabs (N, T, H, W), see :func:`slab`."""
+    count = volume.shape[PLANE_AXIS[plane]]
+    for start in range(0, count, batch):
+        which = slice(start, min(start + batch, count))
+        yield which, slab(volume, plane, which, thickness)
 
 
 def along(volume: Tensor, plane: str, which: slice) -> Tensor:

@@ -1,0 +1,105 @@
+"""Cascades: another model finds the targets in a whole volume, and the model proper segments a crop round each.
+
+The card's "pipeline" says which model locates ("locator"), and of each target: the locator's value for it, whether the
+crop is mirrored from left to right before the networks see it (which were trained on one side), and which value of the
+result each of the model's own values becomes. If the locator's label of a target has a side, so have its structures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import SimpleITK as sitk
+
+from ..errors import ModelError
+from ..models import Label, ModelCard, ModelPackage, find_model
+from ..models.card import CARD_NAME
+from .geometry import Box, Geometry, ModelGrid
+from .structures import find_extents
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the model proper is to segment in one crop.
+
+    Attributes:
+        name: for people, for example "left hippocampus".
+        located_as: the locator's value.
+        mirror: whether the networks see the crop mirrored.
+        labels: by the model's own value, the label of the result.
+    """
+
+    name: str
+    located_as: int
+    mirror: bool
+    labels: dict[int, Label]
+
+
+def find_locator(package: ModelPackage) -> ModelPackage:
+    """The package that locates for ``package``: the one beside it, or the first of that name on the search path.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+    """
+    name = str(package.card.pipeline["locator"])
+    beside = package.path.parent / name
+    try:
+        return find_model(beside if (beside / CARD_NAME).is_file() else name)
+    except ModelError as error:
+        raise ModelError(
+            f"The model {package.card.name} needs the model {name} to find its structures in a whole volume, and that "
+            f"cannot be used: {error.cause}",
+            f"Install {name} too, or give a region of interest round the structure.",
+        ) from error
+
+
+def plan_targets(card: ModelCard, locator: ModelCard) -> list[Target]:
+    """The targets of a card's pipeline.
+
+    Raises:
+        ModelError: the pipeline does not suit the card or the locator.
+    """
+    try:
+        targets = []
+        for entry in card.pipeline["targets"]:
+            where = locator.label(int(entry["locator_value"]))
+            labels = _labels(card, entry["values"], where)
+            targets.append(Target(where.name, where.value, bool(entry.get("mirror")), labels))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"The pipeline of the model {card.name} does not suit its labels or those of {locator.name}: {error!r}.",
+            "Correct the pipeline in model.json, or take the packages again from where they came.",
+        ) from error
+    return targets
+
+
+def locate_targets(
+    targets: Sequence[Target], located: sitk.Image, grid: ModelGrid, margin_mm: float
+) -> list[Box | None]:
+    """The crop for each target on the model's grid: round what the locator found, with a margin; None for nothing."""
+    extents = find_extents(sitk.GetArrayViewFromImage(located), [target.located_as for target in targets])
+    geometry = Geometry.of(located)
+    boxes = [extents[target.located_as].box for target in targets]
+    return [box and grid.geometry.box_of(geometry.cropped(box).corners(), margin_mm) for box in boxes]
+
+
+def sided_pairs(targets: Sequence[Target]) -> list[tuple[int, int]]:
+    """Values (left, right) of the result's structures that are each other's counterpart."""
+    sides: dict[int, dict[str, int]] = {}
+    for target in targets:
+        for own, label in target.labels.items():
+            if label.modifier:
+                sides.setdefault(own, {})[label.modifier.meaning.lower()] = label.value
+    return [(side["left"], side["right"]) for side in sides.values() if {"left", "right"} <= side.keys()]
+
+
+def _labels(card: ModelCard, values: Mapping[str, Any], where: Label) -> dict[int, Label]:
+    labels = {}
+    for own, value in values.items():
+        label = replace(card.label(int(own)), value=int(value))
+        if where.modifier and not label.modifier:
+            label = replace(label, name=f"{where.modifier.meaning.lower()} {label.name}", modifier=where.modifier)
+        labels[int(own)] = label
+    return labels

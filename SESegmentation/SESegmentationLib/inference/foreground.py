@@ -1,0 +1,47 @@
+"""Where in a volume there is anything: networks need not look at air."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .geometry import Box
+
+#: voxels are averaged over blocks of this many along each axis first, so that noise does not count
+BLOCK = 4
+#: brighter than air by this share of the range of intensities is foreground
+THRESHOLD = 0.05
+#: slices in which a smaller share of blocks is foreground hold ghosts and noise
+FEWEST = 0.003
+
+
+def foreground_box(array: np.ndarray, spacing: Sequence[float], margin_mm: float) -> Box:
+    """Box of the body in a volume, and ``margin_mm`` round it.
+
+    Args:
+        array: (k, j, i) intensities of which air's are the lowest.
+        spacing: voxel size along (i, j, k) in mm.
+
+    Returns:
+        A box; the whole volume where there is no air to leave out.
+    """
+    if min(array.shape) < 4 * BLOCK:
+        return tuple(slice(0, n) for n in array.shape)
+    blocks = [n // BLOCK for n in array.shape]
+    trimmed = array[tuple(slice(0, n * BLOCK) for n in blocks)]
+    coarse = trimmed.reshape(blocks[0], BLOCK, blocks[1], BLOCK, blocks[2], BLOCK).mean(axis=(1, 3, 5))
+    low, high = np.percentile(coarse, [1, 99])
+    body = coarse > low + THRESHOLD * (high - low)
+    box = []
+    for axis, (count, step) in enumerate(zip(array.shape, reversed(spacing), strict=True)):
+        share = body.mean(axis=tuple(other for other in range(3) if other != axis))
+        filled = np.flatnonzero(share > FEWEST)
+        if not filled.size:
+            return tuple(slice(0, n) for n in array.shape)
+        margin = int(np.ceil(margin_mm / step))
+        first, last = int(filled[0]) * BLOCK, (int(filled[-1]) + 1) * BLOCK
+        if filled[-1] == blocks[axis] - 1:
+            last = count  # the voxels beyond the last whole block
+        box.append(slice(max(first - margin, 0), min(last + margin, count)))
+    return tuple(box)

@@ -1,0 +1,55 @@
+"""Running out of memory: noticed beforehand where the system tells, and named in one error wherever it happens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ..errors import OutOfMemoryError
+
+REMEDY = "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
+#: how PyTorch's and ITK's allocators on the CPU say it
+_PHRASES = ("can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` means that main or device memory is exhausted."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn every way of running out of memory into :class:`~SESegmentationLib.errors.OutOfMemoryError`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError("There is not enough memory for this volume and model.", REMEDY) from error
+
+
+def require(gigabytes: float) -> None:
+    """Raise OutOfMemoryError if less than ``gigabytes`` of main memory is available; nothing where that is unknown.
+
+    Without this Linux would let the allocation succeed and end the process later.
+    """
+    available = available_gigabytes()
+    if available is not None and available < gigabytes:
+        raise OutOfMemoryError(
+            f"This volume and model need {gigabytes:.1f} GB of memory; {available:.1f} GB are available.", REMEDY
+        )
+
+
+def available_gigabytes() -> float | None:
+    """Main memory that can be had without swapping, in GB (10^9 bytes); None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    return kilobytes * 1024 / 1e9

@@ -1,0 +1,167 @@
+"""From a normalised volume to fused class probabilities: the networks, slice by slice, in every view.
+
+Arrays are (k, j, i) on a model grid, see :mod:`.views`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError, OutOfMemoryError
+from ..models import ModelCard, View
+from .device import fast_precision
+from .memory import REMEDY, is_out_of_memory, require
+from .views import PLANE_AXIS, along, fuse, slab, split_merged
+from .weights import fold_batch_norms
+
+#: pixels of slices that go through a network at once, by kind of device: enough to be quick, few enough to fit
+BATCH_PIXELS = {"cpu": 320_000, "mps": 1_500_000, "cuda": 6_000_000}
+#: the same where memory is scarce
+LOW_MEMORY_PIXELS = 70_000
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the views say of a volume.
+
+    Attributes:
+        probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views.
+        votes: each view's own most probable channel, (k, j, i) uint8 (int16 for more than 256 channels).
+    """
+
+    probabilities: Tensor
+    votes: list[Tensor]
+
+
+class Predictor:
+    """The networks of a model, ready on a device.
+
+    Args:
+        card: views, labels and merged pairs.
+        networks: by name, set to evaluation; they are changed (folded, moved, lowered in precision).
+        device: where they run.
+
+    Raises:
+        ModelError: no view tells left from right, or a network does not suit a view.
+    """
+
+    def __init__(self, card: ModelCard, networks: dict[str, nn.Module], device: torch.device) -> None:
+        _check_views(card, networks)
+        self.device = device
+        #: those last that cannot tell left from right: they need what the others say
+        self.views = sorted(card.views, key=lambda view: view.merged)
+        self._precision = fast_precision(device)
+        self._networks = {
+            name: fold_batch_norms(network).to(device, self._precision, memory_format=torch.channels_last)
+            for name, network in networks.items()
+        }
+        channels = {label.value: channel for channel, label in enumerate(card.labels, start=1)}
+        self._pairs = [(channels[left], channels[right]) for left, right in card.merged_pairs]
+        #: C; what networks give beyond the background and the labels is not used
+        self.classes = len(card.labels) + 1
+
+    def best_view(self) -> View:
+        """The view with the largest weight among those that tell left from right."""
+        return max((view for view in self.views if not view.merged), key=lambda view: view.weight)
+
+    def predict(
+        self,
+        volume: np.ndarray,
+        views: Sequence[View],
+        low_memory: bool = False,
+        report: Callable[[View, float], None] = lambda view, fraction: None,
+    ) -> Prediction:
+        """Look at ``volume`` in ``views`` and fuse what they say.
+
+        Args:
+            volume: (k, j, i) float32, normalised.
+            views: some of ``self.views`` in their order; merged ones only after one that is not.
+            low_memory: small batches, and the fused probabilities in main memory.
+            report: told the view and the fraction of its slices that are done, after each batch; may raise to stop.
+
+        Raises:
+            OutOfMemoryError: not even single slices fit.
+        """
+        on_cpu = low_memory or self.device.type == "cpu"
+        if on_cpu:
+            require(volume.size * (2 * self.classes + 8) / 1e9)
+        limit = LOW_MEMORY_PIXELS if low_memory else BATCH_PIXELS[self.device.type]
+        store = torch.device("cpu") if on_cpu else self.device
+        with torch.inference_mode():
+            image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
+            # channels last: what a network gives for a slice then lies together in every plane
+            total = torch.zeros((*volume.shape, self.classes), dtype=torch.float16, device=store).permute(3, 0, 1, 2)
+            whole = sum(view.weight for view in views)
+            votes = []
+            votes = [self._look(view, image, total, view.weight / whole, limit, report) for view in views]
+        return Prediction(total, votes)
+
+    def _look(
+        self,
+        view: View,
+        image: Tensor,
+        total: Tensor,
+        weight: float,
+        limit: int,
+        report: Callable[[View, float], None],
+    ) -> Tensor:
+        """Add one view to ``total``; its own most probable channels."""
+        votes = torch.empty(total.shape[1:], dtype=torch.uint8 if self.classes <= 256 else torch.int16)
+        votes = votes.to(total.device)
+        count = image.shape[PLANE_AXIS[view.plane]]
+        batch = max(1, min(count, limit // (image.numel() // count)))
+        report(view, 0.0)
+        start = 0
+        while start < count:
+            which = slice(start, min(start + batch, count))
+            try:
+                probabilities = self._probabilities(view, image, which).to(total.device)
+                if view.merged:
+                    probabilities = split_merged(probabilities, along(total, view.plane, which), self._pairs)
+                winners = probabilities.max(dim=1).indices
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                batch //= 2
+                if batch == 0:
+                    raise OutOfMemoryError(
+                        f"A single slice does not fit into the memory of {self.device}.", REMEDY
+                    ) from error
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            fuse(total, view.plane, which, probabilities, weight)
+            along(votes, view.plane, which).copy_(winners)
+            start = which.stop
+            report(view, start / count)
+        return votes
+
+    def _probabilities(self, view: View, image: Tensor, which: slice) -> Tensor:
+        """(N, C, H, W) half precision for the slices ``which``."""
+        slabs = slab(image, view.plane, which, view.thickness).contiguous(memory_format=torch.channels_last)
+        logits = self._networks[view.network](slabs)
+        return torch.softmax(logits.permute(0, 2, 3, 1), dim=-1, dtype=torch.float16).permute(0, 3, 1, 2)
+
+
+def _check_views(card: ModelCard, networks: dict[str, nn.Module]) -> None:
+    remedy = "Correct model.json, or take the model package again from where it came."
+    if card.views and all(view.merged for view in card.views):
+        raise ModelError(f"No view of the model {card.name} tells left from right.", remedy)
+    for view in card.views:
+        network = networks[view.network]
+        classes, thickness = getattr(network, "classes", None), getattr(network, "in_channels", None)
+        if thickness not in (None, view.thickness):
+            raise ModelError(
+                f"The {view.plane} view of {card.name} is {view.thickness} slices thick, its network {thickness}.",
+                remedy,
+            )
+        if classes not in (None, len(card.labels) + 1):
+            raise ModelError(
+                f"The network {view.network!r} of {card.name} has {classes} classes for {len(card.labels)} labels.",
+                remedy,
+            )

@@ -1,0 +1,64 @@
+"""What a segmentation gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import SimpleITK as sitk
+
+from ..models import Label, ModelCard
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about the input or the result that the user should know; never a reason to stop.
+
+    Attributes:
+        code: stable name for programs, for example "contrast".
+        message: what was found, one sentence.
+        consequence: what that means for the result, one sentence.
+    """
+
+    code: str
+    message: str
+    consequence: str
+
+
+@dataclass(frozen=True)
+class StructureResult:
+    """One structure of the result.
+
+    Attributes:
+        label: what it is.
+        voxels: on the input's grid.
+        volume_ml: in ml.
+        confidence: 0 to 1, see :mod:`.uncertainty`; 0 where the structure was not found.
+        centre_lps: mean position of its voxels, LPS in mm; NaN where it was not found.
+    """
+
+    label: Label
+    voxels: int
+    volume_ml: float
+    confidence: float
+    centre_lps: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """Labels, what they measure, and how they came about.
+
+    Attributes:
+        labels: label map with exactly the input's geometry, uint8 or uint16.
+        structures: every structure that was looked for, found or not.
+        timings: seconds by phase.
+        findings: what the user should know.
+        model: the card of the model.
+        device: where the networks ran, for example "cpu" or "cuda".
+    """
+
+    labels: sitk.Image
+    structures: list[StructureResult]
+    timings: dict[str, float]
+    findings: list[Finding]
+    model: ModelCard
+    device: str
