@@ -97,7 +97,6 @@ class Predictor:
             # channels last: what a network gives for a slice then lies together in every plane
             total = torch.zeros((*volume.shape, self.classes), dtype=torch.float16, device=store).permute(3, 0, 1, 2)
             whole = sum(view.weight for view in views)
-            votes = []
             votes = [self._look(view, image, total, view.weight / whole, limit, report) for view in views]
         return Prediction(total, votes)
 
