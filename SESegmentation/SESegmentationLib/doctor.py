@@ -25,7 +25,7 @@ from .errors import ModelError
 from .models import damaged_models, list_models, user_models_folder, verify_weights
 
 OK, WARNING, ERROR = "ok", "warning", "error"
-MINIMUM_PYTHON = (3, 10)
+MINIMUM_PYTHON = (3, 11)
 REQUIRED = ("numpy", "SimpleITK", "safetensors")
 MEMORY_GB = 4.0  # what a whole head takes
 DISK_GB = 2.0  # what torch for CPUs and the results take

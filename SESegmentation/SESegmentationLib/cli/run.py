@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -70,6 +71,8 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     for path in (jobs[0].output, options.report, options.picture):
         if path:
             check_writable(path)
+    # threads that wait by spinning slow each other down tenfold where other programs use the cores too
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ..inference.engine import Engine
     from ..inference.roi import read_roi
 

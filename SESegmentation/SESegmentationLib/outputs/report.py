@@ -40,7 +40,7 @@ def build_report(
     return {
         "input": str(source),
         "output": str(output) if output else None,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "volume": {"size": list(image.GetSize()), "spacing_mm": [round(size, 6) for size in image.GetSpacing()]},
         "model": model_entry(result.model),
         "device": result.device,
