@@ -65,8 +65,8 @@ class VolumeBank:
         images: arrays of the same shapes, intensities normalised; or None.
         voxel_mm: voxel size along (k, j, i), in mm, the same for all volumes.
         mirrored: table of the label that each label becomes in a mirror, (256,) uint8.
-        focus: per volume the box ((low k, j, i), (high k, j, i)) in voxels, high excluded, that slices are drawn from
-            and centred on; the whole volume if None.
+        focus: per volume the box ((low k, j, i), (high k, j, i)) in voxels, high excluded, that slabs are centred on
+            and that slices not chosen by label are drawn from; the whole volume if None.
         device: where the bank lives and slabs are made.
     """
 
@@ -124,10 +124,13 @@ class VolumeBank:
         matrix, mirrored = _random_matrices(batch, deformation, generator)
         matrix = matrix.to(self.device) * (spacing_mm * self.voxel_mm)[None, None]  # steps of one voxel, in mm
         steps = torch.gather(matrix, 2, axes[:, None, :].expand(-1, 3, -1))  # columns: slice, row, column
-        grids = torch.meshgrid(*[_centred(n, self.device) for n in (thickness, *size)], indexing="ij")
-        offsets = torch.einsum("bxs,sthw->bxthw", steps, torch.stack(grids))
+        centre = _on_voxels(centre, axes, (thickness, *size), spacing_mm)
+        across = self._across(volume, centre, axes, steps, thickness, spacing_mm)
+        in_plane = torch.stack(torch.meshgrid(*[_centred(n, self.device) for n in size], indexing="ij"))
         bend = _smooth_field(batch, size, deformation.elastic_mm, generator).to(self.device)
-        points = (centre * self.voxel_mm)[:, :, None, None, None] + offsets + bend[:, :, None]
+        bend += torch.einsum("bxs,shw->bxhw", steps[:, :, 1:], in_plane)
+        points = bend[:, :, None] + (steps[:, :, :1] * across[:, None])[..., None, None]
+        points += (centre * self.voxel_mm)[:, :, None, None, None]
         voxels = points / self.voxel_mm[None, :, None, None, None]
         labels = self._nearest(volume, voxels)
         labels = torch.where(mirrored.to(self.device)[:, None, None, None], self.mirrored[labels.long()], labels)
@@ -143,7 +146,7 @@ class VolumeBank:
         for index in plane.tolist():
             axis = PLANE_AXES[planes[index]][0]
             by_label = self._slices[axis]
-            if torch.rand((), generator=generator) < rare_share:
+            if torch.rand((), generator=generator) < rare_share and by_label:
                 candidates = by_label[int(torch.randint(len(by_label), (), generator=generator))]
                 volume, position = candidates[int(torch.randint(len(candidates), (), generator=generator))]
             else:
@@ -156,6 +159,19 @@ class VolumeBank:
             volumes.append(volume)
             centres.append(centre)
         return torch.tensor(volumes, device=self.device), torch.stack(centres).to(self.device)
+
+    def _across(
+        self, volume: Tensor, centre: Tensor, axes: Tensor, steps: Tensor, thickness: int, spacing_mm: float
+    ) -> Tensor:
+        """Positions (B, T) of a slab's slices, in steps from its middle.
+
+        Beyond the volume's ends the outermost slice is repeated, as inference does.
+        """
+        position = centre.gather(1, axes[:, :1])
+        last = self.shapes[volume].gather(1, axes[:, :1]) - 1
+        direction = torch.sign(steps[:, :, 0].gather(1, axes[:, :1]))  # a mirror turns sagittal slabs round
+        across = direction * _centred(thickness, self.device)
+        return direction * across.clamp(-position / spacing_mm, (last - position) / spacing_mm)
 
     def _nearest(self, volume: Tensor, voxels: Tensor) -> Tensor:
         """Labels at the voxels nearest to ``voxels`` (B, 3, T, H, W); 0 outside."""
@@ -199,6 +215,13 @@ def _slices_by_label(labels: Sequence[np.ndarray], axis: int) -> list[list[tuple
 
 def _centred(count: int, device: torch.device) -> Tensor:
     return torch.arange(count, dtype=torch.float32, device=device) - (count - 1) / 2
+
+
+def _on_voxels(centre: Tensor, axes: Tensor, counts: Sequence[int], spacing_mm: float) -> Tensor:
+    """Move centres (B, 3) by half a voxel at most, so that the pixels of a slab that is not deformed are voxels."""
+    reach = spacing_mm * (torch.tensor(counts, device=centre.device) - 1) / 2
+    reach = torch.zeros_like(centre).scatter(1, axes, reach.expand(len(axes), -1))
+    return torch.floor(centre - reach + 0.5) + reach
 
 
 def _random_matrices(batch: int, deformation: Deformation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
