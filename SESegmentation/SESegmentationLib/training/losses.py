@@ -31,7 +31,7 @@ def merge_pairs(logits: Tensor, pairs: Sequence[tuple[int, int]], merged: Tensor
     left, right = (torch.tensor(side, device=logits.device) for side in zip(*pairs, strict=True))
     part = logits[merged]
     joined = torch.logaddexp(part[:, left], part[:, right])
-    part = part.index_copy(1, left, joined).index_fill(1, right, -30.0)
+    part = part.index_copy(1, left, joined).index_fill(1, right, torch.finfo(part.dtype).min)
     return logits.index_put((merged.nonzero().flatten(),), part)
 
 
@@ -94,7 +94,8 @@ def median_frequency_weights(counts: Tensor) -> Tensor:
     frequency = counts.double() / counts.double().sum().clamp(min=1)
     present = frequency > 0
     weights = torch.zeros_like(frequency)
-    weights[present] = frequency[present].median() / frequency[present]
+    if present.any():
+        weights[present] = frequency[present].quantile(0.5) / frequency[present]
     return weights.float()
 
 

@@ -60,7 +60,14 @@ class TissuePriors:
                 "Point the recipe's priors to a folder with SynthSeg's .npy files.",
             ) from error
         values, classes, targets, means, spreads = arrays
-        if not len(values) == len(classes) == len(targets) or classes.max() >= means.shape[1]:
+        fit = (
+            values.ndim == 1
+            and values.shape == classes.shape == targets.shape
+            and means.shape == spreads.shape == (2, classes.max() + 1)
+            and values[0] == classes[0] == 0
+            and len(set(values.tolist())) == len(values) <= 256
+        )
+        if not fit:
             raise InputError(f"The intensity priors in {folder} do not fit each other.", "Use files of one set.")
         return cls(values, classes, targets, means, spreads)
 

@@ -1,0 +1,84 @@
+"""Random changes of how an image looks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from SESegmentationLib.training.appearance import Appearance, bias_field, change_appearance, gaussian_blur, random_blur
+
+NOTHING = Appearance(bias=0, blur_pixels=0, gamma=0, noise=0, gain=0, invert=0)
+
+
+def images(seed: int = 0) -> torch.Tensor:
+    return torch.rand(4, 3, 20, 24, generator=torch.Generator().manual_seed(seed))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_zero_strengths_change_nothing():
+    assert torch.equal(change_appearance(images(), NOTHING, generator()), images())
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_changed_images_stay_finite_and_near_their_range(seed):
+    strength = Appearance(bias=0.3, blur_pixels=2, gamma=0.3, noise=0.05, gain=0.2, invert=0.3)
+    changed = change_appearance(images(seed), strength, generator(seed))
+    assert changed.shape == (4, 3, 20, 24)
+    assert torch.isfinite(changed).all()
+    assert float(changed.min()) > -6
+    assert float(changed.max()) < 12
+
+
+@pytest.mark.parametrize("change", ["bias", "blur_pixels", "gamma", "noise", "gain", "invert"])
+def test_every_change_does_something_by_itself_and_follows_the_seed(change):
+    strength = Appearance(**{**vars(NOTHING), change: 0.7})
+    first, again, other = (change_appearance(images(), strength, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, images())
+    assert not torch.equal(first, other)
+
+
+def test_gamma_keeps_black_white_and_the_order_of_intensities():
+    ramp = torch.linspace(0, 1, 50).reshape(1, 1, 5, 10)
+    changed = change_appearance(ramp, Appearance(**{**vars(NOTHING), "gamma": 0.5}), generator(3)).flatten()
+    assert float(changed[-1]) == 1
+    assert float(changed[0]) < 0.02
+    assert (changed.diff() > 0).all()
+
+
+def test_the_blur_is_gaussian_with_a_deviation_of_its_own_for_each_image_and_direction():
+    sigmas = torch.tensor([[0.6, 1.5], [1.1, 0.6], [0.0, 1.0], [1.4, 0.1]])
+    blurred = gaussian_blur(images(), sigmas)
+    radius = round(2.5 * 1.5)
+    for image, result, sigma in zip(images(), blurred, sigmas, strict=True):
+        # no deviation below 0.1 pixels, which does nothing
+        expected = ndimage.gaussian_filter(
+            image.numpy(), (0, *sigma.clamp(min=0.1).tolist()), radius=(0, radius, radius), mode="constant"
+        )
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_blur_mixes_slices_only_with_their_neighbours_and_leaves_some_images_sharp():
+    impulse = torch.zeros(60, 5, 9, 9)
+    impulse[:, 0, 4, 4] = 1
+    blurred = random_blur(impulse, 1.0, generator())
+    assert not blurred[:, 2:].any()
+    assert blurred[:, 1].any()
+    sharp = sum(torch.equal(one, two) for one, two in zip(impulse, blurred, strict=True))
+    assert 5 < sharp < 30  # 30 % of them
+
+
+def test_the_bias_field_is_positive_and_smooth():
+    field = bias_field(torch.zeros(8, 3, 64, 64), 0.3, generator())
+    assert field.shape == (8, 1, 64, 64)
+    assert float(field.min()) > 0
+    assert float(field.diff(dim=-1).abs().max()) < 0.08  # from pixel to pixel
+    assert float(field.std()) > 0.02
