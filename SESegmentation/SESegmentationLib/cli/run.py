@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CancelledError, DeviceError, ModelError, SegmentationError, UsageError
+from ..errors import CancelledError, DeviceError, ModelError, UsageError
 from ..models import find_model
 from ..outputs.files import OutputFiles, check_writable
 from .entry import as_segmentation_error, report_failure
@@ -76,28 +76,47 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     from ..inference.engine import Engine
     from ..inference.roi import read_roi
 
-    reports, first_code = [], 0
+    reports, first_code, alone = [], 0, len(jobs) == 1
     with ProgressBar() as progress:
         region = read_roi(options.roi) if options.roi else None
         engine = Engine(package, device=options.device)
         for number, job in enumerate(jobs, start=1):
-            progress.subject(f"{number}/{len(jobs)} {job.source.name}" if len(jobs) > 1 else job.source.name)
-            try:
-                report = _segment(engine, job, region, options, progress, alone=len(jobs) == 1)
-            except (ModelError, DeviceError, CancelledError):  # they concern every volume
-                raise
-            except Exception as error:
-                if len(jobs) == 1:
-                    raise
-                report = _failure(job, as_segmentation_error(error))
-                code = report_failure(error, subject=str(job.source))
-                first_code = first_code or code
+            progress.subject(f"{number}/{len(jobs)} {job.source.name}" if not alone else job.source.name)
+            report, code = _attempt(engine, job, region, options, progress, alone)
+            first_code = first_code or code
             reports.append(report)
-    if options.report and len(jobs) > 1:
+            if not alone and not options.as_json:
+                with progress.paused():
+                    _print_line(report)
+    if alone:
+        (print_json if options.as_json else print_segmentation)(reports[0])
+        return first_code
+    if options.report:
         with OutputFiles() as files:
             _write_json(files.begin(options.report), reports)
-    _show(reports, options.as_json)
+    if options.as_json:
+        print_json(reports)
+    done = sum("error" not in report for report in reports)
+    print(f"{done} of {len(reports)} volumes segmented.", file=sys.stderr)
     return first_code
+
+
+def _attempt(
+    engine: Engine, job: Job, region: sitk.Image | None, options: RunOptions, progress: ProgressBar, alone: bool
+) -> tuple[dict[str, Any], int]:
+    """Report of one volume, and 0; of one among several that fails, what is to be said of it, and its exit code."""
+    try:
+        return _segment(engine, job, region, options, progress, alone), 0
+    except (ModelError, DeviceError, CancelledError):  # they concern every volume
+        raise
+    except Exception as error:
+        if alone:
+            raise
+        known = as_segmentation_error(error)
+        failure = {"code": known.code, "cause": known.cause, "remedy": known.remedy}
+        with progress.paused():
+            code = report_failure(known, subject=str(job.source))
+        return {"input": str(job.source), "output": None, "error": failure}, code
 
 
 def _segment(
@@ -130,30 +149,12 @@ def _segment(
     return report
 
 
-def _failure(job: Job, error: SegmentationError) -> dict[str, Any]:
-    """Entry in the list of reports for a volume that failed."""
-    return {
-        "input": str(job.source),
-        "output": None,
-        "error": {"code": error.code, "cause": error.cause, "remedy": error.remedy},
-    }
-
-
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _show(reports: list[dict[str, Any]], as_json: bool) -> None:
-    """The result on stdout: JSON; a table for one volume; a line each for several."""
-    done = [report for report in reports if "error" not in report]
-    if as_json:
-        print_json(reports[0] if len(reports) == 1 else reports)
-    elif len(reports) == 1:
-        print_segmentation(reports[0])
-        return
-    for report in done:
-        print_findings(report, subject=f"{report['input']}: " if len(reports) > 1 else "")
-        if not as_json:
-            print(f"{report['input']} -> {report['output']}")
-    if not as_json:
-        print(f"{len(done)} of {len(reports)} volumes segmented.", file=sys.stderr)
+def _print_line(report: dict[str, Any]) -> None:
+    """One of several volumes that is done, in one line, after what was noticed."""
+    if "error" not in report:
+        print_findings(report, subject=f"{report['input']}: ")
+        print(f"{report['input']} -> {report['output']}", flush=True)

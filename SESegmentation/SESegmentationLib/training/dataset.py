@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..inference.geometry import to_model_grid
+from ..inference.geometry import Geometry, to_model_grid
 from ..inference.intensity import normalise
 from ..inference.reading import read_label_volume, read_volume
 from ..models.card import ModelCard
@@ -52,12 +52,20 @@ def find_cases(dataset: Path) -> list[Case]:
     return cases
 
 
-def find_label_maps(dataset: Path) -> list[Path]:
-    """Label maps directly in ``dataset``; InputError where there are none."""
+def find_label_maps(dataset: Path) -> dict[str, Path]:
+    """Label maps directly in ``dataset``, by name; InputError where there are none."""
     maps = volumes_in(dataset) if dataset.is_dir() else []
     if not maps:
         raise InputError(f"There are no label maps in {dataset}.", "Give the folder that holds the volumes.")
-    return maps
+    return {_stem(path)[0]: path for path in maps}
+
+
+def same_grid(first: sitk.Image, second: sitk.Image) -> bool:
+    """Whether the voxels of two images lie at the same places, to a tenth of a voxel."""
+    if first.GetSize() != second.GetSize():
+        return False
+    apart = np.abs(Geometry.of(first).corners() - Geometry.of(second).corners())
+    return bool(apart.max() < 0.1 * min(first.GetSpacing()))
 
 
 def load_case(case: Case, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
@@ -67,8 +75,11 @@ def load_case(case: Case, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
         InputError: image and label differ in geometry, or a label value is unknown to the card.
     """
     image, label = read_volume(case.image), read_label_volume(case.label)
-    if image.GetSize() != label.GetSize() or not np.allclose(image.GetSpacing(), label.GetSpacing(), atol=1e-3):
-        raise InputError(f"Image and label of {case.name} differ in size or spacing.", "Resample the label.")
+    if not same_grid(image, label):
+        raise InputError(
+            f"Image and label of {case.name} differ in size, spacing, origin or direction.",
+            "Resample the label to the image, or correct the header that is wrong.",
+        )
     on_grid, grid = to_model_grid(image, card)
     table = {0: 0} | {entry.value: channel for channel, entry in enumerate(card.labels, start=1)}
     values = grid.labels_to_grid(label)
@@ -93,7 +104,11 @@ def load_label_map(path: Path, values: Sequence[int], card: ModelCard) -> np.nda
 
 
 def box_round(mask: np.ndarray, margin: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Bounding box (low, high) of a mask, high excluded, with a margin in voxels per axis, inside the array."""
+    """Bounding box (low, high) of a mask, high excluded, with a margin in voxels per axis, inside the array.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
     inside = np.argwhere(mask)
     margin = np.round(margin).astype(int)
     return np.maximum(inside.min(0) - margin, 0), np.minimum(inside.max(0) + 1 + margin, mask.shape)

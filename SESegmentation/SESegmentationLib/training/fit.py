@@ -1,27 +1,30 @@
-"""Fit one network to a source: schedule, moving average, validation, checkpoints, logs, several processes."""
+"""Fit one network to a source: schedule, moving average, validation, checkpoints, several processes."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..errors import InputError, SegmentationError
+from ..models.card import View
 from ..progress import Progress, no_progress
 from .checkpoint import load_checkpoint, save_checkpoint
-from .losses import merge_pairs, segmentation_loss
+from .log import Log
+from .losses import boundary_weights, median_frequency_weights, merge_pairs, segmentation_loss
+from .processes import as_first_process, rank_and_count
 from .recipe import Phase, Recipe
-from .sources import Source
+from .sources import Batch, Source
 
-#: seconds between checkpoints
-CHECKPOINT_SECONDS = 60.0
+#: steps between entries of the log
+LOG_STEPS = 50
 
 
 @dataclass
@@ -31,9 +34,10 @@ class FitState:
     Attributes:
         step: steps done.
         seconds: time spent, all resumed runs together.
-        best_dice, best_step: best validation so far.
-        stale: validations since then.
+        best_dice, best_step: best validation of the last phase so far.
+        stale: validations of the last phase since then.
         stopped: whether it ended early.
+        history: "step" and "mean" Dice of every validation.
     """
 
     step: int = 0
@@ -72,18 +76,27 @@ class Schedule:
         return self.peak * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * part)))
 
     def phase(self, step: int) -> Phase:
-        """The phase that ``step`` falls into."""
+        """The phase that ``step``, counted from 0, falls into."""
         for phase in self.phases:
             if step < phase.steps:
                 return phase
             step -= phase.steps
         return self.phases[-1]
 
+    def work(self, steps: int) -> int:
+        """Pixels seen in the first ``steps``, to which the time they take is proportional."""
+        pixels = 0
+        for phase in self.phases:
+            part = min(steps, phase.steps)
+            pixels += part * phase.batch * phase.size[0] * phase.size[1]
+            steps -= part
+        return pixels
+
 
 def fit_network(
     network: nn.Module,
     source: Source,
-    views: Sequence,
+    views: Sequence[View],
     pairs: Sequence[tuple[int, int]],
     recipe: Recipe,
     schedule: Schedule,
@@ -94,78 +107,124 @@ def fit_network(
 ) -> tuple[dict[str, Tensor], FitState]:
     """Train ``network`` for ``views`` and return the averaged weights and the course.
 
-    A checkpoint ``<name>.checkpoint.safetensors`` in ``folder`` is resumed if present and written every minute. Under
-    ``torchrun`` every process draws batches of its own and gradients are averaged.
+    A checkpoint ``<name>.checkpoint.safetensors`` in ``folder`` is resumed if present, and written as often as the
+    recipe says. Under ``torchrun`` every process draws batches of its own and gradients are averaged; the first one
+    validates, writes and reports.
 
     Args:
         pairs: output channels (left, right) that merged views sum.
         schedule: phases and learning rate.
         folder: for checkpoint, ``<name>.log.jsonl`` and TensorBoard events.
+
+    Raises:
+        InputError: the checkpoint is damaged or belongs to another network.
+        SegmentationError: the loss is no longer a number.
+        CancelledError: from ``progress``.
     """
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    rank, world = rank_and_count()
     network = network.to(device, memory_format=torch.channels_last)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.fit.average), use_buffers=True)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.fit.weight_decay)
     parts: dict[str, nn.Module] = {"network": network, "average": average}
     checkpoint = folder / f"{name}.checkpoint.safetensors"
-    state = FitState()
-    if checkpoint.exists():
-        state = FitState(**load_checkpoint(checkpoint, parts, optimizer))
+    state = _resumed(checkpoint, parts, optimizer)
     trained = nn.parallel.DistributedDataParallel(network) if world > 1 else network
-    log = Log(folder, name) if rank == 0 else None
+    class_weights = None
+    if recipe.fit.class_balance:
+        class_weights = median_frequency_weights(source.class_counts()).to(device)
     started = saved = time.monotonic()
-    earlier, first_step = state.seconds, state.step
-    total = schedule.steps
+    earlier, first = state.seconds, schedule.work(state.step)
+    total, work = schedule.steps, schedule.work(schedule.steps)
 
-    while state.step < total and not state.stopped:
-        rate = schedule.learning_rate(state.step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        # seeded by the step, so that a resumed run goes on exactly as an uninterrupted one
-        generator = torch.Generator().manual_seed((recipe.fit.seed * 1_000_003 + state.step) * 64 + rank)
-        torch.manual_seed(generator.initial_seed())
-        batch = source.batch(views, schedule.phase(state.step), generator)
-        network.train()
-        loss = _loss(trained, batch, pairs, recipe, device)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
-        average.update_parameters(network)
-        state.step += 1
+    with Log(folder, name, state.step) if rank == 0 else nullcontext() as log:
+        while state.step < total and not state.stopped:
+            rate = schedule.learning_rate(state.step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            phase = schedule.phase(state.step)
+            # seeded by the step, so that a resumed run goes on exactly as an uninterrupted one
+            generator = torch.Generator().manual_seed((recipe.fit.seed * 1_000_003 + state.step) * 64 + rank)
+            torch.manual_seed(generator.initial_seed())
+            batch = source.batch(views, phase, generator)
+            network.train()
+            loss = _loss(trained, batch, pairs, class_weights, recipe, device)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
+            average.update_parameters(network)
+            state.step += 1
 
-        now = time.monotonic()
-        state.seconds = earlier + now - started
-        if log and state.step % 50 == 0:
-            log.write(
-                {"step": state.step, "loss": float(loss.detach()), "rate": rate, "seconds": round(state.seconds, 1)}
-            )
-        if recipe.fit.validate_every and state.step % recipe.fit.validate_every == 0:
-            phase = schedule.phase(state.step - 1)
-            dice = validate(average.module, source, views, pairs, recipe, phase, device)
-            _note_validation(state, dice, recipe.fit.patience)
+            now = time.monotonic()
+            state.seconds = earlier + now - started
+            if recipe.data.validation and recipe.fit.validate_every and state.step % recipe.fit.validate_every == 0:
+                if log:
+                    dice = validate(average.module, source, views, pairs, recipe, phase, device)
+                    _note_validation(state, dice, recipe.fit.patience if phase is schedule.phases[-1] else None)
+                    log.write({"step": state.step, "validation": state.history[-1]["mean"], "dice": dice})
+                state.stopped = as_first_process(state.stopped, device)
             if log:
-                log.write({"step": state.step, "validation": state.history[-1]["mean"], "dice": dice})
-        if rank == 0 and (now - saved > CHECKPOINT_SECONDS or state.step == total or state.stopped):
-            save_checkpoint(checkpoint, parts, optimizer, vars(state))
-            saved = now
-        pace = (now - started) / (state.step - first_step)
-        progress(f"train {name}", state.step / total, pace * (total - state.step))
+                due = now - saved >= recipe.fit.checkpoint_seconds or state.step == total or state.stopped
+                if due or state.step % LOG_STEPS == 0:
+                    entry = {"step": state.step, "loss": _finite(loss, state.step), "rate": rate}
+                    log.write({**entry, "seconds": round(state.seconds, 1)})
+                if due:
+                    save_checkpoint(checkpoint, parts, optimizer, vars(state))
+                    saved = now
+                done = schedule.work(state.step)
+                progress(f"train {name}", done / work, (now - started) / (done - first) * (work - done))
     return {key: value.cpu() for key, value in average.module.state_dict().items()}, state
 
 
-def _loss(network: nn.Module, batch, pairs: Sequence[tuple[int, int]], recipe: Recipe, device: torch.device) -> Tensor:
-    images = batch.images.contiguous(memory_format=torch.channels_last)
+def _resumed(checkpoint: Path, parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> FitState:
+    """The state in ``checkpoint``, with its parts restored; a new one where there is no checkpoint."""
+    if not checkpoint.exists():
+        return FitState()
+    entries = load_checkpoint(checkpoint, parts, optimizer)
+    try:
+        return FitState(**entries)
+    except TypeError as error:
+        raise InputError(
+            f"The checkpoint {checkpoint} comes from another version: {error}.", "Delete it to start again."
+        ) from error
+
+
+def _loss(
+    network: nn.Module,
+    batch: Batch,
+    pairs: Sequence[tuple[int, int]],
+    class_weights: Tensor | None,
+    recipe: Recipe,
+    device: torch.device,
+) -> Tensor:
+    logits = _logits(network, batch, pairs, recipe, device)
+    pixel_weights = boundary_weights(batch.target, recipe.fit.boundary) if recipe.fit.boundary else None
+    return segmentation_loss(logits, batch.target, class_weights, pixel_weights)
+
+
+def _logits(
+    network: nn.Module, batch: Batch, pairs: Sequence[tuple[int, int]], recipe: Recipe, device: torch.device
+) -> Tensor:
+    """Logits (N, C, H, W), left and right merged where the view asks for it."""
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.fit.bf16):
-        logits = network(images)
-    return segmentation_loss(merge_pairs(logits.float(), pairs, batch.merged), batch.target)
+        logits = network(batch.images.contiguous(memory_format=torch.channels_last))
+    return merge_pairs(logits.float(), pairs, batch.merged)
+
+
+def _finite(loss: Tensor, step: int) -> float:
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise SegmentationError(
+            f"The training diverged: at step {step} the loss is {value}.", "Lower learning_rate in the recipe's [fit]."
+        )
+    return value
 
 
 @torch.no_grad()
 def validate(
     network: nn.Module,
     source: Source,
-    views: Sequence,
+    views: Sequence[View],
     pairs: Sequence[tuple[int, int]],
     recipe: Recipe,
     phase: Phase,
@@ -177,44 +236,23 @@ def validate(
     for index in range(recipe.fit.validation_batches):
         generator = torch.Generator().manual_seed(10_000_019 + index)
         batch = source.validation_batch(views, phase, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.fit.bf16):
-            logits = network(batch.images.contiguous(memory_format=torch.channels_last))
-        predicted = merge_pairs(logits.float(), pairs, batch.merged).argmax(1)
-        classes = logits.shape[1]
+        logits = _logits(network, batch, pairs, recipe, device)
+        predicted, classes = logits.argmax(1), logits.shape[1]
         overlap += torch.bincount(batch.target[predicted == batch.target], minlength=classes)
         size += torch.bincount(batch.target.flatten(), minlength=classes)
         size += torch.bincount(predicted.flatten(), minlength=classes)
     return [2 * int(o) / int(s) if s else None for o, s in zip(overlap[1:], size[1:], strict=True)]
 
 
-def _note_validation(state: FitState, dice: list[float | None], patience: int) -> None:
+def _note_validation(state: FitState, dice: list[float | None], patience: int | None) -> None:
+    """Add a validation to ``state``; ``patience`` is None before the last phase, which alone may end early."""
     known = [d for d in dice if d is not None]
     mean = sum(known) / max(len(known), 1)
     state.history.append({"step": state.step, "mean": round(mean, 4)})
+    if patience is None:
+        return
     if mean > state.best_dice:
         state.best_dice, state.best_step, state.stale = mean, state.step, 0
     else:
         state.stale += 1
     state.stopped = bool(patience) and state.stale >= patience
-
-
-class Log:
-    """The course of a fit as JSON lines, and as TensorBoard events where TensorBoard is installed."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._path = folder / f"{name}.log.jsonl"
-        self._board: Callable | None = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        self._board = SummaryWriter(str(folder / "tensorboard" / name)).add_scalar
-
-    def write(self, entry: dict) -> None:
-        """Append one line; numbers go to TensorBoard under their keys."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-        if self._board:
-            for key, value in entry.items():
-                if key != "step" and isinstance(value, int | float):
-                    self._board(key, value, entry["step"])

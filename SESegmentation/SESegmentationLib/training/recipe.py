@@ -10,14 +10,16 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError
 from .appearance import Appearance
-from .slabs import PLANE_AXES, Deformation
+from .slabs import Deformation
 from .synthesis import Synthesis
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
+#: what ``source`` in [data] may be
+SOURCE_KINDS = ("folder", "label-maps")
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,12 @@ class Fit:
         average: decay of the moving average of the weights, which is what is kept.
         bf16: autocast to bfloat16.
         rare_share: share of slabs centred on a slice that holds a label drawn uniformly.
-        validate_every: steps between validations; 0 for none.
+        class_balance: weigh the cross-entropy of a class by median frequency over its own.
+        boundary: extra weight of the cross-entropy at boundaries within a slice (the paper's protocol: 2).
+        validate_every: steps between validations, where cases are kept out for them; 0 for none.
         validation_batches: batches per validation.
-        patience: validations without improvement before stopping early; 0 for never.
+        patience: validations without improvement before the last phase stops early; 0 for never.
+        checkpoint_seconds: time between checkpoints.
     """
 
     seed: int = 0
@@ -61,9 +66,12 @@ class Fit:
     average: float = 0.998
     bf16: bool = True
     rare_share: float = 0.5
+    class_balance: bool = False
+    boundary: float = 0.0
     validate_every: int = 500
     validation_batches: int = 20
     patience: int = 0
+    checkpoint_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -75,9 +83,9 @@ class Data:
         validation: number of cases kept out for validation.
         test: number of cases kept out for the card's accuracy.
         split_seed: of the shuffle that splits the cases.
-        priors: folder of tissue priors, relative to the dataset ("label-maps" only, as the next two).
+        priors: folder of tissue priors, relative to the dataset ("label-maps" only, as the next one).
         fluid_values: values learnt that skull stripping may remove (cerebrospinal fluid round the brain).
-        mirrored_pairs: (left, right) values in the maps, exchanged in a mirror.
+        mirrored_pairs: (left, right) values in the files, exchanged in a mirror; the card's merged pairs always are.
     """
 
     source: str = "folder"
@@ -128,31 +136,45 @@ class Recipe:
     def from_dict(cls, entries: dict[str, Any], origin: str = "the recipe") -> Recipe:
         """Build a recipe from parsed TOML; raises UsageError naming the entry at fault."""
         try:
-            arguments = dict(entries)
-            arguments["phases"] = [_build(Phase, phase) for phase in entries["phases"]]
-            arguments["specialise"] = [_build(Phase, phase) for phase in entries.get("specialise", [])]
-            for part in ("data", "fit", "deformation", "appearance", "synthesis"):
-                if part in arguments:
-                    kind = next(f.default_factory for f in dataclasses.fields(cls) if f.name == part)
-                    arguments[part] = _build(kind, arguments[part])
-            recipe = cls(**arguments)
-            unknown = {view["plane"] for view in recipe.card["views"]} - set(PLANE_AXES)
-            if unknown:
-                raise ValueError(f"unknown plane {', '.join(unknown)}")
-            return recipe
-        except (KeyError, TypeError, ValueError) as error:
+            recipe = _converted(entries, cls, "")
+            _check(recipe)
+        except ValueError as error:
             raise UsageError(f"{origin}: {error}.", "Compare it with a recipe that is shipped.") from error
+        return recipe
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for the record kept with the model."""
         return dataclasses.asdict(self)
 
 
-def _read(name_or_file: str | Path) -> dict[str, Any]:
-    """The entries of a recipe, those it extends included."""
+def _check(recipe: Recipe) -> None:
+    """Raise ValueError where entries that are well by themselves make no sense together."""
+    data, fit, appearance = recipe.data, recipe.fit, recipe.appearance
+    phases = [*recipe.phases, *recipe.specialise]
+    positive = all(min(phase.steps, phase.batch, *phase.size, phase.spacing) > 0 for phase in phases)
+    intensity = recipe.card.get("intensity")
+    zscore = isinstance(intensity, dict) and intensity.get("type") == "zscore"
+    unfit = appearance.bias or appearance.gamma or appearance.invert
+    checks = (
+        (recipe.phases, "there is no phase"),
+        (positive, "steps, batch, size and spacing of a phase must be above 0"),
+        (data.source in SOURCE_KINDS, f"[data] source is one of {', '.join(SOURCE_KINDS)}, not {data.source!r}"),
+        (min(data.validation, data.test) >= 0, "[data] validation and test are numbers of cases"),
+        (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),
+        (not (zscore and unfit), "[appearance] bias, gamma and invert must be 0 where intensities have the mean 0"),
+    )
+    for well, problem in checks:
+        if not well:
+            raise ValueError(problem)
+
+
+def _read(name_or_file: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The entries of a recipe, those it extends included; ``extended_by``: files on the way here."""
     path = Path(name_or_file)
     if path.suffix != ".toml":
         path = RECIPES_FOLDER / f"{name_or_file}.toml"
+    elif extended_by:
+        path = extended_by[-1].parent / path
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -160,8 +182,11 @@ def _read(name_or_file: str | Path) -> dict[str, Any]:
         raise UsageError(f"There is no recipe {name_or_file}.", f"Give a .toml file or one of: {names}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"The recipe {path} cannot be read: {error}.", "Correct the file.") from error
+    path = path.resolve()
+    if path in extended_by:
+        raise UsageError(f"The recipe {path} extends itself.", "Let it extend another one, or none.")
     base = entries.pop("extends", None)
-    return _merged(_read(base), entries) if base else entries
+    return _merged(_read(str(base), (*extended_by, path)), entries) if base else entries
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -169,6 +194,36 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return base | changes | both
 
 
-def _build(kind: Any, entries: dict[str, Any]) -> Any:
-    """Dataclass from a TOML table, lists as tuples; TypeError names an unknown entry."""
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()})
+def _converted(value: Any, kind: Any, where: str) -> Any:
+    """A TOML value as what a dataclass declares; ValueError says ``where`` another type stands."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _built(kind, value, where)
+    if origin is list and isinstance(value, list):
+        return [_converted(entry, parts[0], f"{where}[{index}]") for index, entry in enumerate(value)]
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
+        if len(kinds) == len(value):
+            return tuple(_converted(*both, f"{where}[{i}]") for i, both in enumerate(zip(value, kinds, strict=True)))
+    if origin is dict and isinstance(value, dict):
+        return value
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", tuple: "other numbers"}
+    raise ValueError(f"{where} is {value!r}, expected {names.get(kind) or names.get(origin) or 'a table'}")
+
+
+def _built(kind: Any, entries: dict[str, Any], where: str) -> Any:
+    """A dataclass from a TOML table."""
+    hints = get_type_hints(kind)
+    below = f"{where}." if where else ""
+    unknown = [key for key in entries if key not in hints]
+    if unknown:
+        raise ValueError(f"there is no entry {below}{unknown[0]}")
+    for entry in dataclasses.fields(kind):
+        optional = entry.default is not dataclasses.MISSING or entry.default_factory is not dataclasses.MISSING
+        if entry.name not in entries and not optional:
+            raise ValueError(f"the entry {below}{entry.name} is missing")
+    return kind(**{key: _converted(value, hints[key], f"{below}{key}") for key, value in entries.items()})

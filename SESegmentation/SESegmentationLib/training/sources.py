@@ -6,7 +6,7 @@ A source hands out batches of network inputs and targets; it knows nothing of ne
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..models.card import ModelCard
+from ..errors import InputError, UsageError
+from ..models.card import ModelCard, View
+from ..models.terminology import LEFT, RIGHT
 from .appearance import change_appearance
 from .dataset import Case, box_round, find_cases, find_label_maps, load_case, load_label_map
 from .losses import merge_target
 from .recipe import Phase, Recipe
-from .slabs import Deformation, VolumeBank
+from .slabs import Deformation, Slabs, VolumeBank
 from .synthesis import ImageSynthesiser, TissuePriors
 
 #: no deformation at all, for validation
@@ -48,10 +49,10 @@ class Batch:
 class Source(Protocol):
     """Hands out batches for the views of one network."""
 
-    def batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+    def batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
         """A random, deformed batch of training cases."""
 
-    def validation_batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+    def validation_batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
         """A batch of validation cases, not deformed."""
 
     def class_counts(self) -> Tensor:
@@ -91,6 +92,10 @@ class FolderSource:
         recipe: what to train.
         card: the model's grid, labels and intensities.
         device: where batches are made.
+
+    Raises:
+        InputError: the folder has no usable cases, or too few.
+        UsageError: the recipe mirrors labels of one side without naming those of the other.
     """
 
     def __init__(self, dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> None:
@@ -99,24 +104,26 @@ class FolderSource:
         self.recipe = recipe
         self.card = card
         self.device = device
+        self._mirrored = mirror_table(card, recipe)
         self._banks = {
             name: self._bank([cases[case] for case in group]) if group else None
             for name, group in (("training", self.split.training), ("validation", self.split.validation))
         }
+        if not self._banks["training"].labels.any():
+            raise InputError("The labels of all training cases are empty: there is nothing to learn.", "Add labels.")
 
     def _bank(self, cases: Sequence[Case]) -> VolumeBank:
         images, labels = zip(*(load_case(case, self.card) for case in cases), strict=True)
-        spacing = self.card.spacing[::-1]
-        return VolumeBank(labels, images, spacing, mirror_table(self.card), device=self.device)
+        return VolumeBank(labels, images, self.card.spacing[::-1], self._mirrored, device=self.device)
 
-    def batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+    def batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
         return self._draw("training", views, phase, self.recipe.deformation, generator)
 
-    def validation_batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+    def validation_batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
         return self._draw("validation", views, phase, UPRIGHT, generator)
 
     def _draw(
-        self, group: str, views: Sequence, phase: Phase, deformation: Deformation, generator: torch.Generator
+        self, group: str, views: Sequence[View], phase: Phase, deformation: Deformation, generator: torch.Generator
     ) -> Batch:
         slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
         images = slabs.images
@@ -132,38 +139,47 @@ class SynthesisSource:
     """Images synthesised from label maps, new ones at every step.
 
     Args: as :class:`FolderSource`; ``dataset`` holds label maps and a folder of tissue priors.
+
+    Raises:
+        InputError: maps or priors are missing or cannot be used.
+        UsageError: the recipe names labels that the priors do not know.
     """
 
     def __init__(self, dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> None:
-        maps = {path.name.split(".")[0]: path for path in find_label_maps(dataset)}
+        maps = find_label_maps(dataset)
         self.split = split_cases(list(maps), recipe.data.validation, recipe.data.test, recipe.data.split_seed)
         priors = TissuePriors.from_folder(dataset / recipe.data.priors)
         self.recipe = recipe
         self.card = card
-        channels = {label.value: channel for channel, label in enumerate(card.labels, start=1)}
-        learnt = np.where(np.isin(priors.values, recipe.data.fluid_values), priors.values, priors.targets)
+        channels = channels_by_value(card)
+        fluid = np.isin(priors.values, recipe.data.fluid_values)
+        learnt = np.where(fluid, priors.values, priors.targets)
+        _check_known(channels, learnt, "The recipe's labels")
         targets = np.array([channels.get(int(value), 0) for value in learnt])
         self.targets = torch.as_tensor(targets, device=device)
-        fluid = np.isin(priors.values, recipe.data.fluid_values)
         brain = (targets > 0) & ~fluid
         self.synthesise = ImageSynthesiser(priors, recipe.synthesis, brain, fluid, device)
-        mirrored = np.arange(256, dtype=np.uint8)
-        mirrored[: len(priors.values)] = mirrored_indices(priors.values, recipe.data.mirrored_pairs)
+        positions = {int(value): position for position, value in enumerate(priors.values)}
+        _check_known([value for pair in recipe.data.mirrored_pairs for value in pair], positions, "mirrored_pairs")
+        mirrored = exchanged((positions[left], positions[right]) for left, right in recipe.data.mirrored_pairs)
         spacing = card.spacing[::-1]
-        self._banks = {}
+        self._banks: dict[str, VolumeBank | None] = {}
         for name, group in (("training", self.split.training), ("validation", self.split.validation)):
             labels = [load_label_map(maps[case], priors.values, card) for case in group]
+            for case, array in zip(group, labels, strict=True):
+                if not brain[array].any():
+                    raise InputError(f"The label map {case} holds no structure to learn.", "Take it out of the folder.")
             focus = [box_round(brain[array], FOCUS_MARGIN_MM / np.array(spacing)) for array in labels]
             self._banks[name] = VolumeBank(labels, None, spacing, mirrored, focus, device) if group else None
 
-    def batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+    def batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
         return self._draw("training", views, phase, self.recipe.deformation, generator)
 
-    def validation_batch(self, views: Sequence, phase: Phase, generator: torch.Generator) -> Batch:
+    def validation_batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
         return self._draw("validation", views, phase, UPRIGHT, generator)
 
     def _draw(
-        self, group: str, views: Sequence, phase: Phase, deformation: Deformation, generator: torch.Generator
+        self, group: str, views: Sequence[View], phase: Phase, deformation: Deformation, generator: torch.Generator
     ) -> Batch:
         slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
         images, removed = self.synthesise(slabs, generator)
@@ -190,8 +206,15 @@ def open_source(dataset: Path, recipe: Recipe, card: ModelCard, device: torch.de
     return SOURCES[recipe.data.source](dataset, recipe, card, device)
 
 
-def draw_slabs(bank, views, phase, deformation, rare_share, generator):
-    """Slabs for ``views``, each view equally often."""
+def draw_slabs(
+    bank: VolumeBank,
+    views: Sequence[View],
+    phase: Phase,
+    deformation: Deformation,
+    rare_share: float,
+    generator: torch.Generator,
+) -> Slabs:
+    """Slabs for ``views``, each view equally often; all as thick as the thickest view."""
     return bank.draw(
         [view.plane for view in views],
         [1.0] * len(views),
@@ -205,31 +228,53 @@ def draw_slabs(bank, views, phase, deformation, rare_share, generator):
     )
 
 
-def as_batch(images: Tensor, labels: Tensor, planes: Tensor, views: Sequence, card: ModelCard) -> Batch:
+def as_batch(images: Tensor, labels: Tensor, planes: Tensor, views: Sequence[View], card: ModelCard) -> Batch:
     """Inputs and the centre slices' targets; left and right merged where the view asks for it."""
     merged = torch.tensor([view.merged for view in views], device=images.device)[planes]
     target = labels[:, labels.shape[1] // 2].long()
     return Batch(images, merge_target(target, channel_pairs(card), merged), merged)
 
 
+def channels_by_value(card: ModelCard) -> dict[int, int]:
+    """The output channel of each label value, background left out."""
+    return {label.value: channel for channel, label in enumerate(card.labels, start=1)}
+
+
 def channel_pairs(card: ModelCard) -> list[tuple[int, int]]:
-    """The output channels (left, right) of the card's paired labels."""
-    channels = {label.value: channel for channel, label in enumerate(card.labels, start=1)}
+    """The output channels (left, right) of the card's merged pairs."""
+    channels = channels_by_value(card)
     return [(channels[left], channels[right]) for left, right in card.merged_pairs]
 
 
-def mirror_table(card: ModelCard) -> np.ndarray:
-    """The output channel that each channel becomes in a mirror, (256,) uint8."""
+def mirror_table(card: ModelCard, recipe: Recipe) -> np.ndarray:
+    """The output channel that each channel becomes in a mirror, (256,) uint8.
+
+    Raises:
+        UsageError: volumes are mirrored, but a label of one side has no other side, or a pair no label.
+    """
+    channels = channels_by_value(card)
+    pairs = {*card.merged_pairs, *recipe.data.mirrored_pairs}
+    _check_known([value for pair in pairs for value in pair], channels, "mirrored_pairs")
+    table = exchanged((channels[left], channels[right]) for left, right in pairs)
+    for channel, label in enumerate(card.labels, start=1):
+        sided = label.modifier is not None and label.modifier.value in (LEFT.value, RIGHT.value)
+        if recipe.deformation.mirror and sided and table[channel] == channel:
+            raise UsageError(
+                f"In a mirror the label {label.name!r} becomes that of the other side, which the recipe does not name.",
+                "Add both to mirrored_pairs in [data], or set mirror = false in [deformation].",
+            )
+    return table
+
+
+def exchanged(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+    """Table (256,) uint8 of the numbers below 256 in which each pair changes places."""
     table = np.arange(256, dtype=np.uint8)
-    for left, right in channel_pairs(card):
+    for left, right in pairs:
         table[left], table[right] = right, left
     return table
 
 
-def mirrored_indices(values: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """For each index into ``values`` the index of the opposite side's value."""
-    index = {int(value): position for position, value in enumerate(values)}
-    table = np.arange(len(values))
-    for left, right in pairs:
-        table[index[left]], table[index[right]] = index[right], index[left]
-    return table
+def _check_known(values: Iterable[int], known: Iterable[int], where: str) -> None:
+    unknown = sorted(set(values) - {int(value) for value in known})
+    if unknown:
+        raise UsageError(f"{where}: there is no label {', '.join(map(str, unknown))} to learn.", "Correct the recipe.")

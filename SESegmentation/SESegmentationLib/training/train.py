@@ -6,26 +6,26 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as distributed
 from safetensors.torch import save_file
 
 from .. import __version__
-from ..errors import DeviceError, UsageError
-from ..models.card import ModelCard, View
+from ..errors import SegmentationError, UsageError
+from ..models.card import ModelCard
 from ..models.readme import write_readme
 from ..models.store import ModelPackage
 from ..models.writing import WEIGHTS_NAME, write_package
 from ..networks import build_network
 from ..progress import Progress, no_progress
-from .fit import FitState, Schedule, fit_network
+from .fit import FitState, fit_network
+from .plan import draft_card, plan_fits
+from .processes import ProcessGroup
 from .recipe import Recipe
-from .sources import channel_pairs, open_source
+from .sources import Split, channel_pairs, open_source
 
 
 def train_model(
@@ -46,75 +46,77 @@ def train_model(
     Raises:
         InputError, UsageError, DeviceError: dataset, recipe or device cannot be used.
     """
+    card = draft_card(recipe)
     with ProcessGroup(device) as (chosen, rank):
-        card = draft_card(recipe)
-        folder = output / "training"
-        folder.mkdir(parents=True, exist_ok=True)
         source = open_source(dataset, recipe, card, chosen)
+        folder = output / "training"
+        _note_split(folder, asdict(source.split), rank)
         if rank == 0:
-            _write_json(folder / "split.json", asdict(source.split))
+            _write_json(folder / "recipe.json", recipe.to_dict())
         weights: dict[str, torch.Tensor] = {}
         states: dict[str, FitState] = {}
-
-        def fit(name: str, views: Sequence[View], schedule: Schedule, start: dict[str, torch.Tensor] | None) -> dict:
+        shared: dict[str, torch.Tensor] = {}
+        plan = plan_fits(card, recipe)
+        total, done = sum(fit.work for fit in plan), 0
+        for fit in plan:
             torch.manual_seed(recipe.fit.seed)
-            network = build_network(next(iter(card.networks.values())))
-            if start:
-                network.load_state_dict(start)
-            pairs = channel_pairs(card)
-            trained, states[name] = fit_network(
-                network, source, views, pairs, recipe, schedule, folder, name, chosen, progress
+            network = build_network(fit.description)
+            if shared:
+                network.load_state_dict(shared)
+            report = _part_of(progress, done / total, fit.work / total)
+            trained, states[fit.name] = fit_network(
+                network, source, fit.views, channel_pairs(card), recipe, fit.schedule, folder, fit.name, chosen, report
             )
-            return trained
-
-        main = Schedule(recipe.phases, recipe.fit.learning_rate, recipe.fit.warmup)
-        own = Schedule(recipe.specialise, recipe.fit.learning_rate / 4, recipe.fit.warmup)
-        shared = fit("shared", card.views, main, None) if recipe.specialise else None
-        for name in card.networks:
-            views = [view for view in card.views if view.network == name]
-            trained = fit(name, views, own if shared else main, shared)
-            weights |= {f"{name}.{key}": value for key, value in trained.items()}
+            done += fit.work
+            if fit.name in card.networks:
+                weights |= {f"{fit.name}.{key}": value for key, value in trained.items()}
+            else:
+                shared = trained
         if rank != 0:
             return None
         return _write(output, card, recipe, source.split, weights, states, chosen)
 
 
-def draft_card(recipe: Recipe) -> ModelCard:
-    """The card of a model before it is trained.
+def _note_split(folder: Path, split: dict[str, list[str]], rank: int) -> None:
+    """Record which cases are for what, and refuse to go on where it was otherwise: test cases must stay unseen."""
+    path = folder / "split.json"
+    if any(folder.glob("*.checkpoint.safetensors")) and path.exists() and _read_json(path) != split:
+        raise UsageError(
+            f"{folder} holds a training that was begun with other cases.",
+            "Train into another folder, or delete that one to start again.",
+        )
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(path, split)
 
-    The network's input channels and classes follow from views and labels; a recipe that gives no "networks" trains one
-    network for each name its views mention.
 
-    Raises:
-        ModelError: the recipe's card part is not valid.
-    """
-    entries = dict(recipe.card)
-    thickness = max(view.get("thickness", 1) for view in entries["views"])
-    description = {**recipe.network, "in_channels": thickness, "classes": len(entries["labels"]) + 1}
-    names = dict.fromkeys(view["network"] for view in entries["views"])
-    return ModelCard.from_dict(
-        {
-            "format": 1,
-            "name": recipe.name,
-            "orientation": "RAS",
-            "networks": dict.fromkeys(names, description),
-            "weights": {"file": WEIGHTS_NAME, "sha256": "0" * 64},
-            **entries,
-        }
-    )
+def _part_of(progress: Progress, before: float, share: float) -> Progress:
+    """Progress of a fit that is ``share`` of the whole and has ``before`` of it behind."""
+
+    def report(phase: str, fraction: float, seconds_left: float | None) -> None:
+        overall = min(before + share * fraction, 1.0)
+        known = seconds_left is not None and fraction < 1
+        progress(phase, overall, seconds_left * (1 - overall) / (share * (1 - fraction)) if known else None)
+
+    return report
 
 
 def _write(
     output: Path,
     card: ModelCard,
     recipe: Recipe,
-    split: Any,
+    split: Split,
     weights: dict[str, torch.Tensor],
     states: dict[str, FitState],
     device: torch.device,
 ) -> ModelPackage:
     # half precision halves the package; the loss of accuracy is below what can be measured
     halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    if not all(bool(torch.isfinite(value).all()) for value in halves.values()):
+        raise SegmentationError(
+            "The training diverged: there are weights that are not finite.",
+            "Lower learning_rate in [fit], and delete the checkpoints.",
+        )
     temporary = output / "training" / WEIGHTS_NAME
     save_file({key: value.contiguous() for key, value in halves.items()}, temporary)
     training = {
@@ -131,6 +133,7 @@ def _write(
         "version": __version__,
     }
     package = write_package(output, {**card.to_dict(), "training": training}, temporary)
+    temporary.unlink()
     write_readme(package)
     return package
 
@@ -141,32 +144,15 @@ def _machine(device: torch.device) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file, or None where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
 def _write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     os.replace(temporary, path)
-
-
-class ProcessGroup:
-    """Joins the processes that ``torchrun`` started, if it did; yields this one's device and rank."""
-
-    def __init__(self, device: str) -> None:
-        if device not in ("auto", "cpu", "cuda"):
-            raise UsageError(f"There is no device {device!r}.", "Use auto, cpu or cuda.")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise DeviceError("No CUDA device can be used.", "Use --device cpu, or install a driver that fits torch.")
-        self.on_gpu = device != "cpu" and torch.cuda.is_available()
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
-
-    def __enter__(self) -> tuple[torch.device, int]:
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        if self.world > 1:
-            distributed.init_process_group("nccl" if self.on_gpu else "gloo")
-        if not self.on_gpu:
-            return torch.device("cpu"), int(os.environ.get("RANK", "0"))
-        torch.cuda.set_device(local)
-        return torch.device("cuda", local), int(os.environ.get("RANK", "0"))
-
-    def __exit__(self, *_: object) -> None:
-        if self.world > 1:
-            distributed.destroy_process_group()

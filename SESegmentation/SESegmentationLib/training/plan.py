@@ -1,0 +1,89 @@
+"""What a recipe makes: the card of its model, and the fits that train its networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ModelError, UsageError
+from ..models.card import ModelCard, View
+from ..models.fields import Fields
+from ..models.writing import WEIGHTS_NAME
+from ..networks import build_network
+from .fit import Schedule
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """One network to be fitted.
+
+    Attributes:
+        name: key of the card's networks, or "shared".
+        description: of the network.
+        views: that it learns.
+        schedule: phases and learning rate.
+    """
+
+    name: str
+    description: dict[str, Any]
+    views: Sequence[View]
+    schedule: Schedule
+
+    @property
+    def work(self) -> int:
+        """Pixels that it sees, to which the time it takes is proportional."""
+        return self.schedule.work(self.schedule.steps)
+
+
+def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
+    """What is fitted, in order: with ``recipe.specialise`` first one "shared" network, from which the others start."""
+    main = Schedule(recipe.phases, recipe.fit.learning_rate, recipe.fit.warmup)
+    own = Schedule(recipe.specialise, recipe.fit.learning_rate / 4, recipe.fit.warmup)
+    first = next(iter(card.networks.values()))
+    plan = [PlannedFit("shared", first, card.views, main)] if recipe.specialise else []
+    for name, description in card.networks.items():
+        views = [view for view in card.views if view.network == name]
+        plan.append(PlannedFit(name, description, views, own if recipe.specialise else main))
+    return plan
+
+
+def draft_card(recipe: Recipe) -> ModelCard:
+    """The card of a model before it is trained.
+
+    There is one network for each name that the views mention; its input channels and classes follow from views and
+    labels.
+
+    Raises:
+        UsageError: the recipe's card or network is not valid.
+    """
+    try:
+        fields = Fields(recipe.card)
+        views = [View.from_dict(view, f"views[{index}]") for index, view in enumerate(fields.sequence("views"))]
+        classes = len(fields.sequence("labels")) + 1
+        networks = {
+            view.network: recipe.network | {"in_channels": view.thickness, "classes": classes} for view in views
+        }
+        card = ModelCard.from_dict(
+            {
+                "format": 1,
+                "name": recipe.name,
+                "orientation": "RAS",
+                "networks": networks,
+                "weights": {"file": WEIGHTS_NAME, "sha256": "0" * 64},
+                **recipe.card,
+            }
+        )
+        for description in networks.values():
+            build_network(description)
+    except ModelError as error:
+        cause = error.cause.removeprefix("The model card is damaged: ")
+        raise UsageError(f"The recipe {recipe.name} makes no model: {cause}", "Correct the recipe.") from error
+    thickness = {(view.network if not recipe.specialise else "shared", view.thickness) for view in views}
+    if len(thickness) > len({name for name, _ in thickness}):
+        raise UsageError(
+            f"In the recipe {recipe.name} one network has views of different thickness.",
+            "Give them the same thickness, or networks of their own (without specialise).",
+        )
+    return card

@@ -1,0 +1,294 @@
+"""Fitting: schedule, resuming, early stop, logs."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from SESegmentationLib.errors import CancelledError, InputError, SegmentationError
+from SESegmentationLib.networks import build_network
+from SESegmentationLib.training import fit
+from SESegmentationLib.training.fit import FitState, Schedule, fit_network, validate
+from SESegmentationLib.training.log import Log
+from SESegmentationLib.training.plan import draft_card, plan_fits
+from SESegmentationLib.training.recipe import Phase
+from SESegmentationLib.training.sources import Batch, channel_pairs, open_source
+
+CPU = torch.device("cpu")
+COARSE, FINE = Phase(30, 8, (48, 48), 2.0), Phase(70, 4, (96, 96))
+
+
+def test_the_learning_rate_warms_up_and_decays_to_a_hundredth():
+    schedule = Schedule([COARSE, FINE], 0.01, 10)
+    rates = [schedule.learning_rate(step) for step in range(100)]
+    assert schedule.steps == 100
+    assert rates[:10] == pytest.approx([0.001 * n for n in range(1, 11)])
+    assert rates[10] == pytest.approx(0.01)
+    assert all(later < earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert rates[55] == pytest.approx(0.01 * (0.01 + 0.99 / 2))  # half-way down the cosine
+    assert schedule.learning_rate(100) == pytest.approx(0.0001)
+    assert Schedule([COARSE], 0.01, 0).learning_rate(0) == pytest.approx(0.01)
+
+
+def test_phases_follow_each_other():
+    schedule = Schedule([COARSE, FINE], 0.01, 10)
+    assert [schedule.phase(step) for step in (0, 29, 30, 99, 100)] == [COARSE, COARSE, FINE, FINE, FINE]
+
+
+@given(steps=st.integers(0, 100))
+def test_work_is_the_number_of_pixels(steps):
+    schedule = Schedule([COARSE, FINE], 0.01, 10)
+    phases = [schedule.phase(step) for step in range(steps)]
+    assert schedule.work(steps) == sum(phase.batch * phase.size[0] * phase.size[1] for phase in phases)
+
+
+class Trainer:
+    """Fits the network of a recipe, always from the same start."""
+
+    def __init__(self, dataset, recipe):
+        self.recipe = recipe
+        self.card = draft_card(recipe)
+        self.source = open_source(dataset, recipe, self.card, CPU)
+        self.plan = plan_fits(self.card, recipe)[0]
+
+    def fit(self, folder, progress=lambda *_: None, source=None):
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(self.recipe.fit.seed)
+        network = build_network(self.plan.description)
+        return fit_network(
+            network,
+            source or self.source,
+            self.plan.views,
+            channel_pairs(self.card),
+            self.recipe,
+            self.plan.schedule,
+            folder,
+            "net",
+            CPU,
+            progress,
+        )
+
+
+@pytest.fixture
+def trainer(blobs_folder, blobs_recipe):
+    """Function that gives a :class:`Trainer` for a tiny recipe with changes."""
+    return lambda **changes: Trainer(blobs_folder, blobs_recipe(**changes))
+
+
+def cancel_at(step):
+    """Progress that cancels at the n-th report, that is after the n-th step."""
+    calls = 0
+
+    def progress(*_):
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            raise CancelledError("The training was cancelled.")
+
+    return progress
+
+
+def entries(folder):
+    return [json.loads(line) for line in (folder / "net.log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [3, 2, 4], [9]], ids=str)
+def test_a_killed_fit_ends_with_the_same_weights_as_an_uninterrupted_one(trainer, tmp_path, stops):
+    """Over phases, validations, warm-up and dropout; after each stop the network starts anew."""
+    one = trainer(network={"dropout": 0.2}, fit={"checkpoint_seconds": 0})
+    expected, course = one.fit(tmp_path / "whole")
+    for stop in stops:
+        with pytest.raises(CancelledError):
+            one.fit(tmp_path / "parts", cancel_at(stop))
+    weights, resumed = one.fit(tmp_path / "parts")
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+    assert resumed.history == course.history
+    assert resumed.step == course.step == 10
+    without_time = [
+        [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries(tmp_path / folder)]
+        for folder in ("whole", "parts")
+    ]
+    assert without_time[0] == without_time[1]
+
+
+def test_without_a_checkpoint_in_time_a_fit_starts_again(trainer, tmp_path):
+    one = trainer(fit={"checkpoint_seconds": 3600})
+    with pytest.raises(CancelledError):
+        one.fit(tmp_path, cancel_at(5))
+    assert not list(tmp_path.glob("*.safetensors*"))
+    _, state = one.fit(tmp_path)
+    assert state.step == 10
+    assert [entry["step"] for entry in entries(tmp_path)] == [4, 8, 10]  # nothing of the first run is left
+
+
+def test_a_finished_fit_is_not_done_again(trainer, tmp_path):
+    one = trainer()
+    weights, first = one.fit(tmp_path)
+    again, second = one.fit(tmp_path, cancel_at(1))
+    assert all(torch.equal(weights[key], again[key]) for key in weights)
+    assert vars(first) == vars(second)
+
+
+def test_training_learns_and_what_is_kept_is_the_moving_average(trainer, tmp_path):
+    one = trainer(
+        network={"channels": [8, 16, 16]},
+        phases=[{"steps": 80, "batch": 8, "size": [24, 24]}],
+        fit={"validate_every": 20, "learning_rate": 0.02},
+    )
+    weights, state = one.fit(tmp_path)
+    assert state.best_dice > 0.8
+    network = build_network(one.plan.description)
+    network.load_state_dict(weights)
+    phase = one.recipe.phases[0]
+    dice = validate(network, one.source, one.plan.views, channel_pairs(one.card), one.recipe, phase, CPU)
+    assert sum(dice) / 2 == pytest.approx(state.history[-1]["mean"], abs=1e-4)
+    losses = [entry["loss"] for entry in entries(tmp_path) if "loss" in entry]
+    assert len(losses) == 2  # at step 50 and at the end
+
+
+def test_log_lines_say_step_loss_rate_time_and_dice(trainer, tmp_path):
+    one = trainer(fit={"checkpoint_seconds": 0})
+    _, state = one.fit(tmp_path)
+    losses = [entry for entry in entries(tmp_path) if "loss" in entry]
+    assert [entry["step"] for entry in losses] == list(range(1, 11))
+    assert [entry["rate"] for entry in losses] == [one.plan.schedule.learning_rate(step) for step in range(10)]
+    assert all(math.isfinite(entry["loss"]) for entry in losses)
+    seconds = [entry["seconds"] for entry in losses]
+    assert seconds == sorted(seconds)
+    validations = [entry for entry in entries(tmp_path) if "validation" in entry]
+    assert [entry["step"] for entry in validations] == [4, 8]
+    assert [len(entry["dice"]) for entry in validations] == [2, 2]  # a Dice for each structure
+    assert [entry["validation"] for entry in validations] == [entry["mean"] for entry in state.history]
+
+
+def test_tensorboard_has_the_same_course(trainer, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer(fit={"checkpoint_seconds": 0}).fit(tmp_path)
+    board = EventAccumulator(str(tmp_path / "tensorboard" / "net"))
+    board.Reload()
+    losses = [entry["loss"] for entry in entries(tmp_path) if "loss" in entry]
+    assert [event.value for event in board.Scalars("loss")] == pytest.approx(losses)
+    assert [event.step for event in board.Scalars("validation")] == [4, 8]
+
+
+def test_a_log_drops_what_lies_beyond_the_checkpoint_and_a_line_cut_off(tmp_path):
+    with Log(tmp_path, "net") as log:
+        for step in (50, 100, 150):
+            log.write({"step": step, "loss": 1.0})
+    with (tmp_path / "net.log.jsonl").open("a") as file:
+        file.write('{"step": 20')
+    with Log(tmp_path, "net", step=100):
+        assert [entry["step"] for entry in entries(tmp_path)] == [50, 100]
+
+
+def test_progress_grows_with_the_pixels_seen(trainer, tmp_path):
+    one = trainer()
+    calls = []
+    one.fit(tmp_path, lambda *call: calls.append(call))
+    coarse, fine = 4 * 12 * 12, 4 * 24 * 24  # pixels of a step
+    total = 4 * coarse + 6 * fine
+    assert [call[0] for call in calls] == ["train net"] * 10
+    assert [call[1] for call in calls[:5]] == pytest.approx(
+        [*[n * coarse / total for n in range(1, 5)], (4 * coarse + fine) / total]
+    )
+    assert calls[-1][1:] == (1.0, 0.0)
+    assert all(call[2] > 0 for call in calls[:-1])
+
+
+class ConstantDice:
+    """A source whose validation target never changes and cannot be hit: its Dice never improves."""
+
+    def __init__(self, source):
+        self.batch = source.batch
+
+    def validation_batch(self, views, phase, generator):
+        target = torch.full((2, 8, 8), 2)
+        return Batch(torch.zeros(2, 3, 8, 8), target, torch.zeros(2, dtype=torch.bool))
+
+
+def test_a_fit_that_no_longer_improves_stops_early_but_only_in_the_last_phase(trainer, tmp_path):
+    one = trainer(fit={"patience": 2, "validate_every": 1, "learning_rate": 0.0})
+    _, state = one.fit(tmp_path, source=ConstantDice(one.source))
+    assert state.stopped
+    assert state.step == 4 + 3  # the first of the last phase is the best so far, two do not improve
+    assert (state.best_step, state.stale) == (5, 2)
+    _, again = one.fit(tmp_path, cancel_at(1))
+    assert again.step == 7  # it is not gone on with
+
+
+def test_without_patience_nothing_stops_early(trainer, tmp_path):
+    one = trainer(fit={"patience": 0, "validate_every": 1, "learning_rate": 0.0})
+    _, state = one.fit(tmp_path, source=ConstantDice(one.source))
+    assert state.step == 10
+    assert not state.stopped
+
+
+def test_validation_needs_no_cases_where_none_are_kept_out(trainer, tmp_path):
+    _, state = trainer(data={"validation": 0}, fit={"validate_every": 1}).fit(tmp_path)
+    assert state.history == []
+
+
+def test_validation_is_the_dice_of_the_whole_set(trainer):
+    class Guess(torch.nn.Module):
+        def forward(self, images):
+            bright = images[:, 1:2] > 0.6
+            return torch.cat([~bright, bright, torch.zeros_like(bright)], dim=1).float()  # all of it is left
+
+    one = trainer()
+    phase = one.recipe.phases[1]
+    dice = validate(Guess(), one.source, one.plan.views, channel_pairs(one.card), one.recipe, phase, CPU)
+    overlap = size = 0
+    for index in range(one.recipe.fit.validation_batches):
+        generator = torch.Generator().manual_seed(10_000_019 + index)
+        batch = one.source.validation_batch(one.plan.views, phase, generator)
+        bright = batch.images[:, 1] > 0.6
+        overlap += int((bright & (batch.target == 1)).sum())
+        size += int(bright.sum()) + int((batch.target == 1).sum())
+    assert dice == pytest.approx([2 * overlap / size, 0.0])
+
+
+def test_a_loss_that_is_no_number_ends_the_training(trainer, tmp_path):
+    one = trainer(fit={"learning_rate": 1e30, "warmup": 0, "checkpoint_seconds": 0})
+    with pytest.raises(SegmentationError, match="diverged: at step") as caught:
+        one.fit(tmp_path)
+    assert "learning_rate" in caught.value.remedy
+
+
+def test_balanced_classes_and_boundaries_change_what_is_learnt(trainer, tmp_path):
+    results = [
+        trainer(fit=changes).fit(tmp_path / str(index))[0]["classifier.bias"]
+        for index, changes in enumerate([{}, {"class_balance": True}, {"boundary": 2.0}])
+    ]
+    assert not torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "other-network", "other-version"])
+def test_a_damaged_checkpoint_is_refused(trainer, tmp_path, damage):
+    one = trainer()
+    one.fit(tmp_path)
+    path = tmp_path / "net.checkpoint.safetensors"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-500])
+    elif damage == "text":
+        path.write_text("no tensors")
+    elif damage == "other-network":
+        one = trainer(network={"channels": [6, 8]})
+    else:
+        parts = {"network": build_network(one.plan.description)}
+        parts["average"] = torch.optim.swa_utils.AveragedModel(parts["network"], use_buffers=True)
+        optimizer = torch.optim.AdamW(parts["network"].parameters())
+        fit.save_checkpoint(path, parts, optimizer, {**vars(FitState()), "epoch": 3})
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"net\.checkpoint\.safetensors") as caught:
+        one.fit(tmp_path)
+    assert "Delete it" in caught.value.remedy
+    assert path.read_bytes() == before

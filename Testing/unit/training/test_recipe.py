@@ -1,0 +1,204 @@
+"""Recipes: what is shipped is valid, what is wrong is named."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from SESegmentationLib.errors import UsageError
+from SESegmentationLib.models import ModelCard
+from SESegmentationLib.models.terminology import LEFT, RIGHT
+from SESegmentationLib.networks import build_network
+from SESegmentationLib.training.plan import draft_card
+from SESegmentationLib.training.recipe import RECIPES_FOLDER, SOURCE_KINDS, Recipe
+from SESegmentationLib.training.sources import SOURCES
+
+SHIPPED = sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml"))
+BRAIN = [name for name in SHIPPED if name.startswith("brain-t1")]
+
+
+def test_recipes_are_shipped():
+    assert {"brain-t1", "brain-t1-gpu", "hippocampus-t1"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_make_valid_cards_and_networks(name):
+    recipe = Recipe.load(name)
+    card = draft_card(recipe)
+    assert ModelCard.from_dict(card.to_dict()) == card
+    assert card.licence.spdx
+    assert card.input["limits"]
+    for view in card.views:
+        network = build_network(card.networks[view.network])
+        assert network.in_channels == view.thickness
+        assert network.classes == len(card.labels) + 1
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_have_sane_schedules(name):
+    recipe = Recipe.load(name)
+    spacings = [phase.spacing for phase in recipe.phases]
+    assert spacings == sorted(spacings, reverse=True)  # coarse to fine
+    assert spacings[-1] == 1  # the last phase sees what inference sees
+    assert 0 < recipe.fit.warmup < sum(phase.steps for phase in recipe.phases) / 10
+
+
+@pytest.mark.parametrize("name", BRAIN)
+def test_brain_recipes_learn_the_listed_structures(name, shared_data):
+    text = (shared_data / "README.md").read_text(encoding="utf-8").split("used by the brain models")[1]
+    pairs = {(int(left), int(right)) for left, right in re.findall(r"(\d+)/(\d+)", text)}
+    single = {int(value) for value in re.findall(r"(?:ventricle|stem|CSF) (\d+)(?![/\d])", text)}
+    assert len(pairs) == 14
+    assert single == {14, 15, 16, 24}
+    card = draft_card(Recipe.load(name))
+    assert {label.value for label in card.labels} == {value for pair in pairs for value in pair} | single
+    assert len(card.labels) == 32
+    assert set(card.merged_pairs) == pairs
+
+
+@pytest.mark.parametrize("name", BRAIN)
+def test_every_sided_structure_of_a_brain_recipe_has_its_other_side(name):
+    recipe = Recipe.load(name)
+    card = draft_card(recipe)
+    sided = {label.value: label for label in card.labels if label.modifier}
+    assert {value for pair in card.merged_pairs for value in pair} == set(sided)
+    for left, right in card.merged_pairs:
+        assert (sided[left].modifier, sided[right].modifier) == (LEFT, RIGHT)
+        assert sided[left].name.removeprefix("left ") == sided[right].name.removeprefix("right ")
+        assert sided[left].type == sided[right].type
+        assert sided[left].color == sided[right].color
+    assert set(card.merged_pairs) <= set(recipe.data.mirrored_pairs)
+
+
+def test_every_side_of_the_label_maps_is_exchanged_in_a_mirror(shared_data):
+    import numpy as np
+
+    values = set(np.load(shared_data / "brain-labelmaps" / "priors" / "generation_labels.npy").tolist())
+    mirrored = [value for pair in Recipe.load("brain-t1").data.mirrored_pairs for value in pair]
+    assert len(mirrored) == len(set(mirrored))
+    assert set(mirrored) <= values
+    # FreeSurfer's left structures below 40 and right ones above, the midline and extra-cerebral ones apart
+    assert {value for value in values if 2 <= value < 70 or 136 <= value < 170} - {14, 15, 16, 24} == set(mirrored)
+
+
+def test_the_kinds_of_source_are_those_that_exist():
+    assert tuple(SOURCES) == SOURCE_KINDS
+
+
+def test_a_recipe_extends_another(tmp_path):
+    (tmp_path / "base.toml").write_text('extends = "hippocampus-t1"\n[fit]\nseed = 7\nwarmup = 2\n')
+    (tmp_path / "own.toml").write_text(
+        'extends = "base.toml"\nname = "own"\n[fit]\nwarmup = 3\n[[phases]]\nsteps = 5\nbatch = 2\nsize = [8, 8]\n'
+    )
+    recipe, base = Recipe.load(tmp_path / "own.toml"), Recipe.load("hippocampus-t1")
+    assert recipe.name == "own"
+    assert (recipe.fit.seed, recipe.fit.warmup) == (7, 3)
+    assert recipe.fit.rare_share == base.fit.rare_share
+    assert [phase.steps for phase in recipe.phases] == [5]
+    assert recipe.card == base.card
+
+
+def test_a_recipe_as_plain_values_is_json(blobs_recipe):
+    entries = blobs_recipe().to_dict()
+    assert json.loads(json.dumps(entries))["phases"][1]["size"] == [24, 24]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimiser": "sgd"}, "no entry optimiser"),
+        ({"fit": {"learning_rates": 0.1}}, r"no entry fit\.learning_rates"),
+        ({"fit": {"learning_rate": "fast"}}, r"fit\.learning_rate is 'fast', expected a number"),
+        ({"fit": {"bf16": 1}}, r"fit\.bf16 is 1, expected true or false"),
+        ({"fit": {"warmup": 2.5}}, r"fit\.warmup is 2\.5, expected a whole number"),
+        ({"phases": [{"steps": 3, "batch": 2}]}, r"entry phases\[0\]\.size is missing"),
+        ({"phases": [{"steps": 3, "batch": 2, "size": [8]}]}, r"phases\[0\]\.size"),
+        ({"phases": [{"steps": 0, "batch": 2, "size": [8, 8]}]}, "above 0"),
+        ({"phases": []}, "no phase"),
+        ({"phases": {"steps": 3}}, "phases"),
+        ({"data": {"source": "cloud"}}, "folder, label-maps, not 'cloud'"),
+        ({"data": {"mirrored_pairs": [[1, 2, 3]]}}, r"data\.mirrored_pairs\[0\]"),
+        ({"data": {"test": -1}}, "numbers of cases"),
+        ({"data": {"validation": 0}, "fit": {"patience": 3}}, "patience needs"),
+        ({"deformation": 3}, "deformation is 3, expected a table"),
+        ({"card": {"intensity": {"type": "zscore"}}}, "mean 0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_faults_are_named(blobs_recipe, changes, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        blobs_recipe(**changes)
+    assert caught.value.remedy
+    assert "\n" not in caught.value.cause
+
+
+@pytest.mark.parametrize("name", ["name", "network", "card", "phases"])
+def test_missing_parts_are_named(blobs_entries, name):
+    entries = blobs_entries()
+    del entries[name]
+    with pytest.raises(UsageError, match=f"the entry {name} is missing"):
+        Recipe.from_dict(entries)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"views": []},
+        {"views": [{"plane": "oblique", "weight": 1.0, "network": "planes"}]},
+        {"views": [{"plane": "axial", "weight": 1.0}]},
+        {"views": ["axial"]},
+        {"labels": "all"},
+        {"spacing": [1.0]},
+        {"merged_pairs": [[17, 99]]},
+        {"licence": None},
+    ],
+    ids=str,
+)
+def test_invalid_cards_are_the_recipes_fault(blobs_recipe, changes):
+    with pytest.raises(UsageError, match="blobs") as caught:
+        draft_card(blobs_recipe(card=changes))
+    assert "recipe" in caught.value.remedy
+
+
+def test_unknown_and_unreadable_recipes(tmp_path):
+    with pytest.raises(UsageError, match="no recipe heart") as caught:
+        Recipe.load("heart")
+    assert all(name in caught.value.remedy for name in SHIPPED)
+    with pytest.raises(UsageError, match="no recipe"):
+        Recipe.load(tmp_path / "absent.toml")
+    (tmp_path / "bad.toml").write_text("name = ")
+    with pytest.raises(UsageError, match="cannot be read"):
+        Recipe.load(tmp_path / "bad.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="cannot be read"):
+        Recipe.load(tmp_path / "binary.toml")
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path):
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
+    with pytest.raises(UsageError, match="extends itself"):
+        Recipe.load(tmp_path / "a.toml")
+
+
+def test_networks_are_as_thick_as_their_views(blobs_recipe):
+    views = [
+        {"plane": "axial", "weight": 1.0, "network": "thin", "thickness": 1},
+        {"plane": "coronal", "weight": 1.0, "network": "thick", "thickness": 5},
+    ]
+    card = draft_card(blobs_recipe(card={"views": views}))
+    assert {name: entry["in_channels"] for name, entry in card.networks.items()} == {"thin": 1, "thick": 5}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_views_of_one_network_must_be_of_one_thickness(blobs_recipe, shared):
+    names = ("axial", "coronal") if shared else ("planes", "planes")
+    views = [
+        {"plane": plane, "weight": 1.0, "network": network, "thickness": thickness}
+        for plane, network, thickness in zip(("axial", "coronal"), names, (1, 3), strict=True)
+    ]
+    specialise = [{"steps": 2, "batch": 2, "size": [8, 8]}] if shared else []
+    with pytest.raises(UsageError, match="thickness"):
+        draft_card(blobs_recipe(card={"views": views}, specialise=specialise))

@@ -1,0 +1,249 @@
+"""From a dataset and a recipe to a model package: in one process, killed and resumed, in two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from SESegmentationLib.errors import CancelledError, DeviceError, InputError, UsageError
+from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.inference.reading import read_volume
+from SESegmentationLib.models import verify_package
+from SESegmentationLib.training.evaluation import compare
+from SESegmentationLib.training.recipe import Recipe
+from SESegmentationLib.training.train import train_model
+
+PACKAGE = Path(__file__).parents[3] / "SESegmentation"
+
+
+@pytest.fixture(scope="module")
+def trained(blobs_folder, blobs_recipe, tmp_path_factory):
+    """A package that finds the blobs, and the reports of progress on the way to it."""
+    recipe = blobs_recipe(
+        network={"channels": [8, 16, 16]},
+        phases=[{"steps": 100, "batch": 8, "size": [24, 24]}],
+        fit={"learning_rate": 0.02, "validate_every": 50},
+        card={"training": {"data": "Balls drawn at random"}},
+    )
+    calls = []
+    output = tmp_path_factory.mktemp("models") / "blobs"
+    package = train_model(blobs_folder, recipe, output, "cpu", lambda *call: calls.append(call))
+    return package, calls
+
+
+def test_training_writes_a_package_that_is_valid(trained, blobs_folder):
+    package, calls = trained
+    card = verify_package(package.path).card
+    assert card == package.card
+    assert card.name == "blobs"
+    assert {name: network["in_channels"] for name, network in card.networks.items()} == {"planes": 3}
+    training = card.training
+    assert training["data"] == "Balls drawn at random"
+    assert training["cases"] == {"training": 2, "validation": 1, "test": 1}
+    assert training["steps"] == {"planes": 100}
+    split = json.loads((package.path / "training" / "split.json").read_text())
+    assert training["test_cases"] == split["test"]
+    assert len({name for group in split.values() for name in group}) == 4
+    assert "Balls drawn at random" in (package.path / "README.md").read_text()
+    assert json.loads((package.path / "training" / "recipe.json").read_text())["phases"][0]["steps"] == 100
+    assert all(tensor.dtype in (torch.float16, torch.int64) for tensor in load_file(package.weights_path).values())
+    assert sorted(p.name for p in package.path.iterdir()) == [
+        "README.md",
+        "model.json",
+        "model.safetensors",
+        "training",
+    ]
+    assert not list(package.path.rglob("*.part"))
+    assert not (package.path / "training" / "model.safetensors").exists()
+    assert calls[-1][1:] == (1.0, None)
+
+
+def test_the_package_segments_a_case_it_never_saw(trained, blobs_folder):
+    package, _ = trained
+    (case,) = package.card.training["test_cases"]
+    result = Engine(package, device="cpu").segment(read_volume(blobs_folder / "imagesTr" / f"{case}_0000.nii.gz"))
+    truth = sitk.ReadImage(str(blobs_folder / "labelsTr" / f"{case}.nii.gz"))
+    dice = [compare(result.labels, truth, value).dice for value in (17, 53)]
+    assert min(dice) > 0.75, dice
+
+
+def test_training_again_gives_the_same_weights(blobs_folder, blobs_recipe, tmp_path):
+    packages = [train_model(blobs_folder, blobs_recipe(), tmp_path / str(n), "cpu") for n in range(2)]
+    assert packages[0].card.weights_sha256 == packages[1].card.weights_sha256
+    other = train_model(blobs_folder, blobs_recipe(fit={"seed": 5}), tmp_path / "other", "cpu")
+    assert other.card.weights_sha256 != packages[0].card.weights_sha256
+
+
+def specialised(blobs_recipe):
+    views = [
+        {"plane": plane, "weight": 1.0, "network": plane, "thickness": 3} for plane in ("axial", "coronal", "sagittal")
+    ]
+    phase = {"batch": 2, "size": [16, 16]}
+    return blobs_recipe(
+        card={"views": views},
+        phases=[{"steps": 4, **phase}],
+        specialise=[{"steps": 2, **phase}],
+        fit={"checkpoint_seconds": 0, "validate_every": 2},
+    )
+
+
+def test_networks_of_single_views_start_from_a_shared_one(blobs_folder, blobs_recipe, tmp_path):
+    calls = []
+    package = train_model(blobs_folder, specialised(blobs_recipe), tmp_path, "cpu", lambda *call: calls.append(call))
+    assert set(verify_package(tmp_path).card.networks) == {"axial", "coronal", "sagittal"}
+    assert package.card.training["steps"] == {"shared": 4, "axial": 2, "coronal": 2, "sagittal": 2}
+    tensors = load_file(package.weights_path)
+    with safe_open(tmp_path / "training" / "shared.checkpoint.safetensors", "pt") as file:
+        shared = file.get_tensor("average|module.classifier.weight")
+    for name in ("axial", "coronal", "sagittal"):
+        weights = tensors[f"{name}.classifier.weight"].float()
+        assert 0 < float((weights - shared).abs().max()) < 0.2 * float(shared.abs().max())
+    # progress is that of the whole
+    assert [phase for phase, *_ in calls] == ["train shared"] * 4 + [
+        f"train {plane}" for plane in ("axial", "coronal", "sagittal") for _ in range(2)
+    ]
+    assert [fraction for _, fraction, _ in calls] == pytest.approx([n / 10 for n in range(1, 11)])
+    assert calls[4][2] > 0
+
+
+def test_a_training_of_several_networks_resumes_where_it_stopped(blobs_folder, blobs_recipe, tmp_path):
+    recipe = specialised(blobs_recipe)
+
+    def cancel(phase, fraction, left):
+        if fraction > 0.65:
+            raise CancelledError("Cancelled.")
+
+    with pytest.raises(CancelledError):
+        train_model(blobs_folder, recipe, tmp_path / "parts", "cpu", cancel)
+    assert not (tmp_path / "parts" / "model.json").exists()
+    phases = []
+    resumed = train_model(blobs_folder, recipe, tmp_path / "parts", "cpu", lambda phase, *_: phases.append(phase))
+    assert phases == ["train coronal", "train sagittal", "train sagittal"]
+    whole = train_model(blobs_folder, recipe, tmp_path / "whole", "cpu")
+    assert resumed.card.weights_sha256 == whole.card.weights_sha256
+
+
+def run_command(*arguments, program=()):
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *program, "-m", "SESegmentationLib.cli", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def write_recipe(path, recipe):
+    """A recipe as TOML: JSON is TOML's syntax for values but for null and the colon of inline tables."""
+
+    def value(entry):
+        if isinstance(entry, dict):
+            return "{" + ", ".join(f"{json.dumps(k)} = {value(v)}" for k, v in entry.items() if v is not None) + "}"
+        if isinstance(entry, list):
+            return "[" + ", ".join(map(value, entry)) + "]"
+        return json.dumps(entry)
+
+    path.write_text("".join(f"{key} = {value(entry)}\n" for key, entry in recipe.items()), encoding="utf-8")
+    return path
+
+
+def checkpoint_step(path):
+    if not path.exists():
+        return 0
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["state"])["step"]
+
+
+def test_a_training_that_is_killed_resumes_to_the_same_package(blobs_folder, blobs_entries, tmp_path):
+    entries = blobs_entries(
+        phases=[{"steps": 150, "batch": 1, "size": [16, 16]}], fit={"checkpoint_seconds": 0, "validate_every": 0}
+    )
+    recipe = write_recipe(tmp_path / "own.toml", entries)
+    output = tmp_path / "killed"
+    process = run_command("train", blobs_folder, "--recipe", recipe, "-o", output, "--device", "cpu")
+    checkpoint = output / "training" / "planes.checkpoint.safetensors"
+    deadline = time.monotonic() + 90
+    while checkpoint_step(checkpoint) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    text, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, text
+    assert 3 <= checkpoint_step(checkpoint) < 150
+    assert not (output / "model.json").exists()
+    loaded = Recipe.load(recipe)
+    resumed = train_model(blobs_folder, loaded, output, "cpu")
+    whole = train_model(blobs_folder, loaded, tmp_path / "whole", "cpu")
+    assert resumed.card.weights_sha256 == whole.card.weights_sha256
+    assert verify_package(output).card.training["steps"] == {"planes": 150}
+
+
+def test_two_processes_train_one_package(blobs_folder, blobs_entries, tmp_path):
+    """Over gloo, with an early stop on which they have to agree."""
+    entries = blobs_entries(
+        phases=[{"steps": 3, "batch": 2, "size": [16, 16]}, {"steps": 400, "batch": 2, "size": [16, 16]}],
+        fit={"checkpoint_seconds": 0, "validate_every": 2, "patience": 2, "learning_rate": 1e-9},
+    )
+    recipe = write_recipe(tmp_path / "own.toml", entries)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    output = tmp_path / "model"
+    process = run_command("train", blobs_folder, "--recipe", recipe, "-o", output, "--device", "cpu", program=torchrun)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    assert text.count(f"{output}: blobs 1.0.0") == 1
+    package = verify_package(output)
+    assert 3 < package.card.training["steps"]["planes"] < 403
+    steps = [json.loads(line)["step"] for line in (output / "training" / "planes.log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)  # one process writes
+    Engine(package, device="cpu")
+
+
+def test_a_folder_that_was_trained_with_other_cases_is_refused(blobs_folder, blobs_recipe, tmp_path):
+    train_model(blobs_folder, blobs_recipe(), tmp_path, "cpu")
+    split = (tmp_path / "training" / "split.json").read_bytes()
+    for seed in range(1, 9):  # until the split is another one
+        recipe = blobs_recipe(data={"split_seed": seed})
+        try:
+            train_model(blobs_folder, recipe, tmp_path, "cpu")
+        except UsageError as error:
+            assert "other cases" in error.cause
+            break
+    else:
+        pytest.fail("no other split was refused")
+    assert (tmp_path / "training" / "split.json").read_bytes() == split
+    (tmp_path / "training" / "split.json").write_text("{")
+    with pytest.raises(UsageError, match="other cases"):
+        train_model(blobs_folder, blobs_recipe(), tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "changes", "device", "error"),
+    [
+        ("absent", {}, "cpu", InputError),
+        ("", {"data": {"test": 9}}, "cpu", InputError),
+        ("", {"network": {"type": "Transformer"}}, "cpu", UsageError),
+        ("", {"network": {"depth": 9}}, "cpu", UsageError),
+        ("", {}, "tpu", UsageError),
+        pytest.param(
+            "", {}, "cuda", DeviceError, marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+        ),
+    ],
+)
+def test_a_training_that_cannot_begin_leaves_nothing(
+    blobs_folder, blobs_recipe, tmp_path, dataset, changes, device, error
+):
+    with pytest.raises(error) as caught:
+        train_model(blobs_folder / dataset, blobs_recipe(**changes), tmp_path / "model", device)
+    assert caught.value.remedy
+    assert not (tmp_path / "model").exists()
