@@ -138,6 +138,19 @@ class VolumeBank:
         middle = (self.focus.to(self.device)[volume].sum(1) - 1) / 2 * self.voxel_mm
         return Slabs(labels, images, plane.to(self.device), points - middle[:, :, None, None, None])
 
+    def whole(self, index: int) -> Slabs:
+        """One volume as it is: a single axial slab of all its slices."""
+        shape = self.shapes[index].tolist()
+        size = int(np.prod(shape))
+        part = slice(int(self.offsets[index]), int(self.offsets[index]) + size)
+        labels = self.labels[part].reshape(1, *shape)
+        images = None if self.images is None else self.images[part].reshape(1, *shape).float()
+        middle = ((self.focus[index].sum(0) - 1) / 2).to(self.device)
+        sides = zip(shape, middle, self.voxel_mm, strict=True)
+        axes = [(torch.arange(n, device=self.device) - centre) * mm for n, centre, mm in sides]
+        points = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+        return Slabs(labels, images, torch.zeros(1, dtype=torch.long, device=self.device), points)
+
     def _centres(
         self, planes: Sequence[str], plane: Tensor, shift_mm: float, rare_share: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ A source hands out batches of network inputs and targets; it knows nothing of ne
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, UsageError
+from ..inference.intensity import normalise
 from ..models.card import ModelCard, View
 from ..models.terminology import LEFT, RIGHT
 from .appearance import change_appearance
@@ -57,6 +58,9 @@ class Source(Protocol):
 
     def class_counts(self) -> Tensor:
         """Voxels per output channel among the training cases."""
+
+    def whole_volumes(self, generator: torch.Generator) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """The validation cases, each with its name: normalised image float32 and output channels uint8, (k, j, i)."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,11 @@ class FolderSource:
     def class_counts(self) -> Tensor:
         return torch.bincount(self._banks["training"].labels.long(), minlength=len(self.card.labels) + 1)
 
+    def whole_volumes(self, generator: torch.Generator) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for index, name in enumerate(self.split.validation):
+            slab = self._banks["validation"].whole(index)
+            yield name, slab.images[0].cpu().numpy(), slab.labels[0].cpu().numpy()
+
 
 class SynthesisSource:
     """Images synthesised from label maps, new ones at every step.
@@ -187,6 +196,15 @@ class SynthesisSource:
         # what was removed from the image cannot be found in it
         targets = torch.where(removed, 0, self.targets[slabs.labels.long()])
         return as_batch(images, targets, slabs.planes, views, self.card)
+
+    def whole_volumes(self, generator: torch.Generator) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for index, name in enumerate(self.split.validation):
+            slab = self._banks["validation"].whole(index)
+            images, removed = self.synthesise(slab, generator)
+            images = change_appearance(images, self.recipe.appearance, generator)
+            targets = torch.where(removed, 0, self.targets[slab.labels.long()])
+            image = normalise(images[0].cpu().numpy(), self.card.intensity)
+            yield name, image, targets[0].to(torch.uint8).cpu().numpy()
 
     def class_counts(self) -> Tensor:
         counts = torch.bincount(self._banks["training"].labels.long(), minlength=len(self.targets))
