@@ -37,9 +37,15 @@ def options(
     """Options that stand before the command; ``--debug`` is taken out of the arguments before they come here."""
 
 
-@app.command()
-def models(as_json: AsJson = False) -> None:
-    """List the models that can be used."""
+models_app = typer.Typer(invoke_without_command=True, help="List the models that can be used, or add one.")
+app.add_typer(models_app, name="models")
+
+
+@models_app.callback()
+def models(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the models that can be used, or add one."""
+    if context.invoked_subcommand is not None:
+        return
     import sys
 
     from ..models import damaged_models, list_models
@@ -52,6 +58,18 @@ def models(as_json: AsJson = False) -> None:
         print_models(packages)
     for model in damaged_models():
         print(f"Damaged: {model.error.cause} {model.error.remedy}", file=sys.stderr)
+
+
+@models_app.command("add")
+def models_add(
+    source: Annotated[Path, typer.Argument(metavar="DIR|ZIP", help="A model's folder, or a ZIP of it.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a model of the same name.")] = False,
+) -> None:
+    """Install a model for this user, in Slicer too: schema and SHA-256 are checked, nothing in it is executed."""
+    from ..models import add_model
+
+    package = add_model(source, replace=replace)
+    print(f"{package.card.name} {package.card.version}: {package.path}")
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Model packages: cards, labels, where they are and whether they are whole. Needs only the standard library."""
 
 from .card import Licence, ModelCard, View
+from .installing import add_model
 from .labels import Code, Label
 from .store import (
     DamagedModel,
@@ -22,6 +23,7 @@ __all__ = [
     "ModelCard",
     "ModelPackage",
     "View",
+    "add_model",
     "damaged_models",
     "find_model",
     "list_models",

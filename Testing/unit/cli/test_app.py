@@ -61,6 +61,20 @@ def test_models_as_json(capfd, tiny_model):
     assert [label["name"] for label in model["labels"]] == ["anterior hippocampus", "posterior hippocampus"]
 
 
+def test_a_model_is_added_and_can_be_used(capfd, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.delenv("SESEGMENTATION_MODELS")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "data"))
+    code, out, err = call(capfd, "models", "add", str(tiny_model))
+    assert code == 0, err
+    assert "tiny-t1" in out
+    assert "tiny-t1" in call(capfd, "models")[1]
+    code, _, err = call(capfd, "models", "add", str(tiny_model))
+    assert (code, len(err.splitlines())) == (2, 2)
+    assert "--replace" in err
+    assert call(capfd, "models", "add", str(tiny_model), "--replace")[0] == 0
+    assert call(capfd, "models", "add", str(tmp_path / "none"))[0] == 2
+
+
 def test_damaged_models_are_told_of(capfd, tmp_path, monkeypatch):
     (tmp_path / "models" / "broken").mkdir(parents=True)
     (tmp_path / "models" / "broken" / "model.json").write_text("{")
