@@ -131,7 +131,7 @@ def fit_network(
     trained = nn.parallel.DistributedDataParallel(network) if world > 1 else network
     class_weights = None
     if recipe.fit.class_balance:
-        class_weights = median_frequency_weights(source.class_counts()).to(device)
+        class_weights = median_frequency_weights(source.class_counts()).to(device) ** recipe.fit.class_balance
     started = saved = time.monotonic()
     earlier, first = state.seconds, schedule.work(state.step)
     total, work = schedule.steps, schedule.work(schedule.steps)

@@ -51,7 +51,8 @@ class Fit:
         average: decay of the moving average of the weights, which is what is kept.
         bf16: autocast to bfloat16.
         rare_share: share of slabs centred on a slice that holds a label drawn uniformly.
-        class_balance: weigh the cross-entropy of a class by median frequency over its own.
+        class_balance: exponent of median frequency over its own as the weight of a class in the cross-entropy: 1 is the
+            paper's protocol, 0 none; between, rare classes are found without being drawn too large.
         boundary: extra weight of the cross-entropy at boundaries within a slice (the paper's protocol: 2).
         validate_every: steps between validations, where cases are kept out for them; 0 for none.
         validation_batches: batches per validation.
@@ -66,7 +67,7 @@ class Fit:
     average: float = 0.998
     bf16: bool = True
     rare_share: float = 0.5
-    class_balance: bool = False
+    class_balance: float = 0.0
     boundary: float = 0.0
     validate_every: int = 500
     validation_batches: int = 20
