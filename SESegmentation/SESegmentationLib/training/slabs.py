@@ -31,6 +31,8 @@ class Deformation:
         elastic_mm: standard deviation of the smooth displacement (a coarse and a fine field).
         shift_mm: largest shift in the slice's plane.
         mirror: whether left and right may be exchanged (with their labels).
+        share: of the slabs that are rotated, scaled and bent; the others keep the sharpness of the voxels, as what is
+            segmented later has it.
     """
 
     rotation_degrees: float = 15.0
@@ -38,6 +40,7 @@ class Deformation:
     elastic_mm: tuple[float, float] = (3.0, 1.0)
     shift_mm: float = 12.0
     mirror: bool = True
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,14 @@ class VolumeBank:
         plane = torch.multinomial(weights, batch, replacement=True, generator=generator)
         volume, centre = self._centres(planes, plane, deformation.shift_mm, rare_share, generator)
         axes = torch.tensor([PLANE_AXES[name] for name in planes])[plane].to(self.device)
-        matrix, mirrored = _random_matrices(batch, deformation, generator)
+        bent = torch.rand(batch, generator=generator) < deformation.share
+        matrix, mirrored = _random_matrices(bent, deformation, generator)
         matrix = matrix.to(self.device) * (spacing_mm * self.voxel_mm)[None, None]  # steps of one voxel, in mm
         steps = torch.gather(matrix, 2, axes[:, None, :].expand(-1, 3, -1))  # columns: slice, row, column
         centre = _on_voxels(centre, axes, (thickness, *size), spacing_mm)
         across = self._across(volume, centre, axes, steps, thickness, spacing_mm)
         in_plane = torch.stack(torch.meshgrid(*[_centred(n, self.device) for n in size], indexing="ij"))
-        bend = _smooth_field(batch, size, deformation.elastic_mm, generator).to(self.device)
+        bend = _smooth_field(bent, size, deformation.elastic_mm, generator).to(self.device)
         bend += torch.einsum("bxs,shw->bxhw", steps[:, :, 1:], in_plane)
         points = bend[:, :, None] + (steps[:, :, :1] * across[:, None])[..., None, None]
         points += (centre * self.voxel_mm)[:, :, None, None, None]
@@ -237,10 +241,12 @@ def _on_voxels(centre: Tensor, axes: Tensor, counts: Sequence[int], spacing_mm: 
     return torch.floor(centre - reach + 0.5) + reach
 
 
-def _random_matrices(batch: int, deformation: Deformation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rotation times scale (B, 3, 3) on (k, j, i), and which of them mirror left and right."""
+def _random_matrices(bent: Tensor, deformation: Deformation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rotation times scale (B, 3, 3) on (k, j, i) where ``bent`` (B,), and which of them mirror left and right."""
+    batch = len(bent)
     angles = (2 * torch.rand(batch, 3, generator=generator) - 1) * np.deg2rad(deformation.rotation_degrees)
-    zoom = 1 + (2 * torch.rand(batch, 3, generator=generator) - 1) * deformation.scale
+    angles *= bent[:, None]
+    zoom = 1 + (2 * torch.rand(batch, 3, generator=generator) - 1) * deformation.scale * bent[:, None]
     skew = torch.zeros(batch, 3, 3)
     skew[:, 0, 1], skew[:, 0, 2], skew[:, 1, 2] = angles.unbind(1)
     matrix = torch.linalg.matrix_exp(skew - skew.transpose(1, 2)) * zoom[:, None]
@@ -250,12 +256,13 @@ def _random_matrices(batch: int, deformation: Deformation, generator: torch.Gene
 
 
 def _smooth_field(
-    batch: int, size: tuple[int, int], elastic_mm: tuple[float, float], generator: torch.Generator
+    bent: Tensor, size: tuple[int, int], elastic_mm: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Displacements (B, 3, H, W) in mm: a coarse and a fine random field, each of random strength."""
+    """Displacements (B, 3, H, W) in mm where ``bent`` (B,): a coarse and a fine random field of random strength."""
+    batch = len(bent)
     field = torch.zeros(batch, 3, *size)
     for knots, strength in zip((5, 11), elastic_mm, strict=True):
         noise = torch.randn(batch, 3, knots, knots, generator=generator)
-        noise *= strength * torch.rand(batch, 1, 1, 1, generator=generator)
+        noise *= strength * bent[:, None, None, None] * torch.rand(batch, 1, 1, 1, generator=generator)
         field += F.interpolate(noise, size, mode="bicubic", align_corners=True)
     return field

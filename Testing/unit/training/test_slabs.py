@@ -194,3 +194,12 @@ def test_a_gpu_draws_the_same_batch():
     on_cpu, on_gpu = (VolumeBank([labels], None, (1, 1, 1), SAME, device=device) for device in ("cpu", "cuda"))
     first, second = (draw(bank, deformation=BENT) for bank in (on_cpu, on_gpu))
     assert (first.labels == second.labels.cpu()).float().mean() > 0.999  # rounding at voxel borders
+
+
+def test_only_a_share_of_the_slabs_is_bent():
+    image = np.random.default_rng(4).integers(1, 1000, (20, 20, 20)).astype(np.float32)
+    bank = VolumeBank([np.zeros(image.shape, np.uint8)], [image], (1, 1, 1), SAME)
+    some = Deformation(rotation_degrees=20, scale=0.2, elastic_mm=(3, 1), shift_mm=2, mirror=True, share=0.3)
+    voxels = voxels_of(bank, draw(bank, batch=200, deformation=some))
+    on_voxels = (voxels - voxels.round()).abs().flatten(1).max(1).values < 1e-4
+    assert 110 < int(on_voxels.sum()) < 165  # 140 expected, standard deviation 6.5
