@@ -28,6 +28,7 @@ $(VENV)/.runtime: $(REQUIREMENTS) | $(BIN)/python
 
 $(VENV)/.testing: $(REQUIREMENTS) | $(BIN)/python
 	$(PIP) --editable '.[test,dicom]'
+	$(PIP) --no-deps segmentation-models-pytorch  # one file of it is compared with; it needs torch alone
 	@touch $@ $(VENV)/.runtime
 
 # without VOLUME a small volume is generated, so that the first run needs no data

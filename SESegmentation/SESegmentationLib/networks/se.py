@@ -22,10 +22,15 @@ class ChannelSE(nn.Module):
     Args:
         channels: C.
         reduction: r; the hidden layer has C // r units (at least one).
+
+    Raises:
+        ValueError: r below 1.
     """
 
     def __init__(self, channels: int, reduction: int = 2) -> None:
         super().__init__()
+        if reduction < 1:
+            raise ValueError(f"the reduction is at least 1, not {reduction}")
         hidden = max(channels // reduction, 1)
         self.out_channels = channels
         self.fc1 = nn.Linear(channels, hidden)
