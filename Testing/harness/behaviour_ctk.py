@@ -10,16 +10,40 @@ from .dialogs import Dialog, dialogs
 from .widgets import behaviour, emit
 
 _UNLIMITED = 16777215  # QWIDGETSIZE_MAX
+#: dynamic property of a child: whether it is to be seen while its section is unfolded
+_WANTED = "visibilityToParent"
 
 
 class _Foldable:
-    """Shows and hides the children of a widget."""
+    """Shows and hides the children of a widget. A child that was hidden by itself stays hidden when it is unfolded."""
+
+    _folding = False
 
     def _fold(self, folded: bool, height: int) -> None:
         for child in self.children():
             if isinstance(child, QtWidgets.QWidget):
-                child.setVisible(not folded)
+                self._show(child, not folded)
         self.setMaximumHeight(height if folded else _UNLIMITED)
+
+    def _show(self, child: QtWidgets.QWidget, shown: bool) -> None:
+        self._folding = True
+        child.setVisible(shown and child.property(_WANTED) is not False)
+        self._folding = False
+
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
+        child = event.child()
+        if event.added() and isinstance(child, QtWidgets.QWidget):
+            child.installEventFilter(self)
+            if not self.isChecked():
+                self._show(child, False)
+
+    def eventFilter(self, child: QtCore.QObject, event: QtCore.QEvent) -> bool:
+        wanted = {QtCore.QEvent.ShowToParent: True, QtCore.QEvent.HideToParent: False}.get(event.type())
+        if wanted is not None and not self._folding:
+            child.setProperty(_WANTED, wanted)
+            if wanted and not self.isChecked():
+                self._show(child, False)
+        return False
 
 
 @behaviour("ctkCollapsibleButton")
@@ -43,10 +67,6 @@ class CollapsibleButton(_Foldable):
 
     def _set_collapsed(self, collapsed: bool) -> None:
         self.setChecked(not collapsed)
-
-    def childEvent(self, event: QtCore.QChildEvent) -> None:
-        if event.added() and isinstance(event.child(), QtWidgets.QWidget) and not self.isChecked():
-            event.child().setVisible(False)
 
     def paintEvent(self, event: QtGui.QPaintEvent) -> None:
         painter = QtGui.QPainter(self)

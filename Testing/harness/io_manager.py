@@ -59,7 +59,7 @@ class CoreIOManager:
             return self._load_scene(path, bool(properties.get("clear")))
         if file_type == "VolumeFile":
             options = 1 if properties.get("labelmap") else 0
-            name = properties.get("name") or self._scene.GenerateUniqueName(base_name(path))
+            name = properties.get("name") or base_name(path)  # made unique by the logic
             node = slicer.modules.volumes.logic().AddArchetypeVolume(path, name, options)
         else:
             node = self._read(FILE_TYPES[file_type][0], path, properties.get("name") or base_name(path), messages)

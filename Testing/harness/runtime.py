@@ -153,6 +153,11 @@ def _start_modules(scene: slicer.vtkMRMLScene, application_logic: slicer.vtkSlic
 
 
 def _start_scene(scene: slicer.vtkMRMLScene) -> None:
+    cache, data = slicer.vtkCacheManager(), slicer.vtkDataIOManager()  # sequences are files within files
+    cache.SetRemoteCacheDirectory(slicer.app.temporaryPath)
+    data.SetCacheManager(cache)
+    scene.SetCacheManager(cache)
+    scene.SetDataIOManager(data)
     crosshair = slicer.vtkMRMLCrosshairNode()
     crosshair.SetCrosshairName("default")
     scene.AddNode(crosshair)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import xml.etree.ElementTree as ET
 from typing import Any
 
@@ -88,6 +89,14 @@ def _object(root: QtCore.QObject, name: str) -> QtCore.QObject:
     return found
 
 
+@functools.cache
+def _properties(cls: type) -> dict[str, QtCore.QMetaEnum | None]:
+    """Every property of a class, with its enumerator where it is an enum. Read once: the meta object does not last."""
+    meta = cls.staticMetaObject
+    properties = [meta.property(index) for index in range(meta.propertyCount())]
+    return {prop.name(): prop.enumerator() if prop.isEnumType() else None for prop in properties}
+
+
 class _Checker:
     """Compares every name in a ``.ui`` file with the classes' properties."""
 
@@ -128,17 +137,16 @@ class _Checker:
         key = prop.get("name", "")
         if key in _DYNAMIC_PROPERTIES or (key in _LAYOUT_PROPERTIES and issubclass(cls, QtWidgets.QLayout)):
             return
-        meta = cls.staticMetaObject
-        index = meta.indexOfProperty(key)
+        known = _properties(cls)
         made_up = (QtWidgets.QLabel, "buddy"), (QtWidgets.QFrame, "orientation")  # by Designer, for its "Line"
-        if index < 0 and (cls, key) not in made_up:
+        if key not in known and (cls, key) not in made_up:
             raise UiError(f"{where} has no property {key}")
         value = prop.find("enum")
         if value is None:
             value = prop.find("set")
-        if value is None or index < 0 or not meta.property(index).isEnumType():
+        enumerator = known.get(key)
+        if value is None or enumerator is None:
             return
-        enumerator = meta.property(index).enumerator()
         for part in (value.text or "").split("|"):
             if part.count("::") > 1:
                 raise UiError(f"{where}.{key}: Qt 5 knows no {part}, only the short spelling")

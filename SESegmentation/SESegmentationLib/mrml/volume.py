@@ -1,0 +1,122 @@
+"""Volume nodes as SimpleITK images.
+
+MRML keeps positions in RAS, SimpleITK in LPS: the first two coordinates change their sign. Images are in the volume's
+own coordinates, its parent transform left out: anatomy is oriented as it was acquired, and what is found in the volume
+gets the same parent transform and so appears where the volume appears.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+
+from ..errors import InputError
+from ..inference.nifti import SHEAR_DEGREES, NiftiHeader, shear_degrees
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+
+
+def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
+    """Refuse a volume that cannot be segmented.
+
+    Values are checked later, where the image is read: this takes no time and can be done at every choice in a panel.
+
+    Raises:
+        InputError: none, no longer in its scene, empty, a single slice, colour or vectors, sheared, or under a
+            transform that is not linear.
+    """
+    if node is None:
+        raise InputError("No volume is chosen.", "Load a volume and choose it as the input.")
+    name = node.GetName() or "The volume"
+    if node.GetScene() is None:
+        raise InputError(f"{name} is no longer in the scene.", "Load it again, or choose another volume.")
+    image = node.GetImageData()
+    if image is None or image.GetPointData().GetScalars() is None:
+        raise InputError(f"{name} has no voxels.", "Load its file again: what was loaded is empty.")
+    if min(image.GetDimensions()) < 2:
+        raise InputError(f"{name} is a single slice.", "Choose the whole series or volume.")
+    if image.GetNumberOfScalarComponents() != 1:
+        raise InputError(
+            f"{name} has {image.GetNumberOfScalarComponents()} values in each voxel (colour or vectors).",
+            "Convert it to a scalar volume with the module Vector to Scalar Volume.",
+        )
+    check_linear_transform(node)
+    shear = shear_degrees(_directions_ras(node))
+    if shear > SHEAR_DEGREES:
+        raise InputError(
+            f"The axes of {name} are not perpendicular: they are off by {shear:.1f} degrees (a tilted gantry?).",
+            "Resample it with the module Resample Scalar/Vector/DWI Volume, then choose the result.",
+        )
+
+
+def check_linear_transform(node: slicer.vtkMRMLTransformableNode) -> None:
+    """Refuse a node under a transform that bends space.
+
+    Raises:
+        InputError: the transforms between node and world are not all linear.
+    """
+    transform = node.GetParentTransformNode()
+    if transform is not None and not transform.IsTransformToWorldLinear():
+        raise InputError(
+            f"{node.GetName()} is under the non-linear transform {transform.GetName()}.",
+            "Harden the transform in the module Data (right-click on the transform), or move the node out of it.",
+        )
+
+
+def image_from_volume_node(node: slicer.vtkMRMLScalarVolumeNode) -> sitk.Image:
+    """The volume as an image, a copy.
+
+    Args:
+        node: see :func:`check_volume_node`, which is done first.
+
+    Returns:
+        3-D image in LPS with the node's spacing, origin and axes (which may be left-handed).
+
+    Raises:
+        InputError: the volume cannot be segmented.
+    """
+    check_volume_node(node)
+    _check_file(node)
+    image = sitk.GetImageFromArray(slicer.util.arrayFromVolume(node))
+    image.SetSpacing(node.GetSpacing())
+    image.SetOrigin(tuple(RAS_TO_LPS @ node.GetOrigin()))
+    image.SetDirection((RAS_TO_LPS @ _directions_ras(node)).ravel())
+    return image
+
+
+def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Refuse a volume from a NIfTI file whose axes are sheared: Slicer drops the shear and shows it straightened."""
+    storage = node.GetStorageNode()
+    path = Path((storage.GetFileName() if storage else None) or "")
+    if not path.name.lower().endswith((".nii", ".nii.gz", ".hdr", ".img", ".img.gz")):
+        return
+    header = NiftiHeader.read(path)
+    if header is None or header.scan is None:
+        return
+    shear = shear_degrees(header.scan[:, :3])
+    if shear > SHEAR_DEGREES:
+        raise InputError(
+            f"The axes of {node.GetName()} are sheared by {shear:.1f} degrees in its file (a tilted gantry?), "
+            "which Slicer does not show.",
+            "Load the DICOM series that the file was made from, and harden the transform that Slicer puts it under.",
+        )
+
+
+def ijk_to_ras(image: sitk.Image) -> vtk.vtkMatrix4x4:
+    """The matrix from voxel indices (i, j, k) of an image to RAS in mm."""
+    directions = np.reshape(image.GetDirection(), (3, 3))
+    affine = np.eye(4)
+    affine[:3, :3] = RAS_TO_LPS @ directions @ np.diag(image.GetSpacing())
+    affine[:3, 3] = RAS_TO_LPS @ image.GetOrigin()
+    return slicer.util.vtkMatrixFromArray(affine)
+
+
+def _directions_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """Directions of the voxel axes in RAS, one a column."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASDirectionMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]
