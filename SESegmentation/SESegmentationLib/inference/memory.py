@@ -13,13 +13,18 @@ from ..errors import OutOfMemoryError
 REMEDY = "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
 #: how PyTorch's and ITK's allocators on the CPU say it
 _PHRASES = ("can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc", "out of memory")
+#: what oneDNN says where it has no memory for a convolution; longer messages that begin so mean something else
+_ONEDNN_MESSAGE = "could not create a primitive"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` means that main or device memory is exhausted."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)
+    message = str(error).strip().lower()
+    return isinstance(error, RuntimeError) and (
+        message == _ONEDNN_MESSAGE or any(phrase in message for phrase in _PHRASES)
+    )
 
 
 @contextlib.contextmanager

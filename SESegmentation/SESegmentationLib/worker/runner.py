@@ -1,0 +1,126 @@
+"""Runs jobs, and keeps the engines of recently used models warm between them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import ModelError
+from ..inference.result import SegmentationResult
+from ..models import ModelPackage, find_model
+from ..models.card import CARD_NAME
+from ..progress import Progress
+from .jobs import Job, SegmentJob, WarmUpJob
+from .results import pack_result
+
+#: what a job gives: JSON and arrays
+Value = tuple[dict[str, Any], list[np.ndarray]]
+
+
+class EngineLike(Protocol):
+    """What the runner needs of :class:`SESegmentationLib.inference.engine.Engine`."""
+
+    def segment(
+        self, image: sitk.Image, *, roi: sitk.Image | None, fast: bool, low_memory: bool, progress: Progress
+    ) -> SegmentationResult:
+        """Segment a volume."""
+
+
+#: makes an engine of a model for a device ("auto", "cpu", "cuda", ...)
+EngineFactory = Callable[[ModelPackage, str], EngineLike]
+
+
+def load_engine(package: ModelPackage, device: str) -> EngineLike:
+    """The real engine. Torch is imported here, and nowhere else.
+
+    Raises:
+        ImportError: torch, or one of the libraries that it needs, is not there.
+    """
+    try:
+        from ..inference.engine import Engine
+    except OSError as error:  # so torch reports libraries of the system that it does not find
+        raise ImportError(f"torch: {error}") from error
+
+    return Engine(package, device)
+
+
+class JobRunner:
+    """Runs one job at a time.
+
+    Args:
+        engine_factory: makes the engines.
+        capacity: how many engines stay loaded.
+    """
+
+    def __init__(self, engine_factory: EngineFactory = load_engine, capacity: int = 2) -> None:
+        self._make_engine = engine_factory
+        self._capacity = capacity
+        self._engines: OrderedDict[tuple, EngineLike] = OrderedDict()
+        self._run_by_kind = {SegmentJob.kind: self._segment, WarmUpJob.kind: self._warm_up}
+
+    def run(self, job: Job, progress: Progress) -> Value:
+        """Run ``job``; what it gives as JSON and arrays.
+
+        Raises:
+            SegmentationError: of the engine, or from ``progress``.
+            Exception: whatever else goes wrong, missing packages among it.
+        """
+        return self._run_by_kind[job.kind](job, progress)
+
+    def _segment(self, job: SegmentJob, progress: Progress) -> Value:
+        progress("load", 0.0, None)
+        engine = self._engine(job.model, job.device)
+        result = engine.segment(job.image, roi=job.roi, fast=job.fast, low_memory=job.low_memory, progress=progress)
+        return pack_result(result)
+
+    def _warm_up(self, job: WarmUpJob, progress: Progress) -> Value:
+        progress("load", 0.0, None)
+        self._engine(job.model, job.device)
+        return {}, []
+
+    def _engine(self, model: str, device: str) -> EngineLike:
+        """The engine of a model, as its files are now."""
+        package = find_model(model)
+        key = (*_stamp(package), device)
+        if key not in self._engines:
+            # an engine of the same folder and device is of files that have changed since
+            for old in [old for old in self._engines if (old[0], old[-1]) == (key[0], key[-1])]:
+                del self._engines[old]
+            while len(self._engines) >= self._capacity:
+                self._engines.popitem(last=False)
+            self._engines[key] = self._make_engine(package, device)
+        self._engines.move_to_end(key)
+        return self._engines[key]
+
+
+def _stamp(package: ModelPackage) -> tuple:
+    """Tells whether the files of a package, and of the model that locates for it, are still the same."""
+    stamp: list = [package.path.resolve()]
+    for path in (package.path / CARD_NAME, package.weights_path):
+        status = path.stat()
+        stamp += [status.st_mtime_ns, status.st_size]
+    if package.card.pipeline:
+        from ..inference.cascade import find_locator
+
+        with contextlib.suppress(ModelError):  # crops need none; the engine says so where one is needed
+            stamp += _stamp(find_locator(package))
+    return tuple(stamp)
+
+
+def release_memory() -> None:
+    """Give back to the system what a job has left behind."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # only the GNU library keeps freed memory and can be told
+            ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,84 @@
+"""Which Python runs the worker, and from where it imports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from SESegmentationLib.client import launch
+from SESegmentationLib.errors import WorkerError
+
+NAME = "PythonSlicer.exe" if sys.platform == "win32" else "PythonSlicer"
+
+
+@pytest.fixture
+def slicer_folder(tmp_path):
+    """A folder with a program called PythonSlicer."""
+    program = tmp_path / "bin" / NAME
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return program.parent
+
+
+def test_this_python_outside_slicer():
+    assert launch.worker_command() == [sys.executable, "-m", "SESegmentationLib.worker"]
+
+
+def test_pythonslicer_beside_this_program(slicer_folder, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(slicer_folder / "SlicerApp-real"))
+    assert launch.find_python() == str(slicer_folder / NAME)
+
+
+def test_pythonslicer_on_the_path_inside_slicer(slicer_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(slicer_folder), prepend=os.pathsep)
+    assert launch.find_python() == sys.executable  # that program may belong to a Slicer that has nothing to do with us
+    monkeypatch.setitem(sys.modules, "slicer", SimpleNamespace(app=object()))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "MacOS" / "Slicer"))
+    assert launch.find_python() == str(slicer_folder / NAME)
+
+
+@pytest.mark.parametrize("executable", ["/opt/Slicer/bin/SlicerApp-real", "", None])
+def test_no_second_slicer_is_started(executable, monkeypatch):
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(WorkerError, match="PythonSlicer was not found") as caught:
+        launch.worker_command()
+    assert caught.value.remedy
+
+
+def test_the_library_comes_first_and_the_current_folder_not_at_all(tmp_path):
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')\n")
+    environment = launch.worker_environment({**os.environ, "PYTHONPATH": str(tmp_path / "other")})
+    assert environment["PYTHONPATH"] == f"{launch.LIBRARY_FOLDER}{os.pathsep}{tmp_path / 'other'}"
+    assert launch.worker_environment({})["PYTHONPATH"] == str(launch.LIBRARY_FOLDER)
+    code = "import sys; print(sys.path[0])"
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, env=environment, text=True).strip() == str(launch.LIBRARY_FOLDER)
+    ended = subprocess.run(
+        [sys.executable, "-m", "SESegmentationLib.worker"],
+        env=environment,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_only_what_slicer_has_is_imported():
+    code = """
+import pkgutil, sys, importlib
+import SESegmentationLib.client, SESegmentationLib.worker
+for package in (SESegmentationLib.client, SESegmentationLib.worker):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+allowed = {"SESegmentationLib", "numpy", "SimpleITK", "swig_runtime_data5"}
+tops = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
+print(sorted(name for name in tops if not name.startswith("_") and name not in allowed))
+"""
+    command = [sys.executable, "-c", code]
+    printed = subprocess.check_output(command, env=launch.worker_environment(), text=True)
+    assert printed == "[]\n"

@@ -1,0 +1,108 @@
+"""Which engine runs a job: the same as long as the model's files are, and no more than a few at once."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+
+from SESegmentationLib.errors import ModelError
+from SESegmentationLib.inference.result import SegmentationResult
+from SESegmentationLib.models import ModelPackage
+from SESegmentationLib.progress import no_progress
+from SESegmentationLib.worker.jobs import SegmentJob, WarmUpJob
+from SESegmentationLib.worker.runner import JobRunner, release_memory
+
+
+class RecordingEngine:
+    made: list[tuple[Path, str]] = []
+
+    def __init__(self, package: ModelPackage, device: str) -> None:
+        self.card = package.card
+        self.made.append((package.path, device))
+
+    def segment(self, image, *, roi, fast, low_memory, progress):
+        progress("axial", 0.5, 1.0)
+        self.options = roi, fast, low_memory
+        return SegmentationResult(image, [], {}, [], self.card, "cpu")
+
+
+@pytest.fixture
+def made() -> list[tuple[Path, str]]:
+    """The engines that were made."""
+    RecordingEngine.made = []
+    return RecordingEngine.made
+
+
+def copies(tiny_model: Path, folder: Path, count: int) -> list[Path]:
+    return [Path(shutil.copytree(tiny_model, folder / f"model {number}")) for number in range(count)]
+
+
+def test_a_model_is_loaded_once(made, tiny_model):
+    runner = JobRunner(RecordingEngine)
+    told = []
+    image = sitk.Image(2, 2, 2, sitk.sitkUInt8)
+    for _ in range(2):
+        value, (labels,) = runner.run(SegmentJob(image, tiny_model), lambda *progress: told.append(progress))
+        assert labels.shape == (2, 2, 2)
+        assert value["device"] == "cpu"
+    assert made == [(tiny_model, "auto")]
+    assert told == 2 * [("load", 0.0, None), ("axial", 0.5, 1.0)]
+
+
+def test_warming_up_loads(made, tiny_model):
+    runner = JobRunner(RecordingEngine)
+    assert runner.run(WarmUpJob(tiny_model, "cpu"), no_progress) == ({}, [])
+    runner.run(SegmentJob(sitk.Image(2, 2, 2, sitk.sitkUInt8), tiny_model, device="cpu"), no_progress)
+    assert made == [(tiny_model, "cpu")]
+
+
+def test_each_device_has_its_own(made, tiny_model):
+    runner = JobRunner(RecordingEngine)
+    for device in ("cpu", "auto", "cpu"):
+        runner.run(WarmUpJob(tiny_model, device), no_progress)
+    assert [device for _, device in made] == ["cpu", "auto"]
+
+
+def test_those_used_longest_ago_are_dropped(made, tiny_model, tmp_path):
+    runner = JobRunner(RecordingEngine, capacity=2)
+    first, second, third = copies(tiny_model, tmp_path, 3)
+    for model in (first, second, first, third, first, second):
+        runner.run(WarmUpJob(model), no_progress)
+    assert [model for model, _ in made] == [first, second, third, second]
+    assert len(runner._engines) == 2
+
+
+def test_changed_files_are_loaded_anew(made, tiny_model, tmp_path):
+    runner = JobRunner(RecordingEngine)
+    (model,) = copies(tiny_model, tmp_path, 1)
+    runner.run(WarmUpJob(model), no_progress)
+    weights = ModelPackage.from_folder(model).weights_path
+    os.utime(weights, ns=(1, 1))
+    runner.run(WarmUpJob(model), no_progress)
+    assert len(made) == 2
+    assert len(runner._engines) == 1
+
+
+def test_a_model_that_has_gone(made, tiny_model, tmp_path):
+    runner = JobRunner(RecordingEngine)
+    (model,) = copies(tiny_model, tmp_path, 1)
+    runner.run(WarmUpJob(model), no_progress)
+    shutil.rmtree(model)
+    with pytest.raises(ModelError):
+        runner.run(WarmUpJob(model), no_progress)
+
+
+@pytest.mark.parametrize(("platform", "error"), [("win32", TypeError), ("darwin", AttributeError), ("linux", OSError)])
+def test_memory_is_given_back_where_that_can_be_done(platform, error, monkeypatch):
+    def load(name: None) -> None:
+        raise error("as this system does it")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(sys, "platform", platform)
+    release_memory()
