@@ -83,14 +83,14 @@ def run(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd or .nii.gz file, or a folder.")],
     file_format: Annotated[
-        Literal["seg.nrrd", "nii.gz"] | None, typer.Option("--format", help="Format of files in a folder.")
+        Literal["seg.nrrd", "nii.gz", "png"] | None, typer.Option("--format", help="Format of files in a folder.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     roi: Annotated[
         Path | None, typer.Option(help="Segment this region only: label file or Slicer's ROI (.mrk.json).")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write volumes, confidence, timings and versions to this JSON file.")
+        Path | None, typer.Option(help="Write volumes, confidence, timings and versions to this JSON or CSV file.")
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Write three slices with the structures to this PNG file.")
@@ -123,16 +123,74 @@ def run(
 
 
 @app.command()
+def refine(
+    volume: Annotated[Path, typer.Argument(help="The volume: NIfTI, NRRD or MHA file, or a DICOM folder.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Name or folder of the model that segmented it.")],
+    corrected: Annotated[Path, typer.Option(help="Label map of the volume with corrected slices.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd or .nii.gz file, or a folder.")],
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXIS:N[,N...]",
+            help="The corrected slices, counted from 0 along the file's voxel axis i, j or k; repeatable. Without it "
+            "they are found by comparing with the model's own result.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    roi: Annotated[
+        Path | None, typer.Option(help="The region that was segmented: label file or Slicer's ROI (.mrk.json).")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write volumes, changes, timings and versions to this JSON or CSV file.")
+    ] = None,
+    adapted: Annotated[
+        Path | None, typer.Option(help="Write the adapted parameters to this .safetensors file.")
+    ] = None,
+    low_memory: Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let the model learn from corrected slices of a volume, for some seconds, and segment that volume again.
+
+    Corrected slices stay as they are. The model itself is not changed.
+    """
+    from .refine import RefineOptions, refine_volume
+
+    refine_volume(
+        volume,
+        RefineOptions(
+            model=model,
+            corrected=corrected,
+            slices=slices or [],
+            output=output,
+            device=device,
+            roi=roi,
+            report=report,
+            adapted=adapted,
+            low_memory=low_memory,
+            as_json=as_json,
+        ),
+    )
+
+
+@app.command()
 def train(
     dataset: Annotated[Path, typer.Argument(help="Folder in nnU-Net's layout: imagesTr, labelsTr, dataset.json.")],
-    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")],
+    recipe: Annotated[
+        str, typer.Option(help="auto: chosen from a look at the dataset; else a recipe's name, or a TOML file.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model; what is there is resumed.")],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Time that the recipe auto may take on this machine (60).")
+    ] = None,
 ) -> None:
-    """Train a model. A run that was interrupted goes on where it stopped; under torchrun several processes share it."""
+    """Train a model. A run that was interrupted goes on where it stopped; under torchrun several processes share it.
+
+    At its end the model is measured on the cases kept out for test, and what came of it is reported.
+    """
     from .learn import train_package
 
-    train_package(dataset, recipe, output, device)
+    train_package(dataset, recipe, output, device, minutes)
 
 
 @app.command()

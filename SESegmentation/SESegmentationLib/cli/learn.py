@@ -10,25 +10,51 @@ from typing import Any
 
 from rich.table import Table
 
+from ..errors import UsageError
 from ..models import find_model
 from ..outputs.files import check_writable
 from .show import ProgressBar, console, print_json
 
 
-def train_package(dataset: Path, recipe: str, output: Path, device: str) -> None:
-    """Train the model of ``recipe`` on ``dataset`` and write its package to ``output``.
+def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes: float | None = None) -> None:
+    """Train the model of ``recipe`` on ``dataset``, write its package to ``output`` and report what came of it.
+
+    Args:
+        dataset: folder.
+        recipe: name, file, or "auto".
+        output: folder of the model.
+        device: "auto", "cpu" or "cuda".
+        minutes: for the recipe "auto".
 
     Raises:
         SegmentationError: recipe, dataset, output or device cannot be used.
     """
-    check_writable(output / "model.json")
+    from ..training.automatic import AUTOMATIC, RECIPE_NAME, automatic_recipe, read_reasons
     from ..training.recipe import Recipe
+    from ..training.report import measure_kept_out, training_report
     from ..training.train import train_model
 
+    if minutes is not None and recipe != AUTOMATIC:
+        raise UsageError("--minutes is for --recipe auto.", "In a recipe's file the phases say how long it trains.")
+    check_writable(output / "model.json")
+    first = os.environ.get("RANK", "0") == "0"
     with ProgressBar(output.name) as progress:
-        package = train_model(dataset, Recipe.load(recipe), output, device, progress)
-    if package is not None and os.environ.get("RANK", "0") == "0":
-        print(f"{package.path}: {package.card.name} {package.card.version}")
+        if recipe == AUTOMATIC:
+            chosen = automatic_recipe(dataset, output, device, minutes, progress)
+            path = output / "training" / RECIPE_NAME
+            if first:
+                with progress.paused():
+                    print(
+                        "\n".join([f"Recipe {path}:", *(f"  {reason}" for reason in read_reasons(path)), ""]),
+                        flush=True,
+                    )
+        else:
+            chosen = Recipe.load(recipe)
+        package = train_model(dataset, chosen, output, device, progress)
+        if package is not None and first and chosen.data.source == "folder":
+            package = measure_kept_out(package, dataset, progress)
+    if package is not None and first:
+        print(training_report(package))
 
 
 def evaluate_predictions(predictions: Path, references: Path, model: str | None, as_json: bool) -> None:

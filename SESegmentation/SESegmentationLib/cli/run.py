@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CancelledError, DeviceError, ModelError, UsageError
+from ..inference.pictures import SLICES
 from ..models import find_model
 from ..outputs.files import OutputFiles, check_writable
 from .entry import as_segmentation_error, report_failure
@@ -31,10 +31,10 @@ class RunOptions:
     Attributes:
         model: name or folder.
         output: file or folder.
-        file_format: "seg.nrrd", "nii.gz" or None.
+        file_format: "seg.nrrd", "nii.gz", "png" or None.
         device: "auto", "cpu", "cuda" or "mps".
         roi: label file or Slicer's ROI.
-        report: JSON file.
+        report: JSON or CSV file.
         picture: PNG file, for one volume only.
         fast: fewer views.
         low_memory: smaller pieces.
@@ -62,12 +62,12 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     Raises:
         SegmentationError: options, model, device or region cannot be used, or the only volume fails.
     """
-    jobs = plan_jobs(volumes, options.output, options.file_format)
+    package = find_model(options.model)
+    jobs = plan_jobs(volumes, options.output, options.file_format, package.card.input.get("kind") == SLICES)
     if options.picture and len(jobs) > 1:
         raise UsageError("--picture is for one volume.", f"Segment the {len(jobs)} volumes without it.")
     if options.picture and options.picture.suffix.lower() != ".png":
         raise UsageError(f"{options.picture} does not end in .png.", "Choose another name for --picture.")
-    package = find_model(options.model)
     for path in (jobs[0].output, options.report, options.picture):
         if path:
             check_writable(path)
@@ -75,6 +75,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ..inference.engine import Engine
     from ..inference.roi import read_roi
+    from ..outputs.report import write_report
 
     reports, first_code, alone = [], 0, len(jobs) == 1
     with ProgressBar() as progress:
@@ -93,7 +94,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
         return first_code
     if options.report:
         with OutputFiles() as files:
-            _write_json(files.begin(options.report), reports)
+            write_report(files.begin(options.report), reports)
     if options.as_json:
         print_json(reports)
     done = sum("error" not in report for report in reports)
@@ -123,14 +124,15 @@ def _segment(
     engine: Engine, job: Job, region: sitk.Image | None, options: RunOptions, progress: ProgressBar, alone: bool
 ) -> dict[str, Any]:
     """Segment one volume and write what belongs to it; its report."""
+    from ..inference.pictures import pixel_size
     from ..inference.reading import read_volume
     from ..outputs.picture import write_picture
-    from ..outputs.report import build_report
+    from ..outputs.report import build_report, write_report
     from ..outputs.segnrrd import write_segmentation
 
     begin = time.perf_counter()
     progress("reading", 0.0, None)
-    image = read_volume(job.source)
+    image = read_volume(job.source, pixel_size(engine.package.card.input, engine.package.card.spacing))
     read = time.perf_counter()
     result = engine.segment(image, roi=region, fast=options.fast, low_memory=options.low_memory, progress=progress)
     segmented = time.perf_counter()
@@ -145,12 +147,8 @@ def _segment(
         timings = {"reading": read - begin, "writing": written - segmented}
         report = build_report(result, image, job.source, job.output, timings)
         if options.report and alone:
-            _write_json(files.begin(options.report), report)
+            write_report(files.begin(options.report), report)
     return report
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _print_line(report: dict[str, Any]) -> None:

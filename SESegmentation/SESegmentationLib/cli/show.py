@@ -95,6 +95,7 @@ def print_segmentation(report: Mapping[str, Any]) -> None:
     table.add_column("structure")
     table.add_column("ml", justify="right")
     table.add_column("confidence", justify="right")
+    table.add_column("expected Dice", justify="right")
     for structure in report["structures"]:
         found = structure["voxels"] > 0
         table.add_row(
@@ -102,6 +103,7 @@ def print_segmentation(report: Mapping[str, Any]) -> None:
             structure["name"],
             f"{structure['volume_ml']:.2f}" if found else "not found",
             f"{structure['confidence']:.2f}" if found else "",
+            f"{structure['expected_dice']:.2f}" if found and structure["expected_dice"] is not None else "",
         )
     output = console()
     output.print(table)

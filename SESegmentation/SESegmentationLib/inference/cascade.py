@@ -19,6 +19,8 @@ from ..models.card import CARD_NAME
 from .geometry import Box, Geometry, ModelGrid
 from .structures import find_extents
 
+_PIPELINE_REMEDY = "Correct the pipeline in model.json, or take the packages again from where they came."
+
 
 @dataclass(frozen=True)
 class Target:
@@ -43,7 +45,9 @@ def find_locator(package: ModelPackage) -> ModelPackage:
     Raises:
         ModelError: there is none, or it is damaged.
     """
-    name = str(package.card.pipeline["locator"])
+    name = package.card.pipeline.get("locator")
+    if not isinstance(name, str):
+        raise ModelError(f"The pipeline of the model {package.card.name} names no locator.", _PIPELINE_REMEDY)
     beside = package.path.parent / name
     try:
         return find_model(beside if (beside / CARD_NAME).is_file() else name)
@@ -70,7 +74,7 @@ def plan_targets(card: ModelCard, locator: ModelCard) -> list[Target]:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"The pipeline of the model {card.name} does not suit its labels or those of {locator.name}: {error!r}.",
-            "Correct the pipeline in model.json, or take the packages again from where they came.",
+            _PIPELINE_REMEDY,
         ) from error
     return targets
 

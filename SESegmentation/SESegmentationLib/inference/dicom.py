@@ -46,8 +46,7 @@ def read_dicom_folder(folder: Path) -> sitk.Image:
     try:
         if len(files) == 1:  # perhaps an enhanced one, with all slices in it
             return sitk.ReadImage(files[0])
-        _check_positions(folder, files)
-        return sitk.ReadImage(files)
+        return sitk.ReadImage(_in_order(folder, files))
     except RuntimeError as error:
         raise InputError(
             f"The DICOM series in {folder} cannot be read: a file is damaged or compressed in an unknown way.",
@@ -55,8 +54,8 @@ def read_dicom_folder(folder: Path) -> sitk.Image:
         ) from error
 
 
-def _check_positions(folder: Path, files: Sequence[str]) -> None:
-    """Raise InputError unless the slices lie at equal distances, straight above each other."""
+def _in_order(folder: Path, files: Sequence[str]) -> list[str]:
+    """The files along the slices' normal; InputError unless they lie at equal distances, straight above each other."""
     reader = sitk.ImageFileReader()
     positions, normals = [], []
     for file in files:
@@ -68,15 +67,16 @@ def _check_positions(folder: Path, files: Sequence[str]) -> None:
     normal /= np.linalg.norm(normal)
     if np.abs(np.array(normals) - normal).max() > 1e-2:
         raise InputError(f"The slices in {folder} are not parallel.", "Give the files of one stack only.")
-    steps = np.diff(np.array(positions), axis=0)
+    order = np.argsort(np.array(positions) @ normal, kind="stable")
+    steps = np.diff(np.array(positions)[order], axis=0)
     distances = steps @ normal
-    usual = float(np.median(np.abs(distances)))
-    if (np.abs(distances) < UNEVEN * usual).any() or usual == 0:
+    usual = float(np.median(distances))
+    if (distances < UNEVEN * distances.max()).any():
         raise InputError(
             f"The series in {folder} has several images in the same place (time points or contrasts).",
             "Put the files of one time point or contrast into a folder of their own.",
         )
-    if (np.abs(np.abs(distances) - usual) > UNEVEN * usual).any():
+    if (np.abs(distances - usual) > UNEVEN * usual).any():
         raise InputError(
             f"The slices in {folder} are not at equal distances: one is missing, or they were planned so.",
             "Export the whole series again, or resample it to equal distances.",
@@ -85,3 +85,4 @@ def _check_positions(folder: Path, files: Sequence[str]) -> None:
     tilt = float(np.degrees(np.arctan2(across, usual)))
     if tilt > SHEAR_DEGREES:
         raise InputError(*sheared(str(folder), tilt))
+    return [files[number] for number in order]

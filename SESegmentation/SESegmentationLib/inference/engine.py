@@ -3,34 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
+from torch import nn
 
 from ..errors import InputError
 from ..models import Label, ModelPackage, View
+from ..models.calibration import expected_dice
 from ..progress import PhasedProgress, Progress, no_progress
-from . import cascade, guard, plausibility
+from . import cascade, expectation, guard, plausibility
 from .cleanup import clean
 from .device import choose_device
-from .foreground import foreground_box
+from .doubt import voxel_doubt
+from .foreground import box_of_pieces, foreground_box
 from .geometry import Box, Geometry, ModelGrid, to_model_grid
 from .intensity import normalise
 from .memory import memory_errors
+from .pictures import pixel_size
 from .predictor import Predictor
 from .reading import check_volume
 from .result import Finding, SegmentationResult, StructureResult
 from .roi import inside, region_box
 from .structures import find_extents
 from .uncertainty import confidence
+from .views import PLANE_AXIS
 from .weights import load_networks
 
 __all__ = ["Engine", "Finding", "SegmentationResult", "StructureResult"]
 #: volumes larger than this along any axis are no crops, where the card does not say how large those are, in mm
 LARGEST_CROP_MM = 100.0
+#: of a head's slices, one in so many is looked at to find the brain
+FOCUS_STEP = 5
 
 #: told the view and the fraction of its slices that are done
 Report = Callable[[View, float], None]
+#: puts into a label map what must stay
+Keep = Callable[[sitk.Image], sitk.Image]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A box of a model's grid at which its networks look.
+
+    Attributes:
+        grid: the grid over the box.
+        volume: (k, j, i) float32, normalised, as the networks see it.
+        mirror: whether they see it mirrored from left to right.
+        values: the result's value of each of the model's own values.
+    """
+
+    grid: ModelGrid
+    volume: np.ndarray
+    mirror: bool
+    values: dict[int, int]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a box gives.
+
+    Attributes:
+        labels: on the input's grid.
+        trust: confidence and expected Dice by the model's own values.
+        doubt: (k, j, i) on the input's grid, where asked for.
+    """
+
+    labels: sitk.Image
+    trust: dict[int, tuple[float, float | None]]
+    doubt: np.ndarray | None
 
 
 class Engine:
@@ -39,6 +81,7 @@ class Engine:
     Args:
         package: the model.
         device: "auto", "cpu", "cuda", "cuda:1", ..., "mps".
+        networks: to use instead of the model's own, for example adapted ones; they are changed.
 
     Raises:
         ModelError: the weights are damaged or do not fit the card.
@@ -51,12 +94,14 @@ class Engine:
         sitk.WriteImage(result.labels, "head-labels.nii.gz")
     """
 
-    def __init__(self, package: ModelPackage, device: str = "auto") -> None:
+    def __init__(
+        self, package: ModelPackage, device: str = "auto", networks: dict[str, nn.Module] | None = None
+    ) -> None:
         self.package = package
         self.card = package.card
         self.device = choose_device(device)
         with memory_errors():
-            self._predictor = Predictor(self.card, load_networks(package), self.device)
+            self._predictor = Predictor(self.card, networks or load_networks(package), self.device)
         self._locator: Engine | None = None
         #: crops are normalised by themselves, as they were in training; whole volumes as a whole
         self._crops = self.card.input.get("kind") == "crop"
@@ -68,6 +113,9 @@ class Engine:
         roi: sitk.Image | None = None,
         fast: bool = False,
         low_memory: bool = False,
+        doubt: bool = False,
+        located: sitk.Image | None = None,
+        keep: Keep | None = None,
         progress: Progress = no_progress,
     ) -> SegmentationResult:
         """Segment a volume.
@@ -77,6 +125,9 @@ class Engine:
             roi: look only inside the box round this image's voxels above 0, along its own axes; see :mod:`.roi`.
             fast: use only the view with the largest weight.
             low_memory: smaller batches; slower.
+            doubt: give the map of doubt too.
+            located: what :meth:`locate` gave for this volume, if it was asked before.
+            keep: puts back into the label map what must stay as it was, before it is measured.
             progress: told phase, fraction and seconds left after every batch; may raise to cancel.
 
         Returns:
@@ -88,21 +139,72 @@ class Engine:
             CancelledError: from ``progress``.
         """
         with memory_errors():
-            image = check_volume(image)
+            image = check_volume(image, single=pixel_size(self.card.input, self.card.spacing) is not None)
             views = [self._predictor.best_view()] if fast else self._predictor.views
             if roi is None and self._needs_locator(image):
-                return self._segment_targets(image, views, low_memory, progress)
-            return self._segment_one(image, roi, views, low_memory, progress)
+                return self._segment_targets(image, views, low_memory, doubt, located, keep, progress)
+            return self._segment_one(image, roi, views, low_memory, doubt, keep, progress)
+
+    def locate(
+        self, image: sitk.Image, *, low_memory: bool = False, progress: Progress = no_progress
+    ) -> sitk.Image | None:
+        """What the card's locator finds in ``image``; None where this model needs none for it.
+
+        Args and errors: as of :meth:`segment`.
+        """
+        if not self._needs_locator(image):
+            return None
+        if self._locator is None:
+            self._locator = Engine(cascade.find_locator(self.package), str(self.device))
+        return self._locator.segment(image, fast=True, low_memory=low_memory, progress=progress).labels
+
+    def fields(
+        self, image: sitk.Image, *, roi: sitk.Image | None = None, located: sitk.Image | None = None
+    ) -> list[Field]:
+        """Where in ``image`` the networks look, and what they see; one field, or one for each target of a cascade.
+
+        Args and errors: as of :meth:`segment`; with neither ``roi`` nor ``located`` the volume is taken as a whole.
+        """
+        with memory_errors():
+            grid, array = self._prepare(image)
+            if roi is not None or located is None:
+                box = self._box(grid, array, None if roi is None else region_box(roi))
+                own = {label.value: label.value for label in self.card.labels}
+                return [Field(grid.cropped(box), self._part(array, box), False, own)]
+            targets, boxes = self._targets(grid, located)
+            return [
+                Field(
+                    grid.cropped(box),
+                    self._part(array, box, target.mirror),
+                    target.mirror,
+                    {own: label.value for own, label in target.labels.items()},
+                )
+                for target, box in zip(targets, boxes, strict=True)
+                if box is not None
+            ]
+
+    def _targets(self, grid: ModelGrid, located: sitk.Image) -> tuple[list[cascade.Target], list[Box | None]]:
+        """The targets of the cascade, and where on the grid they are."""
+        targets = cascade.plan_targets(self.card, cascade.find_locator(self.package).card)
+        margin_mm = float(self.card.pipeline.get("margin_mm", self.card.margin_mm))
+        return targets, cascade.locate_targets(targets, located, grid, margin_mm)
 
     def _needs_locator(self, image: sitk.Image) -> bool:
         if self.card.pipeline is None:
             return False
-        expected = guard.expected_extent(self.card)
+        expected = expectation.expected_extent(self.card)
         largest = LARGEST_CROP_MM if expected is None else expected[:, 1]
         return bool((guard.extent_of(image) > largest).any())
 
     def _segment_one(
-        self, image: sitk.Image, roi: sitk.Image | None, views: Sequence[View], low_memory: bool, progress: Progress
+        self,
+        image: sitk.Image,
+        roi: sitk.Image | None,
+        views: Sequence[View],
+        low_memory: bool,
+        doubt: bool,
+        keep: Keep | None,
+        progress: Progress,
     ) -> SegmentationResult:
         """The whole volume, or a region of it."""
         names = _phase_names(views)
@@ -119,48 +221,61 @@ class Engine:
             if view is views[-1] and fraction == 1:
                 phases.update("restore", 0.0)
 
-        labels, trust = self._segment_box(grid, array, box, views, low_memory, report, region)
+        seen = self._segment_box(grid, array, box, views, low_memory, report, doubt, region)
         phases.update("restore", 1.0)
-        return self._result(labels, self.card.labels, trust, self.card.merged_pairs, findings, phases)
+        labels = keep(seen.labels) if keep else seen.labels
+        result = self._result(labels, self.card.labels, seen.trust, self.card.merged_pairs, findings, phases)
+        return result if seen.doubt is None else replace(result, doubt=grid.input.image(seen.doubt))
 
     def _segment_targets(
-        self, image: sitk.Image, views: Sequence[View], low_memory: bool, progress: Progress
+        self,
+        image: sitk.Image,
+        views: Sequence[View],
+        low_memory: bool,
+        doubt: bool,
+        located: sitk.Image | None,
+        keep: Keep | None,
+        progress: Progress,
     ) -> SegmentationResult:
         """Crops of the volume, where the card's locator finds their targets."""
-        if self._locator is None:
-            self._locator = Engine(cascade.find_locator(self.package), str(self.device))
-        targets = cascade.plan_targets(self.card, self._locator.card)
+        locator = cascade.find_locator(self.package)
+        targets = cascade.plan_targets(self.card, locator.card)
         names = [target.name for target in targets]
         phases = PhasedProgress(progress, {"locate": 20, "prepare": 1, **dict.fromkeys(names, 2), "measure": 1})
 
         def locating(phase: str, fraction: float, seconds_left: float | None) -> None:
             phases.update("locate", fraction)
 
-        located = self._locator.segment(image, fast=True, low_memory=low_memory, progress=locating)
+        if located is None:
+            located = self.locate(image, low_memory=low_memory, progress=locating)
         phases.update("prepare", 0.0)
         grid, array = self._prepare(image)
-        margin_mm = float(self.card.pipeline.get("margin_mm", self.card.margin_mm))
-        boxes = cascade.locate_targets(targets, located.labels, grid, margin_mm)
+        targets, boxes = self._targets(grid, located)
         phases.update("prepare", 1.0)
-        findings = guard.inspect(image, self._locator.card)
+        findings = guard.inspect(image, locator.card)
         structures = [label for target in targets for label in target.labels.values()]
         combined = np.zeros(image.GetSize()[::-1], np.min_scalar_type(max(label.value for label in structures)))
-        trust: dict[int, float] = {}
+        trust: dict[int, tuple[float, float | None]] = {}
+        doubts = np.zeros(combined.shape, np.float32) if doubt else None
         for target, box in zip(targets, boxes, strict=True):
 
             def report(view: View, fraction: float, name: str = target.name) -> None:
                 phases.update(name, (views.index(view) + fraction) / len(views))
 
             if box is not None:
-                labels, own_trust = self._segment_box(grid, array, box, views, low_memory, report, mirror=target.mirror)
-                own = sitk.GetArrayViewFromImage(labels)
+                seen = self._segment_box(grid, array, box, views, low_memory, report, doubt, mirror=target.mirror)
+                own = sitk.GetArrayViewFromImage(seen.labels)
                 for value, label in target.labels.items():
                     combined[own == value] = label.value
-                    trust[label.value] = own_trust[value]
+                    trust[label.value] = seen.trust[value]
+                if doubts is not None:
+                    np.maximum(doubts, seen.doubt, out=doubts)
             phases.update(target.name, 1.0)
         labels = sitk.GetImageFromArray(combined)
         labels.CopyInformation(image)
-        return self._result(labels, structures, trust, cascade.sided_pairs(targets), findings, phases)
+        labels = keep(labels) if keep else labels
+        result = self._result(labels, structures, trust, cascade.sided_pairs(targets), findings, phases)
+        return result if doubts is None else replace(result, doubt=grid.input.image(doubts))
 
     def _prepare(self, image: sitk.Image) -> tuple[ModelGrid, np.ndarray]:
         """The model's grid and the intensities (k, j, i) on it, normalised unless crops of them will be."""
@@ -179,7 +294,22 @@ class Engine:
             return box
         if self._crops:
             return tuple(slice(0, n) for n in array.shape)
-        return foreground_box(array, grid.geometry.spacing, self.card.margin_mm)
+        box = foreground_box(array, grid.geometry.spacing, self.card.margin_mm)
+        return self._focus(grid, array, box) if self.card.input.get("kind") == "head" else box
+
+    def _focus(self, grid: ModelGrid, array: np.ndarray, box: Box) -> Box:
+        """The part of ``box`` round what a quick look at a few slices finds: about what training slices show.
+
+        That is not only faster: cSE blocks squeeze the whole slice, so what lies round the brain tells on it.
+        """
+        view = self._predictor.best_view()
+        steps = [FOCUS_STEP if axis == PLANE_AXIS[view.plane] else 1 for axis in range(3)]
+        margin = [round(self.card.margin_mm / length) for length in reversed(grid.geometry.spacing)]
+        part = array[box]
+        found = box_of_pieces(self._predictor.find(part, FOCUS_STEP), steps, margin, part.shape)
+        if found is None:
+            return box
+        return tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(box, found, strict=True))
 
     def _segment_box(
         self,
@@ -189,28 +319,41 @@ class Engine:
         views: Sequence[View],
         low_memory: bool,
         report: Report,
+        doubt: bool,
         region: Geometry | None = None,
         mirror: bool = False,
-    ) -> tuple[sitk.Image, dict[int, float]]:
-        """Labels on the input's grid from a box of the model's, and the confidence of each value."""
-        part = normalise(array[box], self.card.intensity) if self._crops else array[box]
-        predicted = self._predictor.predict(part[..., ::-1] if mirror else part, views, low_memory, report)
+    ) -> _Seen:
+        """What a box of the model's grid gives on the input's."""
+        predicted = self._predictor.predict(self._part(array, box, mirror), views, low_memory, report)
         trust = confidence(predicted.probabilities, predicted.votes)
         probabilities = predicted.probabilities.flip(-1) if mirror else predicted.probabilities
-        labels = grid.cropped(box).from_model_grid(probabilities)
+        there = grid.cropped(box)
+        labels = there.from_model_grid(probabilities)
+        doubts = there.to_input(voxel_doubt(probabilities)) if doubt else None
         if region is not None:
             outside = ~inside(region, grid.input)
             kept = sitk.GetArrayFromImage(labels)
             kept[outside] = 0
             labels = grid.input.image(kept)
+            if doubts is not None:
+                doubts[outside] = 0
         values = [label.value for label in self.card.labels]
-        return clean(labels, values, self.card.cleanup), dict(zip(values, trust[1:].tolist(), strict=True))
+        trusted = {
+            value: (confident, expected_dice(self.card.calibration, value, confident, len(views)))
+            for value, confident in zip(values, trust[1:].tolist(), strict=True)
+        }
+        return _Seen(clean(labels, values, self.card.cleanup), trusted, doubts)
+
+    def _part(self, array: np.ndarray, box: Box, mirror: bool = False) -> np.ndarray:
+        """The intensities in a box as the networks see them."""
+        part = normalise(array[box], self.card.intensity) if self._crops else array[box]
+        return part[..., ::-1] if mirror else part
 
     def _result(
         self,
         labels: sitk.Image,
         structures: Sequence[Label],
-        trust: Mapping[int, float],
+        trust: Mapping[int, tuple[float, float | None]],
         pairs: Sequence[tuple[int, int]],
         findings: Sequence[Finding],
         phases: PhasedProgress,
@@ -225,8 +368,9 @@ class Engine:
                 label=label,
                 voxels=extent.voxels,
                 volume_ml=extent.voxels * voxel_ml,
-                confidence=trust.get(label.value, 0.0) if extent.voxels else 0.0,
+                confidence=trust.get(label.value, (0.0, None))[0] if extent.voxels else 0.0,
                 centre_lps=tuple(geometry.points(np.array([extent.centre[::-1]]))[0].tolist()),
+                expected_dice=trust.get(label.value, (0.0, None))[1],
             )
             for label, extent in zip(structures, extents.values(), strict=True)
         ]

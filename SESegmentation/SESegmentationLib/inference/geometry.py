@@ -20,6 +20,8 @@ import SimpleITK as sitk
 import torch
 
 from ..models import ModelCard
+from .memory import require
+from .pictures import pixel_size
 
 #: rotation between the input's axes and the patient's that the networks bear (they are trained with 15 degrees)
 ALIGNED_DEGREES = 10.0
@@ -99,7 +101,12 @@ class Geometry:
         return tuple(slice(int(a), max(int(a), int(b))) for a, b in zip(low[::-1], high[::-1], strict=True))
 
     def resample(self, image: sitk.Image, interpolator: int, outside: float = 0.0) -> sitk.Image:
-        """``image`` at this geometry's voxels, ``outside`` where it has none; its pixel type is kept."""
+        """``image`` at this geometry's voxels, ``outside`` where it has none; its pixel type is kept.
+
+        Raises:
+            OutOfMemoryError: it would be too large.
+        """
+        require(math.prod(self.size) * image.GetSizeOfPixelComponent() / 1e9)
         identity = sitk.Transform(3, sitk.sitkIdentity)
         return sitk.Resample(
             image, self.size, identity, interpolator, self.origin, self.spacing, self.direction, outside
@@ -144,6 +151,10 @@ class ModelGrid:
     def labels_to_grid(self, labels: sitk.Image) -> np.ndarray:
         """Array (k, j, i) of a label map at the grid's voxels, nearest neighbour, 0 where it has none."""
         return sitk.GetArrayFromImage(self.geometry.resample(labels, sitk.sitkNearestNeighbor))
+
+    def to_input(self, values: np.ndarray) -> np.ndarray:
+        """Values (k, j, i) on the grid at the input's voxels, interpolated linearly, 0 where the grid has none."""
+        return sitk.GetArrayFromImage(self.input.resample(self.geometry.image(values), sitk.sitkLinear))
 
     def from_model_grid(self, probabilities: np.ndarray | torch.Tensor) -> sitk.Image:
         """Label map on the input's grid from probabilities on the model's.
@@ -208,6 +219,9 @@ def to_model_grid(image: sitk.Image, card: ModelCard) -> tuple[sitk.Image, Model
         The image on the grid, float32, in RAS orientation, covering all of the input; and the grid.
     """
     values = (0, *(label.value for label in card.labels))
+    if pixel_size(card.input, card.spacing):  # slices are taken pixel by pixel, as they lie in the file
+        plain = sitk.Cast(image, sitk.sitkFloat32)
+        return plain, _grid(image, Geometry.of(plain), values, exact=True)
     oriented = sitk.DICOMOrient(sitk.Cast(image, sitk.sitkFloat32), "RAS")
     axes = RAS
     if _rotation_degrees(oriented) <= ALIGNED_DEGREES:

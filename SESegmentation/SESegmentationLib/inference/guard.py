@@ -1,7 +1,7 @@
 """The input guard: what about a volume makes a good result doubtful, before the networks see it.
 
 Findings are advice: they never stop a run (what is nonsense is refused in :mod:`.reading`). What can only be seen in
-the result is in :mod:`.plausibility`.
+the result is in :mod:`.plausibility`, what the header alone tells in :mod:`.expectation`.
 """
 
 from __future__ import annotations
@@ -12,30 +12,34 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..models import ModelCard
+from .expectation import is_hounsfield, unmet_expectations
 from .geometry import Geometry
 from .head import HeadSurvey
+from .reading import NOT_NUMBERS
 from .result import Finding
 
-#: a voxel edge this many times as long as the model's is coarse
-COARSE = 1.5
-#: air in Hounsfield units is -1000; nothing in MRI is near that
-HOUNSFIELD_AIR = -500
+#: fields of view of other lengths show no head, or too little of it to measure, in mm
+HEAD_FIELD_MM = (60.0, 600.0)
+#: share of the bright voxels that equal their neighbour: in images at most 0.25, in label maps above 0.75
+FLAT = 0.5
+#: mm by NIfTI's code for the unit of length
+_NIFTI_UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 
 def inspect(image: sitk.Image, card: ModelCard) -> list[Finding]:
     """Findings about ``image`` as an input for the model of ``card``; empty where all is well."""
-    findings = [*_orientation(image), *_extent(image, card), *_resolution(image, card)]
-    hounsfield = float(sitk.GetArrayViewFromImage(image).min()) < HOUNSFIELD_AIR
-    findings += _modality(hounsfield, card)
-    if card.input.get("kind") == "head" and not hounsfield:
-        findings += _head(HeadSurvey.of(image), card)
+    array = sitk.GetArrayViewFromImage(image)
+    lowest, extent = float(array.min()), extent_of(image)
+    # of a single voxel, for turning the whole volume takes time and memory
+    spacing = sitk.DICOMOrient(image[:1, :1, :1], "RAS").GetSpacing()
+    values = list(_values(image))
+    findings = [*_orientation(image), *unmet_expectations(extent, spacing, lowest, card), *values]
+    is_image = not is_hounsfield(lowest) and all(finding.code != "labels" for finding in values)
+    measurable = HEAD_FIELD_MM[0] <= extent.min() and extent.max() <= HEAD_FIELD_MM[1]
+    if card.input.get("kind") == "head" and is_image and measurable:
+        survey = HeadSurvey.of(image)
+        findings += _head(survey, card) if survey else []
     return findings
-
-
-def expected_extent(card: ModelCard) -> np.ndarray | None:
-    """Smallest and largest extent (3, 2) in mm, along right-left, posterior-anterior, inferior-superior, or None."""
-    extent = card.input.get("extent_mm")
-    return None if extent is None else np.broadcast_to(np.array(extent, dtype=float), (3, 2))
 
 
 def extent_of(image: sitk.Image) -> np.ndarray:
@@ -46,16 +50,19 @@ def extent_of(image: sitk.Image) -> np.ndarray:
 
 def _orientation(image: sitk.Image) -> Iterator[Finding]:
     """What the header of a NIfTI file leaves open about directions; SimpleITK keeps it as metadata."""
-    codes = [image.GetMetaData(key) for key in ("qform_code", "sform_code") if image.HasMetaDataKey(key)]
+    keys = ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units")
+    if not all(image.HasMetaDataKey(key) for key in keys):
+        return
+    *codes, x, y, z, units = (image.GetMetaData(key) for key in keys)
     if codes == ["0", "0"]:
         yield Finding(
             "no-orientation",
             "The file does not say how its axes lie in the patient.",
             "Left and right may be exchanged, and the structures may be missed.",
         )
-    elif len(codes) == 2 and "0" not in codes:
-        rows = [image.GetMetaData(f"srow_{axis}").split() for axis in "xyz"]
-        sform = np.array(rows, dtype=float) * [[-1], [-1], [1]]  # RAS to LPS
+    elif "0" not in codes:
+        millimetres = _NIFTI_UNITS_MM.get(int(units) & 7, 1.0)
+        sform = np.array([x.split(), y.split(), z.split()], dtype=float) * [[-1], [-1], [1]] * millimetres  # RAS to LPS
         geometry = Geometry.of(image)
         ends = np.array([[0, 0, 0], np.subtract(geometry.size, 1)])
         distance = np.linalg.norm(geometry.points(ends) - (ends @ sform[:, :3].T + sform[:, 3]), axis=1).max()
@@ -67,52 +74,21 @@ def _orientation(image: sitk.Image) -> Iterator[Finding]:
             )
 
 
-def _extent(image: sitk.Image, card: ModelCard) -> Iterator[Finding]:
-    expected = expected_extent(card)
-    if expected is None:
-        return
-    extent = extent_of(image)
-    size = " x ".join(f"{length:.0f}" for length in extent)
-    if (extent < expected[:, 0]).any():
-        least = " x ".join(f"{length:.0f}" for length in expected[:, 0])
+def _values(image: sitk.Image) -> Iterator[Finding]:
+    """What the values tell, whatever they show."""
+    if image.HasMetaDataKey(NOT_NUMBERS):
         yield Finding(
-            "small-field",
-            f"The field of view ({size} mm) is smaller than this model expects ({least} mm).",
-            "Structures at its edges may be cut off or missed.",
+            "not-numbers",
+            f"{image.GetMetaData(NOT_NUMBERS)} voxels are no numbers (NaN or infinite); they were taken as 0.",
+            "Structures there are missing or wrong.",
         )
-    if (extent > expected[:, 1]).any():
-        most = " x ".join(f"{length:.0f}" for length in expected[:, 1])
+    slices = sitk.GetArrayViewFromImage(image)[::4]
+    bright = slices[:, :, 1:] > slices.mean(dtype=np.float64)
+    if bright.any() and (slices[:, :, 1:] == slices[:, :, :-1])[bright].mean() > FLAT:
         yield Finding(
-            "large-field",
-            f"The field of view ({size} mm) is larger than this model expects ({most} mm).",
-            "Structures may be found where there are none; a region of interest helps.",
-        )
-
-
-def _resolution(image: sitk.Image, card: ModelCard) -> Iterator[Finding]:
-    spacing = np.array(sitk.DICOMOrient(image, "RAS").GetSpacing())
-    if (spacing > COARSE * np.array(card.spacing)).any():
-        size = " x ".join(f"{length:.2g}" for length in spacing)
-        model = " x ".join(f"{length:.2g}" for length in card.spacing)
-        yield Finding(
-            "coarse",
-            f"The voxels ({size} mm) are coarser than the model's ({model} mm).",
-            "Volumes of small and thin structures are inaccurate.",
-        )
-
-
-def _modality(hounsfield: bool, card: ModelCard) -> Iterator[Finding]:
-    if hounsfield and card.modality == "MR":
-        yield Finding(
-            "modality",
-            "This looks like CT (Hounsfield units); the model is for MRI.",
-            "The result is very likely wrong.",
-        )
-    if not hounsfield and card.modality == "CT":
-        yield Finding(
-            "modality",
-            "There is no air in Hounsfield units in this volume; the model is for CT.",
-            "The result is very likely wrong, unless the volume lies wholly inside the body.",
+            "labels",
+            "Most voxels equal their neighbours, as in a label map, not in an image.",
+            "The result is very likely meaningless.",
         )
 
 
@@ -122,6 +98,12 @@ def _head(survey: HeadSurvey, card: ModelCard) -> Iterator[Finding]:
             "orientation",
             f"The head is mirror-symmetric {survey.symmetry_axis} rather than from left to right.",
             "The directions in the file are probably wrong; then all structures and sides are.",
+        )
+    if survey.cut_sides:
+        yield Finding(
+            "head-cut-off",
+            f"The head goes on outside the field of view ({', '.join(survey.cut_sides)}).",
+            "Structures there are too small or missing.",
         )
     if card.contrast == "T1" and survey.fluid_is_bright:
         yield Finding(

@@ -1,4 +1,4 @@
-"""What a volume of a head looks like as a whole, measured without segmenting it: symmetry and contrast.
+"""What a volume of a head looks like as a whole, measured without segmenting it: symmetry, contrast, what is cut off.
 
 All of it is measured at 3 mm, on a grid along the patient's axes, and takes a fraction of a second.
 """
@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from .geometry import RAS, Geometry, covering, smoothed
+from .geometry import RAS, Geometry, covering
 
 SPACING_MM = 3.0
+#: voxels are averaged over blocks of about this size first, so that single ones, noise and small vessels, do not count
+BLOCK_MM = 2.0
 #: how much better another axis' mirror symmetry must be than left-right's (correlations; heads here: 0.1 to 0.3 worse)
 SYMMETRY_LEAD = 0.05
 #: of the largest depth in the head; what lies deeper is brain, with or without skull
@@ -22,7 +24,10 @@ BRIGHT_FLUID = 0.25
 #: share of the core that is brighter than white matter by ``VESSEL_CONTRAST``; without contrast agent about 0.0001
 BRIGHT_VESSELS = 0.002
 VESSEL_CONTRAST = 1.4
+#: area of the head in a volume's outermost slice over that in its largest one: ears and nose reach 0.1
+CUT_AREA = 0.2
 _AXES = ("from bottom to top", "from back to front", "from left to right")
+_SIDES = (("bottom", "top"), ("back", "front"), ("left", "right"))
 
 
 @dataclass(frozen=True)
@@ -33,27 +38,29 @@ class HeadSurvey:
         symmetry: correlation with its mirror image along (k, j, i), that is bottom-top, back-front, left-right.
         skewness: Bowley's, from the 5th and 95th percentile, of the intensities in the core of the head.
         bright_share: share of the core brighter than its 90th percentile by ``VESSEL_CONTRAST``.
+        edge_areas: area of the head in the outermost slices over the largest, by axis (k, j, i): lower and upper end.
     """
 
     symmetry: tuple[float, float, float]
     skewness: float
     bright_share: float
+    edge_areas: tuple[tuple[float, float], ...]
 
     @classmethod
-    def of(cls, image: sitk.Image) -> HeadSurvey:
-        """Measure ``image``."""
-        oriented = sitk.DICOMOrient(sitk.Cast(image, sitk.sitkFloat32), "RAS")
-        grid = covering(Geometry.of(oriented), (SPACING_MM,) * 3, RAS)
-        lowest = float(sitk.GetArrayViewFromImage(oriented).min())
-        coarse = grid.resample(smoothed(oriented, (SPACING_MM / 2,) * 3), sitk.sitkLinear, lowest)
-        array = sitk.GetArrayFromImage(coarse) - lowest
-        bright = float(np.percentile(array[array > array.mean()], 90))
-        core = array[_core(array > 0.15 * bright)]
+    def of(cls, image: sitk.Image) -> HeadSurvey | None:
+        """Measure ``image``; None where there is nothing to be measured."""
+        array = _coarse(image)
+        bright = float(np.percentile(array[array >= array.mean(dtype=np.float64)], 90))
+        head = array > 0.15 * bright
+        if not head.any():
+            return None
+        core = array[_core(head)]
         low, middle, white, high = np.percentile(core, [5, 50, 90, 95])
         return cls(
             symmetry=tuple(_mirror_correlation(np.minimum(array, bright), axis) for axis in range(3)),
             skewness=float((high + low - 2 * middle) / max(high - low, 1e-6)),
             bright_share=float((core > VESSEL_CONTRAST * white).mean()),
+            edge_areas=tuple(_edge_areas(head, axis) for axis in range(3)),
         )
 
     @property
@@ -76,6 +83,26 @@ class HeadSurvey:
         """Whether vessels stand out from white matter."""
         return self.bright_share > BRIGHT_VESSELS
 
+    @property
+    def cut_sides(self) -> list[str]:
+        """Where the head goes on outside the volume, in words; not the bottom, where the neck always does."""
+        return [
+            side
+            for sides, areas in zip(_SIDES, self.edge_areas, strict=True)
+            for side, area in zip(sides, areas, strict=True)
+            if area > CUT_AREA and side != "bottom"
+        ]
+
+
+def _coarse(image: sitk.Image) -> np.ndarray:
+    """Intensities above the lowest (k, j, i), on a grid of ``SPACING_MM`` along the patient's axes."""
+    lowest = float(sitk.GetArrayViewFromImage(image).min())
+    spacing_and_size = zip(image.GetSpacing(), image.GetSize(), strict=True)
+    blocks = [min(max(round(BLOCK_MM / spacing), 1), size) for spacing, size in spacing_and_size]
+    averaged = sitk.BinShrink(sitk.Cast(image, sitk.sitkFloat32), blocks)
+    grid = covering(Geometry.of(averaged), (SPACING_MM,) * 3, RAS)
+    return sitk.GetArrayFromImage(grid.resample(averaged, sitk.sitkLinear, lowest)) - lowest
+
 
 def _core(mask: np.ndarray) -> np.ndarray:
     """The voxels deep inside the largest depth's surroundings of a head's mask (k, j, i)."""
@@ -97,5 +124,12 @@ def _mirror_correlation(array: np.ndarray, axis: int) -> float:
         both = (mirrored >= 0) & (mirrored < count)
         if both.sum() > count // 3:
             one, other = np.compress(both, array, axis), np.take(array, mirrored[both], axis)
-            best = max(best, float(np.corrcoef(one.ravel(), other.ravel())[0, 1]))
+            if one.min() < one.max():  # what is constant correlates with nothing
+                best = max(best, float(np.corrcoef(one.ravel(), other.ravel())[0, 1]))
     return best
+
+
+def _edge_areas(head: np.ndarray, axis: int) -> tuple[float, float]:
+    """The slices next to the outermost ones: in these the volume may end half-way."""
+    areas = head.sum(axis=tuple(other for other in range(3) if other != axis))
+    return tuple(float(areas[index] / areas.max()) for index in (min(1, len(areas) - 1), max(-2, -len(areas))))

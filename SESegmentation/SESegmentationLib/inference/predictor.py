@@ -5,11 +5,13 @@ Arrays are (k, j, i) on a model grid, see :mod:`.views`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ModelError, OutOfMemoryError
@@ -69,6 +71,25 @@ class Predictor:
         """The view with the largest weight among those that tell left from right."""
         return max((view for view in self.views if not view.merged), key=lambda view: view.weight)
 
+    @contextlib.contextmanager
+    def dropout(self, seed: int) -> Iterator[None]:
+        """Let the networks drop channels as in training: Monte Carlo dropout."""
+        layers = [
+            layer
+            for network in self._networks.values()
+            for layer in network.modules()
+            if isinstance(layer, nn.Dropout | nn.Dropout2d | nn.Dropout3d)
+        ]
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            try:
+                for layer in layers:
+                    layer.train()
+                yield
+            finally:
+                for layer in layers:
+                    layer.eval()
+
     def predict(
         self,
         volume: np.ndarray,
@@ -99,6 +120,25 @@ class Predictor:
             whole = sum(view.weight for view in views)
             votes = [self._look(view, image, total, view.weight / whole, limit, report) for view in views]
         return Prediction(total, votes)
+
+    def find(self, volume: np.ndarray, step: int) -> np.ndarray:
+        """Where there is any structure, in every ``step``-th slice of the best view.
+
+        Args:
+            volume: (k, j, i) float32, normalised.
+
+        Returns:
+            Mask like ``volume``, without the slices between.
+        """
+        view = self.best_view()
+        axis = PLANE_AXIS[view.plane]
+        count = volume.shape[axis]
+        with torch.inference_mode():
+            image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
+            seen = [
+                self._probabilities(view, image, slice(n, n + 1)).argmax(1) > 0 for n in range(step // 2, count, step)
+            ]
+        return np.moveaxis(torch.cat(seen).cpu().numpy(), 0, axis)
 
     def _look(
         self,
@@ -142,9 +182,22 @@ class Predictor:
 
     def _probabilities(self, view: View, image: Tensor, which: slice) -> Tensor:
         """(N, C, H, W) half precision for the slices ``which``."""
-        slabs = slab(image, view.plane, which, view.thickness).contiguous(memory_format=torch.channels_last)
-        logits = self._networks[view.network](slabs)
+        slabs = slab(image, view.plane, which, view.thickness)
+        padded, inside = _padded(slabs, view.size)
+        logits = self._networks[view.network](padded.contiguous(memory_format=torch.channels_last))[inside]
         return torch.softmax(logits.permute(0, 2, 3, 1), dim=-1, dtype=torch.float16).permute(0, 3, 1, 2)
+
+
+def _padded(slabs: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, tuple[slice, ...]]:
+    """``slabs`` (N, T, H, W) in the middle of zeros, at least ``size``; and where in (N, C, H, W) they then lie."""
+    if size is None:
+        return slabs, (...,)
+    missing = [max(least - length, 0) for least, length in zip(size, slabs.shape[-2:], strict=True)]
+    before = [length // 2 for length in missing]
+    sides = zip(before, missing, strict=True)
+    top, left = ((one, both - one) for one, both in sides)
+    inside = [slice(one, one + length) for one, length in zip(before, slabs.shape[-2:], strict=True)]
+    return F.pad(slabs, (*left, *top)), (..., *inside)
 
 
 def _check_views(card: ModelCard, networks: dict[str, nn.Module]) -> None:

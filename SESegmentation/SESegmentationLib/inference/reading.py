@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,28 @@ import SimpleITK as sitk
 from ..errors import InputError
 from .dicom import read_dicom_folder
 from .nifti import SHEAR_DEGREES, NiftiHeader, shear_degrees, sheared
+from .pictures import is_picture, read_picture
 
+#: metadata of a checked volume: how many of its voxels were no numbers
+NOT_NUMBERS = "SESegmentation_not_numbers"
+#: a volume longer than this along an axis is no part of a person, but has its spacing in another unit
+LONGEST_MM = 3000.0
+#: sums and squares of larger values leave the range of single precision
+_LARGEST = 1e15
+#: smaller cosines, and sizes in mm, are rounding errors; ITK inverts matrices of denormal numbers wrongly
+_SMALLEST = 1e-9
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
+#: ITK's readers of formats that say how the axes lie in the patient
+_FORMATS = ("NiftiImageIO", "NrrdImageIO", "MetaImageIO", "GDCMImageIO", "MINCImageIO", "HDF5ImageIO")
 
 
-def read_volume(path: str | Path) -> sitk.Image:
+def read_volume(path: str | Path, pixel_mm: Sequence[float] | None = None) -> sitk.Image:
     """Read a volume and check that it can be segmented.
 
     Args:
-        path: NIfTI, NRRD, MetaImage or any other file that ITK reads, or a folder with one DICOM series.
+        path: NIfTI, NRRD, MetaImage, MINC or HDF5 (ITK's) file, or a folder with one DICOM series.
+        pixel_mm: for models of slices, the spacing of pictures, which are then read too, as are single slices; see
+            :mod:`.pictures`.
 
     Returns:
         A 3-D scalar image; see :func:`check_volume`.
@@ -32,11 +45,15 @@ def read_volume(path: str | Path) -> sitk.Image:
     Raises:
         InputError: there is nothing, it cannot be read, is cut off, or is no volume that can be segmented.
     """
-    return check_volume(_read(Path(path)), str(path))
+    return check_volume(_read(Path(path), pixel_mm), str(path), single=pixel_mm is not None)
 
 
-def read_label_volume(path: str | Path) -> sitk.Image:
+def read_label_volume(path: str | Path, pixel_mm: Sequence[float] | None = None) -> sitk.Image:
     """Read a label map: 3-D, whole numbers from 0 on (also where they are stored as floats), possibly all 0.
+
+    Args:
+        path: see :func:`read_volume`.
+        pixel_mm: see :func:`read_volume`.
 
     Returns:
         The smallest of uint8, uint16 and uint32 that holds its values.
@@ -44,7 +61,7 @@ def read_label_volume(path: str | Path) -> sitk.Image:
     Raises:
         InputError: as :func:`read_volume`, or the values are no labels.
     """
-    image = check_geometry(_read(Path(path)), str(path))
+    image = check_geometry(_read(Path(path), pixel_mm, labels=True), str(path), single=pixel_mm is not None)
     array = sitk.GetArrayViewFromImage(image)
     rounded = np.rint(array) if array.dtype.kind == "f" else array
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.abs(array - rounded).max() < 1e-3):
@@ -61,34 +78,38 @@ def read_label_volume(path: str | Path) -> sitk.Image:
     return labels
 
 
-def check_volume(image: sitk.Image, name: str = "The volume") -> sitk.Image:
+def check_volume(image: sitk.Image, name: str = "The volume", single: bool = False) -> sitk.Image:
     """Refuse what cannot be segmented.
 
     Args:
         image: as it was read.
         name: how messages name it.
+        single: allow a single slice.
 
     Returns:
         The image as a 3-D scalar one: a single frame of a 4-D image or a single component of a vector is taken out.
+        Voxels that are no numbers (NaN or infinite) are 0, as ITK makes them in NIfTI files; the metadata
+        ``NOT_NUMBERS`` holds their count.
 
     Raises:
-        InputError: several frames or components, a single slice, complex, sheared, empty, constant, NaN or infinite.
+        InputError: several frames or components, a single slice, complex, sheared, empty, constant, or values too
+            large for single precision.
     """
-    image = check_geometry(image, name)
+    image = _numbers_only(check_geometry(image, name, single))
     array = sitk.GetArrayViewFromImage(image)
-    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+    low, high = array.min(), array.max()
+    if low == high:
+        raise InputError(f"{name} is empty: every voxel is {low:g}.", "Check that the right volume was chosen.")
+    largest = max(float(high), -float(low))
+    if largest > _LARGEST:
         raise InputError(
-            f"{name} has {int(array.size - finite.sum())} voxels that are not numbers (NaN or infinite).",
-            "Replace them, with 0 for example, and save the volume again.",
-        )
-    if array.min() == array.max():
-        raise InputError(
-            f"{name} is empty: every voxel is {array.flat[0]:g}.", "Check that the right volume was chosen."
+            f"{name} holds values as large as {largest:.0e}.",
+            "Correct or rescale them, and save the volume again.",
         )
     return image
 
 
-def check_geometry(image: sitk.Image, name: str = "The volume") -> sitk.Image:
+def check_geometry(image: sitk.Image, name: str = "The volume", single: bool = False) -> sitk.Image:
     """The part of :func:`check_volume` that holds for label maps too: everything but the values."""
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise InputError(
@@ -98,7 +119,7 @@ def check_geometry(image: sitk.Image, name: str = "The volume") -> sitk.Image:
     if image.GetPixelID() in _COMPLEX:
         raise InputError(f"{name} is complex-valued.", "Give its magnitude.")
     if "vector" in image.GetPixelIDTypeAsString():
-        image = sitk.VectorIndexSelectionCast(image, 0)
+        image = _with_metadata_of(image, sitk.VectorIndexSelectionCast(image, 0))
     if 0 in image.GetSize():
         raise InputError(f"{name} has no voxels.", "Check that the right volume was chosen.")
     while image.GetDimension() > 3:
@@ -108,38 +129,83 @@ def check_geometry(image: sitk.Image, name: str = "The volume") -> sitk.Image:
                 f"{name} is {image.GetDimension()}-dimensional, with {frames} frames.",
                 "Extract one frame (a time point or a contrast) and give that.",
             )
-        image = image[(slice(None),) * (image.GetDimension() - 1) + (0,)]
-    if image.GetDimension() < 3 or min(image.GetSize()) < 2:
+        image = _with_metadata_of(image, image[(slice(None),) * (image.GetDimension() - 1) + (0,)])
+    if single and image.GetDimension() == 2:
+        image = _with_metadata_of(image, sitk.JoinSeries(image))
+    if image.GetDimension() < 3 or min(image.GetSize()[: 2 if single else 3]) < 2:
         raise InputError(f"{name} is a single slice, not a volume.", "Give the whole series or volume.")
-    numbers = (*image.GetSpacing(), *image.GetOrigin(), *image.GetDirection())
-    shear = shear_degrees(np.reshape(image.GetDirection(), (3, 3)))
-    if not np.isfinite(numbers).all() or min(image.GetSpacing()) <= 0 or shear >= 90:
+    direction = np.array(image.GetDirection())
+    if ((direction != 0) & (np.abs(direction) < _SMALLEST)).any():
+        image = sitk.Image(image)
+        image.SetDirection(np.where(np.abs(direction) < _SMALLEST, 0, direction))
+    numbers = (*image.GetSpacing(), *image.GetOrigin(), *direction)
+    shear = shear_degrees(direction.reshape(3, 3))
+    if not np.isfinite(numbers).all() or min(image.GetSpacing()) < _SMALLEST or shear >= 90:
         raise InputError(
             f"{name} has an impossible geometry: spacing {image.GetSpacing()} mm, origin {image.GetOrigin()} mm.",
             "Correct its spacing, origin and directions, and save it again.",
         )
     if shear > SHEAR_DEGREES:
         raise InputError(*sheared(name, shear))
+    longest = max(n * spacing for n, spacing in zip(image.GetSize(), image.GetSpacing(), strict=True))
+    if longest > LONGEST_MM and not single:  # the pixels of a picture have no size in mm
+        raise InputError(
+            f"{name} is {longest / 1000:.3g} m long: its spacing is probably in another unit than mm.",
+            "Correct its spacing, and save it again.",
+        )
     return image
 
 
-def _read(path: Path) -> sitk.Image:
-    if not path.exists():
+def _numbers_only(image: sitk.Image) -> sitk.Image:
+    array = sitk.GetArrayViewFromImage(image)
+    if array.dtype.kind != "f" or (finite := np.isfinite(array)).all():
+        return image
+    numbers = sitk.GetImageFromArray(np.where(finite, array, array.dtype.type(0)))
+    numbers.CopyInformation(image)
+    numbers = _with_metadata_of(image, numbers)
+    numbers.SetMetaData(NOT_NUMBERS, str(array.size - int(finite.sum())))
+    return numbers
+
+
+def _with_metadata_of(original: sitk.Image, derived: sitk.Image) -> sitk.Image:
+    for key in original.GetMetaDataKeys():
+        derived.SetMetaData(key, original.GetMetaData(key))
+    return derived
+
+
+def _read(path: Path, pixel_mm: Sequence[float] | None = None, labels: bool = False) -> sitk.Image:
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+    except OSError as error:  # a folder that may not be searched, a name that is too long
+        raise InputError(f"{path} cannot be opened: {error.strerror}.", "Check the name and the folder.") from error
+    if not exists:
         raise InputError(f"There is no file or folder {path}.", "Check the name and the folder.")
-    if path.is_dir():
+    if is_folder:
         with _quiet():
             return read_dicom_folder(path)
     if path.stat().st_size == 0:
         raise InputError(f"The file {path} is empty (0 bytes).", "Copy or download it again.")
     if not os.access(path, os.R_OK):
         raise InputError(f"The file {path} may not be read.", "Ask its owner for permission, or copy it.")
-    if header := NiftiHeader.read(path):
-        header.check(path)
+    if pixel_mm is not None and is_picture(path):
+        return read_picture(path, pixel_mm, labels)
+    header = NiftiHeader.read(path)
+    not_numbers = header.check(path) if header else 0
     try:
         with _quiet():
-            return sitk.ReadImage(str(path))
+            kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
+            if kind and kind not in _FORMATS:
+                raise InputError(
+                    f"{path} is of a format ({kind.removesuffix('ImageIO')}) that does not say how its axes lie in the "
+                    "patient.",
+                    "Convert the original to NIfTI, NRRD or MetaImage, or give the DICOM folder.",
+                )
+            image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(_reason(path, str(error)), _REMEDY) from error
+    if not_numbers:
+        image.SetMetaData(NOT_NUMBERS, str(not_numbers))
+    return image
 
 
 _REMEDY = "Give a NIfTI, NRRD or MetaImage file or a DICOM folder; if it is one, copy or download it again."

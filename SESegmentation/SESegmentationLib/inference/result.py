@@ -34,6 +34,8 @@ class StructureResult:
         volume_ml: in ml.
         confidence: 0 to 1, see :mod:`.uncertainty`; 0 where the structure was not found.
         centre_lps: mean position of its voxels, LPS in mm; NaN where it was not found.
+        expected_dice: the Dice with the truth that is to be expected, from the card's calibration; None where that
+            does not tell.
     """
 
     label: Label
@@ -41,6 +43,7 @@ class StructureResult:
     volume_ml: float
     confidence: float
     centre_lps: tuple[float, float, float]
+    expected_dice: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class SegmentationResult:
         findings: what the user should know.
         model: the card of the model.
         device: where the networks ran, for example "cpu" or "cuda".
+        doubt: where asked for, the probability that a voxel's label is wrong, float32 on the input's grid, 0 where
+            the networks did not look; see :mod:`.doubt`.
     """
 
     labels: sitk.Image
@@ -62,3 +67,4 @@ class SegmentationResult:
     findings: list[Finding]
     model: ModelCard
     device: str
+    doubt: sitk.Image | None = None

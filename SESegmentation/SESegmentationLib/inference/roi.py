@@ -74,6 +74,8 @@ def _box(markup: dict[str, Any]) -> sitk.Image:
         centre, axes = _RAS_TO_LPS @ centre, _RAS_TO_LPS @ axes
     if size.shape != (3,) or centre.shape != (3,) or not (size > 0).all() or not np.isfinite([*size, *centre]).all():
         raise ValueError("its size or centre is not set")
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):  # NaN is not close to anything
+        raise ValueError("its axes are not perpendicular")
     if markup.get("insideOut"):
         raise ValueError("it is inside out")
     return Geometry((1, 1, 1), tuple(size), tuple(centre), tuple(axes.ravel())).image(np.ones((1, 1, 1), np.uint8))

@@ -17,7 +17,7 @@ from .labels import Label
 FORMAT = 1
 CARD_NAME = "model.json"
 _KEYS = """format name title version summary modality contrast spacing orientation intensity networks views labels
-merged_pairs margin_mm input cleanup pipeline training accuracy licence weights"""
+merged_pairs margin_mm input cleanup pipeline training accuracy calibration licence weights"""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 PLANES = ("axial", "coronal", "sagittal")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -33,6 +33,8 @@ class View:
         network: key of ``ModelCard.networks``.
         thickness: slices that the network sees at once, odd; the middle one is segmented.
         merged: whether left and right are one class in this view.
+        size: rows and columns of the slices in training; smaller ones are padded to it with zeros, for what cSE blocks
+            squeeze is a mean over the whole slice. None: slices of any size are taken as they are.
     """
 
     plane: str
@@ -40,6 +42,7 @@ class View:
     network: str
     thickness: int = 1
     merged: bool = False
+    size: tuple[int, int] | None = None
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any], where: str = "view") -> View:
@@ -54,6 +57,7 @@ class View:
             network=fields.text("network"),
             thickness=thickness,
             merged=fields.flag("merged", False),
+            size=_size(fields) if fields.has("size") else None,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,7 +68,15 @@ class View:
             "network": self.network,
             "thickness": self.thickness,
             "merged": self.merged,
+            **({"size": list(self.size)} if self.size else {}),
         }
+
+
+def _size(fields: Fields) -> tuple[int, int]:
+    size = fields.sequence("size")
+    if len(size) != 2 or not all(type(length) is int and 0 < length <= 4096 for length in size):
+        fields.fail("size", "two whole numbers of pixels")
+    return tuple(size)
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,7 @@ class ModelCard:
         pipeline: cascade of another model that locates the target, or None.
         training: what it was trained on and how.
         accuracy: measured accuracy.
+        calibration: what Dice to expect at what confidence, see :mod:`.calibration`.
         licence: terms of use of the weights.
         weights_file: file name of the weights beside model.json.
         weights_sha256: their SHA-256, 64 hexadecimal digits.
@@ -159,6 +172,7 @@ class ModelCard:
     pipeline: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_file(cls, path: str | Path) -> ModelCard:
@@ -210,6 +224,7 @@ class ModelCard:
             "pipeline": self.pipeline,
             "training": self.training,
             "accuracy": self.accuracy,
+            "calibration": self.calibration,
             "licence": self.licence.to_dict(),
             "weights": {"file": self.weights_file, "sha256": self.weights_sha256},
         }
@@ -270,6 +285,7 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         pipeline=fields.mapping("pipeline") if fields.has("pipeline") else None,
         training=fields.mapping("training", {}),
         accuracy=fields.mapping("accuracy", {}),
+        calibration=fields.mapping("calibration", {}),
         licence=Licence.from_dict(fields.mapping("licence")),
         weights_file=weights.text("file", forbidden="/\\"),
         weights_sha256=weights.text("sha256").lower(),

@@ -1,4 +1,4 @@
-"""Structures of the head and abdomen with their SNOMED CT codes and colours, from which models take their labels.
+"""Structures of the head and trunk with their SNOMED CT codes and colours, from which models take their labels.
 
 The codes are those of Slicer's own terminology; where it has none for a part (temporal horn, cerebellar cortex), the
 whole's code stands and the part goes into the name. Values of brain structures are FreeSurfer's.
@@ -37,6 +37,17 @@ STRUCTURES: dict[str, tuple[str, str, tuple[int, int, int]]] = {
     "liver": ("10200004", "Liver", (221, 130, 101)),
     "kidney": ("64033007", "Kidney", (185, 102, 83)),
     "spleen": ("78961009", "Spleen", (157, 108, 162)),
+    "lung": ("39607008", "Lung", (197, 165, 145)),
+    "trachea": ("44567001", "Trachea", (182, 228, 255)),
+    "heart": ("80891009", "Heart", (206, 110, 84)),
+    "aorta": ("15825003", "Aorta", (224, 97, 76)),
+    "esophagus": ("32849002", "Esophagus", (211, 171, 143)),
+    "stomach": ("69695003", "Stomach", (216, 132, 105)),
+    "pancreas": ("15776009", "Pancreas", (249, 180, 111)),
+    "gallbladder": ("28231008", "Gallbladder", (139, 150, 98)),
+    "adrenal gland": ("23451007", "Adrenal gland", (249, 186, 150)),
+    "urinary bladder": ("89837001", "Bladder", (222, 154, 132)),
+    "prostate": ("41216001", "Prostate", (230, 158, 140)),
 }
 
 #: FreeSurfer's value left of the body, right of it, name

@@ -1,20 +1,25 @@
-"""The report of a segmentation: volumes, confidence, timings and where all that came from, as one JSON object."""
+"""The report of a segmentation: volumes, surfaces, confidence, timings and where all that came from.
+
+It is one JSON object; as a table (CSV) it has a row for each structure.
+"""
 
 from __future__ import annotations
 
+import csv
 import datetime
 import importlib.metadata
+import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import SimpleITK as sitk
 
 from .. import __version__
 from ..models import ModelCard
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
-
     from ..inference.engine import SegmentationResult
 
 _LIBRARIES = ("torch", "numpy", "SimpleITK", "safetensors")
@@ -37,6 +42,7 @@ def build_report(
         timings: seconds spent around the engine (reading, writing), in s.
     """
     seconds = dict(result.timings) | dict(timings or {})
+    surfaces = surfaces_mm2(result.labels)
     return {
         "input": str(source),
         "output": str(output) if output else None,
@@ -51,7 +57,9 @@ def build_report(
                 "code": structure.label.type.to_dict(),
                 "voxels": structure.voxels,
                 "volume_ml": round(structure.volume_ml, 4),
+                "surface_mm2": round(surfaces.get(structure.label.value, 0.0), 2),
                 "confidence": round(structure.confidence, 4),
+                "expected_dice": None if structure.expected_dice is None else round(structure.expected_dice, 4),
                 "centre_lps_mm": [round(value, 2) for value in structure.centre_lps] if structure.voxels else None,
             }
             for structure in result.structures
@@ -63,6 +71,75 @@ def build_report(
         "timings_s": {phase: round(spent, 3) for phase, spent in seconds.items()},
         "versions": versions(),
     }
+
+
+def surfaces_mm2(labels: sitk.Image) -> dict[int, float]:
+    """Area of every structure's surface in mm^2, by value.
+
+    It is estimated from the crossings of lines with the surface (Crofton's formula; Lehmann & Legland, "Efficient
+    N-dimensional surface estimation using Crofton formula and run-length encoding", Insight Journal 2012).
+    """
+    shapes = sitk.LabelShapeStatisticsImageFilter()
+    shapes.ComputePerimeterOn()
+    shapes.Execute(labels)
+    return {value: shapes.GetPerimeter(value) for value in shapes.GetLabels()}
+
+
+def write_report(path: Path, content: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
+    """Write one report or several: a table where the file's name ends in .csv, JSON otherwise."""
+    if path.suffix.lower() != ".csv":
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return
+    reports = [content] if isinstance(content, Mapping) else content
+    with path.open("w", encoding="utf-8-sig", newline="") as file:  # the mark tells spreadsheets that it is UTF-8
+        table = csv.DictWriter(file, _COLUMNS)
+        table.writeheader()
+        table.writerows(row for report in reports for row in _rows(report))
+
+
+_STRUCTURE_COLUMNS = (
+    "value",
+    "name",
+    "voxels",
+    "volume_ml",
+    "surface_mm2",
+    "confidence",
+    "expected_dice",
+    "corrected_share",
+)
+_COLUMNS = (
+    "input",
+    *_STRUCTURE_COLUMNS,
+    "model",
+    "version",
+    "weights_sha256",
+    "device",
+    "seconds",
+    "date",
+    "SESegmentation",
+    "warnings",
+)
+
+
+def _rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each structure; a single one for a volume that could not be segmented."""
+    if "error" in report:
+        return [{"input": report["input"], "warnings": f"{report['error']['cause']} {report['error']['remedy']}"}]
+    model = report["model"]
+    common = {
+        "input": report["input"],
+        "model": model["name"],
+        "version": model["version"],
+        "weights_sha256": model["weights_sha256"],
+        "device": report["device"],
+        "seconds": round(sum(report["timings_s"].values()), 3),
+        "date": report["date"],
+        "SESegmentation": report["versions"]["SESegmentation"],
+        "warnings": " ".join(finding["message"] for finding in report["findings"]),
+    }
+    return [
+        common | {column: structure.get(column) for column in _STRUCTURE_COLUMNS} for structure in report["structures"]
+    ]
 
 
 def model_entry(card: ModelCard) -> dict[str, Any]:

@@ -7,28 +7,34 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..errors import SegmentationError
+from ..errors import SegmentationError, UsageError
 from ..models import Label
 
 #: the formats by their file name's ending
-FORMATS = (".seg.nrrd", ".nii.gz", ".nii")
+FORMATS = (".seg.nrrd", ".nii.gz", ".nii", ".png")
 
 
 def write_segmentation(path: Path, labels: sitk.Image, structures: Sequence[Label]) -> None:
     """Write a label map in the format that the file's name says.
 
     Args:
-        path: ends in ``.seg.nrrd`` (segments with name, colour and terminology), ``.nii.gz`` or ``.nii`` (the values).
+        path: ends in ``.seg.nrrd`` (segments with name, colour and terminology), ``.nii.gz`` or ``.nii`` (the values),
+            or ``.png`` (the values of a single slice).
         labels: 3-D label map of unsigned integers, in LPS as everywhere in SimpleITK.
         structures: what the values mean; structures without a voxel become empty segments.
 
     Raises:
+        UsageError: there are several slices for a PNG file.
         SegmentationError: the file cannot be written (disk full, for example).
     """
     # without the fields that came with the input's file: they do not hold for labels
     image = sitk.GetImageFromArray(sitk.GetArrayViewFromImage(labels))
     image.CopyInformation(labels)
-    if path.name.endswith(".seg.nrrd"):
+    if path.name.endswith(".png"):
+        if image.GetSize()[2] > 1:
+            raise UsageError(f"{image.GetSize()[2]} slices do not fit into {path.name}.", "Write .nii.gz instead.")
+        image = image[:, :, 0]
+    elif path.name.endswith(".seg.nrrd"):
         for key, value in segment_fields(image, structures).items():
             image.SetMetaData(key, value)
     try:

@@ -1,6 +1,7 @@
 """Measure a finished model on cases it never saw, and write the figures into its card.
 
-    python -m SESegmentationLib.training.accuracy MODEL --dataset DATASET      the test cases of the training's split
+    python -m SESegmentationLib.training.accuracy MODEL --dataset DATASET      the test cases of the training's split,
+                                                                               or those of imagesTs and labelsTs
     python -m SESegmentationLib.training.accuracy MODEL --pair IMAGE LABELS    volumes of your own; repeatable
 
 With ``--write`` model.json and the model's README.md are rewritten with the result.
@@ -21,6 +22,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError, SegmentationError
 from ..inference.engine import Engine
+from ..inference.pictures import pixel_size
 from ..inference.reading import read_label_volume, read_volume
 from ..models import ModelPackage, verify_package, write_package
 from ..models.readme import write_readme
@@ -41,11 +43,12 @@ def measure(
         "cases": measures by case and label value; "labels": mean, standard deviation and number by label value.
     """
     engine = Engine(package, device="cpu")
+    pixel_mm = pixel_size(package.card.input, package.card.spacing)
     by_case = {}
     for index, case in enumerate(cases):
         progress(case.name, index / len(cases), None)
-        predicted = engine.segment(read_volume(case.image), fast=fast).labels
-        reference = fold_parcels(read_label_volume(case.label))
+        predicted = engine.segment(read_volume(case.image, pixel_mm), fast=fast).labels
+        reference = fold_parcels(read_label_volume(case.label, pixel_mm))
         values = [label.value for label in package.card.labels]
         by_case[case.name] = {str(value): asdict(compare(predicted, reference, value)) for value in values}
     return {"cases": by_case, "labels": summarise(by_case)}
@@ -65,12 +68,14 @@ def fold_parcels(labels: sitk.Image) -> sitk.Image:
 
 
 def test_cases(package: ModelPackage, dataset: Path) -> list[Case]:
-    """The cases that the training of ``package`` kept out for test.
+    """The cases that the training of ``package`` kept out for test; if none, those of ``imagesTs`` and ``labelsTs``.
 
     Raises:
         InputError: the split is not recorded, or the dataset lacks its cases.
     """
     names = package.card.training.get("test_cases", [])
+    if not names and (dataset / "labelsTs").is_dir():
+        return find_cases(dataset, "Ts")
     known = {case.name: case for case in find_cases(dataset)}
     if not names or not set(names) <= set(known):
         raise InputError(
@@ -100,6 +105,13 @@ def card_accuracy(package: ModelPackage, measured: dict[str, Any], data: str, co
     }
 
 
+def write_accuracy(package: ModelPackage, accuracy: dict[str, Any]) -> ModelPackage:
+    """Write an "accuracy" entry into the card, and the README anew."""
+    written = write_package(package.path, {**package.card.to_dict(), "accuracy": accuracy}, package.weights_path)
+    write_readme(written)
+    return written
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of ``python -m SESegmentationLib.training.accuracy``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,10 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         accuracy = card_accuracy(package, measured, chosen.data, command)
         print(json.dumps(accuracy, indent=1))
         if chosen.write:
-            written = write_package(
-                package.path, {**package.card.to_dict(), "accuracy": accuracy}, package.weights_path
-            )
-            write_readme(written)
+            write_accuracy(package, accuracy)
     except SegmentationError as error:
         print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
         return error.exit_code

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 from ..inference.geometry import Geometry, to_model_grid
 from ..inference.intensity import normalise
+from ..inference.pictures import PICTURE_ENDINGS, pixel_size
 from ..inference.reading import read_label_volume, read_volume
 from ..models.card import ModelCard
 
@@ -30,25 +31,33 @@ class Case:
     label: Path
 
 
-def find_cases(dataset: Path) -> list[Case]:
+def find_cases(dataset: Path, part: str = "Tr") -> list[Case]:
     """Cases of a folder in nnU-Net's layout: ``imagesTr/NAME_0000.nii.gz`` with ``labelsTr/NAME.nii.gz``.
+
+    Instead of volumes there may be pictures (``NAME_0000.png``, ``NAME.png``), each a case of a single slice.
+
+    Args:
+        part: how the names of both folders end: "Tr", or "Ts" for cases that are for test only.
 
     Raises:
         InputError: a folder is missing, there are no cases, or a label has no image.
     """
-    images, labels = dataset / "imagesTr", dataset / "labelsTr"
+    images, labels = dataset / f"images{part}", dataset / f"labels{part}"
     for folder in (images, labels):
         if not folder.is_dir():
-            raise InputError(f"There is no folder {folder}.", "Lay the data out as nnU-Net does: imagesTr, labelsTr.")
+            raise InputError(
+                f"There is no folder {folder}.", f"Lay the data out as nnU-Net does: images{part}, labels{part}."
+            )
     cases = []
-    for label in volumes_in(labels):
+    for label in volumes_in(labels, (*SUFFIXES, *PICTURE_ENDINGS)):
         name, suffix = _stem(label)
         image = images / f"{name}_0000{suffix}"
         if not image.exists():
             raise InputError(f"The label {label.name} has no image {image.name}.", f"Add it to {images}.")
         cases.append(Case(name, image, label))
     if not cases:
-        raise InputError(f"There are no labels in {labels}.", f"Add volumes ({', '.join(SUFFIXES)}).")
+        endings = ", ".join((*SUFFIXES, *PICTURE_ENDINGS))
+        raise InputError(f"There are no labels in {labels}.", f"Add volumes or pictures ({endings}).")
     return cases
 
 
@@ -68,18 +77,31 @@ def same_grid(first: sitk.Image, second: sitk.Image) -> bool:
     return bool(apart.max() < 0.1 * min(first.GetSpacing()))
 
 
+def read_case(case: Case, pixel_mm: Sequence[float] | None) -> tuple[sitk.Image, sitk.Image]:
+    """Image and labels as they are in their files.
+
+    Args:
+        pixel_mm: for models of slices, see :func:`~SESegmentationLib.inference.reading.read_volume`.
+
+    Raises:
+        InputError: one of them cannot be used, or they differ in geometry.
+    """
+    image, label = read_volume(case.image, pixel_mm), read_label_volume(case.label, pixel_mm)
+    if not same_grid(image, label):
+        raise InputError(
+            f"Image and label of {case.name} differ in size, spacing, origin or direction.",
+            "Resample the label to the image, or correct the header that is wrong.",
+        )
+    return image, label
+
+
 def load_case(case: Case, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
     """Image (float16, intensities normalised) and labels (uint8, output channels) on the model's grid.
 
     Raises:
         InputError: image and label differ in geometry, or a label value is unknown to the card.
     """
-    image, label = read_volume(case.image), read_label_volume(case.label)
-    if not same_grid(image, label):
-        raise InputError(
-            f"Image and label of {case.name} differ in size, spacing, origin or direction.",
-            "Resample the label to the image, or correct the header that is wrong.",
-        )
+    image, label = read_case(case, pixel_size(card.input, card.spacing))
     on_grid, grid = to_model_grid(image, card)
     table = {0: 0} | {entry.value: channel for channel, entry in enumerate(card.labels, start=1)}
     values = grid.labels_to_grid(label)
@@ -114,13 +136,13 @@ def box_round(mask: np.ndarray, margin: Sequence[float]) -> tuple[np.ndarray, np
     return np.maximum(inside.min(0) - margin, 0), np.minimum(inside.max(0) + 1 + margin, mask.shape)
 
 
-def volumes_in(folder: Path) -> list[Path]:
+def volumes_in(folder: Path, endings: tuple[str, ...] = SUFFIXES) -> list[Path]:
     """Volume files of a folder by name, hidden ones left out."""
-    return sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.name.endswith(endings) and not p.name.startswith("."))
 
 
 def _stem(path: Path) -> tuple[str, str]:
-    suffix = next(s for s in SUFFIXES if path.name.endswith(s))
+    suffix = next(s for s in (*SUFFIXES, *PICTURE_ENDINGS) if path.name.endswith(s))
     return path.name.removesuffix(suffix), suffix
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..inference.pictures import PICTURE_ENDINGS
 from ..inference.reading import read_label_volume
 from ..models import Label
 
-SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha")
+SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha", *PICTURE_ENDINGS)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Measures:
 
 def compare(predicted: sitk.Image, reference: sitk.Image, value: int) -> Measures:
     """Measures of the structure of voxel value ``value`` in two label maps of one geometry."""
-    masks = [sitk.Equal(image, value) for image in (predicted, reference)]
+    masks = [sitk.Equal(_flat(image), value) for image in (predicted, reference)]
     arrays = [sitk.GetArrayViewFromImage(mask).astype(bool) for mask in masks]
     sizes = [int(array.sum()) for array in arrays]
     millilitres = [size * float(np.prod(reference.GetSpacing())) / 1000 for size in sizes]
@@ -72,7 +73,9 @@ def evaluate_folders(predictions: Path, references: Path, labels: Sequence[Label
     names = {label.value: label.name for label in labels or ()}
     cases: dict[str, dict[str, dict[str, Any]]] = {}
     for name, (ours, theirs) in pairs.items():
-        predicted, reference = read_label_volume(ours), read_label_volume(theirs)
+        # a picture has the pixels of what it is compared with
+        predicted = read_label_volume(ours, (1.0, 1.0, 1.0))
+        reference = read_label_volume(theirs, predicted.GetSpacing())
         _check_same_grid(name, predicted, reference)
         values = names or {int(v): "" for v in np.unique(sitk.GetArrayViewFromImage(reference)) if v}
         cases[name] = {str(value): asdict(compare(predicted, reference, value)) for value in values}
@@ -139,12 +142,19 @@ def _check_same_grid(name: str, predicted: sitk.Image, reference: sitk.Image) ->
         )
 
 
+def _flat(image: sitk.Image) -> sitk.Image:
+    """A single slice as a plane: in three dimensions all of it would be surface."""
+    return image[:, :, 0] if image.GetSize()[2] == 1 else image
+
+
 def _cropped_to(union: np.ndarray, masks: Sequence[sitk.Image]) -> list[sitk.Image]:
     """Masks cropped to the bounding box of ``union``, with one voxel of margin so that surfaces close."""
-    inside = [np.flatnonzero(union.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    axes = range(union.ndim)
+    inside = [np.flatnonzero(union.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
     low = [int(side[0]) for side in reversed(inside)]
     size = [int(side[-1]) - int(side[0]) + 1 for side in reversed(inside)]
-    return [sitk.ConstantPad(sitk.RegionOfInterest(mask, size, low), [1] * 3, [1] * 3, 0) for mask in masks]
+    margin = [1] * union.ndim
+    return [sitk.ConstantPad(sitk.RegionOfInterest(mask, size, low), margin, margin, 0) for mask in masks]
 
 
 def _surface_distances(first: sitk.Image, second: sitk.Image) -> tuple[np.ndarray, np.ndarray]:

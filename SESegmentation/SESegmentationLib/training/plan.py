@@ -60,7 +60,11 @@ def draft_card(recipe: Recipe) -> ModelCard:
     """
     try:
         fields = Fields(recipe.card)
-        views = [View.from_dict(view, f"views[{index}]") for index, view in enumerate(fields.sequence("views"))]
+        last = (recipe.specialise or recipe.phases)[-1]
+        entries = [
+            {"size": list(last.size), **view} if isinstance(view, dict) else view for view in fields.sequence("views")
+        ]
+        views = [View.from_dict(view, f"views[{index}]") for index, view in enumerate(entries)]
         classes = len(fields.sequence("labels")) + 1
         networks = {
             view.network: recipe.network | {"in_channels": view.thickness, "classes": classes} for view in views
@@ -73,6 +77,7 @@ def draft_card(recipe: Recipe) -> ModelCard:
                 "networks": networks,
                 "weights": {"file": WEIGHTS_NAME, "sha256": "0" * 64},
                 **recipe.card,
+                "views": entries,
             }
         )
         for description in networks.values():

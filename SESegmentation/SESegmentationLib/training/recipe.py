@@ -7,6 +7,7 @@ the card's fixed parts (labels, licence). See ``recipes/*.toml``.
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,8 @@ class Data:
         validation: number of cases kept out for validation.
         test: number of cases kept out for the card's accuracy.
         split_seed: of the shuffle that splits the cases.
+        together: regular expression matched with the beginning of cases' names; cases that agree in its group go to
+            the same part of the split (slices of one patient). Empty: each case for itself.
         priors: folder of tissue priors, relative to the dataset ("label-maps" only, as the next one).
         fluid_values: values learnt that skull stripping may remove (cerebrospinal fluid round the brain).
         mirrored_pairs: (left, right) values in the files, exchanged in a mirror; the card's merged pairs always are.
@@ -93,6 +96,7 @@ class Data:
     validation: int = 0
     test: int = 0
     split_seed: int = 0
+    together: str = ""
     priors: str = "priors"
     fluid_values: tuple[int, ...] = ()
     mirrored_pairs: tuple[tuple[int, int], ...] = ()
@@ -161,12 +165,21 @@ def _check(recipe: Recipe) -> None:
         (positive, "steps, batch, size and spacing of a phase must be above 0"),
         (data.source in SOURCE_KINDS, f"[data] source is one of {', '.join(SOURCE_KINDS)}, not {data.source!r}"),
         (min(data.validation, data.test) >= 0, "[data] validation and test are numbers of cases"),
+        (not data.together or _groups(data.together) == 1, "[data] together is a regular expression with one group"),
         (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),
         (not (zscore and unfit), "[appearance] bias, gamma and invert must be 0 where intensities have the mean 0"),
     )
     for well, problem in checks:
         if not well:
             raise ValueError(problem)
+
+
+def _groups(expression: str) -> int:
+    """Number of groups of a regular expression; 0 for what is none."""
+    try:
+        return re.compile(expression).groups
+    except re.error:
+        return 0
 
 
 def _read(name_or_file: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:

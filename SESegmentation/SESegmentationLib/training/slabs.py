@@ -33,6 +33,8 @@ class Deformation:
         mirror: whether left and right may be exchanged (with their labels).
         share: of the slabs that are rotated, scaled and bent; the others keep the sharpness of the voxels, as what is
             segmented later has it.
+        in_plane: only within the slice, and coarser pixels leave the slices' distance as it is: for slices that are
+            much thicker than their pixels, or single.
     """
 
     rotation_degrees: float = 15.0
@@ -41,6 +43,7 @@ class Deformation:
     shift_mm: float = 12.0
     mirror: bool = True
     share: float = 1.0
+    in_plane: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ class VolumeBank:
 
         Args:
             planes: names of planes; ``plane_weights`` how often each is drawn.
-            thickness: slices per slab; their distance is the voxel size times the zoom of ``spacing_mm``.
+            thickness: slices per slab; their distance is the voxel size times the zoom of ``spacing_mm``, or the voxel
+                size if the deformation stays in the plane.
             size: (H, W) in pixels.
             spacing_mm: pixel size relative to 1 for the bank's own voxel size (2 halves the resolution).
             deformation: how far to bend.
@@ -125,13 +129,17 @@ class VolumeBank:
         volume, centre = self._centres(planes, plane, deformation.shift_mm, rare_share, generator)
         axes = torch.tensor([PLANE_AXES[name] for name in planes])[plane].to(self.device)
         bent = torch.rand(batch, generator=generator) < deformation.share
-        matrix, mirrored = _random_matrices(bent, deformation, generator)
-        matrix = matrix.to(self.device) * (spacing_mm * self.voxel_mm)[None, None]  # steps of one voxel, in mm
-        steps = torch.gather(matrix, 2, axes[:, None, :].expand(-1, 3, -1))  # columns: slice, row, column
-        centre = _on_voxels(centre, axes, (thickness, *size), spacing_mm)
-        across = self._across(volume, centre, axes, steps, thickness, spacing_mm)
+        matrix, mirrored = _random_matrices(bent, axes[:, 0].cpu(), deformation, generator)
+        # along slices, rows and columns, relative to the voxel
+        zoom = torch.tensor([1.0 if deformation.in_plane else spacing_mm, spacing_mm, spacing_mm], device=self.device)
+        matrix = matrix.to(self.device) * self.voxel_mm[None, None]  # steps of one voxel, in mm
+        steps = torch.gather(matrix, 2, axes[:, None, :].expand(-1, 3, -1)) * zoom  # columns: slice, row, column
+        centre = _on_voxels(centre, axes, (thickness, *size), zoom)
+        across = self._across(volume, centre, axes, steps, thickness, float(zoom[0]))
         in_plane = torch.stack(torch.meshgrid(*[_centred(n, self.device) for n in size], indexing="ij"))
         bend = _smooth_field(bent, size, deformation.elastic_mm, generator).to(self.device)
+        if deformation.in_plane:
+            bend.scatter_(1, axes[:, :1, None, None].expand(-1, -1, *size), 0)
         bend += torch.einsum("bxs,shw->bxhw", steps[:, :, 1:], in_plane)
         points = bend[:, :, None] + (steps[:, :, :1] * across[:, None])[..., None, None]
         points += (centre * self.voxel_mm)[:, :, None, None, None]
@@ -178,9 +186,9 @@ class VolumeBank:
         return torch.tensor(volumes, device=self.device), torch.stack(centres).to(self.device)
 
     def _across(
-        self, volume: Tensor, centre: Tensor, axes: Tensor, steps: Tensor, thickness: int, spacing_mm: float
+        self, volume: Tensor, centre: Tensor, axes: Tensor, steps: Tensor, thickness: int, zoom: float
     ) -> Tensor:
-        """Positions (B, T) of a slab's slices, in steps from its middle.
+        """Positions (B, T) of a slab's slices, in steps of ``zoom`` voxels from its middle.
 
         Beyond the volume's ends the outermost slice is repeated, as inference does.
         """
@@ -188,7 +196,7 @@ class VolumeBank:
         last = self.shapes[volume].gather(1, axes[:, :1]) - 1
         direction = torch.sign(steps[:, :, 0].gather(1, axes[:, :1]))  # a mirror turns sagittal slabs round
         across = direction * _centred(thickness, self.device)
-        return direction * across.clamp(-position / spacing_mm, (last - position) / spacing_mm)
+        return direction * across.clamp(-position / zoom, (last - position) / zoom)
 
     def _nearest(self, volume: Tensor, voxels: Tensor) -> Tensor:
         """Labels at the voxels nearest to ``voxels`` (B, 3, T, H, W); 0 outside."""
@@ -234,19 +242,28 @@ def _centred(count: int, device: torch.device) -> Tensor:
     return torch.arange(count, dtype=torch.float32, device=device) - (count - 1) / 2
 
 
-def _on_voxels(centre: Tensor, axes: Tensor, counts: Sequence[int], spacing_mm: float) -> Tensor:
+def _on_voxels(centre: Tensor, axes: Tensor, counts: Sequence[int], zoom: Tensor) -> Tensor:
     """Move centres (B, 3) by half a voxel at most, so that the pixels of a slab that is not deformed are voxels."""
-    reach = spacing_mm * (torch.tensor(counts, device=centre.device) - 1) / 2
+    reach = zoom * (torch.tensor(counts, device=centre.device) - 1) / 2
     reach = torch.zeros_like(centre).scatter(1, axes, reach.expand(len(axes), -1))
     return torch.floor(centre - reach + 0.5) + reach
 
 
-def _random_matrices(bent: Tensor, deformation: Deformation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rotation times scale (B, 3, 3) on (k, j, i) where ``bent`` (B,), and which of them mirror left and right."""
+def _random_matrices(
+    bent: Tensor, across: Tensor, deformation: Deformation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Rotation times scale (B, 3, 3) on (k, j, i) where ``bent`` (B,), and which of them mirror left and right.
+
+    Args:
+        across: (B,) axis of the slices.
+    """
     batch = len(bent)
     angles = (2 * torch.rand(batch, 3, generator=generator) - 1) * np.deg2rad(deformation.rotation_degrees)
     angles *= bent[:, None]
     zoom = 1 + (2 * torch.rand(batch, 3, generator=generator) - 1) * deformation.scale * bent[:, None]
+    if deformation.in_plane:  # the rotation by angle 0 turns axes k and j, by 1 k and i, by 2 j and i
+        angles = angles * (torch.arange(3) == 2 - across[:, None])
+        zoom = torch.where(torch.arange(3) == across[:, None], 1.0, zoom)
     skew = torch.zeros(batch, 3, 3)
     skew[:, 0, 1], skew[:, 0, 2], skew[:, 1, 2] = angles.unbind(1)
     matrix = torch.linalg.matrix_exp(skew - skew.transpose(1, 2)) * zoom[:, None]

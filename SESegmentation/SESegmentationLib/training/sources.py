@@ -6,6 +6,7 @@ A source hands out batches of network inputs and targets; it knows nothing of ne
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,20 +73,39 @@ class Split:
     test: list[str]
 
 
-def split_cases(names: Sequence[str], validation: int, test: int, seed: int) -> Split:
+def split_cases(names: Sequence[str], validation: int, test: int, seed: int, together: str = "") -> Split:
     """Shuffle by ``seed`` and split; the same names and seed give the same split anywhere.
+
+    Cases that belong ``together`` (see :class:`~SESegmentationLib.training.recipe.Data`) stay so: then there may be
+    more for validation and test than asked for.
 
     Raises:
         InputError: nothing would be left for training.
     """
-    shuffled = sorted(names)
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        match = re.match(together, name) if together else None
+        groups.setdefault(match[1] if match else name, []).append(name)
+    shuffled = list(groups)
     random.Random(seed).shuffle(shuffled)
-    if len(shuffled) <= validation + test:
+    parts: list[list[str]] = []
+    for count in (test, validation, len(names)):
+        part: list[str] = []
+        while shuffled and len(part) < count:
+            part += groups[shuffled.pop(0)]
+        parts.append(part)
+    if not parts[2]:
         raise InputError(
-            f"There are {len(shuffled)} cases, too few to keep out {validation} for validation and {test} for test.",
+            f"There are {len(names)} cases, too few to keep out {validation} for validation and {test} for test.",
             "Add cases, or keep out fewer in the recipe's [data].",
         )
-    return Split(shuffled[validation + test :], shuffled[test : test + validation], shuffled[:test])
+    return Split(training=parts[2], validation=parts[1], test=parts[0])
+
+
+def split_by_recipe(names: Sequence[str], recipe: Recipe) -> Split:
+    """The split that a recipe's [data] asks for; InputError as :func:`split_cases`."""
+    data = recipe.data
+    return split_cases(names, data.validation, data.test, data.split_seed, data.together)
 
 
 class FolderSource:
@@ -104,7 +124,7 @@ class FolderSource:
 
     def __init__(self, dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> None:
         cases = {case.name: case for case in find_cases(dataset)}
-        self.split = split_cases(list(cases), recipe.data.validation, recipe.data.test, recipe.data.split_seed)
+        self.split = split_by_recipe(list(cases), recipe)
         self.recipe = recipe
         self.card = card
         self.device = device
@@ -156,7 +176,7 @@ class SynthesisSource:
 
     def __init__(self, dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> None:
         maps = find_label_maps(dataset)
-        self.split = split_cases(list(maps), recipe.data.validation, recipe.data.test, recipe.data.split_seed)
+        self.split = split_by_recipe(list(maps), recipe)
         priors = TissuePriors.from_folder(dataset / recipe.data.priors)
         self.recipe = recipe
         self.card = card

@@ -1,0 +1,154 @@
+"""``sesegment refine``: a volume and corrected labels in, a better segmentation out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SegmentationError, UsageError
+from ..models import find_model
+from ..outputs.files import OutputFiles, check_writable
+from .jobs import plan_jobs
+from .show import ProgressBar, console, print_json, print_segmentation
+
+if TYPE_CHECKING:
+    from ..refine.refinement import Refinement
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """Options of ``refine``; see its help.
+
+    Attributes:
+        model: name or folder.
+        corrected: corrected label map.
+        slices: "AXIS:N[,N...]"; found by comparing where there are none.
+        output: file or folder.
+        device: "auto", "cpu", "cuda" or "mps".
+        roi: label file or Slicer's ROI, as for the result that was corrected.
+        report: JSON or CSV file.
+        adapted: safetensors file for the adapted parameters.
+        low_memory: smaller pieces.
+        as_json: print the report instead of a table.
+    """
+
+    model: str
+    corrected: Path
+    slices: Sequence[str]
+    output: Path
+    device: str = "auto"
+    roi: Path | None = None
+    report: Path | None = None
+    adapted: Path | None = None
+    low_memory: bool = False
+    as_json: bool = False
+
+
+def refine_volume(volume: Path, options: RefineOptions) -> None:
+    """Refine the segmentation of one volume and write what belongs to it.
+
+    Raises:
+        SegmentationError: options, model, device, volume or corrections cannot be used.
+    """
+    jobs = plan_jobs([volume], options.output)
+    if len(jobs) > 1:
+        raise UsageError(f"{volume} holds {len(jobs)} volumes; one is refined at a time.", "Name one of them.")
+    job = jobs[0]
+    if job.output.resolve() == options.corrected.resolve():
+        raise UsageError("The output would overwrite the corrected labels.", "Choose another file with -o.")
+    if options.adapted and options.adapted.suffix.lower() != ".safetensors":
+        raise UsageError(f"{options.adapted} does not end in .safetensors.", "Choose another name for --adapted.")
+    package = find_model(options.model)
+    for path in (job.output, options.report, options.adapted):
+        if path:
+            check_writable(path)
+    # threads that wait by spinning slow each other down tenfold where other programs use the cores too
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from ..inference.engine import Engine
+    from ..inference.pictures import pixel_size
+    from ..inference.reading import read_label_volume, read_volume
+    from ..inference.roi import read_roi
+    from ..outputs.report import build_report, write_report
+    from ..outputs.segnrrd import write_segmentation
+    from ..refine.corrections import Slices
+    from ..refine.refinement import refine
+
+    slices = [Slices.parse(text) for text in options.slices] or None
+    with ProgressBar(job.source.name) as progress:
+        begin = time.perf_counter()
+        progress("reading", 0.0, None)
+        region = read_roi(options.roi) if options.roi else None
+        pixel_mm = pixel_size(package.card.input, package.card.spacing)
+        image, labels = read_volume(job.source, pixel_mm), read_label_volume(options.corrected, pixel_mm)
+        read = time.perf_counter()
+        engine = Engine(package, device=options.device)
+        refined = refine(engine, image, labels, slices, roi=region, low_memory=options.low_memory, progress=progress)
+        segmented = time.perf_counter()
+        with OutputFiles() as files:
+            structures = [structure.label for structure in refined.result.structures]
+            write_segmentation(files.begin(job.output), refined.result.labels, structures)
+            if options.adapted:
+                _save(refined, files.begin(options.adapted))
+            timings = {"reading": read - begin, "writing": time.perf_counter() - segmented}
+            report = build_report(refined.result, image, job.source, job.output, timings)
+            report = with_refinement(report, refined, options.corrected)
+            if options.report:
+                write_report(files.begin(options.report), report)
+    if options.as_json:
+        print_json(report)
+    else:
+        print_segmentation(report)
+        _print_changes(report)
+
+
+def with_refinement(report: dict[str, Any], refined: Refinement, corrected: Path) -> dict[str, Any]:
+    """A report, and what refinement adds to it: of each structure the voxels that changed, and how it was done.
+
+    "corrected_share" is what the clinician changed of a structure, over the voxels that it has now.
+    """
+    changes = {change.label.value: change for change in refined.changes}
+    structures = []
+    for structure in report["structures"]:
+        change = changes[structure["value"]]
+        structures.append(
+            structure
+            | {
+                "gained_voxels": change.gained,
+                "lost_voxels": change.lost,
+                "corrected_voxels": change.corrected,
+                "corrected_share": round(change.corrected / max(structure["voxels"], 1), 4),
+            }
+        )
+    return report | {
+        "structures": structures,
+        "refinement": {
+            "corrected": str(corrected),
+            "slices": [str(entry) for entry in refined.slices],
+            "adapted_parameters": refined.adapted.count,
+            **refined.adapted.notes,
+        },
+    }
+
+
+def _save(refined: Refinement, path: Path) -> None:
+    try:
+        refined.adapted.save(path)
+    except OSError as error:
+        raise SegmentationError(f"{path.name} cannot be written: {error}.", "See that the disk has space.") from error
+
+
+def _print_changes(report: dict[str, Any]) -> None:
+    """What the refinement changed, a line for each structure."""
+    output = console()
+    output.print(f"Learnt from the slices {' '.join(report['refinement']['slices'])}:")
+    for structure in report["structures"]:
+        elsewhere = structure["gained_voxels"] + structure["lost_voxels"] - structure["corrected_voxels"]
+        output.print(
+            f"  {structure['name']}: {structure['gained_voxels']} voxels gained, {structure['lost_voxels']} lost; "
+            f"{structure['corrected_voxels']} of these corrected, {elsewhere} refined",
+            markup=False,
+        )

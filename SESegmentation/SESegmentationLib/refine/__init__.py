@@ -1,0 +1,1 @@
+"""Recalibration: a few corrected slices teach a network this patient, by its squeeze & excitation blocks."""

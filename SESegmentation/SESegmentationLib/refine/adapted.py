@@ -1,0 +1,91 @@
+"""Parameters adapted to a patient: a small file beside the scene, never part of the model.
+
+The file is safetensors: the adapted tensors, named as in the model's weights (``network.parameter``), single
+precision. Its metadata say which weights they belong to and how they came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import InputError, ModelError
+from ..inference.weights import load_networks
+from ..models import ModelPackage
+
+FORMAT = "sesegmentation-adapted-1"
+_REMEDY = "Refine again with this model, or give the file that was written with it."
+
+
+@dataclass(frozen=True)
+class AdaptedParameters:
+    """What recalibration changed.
+
+    Attributes:
+        tensors: by ``network.parameter``.
+        weights_sha256: of the weights some of which they replace.
+        notes: how they came about, for people.
+    """
+
+    tensors: dict[str, Tensor]
+    weights_sha256: str
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many numbers were adapted."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    def save(self, path: str | Path) -> None:
+        """Write the file; OSError where that fails."""
+        metadata = {"format": FORMAT, "weights_sha256": self.weights_sha256, **self.notes}
+        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, path, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> AdaptedParameters:
+        """Read the file.
+
+        Raises:
+            InputError: it cannot be read, or is another kind of file.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                notes = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"The adapted parameters {path} cannot be read: {error}.", _REMEDY) from error
+        if notes.pop("format", None) != FORMAT or "weights_sha256" not in notes:
+            raise InputError(f"{path} holds no adapted parameters.", _REMEDY)
+        return cls(tensors, notes.pop("weights_sha256"), notes)
+
+    def networks(self, package: ModelPackage) -> dict[str, nn.Module]:
+        """The networks of a package with these parameters, as :func:`.load_networks` gives them.
+
+        Raises:
+            InputError: the parameters belong to other weights.
+            ModelError: from :func:`.load_networks`.
+        """
+        if self.weights_sha256 != package.card.weights_sha256:
+            raise InputError(
+                f"The adapted parameters belong to other weights than those of {package.card.name}.", _REMEDY
+            )
+        networks = load_networks(package)
+        put_in(networks, self.tensors)
+        return networks
+
+
+def put_in(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Replace parameters, named ``network.parameter``; ModelError where there is none of that name and shape."""
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            network, _, parameter = name.partition(".")
+            known = dict(networks[network].named_parameters()) if network in networks else {}
+            if parameter not in known or known[parameter].shape != tensor.shape:
+                raise ModelError(f"The adapted parameter {name} does not fit the model.", _REMEDY)
+            known[parameter].copy_(tensor)

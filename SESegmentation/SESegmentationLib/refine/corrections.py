@@ -1,0 +1,149 @@
+"""What the clinician corrected: a label map, and the slices of it that can be relied on.
+
+Slices are counted from 0 along a voxel axis of the file: i, j or k, the order in which its header gives the sizes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError, UsageError
+from ..inference.geometry import Geometry, ModelGrid
+from ..training.dataset import same_grid
+
+#: axis of the arrays (k, j, i) by its letter
+AXES = {"k": 0, "j": 1, "i": 2}
+_SLICES = re.compile(r"([ijk]):(\d+(?:,\d+)*)")
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Some slices along one axis.
+
+    Attributes:
+        axis: "i", "j" or "k", the voxel axis of the file.
+        numbers: from 0.
+    """
+
+    axis: str
+    numbers: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Slices:
+        """Read "AXIS:N[,N...]", for example "k:12,17".
+
+        Raises:
+            UsageError: it is something else.
+        """
+        match = _SLICES.fullmatch(text.strip().replace(" ", ""))
+        if match is None:
+            raise UsageError(
+                f"{text!r} does not name slices.", "Write AXIS:N[,N...] with AXIS i, j or k, for example k:12,17."
+            )
+        return cls(match[1], tuple(sorted({int(number) for number in match[2].split(",")})))
+
+    def __str__(self) -> str:
+        return f"{self.axis}:{','.join(map(str, self.numbers))}"
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Voxels whose labels are known.
+
+    Attributes:
+        labels: label map on the volume's grid.
+        known: (k, j, i) where ``labels`` can be relied on; some voxel can.
+    """
+
+    labels: sitk.Image
+    known: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not self.known.any():
+            raise InputError("No slice is corrected: there is nothing to learn from.", "Correct at least one slice.")
+
+    @classmethod
+    def in_slices(cls, labels: sitk.Image, slices: Iterable[Slices]) -> Corrections:
+        """Corrections of which every voxel in some slices is known.
+
+        Raises:
+            InputError: a slice is outside, or there is none.
+        """
+        known = np.zeros(labels.GetSize()[::-1], dtype=bool)
+        for entry in slices:
+            count = known.shape[AXES[entry.axis]]
+            outside = [number for number in entry.numbers if number >= count]
+            if outside:
+                raise InputError(
+                    f"There is no slice {entry.axis}:{outside[0]}: along {entry.axis} the volume has {count} slices.",
+                    f"Slices are counted from 0 to {count - 1}.",
+                )
+            np.moveaxis(known, AXES[entry.axis], 0)[list(entry.numbers)] = True
+        return cls(labels, known)
+
+    def on_grid(self, grid: ModelGrid) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and known voxels at the voxels of a model's grid, (k, j, i) each.
+
+        A voxel of the grid is known if the volume's voxel nearest to it is, or if it is the nearest one to a known
+        voxel of the volume: slices thinner than the grid's are not lost.
+        """
+        mask = sitk.GetImageFromArray(self.known.astype(np.uint8))
+        mask.CopyInformation(self.labels)
+        labels, known = grid.labels_to_grid(self.labels), grid.labels_to_grid(mask) > 0
+        if not grid.exact:
+            where = np.argwhere(self.known)
+            points = Geometry.of(self.labels).points(where[:, ::-1])
+            there = np.rint(grid.geometry.indices(points)).astype(int)[:, ::-1]
+            inside = ((there >= 0) & (there < labels.shape)).all(1)
+            place, source = tuple(there[inside].T), tuple(where[inside].T)
+            missed = ~known[place]
+            place, source = tuple(axis[missed] for axis in place), tuple(axis[missed] for axis in source)
+            labels[place] = sitk.GetArrayViewFromImage(self.labels)[source]
+            known[place] = True
+        return labels, known
+
+    def kept_in(self, labels: sitk.Image) -> sitk.Image:
+        """``labels``, on the same grid, with the known voxels as they were left."""
+        array = sitk.GetArrayFromImage(labels)
+        array[self.known] = sitk.GetArrayViewFromImage(self.labels)[self.known]
+        kept = sitk.GetImageFromArray(array)
+        kept.CopyInformation(labels)
+        return kept
+
+
+def check_place(image: sitk.Image, labels: sitk.Image) -> None:
+    """Refuse a label map that does not lie on a volume's grid, by InputError."""
+    if not same_grid(image, labels):
+        raise InputError(
+            "The corrected labels and the volume differ in size, spacing, origin or direction.",
+            "Correct a segmentation of this very volume, or export it with the volume as reference.",
+        )
+
+
+def check_values(labels: sitk.Image, values: Iterable[int]) -> None:
+    """Refuse a label map with values other than 0 and ``values``, by InputError."""
+    unknown = sorted(set(np.unique(sitk.GetArrayViewFromImage(labels)).tolist()) - {0, *values})
+    if unknown:
+        raise InputError(
+            f"The corrected labels hold values that the model does not have: {', '.join(map(str, unknown))}.",
+            f"Use the values of its structures: {', '.join(map(str, sorted(values)))}.",
+        )
+
+
+def edited_slices(differs: np.ndarray) -> list[Slices]:
+    """The slices in which strokes were made, from the voxels (k, j, i) that they changed.
+
+    Who corrects slice by slice changes voxels in few slices of one axis and in many of the others: the axis with the
+    fewest counts; of several with as few, the first of k, j, i.
+    """
+    found = [
+        Slices(letter, tuple(np.flatnonzero(differs.any(axis=tuple(a for a in range(3) if a != axis))).tolist()))
+        for letter, axis in AXES.items()
+    ]
+    fewest = min(found, key=lambda entry: len(entry.numbers))
+    return [fewest] if fewest.numbers else []

@@ -1,0 +1,197 @@
+"""The automatic recipe: chosen from a look at the data, sized for the time there is, written to a file.
+
+It is a recipe as any other. The file stands beside the model with the reasons for what it holds, to be edited and used
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+from ..models.card import ModelCard
+from ..networks import build_network
+from ..progress import Progress, no_progress
+from .appearance import change_appearance
+from .choices import Machine, Plan, plan_recipe
+from .dataset import find_cases, load_case
+from .losses import merge_pairs, segmentation_loss
+from .plan import draft_card
+from .recipe import Phase, Recipe
+from .slabs import VolumeBank
+from .sources import as_batch, channel_pairs, draw_slabs, mirror_table, split_by_recipe
+
+#: what stands for the automatic recipe in place of a recipe's name
+AUTOMATIC = "auto"
+RECIPE_NAME = "recipe.toml"
+#: what a training takes where nothing is said
+DEFAULT_MINUTES = 60.0
+#: share of the time that is left to optimiser steps by reading, validation and measurement
+SHARE_OF_STEPS = 0.85
+#: fewer steps learn nothing, whatever the time
+FEWEST_STEPS = 200
+#: cases that a step is timed on
+TIMED_CASES = 2
+
+
+def automatic_recipe(
+    dataset: Path,
+    output: Path,
+    device: str = "auto",
+    minutes: float | None = None,
+    progress: Progress = no_progress,
+) -> Recipe:
+    """The automatic recipe for ``dataset``: the one in ``output`` where a training was begun with one, else a new one.
+
+    A new one is written to ``training/recipe.toml`` in ``output``.
+
+    Args:
+        dataset: folder in nnU-Net's layout, with ``dataset.json``.
+        output: folder of the model, which gets its name.
+        device: "auto", "cpu" or "cuda"; a training step is timed there.
+        minutes: that the training may take; DEFAULT_MINUTES if None.
+
+    Raises:
+        InputError: the dataset cannot be used.
+        UsageError: a training for another time was begun in ``output``, or several processes ask for a new recipe.
+    """
+    path = output / "training" / RECIPE_NAME
+    if path.exists():
+        recipe = Recipe.load(path)
+        planned = recipe.card.get("training", {}).get("minutes_planned")
+        if minutes is not None and planned != minutes:
+            raise UsageError(
+                f"{output} holds a training that was begun with another recipe ({planned} minutes).",
+                "Train into another folder, or leave out --minutes to go on.",
+            )
+        return recipe
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "Several processes cannot make an automatic recipe.",
+            f"Make it with one process, stop that, and give torchrun the file {RECIPE_NAME} with --recipe.",
+        )
+    machine = Machine.of(device)
+    plan = plan_recipe(dataset, _model_name(output), machine, progress)
+    progress("time a step", 0.0, None)
+    entries = with_steps(plan, dataset, machine, minutes or DEFAULT_MINUTES)
+    recipe = Recipe.from_dict(entries)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    steps = " + ".join(str(phase.steps) for phase in recipe.phases)
+    reasons = [*plan.reasons, f"{steps} steps, for {minutes or DEFAULT_MINUTES:g} minutes on this machine"]
+    write_recipe(path, entries, reasons)
+    return recipe
+
+
+def with_steps(plan: Plan, dataset: Path, machine: Machine, minutes: float) -> dict[str, Any]:
+    """Entries of ``plan`` with as many steps as ``minutes`` allow: one of each phase is timed on cases of ``dataset``.
+
+    There are at least FEWEST_STEPS, and no more than the number of slices justifies.
+    """
+    entries = deepcopy(plan.entries)
+    recipe = Recipe.from_dict(entries)
+    card = draft_card(recipe)
+    cases = {case.name: case for case in find_cases(dataset)}
+    chosen = split_by_recipe(list(cases), recipe).training[:TIMED_CASES]
+    images, labels = zip(*(load_case(cases[case], card) for case in chosen), strict=True)
+    bank = VolumeBank(labels, images, card.spacing[::-1], mirror_table(card, recipe), device=machine.device)
+    seconds = [seconds_per_step(recipe, card, bank, phase, machine.device) for phase in recipe.phases]
+    affordable = [
+        60 * SHARE_OF_STEPS * minutes * share / each for share, each in zip(plan.shares, seconds, strict=True)
+    ]
+    less = min(1.0, plan.most_steps / sum(affordable))
+    more = max(1.0, FEWEST_STEPS / (less * sum(affordable)))
+    for phase, steps in zip(entries["phases"], affordable, strict=True):
+        phase["steps"] = max(round(steps * less * more), 1)
+    total = sum(phase["steps"] for phase in entries["phases"])
+    entries["fit"] |= {
+        "warmup": max(min(total // 20, 200), 1),
+        # as many steps are averaged as make a tenth of the training, 500 at most
+        "average": round(1 - max(10 / total, 0.002), 4),
+        "validate_every": max(total // 10, 1) if recipe.data.validation else 0,
+    }
+    entries["card"]["training"]["minutes_planned"] = minutes
+    return entries
+
+
+def seconds_per_step(
+    recipe: Recipe, card: ModelCard, bank: VolumeBank, phase: Phase, device: torch.device, most: int = 4
+) -> float:
+    """Seconds that one training step of ``phase`` takes, the median of ``most`` after a first one."""
+    description = next(iter(card.networks.values()))
+    network = build_network(description).to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(network.parameters())
+    generator = torch.Generator().manual_seed(0)
+    taken = []
+    for _ in range(most + 1):
+        started = time.perf_counter()
+        slabs = draw_slabs(bank, card.views, phase, recipe.deformation, recipe.fit.rare_share, generator)
+        images = change_appearance(slabs.images, recipe.appearance, generator)
+        batch = as_batch(images, slabs.labels, slabs.planes, card.views, card)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.fit.bf16):
+            logits = network(batch.images.contiguous(memory_format=torch.channels_last))
+        loss = segmentation_loss(merge_pairs(logits.float(), channel_pairs(card), batch.merged), batch.target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        float(loss.detach())  # waits for a GPU
+        taken.append(time.perf_counter() - started)
+    return sorted(taken[1:])[most // 2]
+
+
+def write_recipe(path: Path, entries: Mapping[str, Any], reasons: Sequence[str]) -> None:
+    """Write the entries of a recipe as TOML, ``reasons`` on top as comments; whole or not at all.
+
+    Args:
+        entries: strings, numbers, booleans, lists and tables; what is None is left out.
+    """
+    head = [f"# Made by sesegment train --recipe {AUTOMATIC}. Edit it, and train with --recipe FILE.", "#"]
+    lines = [*head, *(f"# {' '.join(reason.split())}" for reason in reasons), ""]
+    text = "\n".join([*lines, *_table(entries, "")]) + "\n"
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_reasons(path: Path) -> list[str]:
+    """The reasons that :func:`write_recipe` put on top of a recipe."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return [line.removeprefix("# ") for line in lines[2:end]]
+
+
+def _table(entries: Mapping[str, Any], path: str) -> list[str]:
+    """Lines of a TOML table: values, then tables down to two levels, then lists of tables."""
+    plain, tables, lists = [], [], []
+    for key, value in entries.items():
+        below = f"{path}.{key}" if path else key
+        if isinstance(value, Mapping) and path.count(".") == 0:
+            tables += ["", f"[{below}]", *_table(value, below)]
+        elif isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
+            for entry in value:
+                lists += ["", f"[[{below}]]", *(f"{k} = {_value(v)}" for k, v in entry.items() if v is not None)]
+        elif value is not None:
+            plain.append(f"{key} = {_value(value)}")
+    return [*plain, *tables, *lists]
+
+
+def _value(value: Any) -> str:
+    """A TOML value in one line; strings and numbers are written as in JSON."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(entry)}" for key, entry in value.items() if entry is not None) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _model_name(output: Path) -> str:
+    """The folder's name as a model's: lower case, no spaces."""
+    return re.sub(r"[^a-z0-9._-]+", "-", output.resolve().name.lower()).strip("-._") or "model"

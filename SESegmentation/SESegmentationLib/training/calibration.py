@@ -1,0 +1,213 @@
+"""What Dice to expect at what confidence: measured on validation cases, as they are and under shifts.
+
+    python -m SESegmentationLib.training.calibration MODEL --dataset DATASET [--recipe NAME] [--write]
+
+With ``--write`` model.json gets the entry "calibration", from which results get their expected Dice. How well it holds
+on test cases is shown by ``Testing/benchmarks/doubt.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import isotonic_regression
+
+from ..errors import InputError, SegmentationError
+from ..inference.device import choose_device
+from ..inference.intensity import normalise
+from ..inference.predictor import Prediction, Predictor
+from ..inference.uncertainty import confidence
+from ..inference.weights import load_networks
+from ..models import ModelPackage, verify_package, write_package
+from ..models.calibration import ONE_VIEW, SEVERAL_VIEWS
+from ..models.readme import write_readme
+from .dataset import find_cases, load_case
+from .recipe import Recipe
+from .shifts import SHIFTS, shift_array
+from .sources import open_source, split_cases
+
+#: points of a curve
+POINTS = 6
+#: structures with fewer voxels in truth and result together are left out: a rest cut off by the field of view
+FEWEST_VOXELS = 30
+SEED = 5
+
+#: a case's name, its normalised image and its true channels, (k, j, i)
+Case = tuple[str, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One structure of one case as it was, or under a shift.
+
+    Attributes:
+        case, shift: which; the shift is None for a case as it is.
+        value: of the structure's label.
+        views: how many views were asked.
+        confidence: of the result.
+        dice: with the truth.
+    """
+
+    case: str
+    shift: str | None
+    value: int
+    views: int
+    confidence: float
+    dice: float
+
+
+def kept_out_cases(package: ModelPackage, dataset: Path, recipe: Recipe, group: str) -> Iterator[Case]:
+    """The cases that the training kept out.
+
+    Args:
+        group: "validation" or "test"; images are synthesised for validation only.
+
+    Raises:
+        InputError: there are none, or the dataset lacks them.
+    """
+    if recipe.data.source == "folder":
+        cases = {case.name: case for case in find_cases(dataset)}
+        split = split_cases(list(cases), recipe.data.validation, recipe.data.test, recipe.data.split_seed)
+        names = getattr(split, group)
+        if group == "test" and set(names) != set(package.card.training.get("test_cases", names)):
+            raise InputError(
+                f"{dataset} does not hold the test cases of {package.card.name}.", "Give the dataset it was trained on."
+            )
+        for name in names:
+            image, truth = load_case(cases[name], package.card)
+            yield name, image.astype(np.float32), truth
+    elif group == "validation":
+        source = open_source(dataset, recipe, package.card, torch.device("cpu"))
+        yield from source.whole_volumes(torch.Generator().manual_seed(SEED))
+    else:
+        raise InputError("Images are synthesised for validation cases only.", "Measure on real volumes instead.")
+
+
+def under_shifts(package: ModelPackage, cases: Iterable[Case]) -> Iterator[tuple[str | None, Case]]:
+    """Every case as it is and under every shift."""
+    for number, (name, image, truth) in enumerate(cases):
+        yield None, (name, image, truth)
+        for shift in SHIFTS:
+            shifted = normalise(shift_array(image, shift, SEED + number), package.card.intensity)
+            yield shift, (name, shifted, truth)
+
+
+def observe(package: ModelPackage, cases: Iterable[Case], fast: bool = True) -> Iterator[tuple[Observation, ...]]:
+    """Segment every case as it is and under every shift, with all views and, with ``fast``, with one.
+
+    Yields:
+        The observations of one case under one shift.
+    """
+    predictor = Predictor(package.card, load_networks(package), choose_device("auto"))
+    alternatives = [predictor.views]
+    if fast and len(predictor.views) > 1:
+        alternatives.append([predictor.best_view()])
+    for shift, (name, image, truth) in under_shifts(package, cases):
+        print(name, shift or "", file=sys.stderr)
+        found: list[Observation] = []
+        for views in alternatives:
+            predicted = predictor.predict(image, views)
+            found += compare(package, predicted, truth, name, shift)
+        yield tuple(found)
+
+
+def compare(
+    package: ModelPackage, predicted: Prediction, truth: np.ndarray, name: str, shift: str | None
+) -> list[Observation]:
+    """One observation for each structure that is there, or was found."""
+    trust = confidence(predicted.probabilities, predicted.votes)
+    classes = len(package.card.labels) + 1
+    labels = predicted.probabilities.argmax(0).flatten().cpu()
+    target = torch.from_numpy(truth.astype(np.int64)).flatten()
+    sizes = torch.bincount(labels, minlength=classes) + torch.bincount(target, minlength=classes)
+    overlap = torch.bincount(target[labels == target], minlength=classes)
+    return [
+        Observation(
+            name,
+            shift,
+            label.value,
+            len(predicted.votes),
+            float(trust[channel]),
+            float(2 * overlap[channel] / sizes[channel]),
+        )
+        for channel, label in enumerate(package.card.labels, start=1)
+        if sizes[channel] >= FEWEST_VOXELS
+    ]
+
+
+def fit_curve(observations: Sequence[Observation]) -> dict[str, list[float]]:
+    """A rising line through a few points: means of groups of equal size, made monotone by isotonic regression."""
+    pairs = np.array(sorted((seen.confidence, seen.dice) for seen in observations))
+    groups = np.array_split(pairs, min(POINTS, len(pairs)))
+    means = np.array([group.mean(0) for group in groups])
+    rising = isotonic_regression(means[:, 1], weights=[len(group) for group in groups]).x
+    first = np.unique(means[:, 0].round(4), return_index=True)[1]  # several groups may have the same confidence
+    return {"confidence": means[first, 0].round(4).tolist(), "dice": rising[first].round(4).tolist()}
+
+
+def fit(observations: Sequence[Observation]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """The curves of a card's "calibration", by number of views and label value."""
+    curves: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for entry, several in ((SEVERAL_VIEWS, True), (ONE_VIEW, False)):
+        values = sorted({seen.value for seen in observations if (seen.views > 1) == several})
+        for value in values:
+            those = [seen for seen in observations if seen.value == value and (seen.views > 1) == several]
+            curves.setdefault(entry, {})[str(value)] = fit_curve(those)
+    return curves
+
+
+def calibrate(package: ModelPackage, dataset: Path, recipe: Recipe) -> dict[str, Any]:
+    """The "calibration" entry of a card.
+
+    Raises:
+        InputError: there are no validation cases.
+    """
+    observations = [
+        seen for those in observe(package, kept_out_cases(package, dataset, recipe, "validation")) for seen in those
+    ]
+    if not observations:
+        raise InputError("There are no validation cases.", "Keep some out in the recipe's [data].")
+    cases = len({seen.case for seen in observations})
+    return {
+        "data": f"{cases} validation cases, as they are and under {len(SHIFTS)} shifts: {', '.join(SHIFTS)}",
+        "command": f"python -m SESegmentationLib.training.calibration {package.path.name} --dataset DATASET",
+        **fit(observations),
+    }
+
+
+def recipe_of(package: ModelPackage, name: str | None = None) -> Recipe:
+    """The recipe of that name or file; that which the card names where there is none."""
+    return Recipe.load(name or str(package.card.training.get("recipe", package.card.name)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of ``python -m SESegmentationLib.training.calibration``; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="folder of the model package")
+    parser.add_argument("--dataset", type=Path, required=True, help="folder that the model was trained on")
+    parser.add_argument("--recipe", help="name or file, where the card's training does not name it")
+    parser.add_argument("--write", action="store_true", help="write the curves into the card and its README")
+    chosen = parser.parse_args(arguments)
+    try:
+        package = verify_package(chosen.model)
+        calibration = calibrate(package, chosen.dataset, recipe_of(package, chosen.recipe))
+        print(json.dumps(calibration, indent=1))
+        if chosen.write:
+            entries = {**package.card.to_dict(), "calibration": calibration}
+            write_readme(write_package(package.path, entries, package.weights_path))
+    except SegmentationError as error:
+        print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

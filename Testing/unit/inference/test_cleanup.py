@@ -1,0 +1,97 @@
+"""Islands and holes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SESegmentationLib.inference.cleanup import clean
+
+VALUES = (1, 2, 300)
+
+
+@pytest.fixture
+def array() -> np.ndarray:
+    """Of 1 a large piece with a hole and a small one, of 2 two pieces, of 300 one far from all."""
+    array = np.zeros((20, 24, 28), np.uint16)
+    array[2:9, 2:9, 2:9] = 1
+    array[5, 5, 5] = 0
+    array[12:14, 2:4, 2:4] = 1  # 8 voxels
+    array[2:9, 9:12, 2:9] = 2  # beside the first
+    array[12:15, 12:15, 12:15] = 2  # 27 voxels
+    array[18:20, 20:23, 24:27] = 300  # 18 voxels
+    return array
+
+
+def cleaned(array: np.ndarray, **cleanup: object) -> np.ndarray:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((1.0, 2.0, 5.0))
+    image.SetOrigin((3, 4, 5))
+    before = array.copy()
+    result = clean(image, VALUES, cleanup)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), before)
+    assert result.GetPixelID() == image.GetPixelID()
+    assert (result.GetSpacing(), result.GetOrigin()) == (image.GetSpacing(), image.GetOrigin())
+    return sitk.GetArrayFromImage(result)
+
+
+def test_nothing_asked_nothing_done(array):
+    np.testing.assert_array_equal(cleaned(array), array)
+
+
+def test_the_largest_piece_of_all_structures(array):
+    array[12:14, 2:4, 2:4] = 0
+    array[12:15, 12:15, 12:15] = 0
+    expected = array.copy()
+    array[12:14, 2:4, 2:4] = 1
+    array[12:15, 12:15, 12:15] = 2
+    np.testing.assert_array_equal(cleaned(array, largest_component="all"), expected)
+
+
+def test_the_largest_piece_of_some_structures(array):
+    expected = array.copy()
+    expected[12:15, 12:15, 12:15] = 0
+    np.testing.assert_array_equal(cleaned(array, largest_component=[2]), expected)
+
+
+def test_the_largest_piece_of_them_together(array):
+    expected = array.copy()
+    expected[12:] = 0
+    np.testing.assert_array_equal(cleaned(array, largest_union=True), expected)
+
+
+@pytest.mark.parametrize(("minimum_ml", "gone"), [(0.07, ()), (0.09, (1,)), (0.19, (1, 300)), (0.28, (1, 2, 300))])
+def test_small_pieces_go_by_their_volume(array, minimum_ml, gone):
+    """A voxel has 0.01 ml: the pieces 0.08, 0.18 and 0.27 ml."""
+    expected = array.copy()
+    if 1 in gone:
+        expected[12:14, 2:4, 2:4] = 0
+    if 300 in gone:
+        expected[18:20, 20:23, 24:27] = 0
+    if 2 in gone:
+        expected[12:15, 12:15, 12:15] = 0
+    np.testing.assert_array_equal(cleaned(array, minimum_ml=minimum_ml), expected)
+
+
+def test_holes_are_filled_with_what_surrounds_them(array):
+    expected = array.copy()
+    expected[5, 5, 5] = 1
+    np.testing.assert_array_equal(cleaned(array, fill_holes=True), expected)
+
+
+def test_other_structures_inside_are_no_holes(array):
+    array[5, 5, 5] = 2
+    np.testing.assert_array_equal(cleaned(array, fill_holes=True), array)
+
+
+def test_pieces_hang_together_by_corners():
+    array = np.zeros((6, 6, 6), np.uint8)
+    array[1:3, 1:3, 1:3] = 1
+    array[3, 3, 3] = 1
+    np.testing.assert_array_equal(cleaned(array, largest_component="all"), array)
+
+
+def test_what_is_not_there_stays_away():
+    array = np.zeros((6, 6, 6), np.uint8)
+    assert not cleaned(array, largest_component="all", largest_union=True, fill_holes=True, minimum_ml=0.5).any()

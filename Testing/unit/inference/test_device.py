@@ -1,0 +1,75 @@
+"""Where networks run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from SESegmentationLib.errors import DeviceError
+from SESegmentationLib.inference import device
+from SESegmentationLib.inference.device import choose_device, fast_precision
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"), [({"cuda", "mps"}, "cuda"), ({"mps"}, "mps"), (set(), "cpu")], ids=lambda value: str(value)
+)
+def test_the_fastest_that_is_there(monkeypatch, there, expected):
+    monkeypatch.setattr(device, "_works", lambda name: name in there)
+    assert choose_device() == torch.device(expected)
+
+
+def test_one_that_is_named():
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["abacus", "", "meta", "cuda:x"])
+def test_no_such_kind(name):
+    with pytest.raises(DeviceError, match="no kind of device"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "available", "reason"),
+    [
+        ("cuda", None, False, "built for the CPU only"),
+        ("cuda", "13.0", False, "no NVIDIA GPU or no working driver"),
+        ("cuda:7", "13.0", True, "there are 2, counted from 0"),
+        ("mps", None, False, "Apple's GPU"),
+    ],
+)
+def test_one_that_does_not_work_is_explained(monkeypatch, name, version, available, reason):
+    monkeypatch.setattr(device, "_works", lambda name: False)
+    monkeypatch.setattr(torch.version, "cuda", version)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(DeviceError) as raised:
+        choose_device(name)
+    assert reason in raised.value.cause
+    assert "cpu" in raised.value.remedy
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError, NotImplementedError])
+def test_a_driver_that_is_there_and_useless(monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error("no kernel image is available")
+
+    monkeypatch.setattr(torch, "ones", fail)
+    with pytest.raises(DeviceError):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_where_the_hardware_has_it(monkeypatch, able):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able or including_emulation)
+    expected = torch.bfloat16 if able else torch.float32
+    assert fast_precision(torch.device("cpu")) == expected
+    assert fast_precision(torch.device("cuda")) == expected
+    assert fast_precision(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.gpu
+def test_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    assert choose_device().type == "cuda"

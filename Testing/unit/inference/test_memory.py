@@ -1,0 +1,77 @@
+"""Running out of memory, told from other failures."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import SimpleITK as sitk
+import torch
+
+from SESegmentationLib.errors import OutOfMemoryError
+from SESegmentationLib.inference import memory
+from SESegmentationLib.inference.memory import available_gigabytes, is_out_of_memory, memory_errors, require
+
+
+def raised_by(function) -> BaseException:
+    try:
+        function()
+    except BaseException as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+def test_what_the_libraries_raise_is_understood():
+    """Requests that no address space holds fail without trying."""
+    for request in (lambda: torch.empty(1 << 60, dtype=torch.uint8), lambda: bytearray(1 << 62)):
+        assert is_out_of_memory(raised_by(request))
+    assert is_out_of_memory(raised_by(lambda: sitk.Image(1 << 20, 1 << 20, 1 << 20, sitk.sitkFloat64)))
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"))
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes cannot be multiplied"), ValueError("out of memory"), KeyError("memory")]
+)
+def test_other_errors_are_not(error):
+    assert not is_out_of_memory(error)
+    assert raised_by(lambda: _inside(error)) is error
+
+
+def _inside(error: Exception) -> None:
+    with memory_errors():
+        raise error
+
+
+def test_it_becomes_one_error_with_a_remedy():
+    with pytest.raises(OutOfMemoryError) as raised:
+        _inside(MemoryError())
+    assert "region of interest" in raised.value.remedy
+
+
+@pytest.mark.parametrize(("available", "enough"), [(3.9, False), (4.0, True), (None, True)])
+def test_what_is_needed_is_asked_for_beforehand(monkeypatch, available, enough):
+    monkeypatch.setattr(memory, "available_gigabytes", lambda: available)
+    if enough:
+        require(4.0)
+    else:
+        with pytest.raises(OutOfMemoryError, match=r"need 4.0 GB of memory; 3.9 GB"):
+            require(4.0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
+def test_what_is_available_is_in_gigabytes():
+    import psutil
+
+    assert available_gigabytes() == pytest.approx(psutil.virtual_memory().available / 1e9, rel=0.2)
+
+
+def test_a_system_that_does_not_tell(monkeypatch):
+    class Absent:
+        def __init__(self, path: str) -> None:
+            pass
+
+        def read_text(self, encoding: str) -> str:
+            return "MemTotal: 5 kB\n"
+
+    monkeypatch.setattr(memory, "Path", Absent)
+    assert available_gigabytes() is None

@@ -1,0 +1,127 @@
+"""What is learnt: known voxels in every view, an anchor elsewhere, nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from SESegmentationLib.inference.engine import Field
+from SESegmentationLib.inference.views import along
+from SESegmentationLib.inference.weights import load_networks
+from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
+from SESegmentationLib.refine.corrections import Corrections, Slices
+from SESegmentationLib.refine.lessons import known_channels, prepare_lessons
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def field(tiny_engine, sample) -> Field:
+    return tiny_engine.fields(sample.image)[0]
+
+
+@pytest.fixture(scope="module")
+def networks(tiny_engine):
+    return load_networks(tiny_engine.package)
+
+
+def lessons_of(engine, networks, field, corrections, plane):
+    view = next(view for view in engine.card.views if view.plane == plane)
+    return prepare_lessons(networks[view.network], view, field, corrections, engine.card, CPU)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_every_view_sees_the_corrected_slice(tiny_engine, networks, field, sample, plane):
+    corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,))])
+    lessons = lessons_of(tiny_engine, networks, field, corrections, plane)
+    truth = torch.from_numpy(sitk.GetArrayFromImage(sample.labels).astype(np.int64))
+    # the sample lies on the model's grid: nothing is permuted
+    expected = torch.zeros(truth.shape, dtype=torch.bool)
+    expected[16] = True
+    everything = slice(0, truth.shape[{"axial": 0, "coronal": 1, "sagittal": 2}[plane]])
+    assert (lessons.known == along(expected, plane, everything)).all()
+    assert (lessons.target[lessons.known] == along(truth, plane, everything)[lessons.known]).all()
+    assert lessons.corrected.sum() == (1 if plane == "axial" else 0)
+    assert lessons.own.float().sum(1).sub(1).abs().max() < 1e-2
+
+
+def test_draws_take_the_corrected_slice_and_prefer_structures(tiny_engine, networks, field, sample):
+    corrections = Corrections.in_slices(sample.labels, [Slices("j", (30,))])
+    generator = torch.Generator().manual_seed(0)
+    coronal = lessons_of(tiny_engine, networks, field, corrections, "coronal")
+    for _ in range(5):
+        chosen = coronal.draw(4, generator)
+        assert chosen[0] == 30
+        assert len(set(chosen.tolist())) == 4
+    axial = lessons_of(tiny_engine, networks, field, corrections, "axial")
+    drawn = torch.cat([axial.draw(4, generator) for _ in range(50)])
+    structure = (axial.known & (axial.target > 0)).flatten(1).any(1)
+    often = torch.bincount(drawn, minlength=len(structure)).float()
+    assert often[structure].mean() > 2 * often[~structure].mean()
+
+
+def test_nothing_known_gives_no_lesson(tiny_engine, networks, field, sample):
+    corrections = Corrections.in_slices(sample.labels, [Slices("k", (3,))])
+    above = replace(
+        field, grid=field.grid.cropped((slice(5, 20), *[slice(0, n) for n in field.volume.shape[1:]])),
+        volume=field.volume[5:20],
+    )  # fmt: skip
+    assert lessons_of(tiny_engine, networks, above, corrections, "axial") is None
+
+
+def test_the_loss_depends_on_known_and_sure_voxels_only(tiny_engine, networks, field, sample):
+    corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,))])
+    lessons = lessons_of(tiny_engine, networks, field, corrections, "coronal")
+    network, chosen = networks["coronal"], torch.tensor([20, 25, 30])
+    with torch.no_grad():
+        without_anchor = lessons.loss(network, chosen, anchor=0.0)
+        other = replace(lessons, target=torch.where(lessons.known, lessons.target, 2))
+        assert other.loss(network, chosen, anchor=0.0) == without_anchor
+        wrong = replace(lessons, target=torch.where(lessons.known, (lessons.target + 1) % 3, lessons.target))
+        assert wrong.loss(network, chosen, anchor=0.0) != without_anchor
+        # an untrained network is sure of nothing; where it was, the anchor counts
+        unsure = replace(lessons, own=torch.full_like(lessons.own, 1 / 3))
+        assert unsure.loss(network, chosen, anchor=1.0) == without_anchor
+        sure = lessons.own.clone().zero_()
+        sure[:, 1] = 1
+        assert replace(lessons, own=sure).loss(network, chosen, anchor=1.0) > without_anchor
+
+
+def test_without_known_or_sure_voxels_the_loss_is_zero_and_has_a_gradient(tiny_engine, networks, field, sample):
+    corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,))])
+    lessons = lessons_of(tiny_engine, networks, field, corrections, "axial")
+    empty = replace(lessons, known=torch.zeros_like(lessons.known), own=torch.full_like(lessons.own, 1 / 3))
+    loss = empty.loss(networks["axial"], torch.tensor([0, 1]), anchor=1.0)
+    assert loss == 0
+    loss.backward()
+
+
+def test_mirrored_fields_and_other_values(tiny_engine, sample, field):
+    """The field of a cascade's right side: mirrored, its own values 1 and 2 called 3 and 4 in the result."""
+    array = sitk.GetArrayFromImage(sample.labels)
+    array[array > 0] += 2
+    array[:, :, 0] = 1  # the other side's: background here
+    labels = sitk.GetImageFromArray(array)
+    labels.CopyInformation(sample.labels)
+    corrections = Corrections.in_slices(labels, [Slices("i", (0, 20))])
+    other = replace(field, mirror=True, values={1: 3, 2: 4})
+    channels, known = known_channels(other, corrections, tiny_engine.card)
+    truth = sitk.GetArrayFromImage(sample.labels)
+    truth[:, :, 0] = 0
+    assert (channels == truth[:, :, ::-1]).all()
+    assert known.any((0, 1)).nonzero()[0].tolist() == [truth.shape[2] - 21, truth.shape[2] - 1]
+
+
+def test_merged_views_do_not_tell_left_from_right(tiny_engine, networks, field, sample):
+    labels = (structure_label(1, "hippocampus", LEFT), structure_label(2, "hippocampus", RIGHT))
+    card = replace(tiny_engine.card, labels=labels, merged_pairs=((1, 2),))
+    view = replace(card.views[2], merged=True)
+    corrections = Corrections.in_slices(sample.labels, [Slices("i", (18,))])
+    lessons = prepare_lessons(networks[view.network], view, field, corrections, card, CPU)
+    assert set(lessons.target[lessons.known].tolist()) == {0, 1}
+    assert lessons.own[:, 2].max() == 0
+    assert torch.isfinite(lessons.loss(networks[view.network], torch.tensor([18, 19]), anchor=1.0))

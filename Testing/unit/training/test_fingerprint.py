@@ -1,0 +1,142 @@
+"""A look at a dataset: its description and its cases."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from SESegmentationLib.errors import InputError
+from SESegmentationLib.training.dataset import find_cases
+from SESegmentationLib.training.fingerprint import MOST_CASES, Description, look_at
+
+LABELS = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 4}}
+
+
+def describe(folder, **changes):
+    (folder / "dataset.json").write_text(json.dumps(LABELS | changes))
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path, to_image):
+    """Two cases of 2 x 1 x 3 mm voxels, of which one is stored in another orientation."""
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+    for name, code in (("a", "RAS"), ("b", "PIL")):
+        labels = np.zeros((10, 20, 30), np.uint8)
+        labels[2:6, 4:8, 3:9] = 1
+        labels[8, 1, 1] = labels[8, 18, 28] = 4
+        image = np.where(labels == 1, 100, -1000).astype(np.int16)
+        for array, path in ((image, f"imagesTr/{name}_0000.nii.gz"), (labels, f"labelsTr/{name}.nii.gz")):
+            sitk.WriteImage(sitk.DICOMOrient(to_image(array, (2.0, 1.0, 3.0)), code), str(tmp_path / path))
+    return describe(tmp_path)
+
+
+def test_cases_are_looked_at_in_the_patients_axes(dataset):
+    look = look_at(dataset, find_cases(dataset))
+    for case in look.cases:
+        np.testing.assert_allclose(case.spacing, (2, 1, 3), rtol=1e-6)
+        np.testing.assert_array_equal(case.size, (30, 20, 10))
+        assert case.lowest == -1000
+        assert case.millilitres == pytest.approx({1: 96 * 6 / 1000, 4: 2 * 6 / 1000})
+        assert sorted(set(case.intensities.tolist())) == [-1000, 100]
+    assert not look.slices
+    assert look.in_one_piece() == [1]  # the spleen is two voxels far apart
+    np.testing.assert_allclose(look.extents[0], (60, 20, 30), rtol=1e-6)
+    assert look.is_ct
+
+
+def test_without_a_modality_air_tells_ct(dataset):
+    describe(dataset, channel_names={})
+    assert look_at(dataset, find_cases(dataset)).is_ct
+
+
+def test_percentiles_count_each_case_alike(dataset):
+    look = look_at(dataset, find_cases(dataset))
+    many = np.full(10_000, 50, np.float32)
+    object.__setattr__(look.cases[0], "intensities", many)
+    assert look.labelled_percentiles([70]) == 100  # half of the sample is from each
+
+
+def test_only_some_of_many_cases_are_looked_at(dataset):
+    cases = find_cases(dataset) * 25
+    seen = []
+    look = look_at(dataset, cases, lambda phase, *_: seen.append(phase))
+    assert len(look.cases) == len(seen) <= MOST_CASES
+    assert len(look.cases) > MOST_CASES / 2
+
+
+def test_pictures_are_slices(tmp_path):
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10)).save(tmp_path / "imagesTr" / "a_0000.png")
+    Image.fromarray(np.eye(6, 10, dtype=np.uint8)).save(tmp_path / "labelsTr" / "a.png")
+    look = look_at(describe(tmp_path), find_cases(tmp_path))
+    assert look.slices
+    assert look.pictures
+    np.testing.assert_array_equal(look.cases[0].size, (10, 6, 1))
+
+
+def test_volumes_and_slices_are_not_mixed(dataset):
+    Image.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10)).save(dataset / "imagesTr" / "c_0000.png")
+    Image.fromarray(np.eye(6, 10, dtype=np.uint8)).save(dataset / "labelsTr" / "c.png")
+    with pytest.raises(InputError, match="mixes"):
+        look_at(dataset, find_cases(dataset))
+
+
+def test_a_value_without_name_is_refused(dataset):
+    describe(dataset, labels={"background": 0, "liver": 1})
+    with pytest.raises(InputError, match=r"values that dataset\.json does not name: \[4\]"):
+        look_at(dataset, find_cases(dataset))
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"background": 0, "liver": 1, "spleen": 4}, {1: "liver", 4: "spleen"}),
+        ({"0": "background", "2": "b", "1": "a"}, {1: "a", 2: "b"}),
+    ],
+)
+def test_both_versions_of_nnunet_name_labels(tmp_path, labels, expected):
+    description = Description.read(describe(tmp_path, labels=labels, modality={"0": "MRI"}))
+    assert description.labels == expected
+    assert list(description.labels) == sorted(expected)
+
+
+def test_name_licence_and_modality_are_taken_over(tmp_path):
+    entries = {"name": "Livers", "description": "of mice", "licence": "CC0", "modality": {"0": "MRI"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(entries | {"labels": {"0": "background", "1": "liver"}}))
+    assert Description.read(tmp_path) == Description({1: "liver"}, "MRI", "CC0", "Livers. of mice")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": {"background": 0}}, "no label but the background"),
+        ({"labels": {}}, "names no labels"),
+        ({"labels": ["liver"]}, "names no labels"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "'whole' is a region"),
+        ({"labels": {"background": 0, "liver": 1, "ignore": 2}}, "ignored"),
+        ({"labels": {"liver": "one"}}, "no whole number"),
+        ({"labels": {f"s{n}": n for n in range(1, 300)}}, "299 labels"),
+        ({"channel_names": {"0": "T1", "1": "T2"}}, r"2 channels \(T1, T2\)"),
+    ],
+)
+def test_what_cannot_be_learnt_is_named(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Description.read(describe(tmp_path, **changes))
+    assert caught.value.remedy
+
+
+def test_a_missing_or_damaged_description_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"dataset\.json") as caught:
+        Description.read(tmp_path)
+    assert '"labels"' in caught.value.remedy
+    for text, message in (("{", "not JSON"), ("[1]", "no JSON object")):
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(InputError, match=message):
+            Description.read(tmp_path)
