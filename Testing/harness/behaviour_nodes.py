@@ -32,7 +32,10 @@ class Observations:
         self._tags = []
 
     def _on_event(self, caller: vtk.vtkObject, event: str) -> None:
-        if shiboken6.isValid(self._widget):
+        widget = vars(self).get("_widget")  # nothing is left of an object that is being collected as garbage
+        if widget is None:
+            return
+        if shiboken6.isValid(widget):
             self._callback()
         else:
             self.stop()

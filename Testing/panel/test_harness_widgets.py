@@ -262,6 +262,22 @@ def test_collapsible_button_hides_its_contents():
     assert not label.isVisible()
 
 
+def test_what_was_hidden_by_itself_stays_hidden_when_its_section_is_opened():
+    button = ctk.ctkCollapsibleButton()
+    layout = qt.QVBoxLayout(button)
+    hidden, shown = qt.QLabel("hidden"), qt.QLabel("shown")
+    layout.addWidget(hidden)
+    layout.addWidget(shown)
+    button.show()
+    hidden.visible = False
+    button.collapsed = True
+    shown.visible = False
+    shown.visible = True  # in a folded section
+    assert not shown.isVisible()
+    button.collapsed = False
+    assert shown.isVisible() and not hidden.isVisible()
+
+
 def test_sliders_and_ranges():
     slider, values = ctk.ctkSliderWidget(), []
     slider.connect("valueChanged(double)", values.append)

@@ -1,0 +1,325 @@
+"""The module SESegmentation of 3D Slicer: a thin shell over SESegmentationLib. No torch is imported here.
+
+From a script::
+
+    logic = SESegmentationLogic()
+    segmentationNode = logic.segment(volumeNode, "hippocampus-t1")
+    logic.close()
+"""
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Annotated
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+#: a crop drawn by SESegmentationLib.training.sample, its values rounded to whole numbers
+SAMPLE_NAME = "SESegmentationHippocampus"
+SAMPLE_SHA256 = "23caecd184aa3af297e937c7db9edd4cb8632617e742b7a65159df7d5657cb61"
+#: nodes that the panel shows
+NODE_CLASSES = ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsROINode")
+
+
+class SESegmentation(ScriptedLoadableModule):
+    """What Slicer shows of the module before it is opened."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("SE Segmentation")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        parent.dependencies = ["Markups", "Segmentations", "Sequences", "SubjectHierarchy"]
+        parent.contributors = ["The SESegmentation contributors"]
+        parent.helpText = _(
+            "Finds anatomical structures in a volume with neural networks that recalibrate their features by squeeze "
+            "and excitation. Choose a volume and a model, and click Segment. Everything is computed on this computer. "
+            "For research; not a medical device."
+        )
+        parent.acknowledgementText = _(
+            "The networks are those of A. G. Roy, N. Navab and C. Wachinger, Recalibrating Fully Convolutional "
+            "Networks with Spatial and Channel Squeeze and Excitation Blocks, IEEE TMI 38(2), 2019, "
+            "doi:10.1109/TMI.2018.2867261. Each model names in its card the data that it was trained on."
+        )
+        slicer.app.connect("startupCompleted()", self.registerSampleData)
+
+    def registerSampleData(self):
+        """Offer a volume to try the module with. It is part of the package: no internet is needed."""
+        import SampleData
+
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(
+            category="SESegmentation",
+            sampleName=SAMPLE_NAME,
+            uris=Path(self.resourcePath(f"SampleData/{SAMPLE_NAME}.nii.gz")).as_uri(),
+            fileNames=f"{SAMPLE_NAME}.nii.gz",
+            nodeNames="DrawnHippocampus",
+            thumbnailFileName=self.resourcePath(f"SampleData/{SAMPLE_NAME}.png"),
+            checksums=f"SHA256:{SAMPLE_SHA256}",
+        )
+
+
+@parameterNodeWrapper
+class SESegmentationParameterNode:
+    """The choices of one scene, saved with it; see SESegmentationLib.panel.choices.Choices."""
+
+    inputVolume: slicer.vtkMRMLScalarVolumeNode
+    everyFrame: bool = False
+    model: str = ""
+    region: slicer.vtkMRMLMarkupsROINode
+    outputSegmentation: slicer.vtkMRMLSegmentationNode
+    resultSegmentation: slicer.vtkMRMLSegmentationNode
+    device: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"])] = "auto"
+    fast: bool = False
+    lowMemory: bool = False
+    keepWarm: bool = True
+    opacity: Annotated[float, WithinRange(0, 1)] = 1.0
+
+
+class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Puts the panel into Slicer's window, and tells it what happens to the scene."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self.panel = None
+        self._parameterNode = None
+        self._guiTag = None
+
+    def setup(self):
+        ScriptedLoadableModuleWidget.setup(self)
+        root = slicer.util.loadUI(self.resourcePath("UI/SESegmentation.ui"))
+        self.layout.addWidget(root)
+        self.ui = slicer.util.childWidgetVariables(root)
+        root.setMRMLScene(slicer.mrmlScene)
+        self.logic = SESegmentationLogic()
+        self.panel = self.createPanel()
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(scene, scene.EndBatchProcessEvent, self.onBatchEnded)
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
+            self.addObserver(scene, event, self.onNodesChanged)
+        self.setParameterNode(self.logic.getParameterNode())
+
+    def createPanel(self):
+        from SESegmentationLib.panel import ComputerMemory, DependencyInstaller, DoctorProcess, InstalledModels, Panel
+
+        memory = ComputerMemory(slicer.app.userSettings())
+        installer = DependencyInstaller(self.resourcePath("requirements.txt"), lambda: memory.wheels_folder)
+        return Panel(self.ui, self.logic.createSegmenter, InstalledModels(), installer, DoctorProcess(), memory)
+
+    def enter(self):
+        self.setParameterNode(self.logic.getParameterNode())
+        self.panel.refresh_models()
+
+    def cleanup(self):
+        if self.panel is None:  # setup() has failed
+            return
+        self.setParameterNode(None)
+        self.removeObservers()
+        self.panel.close()
+        self.logic.close()
+
+    def setParameterNode(self, parameterNode):
+        """Show and change these choices; None where there is no scene. The panel works on while it is not shown."""
+        if self._parameterNode is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onChoicesModified)
+        self._parameterNode = parameterNode
+        if parameterNode is not None:
+            widgets = vars(self.ui).values()
+            named = {widget.property("SlicerParameterName"): widget for widget in widgets}
+            # connectGui() does the same, but gives no tag to disconnect with
+            self._guiTag = parameterNode.connectParametersToGui({n: w for n, w in named.items() if n})
+            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onChoicesModified)
+        self.panel.set_choices(parameterNode)
+
+    def onChoicesModified(self, caller=None, event=None):
+        self.panel.refresh()
+
+    def onSceneStartClose(self, caller, event):
+        self.setParameterNode(None)
+        self.panel.on_scene_closing()
+
+    def onSceneEndClose(self, caller, event):
+        self.setParameterNode(self.logic.getParameterNode())
+
+    def onSceneEndImport(self, caller, event):
+        qt.QTimer.singleShot(0, self.onSceneImported)  # the selectors list the new nodes only then
+
+    def onSceneImported(self):
+        if self._parameterNode is not None:
+            self.setParameterNode(self.logic.getParameterNode())
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodesChanged(self, caller, event, node):
+        if any(node.IsA(name) for name in NODE_CLASSES) and not caller.IsBatchProcessing():
+            self.panel.on_nodes_changed()
+
+    def onBatchEnded(self, caller, event):
+        self.panel.on_nodes_changed()
+
+
+class SESegmentationLogic(ScriptedLoadableModuleLogic):
+    """Segments without the panel, for scripts. One worker process serves all calls; :meth:`close` ends it."""
+
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        self._segmenter = None
+
+    def getParameterNode(self):
+        return SESegmentationParameterNode(super().getParameterNode())
+
+    def createSegmenter(self):
+        """What segments: a worker process on this computer, started by its first job."""
+        from SESegmentationLib.client import LocalSegmenter
+
+        return LocalSegmenter()
+
+    def segment(
+        self,
+        volumeNode,
+        modelName,
+        everyFrame=False,
+        region=None,
+        output=None,
+        device="auto",
+        fast=False,
+        lowMemory=False,
+        progress=None,
+    ):
+        """Segment a volume and wait for it; torch must be installed.
+
+        Args:
+            volumeNode: scalar volume, under a linear transform or none.
+            modelName: name of an installed model, or folder of one.
+            everyFrame: all frames of the sequence that volumeNode shows; otherwise the one on show.
+            region: look only inside this markups ROI.
+            output: segmentation to write into, sparing segments marked completed; None for a new one.
+            device: "auto", "cpu", "cuda" or "mps".
+            fast: fewer views.
+            lowMemory: smaller batches.
+            progress: called with phase, fraction (0 to 1) and seconds left (None while unknown); may raise to cancel.
+
+        Returns:
+            The segmentation node.
+
+        Raises:
+            SESegmentationLib.errors.SegmentationError: with a cause and a remedy; the scene is as it was.
+        """
+        from SESegmentationLib.models import find_model
+        from SESegmentationLib.panel import Request, SceneResults
+
+        request = Request(
+            volumeNode, find_model(modelName), everyFrame, region, output, device, fast, low_memory=lowMemory
+        )
+        request.check()
+        if self._segmenter is None:
+            self._segmenter = self.createSegmenter()
+        results, node = SceneResults(), None
+        for frame in request.frames():
+            result = self._wait(self._segmenter.submit(request.job(frame)), progress).segmentation()
+            node = results.write(result, request.target(frame, node and node.GetID())).node
+        return node
+
+    def _wait(self, handle, progress):
+        """The ResultEvent of a job; raises what it fails with, or what ``progress`` raises."""
+        from SESegmentationLib.client import FailureEvent, ProgressEvent, ResultEvent
+
+        try:
+            while True:
+                for event in self._segmenter.poll():
+                    if event.job != handle.number:
+                        continue  # of a job that was given up
+                    if isinstance(event, ProgressEvent) and progress is not None:
+                        progress(event.phase, event.fraction, event.seconds_left)
+                    elif isinstance(event, ResultEvent):
+                        return event
+                    elif isinstance(event, FailureEvent):
+                        raise event.error
+                time.sleep(0.02)
+        finally:
+            handle.cancel()  # does nothing to a job that is over
+
+    def close(self):
+        """End the worker process."""
+        if self._segmenter is not None:
+            self._segmenter.close()
+            self._segmenter = None
+
+
+class SESegmentationTest(ScriptedLoadableModuleTest):
+    """Segments the sample in the application, by a script and by clicks."""
+
+    def setUp(self):
+        if importlib.util.find_spec("torch") is None:
+            self.skipTest("torch is not installed")
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        for test in (self.test_script, self.test_panel):
+            self.setUp()
+            test()
+        self.delayDisplay("Tests passed")
+
+    def test_script(self):
+        volume, package = self._sample(), self._package()
+        reported = []
+        logic = SESegmentationLogic()
+        node = logic.segment(volume, package.card.name, progress=lambda *progress: reported.append(progress[1]))
+        logic.close()
+        self.assertEqual(reported, sorted(reported))
+        self.assertGreater(len(reported), 2)
+        self._check(node, volume, package)
+
+    def test_panel(self):
+        volume, package = self._sample(), self._package()
+        widget = slicer.modules.sesegmentation.widgetRepresentation().self()
+        widget.enter()
+        parameters = widget.logic.getParameterNode()
+        parameters.inputVolume, parameters.model, parameters.fast = volume, package.card.name, True
+        widget.ui.segmentButton.click()
+        self.assertTrue(widget.panel.run.running, widget.panel.messages.shown)
+        deadline = time.monotonic() + 300
+        while widget.panel.run.running and time.monotonic() < deadline:
+            slicer.app.processEvents()
+            time.sleep(0.01)
+        self.assertEqual(widget.panel.messages.shown, [])
+        self._check(parameters.resultSegmentation, volume, package)
+        self.assertEqual(widget.ui.structureTable.rowCount, len(package.card.labels))
+
+    def _sample(self):
+        import SampleData
+
+        return SampleData.SampleDataLogic().downloadSample(SAMPLE_NAME)
+
+    def _package(self):
+        from SESegmentationLib.models import list_models
+
+        packages = {package.card.name: package for package in list_models()}
+        return packages.get("hippocampus-t1") or next(iter(packages.values()))
+
+    def _check(self, node, volume, package):
+        """Named segments on the volume's grid, of a plausible size where the model is known."""
+        segmentation = node.GetSegmentation()
+        names = [segmentation.GetNthSegment(i).GetName() for i in range(segmentation.GetNumberOfSegments())]
+        self.assertEqual(names, [label.name for label in package.card.labels])
+        role = node.GetReferenceImageGeometryReferenceRole()
+        self.assertEqual(node.GetNodeReferenceID(role), volume.GetID())
+        if package.card.name == "hippocampus-t1":
+            for identifier in segmentation.GetSegmentIDs():
+                voxels = slicer.util.arrayFromSegmentBinaryLabelmap(node, identifier, volume).sum()
+                self.assertTrue(300 < voxels < 4000, f"{identifier}: {voxels} mm3")

@@ -1,0 +1,114 @@
+"""What one click on Segment, or one call from a script, asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+
+from ..client import SegmentJob
+from ..errors import InputError
+from ..models import ModelPackage
+from ..mrml import SegmentationSequence, VolumeSequence, check_volume_node, image_from_volume_node, region_image
+from .scene_results import Target, find_frames, moves_with
+
+
+@dataclass(frozen=True)
+class Request:
+    """A segmentation that is wanted. Checked and read from the scene by its methods, so it belongs to the moment.
+
+    Attributes:
+        volume: the volume to segment; None where none is chosen.
+        package: the model.
+        every_frame: all frames of the sequence that the volume shows; otherwise the one on show.
+        region: look only inside this box; None: the whole volume.
+        output: written into; None: a new segmentation.
+        device: "auto", "cpu", "cuda" or "mps".
+        fast: fewer views.
+        low_memory: smaller batches.
+    """
+
+    volume: slicer.vtkMRMLScalarVolumeNode | None
+    package: ModelPackage
+    every_frame: bool = False
+    region: slicer.vtkMRMLMarkupsROINode | None = None
+    output: slicer.vtkMRMLSegmentationNode | None = None
+    device: str = "auto"
+    fast: bool = False
+    low_memory: bool = False
+
+    @property
+    def volume_ml(self) -> float:
+        """How much space is to be segmented, in ml; 0 where no volume is chosen."""
+        if self.volume is None or self.volume.GetImageData() is None:
+            return 0.0
+        whole = float(np.prod(self.volume.GetSpacing()) * np.prod(self.volume.GetImageData().GetDimensions())) / 1000
+        return whole if self.region is None else min(whole, float(np.prod(self.region.GetSize())) / 1000)
+
+    def check(self) -> None:
+        """Look whether the choices go together; takes no time.
+
+        Raises:
+            InputError: no volume is chosen, it cannot be segmented, or the output does not go with it.
+        """
+        volume, output = self.volume, self.output
+        if volume is None:
+            raise InputError(
+                "No volume is chosen.",
+                "Load a volume and choose it as the input. The module Sample Data has one to try (SESegmentation).",
+            )
+        check_volume_node(volume)
+        if output is None:
+            return
+        if not moves_with(output, volume):
+            raise InputError(
+                f"The segmentation {output.GetName()} is not under the same transform as {volume.GetName()}.",
+                "Choose a new segmentation as the output, or move one of them in the module Data.",
+            )
+        frames = VolumeSequence.of(volume)
+        if self.every_frame and frames is not None and SegmentationSequence.of(output, frames) is None:
+            raise InputError(
+                f"The segmentation {output.GetName()} does not follow the frames of {volume.GetName()}.",
+                "Choose a new segmentation as the output, or segment the selected frame only.",
+            )
+
+    def frames(self) -> list[int | None]:
+        """Numbers of the frames to segment, the one on show first; [None] where the volume is no sequence."""
+        frames = VolumeSequence.of(self.volume)
+        return [None] if frames is None else frames.numbers(self.every_frame)
+
+    def job(self, frame: int | None) -> SegmentJob:
+        """The job for the worker, with a copy of the voxels.
+
+        Args:
+            frame: one of :meth:`frames`.
+
+        Raises:
+            InputError: as :meth:`check`, or the region is not drawn or lies outside the volume.
+        """
+        self.check()
+        image = image_from_volume_node(self.volume) if frame is None else find_frames(self.volume).image(frame)
+        return SegmentJob(
+            image=image,
+            model=self.package.path,
+            roi=None if self.region is None else region_image(self.region, self.volume, image),
+            fast=self.fast,
+            low_memory=self.low_memory,
+            device=self.device,
+        )
+
+    def target(self, frame: int | None, output_id: str | None = None) -> Target:
+        """Where the result goes.
+
+        Args:
+            frame: one of :meth:`frames`.
+            output_id: of the segmentation that holds the frames before, if there were any.
+        """
+        chosen = self.output.GetID() if self.output is not None else None
+        return Target(
+            volume_id=self.volume.GetID(),
+            output_id=output_id or chosen,
+            name=f"{self.volume.GetName()} {self.package.card.name}",
+            frame=frame,
+        )

@@ -1,0 +1,178 @@
+"""A segmentation from click to result: the button, the progress bar, and the timer that fetches what happened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from ..client import Event, FailureEvent, Job, JobHandle, ProgressEvent, ResultEvent, Segmenter
+from ..errors import SegmentationError
+from .wording import progress_line
+
+#: how often events are fetched, while a segmentation runs and while the worker only waits, in ms
+RUNNING_MS, WAITING_MS = 40, 1000
+#: the second half of a double click on Segment must not cancel what the first half began, in s
+DOUBLE_CLICK_SECONDS = 0.5
+#: Slicer may keep other Python threads from running while none of its own Python code runs; each fetch lets those that
+#: carry messages run for so long, in s
+THREAD_SECONDS = 0.004
+
+
+class RunControl:
+    """Runs one job after the other and shows their progress as that of one run.
+
+    Args:
+        ui: holds segmentButton, progressBar and progressLabel.
+        make_segmenter: makes the segmenter when it is first needed.
+        on_segment: called when the user clicks Segment.
+        on_result: called with the event of a job that succeeded; another one follows unless it was the last, or this
+            calls :meth:`abandon`.
+        on_failure: called with the error of a job that failed or was cancelled; no other one follows.
+        clock: tells the time in s.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        make_segmenter: Callable[[], Segmenter],
+        on_segment: Callable[[], None],
+        on_result: Callable[[ResultEvent], None],
+        on_failure: Callable[[SegmentationError], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ui = ui
+        self._make_segmenter = make_segmenter
+        self._segmenter: Segmenter | None = None
+        self._next_job: Callable[[], Job] | None = None
+        self._handle: JobHandle | None = None
+        self._count = self._done = 0
+        self._started = 0.0
+        self._on_segment = on_segment
+        self._on_result = on_result
+        self._on_failure = on_failure
+        self._clock = clock
+        self._timer = qt.QTimer(ui.segmentButton)
+        self._timer.connect("timeout()", self._fetch)
+        ui.segmentButton.connect("clicked(bool)", self._on_click)
+        self._show_idle()
+
+    @property
+    def running(self) -> bool:
+        """Whether a segmentation is under way."""
+        return self._next_job is not None
+
+    @property
+    def log(self) -> str:
+        """What the worker printed last, for reports of failures."""
+        return getattr(self._segmenter, "log", "")
+
+    def start(self, next_job: Callable[[], Job], count: int = 1) -> None:
+        """Begin a run. The one before must be over.
+
+        Args:
+            next_job: makes a job when the one before is done; may raise SegmentationError, the first time here.
+            count: how many jobs there are.
+        """
+        if self._segmenter is None:
+            self._segmenter = self._make_segmenter()
+        self._handle = self._segmenter.submit(next_job())
+        self._next_job = next_job
+        self._count, self._done = count, 0
+        self._started = self._clock()
+        self._ui.segmentButton.text = _("Cancel")
+        self._ui.segmentButton.toolTip = _("Stop the segmentation. Nothing in the scene is changed.")
+        self._ui.progressBar.value = 0
+        self._ui.progressLabel.text = _("Starting…")
+        self._ui.progressBar.visible = self._ui.progressLabel.visible = True
+        self._timer.start(RUNNING_MS)
+
+    def cancel(self) -> None:
+        """Ask to stop; a failure follows within a second."""
+        if self._handle is not None:
+            self._ui.segmentButton.enabled = False
+            self._ui.progressLabel.text = _("Cancelling…")
+            self._handle.cancel()
+
+    def abandon(self) -> None:
+        """Stop, and tell nobody how it ends."""
+        if self._handle is not None:
+            self._handle.cancel()
+        if self.running:
+            self._end()
+
+    def release(self) -> None:
+        """End the worker if it is idle, to give its memory back."""
+        if self._segmenter is not None and not self.running:
+            self._segmenter.release()
+
+    def close(self) -> None:
+        """End everything."""
+        self._timer.stop()
+        self._handle = self._next_job = None
+        if self._segmenter is not None:
+            self._segmenter.close()
+            self._segmenter = None
+
+    def _on_click(self) -> None:
+        if not self.running:
+            self._on_segment()
+        elif self._clock() - self._started > DOUBLE_CLICK_SECONDS:
+            self.cancel()
+
+    def _fetch(self) -> None:
+        time.sleep(THREAD_SECONDS)
+        for event in self._segmenter.poll():
+            # what still comes of a job that was abandoned concerns nobody
+            if self._handle is not None and event.job == self._handle.number:
+                self._receive(event)
+
+    def _receive(self, event: Event) -> None:
+        if isinstance(event, ProgressEvent):
+            self._show_progress(event)
+        elif isinstance(event, ResultEvent):
+            self._go_on(event)
+        elif isinstance(event, FailureEvent):
+            self._end()
+            self._on_failure(event.error)
+
+    def _go_on(self, event: ResultEvent) -> None:
+        """One job is done: hand on what came of it, and begin the next."""
+        self._handle = None
+        self._done += 1
+        if self._done == self._count:
+            self._end()
+        self._on_result(event)
+        if self.running:
+            try:
+                self._handle = self._segmenter.submit(self._next_job())
+            except SegmentationError as error:
+                self._end()
+                self._on_failure(error)
+
+    def _show_progress(self, event: ProgressEvent) -> None:
+        fraction = (self._done + event.fraction) / self._count
+        self._ui.progressBar.value = round(100 * fraction)
+        if self._count == 1:
+            self._ui.progressLabel.text = progress_line(event.phase, event.seconds_left)
+            return
+        elapsed = self._clock() - self._started
+        left = elapsed * (1 - fraction) / fraction if self._done else None
+        line = progress_line(event.phase, left)
+        self._ui.progressLabel.text = _("Frame {number} of {count}: {line}").format(
+            number=self._done + 1, count=self._count, line=line
+        )
+
+    def _end(self) -> None:
+        self._handle = self._next_job = None
+        self._timer.start(WAITING_MS)
+        self._show_idle()
+
+    def _show_idle(self) -> None:
+        self._ui.segmentButton.text = _("Segment")
+        self._ui.segmentButton.toolTip = _("Find the structures of the chosen model in the chosen volume.")
+        self._ui.segmentButton.enabled = True
+        self._ui.progressBar.visible = self._ui.progressLabel.visible = False

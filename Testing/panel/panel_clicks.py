@@ -1,0 +1,48 @@
+"""What a user's hands do: only what is seen and enabled can be clicked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from PySide6.QtCore import Qt
+from PySide6.QtTest import QTest
+
+from harness import application
+
+SECONDS = 60
+
+
+def click(widget: Any) -> None:
+    """Click the middle of a button or the box of a check box."""
+    assert widget.isVisible(), f"{widget.objectName} is not seen"
+    assert widget.isEnabled(), f"{widget.objectName} is not enabled"
+    place = widget.rect.center()
+    if widget.className() == "QCheckBox":
+        place.setX(8)
+    if widget.className() == "ctkCollapsibleButton":
+        place.setY(8)
+    QTest.mouseClick(widget, Qt.LeftButton, Qt.NoModifier, place)
+    application.process_events()
+
+
+def click_item(view: Any, item: Any) -> None:
+    """Click an item of a list or table."""
+    assert view.isVisible(), f"{view.objectName} is not seen"
+    view.scrollToItem(item)
+    QTest.mouseClick(view.viewport(), Qt.LeftButton, Qt.NoModifier, view.visualItemRect(item).center())
+    application.process_events()
+
+
+def type_text(widget: Any, text: str) -> None:
+    """Type into a widget, in place of what is there."""
+    assert widget.isVisible() and widget.isEnabled(), f"{widget.objectName} cannot be typed into"
+    widget.setFocus()
+    widget.selectAll()
+    QTest.keyClicks(widget, text) if text else QTest.keyClick(widget, Qt.Key_Delete)
+    application.process_events()
+
+
+def wait(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
+    """Let the application work until something is so."""
+    assert application.wait_until(condition, seconds), "it did not come in time"

@@ -1,0 +1,155 @@
+"""Slips of the pen in the module's own files are noticed: each breaks one name, and clicking through must fail."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK  # noqa: F401 - stays loaded while the panel is imported anew
+import slicer
+from panel_clicks import click, click_item, type_text, wait
+from panel_fakes import MODULE, FakeDoctor, FakeSegmenter, make_package, make_result
+
+import SESegmentationLib
+from harness import application
+from harness import dialogs as harness_dialogs
+from harness.faults import faults
+from SESegmentationLib.errors import WorkerError
+from SESegmentationLib.inference.result import Finding
+
+UI = "Resources/UI/SESegmentation.ui"
+SLIPS = [
+    (UI, 'class="ctkSearchBox"', 'class="ctkSearchBx"'),
+    (UI, 'name="segmentButton"', 'name="segmentButon"'),
+    (UI, 'name="structureTable"', 'name="structuresTable"'),
+    (UI, 'name="noneDisplay"', 'name="noneDisplays"'),
+    (UI, 'name="openExternalLinks"', 'name="openExternalLink"'),
+    (UI, "<string>inputVolume<", "<string>inputVolum<"),
+    (UI, "<string>opacity<", "<string>opacities<"),
+    (UI, "vtkMRMLMarkupsROINode", "vtkMRMLMarkupROINode"),
+    (UI, "mrmlSceneChanged(vtkMRMLScene*)", "mrmlSceneChange(vtkMRMLScene*)"),
+    (UI, "<slot>setMRMLScene(", "<slot>setMrmlScene("),
+    (UI, "QAbstractItemView::SingleSelection", "QAbstractItemView::SingleSelect"),
+    (UI, "<cstring>volumeSelector<", "<cstring>volumeSelecter<"),
+    (UI, "<tabstop>modelList<", "<tabstop>modelLst<"),
+    (UI, "QFrame::StyledPanel", "QFrame::StylishPanel"),
+    ("SESegmentation.py", "UI/SESegmentation.ui", "UI/Segmentation.ui"),
+    ("SESegmentation.py", "scene.StartCloseEvent", "scene.StartClosingEvent"),
+    ("SESegmentation.py", "connectParametersToGui", "connectParameterToGui"),
+    ("SESegmentation.py", "lowMemory: bool", "lowmemory: bool"),
+    ("SESegmentation.py", "scene.EndBatchProcessEvent", "scene.BatchProcessEndEvent"),
+    ("SESegmentation.py", "self.panel.on_nodes_changed(", "self.panel.on_node_changed("),
+    ("panel/run_control.py", '"clicked(bool)"', '"click(bool)"'),
+    ("panel/run_control.py", "progressBar.value = round", "progressBar.valeu = round"),
+    ("panel/inputs.py", "nodeAddedByUser(vtkMRMLNode*)", "nodeAddedByUsers(vtkMRMLNode*)"),
+    ("panel/inputs.py", "region.SetCenter(", "region.SetCentre("),
+    ("panel/inputs.py", "ImageDataModifiedEvent", "ImageDataModifyEvent"),
+    ("panel/result_view.py", "setSegmentationNode(", "setSegmentationNod("),
+    ("panel/result_view.py", '"cellClicked(int,int)"', '"cellClick(int,int)"'),
+    ("panel/result_view.py", "display.SetOpacity(", "display.SetOpacities("),
+    ("panel/model_chooser.py", '"currentRowChanged(int)"', '"currentRowChange(int)"'),
+    ("panel/model_chooser.py", "consent.checked = ", "consent.cheked = "),
+    ("panel/computer.py", '"contentsCollapsed(bool)"', '"contentsCollapse(bool)"'),
+    ("panel/computer.py", "wheelsFolderEdit.currentPath = ", "wheelsFolderEdit.currentPth = "),
+    ("panel/computer.py", "ctkPathLineEdit.Dirs", "ctkPathLineEdit.Folders"),
+    ("panel/messages.py", "standardIcon(", "standardIkon("),
+    ("panel/messages.py", "text.wordWrap = ", "text.wordwrap = "),
+    ("panel/view_jump.py", "JumpAllSlices(", "JumpAllSlice("),
+    ("panel/panel.py", "logText.setPlainText(", "logText.setPlaintext("),
+    ("panel/panel.py", "choices.keepWarm", "choices.keepwarm"),
+]
+
+
+@pytest.fixture
+def copy(models, tmp_path, monkeypatch):
+    """Folder with a copy of the module and its panel, which are used instead of the real ones."""
+    make_package(models, "another")
+    shutil.copy(MODULE, tmp_path)
+    shutil.copytree(MODULE.parent / "Resources", tmp_path / "Resources")
+    shutil.copytree(MODULE.parent / "SESegmentationLib" / "panel", tmp_path / "panel")
+    monkeypatch.setattr(SESegmentationLib, "__path__", [str(tmp_path), *SESegmentationLib.__path__])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    real = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("SESegmentationLib.panel")}
+    monkeypatch.delattr(SESegmentationLib, "panel", raising=False)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("SESegmentationLib.panel")]:
+        del sys.modules[name]
+    sys.modules.update(real)
+
+
+def click_through(folder, monkeypatch, wheels):
+    """Load the module from a folder and use all of it."""
+    application.load_module(folder / "SESegmentation.py")
+    segmenter = FakeSegmenter()
+    monkeypatch.setattr(sys.modules["SESegmentation"].SESegmentationLogic, "createSegmenter", lambda self: segmenter)
+    import SESegmentationLib.panel
+
+    monkeypatch.setattr(SESegmentationLib.panel, "DoctorProcess", FakeDoctor)
+    widget = application.open_module("SESegmentation")
+    ui, choices, panel = widget.ui, widget.logic.getParameterNode(), widget.panel
+
+    volume = slicer.util.addVolumeFromArray(np.full((16, 18, 20), 7, np.int16), name="head")
+    application.process_events()
+    assert choices.inputVolume is volume
+    volume.GetImageData().Modified()
+    region = ui.regionSelector.addNode()
+    assert choices.region is region
+    ui.regionSelector.setCurrentNode(None)
+    type_text(ui.modelSearchBox, "hippo")
+    click_item(ui.modelList, ui.modelList.item(1))
+    assert choices.model == "tiny-t1"
+    for section in (ui.advancedSection, ui.computerSection):
+        click(section)
+    click(ui.lowMemoryCheckBox)
+    wait(lambda: ui.checkTable.rowCount == 3, 5)
+    harness_dialogs.dialogs.answer(wheels)
+    ui.wheelsFolderEdit.browse()
+    assert choices.lowMemory
+
+    click(ui.segmentButton)
+    segmenter.progress("axial", 0.5)
+    wait(lambda: ui.progressBar.value == 50, 5)
+    segmenter.fail(WorkerError("It broke.", "Try again."))
+    wait(lambda: not panel.run.running, 5)
+    click(ui.logButton)
+    assert ui.logText.plainText == segmenter.log
+    click(ui.segmentButton)
+    result = make_result(segmenter.jobs[-1].image, panel.models.card, [Finding("a", "b", "c")])
+    segmenter.succeed(result)
+    wait(lambda: not panel.run.running, 5)
+    click_item(ui.structureTable, ui.structureTable.item(1, 0))
+    click(ui.show3DButton)
+    ui.opacitySlider.value = 0.5
+    assert choices.resultSegmentation.GetDisplayNode().GetOpacity() == 0.5
+    slicer.mrmlScene.RemoveNode(region)
+    slicer.mrmlScene.Clear(False)
+
+
+def outcome(folder, monkeypatch):
+    """What goes wrong when the module of a folder is used; empty where nothing does."""
+    try:
+        click_through(folder, monkeypatch, str(folder))
+    except (Exception, AssertionError) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        harness_dialogs.dialogs.reset()
+        found = faults.take()
+    return "\n".join(found)
+
+
+def test_the_copy_itself_is_well(copy, monkeypatch):
+    assert outcome(copy, monkeypatch) == ""
+
+
+@pytest.mark.parametrize(("file", "right", "wrong"), SLIPS, ids=[f"{f.split('/')[-1]}:{w}" for f, _, w in SLIPS])
+def test_a_slip_is_noticed(copy, monkeypatch, file, right, wrong):
+    path = copy / file
+    text = path.read_text(encoding="utf-8")
+    assert right in text
+    path.write_text(text.replace(right, wrong, 1), encoding="utf-8")
+    assert outcome(copy, monkeypatch)
+    application.stop()  # with the slip in it, the module may not end well either
+    faults.take()
+    application.start()

@@ -1,0 +1,125 @@
+"""Parts of the panel that need no window: words, memory, records, the doctor's process."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import slicer
+from panel_clicks import wait
+from panel_fakes import card_dict, make_result
+
+from harness import application
+from SESegmentationLib.inference.result import Finding
+from SESegmentationLib.models import ModelCard
+from SESegmentationLib.mrml import image_from_volume_node
+from SESegmentationLib.panel import ComputerMemory, DoctorProcess
+from SESegmentationLib.panel.install_failures import explain_failure
+from SESegmentationLib.panel.memory import Settings
+from SESegmentationLib.panel.result_record import ResultRecord
+from SESegmentationLib.panel.wording import about, duration, phase_name, progress_line, structure_list
+
+
+class DictSettings(dict, Settings):
+    """Settings that last as long as the test; values come back as text, as from a file."""
+
+    def value(self, key, default=None):
+        return self.get(key, default)
+
+    def setValue(self, key, value):
+        self[key] = str(value)
+
+
+@pytest.fixture
+def card():
+    weights = {"file": "model.safetensors", "sha256": "0" * 64}
+    return ModelCard.from_dict(card_dict() | {"weights": weights})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "less than 1 s"), (1, "1 s"), (89.4, "89 s"), (91, "2 min"), (5399, "90 min"), (5400, "2 h")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+    assert about(seconds) == (text if seconds < 1 else f"about {text}")
+
+
+def test_phases_and_progress():
+    assert phase_name("axial") == "Segmenting axial slices" and phase_name("axial 2") == "Segmenting axial slices (2)"
+    assert phase_name("left hippocampus") == "Segmenting: left hippocampus"
+    assert progress_line("load", None) == "Loading the model…"
+    assert progress_line("locate", 12.3) == "Looking for the region… about 12 s left"
+
+
+def test_sides_are_named_once():
+    names = ["left hippocampus", "right hippocampus", "brain stem", "left kidney"]
+    assert structure_list(names) == "hippocampus (left, right), brain stem, left kidney"
+
+
+def test_memory_keeps_speed_by_model_device_and_mode(card):
+    settings = DictSettings()
+    memory = ComputerMemory(settings)
+    assert memory.expected_seconds("m", "cpu", False, 10) is None
+    memory.remember_seconds("m", "cpu", False, 100, 5)
+    assert ComputerMemory(settings).expected_seconds("m", "cpu", False, 200) == 10
+    assert memory.expected_seconds("m", "cpu", True, 200) is None
+    memory.remember_seconds("m", "cpu", True, 0, 5)
+    assert memory.expected_seconds("m", "cpu", True, 200) is None
+    settings["SESegmentation/SecondsPerMl/m/cpu/full"] = "spoilt"
+    assert memory.expected_seconds("m", "cpu", False, 200) is None
+
+
+def test_record_survives_saving_and_spoilt_ones_are_no_record(card):
+    import numpy as np
+
+    volume = slicer.util.addVolumeFromArray(np.zeros((12, 12, 12), np.int16))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    assert ResultRecord.read(node) is None and ResultRecord.read(None) is None
+    result = make_result(image_from_volume_node(volume), card, [Finding("a", "b", "c")])
+    record = ResultRecord.of_result(result, "head")
+    record.write(node)
+    assert ResultRecord.read(node) == record and record.structures[1].centre_lps is None
+    assert (record.seconds, record.device, record.model_version) == (2.0, "cpu", "1.0.0")
+    text = node.GetAttribute("SESegmentation.Result")
+    for spoilt in ("{", "[]", "{}", json.dumps(json.loads(text) | {"newer": 1})):
+        node.SetAttribute("SESegmentation.Result", spoilt)
+        assert ResultRecord.read(node) is None
+    ResultRecord.clear(node)
+    assert not ResultRecord.is_kept(node)
+
+
+def test_the_last_line_of_pip_is_told_where_nothing_is_known():
+    error = explain_failure(RuntimeError(""), "Collecting torch\n  ERROR: it rains.\n\n", ["torch>=2.2"])
+    assert error.cause == "torch could not be installed: ERROR: it rains."
+    assert explain_failure(RuntimeError(""), "", ["torch"]).cause.endswith("no reason was given.")
+
+
+def test_doctor_looks_at_the_workers_python():
+    doctor = DoctorProcess()
+    assert doctor.poll() is None
+    doctor.start()
+    doctor.start()  # the first one is dropped
+    found = []
+    wait(lambda: found.extend(doctor.poll() or []) or found)
+    assert {"Python", "numpy", "SimpleITK", "torch", "memory", "disk"} <= {check.name for check in found}
+    assert {check.status for check in found} <= {"ok", "warning", "error"}
+    doctor.close()
+
+
+def test_doctor_without_python_or_with_one_that_says_nothing(monkeypatch, tmp_path):
+    from SESegmentationLib.panel import doctor_process
+
+    doctor = DoctorProcess()
+    monkeypatch.setattr(doctor_process, "find_python", lambda: str(tmp_path / "none"))
+    doctor.start()
+    assert "cannot be started" in doctor.poll()[0].finding
+    silent = tmp_path / "python"
+    silent.write_text(f"#!{sys.executable}\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(doctor_process, "find_python", lambda: str(silent))
+    doctor.start()
+    assert application.wait_until(lambda: doctor._process.poll() is not None, 20)
+    (check,) = doctor.poll()
+    assert check.status == "error" and "exit code 0" in check.finding
