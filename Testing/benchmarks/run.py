@@ -125,12 +125,17 @@ def _print_accuracy(title: str, package: ModelPackage, cases: list[Case], fast: 
     table = Table(title=title)
     for column in ("structure", "Dice", "95 % Hausdorff (mm)"):
         table.add_column(column)
+    apart = package.card.accuracy.get("not_in_mean", []) if package.card.accuracy else []
     dice = []
     for label in package.card.labels:
         entry = measured[str(label.value)]
-        dice.append(entry["dice"]["mean"])
         distance = entry.get("hausdorff95_mm")
-        table.add_row(label.name, f"{dice[-1]:.3f}", f"{distance['mean']:.2f}" if distance else "-")
+        name = label.name
+        if label.value in apart:
+            name += " (not in the mean)"
+        else:
+            dice.append(entry["dice"]["mean"])
+        table.add_row(name, f"{entry['dice']['mean']:.3f}", f"{distance['mean']:.2f}" if distance else "-")
     table.add_section()
     table.add_row("mean", f"{sum(dice) / len(dice):.3f}", "")
     console.print(table)

@@ -53,11 +53,12 @@ def _accuracy(card: ModelCard) -> str:
     accuracy = card.accuracy
     if not accuracy:
         return "Not measured yet."
-    rows = []
+    rows, apart = [], accuracy.get("not_in_mean", [])
     for label in card.labels:
         entry = accuracy["labels"].get(str(label.value))
         if entry:
-            rows.append((label.name, *(_figure(entry.get(key)) for key in ("dice", "hausdorff95_mm", "surface_mm"))))
+            name = f"{label.name} (not in the mean)" if label.value in apart else label.name
+            rows.append((name, *(_figure(entry.get(key)) for key in ("dice", "hausdorff95_mm", "surface_mm"))))
     header = ("Structure", "Dice", "95 % Hausdorff (mm)", "Mean surface distance (mm)")
     cases = accuracy["cases"]
     spread = ", mean ± standard deviation" if cases > 1 else ""

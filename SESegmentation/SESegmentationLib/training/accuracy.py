@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError, SegmentationError
+from ..errors import InputError, SegmentationError, UsageError
 from ..inference.engine import Engine
 from ..inference.pictures import pixel_size
 from ..inference.reading import read_label_volume, read_volume
@@ -84,23 +84,33 @@ def test_cases(package: ModelPackage, dataset: Path) -> list[Case]:
     return [known[name] for name in names]
 
 
-def card_accuracy(package: ModelPackage, measured: dict[str, Any], data: str, command: str) -> dict[str, Any]:
+def card_accuracy(
+    package: ModelPackage, measured: dict[str, Any], data: str, command: str, apart: Collection[int] = ()
+) -> dict[str, Any]:
     """The "accuracy" entry of a model card.
 
     Args:
         data: what was measured on, in words.
         command: how to measure it again.
+        apart: values of structures that the references define in another way: shown, but not in the mean.
+
+    Raises:
+        UsageError: the model has no structure of a value in ``apart``, or no other.
     """
+    values = {label.value for label in package.card.labels}
+    if not set(apart) <= values or set(apart) == values:
+        raise UsageError(f"--apart {sorted(apart)} leaves no mean.", f"Give some of the values {sorted(values)}.")
     by_label = {
         value: {key: {k: round(v, 4) for k, v in entry.items()} for key, entry in measures.items()}
         for value, measures in measured["labels"].items()
     }
-    mean = float(np.mean([entry["dice"]["mean"] for entry in by_label.values()]))
+    mean = float(np.mean([entry["dice"]["mean"] for value, entry in by_label.items() if int(value) not in apart]))
     return {
         "data": data,
         "cases": len(measured["cases"]),
         "mean_dice": round(mean, 4),
         "labels": by_label,
+        **({"not_in_mean": sorted(apart)} if apart else {}),
         "command": command,
     }
 
@@ -119,6 +129,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", type=Path, help="folder that the model was trained on")
     parser.add_argument("--pair", nargs=2, action="append", type=Path, default=[], metavar=("IMAGE", "LABELS"))
     parser.add_argument("--data", default="", help="description of the data, for the card")
+    parser.add_argument(
+        "--apart",
+        type=int,
+        action="append",
+        default=[],
+        metavar="VALUE",
+        help="a structure that the references define in another way: shown, but not in the mean; repeatable",
+    )
     parser.add_argument("--write", action="store_true", help="write the figures into the card and its README")
     chosen = parser.parse_args(arguments)
     try:
@@ -128,8 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cases += test_cases(package, chosen.dataset)
         measured = measure(package, cases, progress=lambda name, *_: print(name, file=sys.stderr))
         names = " ".join(["--dataset DATASET"] * bool(chosen.dataset) + ["--pair IMAGE LABELS"] * len(chosen.pair))
+        names += "".join(f" --apart {value}" for value in chosen.apart)
         command = f"python -m SESegmentationLib.training.accuracy {package.path.name} {names}"
-        accuracy = card_accuracy(package, measured, chosen.data, command)
+        accuracy = card_accuracy(package, measured, chosen.data, command, chosen.apart)
         print(json.dumps(accuracy, indent=1))
         if chosen.write:
             write_accuracy(package, accuracy)

@@ -1,0 +1,72 @@
+"""Accuracy of a finished model: measured on pairs of files, written into its card, cortical parcels folded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.inference.reading import read_volume
+from SESegmentationLib.models import verify_package
+from SESegmentationLib.training import accuracy
+
+
+@pytest.fixture
+def package(tiny_model, tmp_path):
+    """A copy of the tiny model that may be written to."""
+    return verify_package(shutil.copytree(tiny_model, tmp_path / "tiny-t1"))
+
+
+@pytest.fixture
+def own_labels(package, sample_file, tmp_path):
+    """What the tiny model finds in the sample, as a file: a reference that it reaches exactly."""
+    labels = Engine(package, "cpu").segment(read_volume(sample_file)).labels
+    sitk.WriteImage(labels, str(tmp_path / "labels.nii.gz"))
+    return tmp_path / "labels.nii.gz"
+
+
+def test_figures_go_into_card_and_readme(package, sample_file, own_labels, capsys):
+    """A reference with one structure wiped out gives Dice 1 and 0; the mean is of those that count."""
+    reference = sitk.ReadImage(str(own_labels))
+    assert set(np.unique(sitk.GetArrayViewFromImage(reference))) == {0, 1, 2}
+    sitk.WriteImage(reference * sitk.Cast(reference != 2, reference.GetPixelID()), str(own_labels))
+    pair = ["--pair", str(sample_file), str(own_labels), "--data", "The sample"]
+    assert accuracy.main([str(package.path), *pair]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["labels"]["1"]["dice"]["mean"] == 1.0
+    assert printed["labels"]["2"]["dice"]["mean"] == 0.0
+    assert printed["mean_dice"] == 0.5
+    assert not verify_package(package.path).card.accuracy, "without --write the card stays"
+
+    assert accuracy.main([str(package.path), *pair, "--apart", "2", "--write"]) == 0
+    written = verify_package(package.path).card.accuracy
+    assert written["mean_dice"] == 1.0
+    assert written["not_in_mean"] == [2]
+    assert written["command"].endswith("--apart 2")
+    readme = (package.path / "README.md").read_text(encoding="utf-8")
+    assert "| posterior hippocampus (not in the mean) | 0.000" in readme
+    assert "Mean Dice over the structures: **1.000**" in readme
+
+
+def test_what_cannot_be_measured_is_refused(package, sample_file, own_labels, tmp_path, capsys):
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "labelsTr").mkdir()
+    with pytest.raises(InputError):
+        accuracy.test_cases(package, tmp_path)
+    pair = ["--pair", str(sample_file), str(own_labels)]
+    assert accuracy.main([str(package.path), *pair, "--apart", "7"]) == UsageError.exit_code
+    assert "--apart" in capsys.readouterr().err
+    assert accuracy.main([str(package.path), *pair, "--apart", "1", "--apart", "2"]) == UsageError.exit_code
+
+
+def test_cortical_parcels_become_the_cortex_of_their_side():
+    labels = sitk.GetImageFromArray(np.array([[[0, 17, 1035, 2035, 11100, 11175, 12101, 3, 42]]], np.uint16))
+    labels.SetSpacing((0.9, 1.0, 1.1))
+    folded = accuracy.fold_parcels(labels)
+    assert sitk.GetArrayFromImage(folded).ravel().tolist() == [0, 17, 3, 42, 3, 3, 42, 3, 42]
+    assert folded.GetSpacing() == labels.GetSpacing()
