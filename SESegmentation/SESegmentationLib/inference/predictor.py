@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,12 +64,17 @@ class Predictor:
         }
         channels = {label.value: channel for channel, label in enumerate(card.labels, start=1)}
         self._pairs = [(channels[left], channels[right]) for left, right in card.merged_pairs]
+        #: of every channel that of the same structure on the other side
+        self._other_side = list(range(len(card.labels) + 1))
+        for left, right in self._pairs:
+            self._other_side[left], self._other_side[right] = right, left
         #: C; what networks give beyond the background and the labels is not used
         self.classes = len(card.labels) + 1
 
     def best_view(self) -> View:
-        """The view with the largest weight among those that tell left from right."""
-        return max((view for view in self.views if not view.merged), key=lambda view: view.weight)
+        """The view with the largest weight among those that tell left from right, as quick as can be: not mirrored."""
+        best = max((view for view in self.views if not view.merged), key=lambda view: view.weight)
+        return replace(best, mirrored=False)
 
     @contextlib.contextmanager
     def dropout(self, seed: int) -> Iterator[None]:
@@ -181,8 +186,18 @@ class Predictor:
         return votes
 
     def _probabilities(self, view: View, image: Tensor, which: slice) -> Tensor:
-        """(N, C, H, W) half precision for the slices ``which``."""
+        """(N, C, H, W) half precision for the slices ``which``; of a mirrored view the mean with the mirror image's."""
         slabs = slab(image, view.plane, which, view.thickness)
+        probabilities = self._softmax(view, slabs)
+        if not view.mirrored:
+            return probabilities
+        # columns run from left to right, in sagittal slabs the slices do
+        across = 1 if view.plane == "sagittal" else 3
+        mirrored = self._softmax(view, slabs.flip(across))[:, self._other_side]
+        return (probabilities + (mirrored if across == 1 else mirrored.flip(across))) / 2
+
+    def _softmax(self, view: View, slabs: Tensor) -> Tensor:
+        """What a view's network says of ``slabs`` (N, T, H, W): (N, C, H, W) half precision."""
         padded, inside = _padded(slabs, view.size)
         logits = self._networks[view.network](padded.contiguous(memory_format=torch.channels_last))[inside]
         return torch.softmax(logits.permute(0, 2, 3, 1), dim=-1, dtype=torch.float16).permute(0, 3, 1, 2)

@@ -35,6 +35,8 @@ class View:
         merged: whether left and right are one class in this view.
         size: rows and columns of the slices in training; smaller ones are padded to it with zeros, for what cSE blocks
             squeeze is a mean over the whole slice. None: slices of any size are taken as they are.
+        mirrored: whether the network looks at the left-right mirror image too, and the mean of both counts; for
+            networks that were trained on mirrored images. Takes twice the time.
     """
 
     plane: str
@@ -43,6 +45,7 @@ class View:
     thickness: int = 1
     merged: bool = False
     size: tuple[int, int] | None = None
+    mirrored: bool = False
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any], where: str = "view") -> View:
@@ -58,6 +61,7 @@ class View:
             thickness=thickness,
             merged=fields.flag("merged", False),
             size=_size(fields) if fields.has("size") else None,
+            mirrored=fields.flag("mirrored", False),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,6 +73,7 @@ class View:
             "thickness": self.thickness,
             "merged": self.merged,
             **({"size": list(self.size)} if self.size else {}),
+            **({"mirrored": True} if self.mirrored else {}),
         }
 
 
