@@ -73,6 +73,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def _first(error: RuntimeError) -> str:
-    """The first mismatch of PyTorch's list of them."""
+    """The first mismatch of PyTorch's list of them; of several names in it the first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[min(1, len(lines) - 1)].rstrip(".")
+    first, comma, _ = lines[min(1, len(lines) - 1)].rstrip(". ").partition('", "')
+    return f'{first}" and others' if comma else first
