@@ -16,3 +16,9 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs the real volumes in {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def shipped_weights() -> Path:
+    """Folder of the models that the project ships."""
+    return Path(__file__).resolve().parents[1] / "weights"

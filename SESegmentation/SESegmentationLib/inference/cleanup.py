@@ -3,6 +3,9 @@
 The card's "cleanup" entry:
 
 - ``"largest_union"``: true keeps only the largest connected piece of all structures together;
+- ``"loose"``: {"values": [...], "erosion_mm": r, "reach_mm": d} erodes these structures together by r and removes of
+  them what is farther than d from the largest piece that is left: tissue that hangs on it by thin bridges, as muscles
+  of the neck may on the cerebellum;
 - ``"largest_component"``: "all" or a list of values; of these only the largest connected piece is kept;
 - ``"minimum_ml"``: smaller connected pieces of any structure are removed;
 - ``"fill_holes"``: true gives background wholly enclosed by a structure to that structure.
@@ -32,6 +35,9 @@ def clean(labels: sitk.Image, values: tuple[int, ...], cleanup: Mapping[str, Any
     array = sitk.GetArrayFromImage(labels)
     if cleanup.get("largest_union"):
         array[~_pieces_kept(array > 0, largest_only=True)] = 0
+    if loose := cleanup.get("loose"):
+        mask = np.isin(array, loose["values"])
+        array[_hanging_loose(mask, labels.GetSpacing(), loose["erosion_mm"], loose["reach_mm"])] = 0
     largest = cleanup.get("largest_component", [])
     smallest = cleanup.get("minimum_ml", 0.0) * 1000 / float(np.prod(labels.GetSpacing()))
     for value, extent in find_extents(array, values).items():
@@ -57,6 +63,18 @@ def _pieces_kept(mask: np.ndarray, largest_only: bool, smallest: float = 0.0) ->
     pieces = sitk.ConnectedComponent(_as_image(mask), True)
     numbers = sitk.GetArrayFromImage(sitk.RelabelComponent(pieces, minimumObjectSize=int(np.ceil(smallest))))
     return numbers == 1 if largest_only else numbers > 0
+
+
+def _hanging_loose(mask: np.ndarray, spacing: tuple[float, ...], erosion_mm: float, reach_mm: float) -> np.ndarray:
+    """The voxels of ``mask`` (k, j, i) that are far from the largest piece that is left of it after erosion."""
+    image = _as_image(mask)
+    image.SetSpacing(spacing)
+    depth = sitk.SignedMaurerDistanceMap(image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True)
+    core = sitk.RelabelComponent(sitk.ConnectedComponent(depth > erosion_mm, True)) == 1
+    if not sitk.GetArrayViewFromImage(core).any():  # too thin throughout to tell
+        return np.zeros_like(mask)
+    distance = sitk.SignedMaurerDistanceMap(core, squaredDistance=False, useImageSpacing=True)
+    return mask & (sitk.GetArrayViewFromImage(distance) > reach_mm)
 
 
 def _as_image(mask: np.ndarray) -> sitk.Image:

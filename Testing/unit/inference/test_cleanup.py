@@ -95,3 +95,18 @@ def test_pieces_hang_together_by_corners():
 def test_what_is_not_there_stays_away():
     array = np.zeros((6, 6, 6), np.uint8)
     assert not cleaned(array, largest_component="all", largest_union=True, fill_holes=True, minimum_ml=0.5).any()
+
+
+def test_what_hangs_on_by_thin_bridges_is_removed_as_far_as_it_reaches():
+    array = np.zeros((20, 40, 60), np.uint8)
+    array[4:16, 4:24, 4:24] = 8
+    array[9:11, 9:11, 24:50] = 16  # a bridge two voxels thin
+    array[6:14, 6:14, 50:56] = 8  # what hangs on it
+    array[2:5, 30:33, 2:5] = 17  # not among the values
+    loose = {"values": [8, 16], "erosion_mm": 1.5, "reach_mm": 6.0}
+    expected = array.copy()
+    expected[..., 28:][np.isin(array[..., 28:], (8, 16))] = 0  # the core ends in column 21
+    np.testing.assert_array_equal(cleaned(array, loose=loose), expected)
+    thin = np.zeros((6, 20, 20), np.uint8)
+    thin[3, 3:17, 3:17] = 8
+    np.testing.assert_array_equal(cleaned(thin, loose=loose), thin)

@@ -1,0 +1,5 @@
+foreach(file IN ITEMS "${EXTENSION_README_FILE}" "${EXTENSION_LICENSE_FILE}")
+  if(NOT EXISTS "${file}")
+    message(FATAL_ERROR "there is no ${file}")
+  endif()
+endforeach()
