@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.reading import read_volume
 from SESegmentationLib.models import verify_package
-from SESegmentationLib.training.accuracy import measure, test_cases
+from SESegmentationLib.training import accuracy
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +18,9 @@ def engine(shipped_weights):
 
 
 def test_accuracy_on_cases_kept_out(engine, shared_data):
-    cases = test_cases(engine.package, shared_data / "hippocampus")
+    cases = accuracy.test_cases(engine.package, shared_data / "hippocampus")
     assert len(cases) == 40
-    measured = measure(engine.package, cases[:12])
+    measured = accuracy.measure(engine.package, cases[:12])
     for value, least in (("1", 0.87), ("2", 0.85)):
         mean = measured["labels"][value]["dice"]["mean"]
         assert mean >= least

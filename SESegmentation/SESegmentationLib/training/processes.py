@@ -30,8 +30,10 @@ class ProcessGroup:
         torch.cuda.set_device(local)
         return torch.device("cuda", local), int(os.environ.get("RANK", "0"))
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: object, *_: object) -> None:
         if self.world > 1:
+            if failure is None:  # leave together: who is gone while others still write would end them
+                distributed.barrier()
             distributed.destroy_process_group()
 
 

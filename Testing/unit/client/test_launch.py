@@ -36,6 +36,7 @@ def test_pythonslicer_beside_this_program(slicer_folder, monkeypatch):
 
 def test_pythonslicer_on_the_path_inside_slicer(slicer_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(slicer_folder), prepend=os.pathsep)
+    monkeypatch.delitem(sys.modules, "slicer", raising=False)  # other tests may have imported its core
     assert launch.find_python() == sys.executable  # that program may belong to a Slicer that has nothing to do with us
     monkeypatch.setitem(sys.modules, "slicer", SimpleNamespace(app=object()))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "MacOS" / "Slicer"))

@@ -92,7 +92,9 @@ def test_a_driver_that_does_not_answer_is_told(tmp_path, monkeypatch):
 def test_it_needs_only_the_standard_library():
     """As on a computer where nothing is installed yet: -S and -I leave out every other package."""
     program = f"import sys; sys.path.insert(0, {str(LIBRARY)!r}); from SESegmentationLib import doctor; doctor.main()"
-    result = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", "-X", "utf8", "-c", program], capture_output=True, encoding="utf-8"
+    )
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     for package in ("numpy", "SimpleITK", "safetensors", "torch"):

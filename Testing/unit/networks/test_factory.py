@@ -26,7 +26,8 @@ def test_a_description_stays_as_it_is():
 def test_unknown_types_are_answered_with_the_known_ones(description):
     with pytest.raises(ModelError, match="There is no network type") as caught:
         build_network(description)
-    assert "DenseFCN, PyramidUNet, SDNet, UNet" in caught.value.remedy
+    for known in ("DenseFCN", "PyramidUNet", "SDNet", "UNet"):
+        assert f" {known}" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,15 @@ def test_a_training_of_several_networks_resumes_where_it_stopped(blobs_folder, b
     assert resumed.card.weights_sha256 == whole.card.weights_sha256
 
 
+@pytest.fixture
+def one_thread():
+    """Sums do not depend on how threads divide them: as in :func:`run_command`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def run_command(*arguments, program=()):
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -166,7 +175,7 @@ def checkpoint_step(path):
         return json.loads(file.metadata()["state"])["step"]
 
 
-def test_a_training_that_is_killed_resumes_to_the_same_package(blobs_folder, blobs_entries, tmp_path):
+def test_a_training_that_is_killed_resumes_to_the_same_package(blobs_folder, blobs_entries, one_thread, tmp_path):
     entries = blobs_entries(
         phases=[{"steps": 150, "batch": 1, "size": [16, 16]}], fit={"checkpoint_seconds": 0, "validate_every": 0}
     )
