@@ -93,7 +93,7 @@ def time_and_memory(models: dict[str, ModelPackage]) -> None:
     for name, model, volumes, options in runs:
         result = run_command(volumes, model, *options)
         first = first or result.seconds
-        phases = result.report.get("timings", {}) if len(volumes) == 1 else {}
+        phases = result.report.get("timings_s", {}) if len(volumes) == 1 else {}
         table.add_row(
             name,
             model,
