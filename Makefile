@@ -2,6 +2,7 @@
 #
 #   make segment [VOLUME=... MODEL=...]   segment a sample, or a volume of yours
 #   make test | lint | bench | screenshots
+#   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,12 +10,13 @@ BIN := $(VENV)/bin
 OUTPUT ?= output
 VOLUME ?=
 MODEL ?= hippocampus-t1
+MEASURE ?=
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help segment test bench lint screenshots clean
+.PHONY: help segment test bench bench-doubt bench-refine lint screenshots clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -49,6 +51,10 @@ test: lint
 
 bench: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/run.py
+
+# an interrupted measurement goes on where it stopped
+bench-doubt bench-refine: bench-%: $(VENV)/.testing
+	$(BIN)/python Testing/benchmarks/$*.py --model '$(MODEL)' $(if $(MEASURE),--measure)
 
 screenshots: $(VENV)/.testing
 	$(BIN)/python Testing/harness/screenshots.py

@@ -40,7 +40,7 @@ class SESegmentation(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         parent.title = _("SE Segmentation")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        parent.dependencies = ["Markups", "Segmentations", "Sequences", "SubjectHierarchy"]
+        parent.dependencies = ["Markups", "SegmentEditor", "Segmentations", "Sequences", "SubjectHierarchy", "Tables"]
         parent.contributors = ["The SESegmentation contributors"]
         parent.helpText = _(
             "Finds anatomical structures in a volume with neural networks that recalibrate their features by squeeze "
@@ -123,7 +123,7 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         self.setParameterNode(self.logic.getParameterNode())
-        self.panel.refresh_models()
+        self.panel.on_entered()
 
     def cleanup(self):
         if self.panel is None:  # setup() has failed

@@ -6,15 +6,13 @@ another contrast; in turn). Compared are sets of parameters that learn, and lear
 of the structures on all slices that were not corrected, before and after, with 95 % confidence intervals by bootstrap
 over cases. "Regained" is the share of the Dice missing to 1 that is regained.
 
-    python Testing/benchmarks/refine.py            the table, Resources/refine/refine.json and refine.png
-    python Testing/benchmarks/refine.py --choose   the settings tried on validation cases, best first
-
-What is measured is kept in ``runs/``: an interrupted run goes on where it stopped.
+    python Testing/benchmarks/refine.py             the table, from Resources/refine.json where it is
+    python Testing/benchmarks/refine.py --measure   measured again: table, Resources/refine.json and its plot
+    python Testing/benchmarks/refine.py --choose    the settings tried on validation cases, best first
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -25,14 +23,16 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from kept import Kept, arguments, opened, read_figures, write_figures
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from scipy.stats import bootstrap
 
 from SESegmentationLib.inference.doubt import doubtful_slices
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.reading import read_label_volume, read_volume
-from SESegmentationLib.models import ModelPackage, find_model
+from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.refine.corrections import AXES, Corrections, Slices
 from SESegmentationLib.refine.parameters import PARAMETER_SETS
 from SESegmentationLib.refine.recalibration import Settings
@@ -42,9 +42,7 @@ from SESegmentationLib.training.dataset import Case, find_cases
 from SESegmentationLib.training.shifts import SHIFTS, shift_volume
 from SESegmentationLib.training.sources import split_cases
 
-ROOT = Path(__file__).resolve().parents[2]
-DATASET = ROOT.parent / "shared" / "data" / "hippocampus"
-OUTPUT = ROOT / "Resources" / "refine"
+#: test cases that are measured
 CASES = 30
 #: numbers of corrected slices; the sets of parameters are compared with one of them
 CORRECTED = (1, 2, 4)
@@ -54,9 +52,11 @@ APART = 4
 #: what is tried on validation cases
 TRIED = [
     replace(Settings.of(parameters), **changes)
-    for parameters in ("se", "classifier", "all")
-    for changes in ({}, {"anchor": 0.0}, {"anchor": 0.5}, {"steps": 60})
+    for parameters in PARAMETER_SETS
+    for changes in ({}, {"anchor": 0.0}, {"anchor": 0.3}, {"steps": 30}, {"batch": 24})
 ]
+#: the sets of parameters in words
+SETS = {"se": "SE blocks", "classifier": "classifier", "all": "all weights"}
 console = Console(width=120)
 
 
@@ -94,19 +94,11 @@ class Bench:
         self.engine = Engine(package, device="cpu")
         self.values = [label.value for label in package.card.labels]
         self.cases = cases
-        self.path = ROOT / "runs" / f"refine-{package.card.weights_sha256[:12]}.jsonl"
-        self.path.parent.mkdir(exist_ok=True)
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        self.known = {entry["key"]: entry for entry in map(json.loads, lines)}
+        self.kept = Kept("refine", package)
 
     def measure(self, trial: Trial) -> dict[str, float]:
         """Dice on the slices not corrected, "before" and "after"; "seconds", "cpu_seconds" of the whole refinement."""
-        if trial.key not in self.known:
-            entry = {"key": trial.key, **self._measure(trial)}
-            with self.path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-            self.known[trial.key] = entry
-        return self.known[trial.key]
+        return self.kept.get(trial.key, lambda: self._measure(trial))
 
     def _measure(self, trial: Trial) -> dict[str, float]:
         image, truth, slices = self._volume(trial.case, trial.shift)
@@ -213,7 +205,7 @@ def print_rows(rows: Sequence[dict]) -> None:
         table.add_column(column)
     for row in rows:
         table.add_row(
-            row["parameters"],
+            SETS[row["parameters"]],
             str(row["corrected"]),
             row["volumes_are"],
             str(row["volumes"]),
@@ -245,7 +237,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
         chosen = {
             row["volumes_are"]: row for row in rows if (row["parameters"], row["corrected"]) == (parameters, COMPARED)
         }
-        _bars(left, [chosen[kind]["regained"] for kind in kinds if kind in chosen], number, len(sets), parameters)
+        _bars(left, [chosen[kind]["regained"] for kind in kinds if kind in chosen], number, len(sets), SETS[parameters])
     left.set_xticks(range(len(kinds)), [kind.replace(" ", "\n", 1) for kind in kinds])
     left.set_title(f"{COMPARED} corrected slices, by what learns")
     left.set_ylabel("missing Dice regained (%)")
@@ -267,7 +259,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
     right.set_xticks(CORRECTED)
     right.set_xlabel("corrected slices")
     right.set_ylabel("mean Dice on the other slices")
-    right.set_title(f"More corrections ({shipped})")
+    right.set_title(f"More corrections ({SETS[shipped]} learn)")
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
@@ -307,42 +299,30 @@ def choose(bench: Bench, names: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Measure, print, write and plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="hippocampus-t1")
-    parser.add_argument("--dataset", type=Path, default=DATASET, help="that the model was trained on")
-    parser.add_argument("--cases", type=int, default=CASES, help="test cases that are measured")
+    """Print, or measure, print, write and plot."""
+    parser = arguments(__doc__, CASES)
     parser.add_argument("--choose", action="store_true", help="try settings on the validation cases instead")
     chosen = parser.parse_args()
-    if not chosen.dataset.is_dir():
-        raise SystemExit(f"There are no volumes in {chosen.dataset}: nothing can be measured.")
-    torch.set_num_threads(1)
-    package = find_model(chosen.model)
-    data = recipe_of(package).data
-    cases = {case.name: case for case in find_cases(chosen.dataset)}
-    split = split_cases(list(cases), data.validation, data.test, data.split_seed)
-    bench = Bench(package, cases)
-    if chosen.choose:
-        choose(bench, split.validation)
-        return
-    names = split.test[: chosen.cases]
-    planned = list(trials(names))
-    for number, trial in enumerate(planned, start=1):
-        bench.measure(trial)
-        print(f"\r{number} of {len(planned)}", end="", flush=True)
-    print()
-    rows = figures(bench, names)
-    print_rows(rows)
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    content = {
-        "model": {"name": package.card.name, "weights_sha256": package.card.weights_sha256},
-        "cases": names,
-        "settings": {parameters: asdict(Settings.of(parameters)) for parameters in PARAMETER_SETS},
-        "shipped": Settings().parameters,
-        "rows": rows,
-    }
-    (OUTPUT / "refine.json").write_text(json.dumps(content, indent=1) + "\n")
-    plot(rows, OUTPUT / "refine.png")
+    path = chosen.output / "refine.json"
+    content = None if chosen.measure or chosen.choose else read_figures(path, chosen.model, "bench-refine")
+    if content is None:
+        torch.set_num_threads(1)
+        package, cases = opened(chosen)
+        if chosen.choose:
+            data, known = recipe_of(package).data, {case.name: case for case in find_cases(chosen.dataset)}
+            names = split_cases(list(known), data.validation, data.test, data.split_seed).validation
+            choose(Bench(package, known), names)
+            return
+        names = [case.name for case in cases]
+        bench = Bench(package, dict(zip(names, cases, strict=True)))
+        for trial in track(list(trials(names)), "measuring", console=console):
+            bench.measure(trial)
+        settings = {parameters: asdict(Settings.of(parameters)) for parameters in PARAMETER_SETS}
+        rows = figures(bench, names)
+        entries = {"settings": settings, "shipped": Settings().parameters, "rows": rows}
+        content = write_figures(path, package, cases, entries)
+        plot(rows, path.with_suffix(".png"))
+    print_rows(content["rows"])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import slicer
 from PySide6 import QtCore, QtWidgets
 
 from . import dialogs, packages, pythonqt, runtime, widgets
+from .segment_editor import SegmentEditor
 from .ui_loader import make_loader
 
 
@@ -30,6 +31,7 @@ def start() -> Any:
     runtime.start()
     app._managers = {"modules": slicer.qSlicerModuleManager(), "layout": slicer.qSlicerLayoutManager()}
     app._window = slicer.qSlicerMainWindow()
+    slicer.modules.segmenteditor = SegmentEditor()
     dialogs.dialogs.reset()
     packages.environment.reset()
     QtCore.QSettings().clear()

@@ -220,6 +220,10 @@ class LayoutManager:
     def resetThreeDViews(self) -> None:
         self._three_d._view.logic.GetViewNode()
 
+    def _set_layout(self, layout: int) -> None:
+        self._p_layout = layout
+        emit(self, "layoutChanged(int)", layout)
+
     def _get_threeDViewCount(self) -> int:
         return 1
 
@@ -320,6 +324,25 @@ class MainWindow:
         self._dock.setWidget(self._area)
         self.addDockWidget(QtCore.Qt.LeftDockWidgetArea, self._dock)
         self.statusBar()
+        self._selector = slicer.qSlicerModuleSelectorToolBar(self)
+
+    def moduleSelector(self) -> Any:
+        return self._selector
+
+
+@behaviour("qSlicerModuleSelectorToolBar")
+class ModuleSelector:
+    """Switches between modules. Those that the stand-in does not load have no panel."""
+
+    def selectModule(self, name: str) -> None:
+        if name == self.selectedModule:
+            return
+        before = getattr(slicer.modules, self.selectedModule.lower(), None)
+        for module, method in ((before, "exit"), (getattr(slicer.modules, name.lower()), "enter")):
+            if hasattr(module, "widgetRepresentation"):
+                getattr(module.widgetRepresentation(), method)()
+        self._p_selectedModule = name
+        emit(self, "moduleSelected(QString)", name)
 
 
 def picture_label(pixels: Any) -> QtWidgets.QLabel:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,7 @@ PANEL_WIDTH = 400  # pixels
 VIEW_SIZE = 360
 COLORS = 255  # of a picture; keeps the files small
 SECONDS = 120
+CORRECTED = 18  # the axial slice that is corrected
 VIEW_FROM = (-1.0, -0.4, 0.6)  # where the camera of the 3-D view stands: right, anterior, superior
 MAXIMUM = 16777215  # QWIDGETSIZE_MAX
 
@@ -101,6 +103,69 @@ def take(widget: Any) -> None:
     save(np.hstack([view.picture() for view in slices]), "slice-views")
     save(three_d.picture(), "3d-view")
     save(window_picture(), "window")
+    take_review(widget)
+
+
+def take_review(widget: Any) -> None:
+    """Go on from a result: look where it is doubtful, correct, recalibrate, report."""
+    import slicer
+
+    from harness.segment_editor import paint
+    from SESegmentationLib.training.sample import draw_sample
+
+    ui, run, node = widget.ui, widget.panel.run, widget.panel.result.node
+    volume = widget.logic.getParameterNode().inputVolume
+    slices = all_views()[:-1]
+    ui.nextButton.click()
+    ui.doubtCheckBox.click()
+    save(panel_picture(), "panel-review")
+    save(np.hstack([view.picture() for view in slices]), "review-doubt")
+    ui.doubtCheckBox.click()
+
+    ui.correctButton.click()
+    truth = sitk.GetArrayFromImage(draw_sample().labels)
+    slicer.util.setSliceViewerLayers(background=volume)
+    for value in (1, 2):
+        inside = np.zeros(truth.shape, bool)
+        inside[CORRECTED] = truth[CORRECTED] == value
+        rest = np.zeros(truth.shape, bool)
+        rest[CORRECTED] = ~inside[CORRECTED]
+        paint(node, f"Segment_{value}", rest, volume, erase=True)
+        paint(node, f"Segment_{value}", inside, volume)
+    axial = slices[0].node
+    axial.SetSliceOffset(volume.GetOrigin()[2] + CORRECTED * volume.GetSpacing()[2])
+    save(np.hstack([view.picture() for view in slices]), "review-correction")
+    slicer.util.selectModule("SESegmentation")
+
+    ui.recalibrateButton.click()
+    if not application.wait_until(lambda: not run.running, SECONDS):
+        raise TimeoutError("The recalibration does not end.")
+    save(panel_picture(), "panel-proposal")
+    save(np.hstack([view.picture() for view in slices]), "review-proposal")
+    ui.acceptChangesButton.click()
+    save(np.hstack([view.picture() for view in slices]), "review-accepted")
+    ui.acceptButton.click()
+    ui.tableButton.click()
+    save(panel_picture(), "panel-accepted")
+    save(table_picture(slicer.util.getNode("* report")), "report-table")
+
+
+def table_picture(node: Any) -> np.ndarray:
+    """The columns of a table node that a reader looks at first."""
+    import qt
+
+    columns = ["name", "volume_ml", "surface_mm2", "confidence", "expected_dice", "corrected_share", "state", "model"]
+    columns += ["version", "device", "seconds"]
+    widget = qt.QTableWidget(node.GetNumberOfRows(), len(columns))
+    widget.setHorizontalHeaderLabels(columns)
+    for column, name in enumerate(columns):
+        values = node.GetTable().GetColumnByName(name)
+        for row in range(node.GetNumberOfRows()):
+            widget.setItem(row, column, qt.QTableWidgetItem(values.GetVariantValue(row).ToString()))
+    widget.resizeColumnsToContents()
+    width = sum(widget.columnWidth(column) for column in range(len(columns))) + 40
+    widget.setFixedSize(width, 36 + 34 * node.GetNumberOfRows())
+    return pixels(widget.grab())
 
 
 def all_views() -> list[views.View]:

@@ -128,3 +128,29 @@ def real_model(random_model: Path) -> Path:
     """Folder of the trained model; of one with random weights where it is absent."""
     trained = ROOT / "weights" / "hippocampus-t1"
     return trained if (trained / "model.safetensors").is_file() else random_model
+
+
+@pytest.fixture
+def open_story(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Any]:
+    """Function that opens the module with the only model in a folder, and a real worker behind it."""
+    from panel_story import Story
+
+    from SESegmentationLib.client import LocalSegmenter
+
+    def open_it(model: Path) -> Story:
+        from SESegmentationLib.models import store
+
+        monkeypatch.setattr(store, "search_path", lambda: [model.parent])
+        segmenters = []
+
+        def create(self: Any) -> LocalSegmenter:
+            segmenters.append(LocalSegmenter())
+            return segmenters[-1]
+
+        application.load_module(MODULE)
+        monkeypatch.setattr(sys.modules["SESegmentation"].SESegmentationLogic, "createSegmenter", create)
+        story = Story(application.open_module("SESegmentation"), segmenters)
+        story.choices.model = model.name
+        return story
+
+    return open_it

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from SESegmentationLib.client import Event, FailureEvent, Job, JobHandle, ProgressEvent, ResultEvent
+from SESegmentationLib.client import (
+    Event,
+    FailureEvent,
+    Job,
+    JobHandle,
+    ProgressEvent,
+    RefinedResult,
+    RefineJob,
+    ResultEvent,
+)
 from SESegmentationLib.doctor import Check
 from SESegmentationLib.errors import CancelledError, SegmentationError
+from SESegmentationLib.inference.doubtful import with_doubtful_slices
 from SESegmentationLib.inference.result import Finding, SegmentationResult, StructureResult
 from SESegmentationLib.models import ModelCard, ModelPackage, write_package
 from SESegmentationLib.models.terminology import structure_label
@@ -58,6 +69,12 @@ class FakeSegmenter:
 
     def succeed(self, result: SegmentationResult) -> None:
         self._finish(ResultEvent(self._handle.number, "segment", *pack_result(result)))
+
+    def succeed_refinement(self, refined: RefinedResult) -> None:
+        value, arrays = pack_result(refined.result)
+        value = {"result": value, "slices": refined.slices, "parameters": refined.parameters}
+        adapted = np.frombuffer(refined.adapted, np.uint8)
+        self._finish(ResultEvent(self._handle.number, "refine", value, [adapted, *arrays]))
 
     def fail(self, error: SegmentationError) -> None:
         self._finish(FailureEvent(self._handle.number, error))
@@ -147,4 +164,26 @@ def make_result(
         structures.append(StructureResult(label, 27, volume_ml, 0.9 - 0.1 * number, centre))
     labels = sitk.GetImageFromArray(array)
     labels.CopyInformation(image)
-    return SegmentationResult(labels, structures, {"predict": 2.0}, list(findings), card, "cpu")
+    return with_doubt(SegmentationResult(labels, structures, {"predict": 2.0}, list(findings), card, "cpu"))
+
+
+def with_doubt(result: SegmentationResult) -> SegmentationResult:
+    """A result with doubt that rises along all axes, so that the last slices of a structure are the most doubtful."""
+    shape = sitk.GetArrayViewFromImage(result.labels).shape
+    doubt = sitk.GetImageFromArray((np.indices(shape).sum(0) / sum(shape)).astype(np.float32))
+    doubt.CopyInformation(result.labels)
+    return with_doubtful_slices(replace(result, doubt=doubt))
+
+
+def make_refined(job: RefineJob, card: ModelCard, grow: int = 1) -> RefinedResult:
+    """A refinement whose structures are those of the job, larger by ``grow`` voxels at their ends along i."""
+    array = sitk.GetArrayFromImage(job.labels)
+    for label in card.labels:
+        for _ in range(grow):
+            ends = np.roll(array == label.value, 1, axis=2) & (array == 0)
+            array[ends] = label.value
+    labels = sitk.GetImageFromArray(array)
+    labels.CopyInformation(job.labels)
+    structures = make_result(job.image, card).structures
+    result = SegmentationResult(labels, structures, {"learn": 3.0}, [], card, "cpu")
+    return RefinedResult(with_doubt(result), job.slices, b"adapted parameters", 7)

@@ -10,12 +10,13 @@ import pytest
 import SimpleITK  # noqa: F401 - stays loaded while the panel is imported anew
 import slicer
 from panel_clicks import click, click_item, type_text, wait
-from panel_fakes import MODULE, FakeDoctor, FakeSegmenter, make_package, make_result
+from panel_fakes import MODULE, FakeDoctor, FakeSegmenter, make_package, make_refined, make_result
 
 import SESegmentationLib
 from harness import application
 from harness import dialogs as harness_dialogs
 from harness.faults import faults
+from harness.segment_editor import paint
 from SESegmentationLib.errors import WorkerError
 from SESegmentationLib.inference.result import Finding
 
@@ -35,6 +36,8 @@ SLIPS = [
     (UI, "<cstring>volumeSelector<", "<cstring>volumeSelecter<"),
     (UI, "<tabstop>modelList<", "<tabstop>modelLst<"),
     (UI, "QFrame::StyledPanel", "QFrame::StylishPanel"),
+    (UI, 'name="recalibrateButton"', 'name="recalibrationButton"'),
+    (UI, 'name="shortcut"', 'name="shortcuts"'),
     ("SESegmentation.py", "UI/SESegmentation.ui", "UI/Segmentation.ui"),
     ("SESegmentation.py", "scene.StartCloseEvent", "scene.StartClosingEvent"),
     ("SESegmentation.py", "connectParametersToGui", "connectParameterToGui"),
@@ -47,7 +50,17 @@ SLIPS = [
     ("panel/inputs.py", "region.SetCenter(", "region.SetCentre("),
     ("panel/inputs.py", "ImageDataModifiedEvent", "ImageDataModifyEvent"),
     ("panel/result_view.py", "setSegmentationNode(", "setSegmentationNod("),
-    ("panel/result_view.py", '"cellClicked(int,int)"', '"cellClick(int,int)"'),
+    ("panel/result_view.py", "SegmentModified", "SegmentModify"),
+    ("panel/review_list.py", '"cellClicked(int,int)"', '"cellClick(int,int)"'),
+    ("panel/review_list.py", "table.setCurrentCell(", "table.setCurentCell("),
+    ("panel/review_list.py", "setIcon(_light", "setIkon(_light"),
+    ("panel/review_list.py", "acceptButton.shortcut = ", "acceptButton.shortcuts = "),
+    ("panel/correction.py", "editor.setSourceVolumeNode(", "editor.setSourceVolume("),
+    ("panel/correction.py", '"SegmentEditor"', '"SegmentsEditor"'),
+    ("panel/recalibration.py", "previewLabel.text = ", "previewLabel.txt = "),
+    ("panel/recalibration.py", '"clicked(bool)", self.drop', '"click(bool)", self.drop'),
+    ("panel/report.py", "getSaveFileName(", "getSafeFileName("),
+    ("panel/report.py", "SetActiveTableID(", "SetActiveTable("),
     ("panel/result_view.py", "display.SetOpacity(", "display.SetOpacities("),
     ("panel/model_chooser.py", '"currentRowChanged(int)"', '"currentRowChange(int)"'),
     ("panel/model_chooser.py", "consent.checked = ", "consent.cheked = "),
@@ -122,7 +135,33 @@ def click_through(folder, monkeypatch, wheels):
     click_item(ui.structureTable, ui.structureTable.item(1, 0))
     click(ui.show3DButton)
     ui.opacitySlider.value = 0.5
-    assert choices.resultSegmentation.GetDisplayNode().GetOpacity() == 0.5
+    node = choices.resultSegmentation
+    assert node.GetDisplayNode().GetOpacity() == 0.5
+    click(ui.nextButton)
+    click(ui.acceptButton)
+    click(ui.previousButton)
+    click(ui.acceptButton)  # to be checked again
+    click(ui.doubtCheckBox)
+    click_item(ui.structureTable, ui.structureTable.item(1, 0))
+    click(ui.correctButton)
+    assert slicer.modules.SegmentEditorWidget.editor.sourceVolumeNode() is volume
+    slicer.util.selectModule("SESegmentation")
+    ui.regionSelector.setCurrentNode(None)
+    stroke = np.zeros((16, 18, 20), bool)
+    stroke[3, 2:9, 2:9] = True
+    paint(node, "Segment_1", stroke, volume)
+    for button in (ui.rejectChangesButton, ui.acceptChangesButton):
+        click(ui.recalibrateButton)
+        segmenter.succeed_refinement(make_refined(segmenter.jobs[-1], panel.models.card))
+        wait(lambda: not panel.run.running, 5)
+        assert "gained" in ui.previewLabel.text
+        click(button)
+    click(ui.undoButton)
+    harness_dialogs.dialogs.answer(str(folder / "report.csv"))
+    click(ui.saveReportButton)
+    assert (folder / "report.csv").is_file()
+    click(ui.tableButton)
+    assert panel.messages.shown == []
     slicer.mrmlScene.RemoveNode(region)
     slicer.mrmlScene.Clear(False)
 

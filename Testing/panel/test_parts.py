@@ -86,7 +86,7 @@ def test_record_survives_saving_and_spoilt_ones_are_no_record(card):
     for spoilt in ("{", "[]", "{}", json.dumps(json.loads(text) | {"newer": 1})):
         node.SetAttribute("SESegmentation.Result", spoilt)
         assert ResultRecord.read(node) is None
-    ResultRecord.clear(node)
+    node.RemoveAttribute("SESegmentation.Result")
     assert not ResultRecord.is_kept(node)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 
 import numpy as np
 import pytest
@@ -13,74 +12,9 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from panel_clicks import click, wait
-from panel_fakes import MODULE
+from panel_story import load_sample, voxels
 
 from harness import application
-from SESegmentationLib.client import LocalSegmenter
-
-
-class Story:
-    """The opened module with a real worker behind it, and what the tests want to know of it."""
-
-    def __init__(self, widget, segmenters):
-        self.widget = widget
-        self.ui = widget.ui
-        self._segmenters = segmenters
-
-    @property
-    def choices(self):
-        return self.widget.logic.getParameterNode()
-
-    @property
-    def messages(self):
-        return [message.text for message in self.widget.panel.messages.shown]
-
-    @property
-    def running(self):
-        return self.widget.panel.run.running
-
-    @property
-    def worker(self):
-        """The process id of the worker."""
-        return self._segmenters[-1].worker_pid
-
-    def start(self, until=lambda ui: ui.progressBar.value > 0):
-        """Click Segment, and wait until it is under way."""
-        click(self.ui.segmentButton)
-        assert self.running, self.messages
-        wait(lambda: until(self.ui) or not self.running)
-        assert self.running, self.messages
-
-    def segment(self):
-        """Click Segment, and wait for the result."""
-        click(self.ui.segmentButton)
-        assert self.running, self.messages
-        wait(lambda: not self.running)
-        assert self.messages == []
-        return self.choices.resultSegmentation
-
-
-@pytest.fixture
-def open_story(monkeypatch):
-    """Function that opens the module with the only model in a folder."""
-
-    def open_it(model):
-        from SESegmentationLib.models import store
-
-        monkeypatch.setattr(store, "search_path", lambda: [model.parent])
-        segmenters = []
-
-        def create(self):
-            segmenters.append(LocalSegmenter())
-            return segmenters[-1]
-
-        application.load_module(MODULE)
-        monkeypatch.setattr(sys.modules["SESegmentation"].SESegmentationLogic, "createSegmenter", create)
-        story = Story(application.open_module("SESegmentation"), segmenters)
-        story.choices.model = model.name
-        return story
-
-    return open_it
 
 
 @pytest.fixture
@@ -93,18 +27,6 @@ def story(open_story, random_model, tmp_path):
 def large_volume(make_volume):
     """A volume that takes some seconds."""
     return lambda name="head": make_volume((160, 160, 160), name)
-
-
-def load_sample():
-    from SampleData import SampleDataLogic
-
-    node = SampleDataLogic().downloadSample("SESegmentationHippocampus")
-    application.process_events()
-    return node
-
-
-def voxels(node, identifier, volume):
-    return slicer.util.arrayFromSegmentBinaryLabelmap(node, identifier, volume) > 0
 
 
 def dice(a, b):

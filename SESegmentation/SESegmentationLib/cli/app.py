@@ -95,6 +95,18 @@ def run(
     picture: Annotated[
         Path | None, typer.Option(help="Write three slices with the structures to this PNG file.")
     ] = None,
+    doubt: Annotated[
+        Path | None,
+        typer.Option(help="Write the probability that a voxel's label is wrong to this .nii.gz or .nrrd file."),
+    ] = None,
+    samples: Annotated[
+        int,
+        typer.Option(min=0, help="Draw so many samples, and report how far each structure differs among them; slow."),
+    ] = 0,
+    sampling: Annotated[
+        Literal["augmentation", "dropout"],
+        typer.Option(help="Samples: of the image changed a little, or by Monte Carlo dropout."),
+    ] = "augmentation",
     fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
     low_memory: Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")] = False,
     as_json: AsJson = False,
@@ -115,6 +127,9 @@ def run(
         roi=roi,
         report=report,
         picture=picture,
+        doubt=doubt,
+        samples=samples,
+        sampling=sampling,
         fast=fast,
         low_memory=low_memory,
         as_json=as_json,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SegmentationError, UsageError
 from ..models import find_model
 from ..outputs.files import OutputFiles, check_writable
-from .jobs import plan_jobs
+from .jobs import Job, plan_jobs
 from .show import ProgressBar, console, print_json, print_segmentation
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     if len(jobs) > 1:
         raise UsageError(f"{volume} holds {len(jobs)} volumes; one is refined at a time.", "Name one of them.")
     job = jobs[0]
-    if job.output.resolve() == options.corrected.resolve():
-        raise UsageError("The output would overwrite the corrected labels.", "Choose another file with -o.")
+    _check_files(job, options)
     if options.adapted and options.adapted.suffix.lower() != ".safetensors":
         raise UsageError(f"{options.adapted} does not end in .safetensors.", "Choose another name for --adapted.")
     package = find_model(options.model)
@@ -103,6 +102,14 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     else:
         print_segmentation(report)
         _print_changes(report)
+
+
+def _check_files(job: Job, options: RefineOptions) -> None:
+    """Refuse outputs that would overwrite what is read, above all the corrected labels."""
+    read = {path.resolve() for path in (job.source, options.corrected, options.roi) if path}
+    for path in (job.output, options.report, options.adapted):
+        if path and path.resolve() in read:
+            raise UsageError(f"{path} is read, and would be overwritten.", "Choose another name for what is written.")
 
 
 def with_refinement(report: dict[str, Any], refined: Refinement, corrected: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..errors import CancelledError, DeviceError, ModelError, UsageError
 from ..inference.pictures import SLICES
 from ..models import find_model
 from ..outputs.files import OutputFiles, check_writable
+from ..outputs.images import MAP_ENDINGS, write_image
 from .entry import as_segmentation_error, report_failure
 from .jobs import Job, plan_jobs
 from .show import ProgressBar, print_findings, print_json, print_segmentation
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from ..inference.engine import Engine
+    from ..inference.sampling import StructureSpread
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class RunOptions:
         roi: label file or Slicer's ROI.
         report: JSON or CSV file.
         picture: PNG file, for one volume only.
+        doubt: file for the map of doubt, for one volume only.
+        samples: how many samples are drawn to see how far they differ; 0 for none.
+        sampling: "augmentation" or "dropout".
         fast: fewer views.
         low_memory: smaller pieces.
         as_json: print the report instead of a table.
@@ -48,6 +53,9 @@ class RunOptions:
     roi: Path | None = None
     report: Path | None = None
     picture: Path | None = None
+    doubt: Path | None = None
+    samples: int = 0
+    sampling: str = "augmentation"
     fast: bool = False
     low_memory: bool = False
     as_json: bool = False
@@ -64,11 +72,14 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     """
     package = find_model(options.model)
     jobs = plan_jobs(volumes, options.output, options.file_format, package.card.input.get("kind") == SLICES)
-    if options.picture and len(jobs) > 1:
-        raise UsageError("--picture is for one volume.", f"Segment the {len(jobs)} volumes without it.")
+    for option, path in (("--picture", options.picture), ("--doubt", options.doubt)):
+        if path and len(jobs) > 1:
+            raise UsageError(f"{option} is for one volume.", f"Segment the {len(jobs)} volumes without it.")
     if options.picture and options.picture.suffix.lower() != ".png":
         raise UsageError(f"{options.picture} does not end in .png.", "Choose another name for --picture.")
-    for path in (jobs[0].output, options.report, options.picture):
+    if options.doubt and not options.doubt.name.lower().endswith(MAP_ENDINGS):
+        raise UsageError(f"{options.doubt} does not end in {' or '.join(MAP_ENDINGS)}.", "Choose another for --doubt.")
+    for path in (jobs[0].output, options.report, options.picture, options.doubt):
         if path:
             check_writable(path)
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
@@ -127,15 +138,24 @@ def _segment(
     from ..inference.pictures import pixel_size
     from ..inference.reading import read_volume
     from ..outputs.picture import write_picture
-    from ..outputs.report import build_report, write_report
+    from ..outputs.report import build_report, with_samples, write_report
     from ..outputs.segnrrd import write_segmentation
 
     begin = time.perf_counter()
     progress("reading", 0.0, None)
     image = read_volume(job.source, pixel_size(engine.package.card.input, engine.package.card.spacing))
     read = time.perf_counter()
-    result = engine.segment(image, roi=region, fast=options.fast, low_memory=options.low_memory, progress=progress)
+    result = engine.segment(
+        image,
+        roi=region,
+        fast=options.fast,
+        low_memory=options.low_memory,
+        doubt=options.doubt is not None,
+        progress=progress,
+    )
     segmented = time.perf_counter()
+    spread = _sample(engine, image, region, options, progress) if options.samples else None
+    sampled = time.perf_counter()
     structures = [structure.label for structure in result.structures]
     with OutputFiles() as files:
         write_segmentation(files.begin(job.output), result.labels, structures)
@@ -143,12 +163,24 @@ def _segment(
             title = f"{job.source.name} · {result.model.title}"
             volumes = [structure.volume_ml for structure in result.structures]
             write_picture(files.begin(options.picture), image, result.labels, structures, volumes, title)
-        written = time.perf_counter()
-        timings = {"reading": read - begin, "writing": written - segmented}
+        if options.doubt and alone:
+            write_image(files.begin(options.doubt), result.doubt)
+        timings = {"reading": read - begin, "writing": time.perf_counter() - sampled}
         report = build_report(result, image, job.source, job.output, timings)
+        if spread is not None:
+            report = with_samples(report, spread, options.sampling, options.samples, sampled - segmented)
         if options.report and alone:
             write_report(files.begin(options.report), report)
     return report
+
+
+def _sample(
+    engine: Engine, image: sitk.Image, region: sitk.Image | None, options: RunOptions, progress: ProgressBar
+) -> dict[int, StructureSpread]:
+    from ..inference.sampling import sample_structures
+
+    drawn = {"kind": options.sampling, "count": options.samples}
+    return sample_structures(engine, image, roi=region, fast=options.fast, **drawn, progress=progress)
 
 
 def _print_line(report: dict[str, Any]) -> None:

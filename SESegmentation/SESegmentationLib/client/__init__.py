@@ -3,7 +3,8 @@
 Needs neither torch nor Qt. Nothing here blocks the thread that calls it.
 """
 
-from ..worker.jobs import Job, SegmentJob, WarmUpJob
+from ..worker.jobs import Job, RefineJob, SegmentJob, WarmUpJob
+from ..worker.results import RefinedResult
 from .events import AcceptedEvent, Event, FailureEvent, ProgressEvent, ResultEvent
 from .local import Limits, LocalSegmenter
 from .segmenter import JobHandle, Segmenter
@@ -17,6 +18,8 @@ __all__ = [
     "Limits",
     "LocalSegmenter",
     "ProgressEvent",
+    "RefineJob",
+    "RefinedResult",
     "ResultEvent",
     "SegmentJob",
     "Segmenter",

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import SegmentationError
 from ..inference.result import SegmentationResult
-from ..worker.results import unpack_result
+from ..worker.results import RefinedResult, unpack_refinement, unpack_result
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class ResultEvent:
         Makes an image of the labels: some 20 to 80 ms for 256 x 256 x 256 voxels.
         """
         return unpack_result(self.value, self.arrays)
+
+    def refinement(self) -> RefinedResult:
+        """The result of a job of the kind "refine", likewise."""
+        return unpack_refinement(self.value, self.arrays)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,11 @@ class Engine:
         #: crops are normalised by themselves, as they were in training; whole volumes as a whole
         self._crops = self.card.input.get("kind") == "crop"
 
+    @property
+    def predictor(self) -> Predictor:
+        """Its networks over views."""
+        return self._predictor
+
     def segment(
         self,
         image: sitk.Image,

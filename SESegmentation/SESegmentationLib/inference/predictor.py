@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ModelError, OutOfMemoryError
 from ..models import ModelCard, View
 from .device import fast_precision
 from .memory import REMEDY, is_out_of_memory, require
-from .views import PLANE_AXIS, along, fuse, slab, split_merged
+from .views import PLANE_AXIS, across_axis, along, fuse, other_sides, padded, slab, split_merged
 from .weights import fold_batch_norms
 
 #: pixels of slices that go through a network at once, by kind of device: enough to be quick, few enough to fit
@@ -64,10 +63,7 @@ class Predictor:
         }
         channels = {label.value: channel for channel, label in enumerate(card.labels, start=1)}
         self._pairs = [(channels[left], channels[right]) for left, right in card.merged_pairs]
-        #: of every channel that of the same structure on the other side
-        self._other_side = list(range(len(card.labels) + 1))
-        for left, right in self._pairs:
-            self._other_side[left], self._other_side[right] = right, left
+        self._other_side = other_sides(self._pairs, len(card.labels) + 1)
         #: C; what networks give beyond the background and the labels is not used
         self.classes = len(card.labels) + 1
 
@@ -76,15 +72,19 @@ class Predictor:
         best = max((view for view in self.views if not view.merged), key=lambda view: view.weight)
         return replace(best, mirrored=False)
 
+    @property
+    def drops(self) -> bool:
+        """Whether networks drop channels in training."""
+        return any(layer.p > 0 for layer in self._dropouts())
+
+    def _dropouts(self) -> list[nn.Module]:
+        kinds = nn.Dropout | nn.Dropout2d | nn.Dropout3d
+        return [layer for network in self._networks.values() for layer in network.modules() if isinstance(layer, kinds)]
+
     @contextlib.contextmanager
     def dropout(self, seed: int) -> Iterator[None]:
         """Let the networks drop channels as in training: Monte Carlo dropout."""
-        layers = [
-            layer
-            for network in self._networks.values()
-            for layer in network.modules()
-            if isinstance(layer, nn.Dropout | nn.Dropout2d | nn.Dropout3d)
-        ]
+        layers = self._dropouts()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             try:
@@ -191,28 +191,15 @@ class Predictor:
         probabilities = self._softmax(view, slabs)
         if not view.mirrored:
             return probabilities
-        # columns run from left to right, in sagittal slabs the slices do
-        across = 1 if view.plane == "sagittal" else 3
+        across = across_axis(view.plane)
         mirrored = self._softmax(view, slabs.flip(across))[:, self._other_side]
         return (probabilities + (mirrored if across == 1 else mirrored.flip(across))) / 2
 
     def _softmax(self, view: View, slabs: Tensor) -> Tensor:
         """What a view's network says of ``slabs`` (N, T, H, W): (N, C, H, W) half precision."""
-        padded, inside = _padded(slabs, view.size)
-        logits = self._networks[view.network](padded.contiguous(memory_format=torch.channels_last))[inside]
+        framed, inside = padded(slabs, view.size)
+        logits = self._networks[view.network](framed.contiguous(memory_format=torch.channels_last))[inside]
         return torch.softmax(logits.permute(0, 2, 3, 1), dim=-1, dtype=torch.float16).permute(0, 3, 1, 2)
-
-
-def _padded(slabs: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, tuple[slice, ...]]:
-    """``slabs`` (N, T, H, W) in the middle of zeros, at least ``size``; and where in (N, C, H, W) they then lie."""
-    if size is None:
-        return slabs, (...,)
-    missing = [max(least - length, 0) for least, length in zip(size, slabs.shape[-2:], strict=True)]
-    before = [length // 2 for length in missing]
-    sides = zip(before, missing, strict=True)
-    top, left = ((one, both - one) for one, both in sides)
-    inside = [slice(one, one + length) for one, length in zip(before, slabs.shape[-2:], strict=True)]
-    return F.pad(slabs, (*left, *top)), (..., *inside)
 
 
 def _check_views(card: ModelCard, networks: dict[str, nn.Module]) -> None:

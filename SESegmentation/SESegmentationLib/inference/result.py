@@ -36,6 +36,8 @@ class StructureResult:
         centre_lps: mean position of its voxels, LPS in mm; NaN where it was not found.
         expected_dice: the Dice with the truth that is to be expected, from the card's calibration; None where that
             does not tell.
+        doubtful: indices (i, j, k) of the slices, one along each of the input's own axes, in which
+            most wrong voxels of it are to be expected; None where the doubt is not known, or it was not found.
     """
 
     label: Label
@@ -44,6 +46,7 @@ class StructureResult:
     confidence: float
     centre_lps: tuple[float, float, float]
     expected_dice: float | None = None
+    doubtful: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)

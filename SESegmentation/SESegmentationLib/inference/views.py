@@ -6,9 +6,10 @@ columns i, a coronal one rows k and columns i, a sagittal one rows k and columns
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: array axis that a plane's slices are stacked along
@@ -45,6 +46,31 @@ def slabs(volume: Tensor, plane: str, thickness: int = 1, batch: int = 8) -> Ite
 def along(volume: Tensor, plane: str, which: slice) -> Tensor:
     """The slices ``which`` of ``volume`` (..., k, j, i) as a view (N, ..., H, W), to be read or written."""
     return volume.movedim(PLANE_AXIS[plane] - 3, 0)[which]
+
+
+def padded(slabs: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, tuple[slice, ...]]:
+    """``slabs`` (N, T, H, W) in the middle of zeros, at least ``size``; and where in (N, C, H, W) they then lie."""
+    if size is None:
+        return slabs, (...,)
+    missing = [max(least - length, 0) for least, length in zip(size, slabs.shape[-2:], strict=True)]
+    before = [length // 2 for length in missing]
+    sides = zip(before, missing, strict=True)
+    top, left = ((one, both - one) for one, both in sides)
+    inside = [slice(one, one + length) for one, length in zip(before, slabs.shape[-2:], strict=True)]
+    return F.pad(slabs, (*left, *top)), (..., *inside)
+
+
+def across_axis(plane: str) -> int:
+    """The axis of slabs (N, T, H, W) from left to right: the columns, or in sagittal slabs the slices."""
+    return 1 if plane == "sagittal" else 3
+
+
+def other_sides(pairs: Sequence[tuple[int, int]], classes: int) -> list[int]:
+    """Of every channel that of the same structure on the other side, given the pairs of channels (left, right)."""
+    table = list(range(classes))
+    for left, right in pairs:
+        table[left], table[right] = right, left
+    return table
 
 
 def fuse(total: Tensor, plane: str, which: slice, probabilities: Tensor, weight: float) -> None:

@@ -27,6 +27,7 @@ def render_readme(card: ModelCard) -> str:
         f"`{card.name}` {card.version}. {card.summary}",
         _facts(card),
         "## Accuracy\n\n" + _accuracy(card),
+        *_expectation(card.calibration),
         "## Training\n\n" + _training(card.training),
     ]
     limits = card.input.get("limits", [])
@@ -67,6 +68,14 @@ def _accuracy(card: ModelCard) -> str:
         f"{text}\n\n{_table(header, rows)}\n\nMean Dice over the structures: **{accuracy['mean_dice']:.3f}**.\n\n"
         f"Measured with `{accuracy['command']}`."
     )
+
+
+def _expectation(calibration: Mapping[str, Any]) -> list[str]:
+    """What the Dice that results are expected to have rests on; nothing where there is none."""
+    if not calibration:
+        return []
+    text = f"Results tell the Dice to be expected of each structure, as it was on {calibration['data']}."
+    return [f"## Expected Dice\n\n{text}\n\nMeasured with `{calibration['command']}`."]
 
 
 def _figure(entry: Mapping[str, float] | None) -> str:

@@ -1,27 +1,64 @@
 """Between a Slicer scene and images: volumes and regions out, named segments in. Needs slicer and vtk only."""
 
+from .adapted import adapted_parameters, keep_adapted_parameters
+from .edits import EDIT_ATTRIBUTES, check_grid, corrected_mask, edited_voxels, find_corrections, remember_written
 from .history import UndoHistory
+from .layers import find_segment, label_map
+from .overlay import (
+    doubt_volume,
+    forget_doubt,
+    hide_doubt,
+    is_doubt_shown,
+    make_doubt_volume,
+    show_difference,
+    show_doubt,
+)
 from .region import region_image
 from .segmentation import (
     add_segmentation,
+    completed_voxels,
     is_completed,
     place_beside,
     set_surfaces_visible,
     update_segmentation,
 )
 from .sequence import SegmentationSequence, VolumeSequence
+from .status import ACCEPTED, CORRECTED, TO_CHECK, review_state, set_review_state
 from .volume import check_volume_node, image_from_volume_node
 
 __all__ = [
+    "ACCEPTED",
+    "CORRECTED",
+    "EDIT_ATTRIBUTES",
     "SegmentationSequence",
+    "TO_CHECK",
     "UndoHistory",
     "VolumeSequence",
+    "adapted_parameters",
     "add_segmentation",
+    "check_grid",
     "check_volume_node",
+    "completed_voxels",
+    "corrected_mask",
+    "doubt_volume",
+    "edited_voxels",
+    "find_corrections",
+    "find_segment",
+    "forget_doubt",
+    "hide_doubt",
     "image_from_volume_node",
     "is_completed",
+    "keep_adapted_parameters",
+    "is_doubt_shown",
+    "label_map",
+    "make_doubt_volume",
     "place_beside",
     "region_image",
+    "remember_written",
+    "review_state",
+    "set_review_state",
     "set_surfaces_visible",
+    "show_difference",
+    "show_doubt",
     "update_segmentation",
 ]

@@ -7,20 +7,25 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 import slicer
-import vtk
-from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_numpy
 
 from ..errors import InputError
 from ..models import Label
 from .history import UndoHistory
-from .volume import check_volume_node, ijk_to_ras
+from .layers import (
+    BINARY_LABELMAP,
+    LABEL_TAG,
+    find_layers,
+    find_segment,
+    grid_of,
+    occupied,
+    oriented_image,
+    segments_of,
+)
+from .volume import check_volume_node
 
-_BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
 _CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
 _REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 _LOGIC = slicer.vtkSlicerSegmentationsModuleLogic
-#: tells which label a segment was made for, however the user calls it
-_LABEL_TAG = "SESegmentation.Label"
 
 
 def add_segmentation(
@@ -62,13 +67,13 @@ def update_segmentation(
     structures: Sequence[Label],
     history: UndoHistory | None = None,
     volume: slicer.vtkMRMLScalarVolumeNode | None = None,
+    kept: np.ndarray | None = None,
 ) -> list[str]:
     """Write a result into a segmentation that is there, sparing what the user has finished.
 
     Segments marked completed keep every voxel, and no other segment gets one of theirs. Segments that mean nothing to
-    the model are not touched. A segment is the one of a label if its terminology agrees, and its name as well (or it
-    was made for that label and renamed since). Surfaces of the old voxels go away; they are made anew when they are
-    shown (:func:`set_surfaces_visible`), because that takes seconds.
+    the model are not touched; see :func:`.find_segment`. Surfaces of the old voxels go away; they are made anew when
+    they are shown (:func:`set_surfaces_visible`), because that takes seconds.
 
     Args:
         node: the segmentation, with any geometry; linear transforms between it and the volume must be the same.
@@ -76,6 +81,8 @@ def update_segmentation(
         structures: what the values mean.
         history: the state before is kept there, so that the whole update is one step to take back.
         volume: the volume that was segmented; a segmentation that refers to none refers to it from now on.
+        kept: (k, j, i) on the grid of ``labels``: where no voxel of any segment changes, because the user has
+            corrected them.
 
     Returns:
         Names of the completed segments that were spared.
@@ -90,23 +97,25 @@ def update_segmentation(
     node.RemoveClosedSurfaceRepresentation()
     if history is not None:
         history.save(node)
-    spared = [segment for segment in _segments(segmentation) if is_completed(segment)]
+    spared = [segment for segment in segments_of(segmentation) if is_completed(segment)]
     values = sitk.GetArrayViewFromImage(labels)
     if spared:
-        values = np.where(_occupied(spared, labels), 0, values).astype(values.dtype)
-    shared = _oriented_image(values, labels)
+        values = np.where(occupied(spared, labels), 0, values).astype(values.dtype)
+    values, apart = _with_kept(values, kept, segmentation, structures, labels)
+    shared = oriented_image(values, labels)
     modified = node.StartModify()
     if not segmentation.GetConversionParameter(_REFERENCE_GEOMETRY):
-        grid = slicer.vtkSegmentationConverter.SerializeImageGeometry(_grid(labels))
+        grid = slicer.vtkSegmentationConverter.SerializeImageGeometry(grid_of(labels))
         segmentation.SetConversionParameter(_REFERENCE_GEOMETRY, grid)
     for label in structures:
-        segment = _find_segment(segmentation, label)
+        segment = find_segment(segmentation, label)
+        voxels = oriented_image(apart[label.value], labels) if label.value in apart else shared
         if segment is None:
             identifier = segmentation.GenerateUniqueSegmentID(segment_id(label))
-            segmentation.AddSegment(_segment(label, shared), identifier)
+            segmentation.AddSegment(_segment(label, voxels), identifier)
         elif not is_completed(segment):
             segment.SetLabelValue(label.value)
-            segment.AddRepresentation(_BINARY_LABELMAP, shared)
+            segment.AddRepresentation(BINARY_LABELMAP, voxels)
     node.EndModify(modified)
     return [segment.GetName() for segment in spared]
 
@@ -126,6 +135,11 @@ def set_surfaces_visible(node: slicer.vtkMRMLSegmentationNode, visible: bool) ->
 def is_completed(segment: slicer.vtkSegment) -> bool:
     """Whether the user has marked a segment as completed."""
     return _LOGIC.GetSegmentStatus(segment) == _LOGIC.Completed
+
+
+def completed_voxels(node: slicer.vtkMRMLSegmentationNode, geometry: sitk.Image) -> np.ndarray:
+    """Where segments marked completed lie on an image's grid, (k, j, i), bool."""
+    return occupied([segment for segment in segments_of(node.GetSegmentation()) if is_completed(segment)], geometry)
 
 
 def segment_id(label: Label) -> str:
@@ -164,12 +178,12 @@ def _refer_to(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalar
 def _check_voxels(node: slicer.vtkMRMLSegmentationNode) -> None:
     """Refuse a segmentation whose segments are surfaces, for example from STL files: to write voxels would end them."""
     segmentation = node.GetSegmentation()
-    if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != _BINARY_LABELMAP:
+    if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
         raise InputError(
             f"The segmentation {node.GetName()} is made of surfaces, not of voxels.",
             "Choose a new segmentation, or make the binary labelmap its source in the module Segmentations.",
         )
-    segmentation.SetSourceRepresentationName(_BINARY_LABELMAP)
+    segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
 
 
 def _segment(label: Label, voxels: slicer.vtkOrientedImageData) -> slicer.vtkSegment:
@@ -179,100 +193,33 @@ def _segment(label: Label, voxels: slicer.vtkOrientedImageData) -> slicer.vtkSeg
     segment.SetColor(*(channel / 255 for channel in label.color))
     segment.SetColorAutoGenerated(False)
     segment.SetTag(segment.GetTerminologyEntryTagName(), label.terminology_entry())
-    segment.SetTag(_LABEL_TAG, str(label.value))
-    _LOGIC.SetSegmentStatus(segment, _LOGIC.InProgress)
+    segment.SetTag(LABEL_TAG, str(label.value))
+    _LOGIC.SetSegmentStatus(segment, _LOGIC.NotStarted)  # by the user, that is: Slicer says so when they edit
     segment.SetLabelValue(label.value)
-    segment.AddRepresentation(_BINARY_LABELMAP, voxels)
+    segment.AddRepresentation(BINARY_LABELMAP, voxels)
     return segment
 
 
-def _segments(segmentation: slicer.vtkSegmentation) -> list[slicer.vtkSegment]:
-    return [segmentation.GetNthSegment(index) for index in range(segmentation.GetNumberOfSegments())]
-
-
-def _find_segment(segmentation: slicer.vtkSegmentation, label: Label) -> slicer.vtkSegment | None:
-    """The segment of a label; None where there is none.
-
-    IDs do not tell: Slicer calls the user's own segments Segment_1, Segment_2 as well.
-    """
-    for segment in _segments(segmentation):
-        known = segment.GetName() == label.name or _tag(segment, _LABEL_TAG) == str(label.value)
-        entry = _tag(segment, segment.GetTerminologyEntryTagName())
-        if known and _codes(entry) == _codes(label.terminology_entry()):
-            return segment
-    return None
-
-
-def _tag(segment: slicer.vtkSegment, name: str) -> str:
-    value = vtk.reference("")
-    return str(value) if segment.GetTag(name, value) else ""
-
-
-def _codes(entry: str) -> list[tuple[str, ...]]:
-    """Scheme and value of category, type and modifier; contexts and meanings depend on language and version."""
-    return [tuple(code.split("^")[:2]) for code in entry.split("~")[1:4]]
-
-
-def _oriented_image(values: np.ndarray, geometry: sitk.Image) -> slicer.vtkOrientedImageData:
-    """A label map as VTK's, cut to the voxels that are not 0. All segments share it, each with its own value.
-
-    Args:
-        values: (k, j, i), whole numbers.
-        geometry: image with this size.
-    """
-    bounds = _bounds(values)
-    cut = values[tuple(slice(low, high + 1) for low, high in reversed(bounds))]
-    return _make_image(bounds, ijk_to_ras(geometry), np.ascontiguousarray(cut))
-
-
-def _bounds(values: np.ndarray) -> list[tuple[int, int]]:
-    """First and last index along i, j and k with a value that is not 0; all of the image where there is none."""
-    bounds = []
-    for axis in (2, 1, 0):
-        found = np.flatnonzero(values.any(axis=tuple({0, 1, 2} - {axis})))
-        bounds.append((int(found[0]), int(found[-1])) if found.size else (0, values.shape[axis] - 1))
-    return bounds
-
-
-def _make_image(
-    bounds: Sequence[tuple[int, int]], ijk_to_world: vtk.vtkMatrix4x4, values: np.ndarray | None = None
-) -> slicer.vtkOrientedImageData:
-    """An image with first and last index along i, j and k, and with voxels where ``values`` (in C order) are given."""
-    image = slicer.vtkOrientedImageData()
-    image.SetExtent(*(index for pair in bounds for index in pair))
-    image.SetGeometryFromImageToWorldMatrix(ijk_to_world)
-    if values is not None:
-        scalars = numpy_to_vtk(values.ravel(), deep=True, array_type=get_vtk_array_type(values.dtype))
-        scalars.SetName("ImageScalars")
-        image.GetPointData().SetScalars(scalars)
-    return image
-
-
-def _grid(image: sitk.Image) -> slicer.vtkOrientedImageData:
-    """All of an image, without voxels."""
-    return _make_image([(0, size - 1) for size in image.GetSize()], ijk_to_ras(image))
-
-
-def _occupied(segments: Sequence[slicer.vtkSegment], geometry: sitk.Image) -> np.ndarray:
-    """Where segments lie on an image's grid, (k, j, i), bool.
-
-    Segments that share a layer are brought to the grid together: one after the other they would take seconds.
-    """
-    layers: dict[slicer.vtkOrientedImageData | None, list[int]] = {}
-    for segment in segments:
-        layers.setdefault(segment.GetRepresentation(_BINARY_LABELMAP), []).append(segment.GetLabelValue())
-    grid = _grid(geometry)
-    occupied = np.zeros(geometry.GetSize()[::-1], bool)
-    for layer, values in layers.items():
-        if layer is None or layer.IsEmpty():
-            continue
-        inside = np.isin(vtk_to_numpy(layer.GetPointData().GetScalars()), values).astype(np.uint8)
-        ijk_to_world, on_grid = vtk.vtkMatrix4x4(), slicer.vtkOrientedImageData()
-        layer.GetImageToWorldMatrix(ijk_to_world)
-        extent = layer.GetExtent()
-        mask = _make_image(list(zip(extent[0::2], extent[1::2], strict=True)), ijk_to_world, inside)
-        slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
-            mask, grid, on_grid, False, False
-        )
-        occupied |= vtk_to_numpy(on_grid.GetPointData().GetScalars()).reshape(occupied.shape) > 0
-    return occupied
+def _with_kept(
+    values: np.ndarray,
+    kept: np.ndarray | None,
+    segmentation: slicer.vtkSegmentation,
+    structures: Sequence[Label],
+    geometry: sitk.Image,
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """``values`` with what the segments hold where ``kept``; and those apart that overlap another one there."""
+    if kept is None or not kept.any():
+        return values, {}
+    layers = find_layers(segmentation, structures, geometry)
+    merged = np.where(kept, 0, values).astype(values.dtype)
+    for layer in layers:
+        np.copyto(merged, layer.values, where=kept & (layer.values > 0))
+    apart = {}
+    for layer in layers:
+        for value in layer.labels:
+            held = kept & (layer.values == value)
+            if (held & (merged != value)).any():
+                apart[value] = np.where(held | (~kept & (values == value)), value, 0).astype(values.dtype)
+    for value, voxels in apart.items():  # nothing of it in the shared layer
+        merged[(merged == value) & (voxels == value)] = 0
+    return merged, apart

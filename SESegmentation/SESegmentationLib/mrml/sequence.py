@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import SimpleITK as sitk
 import slicer
 
@@ -145,7 +146,12 @@ class SegmentationSequence:
         return self._sequence.GetDataNodeAtValue(self._frames.sequence.GetNthIndexValue(number), True)
 
     def write(
-        self, number: int, labels: sitk.Image, structures: Sequence[Label], history: UndoHistory | None = None
+        self,
+        number: int,
+        labels: sitk.Image,
+        structures: Sequence[Label],
+        history: UndoHistory | None = None,
+        kept: np.ndarray | None = None,
     ) -> list[str]:
         """Write the result of a frame, as :func:`.update_segmentation` does.
 
@@ -154,6 +160,7 @@ class SegmentationSequence:
             labels: label map in the frame's own coordinates.
             structures: what the values mean.
             history: takes the change of this frame back while the frame is shown.
+            kept: where no voxel of this frame changes.
 
         Returns:
             Names of the completed segments that were spared.
@@ -170,7 +177,7 @@ class SegmentationSequence:
         if frame is None:
             value = self._frames.sequence.GetNthIndexValue(number)
             frame = self._sequence.SetDataNodeAtValue(slicer.vtkMRMLSegmentationNode(), value)
-        return update_segmentation(frame, labels, structures, history)
+        return update_segmentation(frame, labels, structures, history, kept=kept)
 
 
 def _find_sequence(

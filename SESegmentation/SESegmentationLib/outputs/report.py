@@ -21,6 +21,7 @@ from ..models import ModelCard
 
 if TYPE_CHECKING:
     from ..inference.engine import SegmentationResult
+    from ..inference.sampling import StructureSpread
 
 _LIBRARIES = ("torch", "numpy", "SimpleITK", "safetensors")
 
@@ -73,6 +74,24 @@ def build_report(
     }
 
 
+def with_samples(
+    report: dict[str, Any], spread: Mapping[int, StructureSpread], kind: str, count: int, seconds: float
+) -> dict[str, Any]:
+    """A report, and how far each structure differs among samples of the volume; see :mod:`..inference.sampling`."""
+    structures = [
+        structure
+        | {
+            "sample_overlap": round(spread[structure["value"]].overlap, 4),
+            "sample_variation": round(spread[structure["value"]].variation, 4),
+        }
+        if structure["value"] in spread
+        else structure
+        for structure in report["structures"]
+    ]
+    timings = report["timings_s"] | {"sampling": round(seconds, 3)}
+    return report | {"structures": structures, "samples": {"kind": kind, "count": count}, "timings_s": timings}
+
+
 def surfaces_mm2(labels: sitk.Image) -> dict[int, float]:
     """Area of every structure's surface in mm^2, by value.
 
@@ -92,9 +111,9 @@ def write_report(path: Path, content: Mapping[str, Any] | Sequence[Mapping[str, 
         return
     reports = [content] if isinstance(content, Mapping) else content
     with path.open("w", encoding="utf-8-sig", newline="") as file:  # the mark tells spreadsheets that it is UTF-8
-        table = csv.DictWriter(file, _COLUMNS)
+        table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
-        table.writerows(row for report in reports for row in _rows(report))
+        table.writerows(row for report in reports for row in table_rows(report))
 
 
 _STRUCTURE_COLUMNS = (
@@ -105,9 +124,12 @@ _STRUCTURE_COLUMNS = (
     "surface_mm2",
     "confidence",
     "expected_dice",
+    "sample_overlap",
+    "sample_variation",
     "corrected_share",
+    "state",
 )
-_COLUMNS = (
+COLUMNS = (
     "input",
     *_STRUCTURE_COLUMNS,
     "model",
@@ -121,8 +143,8 @@ _COLUMNS = (
 )
 
 
-def _rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each structure; a single one for a volume that could not be segmented."""
+def table_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A report as rows of ``COLUMNS``, one for each structure; one alone for a volume that could not be segmented."""
     if "error" in report:
         return [{"input": report["input"], "warnings": f"{report['error']['cause']} {report['error']['remedy']}"}]
     model = report["model"]

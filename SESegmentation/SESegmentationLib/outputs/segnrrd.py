@@ -7,8 +7,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..errors import SegmentationError, UsageError
+from ..errors import UsageError
 from ..models import Label
+from .images import write_image
 
 #: the formats by their file name's ending
 FORMATS = (".seg.nrrd", ".nii.gz", ".nii", ".png")
@@ -37,13 +38,7 @@ def write_segmentation(path: Path, labels: sitk.Image, structures: Sequence[Labe
     elif path.name.endswith(".seg.nrrd"):
         for key, value in segment_fields(image, structures).items():
             image.SetMetaData(key, value)
-    try:
-        sitk.WriteImage(image, str(path), useCompression=True)
-    except RuntimeError as error:
-        raise SegmentationError(
-            f"{path.name} cannot be written: {str(error).strip().splitlines()[-1]}.",
-            "See that the disk has space and that the output folder is writable.",
-        ) from error
+    write_image(path, image)
 
 
 def segment_fields(labels: sitk.Image, structures: Sequence[Label]) -> dict[str, str]:

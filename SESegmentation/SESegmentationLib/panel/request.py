@@ -10,7 +10,14 @@ import slicer
 from ..client import SegmentJob
 from ..errors import InputError
 from ..models import ModelPackage
-from ..mrml import SegmentationSequence, VolumeSequence, check_volume_node, image_from_volume_node, region_image
+from ..mrml import (
+    SegmentationSequence,
+    VolumeSequence,
+    check_grid,
+    check_volume_node,
+    image_from_volume_node,
+    region_image,
+)
 from .scene_results import Target, find_frames, moves_with
 
 
@@ -61,6 +68,7 @@ class Request:
         check_volume_node(volume)
         if output is None:
             return
+        check_grid(output, volume)
         if not moves_with(output, volume):
             raise InputError(
                 f"The segmentation {output.GetName()} is not under the same transform as {volume.GetName()}.",
@@ -96,6 +104,7 @@ class Request:
             fast=self.fast,
             low_memory=self.low_memory,
             device=self.device,
+            doubt=frame is None,
         )
 
     def target(self, frame: int | None, output_id: str | None = None) -> Target:
@@ -111,4 +120,5 @@ class Request:
             output_id=output_id or chosen,
             name=f"{self.volume.GetName()} {self.package.card.name}",
             frame=frame,
+            region_id=self.region.GetID() if self.region is not None else None,
         )

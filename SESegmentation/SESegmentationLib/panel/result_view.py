@@ -1,50 +1,59 @@
-"""The result on show: findings, structures with volumes and confidence, 3-D, opacity, undo."""
+"""The result on show: findings, the review list, doubt, 3-D, opacity, undo."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
+from ..mrml import doubt_volume, hide_doubt, is_doubt_shown, make_doubt_volume, show_doubt
 from .messages import Message, MessageList
-from .result_record import RecordedStructure, ResultRecord
+from .result_record import ResultRecord
+from .review_list import ReviewList
 from .scene_results import SceneResults
-from .view_jump import jump_to
 from .wording import duration
-
-_NAME, _VOLUME, _CONFIDENCE = range(3)
-_SWATCH = 12  # pixels
-_SORT_MARK = 26  # pixels, with the margins of a title
-#: structures that are seen without scrolling in the table
-_MAXIMUM_ROWS = 12
 
 
 class ResultView(VTKObservationMixin):
-    """Shows one segmentation at a time. A click on a structure moves the slice views there.
+    """Shows one segmentation at a time.
+
+    Attributes:
+        review: the list of its structures.
 
     Args:
-        ui: holds resultSection, resultLabel, findingFrame, show3DButton, undoButton, structureTable.
+        ui: holds resultSection, resultLabel, findingFrame, show3DButton, undoButton, doubtCheckBox, and what the
+            review list needs.
         results: takes changes back.
+        on_changed: called when another structure is chosen, or the segmentation is another or has changed.
     """
 
-    def __init__(self, ui: Any, results: SceneResults) -> None:
+    def __init__(self, ui: Any, results: SceneResults, on_changed: Callable[[], None]) -> None:
         super().__init__()
         self._ui = ui
         self._results = results
+        self._on_changed = on_changed
         self._node: slicer.vtkMRMLSegmentationNode | None = None
         self._record: ResultRecord | None = None
         self._opacity: tuple[str, float] | None = None  # of which display node it was set last
         self._findings = MessageList(ui.findingFrame)
-        table = ui.structureTable
-        _arrange_columns(table)
-        table.connect("cellClicked(int,int)", self._on_cell)
-        table.connect("currentCellChanged(int,int,int,int)", self._on_cell)
+        self.review = ReviewList(ui, on_changed)
         ui.undoButton.connect("clicked(bool)", self._on_undo)
+        ui.doubtCheckBox.connect("clicked(bool)", self._on_doubt)
         self.show(None)
+
+    @property
+    def node(self) -> slicer.vtkMRMLSegmentationNode | None:
+        """The segmentation on show."""
+        return self._node
+
+    @property
+    def record(self) -> ResultRecord | None:
+        """What is known of it; None where it is no result of this module."""
+        return self._record
 
     @property
     def findings(self) -> list[Message]:
@@ -62,13 +71,14 @@ class ResultView(VTKObservationMixin):
             self.removeObservers()
             if node is not None:  # when another frame of a sequence is selected, the node shows the result of that one
                 self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._on_modified)
-        if record == self._record and node is self._node:
-            return
-        self._node, self._record = node, record
-        self._findings.show([Message.of_finding(finding) for finding in record.findings] if record else [])
-        self._ui.resultLabel.text = _summary(record) if record else _("No result of this module.")
-        self._ui.structureTable.visible = record is not None
-        self._fill(record.structures if record else ())
+                self.addObserver(node.GetSegmentation(), slicer.vtkSegmentation.SegmentModified, self._on_segment)
+        if record != self._record or node is not self._node:
+            self._node, self._record = node, record
+            self._findings.show([Message.of_finding(finding) for finding in record.findings] if record else [])
+            self._ui.resultLabel.text = _summary(record) if record else _("No result of this module.")
+            self.review.show(node, record)
+        self._show_doubt()
+        self._on_changed()
 
     def set_opacity(self, opacity: float) -> None:
         """How opaque the segmentation on show is in all views, 0 to 1; what other modules make of it later counts."""
@@ -85,73 +95,35 @@ class ResultView(VTKObservationMixin):
     def _on_modified(self, caller: slicer.vtkMRMLNode, event: str) -> None:
         self.show(self._node)
 
-    def _fill(self, structures: tuple[RecordedStructure, ...]) -> None:
-        """List the structures, the least certain first."""
-        table = self._ui.structureTable
-        table.blockSignals(True)
-        table.setSortingEnabled(False)  # rows would move while they are filled
-        table.setRowCount(len(structures))
-        for row, structure in enumerate(structures):
-            for column, item in enumerate(_items(row, structure)):
-                table.setItem(row, column, item)
-        table.setSortingEnabled(True)
-        table.sortItems(_CONFIDENCE, qt.Qt.AscendingOrder)
-        table.clearSelection()
-        table.resizeRowsToContents()
-        table.blockSignals(False)
-        rows = sum(table.rowHeight(row) for row in range(min(len(structures), _MAXIMUM_ROWS)))
-        table.setFixedHeight(table.horizontalHeader().height + rows + 2 * table.frameWidth)
+    def _on_segment(self, caller: slicer.vtkSegmentation, event: str) -> None:
+        self.review.refresh()
 
-    def _on_cell(self, row: int, column: int) -> None:
-        item = self._ui.structureTable.item(row, _NAME)
-        if item is None or self._record is None:
-            return
-        centre = self._record.structures[item.data(qt.Qt.UserRole)].centre_lps
-        if centre is not None:
-            jump_to(self._node, centre)
+    def _show_doubt(self) -> None:
+        """Offer the map of doubt where there is one, and say whether it lies over the views."""
+        there = self._node is not None and doubt_volume(self._node) is not None
+        self._ui.doubtCheckBox.enabled = there or self._results.doubt(self._node) is not None
+        self._ui.doubtCheckBox.checked = there and is_doubt_shown(self._node)
+
+    def _on_doubt(self, shown: bool) -> None:
+        if shown:
+            if doubt_volume(self._node) is None:
+                make_doubt_volume(self._node, self._results.doubt(self._node))
+            show_doubt(self._node)
+        else:
+            hide_doubt(self._node)
+        self._show_doubt()
 
     def _on_undo(self) -> None:
         self._results.undo(self._node)
         self.show(self._node)
 
 
-def _arrange_columns(table: Any) -> None:
-    """As much room as there is for the names."""
-    titles = _("Structure"), _("Volume (ml)"), _("Confidence (%)")
-    table.setHorizontalHeaderLabels([title.replace(" (", "\n(") for title in titles])
-    header, metrics = table.horizontalHeader(), table.fontMetrics()
-    header.setSectionResizeMode(_NAME, qt.QHeaderView.Stretch)
-    for column in (_VOLUME, _CONFIDENCE):
-        header.setSectionResizeMode(column, qt.QHeaderView.Fixed)
-        width = max(metrics.boundingRect(word).width() for word in titles[column].split(" "))
-        table.setColumnWidth(column, width + _SORT_MARK)
-    header.setFixedHeight(2 * metrics.lineSpacing() + 8)
-
-
-def _items(index: int, structure: RecordedStructure) -> tuple[Any, Any, Any]:
-    """The cells of a structure; numbers are kept as numbers, so that they are sorted as such."""
-    swatch = qt.QPixmap(_SWATCH, _SWATCH)
-    swatch.fill(qt.QColor(*structure.color))
-    name = qt.QTableWidgetItem(structure.name)
-    name.setToolTip(structure.name)  # the column may be too narrow for it
-    name.setIcon(qt.QIcon(swatch))
-    name.setData(qt.Qt.UserRole, index)
-    volume, confidence = qt.QTableWidgetItem(), qt.QTableWidgetItem()
-    if structure.centre_lps is None:
-        volume.setText(_("not found"))
-    else:
-        volume.setData(qt.Qt.DisplayRole, round(structure.volume_ml, 2))
-        confidence.setData(qt.Qt.DisplayRole, round(100 * structure.confidence))
-    for number in (volume, confidence):
-        number.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-    return name, volume, confidence
-
-
 def _summary(record: ResultRecord) -> str:
-    return _("{volume}: {model} {version}, {seconds} on {device}").format(
+    summary = _("{volume}: {model} {version}, {seconds} on {device}").format(
         volume=record.volume,
         model=record.model,
         version=record.model_version,
         seconds=duration(record.seconds),
         device=record.device,
     )
+    return _("{summary}; recalibrated on corrected slices").format(summary=summary) if record.adapted else summary

@@ -29,9 +29,6 @@ class RunControl:
         ui: holds segmentButton, progressBar and progressLabel.
         make_segmenter: makes the segmenter when it is first needed.
         on_segment: called when the user clicks Segment.
-        on_result: called with the event of a job that succeeded; another one follows unless it was the last, or this
-            calls :meth:`abandon`.
-        on_failure: called with the error of a job that failed or was cancelled; no other one follows.
         clock: tells the time in s.
     """
 
@@ -40,8 +37,6 @@ class RunControl:
         ui: Any,
         make_segmenter: Callable[[], Segmenter],
         on_segment: Callable[[], None],
-        on_result: Callable[[ResultEvent], None],
-        on_failure: Callable[[SegmentationError], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ui = ui
@@ -52,8 +47,8 @@ class RunControl:
         self._count = self._done = 0
         self._started = 0.0
         self._on_segment = on_segment
-        self._on_result = on_result
-        self._on_failure = on_failure
+        self._on_result: Callable[[ResultEvent], None]
+        self._on_failure: Callable[[SegmentationError], None]
         self._clock = clock
         self._timer = qt.QTimer(ui.segmentButton)
         self._timer.connect("timeout()", self._fetch)
@@ -70,17 +65,26 @@ class RunControl:
         """What the worker printed last, for reports of failures."""
         return getattr(self._segmenter, "log", "")
 
-    def start(self, next_job: Callable[[], Job], count: int = 1) -> None:
+    def start(
+        self,
+        next_job: Callable[[], Job],
+        on_result: Callable[[ResultEvent], None],
+        on_failure: Callable[[SegmentationError], None],
+        count: int = 1,
+    ) -> None:
         """Begin a run. The one before must be over.
 
         Args:
             next_job: makes a job when the one before is done; may raise SegmentationError, the first time here.
+            on_result: called with the event of a job that succeeded; another one follows unless it was the last, or
+                this calls :meth:`abandon`.
+            on_failure: called with the error of a job that failed or was cancelled; no other one follows.
             count: how many jobs there are.
         """
         if self._segmenter is None:
             self._segmenter = self._make_segmenter()
         self._handle = self._segmenter.submit(next_job())
-        self._next_job = next_job
+        self._next_job, self._on_result, self._on_failure = next_job, on_result, on_failure
         self._count, self._done = count, 0
         self._started = self._clock()
         self._ui.segmentButton.text = _("Cancel")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from slicer.i18n import tr as _
 
+from ..mrml import ACCEPTED, CORRECTED, TO_CHECK
+
 _SIDES = ("left ", "right ")
 
 
@@ -39,6 +41,9 @@ def phase_name(phase: str) -> str:
         "locate": _("Looking for the region"),
         "restore": _("Bringing the result to the volume's grid"),
         "measure": _("Measuring"),
+        "segment": _("Segmenting as before"),
+        "learn": _("Learning from the corrected slices"),
+        "segment again": _("Segmenting with what was learnt"),
     }
     if phase in known:
         return known[phase]
@@ -53,6 +58,16 @@ def progress_line(phase: str, seconds_left: float | None) -> str:
     if seconds_left is None:
         return f"{phase_name(phase)}…"
     return _("{phase}… {time} left").format(phase=phase_name(phase), time=about(seconds_left))
+
+
+def state_name(state: str) -> str:
+    """How far the review of a structure is, for the list."""
+    return {TO_CHECK: _("to check"), CORRECTED: _("corrected"), ACCEPTED: _("accepted")}[state]
+
+
+def slice_names(slices: str) -> str:
+    """Slices such as "k:12,17 j:3" for a message: "k 12, 17; j 3"."""
+    return "; ".join(entry.replace(":", " ").replace(",", ", ") for entry in slices.split())
 
 
 def structure_list(names: Sequence[str]) -> str:

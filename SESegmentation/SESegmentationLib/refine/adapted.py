@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import InputError, ModelError
@@ -44,8 +44,12 @@ class AdaptedParameters:
 
     def save(self, path: str | Path) -> None:
         """Write the file; OSError where that fails."""
-        metadata = {"format": FORMAT, "weights_sha256": self.weights_sha256, **self.notes}
-        save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, path, metadata)
+        Path(path).write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """What :meth:`save` writes."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        return save(tensors, {"format": FORMAT, "weights_sha256": self.weights_sha256, **self.notes})
 
     @classmethod
     def load(cls, path: str | Path) -> AdaptedParameters:

@@ -6,7 +6,7 @@ cross it. Where nothing is known and the network was sure, its own probabilities
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..inference.engine import Field
-from ..inference.views import PLANE_AXIS, along, slab
+from ..inference.views import PLANE_AXIS, across_axis, along, other_sides, padded, slab
 from ..models import ModelCard, View
 from ..training.losses import merge_pairs, merge_target, segmentation_loss
 from ..training.sources import channel_pairs
@@ -40,6 +40,7 @@ class Lessons:
         own: (N, C, H, W) the network's probabilities before it learns, half precision.
         corrected: (N,) bool, slices most of which is known.
         pairs: channels (left, right) that are one in this view; none where it tells them apart.
+        other_side: of every channel that of the same structure on the other side.
     """
 
     view: View
@@ -49,6 +50,7 @@ class Lessons:
     own: Tensor
     corrected: Tensor
     pairs: list[tuple[int, int]]
+    other_side: list[int]
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Indices of ``count`` slices at most; half of them corrected ones, as far as there are as many."""
@@ -59,13 +61,26 @@ class Lessons:
         rest = min(count - len(first), int((share > 0).sum()))
         return torch.cat([first, torch.multinomial(share, rest, generator=generator)]) if rest > 0 else first
 
-    def loss(self, network: nn.Module, chosen: Tensor, anchor: float) -> Tensor:
+    def logits(self, network: nn.Module, chosen: Tensor | slice, mirror: bool = False) -> Tensor:
+        """What ``network`` says of the slices ``chosen``, or of their mirror images: (N, C, H, W), sides merged.
+
+        As in inference, slices are padded to the view's size, and what is said of a mirror image is mirrored back.
+        """
+        across = across_axis(self.view.plane)
+        framed, inside = padded(self.slabs[chosen].flip(across) if mirror else self.slabs[chosen], self.view.size)
+        logits = network(framed)[inside].float()
+        if mirror:
+            logits = logits[:, self.other_side]
+            logits = logits if across == 1 else logits.flip(across)
+        return merge_pairs(logits, self.pairs, torch.ones(len(logits), dtype=torch.bool, device=logits.device))
+
+    def loss(self, network: nn.Module, chosen: Tensor, anchor: float, mirror: bool = False) -> Tensor:
         """Cross-entropy and Dice on the known voxels of the slices ``chosen``, and the anchor on the others.
 
         The anchor is the cross-entropy with the network's own former probabilities, where it was sure, times
-        ``anchor``.
+        ``anchor``. With ``mirror`` the network sees mirror images.
         """
-        logits = merged(network(self.slabs[chosen]).float(), self.pairs)
+        logits = self.logits(network, chosen, mirror)
         known, target, own = self.known[chosen], self.target[chosen], self.own[chosen].float()
         by_voxel = logits.movedim(1, -1)
         loss = 0 * logits.sum()  # in case that nothing is known or sure
@@ -95,11 +110,14 @@ def prepare_lessons(
     kept = _most_known(corrected, (known & (target > 0)).flatten(1).sum(1))
     image = torch.from_numpy(np.ascontiguousarray(field.volume))
     slabs = slab(image, view.plane, everything, view.thickness)[kept].to(device)
-    pairs = channel_pairs(card) if view.merged else []
+    both = channel_pairs(card)
+    pairs = both if view.merged else []
     target = merge_target(target[kept].to(device), pairs, torch.ones(len(kept), dtype=torch.bool, device=device))
+    sides = other_sides(both, len(card.labels) + 1)
+    lessons = Lessons(view, slabs, target, known[kept].to(device), slabs[:0], corrected[kept], pairs, sides)
     with torch.no_grad():
-        own = torch.cat([torch.softmax(merged(network(part), pairs), dim=1).half() for part in slabs.split(8)])
-    return Lessons(view, slabs, target, known[kept].to(device), own, corrected[kept], pairs)
+        parts = [lessons.logits(network, slice(n, n + 8)) for n in range(0, len(kept), 8)]
+    return replace(lessons, own=torch.cat([torch.softmax(part, dim=1).half() for part in parts]))
 
 
 def known_channels(field: Field, corrections: Corrections, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
@@ -115,11 +133,6 @@ def known_channels(field: Field, corrections: Corrections, card: ModelCard) -> t
     if field.mirror:
         channels, known = channels[..., ::-1], known[..., ::-1]
     return np.ascontiguousarray(channels), np.ascontiguousarray(known)
-
-
-def merged(logits: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
-    """Logits (N, C, H, W) with left and right added up, where there are pairs."""
-    return merge_pairs(logits, pairs, torch.ones(len(logits), dtype=torch.bool, device=logits.device))
 
 
 def _most_known(corrected: Tensor, structure: Tensor) -> Tensor:

@@ -31,13 +31,14 @@ class Settings:
         rate: of learning at first; it falls to 0 as a cosine.
         stay: strength of the pull towards the old values, on half the sum of squared differences.
         anchor: weight of the network's own former probabilities where it was sure.
-        batch: slices a step, over all views of the network.
+        batch: slices a step, over all views of all networks: three networks of one view each take as long as one
+            network of three.
         pixels: a step sees about so many at most; of large slices it takes fewer, and the views in turn.
         seed: of the order of slices.
     """
 
     parameters: str = "se"
-    steps: int = 30
+    steps: int = 60
     rate: float = 2e-2
     stay: float = 1e-3
     anchor: float = 0.1
@@ -51,7 +52,7 @@ class Settings:
         return replace(cls(), parameters=parameters, rate=_RATES.get(parameters, cls.rate))
 
 
-_RATES = {"se": 2e-2, "classifier": 5e-2, "all": 2e-3}
+_RATES = {"se": 2e-2, "classifier": 5e-2, "all": 1e-3}
 
 
 def recalibrate(
@@ -74,12 +75,14 @@ def recalibrate(
     """
     adapted = {name: copy.deepcopy(network) for name, network in networks.items()}
     learning = [name for name in adapted if lessons.get(name)]
+    views = sum(len(lessons[name]) for name in learning)
     for number, name in enumerate(learning):
+        share = len(lessons[name]) / views
 
         def told(fraction: float, number: int = number) -> None:
             report((number + fraction) / len(learning))
 
-        _learn(adapted[name], lessons[name], settings, device, told)
+        _learn(adapted[name], lessons[name], settings, share, device, told)
     return adapted
 
 
@@ -87,10 +90,11 @@ def _learn(
     network: nn.Module,
     lessons: Sequence[Lessons],
     settings: Settings,
+    share: float,
     device: torch.device,
     report: Callable[[float], None],
 ) -> None:
-    """Train some parameters of ``network`` in place."""
+    """Train some parameters of ``network``, whose slices are that share of all, in place."""
     network.requires_grad_(False)
     parameters = list(adapted_parameters(network, settings.parameters).values())
     for parameter in parameters:
@@ -103,9 +107,10 @@ def _learn(
         for group in optimiser.param_groups:
             group["lr"] = settings.rate * (1 + math.cos(math.pi * step / settings.steps)) / 2
         optimiser.zero_grad()
-        for lesson, count in _shares(lessons, settings, step):
+        for lesson, count in _shares(lessons, settings, share, step):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                loss = lesson.loss(network, lesson.draw(count, generator), settings.anchor)
+                mirror = lesson.view.mirrored and step % 2 == 1
+                loss = lesson.loss(network, lesson.draw(count, generator), settings.anchor, mirror)
             loss.backward()
         for parameter, before in zip(parameters, old, strict=True):
             if parameter.grad is not None:
@@ -115,9 +120,10 @@ def _learn(
     network.requires_grad_(False)
 
 
-def _shares(lessons: Sequence[Lessons], settings: Settings, step: int) -> list[tuple[Lessons, int]]:
+def _shares(lessons: Sequence[Lessons], settings: Settings, share: float, step: int) -> list[tuple[Lessons, int]]:
     """What one step sees: a number of slices of each view, view by view since their slices differ in size."""
     area = max(lesson.slabs.shape[-2] * lesson.slabs.shape[-1] for lesson in lessons)
-    count = max(min(settings.batch, settings.pixels // area), 2)  # a corrected slice, and one that crosses it
+    # a corrected slice and one that crosses it at least
+    count = max(round(min(settings.batch, settings.pixels // area) * share), 2)
     views = min(len(lessons), count // 2)
     return [(lessons[(step * views + n) % len(lessons)], count // views) for n in range(views)]

@@ -68,6 +68,7 @@ def refine(
     *,
     roi: sitk.Image | None = None,
     low_memory: bool = False,
+    doubt: bool = False,
     settings: Settings | None = None,
     progress: Progress = no_progress,
 ) -> Refinement:
@@ -80,6 +81,7 @@ def refine(
         slices: which of its slices were corrected; found by comparing with the network's own result where None.
         roi: as it was given for the result that was corrected.
         low_memory: smaller batches; slower.
+        doubt: give the new result's map of doubt too; there is none in the corrected slices.
         settings: how to learn.
         progress: told phase, fraction and seconds left; may raise to cancel.
 
@@ -107,8 +109,9 @@ def refine(
         adapted = recalibrate(networks, lessons, settings, engine.device, lambda share: phases.update("learn", share))
     parameters = _adapted_parameters(engine, adapted, lessons, settings)
     again = Engine(engine.package, str(engine.device), adapted)
-    result = again.segment(image, **options, keep=corrections.kept_in, progress=_inside(phases, "segment again"))
-    result = replace(result, timings=phases.seconds())
+    inside = _inside(phases, "segment again")
+    result = again.segment(image, **options, doubt=doubt, keep=corrections.kept_in, progress=inside)
+    result = replace(result, timings=phases.seconds(), doubt=_outside(corrections, result.doubt))
     return Refinement(result, own, _changes(own, result, corrections), list(slices), parameters)
 
 
@@ -158,6 +161,17 @@ def _changes(own: SegmentationResult, new: SegmentationResult, corrections: Corr
         corrected = int(((had | has) & known).sum())
         changes.append(Change(structure.label, int(has.sum()), int(had.sum()), corrected))
     return changes
+
+
+def _outside(corrections: Corrections, doubt: sitk.Image | None) -> sitk.Image | None:
+    """A map of doubt, 0 where the labels are known."""
+    if doubt is None:
+        return None
+    array = sitk.GetArrayFromImage(doubt)
+    array[corrections.known] = 0
+    outside = sitk.GetImageFromArray(array)
+    outside.CopyInformation(doubt)
+    return outside
 
 
 def _inside(phases: PhasedProgress, phase: str) -> Progress:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
+from scipy.optimize import nnls
 
 from ..errors import InputError, SegmentationError
 from ..inference.device import choose_device
@@ -144,13 +144,18 @@ def compare(
 
 
 def fit_curve(observations: Sequence[Observation]) -> dict[str, list[float]]:
-    """A rising line through a few points: means of groups of equal size, made monotone by isotonic regression."""
-    pairs = np.array(sorted((seen.confidence, seen.dice) for seen in observations))
-    groups = np.array_split(pairs, min(POINTS, len(pairs)))
-    means = np.array([group.mean(0) for group in groups])
-    rising = isotonic_regression(means[:, 1], weights=[len(group) for group in groups]).x
-    first = np.unique(means[:, 0].round(4), return_index=True)[1]  # several groups may have the same confidence
-    return {"confidence": means[first, 0].round(4).tolist(), "dice": rising[first].round(4).tolist()}
+    """A rising line through a few points, closest to what was seen in the sense of least squares.
+
+    The points lie where equal parts of the confidences seen end, the lowest and the highest one included. That the
+    line rises, non-negative least squares see to: their unknowns are its first height and how much each part adds.
+    """
+    confidence, dice = np.array([(seen.confidence, seen.dice) for seen in observations]).T
+    knots = np.unique(np.quantile(confidence, np.linspace(0, 1, POINTS)).round(4))
+    rises = [
+        np.clip((confidence - start) / (end - start), 0, 1) for start, end in zip(knots[:-1], knots[1:], strict=True)
+    ]
+    heights = nnls(np.stack([np.ones(len(dice)), *rises], axis=1), dice)[0].cumsum()
+    return {"confidence": knots.tolist(), "dice": heights.clip(0, 1).round(4).tolist()}
 
 
 def fit(observations: Sequence[Observation]) -> dict[str, dict[str, dict[str, list[float]]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -36,6 +36,7 @@ class SegmentJob:
         fast: fewer views.
         low_memory: smaller batches.
         device: "auto", "cpu", "cuda", "cuda:1", ..., "mps".
+        doubt: give the map of doubt, in steps of 1/255, and the most doubtful slices of each structure.
     """
 
     kind = "segment"
@@ -46,24 +47,51 @@ class SegmentJob:
     fast: bool = False
     low_memory: bool = False
     device: str = "auto"
+    doubt: bool = False
 
     def pack(self) -> tuple[dict[str, Any], list[np.ndarray]]:
-        images = [self.image] if self.roi is None else [self.image, self.roi]
-        packed = [pack_image(image) for image in images]
-        value = {
-            "images": [description for description, _ in packed],
-            "model": str(self.model),
-            "fast": self.fast,
-            "low_memory": self.low_memory,
-            "device": self.device,
-        }
-        return value, [voxels for _, voxels in packed]
+        return _pack(self, ("image", "roi"))
 
     @classmethod
     def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> SegmentJob:
-        value = dict(value)
-        images = [unpack_image(*packed) for packed in zip(value.pop("images"), arrays, strict=True)]
-        return cls(*images[:1], roi=images[1] if len(images) > 1 else None, **value)
+        return cls(**_unpack(value, arrays))
+
+
+@dataclass(frozen=True)
+class RefineJob:
+    """Let a model learn from corrected slices, and segment again.
+
+    Its result is a :class:`~SESegmentationLib.worker.results.RefinedResult`.
+
+    Attributes:
+        image: the volume; it and ``labels`` must stay unchanged until the job is accepted.
+        labels: the corrected label map on the same grid.
+        slices: those that were corrected, for example ("k:12,17", "j:40").
+        model: name or folder of the model.
+        roi: as it was given for the result that was corrected.
+        low_memory: smaller batches.
+        device: as for :class:`SegmentJob`.
+        doubt: as for :class:`SegmentJob`; there is none in the corrected slices.
+    """
+
+    kind = "refine"
+
+    image: sitk.Image
+    labels: sitk.Image
+    slices: tuple[str, ...]
+    model: str | Path
+    roi: sitk.Image | None = None
+    low_memory: bool = False
+    device: str = "auto"
+    doubt: bool = False
+
+    def pack(self) -> tuple[dict[str, Any], list[np.ndarray]]:
+        return _pack(self, ("image", "labels", "roi"))
+
+    @classmethod
+    def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> RefineJob:
+        value = _unpack(value, arrays)
+        return cls(**value | {"slices": tuple(value["slices"])})
 
 
 @dataclass(frozen=True)
@@ -89,4 +117,21 @@ class WarmUpJob:
 
 
 #: every job by its kind
-JOBS: dict[str, type[Job]] = {job.kind: job for job in (SegmentJob, WarmUpJob)}
+JOBS: dict[str, type[Job]] = {job.kind: job for job in (SegmentJob, RefineJob, WarmUpJob)}
+
+
+def _pack(job: SegmentJob | RefineJob, images: tuple[str, ...]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """The fields of a job as JSON; the images among them (a roi is optional) as descriptions and arrays."""
+    value = {field.name: getattr(job, field.name) for field in fields(job)}
+    given = [name for name in images if name != "roi" or value[name] is not None]
+    packed = {name: pack_image(value[name]) for name in given}
+    value |= {name: description for name, (description, _) in packed.items()}
+    return value | {"model": str(job.model), "images": given}, [voxels for _, voxels in packed.values()]
+
+
+def _unpack(value: dict[str, Any], arrays: list[np.ndarray]) -> dict[str, Any]:
+    """The fields that :func:`_pack` packed."""
+    value = dict(value)
+    for name, voxels in zip(value.pop("images"), arrays, strict=True):
+        value[name] = unpack_image(value[name], voxels)
+    return value

@@ -1,19 +1,45 @@
-"""The result of a segmentation as a description for a header and an array for a frame, and back."""
+"""The result of a segmentation as a description for a header and arrays for a frame, and back."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isnan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from ..inference.result import Finding, SegmentationResult, StructureResult
 from ..models import Label, ModelCard
 from .images import pack_image, unpack_image
 
+if TYPE_CHECKING:
+    from ..refine.refinement import Refinement
+
+
+#: doubt travels and is kept in whole steps, a quarter as large as single precision
+DOUBT_STEPS = 255
+
+
+@dataclass(frozen=True)
+class RefinedResult:
+    """What came of learning from corrected slices.
+
+    Attributes:
+        result: the new one, corrected slices as they were left.
+        slices: the corrected ones, for example ("k:12,17",).
+        adapted: the adapted parameters, the bytes of a file as :mod:`SESegmentationLib.refine.adapted` writes it.
+        parameters: how many numbers were adapted.
+    """
+
+    result: SegmentationResult
+    slices: tuple[str, ...]
+    adapted: bytes
+    parameters: int
+
 
 def pack_result(result: SegmentationResult) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Description (JSON) of a result, and its labels as the only array."""
+    """Description (JSON) of a result; its labels, and its doubt where there is one, as arrays."""
     description, voxels = pack_image(result.labels)
     structures = [
         {
@@ -23,6 +49,8 @@ def pack_result(result: SegmentationResult) -> tuple[dict[str, Any], list[np.nda
             "confidence": float(structure.confidence),
             # JSON has no NaN
             "centre_lps": None if isnan(structure.centre_lps[0]) else structure.centre_lps,
+            "expected_dice": None if structure.expected_dice is None else float(structure.expected_dice),
+            "doubtful": structure.doubtful,
         }
         for structure in result.structures
     ]
@@ -34,7 +62,10 @@ def pack_result(result: SegmentationResult) -> tuple[dict[str, Any], list[np.nda
         "model": result.model.to_dict(),
         "device": result.device,
     }
-    return value, [voxels]
+    if result.doubt is None:
+        return value, [voxels]
+    steps = np.rint(DOUBT_STEPS * sitk.GetArrayViewFromImage(result.doubt)).astype(np.uint8)
+    return value, [voxels, steps]
 
 
 def unpack_result(value: dict[str, Any], arrays: list[np.ndarray]) -> SegmentationResult:
@@ -46,14 +77,35 @@ def unpack_result(value: dict[str, Any], arrays: list[np.ndarray]) -> Segmentati
             volume_ml=structure["volume_ml"],
             confidence=structure["confidence"],
             centre_lps=tuple(structure["centre_lps"] or (float("nan"),) * 3),
+            expected_dice=structure["expected_dice"],
+            doubtful=structure["doubtful"] and tuple(structure["doubtful"]),
         )
         for structure in value["structures"]
     ]
+    labels = unpack_image(value["labels"], arrays[0])
+    doubt = None
+    if len(arrays) > 1:
+        doubt = unpack_image(value["labels"], np.float32(arrays[1]) / DOUBT_STEPS)
     return SegmentationResult(
-        labels=unpack_image(value["labels"], arrays[0]),
+        labels=labels,
         structures=structures,
         timings=value["timings"],
         findings=[Finding(**finding) for finding in value["findings"]],
         model=ModelCard.from_dict(value["model"]),
         device=value["device"],
+        doubt=doubt,
     )
+
+
+def pack_refinement(refined: Refinement) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Description (JSON) of a refinement, and arrays: the adapted parameters, then those of :func:`pack_result`."""
+    value, arrays = pack_result(refined.result)
+    refinement = {"slices": [str(entry) for entry in refined.slices], "parameters": refined.adapted.count}
+    adapted = np.frombuffer(refined.adapted.to_bytes(), np.uint8)
+    return {"result": value, **refinement}, [adapted, *arrays]
+
+
+def unpack_refinement(value: dict[str, Any], arrays: list[np.ndarray]) -> RefinedResult:
+    """What :func:`pack_refinement` described."""
+    result = unpack_result(value["result"], arrays[1:])
+    return RefinedResult(result, tuple(value["slices"]), arrays[0].tobytes(), value["parameters"])

@@ -8,18 +8,21 @@ import gc
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ModelError
+from ..inference.doubtful import with_doubtful_slices
 from ..inference.result import SegmentationResult
 from ..models import ModelPackage, find_model
 from ..models.card import CARD_NAME
 from ..progress import Progress
-from .jobs import Job, SegmentJob, WarmUpJob
-from .results import pack_result
+from ..refine.slices import Slices
+from .jobs import Job, RefineJob, SegmentJob, WarmUpJob
+from .results import pack_refinement, pack_result
 
 #: what a job gives: JSON and arrays
 Value = tuple[dict[str, Any], list[np.ndarray]]
@@ -29,7 +32,14 @@ class EngineLike(Protocol):
     """What the runner needs of :class:`SESegmentationLib.inference.engine.Engine`."""
 
     def segment(
-        self, image: sitk.Image, *, roi: sitk.Image | None, fast: bool, low_memory: bool, progress: Progress
+        self,
+        image: sitk.Image,
+        *,
+        roi: sitk.Image | None,
+        fast: bool,
+        low_memory: bool,
+        doubt: bool,
+        progress: Progress,
     ) -> SegmentationResult:
         """Segment a volume."""
 
@@ -64,7 +74,11 @@ class JobRunner:
         self._make_engine = engine_factory
         self._capacity = capacity
         self._engines: OrderedDict[tuple, EngineLike] = OrderedDict()
-        self._run_by_kind = {SegmentJob.kind: self._segment, WarmUpJob.kind: self._warm_up}
+        self._run_by_kind = {
+            SegmentJob.kind: self._segment,
+            RefineJob.kind: self._refine,
+            WarmUpJob.kind: self._warm_up,
+        }
 
     def run(self, job: Job, progress: Progress) -> Value:
         """Run ``job``; what it gives as JSON and arrays.
@@ -78,8 +92,27 @@ class JobRunner:
     def _segment(self, job: SegmentJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device)
-        result = engine.segment(job.image, roi=job.roi, fast=job.fast, low_memory=job.low_memory, progress=progress)
-        return pack_result(result)
+        result = engine.segment(
+            job.image, roi=job.roi, fast=job.fast, low_memory=job.low_memory, doubt=job.doubt, progress=progress
+        )
+        return pack_result(with_doubtful_slices(result))
+
+    def _refine(self, job: RefineJob, progress: Progress) -> Value:
+        progress("load", 0.0, None)
+        engine = self._engine(job.model, job.device)
+        from ..refine.refinement import refine
+
+        refined = refine(
+            engine,
+            job.image,
+            job.labels,
+            [Slices.parse(text) for text in job.slices],
+            roi=job.roi,
+            low_memory=job.low_memory,
+            doubt=job.doubt,
+            progress=progress,
+        )
+        return pack_refinement(replace(refined, result=with_doubtful_slices(refined.result)))
 
     def _warm_up(self, job: WarmUpJob, progress: Progress) -> Value:
         progress("load", 0.0, None)

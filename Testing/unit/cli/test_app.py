@@ -112,7 +112,7 @@ def test_doctor_works_without_torch(capfd, tmp_path):
             [sys.executable, "-c", program, *arguments],
             env={**os.environ, "PYTHONPATH": str(LIBRARY)},
             capture_output=True,
-            text=True,
+            encoding="utf-8",  # other tests may change this process's locale
         )
 
     checks = json.loads(command("doctor", "--json").stdout)["checks"]

@@ -72,6 +72,40 @@ def test_one_volume_with_everything(capfd, tiny_model, sample_file, tmp_path):
     assert min(report["timings_s"].values()) >= 0
 
 
+def test_doubt_and_samples_on_request(capfd, tiny_model, sample_file, tmp_path):
+    arguments = [sample_file, "-m", tiny_model, "-o", tmp_path / "a.nii.gz", "--device", "cpu"]
+    code, out, err = run(capfd, *arguments, "--doubt", tmp_path / "d.nii.gz", "--samples", 2, "--json")
+    assert code == 0, err
+    assert files_in(tmp_path) == ["a.nii.gz", "d.nii.gz"]
+    doubt, volume = sitk.ReadImage(str(tmp_path / "d.nii.gz")), sitk.ReadImage(str(sample_file))
+    assert doubt.GetSize() == volume.GetSize()
+    assert np.allclose(doubt.GetDirection(), volume.GetDirection())
+    array = sitk.GetArrayFromImage(doubt)
+    assert 0 <= array.min() < array.max() <= 1
+    report = json.loads(out)
+    assert report["samples"] == {"kind": "augmentation", "count": 2}
+    assert report["timings_s"]["sampling"] > 0
+    for structure in report["structures"]:
+        assert 0 < structure["sample_overlap"] < 1
+        assert structure["sample_variation"] >= 0
+    code, _, err = run(capfd, *arguments, "--samples", 2, "--report", tmp_path / "r.csv")
+    assert code == 0, err
+    header, *rows = (tmp_path / "r.csv").read_text(encoding="utf-8-sig").splitlines()
+    column = header.split(",").index("sample_overlap")
+    assert [float(row.split(",")[column]) for row in rows] == [s["sample_overlap"] for s in report["structures"]]
+
+
+def test_doubt_and_samples_that_cannot_be_had_are_refused(capfd, tiny_model, sample_file, tmp_path):
+    arguments = [sample_file, "-m", tiny_model, "-o", tmp_path / "out" / "a.nii.gz"]
+    assert "without dropout" in refused(capfd, 2, *arguments, "--samples", 3, "--sampling", "dropout")
+    assert "single sample" in refused(capfd, 2, *arguments, "--samples", 1)
+    assert ".nii.gz or" in refused(capfd, 2, *arguments, "--doubt", tmp_path / "d.png")
+    shutil.copy(sample_file, tmp_path / "b.nii.gz")
+    both = [sample_file, tmp_path / "b.nii.gz", "-m", tiny_model, "-o", tmp_path / "out"]
+    assert "--doubt is for one volume" in refused(capfd, 2, *both, "--doubt", tmp_path / "d.nii.gz")
+    assert files_in(tmp_path) == ["b.nii.gz", "out"]
+
+
 def test_a_folder_gets_nifti_files_called_like_the_volumes(capfd, tiny_model, sample_file, tmp_path):
     volumes = tmp_path / "in"
     volumes.mkdir()

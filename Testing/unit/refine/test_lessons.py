@@ -10,6 +10,7 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib.inference.engine import Field
+from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.inference.views import along
 from SESegmentationLib.inference.weights import load_networks
 from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
@@ -98,6 +99,31 @@ def test_without_known_or_sure_voxels_the_loss_is_zero_and_has_a_gradient(tiny_e
     loss = empty.loss(networks["axial"], torch.tensor([0, 1]), anchor=1.0)
     assert loss == 0
     loss.backward()
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("size", [None, (56, 60)])
+def test_networks_see_in_lessons_what_they_see_in_inference(tiny_engine, field, sample, plane, size):
+    """Padded to the view's size, and of mirror images the other side's structures, mirrored back."""
+    labels = (structure_label(1, "hippocampus", LEFT), structure_label(2, "hippocampus", RIGHT))
+    view = next(view for view in tiny_engine.card.views if view.plane == plane)
+    view = replace(view, size=size, mirrored=True)
+    card = replace(tiny_engine.card, labels=labels, merged_pairs=((1, 2),), views=(view,))
+    own = load_networks(tiny_engine.package)
+    corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,))])
+    lessons = prepare_lessons(own[view.network], view, field, corrections, card, CPU)
+    assert len(lessons.slabs) == field.volume.shape[{"axial": 0, "coronal": 1, "sagittal": 2}[plane]]
+    with torch.no_grad():
+        plain, mirrored = (
+            torch.softmax(lessons.logits(own[view.network], slice(None), mirror), dim=1) for mirror in (False, True)
+        )
+    assert (plain - mirrored).abs().max() > 0.01
+    assert (lessons.own.float() - plain).abs().max() < 1e-3
+    predictor = Predictor(card, load_networks(tiny_engine.package), CPU)
+    everything = slice(0, len(plain))
+    for seen, expected in ((replace(view, mirrored=False), plain), (view, (plain + mirrored) / 2)):
+        probabilities = predictor.predict(field.volume, [seen]).probabilities.float()
+        assert (along(probabilities, plane, everything) - expected).abs().max() < 2e-2  # half or lower precision
 
 
 def test_mirrored_fields_and_other_values(tiny_engine, sample, field):

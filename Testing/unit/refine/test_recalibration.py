@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -99,6 +100,20 @@ def test_large_slices_are_seen_in_turn(networks, lessons):
     assert all(count == 2 for _, count in seen)
 
 
+def test_networks_of_one_view_share_what_one_of_all_views_sees(networks, lessons):
+    """Three networks take as long as one, and those of mirrored views see mirror images in every other step."""
+    seen, mirrors = [], []
+    mirrored = {
+        name: [replace(lesson, view=replace(lesson.view, mirrored=True))] for name, (lesson,) in lessons.items()
+    }
+    for (lesson,) in mirrored.values():
+        object.__setattr__(lesson, "draw", _noting(lesson, seen))
+        object.__setattr__(lesson, "loss", _noting_mirrors(lesson, mirrors))
+    learn(networks, mirrored, steps=2, batch=9)
+    assert [count for _, count in seen] == [3] * 6
+    assert mirrors == [False, True] * 3
+
+
 def test_progress_may_stop_it_and_ends_at_one(networks, lessons):
     told = []
     recalibrate(networks, lessons, Settings(steps=2), CPU, told.append)
@@ -114,6 +129,16 @@ def test_progress_may_stop_it_and_ends_at_one(networks, lessons):
 def test_an_unknown_set_is_refused(networks, lessons):
     with pytest.raises(UsageError):
         learn(networks, lessons, parameters="some")
+
+
+def _noting_mirrors(lesson, mirrors):
+    loss = type(lesson).loss
+
+    def noting(network, chosen, anchor, mirror):
+        mirrors.append(mirror)
+        return loss(lesson, network, chosen, anchor, mirror)
+
+    return noting
 
 
 def _noting(lesson, seen):

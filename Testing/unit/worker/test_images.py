@@ -19,7 +19,7 @@ from SESegmentationLib.inference.reading import NOT_NUMBERS
 from SESegmentationLib.inference.result import Finding, SegmentationResult, StructureResult
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.worker.images import pack_image, unpack_image
-from SESegmentationLib.worker.jobs import JOBS, SegmentJob, WarmUpJob
+from SESegmentationLib.worker.jobs import JOBS, RefineJob, SegmentJob, WarmUpJob
 from SESegmentationLib.worker.results import pack_result, unpack_result
 
 LENGTHS = st.floats(0.01, 100, allow_nan=False)
@@ -128,6 +128,16 @@ def test_a_job_arrives_whole(roi, tmp_path):
         assert_same(got.roi, roi)
 
 
+def test_a_refinement_arrives_whole():
+    image, labels = sitk.Image(3, 4, 5, sitk.sitkFloat32) + 2.5, sitk.Image(3, 4, 5, sitk.sitkUInt8) + 1
+    value, arrays = RefineJob(image, labels, ("k:1,2", "i:0"), "brain", low_memory=True, doubt=True).pack()
+    got = JOBS["refine"].unpack(through_json(value), arrays)
+    assert (got.slices, got.model, got.low_memory, got.doubt) == (("k:1,2", "i:0"), "brain", True, True)
+    assert_same(got.image, image)
+    assert_same(got.labels, labels)
+    assert got.roi is None
+
+
 def test_a_warm_up_arrives_whole():
     value, arrays = WarmUpJob("brain", "cpu").pack()
     assert JOBS["warm_up"].unpack(through_json(value), arrays) == WarmUpJob("brain", "cpu")
@@ -139,13 +149,14 @@ def test_a_result_arrives_whole_and_outlives_its_origin(tiny_model):
     result = SegmentationResult(
         labels=sitk.Image(160, 160, 160, sitk.sitkUInt8) + 2,
         structures=[
-            StructureResult(first, np.int64(12), np.float64(0.012), np.float32(0.5), (1.0, -2.0, 3.5)),
+            StructureResult(first, np.int64(12), np.float64(0.012), np.float32(0.5), (1.0, -2.0, 3.5), 0.75, (3, 2, 1)),
             StructureResult(second, 0, 0.0, 0.0, (float("nan"),) * 3),
         ],
         timings={"prepare": 0.25},
         findings=[Finding("contrast", "What.", "So what.")],
         model=package.card,
         device="cpu",
+        doubt=sitk.Image(160, 160, 160, sitk.sitkFloat32) + 0.3,
     )
     value, arrays = pack_result(result)
     structures, timings, findings = result.structures, result.timings, result.findings
@@ -153,6 +164,8 @@ def test_a_result_arrives_whole_and_outlives_its_origin(tiny_model):
     gc.collect()
     got = unpack_result(through_json(value), arrays)
     assert sitk.GetArrayViewFromImage(got.labels).min() == 2
+    assert arrays[1].dtype == np.uint8
+    assert np.abs(sitk.GetArrayViewFromImage(got.doubt) - 0.3).max() < 1 / 255
     assert got.structures[0] == structures[0]
     assert got.structures[1].label == second
     assert all(math.isnan(number) for number in got.structures[1].centre_lps)

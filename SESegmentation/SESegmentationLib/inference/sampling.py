@@ -1,0 +1,170 @@
+"""How far to trust each structure, by samples: the volume segmented several times, never in quite the same way.
+
+Samples are drawn by changing the image a little (test-time augmentation) or by letting the networks drop channels as in
+training (Monte Carlo dropout). It takes as many times as long as a segmentation, so it is done on request. Source of
+both measures over samples: Roy et al., "Bayesian QuickNAT", NeuroImage 195, 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..models import View
+from ..progress import PhasedProgress, Progress, no_progress
+from .engine import Engine
+from .memory import memory_errors
+from .pictures import pixel_size
+from .predictor import Predictor
+from .reading import check_volume
+
+Kind = Literal["augmentation", "dropout"]
+#: samples drawn where nothing else is asked for
+SAMPLES = 8
+#: test-time augmentation: largest shift in voxels, standard deviations of log gamma and of noise (of the volume's own)
+_SHIFT, _GAMMA, _NOISE = 2, 0.15, 0.1
+
+
+@dataclass(frozen=True)
+class StructureSpread:
+    """How much samples of one structure differ.
+
+    Attributes:
+        overlap: voxels that all samples have in common over those that any has; 0 where none has any.
+        variation: standard deviation of the volume over its mean; 0 where the mean is.
+    """
+
+    overlap: float
+    variation: float
+
+
+def sample_structures(
+    engine: Engine,
+    image: sitk.Image,
+    *,
+    roi: sitk.Image | None = None,
+    fast: bool = False,
+    kind: Kind = "augmentation",
+    count: int = SAMPLES,
+    progress: Progress = no_progress,
+) -> dict[int, StructureSpread]:
+    """Draw samples of a volume; how much they differ, by the value of the structure in the result.
+
+    Args:
+        engine: of the model.
+        image, roi, fast, progress: as for :meth:`.Engine.segment`.
+        kind, count: see :func:`draw_samples`.
+
+    Raises:
+        UsageError: fewer than two samples, or dropout of networks that were trained without.
+        InputError, OutOfMemoryError, CancelledError: as from :meth:`.Engine.segment`.
+    """
+    if count < 2:
+        raise UsageError("A single sample has no spread.", "Draw 2 or more; 8 are usual.")
+    phases = PhasedProgress(progress, {"locate": 1, "sample": count})
+
+    def locating(phase: str, fraction: float, seconds_left: float | None) -> None:
+        phases.update("locate", fraction)
+
+    image = check_volume(image, single=pixel_size(engine.card.input, engine.card.spacing) is not None)
+    predictor = engine.predictor
+    views = [predictor.best_view()] if fast else predictor.views
+    spreads: dict[int, StructureSpread] = {}
+    located = engine.locate(image, progress=locating) if roi is None else None
+    with memory_errors():
+        fields = engine.fields(image, roi=roi, located=located)
+        for number, field in enumerate(fields):
+
+            def report(done: int, before: int = number) -> None:
+                phases.update("sample", (before + done / count) / len(fields))
+
+            drawn = draw_samples(predictor, field.volume, views, kind, count, report=report)
+            spread = sample_spread(drawn, predictor.classes)
+            for channel, label in enumerate(engine.card.labels, start=1):
+                if label.value in field.values:
+                    spreads[field.values[label.value]] = spread[channel]
+    return spreads
+
+
+def sample_spread(samples: Sequence[Tensor], classes: int) -> list[StructureSpread]:
+    """The spread of each channel over samples, label maps (k, j, i) of channels.
+
+    Raises:
+        ValueError: fewer than two samples.
+    """
+    if len(samples) < 2:
+        raise ValueError("the spread of samples needs at least two of them")
+    overlap, volumes = np.zeros(classes), np.zeros((len(samples), classes))
+    for channel in range(classes):
+        masks = torch.stack([sample == channel for sample in samples])
+        volumes[:, channel] = masks.flatten(1).sum(1).cpu().numpy()
+        overlap[channel] = float(masks.all(0).sum()) / max(float(masks.any(0).sum()), 1.0)
+    means = volumes.mean(0)
+    variation = np.divide(volumes.std(0), means, out=np.zeros(classes), where=means > 0)
+    return [StructureSpread(*map(float, pair)) for pair in zip(overlap, variation, strict=True)]
+
+
+def draw_samples(
+    predictor: Predictor,
+    volume: np.ndarray,
+    views: Sequence[View],
+    kind: Kind = "augmentation",
+    count: int = SAMPLES,
+    seed: int = 0,
+    report: Callable[[int], None] = lambda done: None,
+) -> list[Tensor]:
+    """Segment a volume several times, never in quite the same way.
+
+    Args:
+        predictor: of the model.
+        volume: (k, j, i) normalised.
+        views: as for :meth:`.Predictor.predict`.
+        kind: "augmentation" changes the image: shifted by whole voxels, gamma, noise; "dropout" lets the networks drop
+            channels as in training.
+        count: how many.
+        seed: of the randomness.
+        report: told how many are done, after each; may raise to stop.
+
+    Returns:
+        Label maps (k, j, i) of channels.
+
+    Raises:
+        UsageError: dropout of networks that were trained without: all samples would be the same.
+    """
+    if kind == "dropout" and not predictor.drops:
+        raise UsageError("The networks of this model were trained without dropout.", "Draw samples by augmentation.")
+    random = np.random.default_rng(seed)
+    samples = []
+    for number in range(count):
+        if kind == "dropout":
+            with predictor.dropout(int(random.integers(1 << 31))):
+                probabilities = predictor.predict(volume, views).probabilities
+        else:
+            shift = tuple(random.integers(-_SHIFT, _SHIFT + 1, 3).tolist())
+            moved = _moved(_changed(volume, random), shift)
+            probabilities = predictor.predict(moved, views).probabilities
+            probabilities = torch.roll(probabilities, tuple(-step for step in shift), dims=(1, 2, 3))
+        samples.append(probabilities.argmax(0))
+        report(number + 1)
+    return samples
+
+
+def _changed(volume: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Gamma on the range of intensities, then noise."""
+    low, high = float(volume.min()), float(volume.max())
+    unit = (volume - low) / max(high - low, np.finfo(np.float32).tiny)
+    changed = low + (high - low) * unit ** np.exp(_GAMMA * random.normal())
+    changed += _NOISE * volume.std() * random.normal(size=volume.shape)
+    return changed.astype(np.float32)
+
+
+def _moved(volume: np.ndarray, shift: tuple[int, ...]) -> np.ndarray:
+    """Shifted by whole voxels; what leaves at one end comes in at the other, so that it can be undone exactly."""
+    return np.roll(volume, shift, axis=(0, 1, 2))

@@ -1,0 +1,187 @@
+"""What the clinician changed in a segmentation since networks wrote into it, also in scenes that are loaded again.
+
+With the segmentation node are kept what each model wrote last, and which slices were found to be corrected before it
+was written; both as attributes, so that they are saved with the scene and follow the frames of sequences.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+
+from ..errors import InputError, SegmentationError
+from ..models import Label
+from ..refine.slices import Slices, edited_slices, slices_mask
+from .layers import find_layers, find_segment, label_map
+from .volume import ijk_to_ras
+
+_OWN, _CORRECTED = "SESegmentation.Own", "SESegmentation.Corrected"
+#: attributes that belong together, for whoever saves and restores them
+EDIT_ATTRIBUTES = (_OWN, _CORRECTED)
+
+
+@dataclass(frozen=True)
+class OwnResult:
+    """What a model wrote.
+
+    Attributes:
+        labels: label map on the volume's grid.
+        structures: what its values mean.
+    """
+
+    labels: sitk.Image
+    structures: tuple[Label, ...]
+
+    @classmethod
+    def read_all(cls, node: slicer.vtkMRMLSegmentationNode) -> list[OwnResult]:
+        """Those kept with a segmentation; none where they cannot be read."""
+        try:
+            return [cls._from_dict(entry) for entry in json.loads(node.GetAttribute(_OWN) or "[]")]
+        except (ValueError, KeyError, TypeError, zlib.error, SegmentationError):  # of another version, or by hand
+            return []
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the voxels compressed, some 10 kB for a crop and 300 kB for a whole brain."""
+        values = sitk.GetArrayViewFromImage(self.labels)
+        geometry = self.labels
+        return {
+            "structures": [label.to_dict() for label in self.structures],
+            "size": geometry.GetSize(),
+            "spacing": geometry.GetSpacing(),
+            "origin": geometry.GetOrigin(),
+            "direction": geometry.GetDirection(),
+            "type": values.dtype.str,
+            "values": base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes())).decode(),
+        }
+
+    @classmethod
+    def _from_dict(cls, entry: dict[str, Any]) -> OwnResult:
+        voxels = zlib.decompress(base64.b64decode(entry["values"]))
+        labels = sitk.GetImageFromArray(np.frombuffer(voxels, entry["type"]).reshape(entry["size"][::-1]))
+        labels.SetSpacing(entry["spacing"])
+        labels.SetOrigin(entry["origin"])
+        labels.SetDirection(entry["direction"])
+        return cls(labels, tuple(Label.from_dict(label) for label in entry["structures"]))
+
+    def edited(self, segmentation: slicer.vtkSegmentation) -> np.ndarray:
+        """Voxels (k, j, i) in which a segment is no longer as it was written; segments that are gone do not count."""
+        written = sitk.GetArrayViewFromImage(self.labels)
+        edited = np.zeros(written.shape, bool)
+        for layer in find_layers(segmentation, self.structures, self.labels):
+            own = np.zeros(int(max(written.max(), *layer.labels)) + 1, layer.values.dtype)
+            own[list(layer.labels)] = list(layer.labels)
+            edited |= layer.values != own[written]
+        return edited
+
+
+def find_corrections(node: slicer.vtkMRMLSegmentationNode) -> list[Slices]:
+    """The slices that were corrected: those known from before, and those edited since."""
+    known = [Slices.parse(text) for text in (node.GetAttribute(_CORRECTED) or "").split()]
+    for own in OwnResult.read_all(node):
+        known += edited_slices(_not_in(known, own.edited(node.GetSegmentation())))
+    numbers: dict[str, set[int]] = {}
+    for entry in known:
+        numbers.setdefault(entry.axis, set()).update(entry.numbers)
+    return [Slices(axis, tuple(sorted(found))) for axis, found in numbers.items()]
+
+
+def corrected_mask(
+    node: slicer.vtkMRMLSegmentationNode, geometry: sitk.Image, slices: Sequence[Slices] | None = None
+) -> np.ndarray | None:
+    """The voxels (k, j, i) of the corrected slices on an image's grid; None where no slice was corrected.
+
+    Raises:
+        InputError: they are slices of a volume with another grid.
+    """
+    slices = find_corrections(node) if slices is None else slices
+    if not slices:
+        return None
+    if not all(_same_grid(own.labels, geometry) for own in OwnResult.read_all(node)):
+        raise _other_volume(node)
+    return slices_mask(slices, geometry.GetSize()[::-1])
+
+
+def check_grid(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Refuse to write results of a volume into a segmentation that holds corrected slices of another.
+
+    Takes little time: voxels are compared only where the grids differ.
+
+    Raises:
+        InputError: so it is.
+    """
+    shape = slicer.util.arrayFromVolume(volume).shape[::-1]
+    to_ras = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(to_ras)
+    for own in OwnResult.read_all(node):
+        same = np.allclose(
+            slicer.util.arrayFromVTKMatrix(ijk_to_ras(own.labels)), slicer.util.arrayFromVTKMatrix(to_ras)
+        )
+        if not (same and own.labels.GetSize() == shape) and find_corrections(node):
+            raise _other_volume(node)
+
+
+def _other_volume(node: slicer.vtkMRMLSegmentationNode) -> InputError:
+    return InputError(
+        f"The segmentation {node.GetName()} holds corrected slices of another volume.",
+        "Choose a new segmentation as the output, so that no correction is lost.",
+    )
+
+
+def edited_voxels(node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Label]) -> dict[int, int]:
+    """By value of the structure, how many of its voxels were added or removed since they were written."""
+    counts = dict.fromkeys((label.value for label in structures), 0)
+    for own in OwnResult.read_all(node):
+        written = sitk.GetArrayViewFromImage(own.labels)
+        for layer in find_layers(node.GetSegmentation(), own.structures, own.labels):
+            differs = np.nonzero(layer.values != np.where(np.isin(written, list(layer.labels)), written, 0))
+            for values in (layer.values[differs], written[differs]):
+                for value, count in zip(*np.unique(values, return_counts=True), strict=True):
+                    if int(value) in counts and int(value) in layer.labels:
+                        counts[int(value)] += int(count)
+    return counts
+
+
+def remember_written(
+    node: slicer.vtkMRMLSegmentationNode,
+    structures: Sequence[Label],
+    geometry: sitk.Image,
+    corrected: Sequence[Slices],
+) -> None:
+    """Note that a network has just written into a segmentation: from now on, what differs is the clinician's.
+
+    Args:
+        node: the segmentation.
+        structures: that were written.
+        geometry: the volume's.
+        corrected: the slices that had been corrected before, and were kept.
+    """
+    segmentation = node.GetSegmentation()
+    written = [find_segment(segmentation, label) for label in structures]
+    kept = []
+    for own in OwnResult.read_all(node):  # other models' structures, still as they were
+        others = tuple(label for label in own.structures if find_segment(segmentation, label) not in written)
+        if others and _same_grid(own.labels, geometry):
+            kept.append(OwnResult(own.labels, others))
+    kept.append(OwnResult(label_map(node, structures, geometry), tuple(structures)))
+    node.SetAttribute(_OWN, json.dumps([own.to_dict() for own in kept]))
+    node.SetAttribute(_CORRECTED, " ".join(map(str, corrected)))
+
+
+def _not_in(slices: Sequence[Slices], voxels: np.ndarray) -> np.ndarray:
+    return voxels & ~slices_mask(slices, voxels.shape)
+
+
+def _same_grid(one: sitk.Image, other: sitk.Image) -> bool:
+    return one.GetSize() == other.GetSize() and all(
+        np.allclose(getattr(one, ask)(), getattr(other, ask)(), atol=1e-4)
+        for ask in ("GetSpacing", "GetOrigin", "GetDirection")
+    )

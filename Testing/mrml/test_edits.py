@@ -1,0 +1,182 @@
+"""What was edited is found and kept, overlapping segments too; doubt and differences lie where the volume lies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import slicer
+
+from SESegmentationLib.errors import InputError
+from SESegmentationLib.models.terminology import LEFT, structure_label
+from SESegmentationLib.mrml import (
+    adapted_parameters,
+    add_segmentation,
+    check_grid,
+    corrected_mask,
+    doubt_volume,
+    edited_voxels,
+    find_corrections,
+    image_from_volume_node,
+    keep_adapted_parameters,
+    make_doubt_volume,
+    remember_written,
+    show_difference,
+    update_segmentation,
+)
+
+STRUCTURES = [structure_label(17, "hippocampus", LEFT), structure_label(16, "brain stem")]
+SHAPE = (8, 9, 10)
+
+
+def label_image(volume, values):
+    image = sitk.GetImageFromArray(values.astype(np.uint8))
+    image.CopyInformation(image_from_volume_node(volume))
+    return image
+
+
+def written(make_volume, **geometry):
+    """A volume and a segmentation of it that a network has just written."""
+    volume = make_volume(size=SHAPE[::-1], **geometry)
+    values = np.zeros(SHAPE)
+    values[2:6, 2:5, 2:5], values[2:6, 5:8, 2:5] = 17, 16
+    labels = label_image(volume, values)
+    node = add_segmentation(labels, STRUCTURES, volume, "result")
+    remember_written(node, STRUCTURES, labels, [])
+    return volume, node, labels
+
+
+def held(node, volume, value):
+    return slicer.util.arrayFromSegmentBinaryLabelmap(node, f"Segment_{value}", volume).copy() > 0
+
+
+def put(node, volume, value, voxels):
+    slicer.util.updateSegmentBinaryLabelmapFromArray(voxels.astype(np.uint8), node, f"Segment_{value}", volume)
+
+
+def test_nothing_is_edited_at_first(make_volume):
+    volume, node, labels = written(make_volume)
+    assert find_corrections(node) == [] and corrected_mask(node, labels) is None
+    assert edited_voxels(node, STRUCTURES) == {17: 0, 16: 0}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_are_found_and_kept_along_every_axis(make_volume, axis):
+    directions = np.array([[0, 0.8, 0.6], [1, 0, 0], [0, 0.6, -0.8]])
+    volume, node, labels = written(make_volume, directions=directions)
+    before = held(node, volume, 17)
+    np.moveaxis(before, axis, 0)[3, 1:7, 1:7] = True
+    put(node, volume, 17, before)
+    (slices,) = find_corrections(node)
+    assert (slices.axis, slices.numbers) == ("kji"[axis], (3,))
+    mask = corrected_mask(node, labels)
+    assert np.moveaxis(mask, axis, 0)[3].all() and mask.sum() == np.moveaxis(mask, axis, 0)[3].size
+    empty = label_image(volume, np.zeros(SHAPE))
+    update_segmentation(node, empty, STRUCTURES, kept=mask)
+    after = held(node, volume, 17)
+    assert (after == (before & mask)).all()
+
+
+def test_strokes_under_another_structure_are_kept_too(make_volume):
+    """Drawn with "allow overlap": both structures hold the same voxels."""
+    volume, node, labels = written(make_volume)
+    both = held(node, volume, 17)
+    both[4, 2:8, 2:5] = True
+    put(node, volume, 17, both)
+    stem = held(node, volume, 16)
+    assert (both & stem).any()
+    mask = corrected_mask(node, labels)
+    values = np.zeros(SHAPE)
+    values[1:7, 1:4, 1:4] = 17
+    update_segmentation(node, label_image(volume, values), STRUCTURES, kept=mask)
+    for value, drawn in ((17, both), (16, stem)):
+        found = held(node, volume, value)
+        assert (found[mask] == drawn[mask]).all()
+        assert (found[~mask] == (values == value)[~mask]).all()
+
+
+def test_counts_are_of_voxels_added_and_removed(make_volume):
+    volume, node, _ = written(make_volume)
+    voxels = held(node, volume, 17)
+    voxels[3, 2, 2] = False
+    voxels[3, 1, 2:4] = True
+    put(node, volume, 17, voxels)
+    assert edited_voxels(node, STRUCTURES) == {17: 3, 16: 0}
+
+
+def test_a_segment_that_was_deleted_is_no_correction(make_volume):
+    _, node, _ = written(make_volume)
+    node.GetSegmentation().RemoveSegment("Segment_17")
+    assert find_corrections(node) == []
+
+
+def test_corrections_survive_what_another_model_writes(make_volume):
+    volume, node, labels = written(make_volume)
+    other = [structure_label(5, "thalamus")]
+    update_segmentation(node, label_image(volume, np.zeros(SHAPE)), other)
+    remember_written(node, other, labels, find_corrections(node))
+    voxels = held(node, volume, 17)
+    voxels[4, 1:7, 1:7] = True
+    put(node, volume, 17, voxels)
+    assert [str(entry) for entry in find_corrections(node)] == ["k:4"]
+
+
+def test_other_grids_are_refused_where_there_are_corrections(make_volume):
+    volume, node, _ = written(make_volume)
+    other = make_volume(size=SHAPE[::-1], spacing=(1.0, 1.0, 1.0))
+    check_grid(node, other)
+    voxels = held(node, volume, 17)
+    voxels[4, 1:7, 1:7] = True
+    put(node, volume, 17, voxels)
+    check_grid(node, volume)
+    with pytest.raises(InputError, match="another volume"):
+        check_grid(node, other)
+    with pytest.raises(InputError, match="another volume"):
+        corrected_mask(node, image_from_volume_node(other))
+
+
+def test_what_cannot_be_read_is_nothing(make_volume):
+    _, node, _ = written(make_volume)
+    for spoilt in ("{", "[1]", '[{"values": "AAAA"}]', "null"):
+        node.SetAttribute("SESegmentation.Own", spoilt)
+        assert find_corrections(node) == []
+
+
+def test_adapted_parameters_are_a_text_beside_the_segmentation(make_volume):
+    _, node, _ = written(make_volume)
+    assert adapted_parameters(node) is None
+    for content in (b"one", b"\x00two\xff"):
+        keep_adapted_parameters(node, content)
+        assert adapted_parameters(node) == content
+    (text,) = slicer.util.getNodesByClass("vtkMRMLTextNode")
+    text.SetText("changed by hand!")
+    assert adapted_parameters(node) is None
+    keep_adapted_parameters(node, None)
+    assert slicer.util.getNodesByClass("vtkMRMLTextNode") == []
+
+
+def test_doubt_and_difference_lie_on_the_volume(make_volume, make_transform):
+    volume, node, labels = written(make_volume, directions=np.array([[0, 0.8, 0.6], [1, 0, 0], [0, 0.6, -0.8]]))
+    make_transform(np.diag([1.0, 1, 1, 1]) + 9 * np.eye(4, k=3), volume, node)
+    doubt = sitk.Cast(labels, sitk.sitkFloat32) / 17
+    make_doubt_volume(node, doubt)
+    shown = doubt_volume(node)
+    matrices = [slicer.util.arrayFromVTKMatrix(_to_ras(n)) for n in (shown, volume)]
+    assert np.allclose(*matrices) and shown.GetParentTransformNode() is volume.GetParentTransformNode()
+    assert slicer.util.arrayFromVolume(shown).max() == 255
+    after = sitk.GetArrayFromImage(labels)
+    after[4, 2:5, 2:5], after[1, 2:5, 2:4] = 0, 16
+    difference = show_difference(node, labels, label_image(volume, after))
+    counts = [
+        int((slicer.util.arrayFromSegmentBinaryLabelmap(difference, name, volume) > 0).sum())
+        for name in ("gained", "lost")
+    ]
+    assert counts == [6, 9] and difference.GetHideFromEditors() and not difference.GetSaveWithScene()
+
+
+def _to_ras(node):
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return matrix

@@ -1,0 +1,361 @@
+"""The review list, corrections, proposals, doubt and report, by clicks and keys, with a fake behind the panel."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import qt
+import slicer
+from panel_clicks import click, click_item, wait
+from panel_fakes import make_package, make_refined, make_result
+from PySide6.QtCore import Qt
+from PySide6.QtTest import QTest
+
+from harness import application
+from harness.segment_editor import paint
+from SESegmentationLib.errors import WorkerError
+from SESegmentationLib.mrml import adapted_parameters, doubt_volume, find_corrections, review_state
+
+STATUS = slicer.vtkSlicerSegmentationsModuleLogic
+
+
+@pytest.fixture
+def choices(widget):
+    return widget.logic.getParameterNode()
+
+
+@pytest.fixture
+def segment(widget, segmenter, choices, make_volume):
+    """Function that segments a volume by a click and returns the node that is shown; ``change`` alters structures."""
+
+    def run(volume=None, corner=2, **change):
+        choices.inputVolume = volume or choices.inputVolume or make_volume()
+        click(widget.ui.segmentButton)
+        result = make_result(segmenter.jobs[-1].image, widget.panel.models.card, corner=corner)
+        if change:
+            result = replace(result, structures=[replace(structure, **change) for structure in result.structures])
+        segmenter.succeed(result)
+        wait(lambda: not widget.panel.run.running)
+        return choices.resultSegmentation
+
+    return run
+
+
+@pytest.fixture
+def recalibrate(widget, segmenter):
+    """Function that recalibrates by a click and brings about a proposal."""
+
+    def run(grow=1):
+        click(widget.ui.recalibrateButton)
+        assert widget.panel.run.running, widget.panel.messages.shown
+        segmenter.succeed_refinement(make_refined(segmenter.jobs[-1], widget.panel.models.card, grow))
+        wait(lambda: not widget.panel.run.running)
+
+    return run
+
+
+def draw(node, k=3, identifier="Segment_1"):
+    """Draw a square in an axial slice."""
+    volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    inside = np.zeros(slicer.util.arrayFromVolume(volume).shape, bool)
+    inside[k, 6:10, 9:14] = True
+    paint(node, identifier, inside, volume)
+
+
+def cells(widget):
+    table = widget.ui.structureTable
+    return [[table.item(row, column).text() for column in range(4)] for row in range(table.rowCount)]
+
+
+def press(widget, key):
+    QTest.keyClick(widget.ui.structureTable, key)
+    application.process_events()
+    application.wait_until(lambda: False, 0.15)  # a shortcut animates its button
+
+
+def first_segment(node):
+    return slicer.util.arrayFromSegmentBinaryLabelmap(
+        node, "Segment_1", node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    ).copy()
+
+
+# --- the list ---------------------------------------------------------------------------------------------------------
+
+
+def test_expected_dice_where_the_card_tells_and_confidence_where_not(widget, segment):
+    table = widget.ui.structureTable
+    segment()
+    assert table.horizontalHeaderItem(2).text() == "Confidence\n(%)"
+    segment(expected_dice=0.6543)
+    assert table.horizontalHeaderItem(2).text() == "Expected\nDice (%)"
+    assert cells(widget)[1] == ["anterior hippocampus", "0.03", "65", "to check"]
+
+
+@pytest.mark.parametrize(("dice", "color"), [(0.9, (56, 158, 77)), (0.75, (235, 180, 32)), (0.3, (208, 52, 44))])
+def test_the_light(widget, segment, dice, color):
+    segment(expected_dice=dice)
+    lamp = widget.ui.structureTable.item(1, 2).icon().pixmap(12, 12).toImage()
+    middle = qt.QColor(lamp.pixel(5, 5))
+    assert (middle.red(), middle.green(), middle.blue()) == color
+
+
+def test_a_click_shows_the_most_doubtful_slices(widget, segment):
+    segment()
+    click_item(widget.ui.structureTable, widget.ui.structureTable.item(1, 0))
+    for name, axis in (("Red", 2), ("Green", 1), ("Yellow", 0)):
+        view = slicer.app.layoutManager().sliceWidget(name).mrmlSliceNode()
+        # the block goes from 2 to 4, and doubt two voxels round it counts; it rises to the end
+        assert view.GetSliceToRAS().GetElement(axis, 3) == pytest.approx(5)
+
+
+def test_keys_go_through_the_list_and_accept(widget, segment):
+    node = segment()
+    ui, review = widget.ui, widget.panel.result.review
+    press(widget, Qt.Key_N)
+    assert review.current.label.name == "posterior hippocampus"
+    press(widget, Qt.Key_N)
+    assert review.current.label.name == "anterior hippocampus"
+    press(widget, Qt.Key_P)
+    press(widget, Qt.Key_A)
+    segmentation = node.GetSegmentation()
+    assert STATUS.GetSegmentStatus(segmentation.GetSegment("Segment_2")) == STATUS.Completed
+    assert cells(widget)[0][3] == "accepted" and review.current.label.name == "anterior hippocampus"
+    press(widget, Qt.Key_P)
+    assert ui.acceptButton.text == "Reopen (A)"
+    press(widget, Qt.Key_A)
+    assert cells(widget)[0][3] == "to check" and ui.acceptButton.text == "Accept (A)"
+
+
+def test_states_are_those_that_other_modules_set(widget, segment, tmp_path):
+    node = segment()
+    segment_1 = node.GetSegmentation().GetSegment("Segment_1")
+    for status, text in (
+        (STATUS.InProgress, "corrected"),
+        (STATUS.Flagged, "to check"),
+        (STATUS.Completed, "accepted"),
+    ):
+        STATUS.SetSegmentStatus(segment_1, status)
+        assert cells(widget)[1][3] == text
+    path = str(tmp_path / "scene.mrb")
+    assert slicer.util.saveScene(path)
+    slicer.mrmlScene.Clear(False)
+    slicer.util.loadScene(path)
+    application.process_events()
+    assert [row[3] for row in cells(widget)] == ["to check", "accepted"]
+    node = widget.logic.getParameterNode().resultSegmentation
+    node.GetSegmentation().RemoveSegment("Segment_2")
+    widget.enter()
+    assert [row[3] for row in cells(widget)] == ["deleted", "accepted"]
+
+
+def test_edits_by_other_means_are_seen_when_the_panel_is_entered(widget, segment, choices):
+    node = segment()
+    array = first_segment(node)
+    array[8, 5:7, 5:7] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, "Segment_1", choices.inputVolume)
+    widget.enter()
+    assert [row[3] for row in cells(widget)] == ["to check", "corrected"]
+    assert [str(entry) for entry in find_corrections(node)] == ["k:8"]
+
+
+def test_correct_needs_a_structure_that_is_there(widget, segment):
+    node = segment()
+    assert not widget.ui.correctButton.enabled
+    click(widget.ui.nextButton)
+    node.GetSegmentation().RemoveSegment("Segment_2")
+    click(widget.ui.correctButton)
+    assert widget.panel.messages.shown[0].text == "The segment posterior hippocampus was deleted."
+
+
+# --- corrected slices and other results -------------------------------------------------------------------------------
+
+
+def test_a_rerun_keeps_corrected_slices_and_says_so(widget, segment, choices):
+    node = segment()
+    draw(node)
+    choices.outputSegmentation = node
+    before = first_segment(node)
+    segment(corner=6)
+    after = first_segment(node)
+    assert (after[3] == before[3]).all() and after[6:9, 6:9, 6:9].all() and not after[2].any()
+    assert widget.panel.messages.shown[0].text == "Corrected slices, left as they are: k 3."
+
+
+def test_corrections_of_one_volume_are_not_mixed_with_another(widget, segment, choices, segmenter, make_volume):
+    node = segment()
+    choices.outputSegmentation = node
+    other = make_volume((9, 9, 9), "other")
+    draw(node)
+    choices.inputVolume = other
+    click(widget.ui.segmentButton)
+    (message,) = widget.panel.messages.shown
+    assert "corrected slices of another volume" in message.text and len(segmenter.jobs) == 1
+
+
+# --- proposals --------------------------------------------------------------------------------------------------------
+
+
+def test_a_proposal_is_told_and_changes_nothing_until_it_is_accepted(widget, segment, segmenter, recalibrate):
+    node = segment()
+    draw(node)
+    before = first_segment(node)
+    recalibrate()
+    job = segmenter.jobs[-1]
+    assert job.slices == ("k:3",) and job.roi is None
+    assert (first_segment(node) == before).all() and cells(widget)[1][3].startswith("+")
+    assert widget.ui.acceptButton.enabled is False and widget.ui.recalibrateButton.enabled is False
+    click(widget.ui.acceptChangesButton)
+    assert (first_segment(node)[3] == before[3]).all() and (first_segment(node) != before).any()
+    assert adapted_parameters(node) == b"adapted parameters"
+    click(widget.ui.undoButton)
+    assert (first_segment(node) == before).all() and adapted_parameters(node) is None
+    assert [str(entry) for entry in find_corrections(node)] == ["k:3"]
+
+
+def test_accepted_structures_are_in_no_proposal(widget, segment, recalibrate):
+    node = segment()
+    draw(node)
+    STATUS.SetSegmentStatus(node.GetSegmentation().GetSegment("Segment_1"), STATUS.Completed)
+    before = first_segment(node)
+    recalibrate(grow=2)
+    assert cells(widget)[1][3] == "\u2013"
+    click(widget.ui.acceptChangesButton)
+    assert (first_segment(node) == before).all()
+    assert review_state(node.GetSegmentation().GetSegment("Segment_1")) == "accepted"
+
+
+def test_what_is_drawn_during_a_recalibration_is_kept(widget, segment, segmenter):
+    node = segment()
+    draw(node)
+    click(widget.ui.recalibrateButton)
+    draw(node, k=4)
+    before = first_segment(node)
+    segmenter.succeed_refinement(make_refined(segmenter.jobs[-1], widget.panel.models.card, 3))
+    wait(lambda: not widget.panel.run.running)
+    draw(node, k=2)
+    at_last = first_segment(node)
+    click(widget.ui.acceptChangesButton)
+    assert (first_segment(node)[[3, 4]] == before[[3, 4]]).all() and (first_segment(node)[2] == at_last[2]).all()
+
+
+@pytest.mark.parametrize("end", ["remove", "another", "segment", "close"])
+def test_a_proposal_ends_with_what_it_is_about(widget, segment, recalibrate, choices, end):
+    other, node = segment(), segment()
+    draw(node)
+    recalibrate()
+    assert widget.ui.previewFrame.isVisible()
+    if end == "remove":
+        slicer.mrmlScene.RemoveNode(node)
+    elif end == "another":
+        choices.resultSegmentation = other
+    elif end == "segment":
+        segment()
+    else:
+        slicer.mrmlScene.Clear(False)
+    assert not widget.ui.previewFrame.isVisible()
+    assert not [n for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if n.GetName().endswith("proposal")]
+    assert widget.panel.messages.shown == []
+
+
+@pytest.mark.parametrize("gone", ["volume", "segmentation", "scene"])
+def test_what_is_removed_during_a_recalibration_ends_it(widget, segment, choices, gone):
+    node = segment()
+    draw(node)
+    click(widget.ui.recalibrateButton)
+    if gone == "scene":
+        slicer.mrmlScene.Clear(False)
+        assert widget.panel.messages.shown == []
+    else:
+        slicer.mrmlScene.RemoveNode(node if gone == "segmentation" else choices.inputVolume)
+        assert "was removed" in widget.panel.messages.shown[0].text
+    assert not widget.panel.run.running
+
+
+def test_a_recalibration_that_fails_or_cannot_begin(widget, segment, segmenter, choices, models):
+    node = segment()
+    draw(node)
+    click(widget.ui.recalibrateButton)
+    segmenter.fail(WorkerError("It broke.", "Again."))
+    wait(lambda: not widget.panel.run.running)
+    assert widget.panel.messages.shown[0].text == "It broke." and widget.ui.recalibrateButton.enabled
+
+    make_package(models.parent / "elsewhere")
+    card = models / "tiny-t1" / "model.json"
+    text = card.read_text(encoding="utf-8")
+    sha = widget.panel.models.card.weights_sha256
+    card.write_text(text.replace(sha, "0" * 64), encoding="utf-8")
+    click(widget.ui.recalibrateButton)
+    assert "has changed since" in widget.panel.messages.shown[0].text
+    card.write_text(text, encoding="utf-8")
+
+    shift = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    node.SetAndObserveTransformNodeID(shift.GetID())
+    click(widget.ui.recalibrateButton)
+    assert "not under the same transform" in widget.panel.messages.shown[0].text
+    node.SetAndObserveTransformNodeID(None)
+    slicer.mrmlScene.RemoveNode(choices.inputVolume)
+    click(widget.ui.recalibrateButton)
+    assert "no longer in the scene" in widget.panel.messages.shown[0].text
+
+
+def test_the_region_of_the_result_is_that_of_its_recalibration(widget, segment, segmenter, choices, make_volume):
+    make_volume()
+    choices.region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    choices.region.SetCenter(8, 8, 8)
+    choices.region.SetSize(14, 14, 14)
+    node = segment()
+    choices.region = None
+    draw(node)
+    click(widget.ui.recalibrateButton)
+    assert segmenter.jobs[-1].roi is not None
+
+
+# --- doubt and report -------------------------------------------------------------------------------------------------
+
+
+def test_doubt_is_shown_hidden_renewed_and_taken_back(widget, segment, choices):
+    node = segment()
+    ui, view = widget.ui, slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    click(ui.doubtCheckBox)
+    volume = doubt_volume(node)
+    assert view.GetForegroundVolumeID() == volume.GetID() and ui.doubtCheckBox.checked
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 2
+    before = slicer.util.arrayFromVolume(volume).copy()
+    assert before.max() > 200 and before[0, 0, 0] == 0
+    choices.outputSegmentation = node
+    segment(corner=5)
+    assert doubt_volume(node) is volume and ui.doubtCheckBox.checked
+    click(ui.doubtCheckBox)
+    assert view.GetForegroundVolumeID() is None and not ui.doubtCheckBox.checked
+    choices.outputSegmentation = None
+    assert segment() is not node and not ui.doubtCheckBox.checked and ui.doubtCheckBox.enabled
+
+
+def test_report_is_cancelled_or_cannot_be_written(widget, segment, dialogs, tmp_path):
+    segment()
+    dialogs.answer("")
+    click(widget.ui.saveReportButton)
+    assert widget.panel.messages.shown == []
+    dialogs.answer(str(tmp_path / "no such folder" / "report"))
+    click(widget.ui.saveReportButton)
+    assert widget.panel.messages.shown[0].text == "report.csv cannot be written: No such file or directory."
+    dialogs.answer(str(tmp_path / "report"))
+    click(widget.ui.saveReportButton)
+    assert os.listdir(tmp_path).count("report.csv") == 1
+
+
+def test_the_table_is_made_once_and_kept_up_to_date(widget, segment, choices):
+    node = segment()
+    click(widget.ui.tableButton)
+    draw(node)
+    click(widget.ui.tableButton)
+    (table,) = slicer.util.getNodesByClass("vtkMRMLTableNode")
+    columns = [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
+    row = {name: table.GetCellText(0, index) for index, name in enumerate(columns)}
+    # 27 voxels as they were found, and a square of 4 x 5
+    assert (row["voxels"], row["state"], row["name"]) == ("47", "corrected", "anterior hippocampus")
+    assert float(row["corrected_share"]) == pytest.approx(20 / 47, abs=1e-4)
+    assert slicer.app.applicationLogic().GetSelectionNode().GetActiveTableID() == table.GetID()

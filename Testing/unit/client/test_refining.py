@@ -1,0 +1,69 @@
+"""A refinement through the real worker: what came of it, its progress, cancelling, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SESegmentationLib.client import FailureEvent, ProgressEvent, RefineJob, ResultEvent, SegmentJob
+from SESegmentationLib.errors import CancelledError, InputError
+from SESegmentationLib.refine.adapted import AdaptedParameters
+from SESegmentationLib.training.sample import draw_sample
+
+SLICE = 16
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return draw_sample()
+
+
+@pytest.fixture
+def job(tiny_model, sample):
+    return RefineJob(sample.image, sample.labels, (f"k:{SLICE}",), tiny_model, device="cpu", doubt=True)
+
+
+def test_it_learns_keeps_and_doubts(warm, job, sample, tmp_path):
+    handle = warm.segmenter.submit(job)
+    event = warm.finish(handle)
+    assert isinstance(event, ResultEvent) and event.kind == "refine", event
+    refined = event.refinement()
+    labels, truth = (sitk.GetArrayViewFromImage(image) for image in (refined.result.labels, sample.labels))
+    assert (labels[SLICE] == truth[SLICE]).all() and refined.slices == (f"k:{SLICE}",)
+    doubt = sitk.GetArrayViewFromImage(refined.result.doubt)
+    assert doubt[SLICE].max() == 0 and 0 < doubt.max() <= 1
+    assert refined.result.doubt.GetOrigin() == sample.image.GetOrigin()
+    for structure in refined.result.structures:
+        assert structure.voxels == (labels == structure.label.value).sum()
+        assert structure.doubtful is None or structure.doubtful[2] != SLICE
+    (tmp_path / "adapted.safetensors").write_bytes(refined.adapted)
+    assert AdaptedParameters.load(tmp_path / "adapted.safetensors").count == refined.parameters > 0
+    phases = [event.phase for event in warm.of(handle) if isinstance(event, ProgressEvent)]
+    assert list(dict.fromkeys(phases)) == ["load", "segment", "learn", "segment again"]
+
+
+def test_doubt_of_a_segmentation_where_it_is_asked_for(warm, job):
+    asked, plain = (
+        warm.finish(warm.segmenter.submit(SegmentJob(job.image, job.model, device="cpu", doubt=doubt))).segmentation()
+        for doubt in (True, False)
+    )
+    assert plain.doubt is None and all(structure.doubtful is None for structure in plain.structures)
+    doubt = sitk.GetArrayViewFromImage(asked.doubt)
+    assert 0 < doubt.max() <= 1 and np.allclose(doubt * 255, np.rint(doubt * 255), atol=1e-3)
+    assert any(structure.doubtful for structure in asked.structures if structure.voxels)
+
+
+def test_cancelling(warm, job):
+    handle = warm.segmenter.submit(job)
+    warm.until(lambda event: isinstance(event, ProgressEvent) and event.phase == "learn")
+    handle.cancel()
+    failure = warm.finish(handle)
+    assert isinstance(failure, FailureEvent) and isinstance(failure.error, CancelledError)
+
+
+@pytest.mark.parametrize(("slices", "cause"), [(("k:99",), "There is no slice k:99"), ((), "No slice is corrected")])
+def test_what_cannot_be_learnt_from_is_refused(warm, job, slices, cause):
+    failure = warm.finish(warm.segmenter.submit(RefineJob(job.image, job.labels, slices, job.model, device="cpu")))
+    assert isinstance(failure, FailureEvent) and type(failure.error) is InputError
+    assert cause in failure.error.cause and failure.error.remedy

@@ -1,0 +1,100 @@
+"""Doubt: voxel by voxel, slices ranked by it, mapped on the input's grid; the expected Dice of the card."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from SESegmentationLib.inference.doubt import doubtful_slices, voxel_doubt
+from SESegmentationLib.inference.engine import Engine
+
+
+def test_doubt_is_what_the_winner_lacks():
+    sure, torn, three = (1.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.2, 0.2, 0.6)
+    probabilities = torch.tensor([sure, torn, three, sure]).T.reshape(3, 1, 2, 2).half()
+    assert voxel_doubt(probabilities).ravel() == pytest.approx([0, 0.5, 0.4, 0], abs=1e-3)
+    assert voxel_doubt(probabilities).dtype == np.float32
+
+
+@given(st.integers(0, 999))
+@settings(deadline=None, max_examples=20)
+def test_of_sampled_labels_as_many_are_wrong_as_doubt_says(seed):
+    """Labels drawn with the very probabilities that are given: doubt adds up to the number of wrong voxels."""
+    random = np.random.default_rng(seed)
+    probabilities = random.dirichlet((0.5, 0.5, 0.5), size=(12, 12, 12))
+    truth = (random.random((12, 12, 12, 1)) > probabilities.cumsum(-1)).sum(-1).clip(0, 2)
+    doubt = voxel_doubt(torch.from_numpy(probabilities).movedim(-1, 0))
+    wrong = (probabilities.argmax(-1) != truth).sum()
+    assert abs(doubt.sum() - wrong) < 5 * np.sqrt(doubt.sum())
+
+
+def test_slices_are_ranked_by_their_sum_of_doubt():
+    doubt = np.zeros((5, 6, 7))
+    doubt[1, 2, 3], doubt[1, 3, 4], doubt[4, 2, 0] = 0.5, 0.4, 0.2
+    ranked = doubtful_slices(doubt)
+    assert len(ranked) == 5 + 6 + 7
+    assert [entry.doubt for entry in ranked] == sorted((entry.doubt for entry in ranked), reverse=True)
+    assert (ranked[0].axis, ranked[0].number, ranked[0].doubt) == (0, 1, pytest.approx(0.9))
+    assert (ranked[1].axis, ranked[1].number, ranked[1].doubt) == (1, 2, pytest.approx(0.7))
+    for axis in range(3):
+        assert sum(entry.doubt for entry in ranked if entry.axis == axis) == pytest.approx(doubt.sum())
+    assert {entry.axis for entry in doubtful_slices(doubt, axes=(2,))} == {2}
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 99))
+@settings(deadline=None)
+def test_chosen_slices_of_one_axis_keep_apart(count, apart, seed):
+    doubt = np.random.default_rng(seed).random((9, 8, 7))
+    chosen = doubtful_slices(doubt, count, apart=apart)
+    assert len(chosen) <= count
+    assert chosen[0] == doubtful_slices(doubt)[0]
+    for index, one in enumerate(chosen):
+        for other in chosen[:index]:
+            assert one.axis != other.axis or abs(one.number - other.number) >= apart
+
+
+def test_the_engine_maps_doubt_on_the_grid_of_the_input(phantom_package, make_phantom):
+    """Doubt lies at the surface of the phantom, on any axes, and is nowhere without being asked for."""
+    engine = Engine(phantom_package, "cpu")
+    image, truth = make_phantom(direction=np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0.0]]), spacing=(1.0, 1.2, 0.9))
+    assert engine.segment(image).doubt is None
+    doubt = engine.segment(image, doubt=True).doubt
+    assert doubt.GetSize() == image.GetSize()
+    assert doubt.GetDirection() == pytest.approx(image.GetDirection())
+    array = sitk.GetArrayFromImage(doubt)
+    assert array.min() >= 0
+    assert array.max() <= 1
+    mask = sitk.GetImageFromArray((truth > 0).astype(np.uint8))
+    inner = sitk.GetArrayFromImage(sitk.BinaryErode(mask, [3] * 3)) > 0
+    outer = sitk.GetArrayFromImage(sitk.BinaryDilate(mask, [3] * 3)) == 0
+    surface = ~inner & ~outer
+    assert array[surface].mean() > 3 * max(array[inner].mean(), array[outer].mean())
+    assert array[surface].max() > 0.4
+
+
+def test_doubt_stays_in_the_region(phantom_package, make_phantom):
+    image, _ = make_phantom()
+    inside = np.zeros(image.GetSize()[::-1], np.uint8)
+    inside[10:30, 10:30, 10:60] = 1
+    roi = sitk.GetImageFromArray(inside)
+    roi.CopyInformation(image)
+    doubt = sitk.GetArrayFromImage(Engine(phantom_package, "cpu").segment(image, roi=roi, doubt=True).doubt)
+    assert doubt.any()
+    assert not doubt[inside == 0].any()
+
+
+def test_the_expected_dice_comes_from_the_card(phantom_package, make_package, make_phantom):
+    """A calibrated card gives the Dice to be expected; one without calibration gives none."""
+    image, _ = make_phantom()
+    curve = {"confidence": [0.2, 1.0], "dice": [0.1, 0.9]}
+    calibrated = make_package(name="calibrated", calibration={"views": {"17": curve}, "fast": {"17": curve}})
+    for fast in (False, True):
+        found = {s.label.value: s for s in Engine(calibrated, "cpu").segment(image, fast=fast).structures}
+        assert found[17].expected_dice == pytest.approx(np.interp(found[17].confidence, *curve.values()), abs=1e-6)
+        assert found[53].expected_dice is None
+    plain = Engine(phantom_package, "cpu").segment(image).structures
+    assert all(structure.expected_dice is None for structure in plain)
