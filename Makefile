@@ -3,6 +3,7 @@
 #   make segment [VOLUME=... MODEL=...]   segment a sample, or a volume of yours
 #   make test | lint | bench | screenshots
 #   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
+#   make experiments [MEASURE=1 DATA=...]   tables and plots of the experiments; MEASURE=1 does the runs that are missing
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,12 +12,14 @@ OUTPUT ?= output
 VOLUME ?=
 MODEL ?= hippocampus-t1
 MEASURE ?=
+DATA ?= ../shared/data
+PLANS ?= hippocampus hippocampus-long hippocampus-paper brain abdomen-mr
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help segment test bench bench-doubt bench-refine lint screenshots clean
+.PHONY: help segment test bench bench-doubt bench-refine experiments lint screenshots clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -55,6 +58,11 @@ bench: $(VENV)/.testing
 # an interrupted measurement goes on where it stopped
 bench-doubt bench-refine: bench-%: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/$*.py --model '$(MODEL)' $(if $(MEASURE),--measure)
+
+# runs that are in Resources/experiments/results.json are not done again; an interrupted experiment goes on
+experiments: $(VENV)/.testing
+	OMP_NUM_THREADS=1 $(BIN)/sesegment experiment $(PLANS) --output Resources/experiments \
+	    $(if $(MEASURE),--data '$(DATA)',--report)
 
 screenshots: $(VENV)/.testing
 	$(BIN)/python Testing/harness/screenshots.py

@@ -76,6 +76,7 @@ class SESegmentationParameterNode:
     inputVolume: slicer.vtkMRMLScalarVolumeNode
     everyFrame: bool = False
     model: str = ""
+    adaptedFrom: slicer.vtkMRMLSegmentationNode
     region: slicer.vtkMRMLMarkupsROINode
     outputSegmentation: slicer.vtkMRMLSegmentationNode
     resultSegmentation: slicer.vtkMRMLSegmentationNode
@@ -115,11 +116,20 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(self.logic.getParameterNode())
 
     def createPanel(self):
-        from SESegmentationLib.panel import ComputerMemory, DependencyInstaller, DoctorProcess, InstalledModels, Panel
+        from SESegmentationLib.panel import (
+            ComputerMemory,
+            DependencyInstaller,
+            DoctorProcess,
+            FileDialogs,
+            InstalledModels,
+            Panel,
+        )
 
         memory = ComputerMemory(slicer.app.userSettings())
         installer = DependencyInstaller(self.resourcePath("requirements.txt"), lambda: memory.wheels_folder)
-        return Panel(self.ui, self.logic.createSegmenter, InstalledModels(), installer, DoctorProcess(), memory)
+        return Panel(
+            self.ui, self.logic.createSegmenter, InstalledModels(), installer, DoctorProcess(), memory, FileDialogs()
+        )
 
     def enter(self):
         self.setParameterNode(self.logic.getParameterNode())
@@ -200,6 +210,8 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
         fast=False,
         lowMemory=False,
         progress=None,
+        acceptLicence=False,
+        adaptedFrom=None,
     ):
         """Segment a volume and wait for it; torch must be installed.
 
@@ -213,6 +225,8 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
             fast: fewer views.
             lowMemory: smaller batches.
             progress: called with phase, fraction (0 to 1) and seconds left (None while unknown); may raise to cancel.
+            acceptLicence: you accept the model's terms; needed where these are not free and were not accepted before.
+            adaptedFrom: use the network that was recalibrated to this patient and comes with this segmentation.
 
         Returns:
             The segmentation node.
@@ -221,18 +235,21 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
             SESegmentationLib.errors.SegmentationError: with a cause and a remedy; the scene is as it was.
         """
         from SESegmentationLib.models import find_model
-        from SESegmentationLib.panel import Request, SceneResults
+        from SESegmentationLib.mrml import adapted_parameters
+        from SESegmentationLib.panel import ComputerMemory, Request, SceneResults
 
-        request = Request(
-            volumeNode, find_model(modelName), everyFrame, region, output, device, fast, low_memory=lowMemory
-        )
+        package = find_model(modelName)
+        if not acceptLicence:
+            ComputerMemory(slicer.app.userSettings()).require_accepted(package.card)
+        adapted = adapted_parameters(adaptedFrom) if adaptedFrom is not None else None
+        request = Request(volumeNode, package, everyFrame, region, output, device, fast, lowMemory, adapted)
         request.check()
         if self._segmenter is None:
             self._segmenter = self.createSegmenter()
         results, node = SceneResults(), None
         for frame in request.frames():
             result = self._wait(self._segmenter.submit(request.job(frame)), progress).segmentation()
-            node = results.write(result, request.target(frame, node and node.GetID())).node
+            node = results.write(result, request.target(frame, node and node.GetID()), adapted).node
         return node
 
     def _wait(self, handle, progress):

@@ -40,7 +40,7 @@ from SESegmentationLib.refine.refinement import refine
 from SESegmentationLib.training.calibration import recipe_of
 from SESegmentationLib.training.dataset import Case, find_cases
 from SESegmentationLib.training.shifts import SHIFTS, shift_volume
-from SESegmentationLib.training.sources import split_cases
+from SESegmentationLib.training.sources import split_by_recipe
 
 #: test cases that are measured
 CASES = 30
@@ -309,8 +309,8 @@ def main() -> None:
         torch.set_num_threads(1)
         package, cases = opened(chosen)
         if chosen.choose:
-            data, known = recipe_of(package).data, {case.name: case for case in find_cases(chosen.dataset)}
-            names = split_cases(list(known), data.validation, data.test, data.split_seed).validation
+            known = {case.name: case for case in find_cases(chosen.dataset)}
+            names = split_by_recipe(list(known), recipe_of(package)).validation
             choose(Bench(package, known), names)
             return
         names = [case.name for case in cases]

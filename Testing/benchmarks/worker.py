@@ -28,6 +28,7 @@ SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 #: by kind of input that a model expects
 VOLUMES = {
     "head": "volumes/t1-head-lia-256.nii.gz",
+    "volume": "abdomen-mr/imagesTr/chaos_021_0000.nii.gz",
     "crop": "hippocampus/imagesTr/hippocampus_001_0000.nii.gz",
 }
 POLL_SECONDS = 0.01

@@ -32,6 +32,8 @@ def start() -> Any:
     app._managers = {"modules": slicer.qSlicerModuleManager(), "layout": slicer.qSlicerLayoutManager()}
     app._window = slicer.qSlicerMainWindow()
     slicer.modules.segmenteditor = SegmentEditor()
+    app.disconnect("startupCompleted()")  # or modules that are gone would go on offering their sample data
+    slicer.modules.sampleDataSources = {}
     dialogs.dialogs.reset()
     packages.environment.reset()
     QtCore.QSettings().clear()

@@ -121,6 +121,13 @@ def take_review(widget: Any) -> None:
     save(panel_picture(), "panel-review")
     save(np.hstack([view.picture() for view in slices]), "review-doubt")
     ui.doubtCheckBox.click()
+    ui.attentionCheckBox.click()
+    if not application.wait_until(lambda: not run.running, SECONDS):
+        raise TimeoutError("What the network looks at is not told.")
+    node.GetDisplayNode().SetOpacity2DFill(0.0)  # outlines alone, or the map is hidden where it matters
+    save(np.hstack([view.picture() for view in slices]), "review-attention")
+    node.GetDisplayNode().SetOpacity2DFill(0.5)
+    ui.attentionCheckBox.click()
 
     ui.correctButton.click()
     truth = sitk.GetArrayFromImage(draw_sample().labels)

@@ -10,19 +10,20 @@ import slicer
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.models.terminology import LEFT, structure_label
 from SESegmentationLib.mrml import (
+    ATTENTION,
+    DOUBT,
     adapted_parameters,
     add_segmentation,
     check_grid,
     corrected_mask,
-    doubt_volume,
     edited_voxels,
     find_corrections,
     image_from_volume_node,
     keep_adapted_parameters,
-    make_doubt_volume,
     remember_written,
     show_difference,
     update_segmentation,
+    value_range,
 )
 
 STRUCTURES = [structure_label(17, "hippocampus", LEFT), structure_label(16, "brain stem")]
@@ -155,15 +156,16 @@ def test_adapted_parameters_are_a_text_beside_the_segmentation(make_volume):
     assert slicer.util.getNodesByClass("vtkMRMLTextNode") == []
 
 
-def test_doubt_and_difference_lie_on_the_volume(make_volume, make_transform):
+@pytest.mark.parametrize("overlay", [DOUBT, ATTENTION], ids=lambda overlay: overlay.name)
+def test_maps_and_difference_lie_on_the_volume(make_volume, make_transform, overlay):
     volume, node, labels = written(make_volume, directions=np.array([[0, 0.8, 0.6], [1, 0, 0], [0, 0.6, -0.8]]))
     make_transform(np.diag([1.0, 1, 1, 1]) + 9 * np.eye(4, k=3), volume, node)
     doubt = sitk.Cast(labels, sitk.sitkFloat32) / 17
-    make_doubt_volume(node, doubt)
-    shown = doubt_volume(node)
+    overlay.make(node, doubt)
+    shown = overlay.volume(node)
     matrices = [slicer.util.arrayFromVTKMatrix(_to_ras(n)) for n in (shown, volume)]
     assert np.allclose(*matrices) and shown.GetParentTransformNode() is volume.GetParentTransformNode()
-    assert slicer.util.arrayFromVolume(shown).max() == 255
+    assert slicer.util.arrayFromVolume(shown).max() == (255 if overlay is DOUBT else pytest.approx(16.1, abs=0.1))
     after = sitk.GetArrayFromImage(labels)
     after[4, 2:5, 2:5], after[1, 2:5, 2:4] = 0, 16
     difference = show_difference(node, labels, label_image(volume, after))
@@ -172,6 +174,30 @@ def test_doubt_and_difference_lie_on_the_volume(make_volume, make_transform):
         for name in ("gained", "lost")
     ]
     assert counts == [6, 9] and difference.GetHideFromEditors() and not difference.GetSaveWithScene()
+
+
+def test_colours_go_over_what_the_networks_saw_only():
+    attention = np.zeros((20, 20, 20), np.float32)
+    assert value_range(attention) == (0, 1)
+    attention[:, :, 5:] = 0.99
+    attention[10:, :, 5:] = 0.97
+    assert value_range(attention) == pytest.approx((0.97, 0.99))
+
+
+def test_gates_that_are_all_but_open_are_told_apart(make_volume):
+    _, node, labels = written(make_volume)
+    gates = np.full(SHAPE, 0.999, np.float32)
+    gates[0], gates[1], gates[-2:] = 0, 0.5, 0.99999
+    attention = sitk.GetImageFromArray(gates)
+    attention.CopyInformation(labels)
+    ATTENTION.make(node, attention)
+    shown = ATTENTION.volume(node)
+    # the logarithm of the odds; what was not seen lies below what is shown
+    values = slicer.util.arrayFromVolume(shown)[:, 0, 0]
+    assert values[1:].tolist() == pytest.approx([0, *[6.907] * 4, *[11.51] * 2], abs=0.02)
+    display = shown.GetDisplayNode()
+    assert values[0] < display.GetLowerThreshold() < 0
+    assert display.GetWindowLevelMax() == pytest.approx(11.51, abs=0.02)
 
 
 def _to_ras(node):

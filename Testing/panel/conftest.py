@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from harness.faults import faults  # noqa: E402
 
 application.start()  # test modules import qt, ctk and the widget classes of slicer at file scope
 
+import panel_clicks as clicks  # noqa: E402
 import panel_fakes as fakes  # noqa: E402
 from panel_fakes import MODULE, ROOT  # noqa: E402
 
@@ -111,6 +113,46 @@ def make_volume() -> Callable[..., slicer.vtkMRMLScalarVolumeNode]:
         return node
 
     return make
+
+
+@pytest.fixture
+def choices(widget: Any) -> Any:
+    """The choices of the present scene."""
+    return widget.logic.getParameterNode()
+
+
+@pytest.fixture
+def segment(
+    widget: Any, segmenter: fakes.FakeSegmenter, choices: Any, make_volume: Callable[..., Any]
+) -> Callable[..., slicer.vtkMRMLSegmentationNode]:
+    """Function that segments a volume by a click and returns the node that is shown.
+
+    Findings and the corner of the blocks are those of :func:`panel_fakes.make_result`; ``change`` alters structures.
+    """
+
+    def run(volume: Any = None, findings: Any = (), corner: int = 2, **change: Any) -> Any:
+        choices.inputVolume = volume or choices.inputVolume or make_volume()
+        clicks.click(widget.ui.segmentButton)
+        result = fakes.make_result(segmenter.jobs[-1].image, widget.panel.models.card, findings, corner)
+        structures = [replace(structure, **change) for structure in result.structures]
+        segmenter.succeed(replace(result, structures=structures))
+        clicks.wait(lambda: not widget.panel.run.running)
+        return choices.resultSegmentation
+
+    return run
+
+
+@pytest.fixture
+def recalibrate(widget: Any, segmenter: fakes.FakeSegmenter) -> Callable[[int], None]:
+    """Function that recalibrates by a click and brings about a proposal."""
+
+    def run(grow: int = 1) -> None:
+        clicks.click(widget.ui.recalibrateButton)
+        assert widget.panel.run.running, widget.panel.messages.shown
+        segmenter.succeed_refinement(fakes.make_refined(segmenter.jobs[-1], widget.panel.models.card, grow))
+        clicks.wait(lambda: not widget.panel.run.running)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+import slicer
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 
 from harness import application
+from harness.segment_editor import paint
 
 SECONDS = 60
 
@@ -46,3 +49,23 @@ def type_text(widget: Any, text: str) -> None:
 def wait(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
     """Let the application work until something is so."""
     assert application.wait_until(condition, seconds), "it did not come in time"
+
+
+def draw(node: Any, k: int = 3, identifier: str = "Segment_1") -> None:
+    """Draw a square in an axial slice."""
+    volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    inside = np.zeros(slicer.util.arrayFromVolume(volume).shape, bool)
+    inside[k, 6:10, 9:14] = True
+    paint(node, identifier, inside, volume)
+
+
+def reload_module() -> Any:
+    """Load the module anew; its widget."""
+    slicer.util.reloadScriptedModule("SESegmentation")
+    application.process_events()
+    return slicer.util.getModuleWidget("SESegmentation")
+
+
+def texts(messages: Iterable[Any]) -> list[tuple[str, str]]:
+    """Level and text of the panel's messages."""
+    return [(message.level, message.text) for message in messages]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,8 @@ from SESegmentationLib.inference.doubtful import with_doubtful_slices
 from SESegmentationLib.inference.result import Finding, SegmentationResult, StructureResult
 from SESegmentationLib.models import ModelCard, ModelPackage, write_package
 from SESegmentationLib.models.terminology import structure_label
+from SESegmentationLib.refine.adapted_file import FORMAT
+from SESegmentationLib.worker.images import pack_image
 from SESegmentationLib.worker.results import pack_result
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +79,10 @@ class FakeSegmenter:
         value = {"result": value, "slices": refined.slices, "parameters": refined.parameters}
         adapted = np.frombuffer(refined.adapted, np.uint8)
         self._finish(ResultEvent(self._handle.number, "refine", value, [adapted, *arrays]))
+
+    def succeed_attention(self, attention: sitk.Image) -> None:
+        description, voxels = pack_image(attention)
+        self._finish(ResultEvent(self._handle.number, "attention", {"attention": description}, [voxels]))
 
     def fail(self, error: SegmentationError) -> None:
         self._finish(FailureEvent(self._handle.number, error))
@@ -186,4 +194,12 @@ def make_refined(job: RefineJob, card: ModelCard, grow: int = 1) -> RefinedResul
     labels.CopyInformation(job.labels)
     structures = make_result(job.image, card).structures
     result = SegmentationResult(labels, structures, {"learn": 3.0}, [], card, "cpu")
-    return RefinedResult(with_doubt(result), job.slices, b"adapted parameters", 7)
+    return RefinedResult(with_doubt(result), job.slices, adapted_file(card), 7)
+
+
+def adapted_file(card: ModelCard) -> bytes:
+    """A file of seven parameters adapted to a patient."""
+    tensor = {"dtype": "F32", "shape": [7], "data_offsets": [0, 28]}
+    notes = {"format": FORMAT, "weights_sha256": card.weights_sha256}
+    header = json.dumps({"__metadata__": notes, "axial.classifier.bias": tensor}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(28)

@@ -48,6 +48,8 @@ class Clinic(RuleBasedStateMachine):
         self.fixed = np.zeros(SIZE[::-1], bool)
         #: what Undo must bring back, while nothing else was done since
         self.undoable: tuple | None = None
+        #: what Redo must bring back, likewise
+        self.redoable: tuple | None = None
 
     # --- what is there ------------------------------------------------------------------------------------------------
 
@@ -89,7 +91,7 @@ class Clinic(RuleBasedStateMachine):
             if identifier in completed:
                 assert (voxels == had).all(), f"{identifier} was completed and changed"
         assert before.keys() <= after.keys()
-        self.undoable = (before, self.written, self.fixed)
+        self.undoable, self.redoable = (before, self.written, self.fixed), None
         self.written, self.fixed = after, mask
 
     def unchanged(self, before: dict[str, np.ndarray]) -> None:
@@ -103,6 +105,12 @@ class Clinic(RuleBasedStateMachine):
 
     def finish(self) -> None:
         wait(lambda: not self.widget.panel.run.running, 5)
+
+    def edited(self) -> None:
+        """The clinician has changed something: it must not be lost by putting a result back."""
+        self.undoable = self.redoable = None
+        application.process_events()
+        assert not self.widget.ui.redoButton.enabled
 
     # --- what is done -------------------------------------------------------------------------------------------------
 
@@ -133,7 +141,7 @@ class Clinic(RuleBasedStateMachine):
         inside = np.zeros(SIZE[::-1], bool)
         inside[k, low : low + size, low : low + size] = True
         paint(self.node, ids[pick % len(ids)], inside, self.choices.inputVolume, erase)
-        self.undoable = None
+        self.edited()
 
     @precondition(lambda self: self.node)
     @rule(pick=st.integers(0, 9), done=st.booleans())
@@ -141,7 +149,7 @@ class Clinic(RuleBasedStateMachine):
         segmentation = self.node.GetSegmentation()
         segment = segmentation.GetNthSegment(pick % segmentation.GetNumberOfSegments())
         LOGIC.SetSegmentStatus(segment, LOGIC.Completed if done else LOGIC.NotStarted)
-        self.undoable = None
+        self.edited()
 
     @precondition(lambda self: self.node and find_corrections(self.node))
     @rule(end=st.sampled_from(["accept", "reject", "crash"]), grow=st.integers(0, 3), k=st.none() | st.integers(0, 11))
@@ -171,10 +179,20 @@ class Clinic(RuleBasedStateMachine):
     @precondition(lambda self: self.undoable and self.widget.ui.undoButton.enabled)
     @rule()
     def undo(self):
+        after = (self.state(), self.written, self.fixed)
         click(self.widget.ui.undoButton)
         before, self.written, self.fixed = self.undoable
         self.unchanged(before)
-        self.undoable = None
+        self.undoable, self.redoable = None, after
+
+    @precondition(lambda self: self.redoable and self.widget.ui.redoButton.enabled)
+    @rule()
+    def redo(self):
+        before = (self.state(), self.written, self.fixed)
+        click(self.widget.ui.redoButton)
+        after, self.written, self.fixed = self.redoable
+        self.unchanged(after)
+        self.undoable, self.redoable = before, None
 
     @rule()
     def save_and_reload(self):
@@ -188,7 +206,7 @@ class Clinic(RuleBasedStateMachine):
         self.unchanged(before)
         assert (self.node and find_corrections(self.node)) == corrections
         assert (self.node and adapted_parameters(self.node)) == adapted
-        self.undoable = None
+        self.undoable = self.redoable = None
 
 
 @pytest.fixture

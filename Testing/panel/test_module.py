@@ -17,7 +17,7 @@ from panel_clicks import click, wait
 from panel_fakes import MODULE, ROOT, make_package, make_result
 
 from harness import application
-from SESegmentationLib.errors import CancelledError, InputError, ModelError, WorkerError
+from SESegmentationLib.errors import CancelledError, InputError, ModelError, UsageError, WorkerError
 
 SAMPLE_NAME = "SESegmentationHippocampus"
 SAMPLE = ROOT / "SESegmentation" / "Resources" / "SampleData" / f"{SAMPLE_NAME}.nii.gz"
@@ -280,6 +280,34 @@ def test_what_a_script_asks_in_vain_is_raised(widget, logic, segmenter, make_vol
     with pytest.raises(WorkerError, match="It broke"):
         logic.segment(make_volume(), "tiny-t1")
     assert segmentations() == []
+
+
+def test_a_script_needs_consent_to_terms_that_are_not_free(widget, logic, segmenter, make_volume, models):
+    make_package(models, "paid", licence={"spdx": "CC-BY-NC-4.0", "name": "CC", "free": False})
+    volume = make_volume()
+    with pytest.raises(UsageError, match="CC-BY-NC-4.0"):
+        logic.segment(volume, "paid")
+    assert not segmenter.jobs
+
+    def refuse(phase, fraction, seconds_left):
+        raise CancelledError("enough", "")
+
+    for given in ({"acceptLicence": True}, {}):  # by the script, then once and for all in the panel
+        if not given:
+            widget.panel._memory.accept(widget.panel.models._source.usable()[0].card, True)
+        count = len(segmenter.jobs)
+        submit = segmenter.submit
+
+        def submit_and_report(job, submit=submit):
+            handle = submit(job)
+            segmenter.progress("axial", 0.5)
+            return handle
+
+        segmenter.submit = submit_and_report
+        with pytest.raises(CancelledError):
+            logic.segment(volume, "paid", progress=refuse, **given)
+        segmenter.submit = submit
+        assert len(segmenter.jobs) == count + 1
 
 
 def test_a_script_is_cancelled_by_its_progress(widget, logic, segmenter, make_volume):

@@ -19,6 +19,7 @@ from harness.faults import faults
 from harness.segment_editor import paint
 from SESegmentationLib.errors import WorkerError
 from SESegmentationLib.inference.result import Finding
+from SESegmentationLib.models import installing
 
 UI = "Resources/UI/SESegmentation.ui"
 SLIPS = [
@@ -38,10 +39,15 @@ SLIPS = [
     (UI, "QFrame::StyledPanel", "QFrame::StylishPanel"),
     (UI, 'name="recalibrateButton"', 'name="recalibrationButton"'),
     (UI, 'name="shortcut"', 'name="shortcuts"'),
+    (UI, 'name="addModelButton"', 'name="addModel"'),
+    (UI, 'name="attentionCheckBox"', 'name="attendCheckBox"'),
+    (UI, 'name="adaptedCheckBox"', 'name="adaptCheckBox"'),
+    (UI, "<tabstop>redoButton<", "<tabstop>redonButton<"),
     ("SESegmentation.py", "UI/SESegmentation.ui", "UI/Segmentation.ui"),
     ("SESegmentation.py", "scene.StartCloseEvent", "scene.StartClosingEvent"),
     ("SESegmentation.py", "connectParametersToGui", "connectParameterToGui"),
     ("SESegmentation.py", "lowMemory: bool", "lowmemory: bool"),
+    ("SESegmentation.py", "adaptedFrom: slicer", "adaptedfrom: slicer"),
     ("SESegmentation.py", "scene.EndBatchProcessEvent", "scene.BatchProcessEndEvent"),
     ("SESegmentation.py", "self.panel.on_nodes_changed(", "self.panel.on_node_changed("),
     ("panel/run_control.py", '"clicked(bool)"', '"click(bool)"'),
@@ -51,6 +57,7 @@ SLIPS = [
     ("panel/inputs.py", "ImageDataModifiedEvent", "ImageDataModifyEvent"),
     ("panel/result_view.py", "setSegmentationNode(", "setSegmentationNod("),
     ("panel/result_view.py", "SegmentModified", "SegmentModify"),
+    ("panel/review_list.py", "header.setSortIndicator(", "header.setSortIndikator("),
     ("panel/review_list.py", '"cellClicked(int,int)"', '"cellClick(int,int)"'),
     ("panel/review_list.py", "table.setCurrentCell(", "table.setCurentCell("),
     ("panel/review_list.py", "setIcon(_light", "setIkon(_light"),
@@ -61,6 +68,15 @@ SLIPS = [
     ("panel/recalibration.py", '"clicked(bool)", self.drop', '"click(bool)", self.drop'),
     ("panel/report.py", "getSaveFileName(", "getSafeFileName("),
     ("panel/report.py", "SetActiveTableID(", "SetActiveTable("),
+    ("panel/add_model.py", "getOpenFileName(", "getOpenFilename("),
+    ("panel/add_model.py", "addModelButton.text = ", "addModelButton.txt = "),
+    ("panel/add_model.py", '"timeout()"', '"timeouts()"'),
+    ("panel/overlays.py", "attentionCheckBox.checked = ", "attentionCheckBox.cheked = "),
+    ("panel/overlays.py", 'attentionCheckBox.connect("clicked(bool)"', 'attentionCheckBox.connect("click(bool)"'),
+    ("panel/patient_network.py", '"clicked(bool)"', '"click(bool)"'),
+    ("panel/patient_network.py", "().adaptedFrom = ", "().adapted = "),
+    ("panel/result_view.py", "ui.redoButton.connect(", "ui.redoButton.conect("),
+    ("panel/result_view.py", "singleShot(", "singleshot("),
     ("panel/result_view.py", "display.SetOpacity(", "display.SetOpacities("),
     ("panel/model_chooser.py", '"currentRowChanged(int)"', '"currentRowChange(int)"'),
     ("panel/model_chooser.py", "consent.checked = ", "consent.cheked = "),
@@ -70,7 +86,7 @@ SLIPS = [
     ("panel/messages.py", "standardIcon(", "standardIkon("),
     ("panel/messages.py", "text.wordWrap = ", "text.wordwrap = "),
     ("panel/view_jump.py", "JumpAllSlices(", "JumpAllSlice("),
-    ("panel/panel.py", "logText.setPlainText(", "logText.setPlaintext("),
+    ("panel/attempts.py", "logText.setPlainText(", "logText.setPlaintext("),
     ("panel/panel.py", "choices.keepWarm", "choices.keepwarm"),
 ]
 
@@ -79,6 +95,7 @@ SLIPS = [
 def copy(models, tmp_path, monkeypatch):
     """Folder with a copy of the module and its panel, which are used instead of the real ones."""
     make_package(models, "another")
+    monkeypatch.setattr(installing, "user_models_folder", lambda: models)
     shutil.copy(MODULE, tmp_path)
     shutil.copytree(MODULE.parent / "Resources", tmp_path / "Resources")
     shutil.copytree(MODULE.parent / "SESegmentationLib" / "panel", tmp_path / "panel")
@@ -90,6 +107,16 @@ def copy(models, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.startswith("SESegmentationLib.panel")]:
         del sys.modules[name]
     sys.modules.update(real)
+
+
+def add_model(ui, choices, folder):
+    """Add a model by a click, and go back to the one that was chosen."""
+    before, package = choices.model, make_package(folder / "passed on", "added")
+    harness_dialogs.dialogs.answer(str(package.path / "model.json"))
+    click(ui.addModelButton)
+    wait(lambda: choices.model == "added", 5)
+    assert ui.addModelButton.enabled and ui.modelList.currentItem().text() == package.card.title
+    choices.model = before
 
 
 def click_through(folder, monkeypatch, wheels):
@@ -113,6 +140,8 @@ def click_through(folder, monkeypatch, wheels):
     type_text(ui.modelSearchBox, "hippo")
     click_item(ui.modelList, ui.modelList.item(1))
     assert choices.model == "tiny-t1"
+    add_model(ui, choices, folder)
+    assert panel.messages.shown[0].text.endswith("was added.")
     for section in (ui.advancedSection, ui.computerSection):
         click(section)
     click(ui.lowMemoryCheckBox)
@@ -142,6 +171,10 @@ def click_through(folder, monkeypatch, wheels):
     click(ui.previousButton)
     click(ui.acceptButton)  # to be checked again
     click(ui.doubtCheckBox)
+    click(ui.attentionCheckBox)
+    segmenter.succeed_attention(result.doubt)
+    wait(lambda: ui.attentionCheckBox.checked and not panel.run.running, 5)
+    assert "Gate of the last decoder" in panel.messages.shown[0].text
     click_item(ui.structureTable, ui.structureTable.item(1, 0))
     click(ui.correctButton)
     assert slicer.modules.SegmentEditorWidget.editor.sourceVolumeNode() is volume
@@ -156,6 +189,12 @@ def click_through(folder, monkeypatch, wheels):
         wait(lambda: not panel.run.running, 5)
         assert "gained" in ui.previewLabel.text
         click(button)
+    assert not ui.adaptedCheckBox.checked
+    click(ui.adaptedCheckBox)
+    assert choices.adaptedFrom is node and ui.adaptedCheckBox.checked
+    click(ui.undoButton)
+    click(ui.redoButton)
+    assert not ui.redoButton.enabled
     click(ui.undoButton)
     harness_dialogs.dialogs.answer(str(folder / "report.csv"))
     click(ui.saveReportButton)

@@ -1,68 +1,25 @@
-"""The review list, corrections, proposals, doubt and report, by clicks and keys, with a fake behind the panel."""
+"""The review list, corrections, proposals and report, by clicks and keys, with a fake behind the panel."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import qt
 import slicer
-from panel_clicks import click, click_item, wait
-from panel_fakes import make_package, make_refined, make_result
+from panel_clicks import click, click_item, draw, wait
+from panel_fakes import adapted_file, card_dict, make_package, make_refined, make_result
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 
 from harness import application
-from harness.segment_editor import paint
 from SESegmentationLib.errors import WorkerError
-from SESegmentationLib.mrml import adapted_parameters, doubt_volume, find_corrections, review_state
+from SESegmentationLib.models.terminology import structure_label
+from SESegmentationLib.mrml import adapted_parameters, find_corrections, review_state
 
+NAMES = ["caudate", "putamen", "pallidum", "amygdala", "thalamus"]
 STATUS = slicer.vtkSlicerSegmentationsModuleLogic
-
-
-@pytest.fixture
-def choices(widget):
-    return widget.logic.getParameterNode()
-
-
-@pytest.fixture
-def segment(widget, segmenter, choices, make_volume):
-    """Function that segments a volume by a click and returns the node that is shown; ``change`` alters structures."""
-
-    def run(volume=None, corner=2, **change):
-        choices.inputVolume = volume or choices.inputVolume or make_volume()
-        click(widget.ui.segmentButton)
-        result = make_result(segmenter.jobs[-1].image, widget.panel.models.card, corner=corner)
-        if change:
-            result = replace(result, structures=[replace(structure, **change) for structure in result.structures])
-        segmenter.succeed(result)
-        wait(lambda: not widget.panel.run.running)
-        return choices.resultSegmentation
-
-    return run
-
-
-@pytest.fixture
-def recalibrate(widget, segmenter):
-    """Function that recalibrates by a click and brings about a proposal."""
-
-    def run(grow=1):
-        click(widget.ui.recalibrateButton)
-        assert widget.panel.run.running, widget.panel.messages.shown
-        segmenter.succeed_refinement(make_refined(segmenter.jobs[-1], widget.panel.models.card, grow))
-        wait(lambda: not widget.panel.run.running)
-
-    return run
-
-
-def draw(node, k=3, identifier="Segment_1"):
-    """Draw a square in an axial slice."""
-    volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
-    inside = np.zeros(slicer.util.arrayFromVolume(volume).shape, bool)
-    inside[k, 6:10, 9:14] = True
-    paint(node, identifier, inside, volume)
 
 
 def cells(widget):
@@ -170,6 +127,55 @@ def test_correct_needs_a_structure_that_is_there(widget, segment):
     assert widget.panel.messages.shown[0].text == "The segment posterior hippocampus was deleted."
 
 
+def test_structures_that_were_not_calibrated_say_so(widget, segment, segmenter, make_volume, choices):
+    table = widget.ui.structureTable
+    segment()
+    assert "Expected Dice: not measured for this structure and model. Confidence: 90 %" in table.item(1, 2).toolTip()
+    assert cells(widget)[0][2] == "\u2013" and table.item(0, 2).toolTip() == "Not found: nothing to expect"
+    click(widget.ui.segmentButton)
+    result = make_result(segmenter.jobs[-1].image, widget.panel.models.card)
+    first, second = result.structures
+    dices = [replace(first, expected_dice=0.8), replace(first, label=second.label, confidence=0.3)]
+    segmenter.succeed(replace(result, structures=dices))
+    wait(lambda: not widget.panel.run.running)
+    assert table.horizontalHeaderItem(2).text() == "Expected\nDice (%)"
+    assert [row[2] for row in cells(widget)] == ["\u2013", "80"]
+    assert "not measured" in table.item(0, 2).toolTip() and "30 %" in table.item(0, 2).toolTip()
+    assert table.item(1, 2).toolTip() == ""
+
+
+def test_the_order_and_the_places_come_back_with_the_scene(widget, segmenter, choices, make_volume, models, tmp_path):
+    labels = [structure_label(value, name) for value, name in enumerate(NAMES, start=1)]
+    networks = card_dict()["networks"]
+    networks["axial"]["classes"] = len(NAMES) + 1
+    make_package(models, "tiny-t1", labels=[label.to_dict() for label in labels], networks=networks)
+    widget.enter()
+    make_volume()
+    click(widget.ui.segmentButton)
+    result = make_result(segmenter.jobs[-1].image, widget.panel.models.card)
+    order = [0.9, None, 0.2, 0.65, 0.4]
+    first = result.structures[0]
+    structures = [
+        replace(first, label=label, expected_dice=dice, doubtful=(number, number + 1, number + 2))
+        for number, (label, dice) in enumerate(zip(labels, order, strict=True))
+    ]
+    segmenter.succeed(replace(result, structures=structures))
+    wait(lambda: not widget.panel.run.running)
+    before = cells(widget)
+    assert [row[0] for row in before] == [NAMES[n] for n in (1, 2, 4, 3, 0)]
+    path = str(tmp_path / "scene.mrb")
+    assert slicer.util.saveScene(path)
+    slicer.mrmlScene.Clear(False)
+    slicer.util.loadScene(path)
+    application.process_events()
+    assert cells(widget) == before and not slicer.util.getNodes("*doubt*")
+    views = [slicer.app.layoutManager().sliceWidget(name).mrmlSliceNode() for name in ("Yellow", "Green", "Red")]
+    for number in (1, 2, 4, 3, 0):
+        click(widget.ui.nextButton)
+        places = [view.GetSliceToRAS().GetElement(axis, 3) for axis, view in enumerate(views)]
+        assert places == pytest.approx([number, number + 1, number + 2])
+
+
 # --- corrected slices and other results -------------------------------------------------------------------------------
 
 
@@ -209,10 +215,48 @@ def test_a_proposal_is_told_and_changes_nothing_until_it_is_accepted(widget, seg
     assert widget.ui.acceptButton.enabled is False and widget.ui.recalibrateButton.enabled is False
     click(widget.ui.acceptChangesButton)
     assert (first_segment(node)[3] == before[3]).all() and (first_segment(node) != before).any()
-    assert adapted_parameters(node) == b"adapted parameters"
+    assert adapted_parameters(node) == adapted_file(widget.panel.models.card)
     click(widget.ui.undoButton)
     assert (first_segment(node) == before).all() and adapted_parameters(node) is None
     assert [str(entry) for entry in find_corrections(node)] == ["k:3"]
+
+
+def test_an_accepted_proposal_is_taken_back_and_made_again(widget, segment, recalibrate):
+    node = segment()
+    ui = widget.ui
+    draw(node)
+    recalibrate()
+    assert not ui.redoButton.enabled
+    before = first_segment(node)
+    click(ui.acceptChangesButton)
+    after, adapted = first_segment(node), adapted_parameters(node)
+    assert (after != before).any() and not ui.redoButton.enabled
+    for _ in range(2):
+        click(ui.undoButton)
+        assert (first_segment(node) == before).all() and adapted_parameters(node) is None
+        assert "recalibrated" not in ui.resultLabel.text and not ui.undoButton.enabled
+        click(ui.redoButton)
+        assert (first_segment(node) == after).all() and adapted_parameters(node) == adapted
+        assert "recalibrated" in ui.resultLabel.text and not ui.redoButton.enabled
+    assert [str(entry) for entry in find_corrections(node)] == ["k:3"]
+    assert ui.doubtCheckBox.enabled and cells(widget)[1][3] == "corrected"
+
+
+@pytest.mark.parametrize("change", ["stroke", "status", "result"])
+def test_what_was_done_after_an_undo_is_never_lost_to_a_redo(widget, segment, choices, change):
+    node = choices.outputSegmentation = segment()
+    segment(corner=5)
+    click(widget.ui.undoButton)
+    assert widget.ui.redoButton.enabled
+    if change == "stroke":
+        draw(node)
+    elif change == "status":
+        click(widget.ui.nextButton)
+        click(widget.ui.acceptButton)
+    else:
+        segment(corner=7)
+    application.process_events()
+    assert not widget.ui.redoButton.enabled
 
 
 def test_accepted_structures_are_in_no_proposal(widget, segment, recalibrate):
@@ -301,6 +345,19 @@ def test_a_recalibration_that_fails_or_cannot_begin(widget, segment, segmenter, 
     assert "no longer in the scene" in widget.panel.messages.shown[0].text
 
 
+def test_recalibration_needs_consent_to_the_models_terms_too(widget, segment, segmenter, choices, models):
+    make_package(models, "tiny-t1", licence={"spdx": "CC-BY-NC-4.0", "name": "CC", "free": False})
+    widget.enter()
+    click(widget.ui.licenceCheckBox)
+    draw(segment())
+    click(widget.ui.licenceCheckBox)  # as on another computer, to which the scene was brought
+    click(widget.ui.recalibrateButton)
+    assert "not accepted" in widget.panel.messages.shown[0].text and len(segmenter.jobs) == 1
+    click(widget.ui.licenceCheckBox)
+    click(widget.ui.recalibrateButton)
+    assert len(segmenter.jobs) == 2
+
+
 def test_the_region_of_the_result_is_that_of_its_recalibration(widget, segment, segmenter, choices, make_volume):
     make_volume()
     choices.region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
@@ -313,25 +370,7 @@ def test_the_region_of_the_result_is_that_of_its_recalibration(widget, segment, 
     assert segmenter.jobs[-1].roi is not None
 
 
-# --- doubt and report -------------------------------------------------------------------------------------------------
-
-
-def test_doubt_is_shown_hidden_renewed_and_taken_back(widget, segment, choices):
-    node = segment()
-    ui, view = widget.ui, slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
-    click(ui.doubtCheckBox)
-    volume = doubt_volume(node)
-    assert view.GetForegroundVolumeID() == volume.GetID() and ui.doubtCheckBox.checked
-    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 2
-    before = slicer.util.arrayFromVolume(volume).copy()
-    assert before.max() > 200 and before[0, 0, 0] == 0
-    choices.outputSegmentation = node
-    segment(corner=5)
-    assert doubt_volume(node) is volume and ui.doubtCheckBox.checked
-    click(ui.doubtCheckBox)
-    assert view.GetForegroundVolumeID() is None and not ui.doubtCheckBox.checked
-    choices.outputSegmentation = None
-    assert segment() is not node and not ui.doubtCheckBox.checked and ui.doubtCheckBox.enabled
+# --- report -----------------------------------------------------------------------------------------------------------
 
 
 def test_report_is_cancelled_or_cannot_be_written(widget, segment, dialogs, tmp_path):

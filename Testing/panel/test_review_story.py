@@ -77,6 +77,17 @@ def test_from_segment_to_report(reviewed, dialogs, tmp_path):
     assert doubt.dtype == np.uint8 and doubt.max() > 60 and ui.doubtCheckBox.checked
     click(ui.doubtCheckBox)
 
+    # what the network looked at: most at the structures
+    click(ui.attentionCheckBox)
+    wait(lambda: not story.running)
+    assert ui.attentionCheckBox.checked, story.messages
+    attention = slicer.util.arrayFromVolume(slicer.util.getNode("* attention"))
+    found = np.any(list(state(node, volume).values()), axis=0)
+    assert attention.dtype == np.float32 and -10 < attention.min() < attention.max() < 20
+    if story.widget.panel.models.card.name == "hippocampus-t1":
+        assert attention[found].mean() > attention[~found].mean()
+    click(ui.attentionCheckBox)
+
     # correct one slice in the Segment Editor
     click(ui.correctButton)
     editor = slicer.modules.SegmentEditorWidget.editor
@@ -120,6 +131,16 @@ def test_from_segment_to_report(reviewed, dialogs, tmp_path):
     from SESegmentationLib.mrml import adapted_parameters
 
     assert adapted_parameters(node)[8:10] == b'{"'  # a safetensors file
+
+    # the recalibrated network is used again: the same as proposed, where nothing was corrected
+    click(ui.adaptedCheckBox)
+    again = story.segment()
+    assert again is not node and "recalibrated" in ui.resultLabel.text
+    for identifier, had in refined.items():
+        has = voxels(again, identifier, volume)
+        assert (np.delete(has, SLICE, 0) == np.delete(had, SLICE, 0)).all()
+    assert adapted_parameters(again) == adapted_parameters(node)
+    story.choices.resultSegmentation = node
 
     # accept a structure, report
     click_item(table, table.item(0, 0))

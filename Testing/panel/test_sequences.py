@@ -120,6 +120,16 @@ def test_again_into_the_same_segmentation_and_back(widget, choices, browser, seg
     assert first_voxel(node) == 2 and widget.ui.structureTable.isVisible()
 
 
+@pytest.mark.parametrize("box", ["recalibrateButton", "attentionCheckBox"])
+def test_what_is_for_single_volumes_only_says_so(widget, browser, choices, segmenter, answer, box):
+    click(widget.ui.segmentButton)
+    answer()
+    click(getattr(widget.ui, box))
+    (message,) = widget.panel.messages.shown
+    assert "shows the frames of a sequence" in message.text and "Clone the frame" in message.remedy
+    assert len(segmenter.jobs) == 1 and not widget.panel.run.running
+
+
 def test_cancelled_frames_that_are_done_stay(widget, choices, browser, segmenter, answer):
     choices.everyFrame = True
     click(widget.ui.segmentButton)

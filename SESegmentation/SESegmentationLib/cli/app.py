@@ -18,6 +18,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+AcceptLicence = Annotated[
+    bool, typer.Option("--accept-licence", help="Accept the terms of weights that are not free for every use.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -99,6 +102,12 @@ def run(
         Path | None,
         typer.Option(help="Write the probability that a voxel's label is wrong to this .nii.gz or .nrrd file."),
     ] = None,
+    attention: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write what the networks looked at, the gates of their last decoders, to this .nii.gz or .nrrd file."
+        ),
+    ] = None,
     samples: Annotated[
         int,
         typer.Option(min=0, help="Draw so many samples, and report how far each structure differs among them; slow."),
@@ -109,6 +118,7 @@ def run(
     ] = "augmentation",
     fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
     low_memory: Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")] = False,
+    accept_licence: AcceptLicence = False,
     as_json: AsJson = False,
 ) -> None:
     """Segment volumes.
@@ -128,11 +138,13 @@ def run(
         report=report,
         picture=picture,
         doubt=doubt,
+        attention=attention,
         samples=samples,
         sampling=sampling,
         fast=fast,
         low_memory=low_memory,
         as_json=as_json,
+        accept_licence=accept_licence,
     )
     raise typer.Exit(run_volumes(volumes, chosen))
 
@@ -162,6 +174,7 @@ def refine(
         Path | None, typer.Option(help="Write the adapted parameters to this .safetensors file.")
     ] = None,
     low_memory: Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")] = False,
+    accept_licence: AcceptLicence = False,
     as_json: AsJson = False,
 ) -> None:
     """Let the model learn from corrected slices of a volume, for some seconds, and segment that volume again.
@@ -183,6 +196,7 @@ def refine(
             adapted=adapted,
             low_memory=low_memory,
             as_json=as_json,
+            accept_licence=accept_licence,
         ),
     )
 
@@ -206,6 +220,23 @@ def train(
     from .learn import train_package
 
     train_package(dataset, recipe, output, device, minutes)
+
+
+@app.command()
+def experiment(
+    plans: Annotated[list[str], typer.Argument(help="Plans by name, or TOML files.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of results, tables and plots; runs that are there stay.")
+    ],
+    data: Annotated[Path, typer.Option(help="Folder that holds the datasets of the plans.")] = Path(),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Runs side by side; one for each GPU, or one.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Only tables and plots of the runs that are there.")] = False,
+) -> None:
+    """Compare networks: train and test all variants of a plan. An experiment that was interrupted goes on."""
+    from .experiment import run_experiments
+
+    run_experiments(plans, output, data, device, workers, report)
 
 
 @app.command()

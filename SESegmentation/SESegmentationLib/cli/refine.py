@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SegmentationError, UsageError
 from ..models import find_model
 from ..outputs.files import OutputFiles, check_writable
+from .consent import require_consent
 from .jobs import Job, plan_jobs
 from .show import ProgressBar, console, print_json, print_segmentation
 
@@ -34,6 +35,7 @@ class RefineOptions:
         adapted: safetensors file for the adapted parameters.
         low_memory: smaller pieces.
         as_json: print the report instead of a table.
+        accept_licence: the user accepts the terms of weights that are not free.
     """
 
     model: str
@@ -46,6 +48,7 @@ class RefineOptions:
     adapted: Path | None = None
     low_memory: bool = False
     as_json: bool = False
+    accept_licence: bool = False
 
 
 def refine_volume(volume: Path, options: RefineOptions) -> None:
@@ -62,6 +65,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     if options.adapted and options.adapted.suffix.lower() != ".safetensors":
         raise UsageError(f"{options.adapted} does not end in .safetensors.", "Choose another name for --adapted.")
     package = find_model(options.model)
+    require_consent(package.card, options.accept_licence)
     for path in (job.output, options.report, options.adapted):
         if path:
             check_writable(path)

@@ -15,6 +15,7 @@ from ..inference.pictures import SLICES
 from ..models import find_model
 from ..outputs.files import OutputFiles, check_writable
 from ..outputs.images import MAP_ENDINGS, write_image
+from .consent import require_consent
 from .entry import as_segmentation_error, report_failure
 from .jobs import Job, plan_jobs
 from .show import ProgressBar, print_findings, print_json, print_segmentation
@@ -39,11 +40,13 @@ class RunOptions:
         report: JSON or CSV file.
         picture: PNG file, for one volume only.
         doubt: file for the map of doubt, for one volume only.
+        attention: file for what the networks look at, for one volume only.
         samples: how many samples are drawn to see how far they differ; 0 for none.
         sampling: "augmentation" or "dropout".
         fast: fewer views.
         low_memory: smaller pieces.
         as_json: print the report instead of a table.
+        accept_licence: the user accepts the terms of weights that are not free.
     """
 
     model: str
@@ -54,11 +57,13 @@ class RunOptions:
     report: Path | None = None
     picture: Path | None = None
     doubt: Path | None = None
+    attention: Path | None = None
     samples: int = 0
     sampling: str = "augmentation"
     fast: bool = False
     low_memory: bool = False
     as_json: bool = False
+    accept_licence: bool = False
 
 
 def run(volumes: Sequence[Path], options: RunOptions) -> int:
@@ -71,19 +76,23 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
         SegmentationError: options, model, device or region cannot be used, or the only volume fails.
     """
     package = find_model(options.model)
+    require_consent(package.card, options.accept_licence)
     jobs = plan_jobs(volumes, options.output, options.file_format, package.card.input.get("kind") == SLICES)
-    for option, path in (("--picture", options.picture), ("--doubt", options.doubt)):
+    maps = {"--doubt": options.doubt, "--attention": options.attention}
+    for option, path in {"--picture": options.picture, **maps}.items():
         if path and len(jobs) > 1:
             raise UsageError(f"{option} is for one volume.", f"Segment the {len(jobs)} volumes without it.")
     if options.picture and options.picture.suffix.lower() != ".png":
         raise UsageError(f"{options.picture} does not end in .png.", "Choose another name for --picture.")
-    if options.doubt and not options.doubt.name.lower().endswith(MAP_ENDINGS):
-        raise UsageError(f"{options.doubt} does not end in {' or '.join(MAP_ENDINGS)}.", "Choose another for --doubt.")
-    for path in (jobs[0].output, options.report, options.picture, options.doubt):
+    for option, path in maps.items():
+        if path and not path.name.lower().endswith(MAP_ENDINGS):
+            raise UsageError(f"{path} does not end in {' or '.join(MAP_ENDINGS)}.", f"Choose another for {option}.")
+    for path in (jobs[0].output, options.report, options.picture, *maps.values()):
         if path:
             check_writable(path)
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from ..inference.attention import gated_views
     from ..inference.engine import Engine
     from ..inference.roi import read_roi
     from ..outputs.report import write_report
@@ -92,6 +101,8 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     with ProgressBar() as progress:
         region = read_roi(options.roi) if options.roi else None
         engine = Engine(package, device=options.device)
+        if options.attention:
+            gated_views(engine, options.fast)  # so that no segmentation is made in vain
         for number, job in enumerate(jobs, start=1):
             progress.subject(f"{number}/{len(jobs)} {job.source.name}" if not alone else job.source.name)
             report, code = _attempt(engine, job, region, options, progress, alone)
@@ -156,6 +167,8 @@ def _segment(
     segmented = time.perf_counter()
     spread = _sample(engine, image, region, options, progress) if options.samples else None
     sampled = time.perf_counter()
+    attention = _attend(engine, image, region, options, progress) if options.attention else None
+    attended = time.perf_counter()
     structures = [structure.label for structure in result.structures]
     with OutputFiles() as files:
         write_segmentation(files.begin(job.output), result.labels, structures)
@@ -165,7 +178,9 @@ def _segment(
             write_picture(files.begin(options.picture), image, result.labels, structures, volumes, title)
         if options.doubt and alone:
             write_image(files.begin(options.doubt), result.doubt)
-        timings = {"reading": read - begin, "writing": time.perf_counter() - sampled}
+        if attention is not None and alone:
+            write_image(files.begin(options.attention), attention)
+        timings = {"reading": read - begin, "writing": time.perf_counter() - attended}
         report = build_report(result, image, job.source, job.output, timings)
         if spread is not None:
             report = with_samples(report, spread, options.sampling, options.samples, sampled - segmented)
@@ -181,6 +196,15 @@ def _sample(
 
     drawn = {"kind": options.sampling, "count": options.samples}
     return sample_structures(engine, image, roi=region, fast=options.fast, **drawn, progress=progress)
+
+
+def _attend(
+    engine: Engine, image: sitk.Image, region: sitk.Image | None, options: RunOptions, progress: ProgressBar
+) -> sitk.Image:
+    from ..inference.attention import attention_map
+
+    chosen = {"fast": options.fast, "low_memory": options.low_memory}
+    return attention_map(engine, image, roi=region, **chosen, progress=progress)
 
 
 def _print_line(report: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 Needs neither torch nor Qt. Nothing here blocks the thread that calls it.
 """
 
-from ..worker.jobs import Job, RefineJob, SegmentJob, WarmUpJob
+from ..worker.jobs import AttentionJob, Job, RefineJob, SegmentJob, WarmUpJob
 from ..worker.results import RefinedResult
 from .events import AcceptedEvent, Event, FailureEvent, ProgressEvent, ResultEvent
 from .local import Limits, LocalSegmenter
@@ -11,6 +11,7 @@ from .segmenter import JobHandle, Segmenter
 
 __all__ = [
     "AcceptedEvent",
+    "AttentionJob",
     "Event",
     "FailureEvent",
     "Job",

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from ..errors import SegmentationError
 from ..inference.result import SegmentationResult
+from ..worker.images import unpack_image
 from ..worker.results import RefinedResult, unpack_refinement, unpack_result
 
 
@@ -67,6 +69,10 @@ class ResultEvent:
     def refinement(self) -> RefinedResult:
         """The result of a job of the kind "refine", likewise."""
         return unpack_refinement(self.value, self.arrays)
+
+    def attention(self) -> sitk.Image:
+        """The result of a job of the kind "attention", likewise."""
+        return unpack_image(self.value["attention"], self.arrays[0])
 
 
 @dataclass(frozen=True)

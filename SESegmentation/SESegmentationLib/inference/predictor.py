@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import ModelError, OutOfMemoryError
 from ..models import ModelCard, View
 from .device import fast_precision
+from .gates import recorded_gates, spatial_gate
 from .memory import REMEDY, is_out_of_memory, require
 from .views import PLANE_AXIS, across_axis, along, fuse, other_sides, padded, slab, split_merged
 from .weights import fold_batch_norms
@@ -24,6 +26,9 @@ from .weights import fold_batch_norms
 BATCH_PIXELS = {"cpu": 320_000, "mps": 1_500_000, "cuda": 6_000_000}
 #: the same where memory is scarce
 LOW_MEMORY_PIXELS = 70_000
+
+#: what a look at some slices gives
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,60 @@ class Predictor:
             votes = [self._look(view, image, total, view.weight / whole, limit, report) for view in views]
         return Prediction(total, votes)
 
+    def gated(self, views: Sequence[View]) -> list[View]:
+        """Those of ``views`` whose networks have a spatial gate in their last decoder."""
+        return [view for view in views if spatial_gate(self._networks[view.network]) is not None]
+
+    def gates(
+        self,
+        volume: np.ndarray,
+        views: Sequence[View],
+        low_memory: bool = False,
+        report: Callable[[View, float], None] = lambda view, fraction: None,
+    ) -> np.ndarray:
+        """What the spatial gates of the last decoders let through, the mean over ``views``: (k, j, i) float32, 0 to 1.
+
+        Args:
+            volume, low_memory, report: as for :meth:`predict`.
+            views: of those that :meth:`gated` gives.
+        """
+        limit = LOW_MEMORY_PIXELS if low_memory else BATCH_PIXELS[self.device.type]
+        whole = sum(view.weight for view in views)
+        require(volume.size * 8 / 1e9)
+        with torch.inference_mode():
+            image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
+            total = torch.zeros(volume.shape, dtype=torch.float32)
+            for view in views:
+
+                def look(which: slice, view: View = view) -> Tensor:
+                    return self._gates(view, image, which).cpu()
+
+                def keep(which: slice, gates: Tensor, view: View = view) -> None:
+                    along(total, view.plane, which).add_(gates, alpha=view.weight / whole)
+
+                self._in_batches(view, image, limit, report, look, keep)
+        return total.numpy()
+
+    def _gates(self, view: View, image: Tensor, which: slice) -> Tensor:
+        """(N, H, W) float32 for the slices ``which``; of a mirrored view the mean with the mirror image's."""
+        slabs = slab(image, view.plane, which, view.thickness)
+        gates = self._gate(view, slabs)
+        if not view.mirrored:
+            return gates
+        across = across_axis(view.plane)
+        mirrored = self._gate(view, slabs.flip(across))
+        return (gates + (mirrored if across == 1 else mirrored.flip(-1))) / 2
+
+    def _gate(self, view: View, slabs: Tensor) -> Tensor:
+        """What the spatial gate of a view's network lets through of ``slabs`` (N, T, H, W): (N, H, W) float32."""
+        framed, inside = padded(slabs, view.size)
+        network = self._networks[view.network]
+        height, width = framed.shape[-2:]
+        with recorded_gates(spatial_gate(network)) as gates:
+            network(framed.contiguous(memory_format=torch.channels_last))
+        # the network pads at the ends what it cannot halve often enough
+        return gates[0][..., :height, :width][inside][:, 0]
+
     def find(self, volume: np.ndarray, step: int) -> np.ndarray:
         """Where there is any structure, in every ``step``-th slice of the best view.
 
@@ -157,6 +216,36 @@ class Predictor:
         """Add one view to ``total``; its own most probable channels."""
         votes = torch.empty(total.shape[1:], dtype=torch.uint8 if self.classes <= 256 else torch.int16)
         votes = votes.to(total.device)
+
+        def look(which: slice) -> tuple[Tensor, Tensor]:
+            probabilities = self._probabilities(view, image, which).to(total.device)
+            if view.merged:
+                probabilities = split_merged(probabilities, along(total, view.plane, which), self._pairs)
+            return probabilities, probabilities.max(dim=1).indices
+
+        def keep(which: slice, seen: tuple[Tensor, Tensor]) -> None:
+            probabilities, winners = seen
+            fuse(total, view.plane, which, probabilities, weight)
+            along(votes, view.plane, which).copy_(winners)
+
+        self._in_batches(view, image, limit, report, look, keep)
+        return votes
+
+    def _in_batches(
+        self,
+        view: View,
+        image: Tensor,
+        limit: int,
+        report: Callable[[View, float], None],
+        look: Callable[[slice], Seen],
+        keep: Callable[[slice, Seen], None],
+    ) -> None:
+        """Look at all slices of a view, ``limit`` pixels at once or fewer if these do not fit, and keep what is seen.
+
+        Args:
+            look: at some slices; it changes nothing, because it is tried again with fewer where memory runs out.
+            keep: what that gave.
+        """
         count = image.shape[PLANE_AXIS[view.plane]]
         batch = max(1, min(count, limit // (image.numel() // count)))
         report(view, 0.0)
@@ -164,10 +253,7 @@ class Predictor:
         while start < count:
             which = slice(start, min(start + batch, count))
             try:
-                probabilities = self._probabilities(view, image, which).to(total.device)
-                if view.merged:
-                    probabilities = split_merged(probabilities, along(total, view.plane, which), self._pairs)
-                winners = probabilities.max(dim=1).indices
+                seen = look(which)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -179,11 +265,9 @@ class Predictor:
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
-            fuse(total, view.plane, which, probabilities, weight)
-            along(votes, view.plane, which).copy_(winners)
+            keep(which, seen)
             start = which.stop
             report(view, start / count)
-        return votes
 
     def _probabilities(self, view: View, image: Tensor, which: slice) -> Tensor:
         """(N, C, H, W) half precision for the slices ``which``; of a mirrored view the mean with the mirror image's."""

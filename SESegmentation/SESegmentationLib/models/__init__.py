@@ -1,7 +1,7 @@
 """Model packages: cards, labels, where they are and whether they are whole. Needs only the standard library."""
 
 from .card import Licence, ModelCard, View
-from .installing import add_model
+from .installing import AlreadyInstalledError, add_model
 from .labels import Code, Label
 from .store import (
     DamagedModel,
@@ -16,6 +16,7 @@ from .verification import sha256_of, verify_package, verify_weights
 from .writing import write_package
 
 __all__ = [
+    "AlreadyInstalledError",
     "Code",
     "DamagedModel",
     "Label",

@@ -84,6 +84,10 @@ def _size(fields: Fields) -> tuple[int, int]:
     return tuple(size)
 
 
+#: SPDX identifier of weights whose terms follow from data that their user trained them on
+OWN_DATA = "LicenseRef-training-data"
+
+
 @dataclass(frozen=True)
 class Licence:
     """Terms under which the weights may be used.
@@ -91,7 +95,7 @@ class Licence:
     Attributes:
         spdx: SPDX identifier, for example "CC-BY-SA-4.0".
         name: the licence in words.
-        free: whether any use, commercial use included, is allowed; where not, the user is asked to consent.
+        free: whether any use, commercial use included, is allowed.
         attribution: who must be named.
         url: where the text stands.
     """
@@ -101,6 +105,11 @@ class Licence:
     free: bool
     attribution: str = ""
     url: str = ""
+
+    @property
+    def asks_consent(self) -> bool:
+        """Whether there are terms to be accepted; of a user's own model nobody has stated any."""
+        return not self.free and self.spdx != OWN_DATA
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any], where: str = "licence") -> Licence:

@@ -22,6 +22,10 @@ COMPANIONS = (CARD_NAME, "README.md", "LICENSE")
 MAXIMUM_BYTES = 4 << 30
 
 
+class AlreadyInstalledError(UsageError):
+    """There is a model of that name, and it was not to be replaced."""
+
+
 def add_model(source: Path, folder: Path | None = None, replace: bool = False) -> ModelPackage:
     """Copy the model package in ``source`` to where models are looked for, whole or not at all.
 
@@ -35,7 +39,8 @@ def add_model(source: Path, folder: Path | None = None, replace: bool = False) -
     Raises:
         InputError: ``source`` is neither, or a ZIP that cannot be trusted.
         ModelError: the package is damaged.
-        UsageError: there is a model of that name, or the folder cannot be written.
+        AlreadyInstalledError: there is a model of that name.
+        UsageError: the folder cannot be written.
     """
     folder = folder or user_models_folder()
     with _unpacked(source) as unpacked:
@@ -45,7 +50,7 @@ def add_model(source: Path, folder: Path | None = None, replace: bool = False) -
             raise ModelError(f"{name!r} is no name for a model.", "Ask whoever made the package to correct it.")
         target = folder / name
         if target.exists() and not replace:
-            raise UsageError(
+            raise AlreadyInstalledError(
                 f"There is a model {name} in {folder} already.", "Replace it with --replace, or remove it first."
             )
         try:

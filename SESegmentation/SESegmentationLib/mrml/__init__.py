@@ -4,15 +4,7 @@ from .adapted import adapted_parameters, keep_adapted_parameters
 from .edits import EDIT_ATTRIBUTES, check_grid, corrected_mask, edited_voxels, find_corrections, remember_written
 from .history import UndoHistory
 from .layers import find_segment, label_map
-from .overlay import (
-    doubt_volume,
-    forget_doubt,
-    hide_doubt,
-    is_doubt_shown,
-    make_doubt_volume,
-    show_difference,
-    show_doubt,
-)
+from .overlay import ATTENTION, DOUBT, show_difference, value_range
 from .region import region_image
 from .segmentation import (
     add_segmentation,
@@ -28,7 +20,9 @@ from .volume import check_volume_node, image_from_volume_node
 
 __all__ = [
     "ACCEPTED",
+    "ATTENTION",
     "CORRECTED",
+    "DOUBT",
     "EDIT_ATTRIBUTES",
     "SegmentationSequence",
     "TO_CHECK",
@@ -40,18 +34,13 @@ __all__ = [
     "check_volume_node",
     "completed_voxels",
     "corrected_mask",
-    "doubt_volume",
     "edited_voxels",
     "find_corrections",
     "find_segment",
-    "forget_doubt",
-    "hide_doubt",
     "image_from_volume_node",
     "is_completed",
     "keep_adapted_parameters",
-    "is_doubt_shown",
     "label_map",
-    "make_doubt_volume",
     "place_beside",
     "region_image",
     "remember_written",
@@ -59,6 +48,6 @@ __all__ = [
     "set_review_state",
     "set_surfaces_visible",
     "show_difference",
-    "show_doubt",
     "update_segmentation",
+    "value_range",
 ]

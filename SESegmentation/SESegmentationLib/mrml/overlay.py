@@ -1,6 +1,9 @@
-"""Volumes and segmentations laid over the slice views for a while: the map of doubt, and what a proposal changes."""
+"""Maps laid over the slice views for a while: of doubt, of what networks looked at, of what a proposal changes."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
@@ -10,61 +13,73 @@ from .layers import BINARY_LABELMAP, oriented_image
 from .segmentation import place_beside
 from .volume import RAS_TO_LPS
 
-_DOUBT_ROLE = "SESegmentation.Doubt"
-_OPACITY = 0.5
 _GAINED, _LOST = ("gained", (0.2, 0.9, 0.3)), ("lost", (0.95, 0.2, 0.2))
+_OPACITY = 0.5
+#: gates beyond cannot be told from shut and open in single precision; below the log-odds of all of these
+_CERTAIN, _UNSEEN = (1e-7, 1 - 1e-7), -20.0
 
 
-def doubt_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
-    """The volume that shows the doubt about a segmentation; None where there is none yet."""
-    return node.GetNodeReference(_DOUBT_ROLE)
+@dataclass(frozen=True)
+class Overlay:
+    """A map over a segmented volume, kept as a volume beside the segmentation once it was asked for.
 
-
-def make_doubt_volume(node: slicer.vtkMRMLSegmentationNode, doubt: sitk.Image) -> None:
-    """Put the doubt about a segmentation into the scene, as a volume beside it; one that is there shows it anew.
-
-    Args:
-        node: the segmentation.
-        doubt: 0 to 1 on the segmented volume's grid.
+    Attributes:
+        role: of the volume among the segmentation's references.
+        name: added to the segmentation's name.
+        voxels: makes of the map's values, 0 to 1, those of the volume.
+        colour: sets up how the volume with these voxels is displayed.
     """
-    volume, scene = doubt_volume(node), node.GetScene()
-    if volume is None:
-        name = scene.GenerateUniqueName(f"{node.GetName()} doubt")
-        volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-        node.SetNodeReferenceID(_DOUBT_ROLE, volume.GetID())
-        place_beside(volume, node)
-        volume.CreateDefaultDisplayNodes()
-        _colour(volume.GetDisplayNode())
-    steps = np.rint(255 * sitk.GetArrayViewFromImage(doubt)).astype(np.uint8)
-    slicer.util.updateVolumeFromArray(volume, steps)
-    volume.SetSpacing(doubt.GetSpacing())
-    volume.SetOrigin(RAS_TO_LPS @ doubt.GetOrigin())
-    volume.SetIJKToRASDirections(*(RAS_TO_LPS @ np.reshape(doubt.GetDirection(), (3, 3))).ravel())
-    volume.SetAndObserveTransformNodeID(node.GetTransformNodeID())
 
+    role: str
+    name: str
+    voxels: Callable[[np.ndarray], np.ndarray]
+    colour: Callable[[slicer.vtkMRMLScalarVolumeDisplayNode, np.ndarray], None]
 
-def show_doubt(node: slicer.vtkMRMLSegmentationNode) -> None:
-    """Lay the doubt about a segmentation over the slice views."""
-    slicer.util.setSliceViewerLayers(foreground=doubt_volume(node), foregroundOpacity=_OPACITY)
+    def volume(self, node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """The volume that shows the map of a segmentation; None where there is none yet."""
+        return node.GetNodeReference(self.role)
 
+    def make(self, node: slicer.vtkMRMLSegmentationNode, image: sitk.Image) -> None:
+        """Put the map of a segmentation into the scene, as a volume beside it; one that is there shows it anew.
 
-def is_doubt_shown(node: slicer.vtkMRMLSegmentationNode) -> bool:
-    """Whether the doubt about a segmentation lies over a slice view."""
-    return bool(_views_with(doubt_volume(node)))
+        Args:
+            node: the segmentation.
+            image: 0 to 1 on the segmented volume's grid.
+        """
+        volume, scene = self.volume(node), node.GetScene()
+        voxels = self.voxels(sitk.GetArrayViewFromImage(image))
+        if volume is None:
+            name = scene.GenerateUniqueName(f"{node.GetName()} {self.name}")
+            volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+            node.SetNodeReferenceID(self.role, volume.GetID())
+            place_beside(volume, node)
+            volume.CreateDefaultDisplayNodes()
+            self.colour(volume.GetDisplayNode(), voxels)
+        slicer.util.updateVolumeFromArray(volume, voxels)
+        volume.SetSpacing(image.GetSpacing())
+        volume.SetOrigin(RAS_TO_LPS @ image.GetOrigin())
+        volume.SetIJKToRASDirections(*(RAS_TO_LPS @ np.reshape(image.GetDirection(), (3, 3))).ravel())
+        volume.SetAndObserveTransformNodeID(node.GetTransformNodeID())
 
+    def show(self, node: slicer.vtkMRMLSegmentationNode) -> None:
+        """Lay the map of a segmentation over the slice views, in place of another foreground."""
+        slicer.util.setSliceViewerLayers(foreground=self.volume(node), foregroundOpacity=_OPACITY)
 
-def hide_doubt(node: slicer.vtkMRMLSegmentationNode) -> None:
-    """Take the doubt off the slice views; another foreground stays."""
-    for view in _views_with(doubt_volume(node)):
-        view.SetForegroundVolumeID(None)
+    def is_shown(self, node: slicer.vtkMRMLSegmentationNode) -> bool:
+        """Whether the map of a segmentation lies over a slice view."""
+        return bool(_views_with(self.volume(node)))
 
+    def hide(self, node: slicer.vtkMRMLSegmentationNode) -> None:
+        """Take the map off the slice views; another foreground stays."""
+        for view in _views_with(self.volume(node)):
+            view.SetForegroundVolumeID(None)
 
-def forget_doubt(node: slicer.vtkMRMLSegmentationNode) -> None:
-    """The doubt is no longer that of the segmentation: remove its volume."""
-    volume = doubt_volume(node)
-    if volume is not None:
-        hide_doubt(node)
-        node.GetScene().RemoveNode(volume)
+    def forget(self, node: slicer.vtkMRMLSegmentationNode) -> None:
+        """The map is no longer that of the segmentation: remove its volume."""
+        volume = self.volume(node)
+        if volume is not None:
+            self.hide(node)
+            node.GetScene().RemoveNode(volume)
 
 
 def _views_with(volume: slicer.vtkMRMLScalarVolumeNode | None) -> list[slicer.vtkMRMLSliceCompositeNode]:
@@ -72,6 +87,50 @@ def _views_with(volume: slicer.vtkMRMLScalarVolumeNode | None) -> list[slicer.vt
         return []
     views = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode", volume.GetScene())
     return [view for view in views if view.GetForegroundVolumeID() == volume.GetID()]
+
+
+def _in_steps(doubt: np.ndarray) -> np.ndarray:
+    """Doubt is kept in steps of 1/255, a quarter as large as single precision."""
+    return np.rint(255 * doubt).astype(np.uint8)
+
+
+def _colour_doubt(display: slicer.vtkMRMLScalarVolumeDisplayNode, voxels: np.ndarray) -> None:
+    """Red to white; what is hardly in doubt is not shown at all."""
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(0, 160)
+    display.ApplyThresholdOn()
+    display.SetThreshold(13, 255)
+
+
+def _log_odds(gates: np.ndarray) -> np.ndarray:
+    """Gates on a scale on which those that are all but open differ; what the networks did not see is below all."""
+    inside = np.clip(gates, *_CERTAIN)
+    return np.where(gates > 0, np.log(inside / (1 - inside)), _UNSEEN).astype(np.float32)
+
+
+def _colour_attention(display: slicer.vtkMRMLScalarVolumeDisplayNode, voxels: np.ndarray) -> None:
+    """Blue to white over the values that there are."""
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeOcean")
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(*value_range(voxels, _UNSEEN))
+    display.ApplyThresholdOn()
+    display.SetThreshold(_UNSEEN + 1, -_UNSEEN)
+
+
+def value_range(values: np.ndarray, above: float = 0.0) -> tuple[float, float]:
+    """What 98 % of those values lie between that are ``above`` a number."""
+    part = values[::2, ::2, ::2]  # a part of many is enough
+    part = part[part > above]
+    if not part.size:
+        return above, above + 1
+    low, high = np.percentile(part, (1, 99)).tolist()
+    return low, max(high, low + 1e-6)
+
+
+#: where the label may be wrong, and where the networks looked
+DOUBT = Overlay("SESegmentation.Doubt", "doubt", _in_steps, _colour_doubt)
+ATTENTION = Overlay("SESegmentation.Attention", "attention", _log_odds, _colour_attention)
 
 
 def show_difference(
@@ -104,12 +163,3 @@ def show_difference(
     display.SetOpacity2DFill(0.8)
     display.SetVisibility3D(False)
     return difference
-
-
-def _colour(display: slicer.vtkMRMLScalarVolumeDisplayNode) -> None:
-    """Red to white; what is hardly in doubt is not shown at all."""
-    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
-    display.AutoWindowLevelOff()
-    display.SetWindowLevelMinMax(0, 160)
-    display.ApplyThresholdOn()
-    display.SetThreshold(13, 255)

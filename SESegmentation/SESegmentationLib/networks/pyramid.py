@@ -92,6 +92,11 @@ class PyramidUNet(nn.Module):
         self.classifier = nn.Conv2d(channels[0], classes, 1)
         self.apply(_initialise)
 
+    @property
+    def last_se(self) -> nn.Module:
+        """The SE block of the decoder that runs last, at the resolution of the input; identity where it has none."""
+        return self.decoders[0][-1]
+
     def forward(self, slices: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of the centre slices of ``slices`` (N, in_channels, H, W)."""
         height, width = slices.shape[-2:]

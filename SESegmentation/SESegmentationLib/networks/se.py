@@ -96,7 +96,9 @@ class ConcurrentSE(nn.Module):
         by_channel = self.cSE(maps)
         by_position = self.sSE(maps)
         if self.aggregation == "max":
-            # the maximum of both; torch.maximum's gradient is masked, which CPUs run ten times slower than this
+            if not torch.is_grad_enabled():
+                return torch.maximum(by_channel, by_position)
+            # the same; but torch.maximum's gradient is masked, which CPUs run ten times slower than this
             return by_position + torch.relu(by_channel - by_position)
         if self.aggregation == "add":
             return by_channel + by_position

@@ -164,6 +164,11 @@ class Template(nn.Module):
             nn.ReLU(inplace=True),
         ]
 
+    @property
+    def last_se(self) -> nn.Module:
+        """The SE block of the decoder that runs last, at the resolution of the input; identity where it has none."""
+        return self.decoders[-1].se
+
     def forward(self, slices: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of the centre slices of ``slices`` (N, in_channels, H, W)."""
         height, width = slices.shape[-2:]

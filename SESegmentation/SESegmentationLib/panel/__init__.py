@@ -1,5 +1,6 @@
 """The module's panel: one class a file; what a part needs of others is handed to it. Needs qt and slicer, no torch."""
 
+from .add_model import FileDialogs
 from .doctor_process import DoctorProcess
 from .install import DependencyInstaller
 from .memory import ComputerMemory
@@ -12,6 +13,7 @@ __all__ = [
     "ComputerMemory",
     "DependencyInstaller",
     "DoctorProcess",
+    "FileDialogs",
     "InstalledModels",
     "Panel",
     "Request",

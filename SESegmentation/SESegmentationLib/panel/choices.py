@@ -14,6 +14,8 @@ class Choices(Protocol):
         inputVolume: the volume to segment.
         everyFrame: of the sequence that shows its frames in the volume; otherwise the one that is selected.
         model: name of the model; empty: the first one.
+        adaptedFrom: use the parameters adapted to this patient that come with this segmentation; None: the model as it
+            is. Counts for its own volume and model only.
         region: look only inside this box; None: the whole volume.
         outputSegmentation: written into; None: a new segmentation each time.
         resultSegmentation: the result on show.
@@ -27,6 +29,7 @@ class Choices(Protocol):
     inputVolume: slicer.vtkMRMLScalarVolumeNode | None
     everyFrame: bool
     model: str
+    adaptedFrom: slicer.vtkMRMLSegmentationNode | None
     region: slicer.vtkMRMLMarkupsROINode | None
     outputSegmentation: slicer.vtkMRMLSegmentationNode | None
     resultSegmentation: slicer.vtkMRMLSegmentationNode | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from ..errors import UsageError
 from ..models import ModelCard
 
 _GROUP = "SESegmentation"
@@ -31,7 +32,16 @@ class ComputerMemory:
 
     def has_accepted(self, card: ModelCard) -> bool:
         """Whether the user has accepted these terms for this model. Free licences ask for no consent."""
-        return card.licence.free or self._settings.value(_key("AcceptedLicence", card.name)) == card.licence.spdx
+        accepted = self._settings.value(_key("AcceptedLicence", card.name))
+        return not card.licence.asks_consent or accepted == card.licence.spdx
+
+    def require_accepted(self, card: ModelCard) -> None:
+        """Raise UsageError unless the user has accepted the terms of this model."""
+        if not self.has_accepted(card):
+            raise UsageError(
+                f"The terms of {card.title} are not accepted: {card.licence.name} ({card.licence.spdx}).",
+                "Choose the model, read its licence in its card and tick the box below it; or choose another one.",
+            )
 
     def accept(self, card: ModelCard, accepted: bool) -> None:
         """Remember that the user accepts the terms of this model, or no longer does."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import qt
 from slicer.i18n import tr as _
 
-from ..errors import ModelError, UsageError
-from ..models import DamagedModel, ModelCard, ModelPackage, damaged_models, list_models, user_models_folder
+from ..errors import ModelError
+from ..models import DamagedModel, ModelCard, ModelPackage, add_model, damaged_models, list_models
 from .card_text import card_html, damage_html
 from .memory import ComputerMemory
 
@@ -27,6 +28,9 @@ class ModelSource(Protocol):
     def damaged(self) -> list[DamagedModel]:
         """Folders that look like models and cannot be used."""
 
+    def add(self, source: Path, replace: bool) -> ModelPackage:
+        """Install the model in a folder or ZIP; SegmentationError where that fails."""
+
 
 class InstalledModels:
     """The models on this computer's search path."""
@@ -36,6 +40,9 @@ class InstalledModels:
 
     def damaged(self) -> list[DamagedModel]:
         return damaged_models()
+
+    def add(self, source: Path, replace: bool) -> ModelPackage:
+        return add_model(source, replace=replace)
 
 
 class ModelChooser:
@@ -84,13 +91,9 @@ class ModelChooser:
             raise entry.error
         if entry is None:
             cause = _missing(self._chosen) if self._chosen else "No model is installed."
-            remedy = "Choose a model from the list" if self._entries else f"Put a model into {user_models_folder()}"
+            remedy = "Choose a model from the list, or add it" if self._entries else "Click Add model…"
             raise ModelError(cause, f"{remedy}, and click Segment.")
-        if not self._memory.has_accepted(entry.card):
-            raise UsageError(
-                f"The terms of {entry.card.title} are not accepted.",
-                "Read its licence in the model's card and tick the box below it, or choose another model.",
-            )
+        self._memory.require_accepted(entry.card)
         return entry
 
     def refresh(self) -> None:
@@ -108,6 +111,12 @@ class ModelChooser:
         _fit_height(models, MAXIMUM_ROWS)
         self._filter(self._ui.modelSearchBox.text)
         self.choose(self._chosen)
+
+    def show_added(self, name: str) -> None:
+        """Look again which models there are, and show this one as the chosen one, whatever was searched for."""
+        self._ui.modelSearchBox.text = ""
+        self._chosen = name
+        self.refresh()
 
     def choose(self, name: str) -> None:
         """Show this model as the chosen one; the first one where the name is empty."""
@@ -148,7 +157,7 @@ class ModelChooser:
     def _show_card(self) -> None:
         entry = self._entries.get(self._chosen)
         consent = self._ui.licenceCheckBox
-        consent.visible = isinstance(entry, ModelPackage) and not entry.card.licence.free
+        consent.visible = isinstance(entry, ModelPackage) and entry.card.licence.asks_consent
         if isinstance(entry, ModelPackage):
             self._ui.modelCardLabel.text = card_html(entry.card, self._expected_seconds)
             consent.text = _("I accept the terms of {licence}").format(licence=entry.card.licence.spdx)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +13,18 @@ from slicer.i18n import tr as _
 from ..client import ResultEvent, Segmenter
 from ..errors import CancelledError, InputError, SegmentationError
 from ..models import ModelPackage
+from .add_model import AddModel, PackageDialogs
+from .attempts import Attempts, unexpected
+from .attention import AttentionRequest
 from .choices import Choices
 from .computer import ComputerSection, Doctor
 from .correction import open_segment_editor
 from .inputs import Inputs
 from .install import Dependencies
 from .memory import ComputerMemory
-from .messages import ERROR, INFORMATION, Message, MessageList
+from .messages import INFORMATION, Message
 from .model_chooser import ModelChooser, ModelSource
+from .patient_network import PatientNetwork
 from .recalibration import Recalibration, RefineRequest
 from .report import save_report, scene_report, show_table
 from .request import Request
@@ -65,10 +68,12 @@ class Panel:
         dependencies: sees to the Python packages of the worker.
         doctor: checks this computer.
         memory: what is remembered on this computer.
+        package_dialogs: ask for a model to add.
 
     Example::
 
-        panel = Panel(ui, LocalSegmenter, InstalledModels(), installer, DoctorProcess(), ComputerMemory(qt.QSettings()))
+        memory = ComputerMemory(qt.QSettings())
+        panel = Panel(ui, LocalSegmenter, InstalledModels(), installer, DoctorProcess(), memory, FileDialogs())
         panel.set_choices(parameter_node)
     """
 
@@ -80,40 +85,39 @@ class Panel:
         dependencies: Dependencies,
         doctor: Doctor,
         memory: ComputerMemory,
+        package_dialogs: PackageDialogs,
     ) -> None:
         self._ui = ui
         self._choices: Choices | None = None
         self._dependencies = dependencies
         self._memory = memory
-        self._current: _Run | RefineRequest | None = None
-        self._busy = False
+        self._current: _Run | RefineRequest | AttentionRequest | None = None
         self._scene_results = SceneResults()
-        self.messages = MessageList(ui.messageFrame)
+        self._attempts = Attempts(ui, lambda: self._choices is not None, lambda: self.run.log)
+        self.messages = self._attempts.messages
         self.models = ModelChooser(ui, models, memory, self._on_model_chosen)
+        self._add_model = AddModel(ui, models, package_dialogs, self._on_model_added, self._attempts.failed)
         self.inputs = Inputs(ui, lambda: self._choices, lambda: self.models.card)
+        self.patient = PatientNetwork(ui, lambda: self._choices, lambda: self.models.card)
         self.run = RunControl(ui, make_segmenter, self._on_segment)
         self.recalibration: Recalibration | None = None
-        self.result = ResultView(ui, self._scene_results, self._show_actions)
+        self.result = ResultView(ui, self._scene_results, self._show_actions, lambda: self._attempts.make(self._attend))
         self.recalibration = Recalibration(
             ui,
             self._scene_results,
-            lambda write: self._do(lambda: self._tell_written(write())),
+            lambda write: self._attempts.make(lambda: self._tell_written(write())),
             self._on_proposal,
         )
         self.computer = ComputerSection(ui, doctor, memory)
         for button, action in (
+            (ui.addModelButton, self._add_model.ask),
             (ui.correctButton, self._correct),
             (ui.recalibrateButton, self._recalibrate),
             (ui.saveReportButton, self._save_report),
             (ui.tableButton, self._show_table),
         ):
-            self._connect(button, action)
+            self._attempts.on_click(button, action)
         self._show_actions()
-        ui.logButton.connect("toggled(bool)", self._on_log)
-        ui.logButton.visible = ui.logText.visible = False
-
-    def _connect(self, button: Any, action: Callable[[], None]) -> None:
-        button.connect("clicked(bool)", lambda: self._do(action))
 
     def set_choices(self, choices: Choices | None) -> None:
         """Show the choices of a scene, None while there is none."""
@@ -129,6 +133,7 @@ class Panel:
         choices = self._choices
         self.models.choose(choices.model if choices else "")
         self.inputs.refresh()
+        self.patient.refresh()
         self.result.show(choices.resultSegmentation if choices else None)
         if choices is not None:
             self.result.set_opacity(choices.opacity)
@@ -152,7 +157,7 @@ class Panel:
         self._current = None
         self.recalibration.drop()
         self.set_choices(None)
-        self._clear_messages()
+        self._attempts.clear()
 
     def on_nodes_changed(self) -> None:
         """Nodes have come into the scene (they may not be complete yet) or have left it."""
@@ -160,7 +165,7 @@ class Panel:
         if lost:
             self.run.abandon()
             self._current = None
-            self._show_error(
+            self._attempts.failed(
                 InputError(
                     f"The volume {lost} was removed while it was segmented.",
                     "Load it again, or choose another volume, and click Segment.",
@@ -175,27 +180,13 @@ class Panel:
         """End everything; the panel is not used any more."""
         self._choices = None
         self.run.close()
+        self._add_model.close()
         self.computer.close()
         self.inputs.close()
         self.result.close()
 
     def _on_segment(self) -> None:
-        self._do(self._start)
-
-    def _do(self, action: Callable[[], None]) -> None:
-        """Do what a click asks for; what is in the way of it is told."""
-        if self._busy or self._choices is None:  # Slicer handles events while it installs packages
-            return
-        self._busy = True
-        try:
-            self._clear_messages()
-            action()
-        except SegmentationError as error:
-            self._show_error(error)
-        except Exception as error:
-            self._show_error(_unexpected(error))
-        finally:
-            self._busy = False
+        self._attempts.make(self._start)
 
     def _start(self) -> None:
         self._read_request(self.models.require_package()).check()
@@ -222,12 +213,24 @@ class Panel:
         node = self.result.node
         self.result.review.mark_corrected()
         self.recalibration.drop()
-        RefineRequest.read(node, self._choices)
+        self._ask_about(node, RefineRequest, self._on_refined)
+
+    def _attend(self) -> None:
+        self._ask_about(self.result.node, AttentionRequest, self._on_attention)
+
+    def _ask_about(
+        self,
+        node: slicer.vtkMRMLSegmentationNode,
+        kind: type[RefineRequest] | type[AttentionRequest],
+        on_result: Callable[[ResultEvent], None],
+    ) -> None:
+        """Ask the worker something about a result."""
+        kind.read(node, self._choices, self._memory)
         self._install()
         if self._choices is None or not slicer.mrmlScene.IsNodePresent(node):
             raise InputError("The scene was closed during the installation.", "Load a volume and click Segment.")
-        request = RefineRequest.read(node, self._choices)  # it may have been edited meanwhile
-        self.run.start(lambda: request.job, self._on_refined, self._on_refine_failure)
+        request = kind.read(node, self._choices, self._memory)  # it may have been edited meanwhile
+        self.run.start(lambda: request.job, on_result, self._on_question_failure)
         self._current = request
         self._show_actions()
 
@@ -252,6 +255,7 @@ class Panel:
             device=choices.device,
             fast=choices.fast,
             low_memory=choices.lowMemory,
+            adapted=self.patient.parameters,
         )
 
     def _install(self) -> None:
@@ -267,12 +271,12 @@ class Panel:
         run, request = self._current, self._current.request
         try:
             result = event.segmentation()
-            written = self._scene_results.write(result, request.target(run.frames[0], run.output_id))
+            written = self._scene_results.write(result, request.target(run.frames[0], run.output_id), request.adapted)
         except SegmentationError as error:
             self._on_failure(error)
             return
         except Exception as error:
-            self._on_failure(_unexpected(error))
+            self._on_failure(unexpected(error))
             return
         run.frames.pop(0)
         run.output_id = written.node.GetID()
@@ -299,14 +303,22 @@ class Panel:
         self.refresh()
         try:
             self.recalibration.propose(request, event.refinement())
-        except SegmentationError as error:
-            self._show_error(error)
         except Exception as error:
-            self._show_error(_unexpected(error))
+            self._attempts.failed(error)
 
-    def _on_refine_failure(self, error: SegmentationError) -> None:
+    def _on_attention(self, event: ResultEvent) -> None:
+        request, self._current = self._current, None
+        try:
+            low, high = request.show(event.attention())
+            text = _("Gate of the last decoder: {low:.4f} (dark) to {high:.4f} (bright); 1 lets all features pass.")
+            self.messages.add(Message(INFORMATION, text.format(low=low, high=high)))
+        except Exception as error:
+            self._attempts.failed(error)
+        self.refresh()
+
+    def _on_question_failure(self, error: SegmentationError) -> None:
         self._current = None
-        self._show_error(error)
+        self._attempts.failed(error)
         self.refresh()
 
     def _on_proposal(self, changes: dict[int, tuple[int, int]] | None) -> None:
@@ -323,6 +335,8 @@ class Panel:
         there = self.result.record is not None
         ui.correctButton.enabled = there and self.result.review.current is not None
         ui.recalibrateButton.enabled = there and not self.run.running and self.recalibration.node is None
+        self.patient.refresh()
+        self.result.overlays.let_attend(there and not self.run.running)
         ui.saveReportButton.enabled = ui.tableButton.enabled = there
 
     def _on_failure(self, error: SegmentationError) -> None:
@@ -335,12 +349,19 @@ class Panel:
             )
             remedy = kept if isinstance(error, CancelledError) else f"{error.remedy} {kept}"
             error = type(error)(error.cause, remedy)
-        self._show_error(error)
+        self._attempts.failed(error)
         self.refresh()
 
     def _on_model_chosen(self, name: str) -> None:
         if self._choices is not None:
             self._choices.model = name  # the panel hears of it as of any other choice
+
+    def _on_model_added(self, package: ModelPackage) -> None:
+        card = package.card
+        self.models.show_added(card.name)
+        self._on_model_chosen(card.name)
+        text = _("{model} {version} was added.").format(model=card.title, version=card.version)
+        self.messages.add(Message(INFORMATION, text))
 
     def _expected_seconds(self) -> float | None:
         if self.models.package is None:
@@ -349,25 +370,3 @@ class Panel:
         if not request.volume_ml:
             return None
         return self._memory.expected_seconds(request.package.card.name, request.device, request.fast, request.volume_ml)
-
-    def _show_error(self, error: SegmentationError) -> None:
-        self.messages.add(Message.of_error(error))
-        self._ui.logButton.visible = self.messages.shown[-1].level == ERROR and bool(self.run.log)
-
-    def _clear_messages(self) -> None:
-        self.messages.clear()
-        self._ui.logButton.checked = False
-        self._ui.logButton.visible = False
-
-    def _on_log(self, shown: bool) -> None:
-        self._ui.logText.visible = shown
-        self._ui.logText.setPlainText(self.run.log if shown else "")
-
-
-def _unexpected(error: Exception) -> SegmentationError:
-    """What to tell the user of a fault of this program; the error log gets all of it."""
-    logging.exception("SESegmentation")
-    return SegmentationError(
-        f"Unexpected failure: {type(error).__name__}: {error}",
-        "Try again; if it fails again, report it with the error log (View menu).",
-    )

@@ -13,23 +13,20 @@ from slicer.i18n import tr as _
 
 from ..client import RefinedResult, RefineJob
 from ..errors import InputError
-from ..models import find_model
 from ..mrml import (
-    VolumeSequence,
     completed_voxels,
     corrected_mask,
     find_corrections,
     find_segment,
-    image_from_volume_node,
     is_completed,
     label_map,
-    region_image,
     show_difference,
 )
 from .choices import Choices
-from .correction import result_volume
+from .memory import ComputerMemory
+from .origin import Origin
 from .result_record import ResultRecord
-from .scene_results import REGION_ROLE, SceneResults, Target, Written, moves_with
+from .scene_results import SceneResults, Target, Written
 from .wording import slice_names
 
 
@@ -38,64 +35,54 @@ class RefineRequest:
     """A recalibration that is wanted.
 
     Attributes:
-        node: the corrected result.
-        volume: that it was made of.
+        origin: of the corrected result.
         target: where the new result goes.
         job: for the worker.
     """
 
-    node: slicer.vtkMRMLSegmentationNode
-    volume: slicer.vtkMRMLScalarVolumeNode
+    origin: Origin
     target: Target
     job: RefineJob
 
+    @property
+    def node(self) -> slicer.vtkMRMLSegmentationNode:
+        """The corrected result."""
+        return self.origin.node
+
     @classmethod
-    def read(cls, node: slicer.vtkMRMLSegmentationNode, choices: Choices) -> RefineRequest:
+    def read(
+        cls, node: slicer.vtkMRMLSegmentationNode | None, choices: Choices, memory: ComputerMemory
+    ) -> RefineRequest:
         """What the corrections of a result ask for.
 
         Raises:
-            InputError: it is no result of this module, of frames, not corrected, or its volume is gone or moved.
-            ModelError: its model is no longer installed.
+            InputError: as :meth:`.Origin.of`; or it is not corrected.
+            ModelError, UsageError: as :meth:`.Origin.of`.
         """
-        record = ResultRecord.read(node)
-        if record is None:
-            raise InputError("There is no result to recalibrate on.", "Click Segment first.")
-        volume = result_volume(node)
-        if VolumeSequence.of(volume) is not None:
-            raise InputError("Frames of a sequence cannot be recalibrated on.", "Segment one of them as a volume.")
-        if not moves_with(node, volume):
-            raise InputError(
-                f"{node.GetName()} is not under the same transform as {volume.GetName()}.",
-                "Move one of them in the module Data.",
-            )
-        image = image_from_volume_node(volume)
+        origin = Origin.of(node, memory)
+        image = origin.image()
         slices = find_corrections(node)
         if corrected_mask(node, image, slices) is None:
             raise InputError(
                 "No slice was corrected yet: there is nothing to learn from.",
                 "Click Correct, draw a slice as it should be, and come back.",
             )
-        package = find_model(record.model)
-        if package.card.weights_sha256 != record.weights_sha256:
-            raise InputError(f"The model {record.model} has changed since this result was made.", "Segment again.")
-        region = node.GetNodeReference(REGION_ROLE)
         job = RefineJob(
             image=image,
-            labels=label_map(node, record.labels, image),
+            labels=label_map(node, origin.record.labels, image),
             slices=tuple(map(str, slices)),
-            model=package.path,
-            roi=None if region is None else region_image(region, volume, image),
+            model=origin.package.path,
+            roi=origin.roi(image),
             low_memory=choices.lowMemory,
             device=choices.device,
             doubt=True,
         )
-        region_id = region.GetID() if region is not None else None
-        return cls(node, volume, Target(volume.GetID(), node.GetID(), node.GetName(), region_id=region_id), job)
+        region_id = origin.region.GetID() if origin.region is not None else None
+        return cls(origin, Target(origin.volume.GetID(), node.GetID(), node.GetName(), region_id=region_id), job)
 
     def lost(self) -> str:
-        """The name of the volume or segmentation if it has left the scene; empty while both are there."""
-        gone = [node for node in (self.volume, self.node) if not slicer.mrmlScene.IsNodePresent(node)]
-        return gone[0].GetName() if gone else ""
+        """See :meth:`.Origin.lost`."""
+        return self.origin.lost()
 
 
 class Recalibration:
@@ -168,7 +155,7 @@ class Recalibration:
     def _on_accept(self) -> None:
         request, refined = self._request, self._refined
         self.drop()
-        self._on_accepted(lambda: self._results.write(refined.result, request.target, refined))
+        self._on_accepted(lambda: self._results.write(refined.result, request.target, refined.adapted))
 
 
 def proposed_labels(

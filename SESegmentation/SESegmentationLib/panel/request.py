@@ -34,6 +34,7 @@ class Request:
         device: "auto", "cpu", "cuda" or "mps".
         fast: fewer views.
         low_memory: smaller batches.
+        adapted: parameters adapted to this patient, to be used instead of the model's own.
     """
 
     volume: slicer.vtkMRMLScalarVolumeNode | None
@@ -44,6 +45,7 @@ class Request:
     device: str = "auto"
     fast: bool = False
     low_memory: bool = False
+    adapted: bytes | None = None
 
     @property
     def volume_ml(self) -> float:
@@ -105,6 +107,7 @@ class Request:
             low_memory=self.low_memory,
             device=self.device,
             doubt=frame is None,
+            adapted=self.adapted,
         )
 
     def target(self, frame: int | None, output_id: str | None = None) -> Target:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from ..mrml import doubt_volume, hide_doubt, is_doubt_shown, make_doubt_volume, show_doubt
 from .messages import Message, MessageList
+from .overlays import Overlays
 from .result_record import ResultRecord
 from .review_list import ReviewList
 from .scene_results import SceneResults
@@ -23,26 +24,36 @@ class ResultView(VTKObservationMixin):
 
     Attributes:
         review: the list of its structures.
+        overlays: maps over the slice views.
 
     Args:
-        ui: holds resultSection, resultLabel, findingFrame, show3DButton, undoButton, doubtCheckBox, and what the
-            review list needs.
-        results: takes changes back.
+        ui: holds resultSection, resultLabel, findingFrame, show3DButton, undoButton, redoButton, and what the review
+            list and the overlays need.
+        results: takes changes back, and makes them again.
         on_changed: called when another structure is chosen, or the segmentation is another or has changed.
+        on_attention_wanted: see :class:`.overlays.Overlays`.
     """
 
-    def __init__(self, ui: Any, results: SceneResults, on_changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        ui: Any,
+        results: SceneResults,
+        on_changed: Callable[[], None],
+        on_attention_wanted: Callable[[], None],
+    ) -> None:
         super().__init__()
         self._ui = ui
         self._results = results
         self._on_changed = on_changed
         self._node: slicer.vtkMRMLSegmentationNode | None = None
         self._record: ResultRecord | None = None
+        self._closed = False
         self._opacity: tuple[str, float] | None = None  # of which display node it was set last
         self._findings = MessageList(ui.findingFrame)
         self.review = ReviewList(ui, on_changed)
+        self.overlays = Overlays(ui, results, on_attention_wanted)
         ui.undoButton.connect("clicked(bool)", self._on_undo)
-        ui.doubtCheckBox.connect("clicked(bool)", self._on_doubt)
+        ui.redoButton.connect("clicked(bool)", self._on_redo)
         self.show(None)
 
     @property
@@ -66,7 +77,6 @@ class ResultView(VTKObservationMixin):
         segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
         self._ui.resultSection.visible = node is not None or any(map(ResultRecord.is_kept, segmentations))
         self._ui.show3DButton.setSegmentationNode(node)
-        self._ui.undoButton.enabled = self._results.can_undo(node)
         if node is not self._node:
             self.removeObservers()
             if node is not None:  # when another frame of a sequence is selected, the node shows the result of that one
@@ -77,7 +87,8 @@ class ResultView(VTKObservationMixin):
             self._findings.show([Message.of_finding(finding) for finding in record.findings] if record else [])
             self._ui.resultLabel.text = _summary(record) if record else _("No result of this module.")
             self.review.show(node, record)
-        self._show_doubt()
+        self._show_steps()
+        self.overlays.show(node)
         self._on_changed()
 
     def set_opacity(self, opacity: float) -> None:
@@ -91,30 +102,28 @@ class ResultView(VTKObservationMixin):
         """Look at nothing any more."""
         self.removeObservers()
         self._node = None
+        self._closed = True
 
     def _on_modified(self, caller: slicer.vtkMRMLNode, event: str) -> None:
         self.show(self._node)
 
     def _on_segment(self, caller: slicer.vtkSegmentation, event: str) -> None:
         self.review.refresh()
+        qt.QTimer.singleShot(0, self._show_steps)  # the history of the segmentation hears of it too, perhaps later
 
-    def _show_doubt(self) -> None:
-        """Offer the map of doubt where there is one, and say whether it lies over the views."""
-        there = self._node is not None and doubt_volume(self._node) is not None
-        self._ui.doubtCheckBox.enabled = there or self._results.doubt(self._node) is not None
-        self._ui.doubtCheckBox.checked = there and is_doubt_shown(self._node)
-
-    def _on_doubt(self, shown: bool) -> None:
-        if shown:
-            if doubt_volume(self._node) is None:
-                make_doubt_volume(self._node, self._results.doubt(self._node))
-            show_doubt(self._node)
-        else:
-            hide_doubt(self._node)
-        self._show_doubt()
+    def _show_steps(self) -> None:
+        """Offer to take a result out of the segmentation, and to put it back."""
+        if self._closed:
+            return
+        self._ui.undoButton.enabled = self._results.can_undo(self._node)
+        self._ui.redoButton.enabled = self._results.can_redo(self._node)
 
     def _on_undo(self) -> None:
         self._results.undo(self._node)
+        self.show(self._node)
+
+    def _on_redo(self) -> None:
+        self._results.redo(self._node)
         self.show(self._node)
 
 

@@ -26,6 +26,8 @@ from .wording import state_name
 _NAME, _VOLUME, _TRUST, _STATE = range(4)
 _SWATCH = 12  # pixels
 _MARGINS, _SORT_MARK = 14, 20  # pixels, of a title
+#: in place of a number that there is not
+_NONE = "\u2013"
 #: structures that are seen without scrolling in the table
 _MAXIMUM_ROWS = 12
 #: least number for a light: green, yellow; red below
@@ -110,7 +112,7 @@ class ReviewList:
     def _state_text(self, label: Label) -> str:
         if self._changes is not None:
             gained, lost = self._changes.get(label.value, (0, 0))
-            return f"+{gained} \u2212{lost}" if gained or lost else "\u2013"
+            return f"+{gained} \u2212{lost}" if gained or lost else _NONE
         segment = self._segment(label.value)
         return state_name(review_state(segment)) if segment is not None else _("deleted")
 
@@ -128,16 +130,16 @@ class ReviewList:
     def _fill(self, structures: tuple[RecordedStructure, ...], chosen: int | None) -> None:
         """List the structures, the least certain first."""
         table = self._ui.structureTable
-        calibrated = all(s.expected_dice is not None for s in structures if s.centre_lps is not None)
+        calibrated = any(s.expected_dice is not None for s in structures if s.centre_lps is not None)
+        order = sorted(range(len(structures)), key=lambda index: _trust_rank(structures[index], calibrated))
         table.blockSignals(True)
-        table.setSortingEnabled(False)  # rows would move while they are filled
-        _arrange_columns(table, _("Expected\nDice (%)") if calibrated and structures else _("Confidence\n(%)"))
+        _mark_sorted(table, -1)  # or rows would move while they are filled
+        _arrange_columns(table, _("Expected\nDice (%)") if calibrated else _("Confidence\n(%)"))
         table.setRowCount(len(structures))
-        for row, structure in enumerate(structures):
-            for column, item in enumerate(_items(row, structure, calibrated)):
+        for row, index in enumerate(order):
+            for column, item in enumerate(_items(index, structures[index], calibrated)):
                 table.setItem(row, column, item)
-        table.setSortingEnabled(True)
-        table.sortItems(_TRUST, qt.Qt.AscendingOrder)
+        _mark_sorted(table, _TRUST)
         table.clearSelection()
         table.setCurrentItem(None)
         for row in range(len(structures)):
@@ -185,6 +187,22 @@ def _arrange_columns(table: Any, trust: str) -> None:
     header.setFixedHeight(2 * metrics.lineSpacing() + 8)
 
 
+def _mark_sorted(table: Any, column: int) -> None:
+    """Show by which column the rows are sorted, -1 for none; Qt would order numbers and dashes in a way of its own."""
+    header = table.horizontalHeader()
+    blocked = header.blockSignals(True)
+    header.setSortIndicator(column, qt.Qt.AscendingOrder)
+    header.blockSignals(blocked)
+
+
+def _trust_rank(structure: RecordedStructure, calibrated: bool) -> tuple[int, float]:
+    """Its place in the list: what was not found, what was not measured, then the least certain first."""
+    if structure.centre_lps is None:
+        return 0, 0.0
+    number = structure.expected_dice if calibrated else structure.confidence
+    return (1, structure.confidence) if number is None else (2, number)
+
+
 def _items(index: int, structure: RecordedStructure, calibrated: bool) -> tuple[Any, ...]:
     """The cells of a structure; numbers are kept as numbers, so that they are sorted as such."""
     name = qt.QTableWidgetItem(structure.label.name)
@@ -192,13 +210,21 @@ def _items(index: int, structure: RecordedStructure, calibrated: bool) -> tuple[
     name.setIcon(_square(structure.label.color))
     name.setData(qt.Qt.UserRole, index)
     volume, trust, state = qt.QTableWidgetItem(), qt.QTableWidgetItem(), qt.QTableWidgetItem()
+    number = structure.expected_dice if calibrated else structure.confidence
     if structure.centre_lps is None:
         volume.setText(_("not found"))
+        trust.setText(_NONE)
+        trust.setToolTip(_("Not found: nothing to expect"))
     else:
-        number = structure.expected_dice if calibrated else structure.confidence
         volume.setData(qt.Qt.DisplayRole, round(structure.volume_ml, 2))
-        trust.setData(qt.Qt.DisplayRole, round(100 * number))
-        trust.setIcon(_light(next(color for least, color in _LIGHTS if number >= least)))
+        if number is None:
+            trust.setText(_NONE)
+        else:
+            trust.setData(qt.Qt.DisplayRole, round(100 * number))
+            trust.setIcon(_light(next(color for least, color in _LIGHTS if number >= least)))
+        if structure.expected_dice is None:
+            text = _("Expected Dice: not measured for this structure and model. Confidence: {number} %")
+            trust.setToolTip(text.format(number=round(100 * structure.confidence)))
     for cell in (volume, trust):
         cell.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
     return name, volume, trust, state

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import SimpleITK as sitk
 import slicer
 
-from ..client import RefinedResult
 from ..errors import InputError
 from ..inference.result import SegmentationResult
 from ..mrml import (
+    ATTENTION,
+    DOUBT,
     EDIT_ATTRIBUTES,
     SegmentationSequence,
     UndoHistory,
@@ -19,16 +20,14 @@ from ..mrml import (
     adapted_parameters,
     add_segmentation,
     corrected_mask,
-    doubt_volume,
     edited_voxels,
     find_corrections,
-    forget_doubt,
     keep_adapted_parameters,
     label_map,
-    make_doubt_volume,
     remember_written,
     update_segmentation,
 )
+from ..refine.adapted_file import AdaptedNotes
 from .result_record import RECORD_ATTRIBUTE, ResultRecord
 
 _ATTRIBUTES = (RECORD_ATTRIBUTE, *EDIT_ATTRIBUTES)
@@ -85,6 +84,9 @@ class _Kept:
             keep_adapted_parameters(node, self.adapted)
 
 
+_Entry = tuple[slicer.vtkMRMLSegmentationNode, _Kept]
+
+
 def moves_with(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> bool:
     """Whether both are under the same transform: only then do voxels of one lie on those of the other."""
     return node.GetParentTransformNode() is volume.GetParentTransformNode()
@@ -106,17 +108,18 @@ class SceneResults:
 
     def __init__(self) -> None:
         self._history = UndoHistory()
-        #: segmentation and what was kept with it before a change, oldest first
-        self._before: list[tuple[slicer.vtkMRMLSegmentationNode, _Kept]] = []
+        #: segmentations and what was kept with them before a change, oldest first; and after one that was undone
+        self._before: list[_Entry] = []
+        self._after: list[_Entry] = []
         self._doubts: list[tuple[slicer.vtkMRMLSegmentationNode, sitk.Image]] = []
 
-    def write(self, result: SegmentationResult, target: Target, refined: RefinedResult | None = None) -> Written:
+    def write(self, result: SegmentationResult, target: Target, adapted: bytes | None = None) -> Written:
         """Put a result where it belongs; into a new segmentation if the one that was chosen no longer fits.
 
         Args:
             result: labels on the volume's grid.
             target: where it belongs.
-            refined: what it came of, where networks were adapted for it.
+            adapted: the file of parameters adapted to this patient with which it was made; None: the model as it is.
 
         Raises:
             InputError: the volume is gone, or the segmentation cannot be written into.
@@ -128,7 +131,8 @@ class SceneResults:
         node = scene.GetNodeByID(target.output_id) if target.output_id else None
         if node is not None and not moves_with(node, volume):
             node = None
-        record = ResultRecord.of_result(result, volume.GetName(), refined.parameters if refined else 0)
+        notes = AdaptedNotes.read(adapted)
+        record = ResultRecord.of_result(result, volume.GetName(), notes.count if notes else 0)
         if target.frame is not None:
             frames = find_frames(volume)
             output = SegmentationSequence.of(node, frames)
@@ -143,12 +147,12 @@ class SceneResults:
             kept, before = corrected_mask(node, result.labels, corrected), self._kept_with(node)
             record = record.continued(ResultRecord.read(node), edited_voxels(node, record.labels))
             spared = update_segmentation(node, result.labels, record.labels, self._history, volume, kept)
-            self._before.append((node, before))
+            self._note(node, before)
         _keep_with([node], record, result.labels, corrected)
         node.SetNodeReferenceID(REGION_ROLE, target.region_id)
-        self._set_doubt(node, result.doubt)
-        if refined is not None:
-            keep_adapted_parameters(node, refined.adapted)
+        self._set_maps(node, result.doubt)
+        if adapted is not None:
+            keep_adapted_parameters(node, adapted)
         return Written(node, spared, " ".join(map(str, corrected)))
 
     def doubt(self, node: slicer.vtkMRMLSegmentationNode | None) -> sitk.Image | None:
@@ -159,17 +163,42 @@ class SceneResults:
         """Whether the last result can be taken out of this segmentation again."""
         return self._history.can_undo(node)
 
+    def can_redo(self, node: slicer.vtkMRMLSegmentationNode | None) -> bool:
+        """Whether a result that was taken out can be put back: not if the segmentation was changed since."""
+        return self._history.can_redo(node)
+
     def undo(self, node: slicer.vtkMRMLSegmentationNode) -> None:
         """Take the last result out of a segmentation; what was in it before is there again."""
-        if not self._history.undo(node):
+        now = self._kept_with(node)
+        if self._history.undo(node):
+            self._put_back(node, now, self._before, self._after)
+
+    def redo(self, node: slicer.vtkMRMLSegmentationNode) -> None:
+        """Put the result back that was taken out last."""
+        now = self._kept_with(node)
+        if self._history.redo(node):
+            self._put_back(node, now, self._after, self._before)
+
+    def _put_back(
+        self, node: slicer.vtkMRMLSegmentationNode, now: _Kept, source: list[_Entry], target: list[_Entry]
+    ) -> None:
+        """Keep with a segmentation what the last entry of ``source`` says; what was kept ``now`` goes to ``target``."""
+        own = [entry for entry in source if entry[0].GetSegmentation() is node.GetSegmentation()]
+        if not own:
             return
-        own = [entry for entry in self._before if entry[0].GetSegmentation() is node.GetSegmentation()]
-        if own:
-            self._before.remove(own[-1])
-            own[-1][1].put_back(node)
-            if own[-1][0] is not node:
-                own[-1][1].put_back(own[-1][0])
-            self._set_doubt(node, own[-1][1].doubt)
+        holder, kept = own[-1]
+        source.remove(own[-1])
+        target.append((holder, now))
+        kept.put_back(node)
+        if holder is not node:
+            kept.put_back(holder)
+        self._set_maps(node, kept.doubt)
+
+    def _note(self, node: slicer.vtkMRMLSegmentationNode, before: _Kept) -> None:
+        """A segmentation was changed that had this kept with it; what was undone before cannot be redone any more."""
+        self._before.append((node, before))
+        segmentation = node.GetSegmentation()
+        self._after = [entry for entry in self._after if entry[0].GetSegmentation() is not segmentation]
 
     def _write_frame(
         self, result: SegmentationResult, record: ResultRecord, output: SegmentationSequence, frame: int, shown: bool
@@ -181,24 +210,27 @@ class SceneResults:
         before = _Kept(dict.fromkeys(_ATTRIBUTES), None, None) if held is None else self._kept_with(held)
         spared = output.write(frame, result.labels, record.labels, self._history, kept)
         held = output.frame(frame)
-        self._before.append((held, before))
+        self._note(held, before)
         # the node in the scene takes over attributes only when another frame is selected
         _keep_with([held, output.node] if shown else [held], record, result.labels, corrected)
         return Written(output.node, spared, " ".join(map(str, corrected)))
 
     def _kept_with(self, node: slicer.vtkMRMLSegmentationNode) -> _Kept:
-        self._before = [entry for entry in self._before if entry[0].GetScene() is not None]
+        for entries in (self._before, self._after):
+            entries[:] = [entry for entry in entries if entry[0].GetScene() is not None]
         attributes = {name: node.GetAttribute(name) for name in _ATTRIBUTES}
         return _Kept(attributes, adapted_parameters(node), self.doubt(node))
 
-    def _set_doubt(self, node: slicer.vtkMRMLSegmentationNode, doubt: sitk.Image | None) -> None:
+    def _set_maps(self, node: slicer.vtkMRMLSegmentationNode, doubt: sitk.Image | None) -> None:
+        """The segmentation holds another result now, with this doubt; nobody has asked what its networks looked at."""
+        ATTENTION.forget(node)
         self._doubts = [entry for entry in self._doubts if entry[0] is not node and entry[0].GetScene() is not None]
         if doubt is None:
-            forget_doubt(node)
+            DOUBT.forget(node)
             return
         self._doubts.append((node, doubt))
-        if doubt_volume(node) is not None:
-            make_doubt_volume(node, doubt)
+        if DOUBT.volume(node) is not None:
+            DOUBT.make(node, doubt)
 
 
 def _keep_with(

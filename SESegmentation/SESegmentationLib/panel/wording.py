@@ -43,6 +43,7 @@ def phase_name(phase: str) -> str:
         "measure": _("Measuring"),
         "segment": _("Segmenting as before"),
         "learn": _("Learning from the corrected slices"),
+        "look": _("Seeing what the network looks at"),
         "segment again": _("Segmenting with what was learnt"),
     }
     if phase in known:

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..errors import InputError, ModelError
 from ..inference.weights import load_networks
 from ..models import ModelPackage
+from .adapted_file import FORMAT, AdaptedNotes
 
-FORMAT = "sesegmentation-adapted-1"
 _REMEDY = "Refine again with this model, or give the file that was written with it."
 
 
@@ -59,14 +59,26 @@ class AdaptedParameters:
             InputError: it cannot be read, or is another kind of file.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                notes = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"The adapted parameters {path} cannot be read: {error}.", _REMEDY) from error
-        if notes.pop("format", None) != FORMAT or "weights_sha256" not in notes:
-            raise InputError(f"{path} holds no adapted parameters.", _REMEDY)
-        return cls(tensors, notes.pop("weights_sha256"), notes)
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"The adapted parameters {path} cannot be read: {error.strerror}.", _REMEDY) from error
+        return cls.from_bytes(content, str(path))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, source: str = "the segmentation") -> AdaptedParameters:
+        """What :meth:`to_bytes` gave; ``source`` serves the messages.
+
+        Raises:
+            InputError: it cannot be read, or is another kind of file.
+        """
+        try:
+            tensors = load(content)
+        except SafetensorError as error:
+            raise InputError(f"The adapted parameters of {source} cannot be read: {error}.", _REMEDY) from error
+        notes = AdaptedNotes.read(content)
+        if notes is None:
+            raise InputError(f"{source} holds no adapted parameters.", _REMEDY)
+        return cls(tensors, notes.weights_sha256, notes.notes)
 
     def networks(self, package: ModelPackage) -> dict[str, nn.Module]:
         """The networks of a package with these parameters, as :func:`.load_networks` gives them.

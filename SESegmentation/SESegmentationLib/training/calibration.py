@@ -32,7 +32,7 @@ from ..models.readme import write_readme
 from .dataset import find_cases, load_case
 from .recipe import Recipe
 from .shifts import SHIFTS, shift_array
-from .sources import open_source, split_cases
+from .sources import open_source, split_by_recipe
 
 #: points of a curve
 POINTS = 6
@@ -75,7 +75,7 @@ def kept_out_cases(package: ModelPackage, dataset: Path, recipe: Recipe, group: 
     """
     if recipe.data.source == "folder":
         cases = {case.name: case for case in find_cases(dataset)}
-        split = split_cases(list(cases), recipe.data.validation, recipe.data.test, recipe.data.split_seed)
+        split = split_by_recipe(list(cases), recipe)
         names = getattr(split, group)
         if group == "test" and set(names) != set(package.card.training.get("test_cases", names)):
             raise InputError(

@@ -51,17 +51,19 @@ class FitState:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Phases one after another, under one learning rate: linear warm-up, then cosine decay to a hundredth.
+    """Phases one after another, under one learning rate: linear warm-up, then decay by cosine or in drops.
 
     Attributes:
         phases: at least one.
         peak: learning rate after the warm-up.
         warmup: steps.
+        drops: how often the rate is divided by ten, at equal distances; 0 for cosine decay to a hundredth.
     """
 
     phases: Sequence[Phase]
     peak: float
     warmup: int
+    drops: int = 0
 
     @property
     def steps(self) -> int:
@@ -73,6 +75,8 @@ class Schedule:
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         part = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        if self.drops:
+            return self.peak * 0.1 ** min(int((self.drops + 1) * part), self.drops)
         return self.peak * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * part)))
 
     def phase(self, step: int) -> Phase:
@@ -124,7 +128,7 @@ def fit_network(
     rank, world = rank_and_count()
     network = network.to(device, memory_format=torch.channels_last)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.fit.average), use_buffers=True)
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.fit.weight_decay)
+    optimizer = _optimizer(network, recipe)
     parts: dict[str, nn.Module] = {"network": network, "average": average}
     checkpoint = folder / f"{name}.checkpoint.safetensors"
     state = _resumed(checkpoint, parts, optimizer)
@@ -174,6 +178,14 @@ def fit_network(
                 done = schedule.work(state.step)
                 progress(f"train {name}", done / work, (now - started) / (done - first) * (work - done))
     return {key: value.cpu() for key, value in average.module.state_dict().items()}, state
+
+
+def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser; the schedule sets its learning rate."""
+    decay = recipe.fit.weight_decay
+    if recipe.fit.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), lr=0.0, momentum=recipe.fit.momentum, weight_decay=decay)
+    return torch.optim.AdamW(network.parameters(), weight_decay=decay)
 
 
 def _resumed(checkpoint: Path, parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> FitState:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..models.card import OWN_DATA
+
 #: licences by how they begin, without punctuation: SPDX identifier, name, whether any use is allowed. The first counts
 _KNOWN = (
     ("cc0", "CC0-1.0", "Creative Commons Zero 1.0", True),
@@ -36,7 +38,7 @@ def data_licence(stated: str) -> dict[str, Any]:
             return {"spdx": spdx, "name": name, "free": free, "attribution": attribution, "url": url}
     about = f"The training data's licence: {stated}." if stated else "The licence of the training data is not stated."
     return {
-        "spdx": "LicenseRef-training-data",
+        "spdx": OWN_DATA,
         "name": "As the training data allow",
         "free": False,
         "attribution": f"{about} Say what holds before you pass this model on.",

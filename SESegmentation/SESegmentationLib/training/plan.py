@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..errors import ModelError, UsageError
 from ..models.card import ModelCard, View
 from ..models.fields import Fields
@@ -39,8 +41,9 @@ class PlannedFit:
 
 def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
     """What is fitted, in order: with ``recipe.specialise`` first one "shared" network, from which the others start."""
-    main = Schedule(recipe.phases, recipe.fit.learning_rate, recipe.fit.warmup)
-    own = Schedule(recipe.specialise, recipe.fit.learning_rate / 4, recipe.fit.warmup)
+    fit = recipe.fit
+    main = Schedule(recipe.phases, fit.learning_rate, fit.warmup, fit.drops)
+    own = Schedule(recipe.specialise, fit.learning_rate / 4, fit.warmup, fit.drops)
     first = next(iter(card.networks.values()))
     plan = [PlannedFit("shared", first, card.views, main)] if recipe.specialise else []
     for name, description in card.networks.items():
@@ -80,8 +83,9 @@ def draft_card(recipe: Recipe) -> ModelCard:
                 "views": entries,
             }
         )
-        for description in networks.values():
-            build_network(description)
+        with torch.device("meta"):  # whether it can be built shows without the numbers
+            for description in networks.values():
+                build_network(description)
     except ModelError as error:
         cause = error.cause.removeprefix("The model card is damaged: ")
         raise UsageError(f"The recipe {recipe.name} makes no model: {cause}", "Correct the recipe.") from error

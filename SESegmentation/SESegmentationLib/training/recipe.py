@@ -21,6 +21,8 @@ from .synthesis import Synthesis
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 #: what ``source`` in [data] may be
 SOURCE_KINDS = ("folder", "label-maps")
+#: what ``optimizer`` in [fit] may be
+OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,13 @@ class Fit:
 
     Attributes:
         seed: of initialisation, order and augmentation.
+        optimizer: "adamw", or "sgd" with plain momentum, the paper's protocol.
+        momentum: of "sgd".
         learning_rate: peak; cosine decay to a hundredth over all phases after a linear warm-up.
-        weight_decay: of AdamW.
+        drops: instead of that decay, how often the rate is divided by ten, at equal distances (the paper's protocol).
+        weight_decay: of the optimiser.
         warmup: steps.
-        average: decay of the moving average of the weights, which is what is kept.
+        average: decay of the moving average of the weights, which is what is kept; 0 keeps the last weights.
         bf16: autocast to bfloat16.
         rare_share: share of slabs centred on a slice that holds a label drawn uniformly.
         class_balance: exponent of median frequency over its own as the weight of a class in the cross-entropy: 1 is the
@@ -62,7 +67,10 @@ class Fit:
     """
 
     seed: int = 0
+    optimizer: str = "adamw"
+    momentum: float = 0.95
     learning_rate: float = 2e-3
+    drops: int = 0
     weight_decay: float = 1e-4
     warmup: int = 100
     average: float = 0.998
@@ -85,6 +93,8 @@ class Data:
         validation: number of cases kept out for validation.
         test: number of cases kept out for the card's accuracy.
         split_seed: of the shuffle that splits the cases.
+        folds: number of folds of a cross-validation, 0 for none; then ``test`` does not count.
+        fold: whose cases are for test, counted from 0.
         together: regular expression matched with the beginning of cases' names; cases that agree in its group go to
             the same part of the split (slices of one patient). Empty: each case for itself.
         priors: folder of tissue priors, relative to the dataset ("label-maps" only, as the next one).
@@ -96,6 +106,8 @@ class Data:
     validation: int = 0
     test: int = 0
     split_seed: int = 0
+    folds: int = 0
+    fold: int = 0
     together: str = ""
     priors: str = "priors"
     fluid_values: tuple[int, ...] = ()
@@ -135,13 +147,13 @@ class Recipe:
         Raises:
             UsageError: no such recipe, or one with unknown or missing entries.
         """
-        return cls.from_dict(_read(name_or_file), str(name_or_file))
+        return cls.from_dict(read_entries(name_or_file), str(name_or_file))
 
     @classmethod
     def from_dict(cls, entries: dict[str, Any], origin: str = "the recipe") -> Recipe:
         """Build a recipe from parsed TOML; raises UsageError naming the entry at fault."""
         try:
-            recipe = _converted(entries, cls, "")
+            recipe = converted(entries, cls)
             _check(recipe)
         except ValueError as error:
             raise UsageError(f"{origin}: {error}.", "Compare it with a recipe that is shipped.") from error
@@ -165,7 +177,10 @@ def _check(recipe: Recipe) -> None:
         (positive, "steps, batch, size and spacing of a phase must be above 0"),
         (data.source in SOURCE_KINDS, f"[data] source is one of {', '.join(SOURCE_KINDS)}, not {data.source!r}"),
         (min(data.validation, data.test) >= 0, "[data] validation and test are numbers of cases"),
+        (not data.folds or 0 <= data.fold < data.folds > 1, "[data] fold is below folds, which are at least 2"),
         (not data.together or _groups(data.together) == 1, "[data] together is a regular expression with one group"),
+        (fit.optimizer in OPTIMIZERS, f"[fit] optimizer is one of {', '.join(OPTIMIZERS)}, not {fit.optimizer!r}"),
+        (fit.drops >= 0, "[fit] drops is a number, at least 0"),
         (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),
         (not (zscore and unfit), "[appearance] bias, gamma and invert must be 0 where intensities have the mean 0"),
     )
@@ -182,43 +197,55 @@ def _groups(expression: str) -> int:
         return 0
 
 
-def _read(name_or_file: str | Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The entries of a recipe, those it extends included; ``extended_by``: files on the way here."""
-    path = Path(name_or_file)
+def read_entries(
+    name_or_file: str | Path, folder: Path = RECIPES_FOLDER, extended_by: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """The entries of a TOML file, those of the file it ``extends`` included.
+
+    Args:
+        name_or_file: name of one in ``folder``, or a file.
+        folder: of the recipes that are shipped, or of other files of this kind.
+        extended_by: files on the way here.
+
+    Raises:
+        UsageError: no such file, or one that cannot be read or extends itself.
+    """
+    path, kind = Path(name_or_file), folder.name.removesuffix("s")
     if path.suffix != ".toml":
-        path = RECIPES_FOLDER / f"{name_or_file}.toml"
+        path = folder / f"{name_or_file}.toml"
     elif extended_by:
         path = extended_by[-1].parent / path
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        names = ", ".join(sorted(p.stem for p in RECIPES_FOLDER.glob("*.toml")))
-        raise UsageError(f"There is no recipe {name_or_file}.", f"Give a .toml file or one of: {names}.") from None
+        names = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
+        raise UsageError(f"There is no {kind} {name_or_file}.", f"Give a .toml file or one of: {names}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"The recipe {path} cannot be read: {error}.", "Correct the file.") from error
+        raise UsageError(f"The {kind} {path} cannot be read: {error}.", "Correct the file.") from error
     path = path.resolve()
     if path in extended_by:
-        raise UsageError(f"The recipe {path} extends itself.", "Let it extend another one, or none.")
+        raise UsageError(f"The {kind} {path} extends itself.", "Let it extend another one, or none.")
     base = entries.pop("extends", None)
-    return _merged(_read(str(base), (*extended_by, path)), entries) if base else entries
+    return merged(read_entries(str(base), folder, (*extended_by, path)), entries) if base else entries
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(base[key], value) for key, value in changes.items() if isinstance(base.get(key), dict)}
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes``: tables are merged, everything else replaced."""
+    both = {key: merged(base[key], value) for key, value in changes.items() if isinstance(base.get(key), dict)}
     return base | changes | both
 
 
-def _converted(value: Any, kind: Any, where: str) -> Any:
+def converted(value: Any, kind: Any, where: str = "") -> Any:
     """A TOML value as what a dataclass declares; ValueError says ``where`` another type stands."""
     origin, parts = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _built(kind, value, where)
     if origin is list and isinstance(value, list):
-        return [_converted(entry, parts[0], f"{where}[{index}]") for index, entry in enumerate(value)]
+        return [converted(entry, parts[0], f"{where}[{index}]") for index, entry in enumerate(value)]
     if origin is tuple and isinstance(value, list | tuple):
         kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
         if len(kinds) == len(value):
-            return tuple(_converted(*both, f"{where}[{i}]") for i, both in enumerate(zip(value, kinds, strict=True)))
+            return tuple(converted(*both, f"{where}[{i}]") for i, both in enumerate(zip(value, kinds, strict=True)))
     if origin is dict and isinstance(value, dict):
         return value
     if kind is float and type(value) in (int, float):
@@ -240,4 +267,4 @@ def _built(kind: Any, entries: dict[str, Any], where: str) -> Any:
         optional = entry.default is not dataclasses.MISSING or entry.default_factory is not dataclasses.MISSING
         if entry.name not in entries and not optional:
             raise ValueError(f"the entry {below}{entry.name} is missing")
-    return kind(**{key: _converted(value, hints[key], f"{below}{key}") for key, value in entries.items()})
+    return kind(**{key: converted(value, hints[key], f"{below}{key}") for key, value in entries.items()})

@@ -20,8 +20,8 @@ from ..errors import InputError, UsageError
 from ..inference.intensity import normalise
 from ..models.card import ModelCard, View
 from ..models.terminology import LEFT, RIGHT
-from .appearance import change_appearance
-from .dataset import Case, box_round, find_cases, find_label_maps, load_case, load_label_map
+from .appearance import change_appearance, change_structures
+from .dataset import box_round, find_cases, find_label_maps, load_case, load_label_map
 from .losses import merge_target
 from .recipe import Phase, Recipe
 from .slabs import Deformation, Slabs, VolumeBank
@@ -60,8 +60,10 @@ class Source(Protocol):
     def class_counts(self) -> Tensor:
         """Voxels per output channel among the training cases."""
 
-    def whole_volumes(self, generator: torch.Generator) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """The validation cases, each with its name: normalised image float32 and output channels uint8, (k, j, i)."""
+    def whole_volumes(
+        self, generator: torch.Generator, group: str = "validation"
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """The cases of a group, each with its name: normalised image float32 and output channels uint8, (k, j, i)."""
 
 
 @dataclass(frozen=True)
@@ -82,29 +84,63 @@ def split_cases(names: Sequence[str], validation: int, test: int, seed: int, tog
     Raises:
         InputError: nothing would be left for training.
     """
+    groups = _shuffled_groups(names, seed, together)
+    parts = [_take(groups, count) for count in (test, validation, len(names))]
+    return _checked(Split(training=parts[2], validation=parts[1], test=parts[0]), len(names))
+
+
+def fold_of_cases(names: Sequence[str], validation: int, folds: int, fold: int, seed: int, together: str = "") -> Split:
+    """The split of one fold of a cross-validation: every case is for test in exactly one of the ``folds``.
+
+    Args: as :func:`split_cases`; ``fold`` counts from 0.
+
+    Raises:
+        InputError: a fold would have nothing for test, or nothing would be left for training.
+    """
+    groups = _shuffled_groups(names, seed, together)
+    test = [name for group in groups[fold::folds] for name in group]
+    rest = [group for index, group in enumerate(groups) if index % folds != fold]
+    kept_out = _take(rest, validation)
+    if not test:
+        raise InputError(f"There are {len(names)} cases, too few for {folds} folds.", "Add cases, or use fewer folds.")
+    return _checked(Split(training=_take(rest, len(names)), validation=kept_out, test=test), len(names))
+
+
+def _shuffled_groups(names: Sequence[str], seed: int, together: str) -> list[list[str]]:
+    """Cases that belong together, shuffled."""
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
         match = re.match(together, name) if together else None
         groups.setdefault(match[1] if match else name, []).append(name)
     shuffled = list(groups)
     random.Random(seed).shuffle(shuffled)
-    parts: list[list[str]] = []
-    for count in (test, validation, len(names)):
-        part: list[str] = []
-        while shuffled and len(part) < count:
-            part += groups[shuffled.pop(0)]
-        parts.append(part)
-    if not parts[2]:
+    return [groups[key] for key in shuffled]
+
+
+def _take(groups: list[list[str]], count: int) -> list[str]:
+    """Remove groups from the front until there are ``count`` cases, and return these."""
+    part: list[str] = []
+    while groups and len(part) < count:
+        part += groups.pop(0)
+    return part
+
+
+def _checked(split: Split, cases: int) -> Split:
+    """``split``, which has to leave something for training."""
+    if not split.training:
         raise InputError(
-            f"There are {len(names)} cases, too few to keep out {validation} for validation and {test} for test.",
+            f"There are {cases} cases, too few to keep out {len(split.validation)} for validation and "
+            f"{len(split.test)} for test.",
             "Add cases, or keep out fewer in the recipe's [data].",
         )
-    return Split(training=parts[2], validation=parts[1], test=parts[0])
+    return split
 
 
 def split_by_recipe(names: Sequence[str], recipe: Recipe) -> Split:
     """The split that a recipe's [data] asks for; InputError as :func:`split_cases`."""
     data = recipe.data
+    if data.folds:
+        return fold_of_cases(names, data.validation, data.folds, data.fold, data.split_seed, data.together)
     return split_cases(names, data.validation, data.test, data.split_seed, data.together)
 
 
@@ -129,14 +165,16 @@ class FolderSource:
         self.card = card
         self.device = device
         self._mirrored = mirror_table(card, recipe)
-        self._banks = {
-            name: self._bank([cases[case] for case in group]) if group else None
-            for name, group in (("training", self.split.training), ("validation", self.split.validation))
-        }
+        self._cases = cases
+        self._banks = {group: self._bank(group) for group in ("training", "validation")}
         if not self._banks["training"].labels.any():
             raise InputError("The labels of all training cases are empty: there is nothing to learn.", "Add labels.")
 
-    def _bank(self, cases: Sequence[Case]) -> VolumeBank:
+    def _bank(self, group: str) -> VolumeBank | None:
+        """The volumes of "training", "validation" or "test"; None where there are none."""
+        cases = [self._cases[name] for name in getattr(self.split, group)]
+        if not cases:
+            return None
         images, labels = zip(*(load_case(case, self.card) for case in cases), strict=True)
         return VolumeBank(labels, images, self.card.spacing[::-1], self._mirrored, device=self.device)
 
@@ -152,15 +190,21 @@ class FolderSource:
         slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
         images = slabs.images
         if group == "training":
-            images = change_appearance(images, self.recipe.appearance, generator)
+            look = self.recipe.appearance
+            if look.structures:
+                images = change_structures(images, slabs.labels, look.structures, generator)
+            images = change_appearance(images, look, generator)
         return as_batch(images, slabs.labels, slabs.planes, views, self.card)
 
     def class_counts(self) -> Tensor:
         return torch.bincount(self._banks["training"].labels.long(), minlength=len(self.card.labels) + 1)
 
-    def whole_volumes(self, generator: torch.Generator) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        for index, name in enumerate(self.split.validation):
-            slab = self._banks["validation"].whole(index)
+    def whole_volumes(
+        self, generator: torch.Generator, group: str = "validation"
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        bank = self._banks[group] if group in self._banks else self._bank(group)
+        for index, name in enumerate(getattr(self.split, group)):
+            slab = bank.whole(index)
             yield name, slab.images[0].cpu().numpy(), slab.labels[0].cpu().numpy()
 
 
@@ -180,6 +224,7 @@ class SynthesisSource:
         priors = TissuePriors.from_folder(dataset / recipe.data.priors)
         self.recipe = recipe
         self.card = card
+        self.device = device
         channels = channels_by_value(card)
         fluid = np.isin(priors.values, recipe.data.fluid_values)
         learnt = np.where(fluid, priors.values, priors.targets)
@@ -191,15 +236,18 @@ class SynthesisSource:
         positions = {int(value): position for position, value in enumerate(priors.values)}
         _check_known([value for pair in recipe.data.mirrored_pairs for value in pair], positions, "mirrored_pairs")
         mirrored = exchanged((positions[left], positions[right]) for left, right in recipe.data.mirrored_pairs)
-        spacing = card.spacing[::-1]
-        self._banks: dict[str, VolumeBank | None] = {}
-        for name, group in (("training", self.split.training), ("validation", self.split.validation)):
-            labels = [load_label_map(maps[case], priors.values, card) for case in group]
-            for case, array in zip(group, labels, strict=True):
-                if not brain[array].any():
-                    raise InputError(f"The label map {case} holds no structure to learn.", "Take it out of the folder.")
-            focus = [box_round(brain[array], FOCUS_MARGIN_MM / np.array(spacing)) for array in labels]
-            self._banks[name] = VolumeBank(labels, None, spacing, mirrored, focus, device) if group else None
+        self._maps, self._values, self._brain, self._mirrored = maps, priors.values, brain, mirrored
+        self._banks = {group: self._bank(group) for group in ("training", "validation")}
+
+    def _bank(self, group: str) -> VolumeBank | None:
+        """The label maps of "training", "validation" or "test"; None where there are none."""
+        names, spacing = getattr(self.split, group), self.card.spacing[::-1]
+        labels = [load_label_map(self._maps[name], self._values, self.card) for name in names]
+        for name, array in zip(names, labels, strict=True):
+            if not self._brain[array].any():
+                raise InputError(f"The label map {name} holds no structure to learn.", "Take it out of the folder.")
+        focus = [box_round(self._brain[array], FOCUS_MARGIN_MM / np.array(spacing)) for array in labels]
+        return VolumeBank(labels, None, spacing, self._mirrored, focus, self.device) if names else None
 
     def batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
         return self._draw("training", views, phase, self.recipe.deformation, generator)
@@ -217,9 +265,12 @@ class SynthesisSource:
         targets = torch.where(removed, 0, self.targets[slabs.labels.long()])
         return as_batch(images, targets, slabs.planes, views, self.card)
 
-    def whole_volumes(self, generator: torch.Generator) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        for index, name in enumerate(self.split.validation):
-            slab = self._banks["validation"].whole(index)
+    def whole_volumes(
+        self, generator: torch.Generator, group: str = "validation"
+    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        bank = self._banks[group] if group in self._banks else self._bank(group)
+        for index, name in enumerate(getattr(self.split, group)):
+            slab = bank.whole(index)
             images, removed = self.synthesise(slab, generator)
             images = change_appearance(images, self.recipe.appearance, generator)
             targets = torch.where(removed, 0, self.targets[slab.labels.long()])

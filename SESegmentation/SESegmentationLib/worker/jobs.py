@@ -37,6 +37,8 @@ class SegmentJob:
         low_memory: smaller batches.
         device: "auto", "cpu", "cuda", "cuda:1", ..., "mps".
         doubt: give the map of doubt, in steps of 1/255, and the most doubtful slices of each structure.
+        adapted: parameters adapted to this patient, the bytes of a file as :mod:`SESegmentationLib.refine.adapted`
+            writes it, to be used instead of the model's own.
     """
 
     kind = "segment"
@@ -48,12 +50,41 @@ class SegmentJob:
     low_memory: bool = False
     device: str = "auto"
     doubt: bool = False
+    adapted: bytes | None = None
 
     def pack(self) -> tuple[dict[str, Any], list[np.ndarray]]:
         return _pack(self, ("image", "roi"))
 
     @classmethod
     def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> SegmentJob:
+        return cls(**_unpack(value, arrays))
+
+
+@dataclass(frozen=True)
+class AttentionJob:
+    """Show what the networks look at in a volume; see :mod:`SESegmentationLib.inference.attention`.
+
+    Its result is an image with the geometry of the volume, 0 to 1.
+
+    Attributes:
+        image, model, roi, fast, low_memory, device, adapted: as for :class:`SegmentJob`.
+    """
+
+    kind = "attention"
+
+    image: sitk.Image
+    model: str | Path
+    roi: sitk.Image | None = None
+    fast: bool = False
+    low_memory: bool = False
+    device: str = "auto"
+    adapted: bytes | None = None
+
+    def pack(self) -> tuple[dict[str, Any], list[np.ndarray]]:
+        return _pack(self, ("image", "roi"))
+
+    @classmethod
+    def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> AttentionJob:
         return cls(**_unpack(value, arrays))
 
 
@@ -117,21 +148,33 @@ class WarmUpJob:
 
 
 #: every job by its kind
-JOBS: dict[str, type[Job]] = {job.kind: job for job in (SegmentJob, RefineJob, WarmUpJob)}
+JOBS: dict[str, type[Job]] = {job.kind: job for job in (SegmentJob, RefineJob, AttentionJob, WarmUpJob)}
 
 
-def _pack(job: SegmentJob | RefineJob, images: tuple[str, ...]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """The fields of a job as JSON; the images among them (a roi is optional) as descriptions and arrays."""
+def _pack(
+    job: SegmentJob | RefineJob | AttentionJob, images: tuple[str, ...]
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """The fields of a job as JSON; the images among them (a roi is optional) as descriptions and arrays.
+
+    Adapted parameters are one array more.
+    """
     value = {field.name: getattr(job, field.name) for field in fields(job)}
     given = [name for name in images if name != "roi" or value[name] is not None]
     packed = {name: pack_image(value[name]) for name in given}
     value |= {name: description for name, (description, _) in packed.items()}
-    return value | {"model": str(job.model), "images": given}, [voxels for _, voxels in packed.values()]
+    arrays = [voxels for _, voxels in packed.values()]
+    if value.get("adapted") is not None:
+        arrays.append(np.frombuffer(value["adapted"], np.uint8))
+        value["adapted"] = True
+    return value | {"model": str(job.model), "images": given}, arrays
 
 
 def _unpack(value: dict[str, Any], arrays: list[np.ndarray]) -> dict[str, Any]:
     """The fields that :func:`_pack` packed."""
     value = dict(value)
+    if value.get("adapted"):
+        *arrays, adapted = arrays
+        value["adapted"] = adapted.tobytes()
     for name, voxels in zip(value.pop("images"), arrays, strict=True):
         value[name] = unpack_image(value[name], voxels)
     return value

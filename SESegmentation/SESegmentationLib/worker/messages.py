@@ -15,7 +15,7 @@ from .. import __version__
 from ..errors import ERRORS_BY_CODE, SegmentationError, WorkerError
 
 #: counts up when messages change their meaning
-PROTOCOL = 1
+PROTOCOL = 2
 
 JOB, CANCEL, SHUTDOWN = "job", "cancel", "shutdown"
 HELLO, HEARTBEAT = "hello", "heartbeat"

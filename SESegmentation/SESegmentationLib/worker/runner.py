@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import hashlib
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from ..models import ModelPackage, find_model
 from ..models.card import CARD_NAME
 from ..progress import Progress
 from ..refine.slices import Slices
-from .jobs import Job, RefineJob, SegmentJob, WarmUpJob
+from .images import pack_image
+from .jobs import AttentionJob, Job, RefineJob, SegmentJob, WarmUpJob
 from .results import pack_refinement, pack_result
 
 #: what a job gives: JSON and arrays
@@ -62,11 +64,23 @@ def load_engine(package: ModelPackage, device: str) -> EngineLike:
     return Engine(package, device)
 
 
+def load_adapted_engine(package: ModelPackage, device: str, adapted: bytes) -> EngineLike:
+    """The real engine with parameters that were adapted to a patient.
+
+    Raises:
+        InputError: these are damaged, or belong to other weights.
+    """
+    from ..inference.engine import Engine
+    from ..refine.adapted import AdaptedParameters
+
+    return Engine(package, device, AdaptedParameters.from_bytes(adapted).networks(package))
+
+
 class JobRunner:
     """Runs one job at a time.
 
     Args:
-        engine_factory: makes the engines.
+        engine_factory: makes the engines of models as they are.
         capacity: how many engines stay loaded.
     """
 
@@ -77,6 +91,7 @@ class JobRunner:
         self._run_by_kind = {
             SegmentJob.kind: self._segment,
             RefineJob.kind: self._refine,
+            AttentionJob.kind: self._attention,
             WarmUpJob.kind: self._warm_up,
         }
 
@@ -91,7 +106,7 @@ class JobRunner:
 
     def _segment(self, job: SegmentJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
-        engine = self._engine(job.model, job.device)
+        engine = self._engine(job.model, job.device, job.adapted)
         result = engine.segment(
             job.image, roi=job.roi, fast=job.fast, low_memory=job.low_memory, doubt=job.doubt, progress=progress
         )
@@ -114,22 +129,36 @@ class JobRunner:
         )
         return pack_refinement(replace(refined, result=with_doubtful_slices(refined.result)))
 
+    def _attention(self, job: AttentionJob, progress: Progress) -> Value:
+        progress("load", 0.0, None)
+        engine = self._engine(job.model, job.device, job.adapted)
+        from ..inference.attention import attention_map
+
+        attention = attention_map(
+            engine, job.image, roi=job.roi, fast=job.fast, low_memory=job.low_memory, progress=progress
+        )
+        description, voxels = pack_image(attention)
+        return {"attention": description}, [voxels]
+
     def _warm_up(self, job: WarmUpJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         self._engine(job.model, job.device)
         return {}, []
 
-    def _engine(self, model: str, device: str) -> EngineLike:
-        """The engine of a model, as its files are now."""
+    def _engine(self, model: str, device: str, adapted: bytes | None = None) -> EngineLike:
+        """The engine of a model, as its files are now, with adapted parameters where these are given."""
         package = find_model(model)
-        key = (*_stamp(package), device)
+        which = package.path.resolve(), device, hashlib.sha256(adapted).hexdigest() if adapted else ""
+        key = (which, _stamp(package))
         if key not in self._engines:
-            # an engine of the same folder and device is of files that have changed since
-            for old in [old for old in self._engines if (old[0], old[-1]) == (key[0], key[-1])]:
+            # another one of the same model is of files that have changed since
+            for old in [old for old in self._engines if old[0] == which]:
                 del self._engines[old]
             while len(self._engines) >= self._capacity:
                 self._engines.popitem(last=False)
-            self._engines[key] = self._make_engine(package, device)
+            self._engines[key] = (
+                load_adapted_engine(package, device, adapted) if adapted else self._make_engine(package, device)
+            )
         self._engines.move_to_end(key)
         return self._engines[key]
 

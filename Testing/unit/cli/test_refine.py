@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,19 @@ def test_slices_are_found_where_none_is_named(capfd, tiny_model, sample_file, co
     )
     assert code == 0, err
     assert json.loads(printed)["refinement"]["slices"] == ["k:14,20"]
+
+
+def test_terms_that_are_not_free_must_be_accepted(capfd, tiny_model, sample_file, corrected, out, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "paid")
+    card = json.loads((model / "model.json").read_text())
+    card["licence"]["free"] = False
+    (model / "model.json").write_text(json.dumps(card))
+    arguments = [sample_file, "-m", model, "--corrected", corrected, "-o", out / "a.nii.gz", "--device", "cpu"]
+    code, _, err = refine(capfd, *arguments)
+    assert code == 2
+    assert "--accept-licence" in err
+    assert files_in(out) == []
+    assert refine(capfd, *arguments, "--accept-licence")[0] == 0
 
 
 def test_several_axes_and_a_table(capfd, tiny_model, sample_file, corrected, out):

@@ -72,16 +72,19 @@ def test_one_volume_with_everything(capfd, tiny_model, sample_file, tmp_path):
     assert min(report["timings_s"].values()) >= 0
 
 
-def test_doubt_and_samples_on_request(capfd, tiny_model, sample_file, tmp_path):
+def test_doubt_attention_and_samples_on_request(capfd, tiny_model, sample_file, tmp_path):
     arguments = [sample_file, "-m", tiny_model, "-o", tmp_path / "a.nii.gz", "--device", "cpu"]
-    code, out, err = run(capfd, *arguments, "--doubt", tmp_path / "d.nii.gz", "--samples", 2, "--json")
+    maps = ["--doubt", tmp_path / "d.nii.gz", "--attention", tmp_path / "l.nii.gz"]
+    code, out, err = run(capfd, *arguments, *maps, "--samples", 2, "--json")
     assert code == 0, err
-    assert files_in(tmp_path) == ["a.nii.gz", "d.nii.gz"]
-    doubt, volume = sitk.ReadImage(str(tmp_path / "d.nii.gz")), sitk.ReadImage(str(sample_file))
-    assert doubt.GetSize() == volume.GetSize()
-    assert np.allclose(doubt.GetDirection(), volume.GetDirection())
-    array = sitk.GetArrayFromImage(doubt)
-    assert 0 <= array.min() < array.max() <= 1
+    assert files_in(tmp_path) == ["a.nii.gz", "d.nii.gz", "l.nii.gz"]
+    volume = sitk.ReadImage(str(sample_file))
+    for path in maps[1::2]:
+        image = sitk.ReadImage(str(path))
+        assert image.GetSize() == volume.GetSize()
+        assert np.allclose(image.GetDirection(), volume.GetDirection())
+        array = sitk.GetArrayFromImage(image)
+        assert 0 <= array.min() < array.max() <= 1
     report = json.loads(out)
     assert report["samples"] == {"kind": "augmentation", "count": 2}
     assert report["timings_s"]["sampling"] > 0
@@ -99,11 +102,51 @@ def test_doubt_and_samples_that_cannot_be_had_are_refused(capfd, tiny_model, sam
     arguments = [sample_file, "-m", tiny_model, "-o", tmp_path / "out" / "a.nii.gz"]
     assert "without dropout" in refused(capfd, 2, *arguments, "--samples", 3, "--sampling", "dropout")
     assert "single sample" in refused(capfd, 2, *arguments, "--samples", 1)
-    assert ".nii.gz or" in refused(capfd, 2, *arguments, "--doubt", tmp_path / "d.png")
+    for option in ("--doubt", "--attention"):
+        assert ".nii.gz or" in refused(capfd, 2, *arguments, option, tmp_path / "d.png")
     shutil.copy(sample_file, tmp_path / "b.nii.gz")
     both = [sample_file, tmp_path / "b.nii.gz", "-m", tiny_model, "-o", tmp_path / "out"]
-    assert "--doubt is for one volume" in refused(capfd, 2, *both, "--doubt", tmp_path / "d.nii.gz")
+    for option in ("--doubt", "--attention"):
+        assert f"{option} is for one volume" in refused(capfd, 2, *both, option, tmp_path / "d.nii.gz")
     assert files_in(tmp_path) == ["b.nii.gz", "out"]
+
+
+def test_attention_of_networks_without_a_gate_is_refused_before_anything_is_done(
+    capfd, sample_file, card_dict, tmp_path
+):
+    from safetensors.torch import save_file
+
+    from SESegmentationLib.models import write_package
+    from SESegmentationLib.networks import build_network
+
+    networks = {name: entry | {"se": "cSE"} for name, entry in card_dict["networks"].items()}
+    tensors = {
+        f"{name}.{key}": value.contiguous()
+        for name, entry in networks.items()
+        for key, value in build_network(entry).state_dict().items()
+    }
+    save_file(tensors, tmp_path / "tensors")
+    model = write_package(tmp_path / "channels", card_dict | {"networks": networks}, tmp_path / "tensors").path
+    out = tmp_path / "out"
+    arguments = [sample_file, "-m", model, "-o", out / "a.nii.gz", "--attention", out / "l.nii.gz", "--device", "cpu"]
+    assert "no spatial gate" in refused(capfd, 2, *arguments)
+    assert files_in(out) == []
+
+
+def test_terms_that_are_not_free_must_be_accepted(capfd, tiny_model, sample_file, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "paid")
+    card = json.loads((model / "model.json").read_text())
+    card["licence"] |= {"spdx": "CC-BY-NC-SA-4.0", "name": "CC for non-profits", "free": False, "url": "https://x.org"}
+    (model / "model.json").write_text(json.dumps(card))
+    arguments = [sample_file, "-m", model, "-o", tmp_path / "out" / "a.nii.gz", "--device", "cpu"]
+    err = refused(capfd, 2, *arguments)
+    assert "CC for non-profits (CC-BY-NC-SA-4.0)" in err
+    assert "https://x.org" in err
+    assert "--accept-licence" in err
+    assert not (tmp_path / "out").exists()
+    code, _, err = run(capfd, *arguments, "--accept-licence")
+    assert code == 0, err
+    assert files_in(tmp_path / "out") == ["a.nii.gz"]
 
 
 def test_a_folder_gets_nifti_files_called_like_the_volumes(capfd, tiny_model, sample_file, tmp_path):

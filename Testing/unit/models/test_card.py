@@ -147,3 +147,12 @@ def test_models_need_nothing_but_the_standard_library():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=library)
     assert result.stdout.strip() == "True", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("spdx", "free", "asks"),
+    [("Apache-2.0", True, False), ("CC-BY-NC-SA-4.0", False, True), ("LicenseRef-training-data", False, False)],
+)
+def test_stated_terms_that_are_not_free_ask_for_consent(complete, spdx, free, asks):
+    card = change(change(complete, "licence.spdx", spdx), "licence.free", free)
+    assert ModelCard.from_dict(card).licence.asks_consent is asks

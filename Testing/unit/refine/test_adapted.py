@@ -12,6 +12,7 @@ from SESegmentationLib.errors import InputError, ModelError
 from SESegmentationLib.inference.weights import load_networks
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.refine.adapted import AdaptedParameters
+from SESegmentationLib.refine.adapted_file import AdaptedNotes
 
 
 @pytest.fixture
@@ -36,6 +37,22 @@ def test_a_file_is_read_as_it_was_written(adapted, package, tmp_path):
     assert networks["coronal"].classifier.bias.tolist() == [1, 1, 1]
     assert torch.equal(networks["sagittal"].classifier.bias, plain["sagittal"].classifier.bias)
     assert torch.equal(networks["axial"].classifier.weight, plain["axial"].classifier.weight)
+
+
+def test_a_file_tells_of_itself_without_torch(adapted, package):
+    notes = AdaptedNotes.read(adapted.to_bytes())
+    assert (notes.weights_sha256, notes.count, notes.notes) == (package.card.weights_sha256, 6, {"parameters": "se"})
+    again = AdaptedParameters.from_bytes(adapted.to_bytes())
+    assert again.notes == adapted.notes
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in adapted.tensors.items())
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"short", b"\x02" + bytes(7) + b"{}", b"\xff" * 30, b"\x04" + bytes(7) + b"null"]
+)
+def test_other_content_tells_nothing(content, package):
+    assert AdaptedNotes.read(content) is None
+    assert AdaptedNotes.read(package.weights_path.read_bytes()) is None
 
 
 def test_other_weights_are_refused(adapted, package):

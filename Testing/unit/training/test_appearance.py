@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from SESegmentationLib.training.appearance import Appearance, bias_field, change_appearance, gaussian_blur, random_blur
+from SESegmentationLib.training.appearance import (
+    Appearance,
+    bias_field,
+    change_appearance,
+    change_structures,
+    gaussian_blur,
+    random_blur,
+)
 
 NOTHING = Appearance(bias=0, blur_pixels=0, gamma=0, noise=0, gain=0, invert=0)
 
@@ -82,3 +89,22 @@ def test_the_bias_field_is_positive_and_smooth():
     assert float(field.min()) > 0
     assert float(field.diff(dim=-1).abs().max()) < 0.08  # from pixel to pixel
     assert float(field.std()) > 0.02
+
+
+def test_structures_change_each_by_a_factor_of_its_own():
+    labels = torch.zeros(40, 3, 20, 24, dtype=torch.uint8)
+    labels[:, :, 4:10], labels[:, :, 12:18] = 1, 4
+    before = images().repeat(10, 1, 1, 1) + 0.1
+    ratio = change_structures(before, labels, 0.6, generator(3)) / before
+    assert torch.equal(ratio[labels == 0], torch.ones_like(ratio[labels == 0]))
+    factors = {}
+    for value in (1, 4):
+        each = ratio[labels == value].reshape(40, -1)
+        assert torch.allclose(each, each[:, :1].expand_as(each), rtol=1e-5)
+        factors[value] = each[:, 0]
+        assert 0.54 < float(each.min()) < 0.9
+        assert 1.1 < float(each.max()) < 1.83
+    untouched = factors[1] == 1
+    assert torch.equal(untouched, factors[4] == 1)
+    assert 10 < int(untouched.sum()) < 30
+    assert not torch.allclose(factors[1][~untouched], factors[4][~untouched])

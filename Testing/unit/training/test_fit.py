@@ -35,6 +35,15 @@ def test_the_learning_rate_warms_up_and_decays_to_a_hundredth():
     assert Schedule([COARSE], 0.01, 0).learning_rate(0) == pytest.approx(0.01)
 
 
+def test_the_learning_rate_may_drop_to_a_tenth_at_equal_distances():
+    schedule = Schedule([COARSE, FINE], 0.01, 0, drops=3)
+    rates = [schedule.learning_rate(step) for step in range(101)]
+    assert rates[:100:25] == pytest.approx([0.01, 0.001, 0.0001, 0.00001])
+    assert rates[24] == rates[0]
+    assert rates[100] == rates[99]
+    assert Schedule([FINE], 0.01, 10, drops=1).learning_rate(4) == pytest.approx(0.005)
+
+
 def test_phases_follow_each_other():
     schedule = Schedule([COARSE, FINE], 0.01, 10)
     assert [schedule.phase(step) for step in (0, 29, 30, 99, 100)] == [COARSE, COARSE, FINE, FINE, FINE]
@@ -201,6 +210,23 @@ def test_progress_grows_with_the_pixels_seen(trainer, tmp_path):
     )
     assert calls[-1][1:] == (1.0, 0.0)
     assert all(call[2] > 0 for call in calls[:-1])
+
+
+@pytest.mark.parametrize(("optimizer", "bounded"), [("sgd", True), ("adamw", False)])
+def test_gradient_descent_goes_along_the_gradient(trainer, tmp_path, optimizer, bounded):
+    """Its step is the rate times the gradient, whose norm is clipped to 5; AdamW's is the rate for each weight."""
+    rate = 0.01
+    one = trainer(
+        phases=[{"steps": 1, "batch": 4, "size": [12, 12]}],
+        fit={"optimizer": optimizer, "learning_rate": rate, "weight_decay": 0.0, "warmup": 0, "average": 0.0},
+    )
+    weights, _ = one.fit(tmp_path)
+    torch.manual_seed(one.recipe.fit.seed)
+    before = build_network(one.plan.description)
+    change = [(weights[key] - start).flatten() for key, start in before.named_parameters()]
+    length = torch.cat(change).norm().item()
+    assert length > 0
+    assert (length <= 5.001 * rate) == bounded
 
 
 class ConstantDice:

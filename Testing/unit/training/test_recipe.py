@@ -113,6 +113,8 @@ def test_a_recipe_as_plain_values_is_json(blobs_recipe):
         ({"fit": {"learning_rate": "fast"}}, r"fit\.learning_rate is 'fast', expected a number"),
         ({"fit": {"bf16": 1}}, r"fit\.bf16 is 1, expected true or false"),
         ({"fit": {"warmup": 2.5}}, r"fit\.warmup is 2\.5, expected a whole number"),
+        ({"fit": {"optimizer": "adam"}}, "adamw, sgd, not 'adam'"),
+        ({"fit": {"drops": -1}}, "drops"),
         ({"phases": [{"steps": 3, "batch": 2}]}, r"entry phases\[0\]\.size is missing"),
         ({"phases": [{"steps": 3, "batch": 2, "size": [8]}]}, r"phases\[0\]\.size"),
         ({"phases": [{"steps": 0, "batch": 2, "size": [8, 8]}]}, "above 0"),

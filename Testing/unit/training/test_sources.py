@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
 from SESegmentationLib.training import sources
+from SESegmentationLib.training.dataset import find_cases, load_case
 from SESegmentationLib.training.plan import draft_card
-from SESegmentationLib.training.sources import exchanged, open_source, split_cases
+from SESegmentationLib.training.sources import exchanged, fold_of_cases, open_source, split_by_recipe, split_cases
 
 CPU = torch.device("cpu")
 MERGED = [
@@ -55,6 +56,37 @@ def test_a_split_is_the_same_on_every_computer():
     assert split.validation == ["case_5", "case_3"]
 
 
+@given(names=names, folds=st.integers(2, 6), validation=st.integers(0, 3), seed=st.integers(0, 99))
+def test_every_case_is_for_test_in_one_fold(names, folds, validation, seed):
+    largest = -(-len(names) // folds)
+    if len(names) < folds or len(names) - largest <= validation:
+        with pytest.raises(InputError, match="too few"):
+            [fold_of_cases(names, validation, folds, fold, seed) for fold in range(folds)]
+        return
+    splits = [fold_of_cases(names, validation, folds, fold, seed) for fold in range(folds)]
+    assert sorted(name for split in splits for name in split.test) == sorted(names)
+    for split in splits:
+        assert sorted([*split.training, *split.validation, *split.test]) == sorted(names)
+        assert len(split.validation) == validation
+        assert largest - 1 <= len(split.test) <= largest
+
+
+def test_folds_keep_the_slices_of_a_patient_together():
+    names = [f"p{patient}_{number}" for patient in range(7) for number in range(3)]
+    for fold in range(3):
+        split = fold_of_cases(names, 1, 3, fold, 5, r"(p\d)_")
+        patients = [{name[:2] for name in part} for part in (split.training, split.validation, split.test)]
+        assert sum(map(len, patients)) == 7
+
+
+def test_a_recipe_asks_for_a_fold(blobs_recipe):
+    recipe = blobs_recipe(data={"folds": 2, "fold": 1, "validation": 0, "test": 3})
+    names = [f"case_{number}" for number in range(4)]
+    assert split_by_recipe(names, recipe) == fold_of_cases(names, 0, 2, 1, recipe.data.split_seed)
+    with pytest.raises(UsageError, match="fold is below folds"):
+        blobs_recipe(data={"folds": 2, "fold": 2})
+
+
 def test_test_cases_are_not_even_read(blobs_folder, blobs_recipe, monkeypatch):
     read = []
 
@@ -66,6 +98,18 @@ def test_test_cases_are_not_even_read(blobs_folder, blobs_recipe, monkeypatch):
     source = opened(blobs_folder, blobs_recipe())
     assert len(source.split.test) == 1
     assert sorted(read) == sorted([*source.split.training, *source.split.validation])
+
+
+def test_test_cases_are_given_whole_when_asked_for(blobs_folder, blobs_recipe):
+    recipe = blobs_recipe(data={"test": 2})
+    source = opened(blobs_folder, recipe)
+    volumes = {name: parts for name, *parts in source.whole_volumes(torch.Generator(), "test")}
+    assert list(volumes) == source.split.test
+    cases = {case.name: case for case in find_cases(blobs_folder)}
+    for name, parts in volumes.items():
+        for ours, theirs in zip(parts, load_case(cases[name], draft_card(recipe)), strict=True):
+            assert np.array_equal(ours, theirs)
+    assert [name for name, *_ in source.whole_volumes(torch.Generator())] == source.split.validation
 
 
 def test_batches_of_a_folder(blobs_folder, blobs_recipe):
@@ -217,6 +261,16 @@ def maps_recipe(blobs_recipe):
         return blobs_recipe(**entries)
 
     return make
+
+
+def test_images_of_test_maps_are_the_same_for_a_seed(maps_folder, maps_recipe):
+    source = opened(maps_folder, maps_recipe(data={"validation": 0, "test": 2}))
+    once, again = (list(source.whole_volumes(torch.Generator().manual_seed(5), "test")) for _ in range(2))
+    assert [name for name, *_ in once] == source.split.test
+    assert len(once) == 2
+    for (_, *ours), (_, *theirs) in zip(once, again, strict=True):
+        assert all(map(np.array_equal, ours, theirs))
+        assert ours[0].shape == ours[1].shape
 
 
 def test_targets_of_synthesised_images_are_labels(maps_folder, maps_recipe):

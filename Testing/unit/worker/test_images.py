@@ -19,7 +19,7 @@ from SESegmentationLib.inference.reading import NOT_NUMBERS
 from SESegmentationLib.inference.result import Finding, SegmentationResult, StructureResult
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.worker.images import pack_image, unpack_image
-from SESegmentationLib.worker.jobs import JOBS, RefineJob, SegmentJob, WarmUpJob
+from SESegmentationLib.worker.jobs import JOBS, AttentionJob, RefineJob, SegmentJob, WarmUpJob
 from SESegmentationLib.worker.results import pack_result, unpack_result
 
 LENGTHS = st.floats(0.01, 100, allow_nan=False)
@@ -126,6 +126,17 @@ def test_a_job_arrives_whole(roi, tmp_path):
     assert (got.roi is None) == (roi is None)
     if roi is not None:
         assert_same(got.roi, roi)
+
+
+@pytest.mark.parametrize("kind", [SegmentJob, AttentionJob])
+@pytest.mark.parametrize("adapted", [None, b"\x00parameters\xff"])
+def test_adapted_parameters_arrive_whole(kind, adapted):
+    image = sitk.Image(3, 4, 5, sitk.sitkFloat32)
+    value, arrays = kind(image, "model", image > 1, adapted=adapted).pack()
+    got = JOBS[kind.kind].unpack(through_json(value), arrays)
+    assert type(got) is kind
+    assert got.adapted == adapted
+    assert got.roi.GetSize() == got.image.GetSize() == (3, 4, 5)
 
 
 def test_a_refinement_arrives_whole():

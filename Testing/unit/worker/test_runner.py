@@ -8,14 +8,17 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
-from SESegmentationLib.errors import ModelError
+from SESegmentationLib.errors import InputError, ModelError
 from SESegmentationLib.inference.result import SegmentationResult
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.progress import no_progress
-from SESegmentationLib.worker.jobs import SegmentJob, WarmUpJob
+from SESegmentationLib.refine.adapted import AdaptedParameters
+from SESegmentationLib.worker.jobs import AttentionJob, SegmentJob, WarmUpJob
 from SESegmentationLib.worker.runner import JobRunner, release_memory
 
 
@@ -76,6 +79,45 @@ def test_those_used_longest_ago_are_dropped(made, tiny_model, tmp_path):
         runner.run(WarmUpJob(model), no_progress)
     assert [model for model, _ in made] == [first, second, third, second]
     assert len(runner._engines) == 2
+
+
+@pytest.fixture
+def adapted(tiny_model) -> bytes:
+    """A file of adapted parameters: the axial network calls everything background."""
+    package = ModelPackage.from_folder(tiny_model)
+    tensors = {f"{plane}.classifier.bias": torch.tensor([90.0, 0, 0]) for plane in ("axial", "coronal", "sagittal")}
+    return AdaptedParameters(tensors, package.card.weights_sha256).to_bytes()
+
+
+def test_adapted_parameters_have_an_engine_of_their_own(tiny_model, adapted):
+    runner = JobRunner()
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(100, 20, (9, 10, 11)).astype(np.float32))
+    jobs = [SegmentJob(image, tiny_model, device="cpu", adapted=content) for content in (None, adapted, None)]
+    plain, changed, again = (runner.run(job, no_progress)[1][0] for job in jobs)
+    assert plain.any()
+    assert not changed.any()
+    assert (again == plain).all()
+    assert len(runner._engines) == 2
+
+
+def test_adapted_parameters_that_cannot_be_used_are_refused(tiny_model, adapted):
+    image = sitk.Image(8, 8, 8, sitk.sitkFloat32)
+    other = adapted.replace(ModelPackage.from_folder(tiny_model).card.weights_sha256.encode(), b"0" * 64)
+    for content, cause in ((other, "other weights"), (b"no tensors", "cannot be read")):
+        with pytest.raises(InputError, match=cause):
+            JobRunner().run(SegmentJob(image, tiny_model, device="cpu", adapted=content), no_progress)
+
+
+def test_attention_is_a_map_on_the_volume(tiny_model, adapted):
+    image = sitk.GetImageFromArray(np.random.default_rng(0).normal(100, 20, (9, 10, 11)).astype(np.float32))
+    image.SetOrigin((1, 2, 3))
+    told = []
+    job = AttentionJob(image, tiny_model, device="cpu", adapted=adapted)
+    value, (voxels,) = JobRunner().run(job, lambda *progress: told.append(progress[0]))
+    assert voxels.shape == (9, 10, 11)
+    assert 0 < voxels.min() < voxels.max() <= 1
+    assert value["attention"]["origin"] == (1, 2, 3)
+    assert list(dict.fromkeys(told)) == ["load", "prepare", "look", "restore"]
 
 
 def test_changed_files_are_loaded_anew(made, tiny_model, tmp_path):

@@ -1,0 +1,1 @@
+"""Experiments: networks compared on data, by plans that list their variants."""

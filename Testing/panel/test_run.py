@@ -1,0 +1,80 @@
+"""A segmentation from the click to its end: progress, cancelling, failures; with a fake behind the panel."""
+
+from __future__ import annotations
+
+import qt
+from panel_clicks import click, texts, wait
+
+from SESegmentationLib.errors import WorkerError
+
+
+def test_nothing_chosen_is_said(widget, segmenter):
+    click(widget.ui.segmentButton)
+    assert widget.panel.messages.shown[0].text == "No volume is chosen." and not segmenter.jobs
+    assert widget.ui.messageFrame.isVisible() and not widget.ui.logButton.isVisible()
+
+
+def test_progress_is_shown(widget, segmenter, make_volume):
+    make_volume()
+    assert not widget.ui.progressBar.isVisible() and not widget.ui.progressLabel.isVisible()
+    click(widget.ui.segmentButton)
+    assert widget.ui.segmentButton.text == "Cancel" and widget.ui.progressLabel.text == "Starting…"
+    segmenter.progress("coronal", 0.42, 12.4)
+    wait(lambda: widget.ui.progressBar.value == 42)
+    assert widget.ui.progressLabel.text == "Segmenting coronal slices… about 12 s left"
+    segmenter.progress("measure", 0.99, 0.2)
+    wait(lambda: widget.ui.progressBar.value == 99)
+    assert widget.ui.progressLabel.text == "Measuring… less than 1 s left"
+    segmenter.fail(WorkerError("It broke.", "Try again."))
+    wait(lambda: not widget.panel.run.running)
+    assert widget.ui.segmentButton.text == "Segment" and not widget.ui.progressBar.isVisible()
+
+
+def test_a_failure_shows_cause_remedy_and_log(widget, segmenter, make_volume):
+    make_volume()
+    click(widget.ui.segmentButton)
+    segmenter.fail(WorkerError("It <broke>.", "Try again."))
+    wait(lambda: not widget.panel.run.running)
+    label = widget.ui.messageFrame.findChildren(qt.QLabel)[1]
+    assert label.text == "<b>It &lt;broke&gt;.</b><br>Try again."
+    assert not widget.ui.logText.isVisible()
+    click(widget.ui.logButton)
+    assert widget.ui.logText.isVisible() and widget.ui.logText.plainText == "what the worker printed"
+    click(widget.ui.logButton)
+    assert not widget.ui.logText.isVisible()
+    click(widget.ui.segmentButton)
+    assert widget.panel.messages.shown == [] and not widget.ui.logButton.isVisible()
+
+
+def test_cancel(widget, segmenter, choices, make_volume, monkeypatch):
+    from SESegmentationLib.panel import run_control
+
+    monkeypatch.setattr(run_control, "DOUBLE_CLICK_SECONDS", 0.0)
+    make_volume()
+    click(widget.ui.segmentButton)
+    click(widget.ui.segmentButton)
+    assert widget.ui.progressLabel.text == "Cancelling…" and not widget.ui.segmentButton.enabled
+    wait(lambda: not widget.panel.run.running)
+    assert texts(widget.panel.messages.shown) == [("information", "The segmentation was cancelled.")]
+    assert choices.resultSegmentation is None and not widget.ui.logButton.isVisible()
+
+
+def test_a_double_click_does_not_cancel(widget, segmenter, make_volume):
+    make_volume()
+    click(widget.ui.segmentButton)
+    click(widget.ui.segmentButton)
+    assert widget.panel.run.running and len(segmenter.jobs) == 1
+    assert widget.ui.segmentButton.text == "Cancel" and widget.ui.segmentButton.enabled
+
+
+def test_a_fault_of_the_program_is_reported_too(widget, segmenter, make_volume, monkeypatch):
+    make_volume()
+    monkeypatch.setattr(segmenter, "submit", lambda job: 1 / 0)
+    click(widget.ui.segmentButton)
+    assert "ZeroDivisionError" in widget.panel.messages.shown[0].text and not widget.panel.run.running
+
+
+def test_a_fault_while_the_result_is_imported_is_reported_too(widget, segment, monkeypatch):
+    monkeypatch.setattr(widget.panel._scene_results, "write", lambda *arguments: 1 / 0)
+    assert segment() is None
+    assert "ZeroDivisionError" in widget.panel.messages.shown[0].text

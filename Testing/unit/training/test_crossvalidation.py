@@ -1,0 +1,87 @@
+"""Cross-validation: a model for each fold, measured on its own cases; the final model's card states their figures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from SESegmentationLib.errors import UsageError
+from SESegmentationLib.models import verify_package
+from SESegmentationLib.training import crossvalidation
+from SESegmentationLib.training.automatic import write_recipe
+from SESegmentationLib.training.crossvalidation import MEASURED_NAME, cross_validate, main
+
+
+@pytest.fixture(scope="module")
+def quick(blobs_recipe):
+    return blobs_recipe(
+        network={"channels": [8, 16, 16]},
+        data={"validation": 0, "test": 0},
+        phases=[{"steps": 60, "batch": 8, "size": [24, 24]}],
+        fit={"learning_rate": 0.02, "validate_every": 0},
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(blobs_folder, quick, tmp_path_factory):
+    """The folder in which the command line cross-validated in two folds, one after the other, and then trained."""
+    folder = tmp_path_factory.mktemp("crossvalidation")
+    recipe = folder / "quick.toml"
+    write_recipe(recipe, {key: value for key, value in quick.to_dict().items() if value != []}, ["for a test"])
+    call = ["blobs", "--recipe", str(recipe), "--dataset", str(blobs_folder), "-o", str(folder), "--folds", "2"]
+    call += ["--device", "cpu"]
+    assert main([*call, "--only", "1"]) == 0
+    assert not (folder / "fold-0").exists()
+    assert not (folder / "blobs").exists()
+    assert main(call) == 0
+    return folder, call
+
+
+def test_every_case_is_measured_by_weights_that_never_saw_it(finished):
+    folder, _ = finished
+    seen = []
+    for fold in (0, 1):
+        training = verify_package(folder / f"fold-{fold}").card.training
+        measured = json.loads((folder / f"fold-{fold}" / MEASURED_NAME).read_text())
+        assert sorted(measured["cases"]) == sorted(training["test_cases"])
+        split = json.loads((folder / f"fold-{fold}" / "training" / "split.json").read_text())
+        assert not set(split["training"]) & set(measured["cases"])
+        seen += measured["cases"]
+    assert len(seen) == len(set(seen)) == 4
+
+
+def test_the_final_model_learns_from_all_and_states_the_figures_of_the_folds(finished):
+    folder, _ = finished
+    card = verify_package(folder / "blobs").card
+    assert card.training["cases"] == {"training": 4, "validation": 0, "test": 0}
+    assert card.accuracy["cases"] == 4
+    assert card.accuracy["folds"] == 2
+    assert "2-fold" in card.accuracy["data"]
+    value = str(card.labels[0].value)
+    dice = [
+        case[value]["dice"]
+        for fold in (0, 1)
+        for case in json.loads((folder / f"fold-{fold}" / MEASURED_NAME).read_text())["cases"].values()
+    ]
+    assert card.accuracy["labels"][value]["dice"]["mean"] == pytest.approx(sum(dice) / 4, abs=1e-4)
+    assert min(dice) > 0.5
+
+
+def test_what_was_done_is_not_done_again(finished, monkeypatch, capsys):
+    folder, call = finished
+    monkeypatch.setattr(crossvalidation, "measure", None)
+    before = (folder / "fold-0" / "model.safetensors").stat().st_mtime_ns
+    assert main([*call, "--write", str(folder / "blobs")]) == 0
+    assert (folder / "fold-0" / "model.safetensors").stat().st_mtime_ns == before
+    assert json.loads(capsys.readouterr().out)["cases"] == 4
+
+
+def test_folds_that_make_no_sense_are_refused(blobs_folder, quick, tmp_path, capsys):
+    with pytest.raises(UsageError, match="fold is below folds"):
+        cross_validate(blobs_folder, quick, tmp_path, 2, [2])
+    for wrong in (["--folds", "1"], ["--only", "5"]):
+        call = ["blobs", "--recipe", "hippocampus-t1", "--dataset", str(blobs_folder), "-o", str(tmp_path), *wrong]
+        assert main(call) == UsageError.exit_code
+        assert "folds" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,74 @@
+"""The odds of a structure are measured on validation cases, and written into the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.inference.predictor import Prediction, Predictor
+from SESegmentationLib.inference.weights import load_networks
+from SESegmentationLib.models import verify_package
+from SESegmentationLib.training import odds
+from SESegmentationLib.training.train import train_model
+
+VALUE = 17
+
+
+@pytest.fixture
+def package(blobs_folder, blobs_recipe, tmp_path):
+    recipe = blobs_recipe(phases=[{"steps": 20, "batch": 4, "size": [16, 16]}])
+    return train_model(blobs_folder, recipe, tmp_path / "blobs", "cpu")
+
+
+def predicted(package, volume) -> torch.Tensor:
+    predictor = Predictor(package.card, load_networks(package), torch.device("cpu"))
+    return predictor.predict(volume, predictor.views).probabilities.float()
+
+
+def test_the_factor_is_found_that_draws_what_is_true(package, monkeypatch):
+    channel = odds._channels(package, [VALUE])[0]
+    volume = np.zeros((16, 18, 20), np.float32)
+    probabilities = torch.softmax(torch.randn((3, *volume.shape), generator=torch.Generator().manual_seed(3)), 0)
+    monkeypatch.setattr(Predictor, "predict", lambda *_: Prediction(probabilities, []))
+    other = np.delete(probabilities.numpy(), channel, axis=0).max(axis=0)
+    truth = np.where(0.5 * probabilities[channel].numpy() > other, channel, 0).astype(np.uint8)
+    scores = odds.measure_odds(package, [("case", volume, truth)], [VALUE])
+    assert max(scores, key=scores.get) == 0.5
+    assert scores[0.5] == pytest.approx(1.0)
+    assert scores[2.0] < scores[1.0] < 1.0
+    assert scores[0.25] < 1.0
+
+
+def test_the_odds_are_written_into_every_classifier(package):
+    channel = odds._channels(package, [VALUE])[0]
+    volume = np.random.default_rng(4).normal(0.5, 0.2, (16, 16, 16)).astype(np.float32)
+    before, weights = predicted(package, volume), load_file(package.weights_path)
+    written = odds.with_odds(odds.with_odds(package, [VALUE], 0.5), [VALUE], 0.5)
+    assert verify_package(written.path).card == written.card
+    assert written.card.training["odds"] == {str(VALUE): 0.25}
+    assert written.card.weights_sha256 != package.card.weights_sha256
+    after = load_file(written.weights_path)
+    changed = [key for key in weights if not torch.equal(weights[key], after[key])]
+    assert changed == [f"{name}.classifier.bias" for name in package.card.networks]
+    ratio = lambda p: p[channel] / (1 - p[channel])  # noqa: E731
+    several = len(package.card.views) > 1
+    now = predicted(written, volume)
+    assert (now[channel] <= before[channel] + 1e-3).all()
+    if not several:
+        sure = (before[channel] > 0.05) & (before[channel] < 0.95)
+        assert torch.allclose(ratio(now)[sure], 0.25 * ratio(before)[sure], rtol=0.15)
+    assert not list(written.path.glob(".odds*"))
+
+
+def test_what_cannot_be_measured_is_refused(package, capsys, blobs_folder):
+    with pytest.raises(InputError, match="No validation case"):
+        empty = np.zeros((16, 16, 16), np.uint8)
+        odds.measure_odds(package, [("case", empty.astype(np.float32), empty)], [VALUE])
+    with pytest.raises(UsageError, match="no structure"):
+        odds.with_odds(package, [99], 0.5)
+    call = [str(package.path), "--dataset", str(blobs_folder), "--recipe", "hippocampus-t1", "--value", "99"]
+    assert odds.main(call) == UsageError.exit_code
+    assert "Give some of the values" in capsys.readouterr().err
