@@ -52,6 +52,7 @@ class LoopWatch:
 @pytest.fixture
 def head(random_model, monkeypatch):
     """The opened module with a head, of which a small region is to be segmented by the real worker."""
+    from SESegmentationLib.client import ResultEvent
     from SESegmentationLib.models import store
     from SESegmentationLib.panel import SceneResults
 
@@ -65,16 +66,22 @@ def head(random_model, monkeypatch):
     region.SetSize(30, 30, 30)
     application.process_events()
     widget.logic.getParameterNode().region = region
-    watch, write = LoopWatch(), SceneResults.write
+    watch = LoopWatch()
     imports = []
 
-    def write_unwatched(self, *arguments):
-        imports.append(watch.stop())
-        written = write(self, *arguments)
-        watch.start()
-        return written
+    def unwatched(method):
+        """``method``, which is part of the import of the result."""
 
-    monkeypatch.setattr(SceneResults, "write", write_unwatched)
+        def call(self, *arguments):
+            imports.append(watch.stop())
+            returned = method(self, *arguments)
+            watch.start()
+            return returned
+
+        return call
+
+    monkeypatch.setattr(ResultEvent, "segmentation", unwatched(ResultEvent.segmentation))
+    monkeypatch.setattr(SceneResults, "write", unwatched(SceneResults.write))
     click(widget.ui.segmentButton)  # the worker is started: its own beginning is no part of the measurement
     wait(lambda: not widget.panel.run.running)
     assert widget.panel.messages.shown == []
@@ -85,8 +92,8 @@ def head(random_model, monkeypatch):
         click(widget.ui.segmentButton)
         wait(lambda: not widget.panel.run.running)
         after = watch.stop()
-        assert widget.panel.messages.shown == [] and len(imports) == 1
-        return np.concatenate([imports[0], after])
+        assert widget.panel.messages.shown == [] and len(imports) == 2
+        return np.concatenate([*imports, after])
 
     return measure
 

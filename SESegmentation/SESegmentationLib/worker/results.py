@@ -85,7 +85,7 @@ def unpack_result(value: dict[str, Any], arrays: list[np.ndarray]) -> Segmentati
     labels = unpack_image(value["labels"], arrays[0])
     doubt = None
     if len(arrays) > 1:
-        doubt = unpack_image(value["labels"], np.float32(arrays[1]) / DOUBT_STEPS)
+        doubt = unpack_image(value["labels"], np.divide(arrays[1], np.float32(DOUBT_STEPS), dtype=np.float32))
     return SegmentationResult(
         labels=labels,
         structures=structures,

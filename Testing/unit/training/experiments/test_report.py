@@ -40,7 +40,7 @@ def test_an_experiment_is_run_once_and_reported_again_without_data(plan_file, bl
 def test_the_table_shows_the_figures(plan, plan_file, results_folder):
     path, results = plan_file(), read_results(results_folder)
     assert main(["experiment", str(path), "-o", str(results_folder), "--report"]) == 0
-    text = (results_folder / "blobs.md").read_text()
+    text = (results_folder / "blobs.md").read_text(encoding="utf-8")
     run = [run for run in plan().runs() if run.variant == "none"]
     mean = np.mean([np.mean(list(results[r.key]["dice"].values())) for r in run])
     (row,) = {line for line in text.splitlines() if line.startswith("| none | ")}
@@ -63,7 +63,7 @@ def test_plots_show_a_box_for_each_variant(plan_file, results_folder):
 def test_what_is_missing_is_said(plan_file, tmp_path, capsys):
     assert main(["experiment", str(plan_file()), "-o", str(tmp_path / "empty"), "--report"]) == 0
     assert "0 of 4 runs" in capsys.readouterr().out
-    assert "Not run yet" in (tmp_path / "empty" / "blobs.md").read_text()
+    assert "Not run yet" in (tmp_path / "empty" / "blobs.md").read_text(encoding="utf-8")
     assert not list((tmp_path / "empty").glob("*.png"))
 
 
@@ -76,7 +76,7 @@ def test_many_structures_get_a_table_of_their_own(plan_file, plan, made_up, tmp_
         result["dice"] = {case: dice * 4 for case, dice in result["dice"].items()}
     write_results(tmp_path, results.values())
     assert main(["experiment", str(plan_file()), "-o", str(tmp_path), "--report"]) == 0
-    lines = (tmp_path / "blobs.md").read_text().splitlines()
+    lines = (tmp_path / "blobs.md").read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if line.startswith("| structure 7 | ")]) == 2
     assert "| structure | none | scSE |" in lines
 

@@ -26,10 +26,10 @@ def test_results_are_read_as_they_were_written(plan, made_up, tmp_path):
 def test_what_runs_share_is_written_once(plan, made_up, tmp_path):
     results = made_up(plan())
     write_results(tmp_path, results.values())
-    content = json.loads((tmp_path / RESULTS_NAME).read_text())
+    content = json.loads((tmp_path / RESULTS_NAME).read_text(encoding="utf-8"))
     assert len(content["runs"]) == len(results)
     assert len(content["shared"]) == 5  # split, versions, labels, card, data
-    assert (tmp_path / RESULTS_NAME).read_text().count("abacus") == len(results)
+    assert (tmp_path / RESULTS_NAME).read_text(encoding="utf-8").count("abacus") == len(results)
 
 
 def test_single_runs_are_added_to_those_together(plan, made_up, tmp_path):

@@ -36,7 +36,11 @@ TIMES = ("milliseconds_per_slice", "milliseconds_per_step")
 def test_a_run_is_trained_tested_and_written_down(runner, plan, blobs_folder):
     run = plan(("steps = 6", "steps = 90"), ("channels = 4, blocks = 2", "channels = 8, blocks = 3")).runs()[1]
     result = runner(run)
-    assert result == read_results(runner.folder)[run.key] == json.loads(result_path(runner.folder, run.key).read_text())
+    assert (
+        result
+        == read_results(runner.folder)[run.key]
+        == json.loads(result_path(runner.folder, run.key).read_text(encoding="utf-8"))
+    )
     assert result["labels"] == ["left blob", "right blob"]
     split = result["split"]
     assert {len(split[part]) for part in ("validation", "training")} == {1}
