@@ -52,7 +52,6 @@ class LoopWatch:
 @pytest.fixture
 def head(random_model, monkeypatch):
     """The opened module with a head, of which a small region is to be segmented by the real worker."""
-    from SESegmentationLib.client import ResultEvent
     from SESegmentationLib.models import store
     from SESegmentationLib.panel import SceneResults
 
@@ -66,22 +65,16 @@ def head(random_model, monkeypatch):
     region.SetSize(30, 30, 30)
     application.process_events()
     widget.logic.getParameterNode().region = region
-    watch = LoopWatch()
+    watch, write = LoopWatch(), SceneResults.write
     imports = []
 
-    def unwatched(method):
-        """``method``, which is part of the import of the result."""
+    def write_unwatched(self, *arguments):
+        imports.append(watch.stop())
+        written = write(self, *arguments)
+        watch.start()
+        return written
 
-        def call(self, *arguments):
-            imports.append(watch.stop())
-            returned = method(self, *arguments)
-            watch.start()
-            return returned
-
-        return call
-
-    monkeypatch.setattr(ResultEvent, "segmentation", unwatched(ResultEvent.segmentation))
-    monkeypatch.setattr(SceneResults, "write", unwatched(SceneResults.write))
+    monkeypatch.setattr(SceneResults, "write", write_unwatched)
     click(widget.ui.segmentButton)  # the worker is started: its own beginning is no part of the measurement
     wait(lambda: not widget.panel.run.running)
     assert widget.panel.messages.shown == []
@@ -92,8 +85,8 @@ def head(random_model, monkeypatch):
         click(widget.ui.segmentButton)
         wait(lambda: not widget.panel.run.running)
         after = watch.stop()
-        assert widget.panel.messages.shown == [] and len(imports) == 2
-        return np.concatenate([*imports, after])
+        assert widget.panel.messages.shown == [] and len(imports) == 1
+        return np.concatenate([imports[0], after])
 
     return measure
 

@@ -17,7 +17,7 @@ class Overlays:
 
     Args:
         ui: holds doubtCheckBox and attentionCheckBox.
-        results: knows the doubt about results of this session.
+        results: knows the doubt about results that were not reloaded.
         on_attention_wanted: called to see to it that the map of attention is made; it takes time.
     """
 

@@ -157,5 +157,5 @@ def small_image() -> sitk.Image:
 @pytest.fixture(scope="session")
 def large_image() -> sitk.Image:
     """Takes the tiny model some seconds."""
-    noise = np.random.default_rng(5).normal(100, 20, (128, 144, 128)).astype(np.float32)
+    noise = np.random.default_rng(5).normal(100, 20, (176, 192, 176)).astype(np.float32)
     return sitk.GetImageFromArray(noise)

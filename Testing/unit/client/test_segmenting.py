@@ -89,9 +89,9 @@ def test_progress_of_a_long_job_and_memory_after_it(warm, tiny_model, large_imag
     assert (fractions[0], fractions[-1]) == (0.0, pytest.approx(1.0))
     assert len(set(fractions)) > 20
     left = [event.seconds_left for event in told if event.seconds_left is not None]
-    assert left  # told from half a second on, which a fast machine reaches only near the end
+    assert len(left) > 3
     assert min(left) >= 0
-    assert left[-1] <= max(left) / 2
+    assert left[-1] < max(left) / 2
     assert all(event.seconds_left is None or event.fraction > 0 for event in told)
     worker = psutil.Process(warm.segmenter.worker_pid)
     for _ in range(50):  # what is left is freed when the worker has been idle for a while
