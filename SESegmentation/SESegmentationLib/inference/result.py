@@ -61,7 +61,7 @@ class SegmentationResult:
         model: the card of the model.
         device: where the networks ran, for example "cpu" or "cuda".
         doubt: where asked for, the probability that a voxel's label is wrong, float32 on the input's grid, 0 where
-            the networks did not look; see :mod:`.doubt`.
+            the networks did not look; see :mod:`.doubt`. From a worker uint8, in steps of 1/255.
     """
 
     labels: sitk.Image

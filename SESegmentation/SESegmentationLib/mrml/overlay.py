@@ -91,7 +91,7 @@ def _views_with(volume: slicer.vtkMRMLScalarVolumeNode | None) -> list[slicer.vt
 
 def _in_steps(doubt: np.ndarray) -> np.ndarray:
     """Doubt is kept in steps of 1/255, a quarter as large as single precision."""
-    return np.rint(255 * doubt).astype(np.uint8)
+    return doubt if doubt.dtype == np.uint8 else np.rint(255 * doubt).astype(np.uint8)
 
 
 def _colour_doubt(display: slicer.vtkMRMLScalarVolumeDisplayNode, voxels: np.ndarray) -> None:

@@ -85,7 +85,8 @@ def unpack_result(value: dict[str, Any], arrays: list[np.ndarray]) -> Segmentati
     labels = unpack_image(value["labels"], arrays[0])
     doubt = None
     if len(arrays) > 1:
-        doubt = unpack_image(value["labels"], np.divide(arrays[1], np.float32(DOUBT_STEPS), dtype=np.float32))
+        # stays in steps: as float32 the map of a head takes 67 MB, and longer than an event loop may wait
+        doubt = unpack_image(value["labels"], arrays[1])
     return SegmentationResult(
         labels=labels,
         structures=structures,

@@ -176,7 +176,7 @@ def test_a_result_arrives_whole_and_outlives_its_origin(tiny_model):
     got = unpack_result(through_json(value), arrays)
     assert sitk.GetArrayViewFromImage(got.labels).min() == 2
     assert arrays[1].dtype == np.uint8
-    assert np.abs(sitk.GetArrayViewFromImage(got.doubt) - 0.3).max() < 1 / 255
+    assert np.abs(sitk.GetArrayViewFromImage(got.doubt) / 255 - 0.3).max() < 1 / 255
     assert got.structures[0] == structures[0]
     assert got.structures[1].label == second
     assert all(math.isnan(number) for number in got.structures[1].centre_lps)
