@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CancelledError, DeviceError, ModelError, UsageError
+from ..errors import CancelledError, DeviceError, ModelError, SegmentationError, UsageError
 from ..inference.pictures import SLICES
 from ..models import find_model
 from ..outputs.files import OutputFiles, check_writable
 from ..outputs.images import MAP_ENDINGS, write_image
+from ..progress import Progress, no_progress
 from .consent import require_consent
 from .entry import as_segmentation_error, report_failure
 from .jobs import Job, plan_jobs
 from .show import ProgressBar, print_findings, print_json, print_segmentation
+from .side_by_side import all_small, side_by_side
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -103,14 +106,16 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
         engine = Engine(package, device=options.device)
         if options.attention:
             gated_views(engine, options.fast)  # so that no segmentation is made in vain
-        for number, job in enumerate(jobs, start=1):
-            progress.subject(f"{number}/{len(jobs)} {job.source.name}" if not alone else job.source.name)
-            report, code = _attempt(engine, job, region, options, progress, alone)
-            first_code = first_code or code
+        for number, (job, (report, error)) in enumerate(_all(engine, jobs, region, options, progress), start=1):
             reports.append(report)
-            if not alone and not options.as_json:
-                with progress.paused():
+            with progress.paused():
+                if error:
+                    code = report_failure(error, subject=str(job.source))
+                    first_code = first_code or code
+                elif not alone and not options.as_json:
                     _print_line(report)
+            if not alone:
+                progress.subject(f"{number} of {len(jobs)} done")
     if alone:
         (print_json if options.as_json else print_segmentation)(reports[0])
         return first_code
@@ -124,12 +129,33 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     return first_code
 
 
+#: the report of a volume, and what it failed by
+Outcome = tuple[dict[str, Any], SegmentationError | None]
+
+
+def _all(
+    engine: Engine, jobs: Sequence[Job], region: sitk.Image | None, options: RunOptions, progress: ProgressBar
+) -> Iterator[tuple[Job, Outcome]]:
+    """Every job with its outcome, in order; small volumes on a CPU several at once."""
+    alone = len(jobs) == 1
+    # samples drop channels of networks that all would share
+    plain = not alone and engine.device.type == "cpu" and not options.low_memory and not options.samples
+    if plain and all_small([job.source for job in jobs], engine.card.spacing):
+        progress.subject("the first volumes")
+        work = partial(_attempt, engine, region=region, options=options, progress=no_progress, alone=False)
+        yield from zip(jobs, side_by_side(work, jobs), strict=True)
+        return
+    for number, job in enumerate(jobs, start=1):
+        progress.subject(job.source.name if alone else f"{number}/{len(jobs)} {job.source.name}")
+        yield job, _attempt(engine, job, region, options, progress, alone)
+
+
 def _attempt(
-    engine: Engine, job: Job, region: sitk.Image | None, options: RunOptions, progress: ProgressBar, alone: bool
-) -> tuple[dict[str, Any], int]:
-    """Report of one volume, and 0; of one among several that fails, what is to be said of it, and its exit code."""
+    engine: Engine, job: Job, region: sitk.Image | None, options: RunOptions, progress: Progress, alone: bool
+) -> Outcome:
+    """Report of one volume; of one among several that fails, what is to be said of it."""
     try:
-        return _segment(engine, job, region, options, progress, alone), 0
+        return _segment(engine, job, region, options, progress, alone), None
     except (ModelError, DeviceError, CancelledError):  # they concern every volume
         raise
     except Exception as error:
@@ -137,13 +163,11 @@ def _attempt(
             raise
         known = as_segmentation_error(error)
         failure = {"code": known.code, "cause": known.cause, "remedy": known.remedy}
-        with progress.paused():
-            code = report_failure(known, subject=str(job.source))
-        return {"input": str(job.source), "output": None, "error": failure}, code
+        return {"input": str(job.source), "output": None, "error": failure}, known
 
 
 def _segment(
-    engine: Engine, job: Job, region: sitk.Image | None, options: RunOptions, progress: ProgressBar, alone: bool
+    engine: Engine, job: Job, region: sitk.Image | None, options: RunOptions, progress: Progress, alone: bool
 ) -> dict[str, Any]:
     """Segment one volume and write what belongs to it; its report."""
     from ..inference.pictures import pixel_size
@@ -190,7 +214,7 @@ def _segment(
 
 
 def _sample(
-    engine: Engine, image: sitk.Image, region: sitk.Image | None, options: RunOptions, progress: ProgressBar
+    engine: Engine, image: sitk.Image, region: sitk.Image | None, options: RunOptions, progress: Progress
 ) -> dict[int, StructureSpread]:
     from ..inference.sampling import sample_structures
 
@@ -199,7 +223,7 @@ def _sample(
 
 
 def _attend(
-    engine: Engine, image: sitk.Image, region: sitk.Image | None, options: RunOptions, progress: ProgressBar
+    engine: Engine, image: sitk.Image, region: sitk.Image | None, options: RunOptions, progress: Progress
 ) -> sitk.Image:
     from ..inference.attention import attention_map
 

@@ -95,16 +95,21 @@ def print_segmentation(report: Mapping[str, Any]) -> None:
     table.add_column("structure")
     table.add_column("ml", justify="right")
     table.add_column("confidence", justify="right")
-    table.add_column("expected Dice", justify="right")
+    calibrated = any(structure["expected_dice"] is not None for structure in report["structures"])
+    if calibrated:
+        table.add_column("expected Dice", justify="right")
     for structure in report["structures"]:
         found = structure["voxels"] > 0
-        table.add_row(
+        expected = structure["expected_dice"]
+        row = [
             str(structure["value"]),
             structure["name"],
             f"{structure['volume_ml']:.2f}" if found else "not found",
             f"{structure['confidence']:.2f}" if found else "",
-            f"{structure['expected_dice']:.2f}" if found and structure["expected_dice"] is not None else "",
-        )
+        ]
+        if calibrated:
+            row.append(f"{expected:.2f}" if found and expected is not None else "")
+        table.add_row(*row)
     output = console()
     output.print(table)
     print_findings(report)

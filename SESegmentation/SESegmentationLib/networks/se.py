@@ -38,7 +38,8 @@ class ChannelSE(nn.Module):
 
     def gate(self, maps: Tensor) -> Tensor:
         """Gates in (0, 1), shape (N, C, 1, 1[, 1])."""
-        squeezed = maps.mean(dim=tuple(range(2, maps.dim())))  # no flatten: it would copy channels-last maps
+        # no flatten, which would copy channels-last maps; no mean, which would copy those of half precision
+        squeezed = maps.sum(dim=tuple(range(2, maps.dim()))) / maps[0, 0].numel()
         gates = torch.sigmoid(self.fc2(torch.relu(self.fc1(squeezed))))
         return gates.reshape(*gates.shape, *[1] * (maps.dim() - 2))
 
@@ -65,7 +66,11 @@ class SpatialSE(nn.Module):
         return torch.sigmoid(self.conv(maps))
 
     def forward(self, maps: Tensor) -> Tensor:
-        return maps * self.gate(maps)
+        gate = self.gate(maps)
+        if torch.is_grad_enabled():
+            return maps * gate
+        # the same; but CPUs multiply five times as fast once the gate is spread over all channels
+        return torch.empty_like(maps).copy_(gate).mul_(maps)
 
 
 class ConcurrentSE(nn.Module):
@@ -97,7 +102,7 @@ class ConcurrentSE(nn.Module):
         by_position = self.sSE(maps)
         if self.aggregation == "max":
             if not torch.is_grad_enabled():
-                return torch.maximum(by_channel, by_position)
+                return torch.maximum(by_channel, by_position, out=by_channel)
             # the same; but torch.maximum's gradient is masked, which CPUs run ten times slower than this
             return by_position + torch.relu(by_channel - by_position)
         if self.aggregation == "add":

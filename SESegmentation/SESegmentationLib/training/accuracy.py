@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError, SegmentationError, UsageError
+from ..errors import InputError, UsageError
 from ..inference.engine import Engine
 from ..inference.pictures import pixel_size
 from ..inference.reading import read_label_volume, read_volume
 from ..models import ModelPackage, verify_package, write_package
 from ..models.readme import write_readme
 from ..progress import Progress, no_progress
+from .commands import as_command
 from .dataset import Case, find_cases
 from .evaluation import compare, summarise
 
@@ -122,7 +123,8 @@ def write_accuracy(package: ModelPackage, accuracy: dict[str, Any]) -> ModelPack
     return written
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of ``python -m SESegmentationLib.training.accuracy``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of the model package")
@@ -139,23 +141,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--write", action="store_true", help="write the figures into the card and its README")
     chosen = parser.parse_args(arguments)
-    try:
-        package = verify_package(chosen.model)
-        cases = [Case(image.name, image, label) for image, label in chosen.pair]
-        if chosen.dataset:
-            cases += test_cases(package, chosen.dataset)
-        measured = measure(package, cases, progress=lambda name, *_: print(name, file=sys.stderr))
-        names = " ".join(["--dataset DATASET"] * bool(chosen.dataset) + ["--pair IMAGE LABELS"] * len(chosen.pair))
-        names += "".join(f" --apart {value}" for value in chosen.apart)
-        command = f"python -m SESegmentationLib.training.accuracy {package.path.name} {names}"
-        accuracy = card_accuracy(package, measured, chosen.data, command, chosen.apart)
-        print(json.dumps(accuracy, indent=1))
-        if chosen.write:
-            write_accuracy(package, accuracy)
-    except SegmentationError as error:
-        print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    package = verify_package(chosen.model)
+    cases = [Case(image.name, image, label) for image, label in chosen.pair]
+    if chosen.dataset:
+        cases += test_cases(package, chosen.dataset)
+    measured = measure(package, cases, progress=lambda name, *_: print(name, file=sys.stderr))
+    names = " ".join(["--dataset DATASET"] * bool(chosen.dataset) + ["--pair IMAGE LABELS"] * len(chosen.pair))
+    names += "".join(f" --apart {value}" for value in chosen.apart)
+    command = f"python -m SESegmentationLib.training.accuracy {package.path.name} {names}"
+    accuracy = card_accuracy(package, measured, chosen.data, command, chosen.apart)
+    print(json.dumps(accuracy, indent=1))
+    if chosen.write:
+        write_accuracy(package, accuracy)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError, SegmentationError
+from ..errors import InputError
 from ..inference.reading import read_label_volume, read_volume
 from ..models import Label
+from .commands import as_command
 from .dataset import same_grid, volumes_in
 from .recipe import Recipe
 
@@ -155,7 +156,8 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of ``python -m SESegmentationLib.training.benchmarks``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmark", choices=("malc", "visceral"))
@@ -163,17 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("dataset", type=Path, help="folder to write")
     parser.add_argument("--test", action="store_true", help="visceral: these cases are for test only")
     chosen = parser.parse_args(arguments)
-    try:
-        if chosen.benchmark == "malc":
-            counts = lay_out_malc(chosen.source, chosen.dataset)
-            print(f"{counts['Tr']} cases for training, {counts['Ts']} for test")
-        else:
-            count, left_out = lay_out_visceral(chosen.source, chosen.dataset, "Ts" if chosen.test else "Tr")
-            print(f"{count} cases" + (f"; without all structures: {', '.join(left_out)}" if left_out else ""))
-    except SegmentationError as error:
-        print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    if chosen.benchmark == "malc":
+        counts = lay_out_malc(chosen.source, chosen.dataset)
+        print(f"{counts['Tr']} cases for training, {counts['Ts']} for test")
+    else:
+        count, left_out = lay_out_visceral(chosen.source, chosen.dataset, "Ts" if chosen.test else "Tr")
+        print(f"{count} cases" + (f"; without all structures: {', '.join(left_out)}" if left_out else ""))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from ..errors import InputError, SegmentationError
+from ..errors import InputError
 from ..inference.device import choose_device
 from ..inference.intensity import normalise
 from ..inference.predictor import Prediction, Predictor
@@ -29,6 +29,7 @@ from ..inference.weights import load_networks
 from ..models import ModelPackage, verify_package, write_package
 from ..models.calibration import ONE_VIEW, SEVERAL_VIEWS
 from ..models.readme import write_readme
+from .commands import as_command
 from .dataset import find_cases, load_case
 from .recipe import Recipe
 from .shifts import SHIFTS, shift_array
@@ -193,7 +194,8 @@ def recipe_of(package: ModelPackage, name: str | None = None) -> Recipe:
     return Recipe.load(name or str(package.card.training.get("recipe", package.card.name)))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of ``python -m SESegmentationLib.training.calibration``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of the model package")
@@ -201,17 +203,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", help="name or file, where the card's training does not name it")
     parser.add_argument("--write", action="store_true", help="write the curves into the card and its README")
     chosen = parser.parse_args(arguments)
-    try:
-        package = verify_package(chosen.model)
-        calibration = calibrate(package, chosen.dataset, recipe_of(package, chosen.recipe))
-        print(json.dumps(calibration, indent=1))
-        if chosen.write:
-            entries = {**package.card.to_dict(), "calibration": calibration}
-            write_readme(write_package(package.path, entries, package.weights_path))
-    except SegmentationError as error:
-        print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    package = verify_package(chosen.model)
+    calibration = calibrate(package, chosen.dataset, recipe_of(package, chosen.recipe))
+    print(json.dumps(calibration, indent=1))
+    if chosen.write:
+        entries = {**package.card.to_dict(), "calibration": calibration}
+        write_readme(write_package(package.path, entries, package.weights_path))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import SegmentationError, UsageError
+from ..errors import UsageError
 from ..models import verify_package
 from ..progress import Progress, no_progress
 from .accuracy import card_accuracy, measure, test_cases, write_accuracy
+from .commands import as_command
 from .evaluation import summarise
 from .recipe import Recipe
 from .train import train_model
@@ -85,7 +86,8 @@ def _write(path: Path, content: Any) -> None:
     temporary.replace(path)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of ``python -m SESegmentationLib.training.crossvalidation``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the model, for its folder")
@@ -107,36 +109,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             left = "" if seconds_left is None else f", {seconds_left / 60:.0f} min left in this fold"
             print(f"{shown} % {phase}{left}", file=sys.stderr, flush=True)
 
-    try:
-        recipe = Recipe.load(chosen.recipe)
-        if chosen.folds < 2 or not set(chosen.only) <= set(range(chosen.folds)):
-            raise UsageError(
-                "There are at least 2 folds, and those of --only are counted from 0.", "Correct --folds or --only."
-            )
-        measured = cross_validate(
-            chosen.dataset, recipe, chosen.output, chosen.folds, chosen.only, chosen.device, progress
+    recipe = Recipe.load(chosen.recipe)
+    if chosen.folds < 2 or not set(chosen.only) <= set(range(chosen.folds)):
+        raise UsageError(
+            "There are at least 2 folds, and those of --only are counted from 0.", "Correct --folds or --only."
         )
-        if chosen.only:
-            print(json.dumps(measured["labels"], indent=1))
-            return 0
-        shown = -1
-        package = (
-            verify_package(chosen.write)
-            if chosen.write
-            else train_model(chosen.dataset, recipe, chosen.output / chosen.name, chosen.device, progress)
-        )
-        about = chosen.data or f"{chosen.folds}-fold cross-validation: every case by weights that never saw it"
-        command = (
-            f"python -m SESegmentationLib.training.crossvalidation {chosen.name} --recipe {recipe.name} "
-            f"--dataset DATASET -o DIR --folds {chosen.folds}"
-        )
-        accuracy = card_accuracy(package, measured, about, command)
-        write_accuracy(package, {**accuracy, "folds": chosen.folds})
-        print(json.dumps(accuracy, indent=1))
-    except SegmentationError as error:
-        print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    measured = cross_validate(chosen.dataset, recipe, chosen.output, chosen.folds, chosen.only, chosen.device, progress)
+    if chosen.only:
+        print(json.dumps(measured["labels"], indent=1))
+        return
+    shown = -1
+    package = (
+        verify_package(chosen.write)
+        if chosen.write
+        else train_model(chosen.dataset, recipe, chosen.output / chosen.name, chosen.device, progress)
+    )
+    about = chosen.data or f"{chosen.folds}-fold cross-validation: every case by weights that never saw it"
+    command = (
+        f"python -m SESegmentationLib.training.crossvalidation {chosen.name} --recipe {recipe.name} "
+        f"--dataset DATASET -o DIR --folds {chosen.folds}"
+    )
+    accuracy = card_accuracy(package, measured, about, command)
+    write_accuracy(package, {**accuracy, "folds": chosen.folds})
+    print(json.dumps(accuracy, indent=1))
 
 
 if __name__ == "__main__":

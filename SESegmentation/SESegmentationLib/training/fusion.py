@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError, SegmentationError
+from ..errors import InputError
 from ..inference.device import choose_device
 from ..inference.predictor import Predictor
 from ..inference.weights import load_networks
 from ..models import ModelPackage, View, verify_package, write_package
 from ..models.readme import write_readme
+from .commands import as_command
 from .recipe import Recipe
 from .sources import open_source
 
@@ -114,7 +115,8 @@ def _mean_dice(predicted: Tensor, target: Tensor, classes: int) -> float:
     return float((2 * overlap[there] / size[there]).mean()) if there.any() else 1.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of ``python -m SESegmentationLib.training.fusion``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of the model package")
@@ -123,21 +125,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--volumes", type=int, default=1, help="times that each validation case is looked at")
     parser.add_argument("--write", action="store_true", help="write the best weights into the card")
     chosen = parser.parse_args(arguments)
-    try:
-        package = verify_package(chosen.model)
-        source = open_source(chosen.dataset, Recipe.load(chosen.recipe), package.card, torch.device("cpu"))
-        generators = [torch.Generator().manual_seed(SEED + number) for number in range(chosen.volumes)]
-        cases = itertools.chain.from_iterable(source.whole_volumes(generator) for generator in generators)
-        scores = measure_weights(package, cases)
-        planes = [view.plane for view in sorted(package.card.views, key=lambda view: view.merged)]
-        for weights, dice in sorted(scores.items(), key=lambda item: -item[1]):
-            print(f"{dice:.4f}  " + ", ".join(f"{p} {w:g}" for p, w in zip(planes, weights, strict=True)))
-        if chosen.write:
-            with_weights(package, max(scores, key=scores.get))
-    except SegmentationError as error:
-        print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    package = verify_package(chosen.model)
+    source = open_source(chosen.dataset, Recipe.load(chosen.recipe), package.card, torch.device("cpu"))
+    generators = [torch.Generator().manual_seed(SEED + number) for number in range(chosen.volumes)]
+    cases = itertools.chain.from_iterable(source.whole_volumes(generator) for generator in generators)
+    scores = measure_weights(package, cases)
+    planes = [view.plane for view in sorted(package.card.views, key=lambda view: view.merged)]
+    for weights, dice in sorted(scores.items(), key=lambda item: -item[1]):
+        print(f"{dice:.4f}  " + ", ".join(f"{p} {w:g}" for p, w in zip(planes, weights, strict=True)))
+    if chosen.write:
+        with_weights(package, max(scores, key=scores.get))
 
 
 if __name__ == "__main__":

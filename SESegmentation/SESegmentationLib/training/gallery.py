@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import SegmentationError
 from ..models.card import ModelCard
 from ..outputs.files import OutputFiles
+from .commands import as_command
 from .plan import draft_card
 from .recipe import Phase, Recipe
 from .sources import Batch, open_source
@@ -55,7 +55,8 @@ def _compose(batch: Batch, card: ModelCard) -> Image.Image:
     return Image.fromarray(np.concatenate(rows).astype(np.uint8))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of ``python -m SESegmentationLib.training.gallery``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
@@ -63,14 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, .png or .jpg")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
-    try:
-        picture = draw_gallery(chosen.dataset, Recipe.load(chosen.recipe), chosen.seed)
-        with OutputFiles() as files:
-            picture.save(files.begin(chosen.output))
-    except SegmentationError as error:
-        print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    picture = draw_gallery(chosen.dataset, Recipe.load(chosen.recipe), chosen.seed)
+    with OutputFiles() as files:
+        picture.save(files.begin(chosen.output))
 
 
 if __name__ == "__main__":

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..errors import InputError, SegmentationError, UsageError
+from ..errors import InputError, UsageError
 from ..inference.device import choose_device
 from ..inference.predictor import Predictor
 from ..inference.weights import load_networks
 from ..models import ModelPackage, verify_package, write_package
 from ..models.readme import write_readme
+from .commands import as_command
 from .fusion import FEWEST_VOXELS
 from .recipe import Recipe
 from .sources import channels_by_value, open_source
@@ -113,7 +114,8 @@ def _channels(package: ModelPackage, values: Sequence[int]) -> list[int]:
     return [known[value] for value in values]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@as_command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of ``python -m SESegmentationLib.training.odds``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of the model package")
@@ -123,21 +125,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--volumes", type=int, default=1, help="times that each validation case is looked at")
     parser.add_argument("--write", action="store_true", help="write the best factor into the weights")
     chosen = parser.parse_args(arguments)
-    try:
-        package = verify_package(chosen.model)
-        _channels(package, chosen.value)
-        source = open_source(chosen.dataset, Recipe.load(chosen.recipe), package.card, torch.device("cpu"))
-        generators = [torch.Generator().manual_seed(SEED + number) for number in range(chosen.volumes)]
-        cases = itertools.chain.from_iterable(source.whole_volumes(generator) for generator in generators)
-        scores = measure_odds(package, cases, chosen.value)
-        for factor, dice in scores.items():
-            print(f"{factor:<5g} {dice:.4f}")
-        if chosen.write:
-            with_odds(package, chosen.value, max(scores, key=scores.get))
-    except SegmentationError as error:
-        print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    package = verify_package(chosen.model)
+    _channels(package, chosen.value)
+    source = open_source(chosen.dataset, Recipe.load(chosen.recipe), package.card, torch.device("cpu"))
+    generators = [torch.Generator().manual_seed(SEED + number) for number in range(chosen.volumes)]
+    cases = itertools.chain.from_iterable(source.whole_volumes(generator) for generator in generators)
+    scores = measure_odds(package, cases, chosen.value)
+    for factor, dice in scores.items():
+        print(f"{factor:<5g} {dice:.4f}")
+    if chosen.write:
+        with_odds(package, chosen.value, max(scores, key=scores.get))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ def test_one_volume_with_everything(capfd, tiny_model, sample_file, tmp_path):
     assert code == 0, err
     assert files_in(tmp_path) == ["a.seg.nrrd", "p.png", "r.json"]
     assert "anterior hippocampus" in out
+    assert "expected Dice" not in out, "the model has no calibration to expect anything from"
     assert "a.seg.nrrd" in out.replace("\n", "")
     volume, labels = sitk.ReadImage(str(sample_file)), sitk.ReadImage(str(tmp_path / "a.seg.nrrd"))
     assert labels.GetSize() == volume.GetSize()

@@ -1,0 +1,52 @@
+"""Small volumes, several at once: the slices of a crop are too small for one network to keep all cores busy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import SimpleITK as sitk
+
+#: a volume with more voxels on the model's grid, about 100^3, keeps all cores busy by itself, and needs the memory
+SMALL = 1_000_000
+#: more at once would need too much memory
+MOST = 8
+
+Done = TypeVar("Done")
+Task = TypeVar("Task")
+
+
+def all_small(volumes: Sequence[Path], spacing: Sequence[float]) -> bool:
+    """Whether every volume has at most ``SMALL`` voxels of ``spacing`` (mm); a DICOM folder counts as large.
+
+    Only headers are read; what has none that SimpleITK knows counts as small, it will be refused.
+    """
+    return not any(volume.is_dir() or _voxels(volume, spacing) > SMALL for volume in volumes)
+
+
+def _voxels(volume: Path, spacing: Sequence[float]) -> float:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(volume))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return 0
+    extent = np.multiply(reader.GetSize(), reader.GetSpacing())[:3]
+    return float(np.prod(extent / np.asarray(spacing)[: len(extent)]))
+
+
+def side_by_side(work: Callable[[Task], Done], tasks: Sequence[Task]) -> Iterator[Done]:
+    """What ``work`` gives for each of ``tasks``, in their order, each on one core. What it raises ends the rest."""
+    import torch
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(min(MOST, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(work, tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
