@@ -134,10 +134,12 @@ class Recalibration:
         self._request, self._refined = request, refined
         self._difference = show_difference(request.node, before, after)
         gained, lost = (sum(change[side] for change in changes.values()) for side in (0, 1))
-        self._ui.previewLabel.text = _(
+        told = _(
             "Proposal: {gained} voxels gained (green), {lost} lost (red). Learnt from the slices {slices}, which stay "
             "as you left them, as do accepted structures."
         ).format(gained=gained, lost=lost, slices=slice_names(" ".join(refined.slices)))
+        new = [finding for finding in refined.result.findings if finding not in record.findings]
+        self._ui.previewLabel.text = " ".join([told, *(f"{finding.message} {finding.consequence}" for finding in new)])
         self._ui.previewFrame.visible = True
         self._on_proposal(changes)
 

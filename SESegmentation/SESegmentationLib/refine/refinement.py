@@ -14,7 +14,7 @@ from ..inference.engine import Engine
 from ..inference.memory import memory_errors
 from ..inference.pictures import pixel_size
 from ..inference.reading import check_volume
-from ..inference.result import SegmentationResult
+from ..inference.result import Finding, SegmentationResult
 from ..inference.weights import load_networks
 from ..models import Label
 from ..progress import PhasedProgress, Progress, no_progress
@@ -111,8 +111,26 @@ def refine(
     again = Engine(engine.package, str(engine.device), adapted)
     inside = _inside(phases, "segment again")
     result = again.segment(image, **options, doubt=doubt, keep=corrections.kept_in, progress=inside)
-    result = replace(result, timings=phases.seconds(), doubt=_outside(corrections, result.doubt))
+    result = replace(
+        result,
+        timings=phases.seconds(),
+        doubt=_outside(corrections, result.doubt),
+        findings=[*result.findings, *_too_few(slices)],
+    )
     return Refinement(result, own, _changes(own, result, corrections), list(slices), parameters)
+
+
+def _too_few(slices: Sequence[Slices]) -> list[Finding]:
+    """What is to be said of a single corrected slice: a result that was good before is as often worse elsewhere."""
+    if sum(len(entry.numbers) for entry in slices) > 1:
+        return []
+    return [
+        Finding(
+            "one-slice",
+            "The network learnt from one corrected slice only.",
+            "Elsewhere a good result can have become worse: look at the changes, or correct a second slice.",
+        )
+    ]
 
 
 def _lessons(

@@ -182,8 +182,9 @@ def calibrate(package: ModelPackage, dataset: Path, recipe: Recipe) -> dict[str,
     if not observations:
         raise InputError("There are no validation cases.", "Keep some out in the recipe's [data].")
     cases = len({seen.case for seen in observations})
+    made = "" if recipe.data.source == "folder" else " with synthesised images"
     return {
-        "data": f"{cases} validation cases, as they are and under {len(SHIFTS)} shifts: {', '.join(SHIFTS)}",
+        "data": f"{cases} validation cases{made}, as they are and under {len(SHIFTS)} shifts: {', '.join(SHIFTS)}",
         "command": f"python -m SESegmentationLib.training.calibration {package.path.name} --dataset DATASET",
         **fit(observations),
     }

@@ -60,6 +60,13 @@ def test_found_slices_are_as_good_as_named_ones(tiny_engine, sample, own_labels)
     assert (array_of(found.result.labels) == array_of(named.result.labels)).all()
 
 
+@pytest.mark.parametrize(("slices", "few"), [([Slices("k", (14,))], True), ([Slices("k", (14, 20))], False)], ids=str)
+def test_a_single_slice_is_remarked_on(tiny_engine, sample, slices, few):
+    found = refine(tiny_engine, sample.image, sample.labels, slices, settings=QUICK).result.findings
+    assert ("one-slice" in [finding.code for finding in found]) == few
+    assert all(finding.message and finding.consequence for finding in found)
+
+
 def test_changes_add_up(tiny_engine, sample, own_labels):
     slices = [Slices("j", (20, 30))]
     refined = refine(tiny_engine, sample.image, sample.labels, slices, settings=QUICK)
