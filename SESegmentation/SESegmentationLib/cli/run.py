@@ -142,44 +142,79 @@ def _all(
     plain = not alone and engine.device.type == "cpu" and not options.low_memory and not options.samples
     if plain and all_small([job.source for job in jobs], engine.card.spacing):
         progress.subject("the first volumes")
-        work = partial(_attempt, engine, region=region, options=options, progress=no_progress, alone=False)
-        yield from zip(jobs, side_by_side(work, jobs), strict=True)
+        finish = partial(_finish, engine, region=region, options=options, progress=no_progress, alone=False)
+        # volumes are read here, one by one: reading takes the error stream away from ITK, for all threads
+        tasks = ((job, _read(engine, job, alone=False)) for job in jobs)
+        yield from zip(jobs, side_by_side(lambda task: finish(*task), tasks), strict=True)
         return
     for number, job in enumerate(jobs, start=1):
         progress.subject(job.source.name if alone else f"{number}/{len(jobs)} {job.source.name}")
-        yield job, _attempt(engine, job, region, options, progress, alone)
+        progress("reading", 0.0, None)
+        yield job, _finish(engine, job, _read(engine, job, alone), region, options, progress, alone)
 
 
-def _attempt(
-    engine: Engine, job: Job, region: sitk.Image | None, options: RunOptions, progress: Progress, alone: bool
+@dataclass(frozen=True)
+class _Read:
+    """A volume, and the seconds that it took to read it."""
+
+    image: sitk.Image
+    seconds: float
+
+
+def _read(engine: Engine, job: Job, alone: bool) -> _Read | SegmentationError:
+    """The volume of a job; of one among several that cannot be read, why."""
+    from ..inference.pictures import pixel_size
+    from ..inference.reading import read_volume
+
+    begin = time.perf_counter()
+    try:
+        image = read_volume(job.source, pixel_size(engine.package.card.input, engine.package.card.spacing))
+    except Exception as error:
+        return _failure(error, alone)
+    return _Read(image, time.perf_counter() - begin)
+
+
+def _finish(
+    engine: Engine,
+    job: Job,
+    read: _Read | SegmentationError,
+    region: sitk.Image | None,
+    options: RunOptions,
+    progress: Progress,
+    alone: bool,
 ) -> Outcome:
     """Report of one volume; of one among several that fails, what is to be said of it."""
-    try:
-        return _segment(engine, job, region, options, progress, alone), None
-    except (ModelError, DeviceError, CancelledError):  # they concern every volume
-        raise
-    except Exception as error:
-        if alone:
-            raise
-        known = as_segmentation_error(error)
-        failure = {"code": known.code, "cause": known.cause, "remedy": known.remedy}
-        return {"input": str(job.source), "output": None, "error": failure}, known
+    if isinstance(read, _Read):
+        try:
+            return _segment(engine, job, read, region, options, progress, alone), None
+        except Exception as error:
+            read = _failure(error, alone)
+    told = {"code": read.code, "cause": read.cause, "remedy": read.remedy}
+    return {"input": str(job.source), "output": None, "error": told}, read
+
+
+def _failure(error: Exception, alone: bool) -> SegmentationError:
+    """What one volume among several failed by; raised again where it concerns all of them."""
+    if alone or isinstance(error, (ModelError, DeviceError, CancelledError)):
+        raise error
+    return as_segmentation_error(error)
 
 
 def _segment(
-    engine: Engine, job: Job, region: sitk.Image | None, options: RunOptions, progress: Progress, alone: bool
+    engine: Engine,
+    job: Job,
+    read: _Read,
+    region: sitk.Image | None,
+    options: RunOptions,
+    progress: Progress,
+    alone: bool,
 ) -> dict[str, Any]:
     """Segment one volume and write what belongs to it; its report."""
-    from ..inference.pictures import pixel_size
-    from ..inference.reading import read_volume
     from ..outputs.picture import write_picture
     from ..outputs.report import build_report, with_samples, write_report
     from ..outputs.segnrrd import write_segmentation
 
-    begin = time.perf_counter()
-    progress("reading", 0.0, None)
-    image = read_volume(job.source, pixel_size(engine.package.card.input, engine.package.card.spacing))
-    read = time.perf_counter()
+    image = read.image
     result = engine.segment(
         image,
         roi=region,
@@ -204,7 +239,7 @@ def _segment(
             write_image(files.begin(options.doubt), result.doubt)
         if attention is not None and alone:
             write_image(files.begin(options.attention), attention)
-        timings = {"reading": read - begin, "writing": time.perf_counter() - attended}
+        timings = {"reading": read.seconds, "writing": time.perf_counter() - attended}
         report = build_report(result, image, job.source, job.output, timings)
         if spread is not None:
             report = with_samples(report, spread, options.sampling, options.samples, sampled - segmented)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,14 +40,23 @@ def _voxels(volume: Path, spacing: Sequence[float]) -> float:
     return float(np.prod(extent / np.asarray(spacing)[: len(extent)]))
 
 
-def side_by_side(work: Callable[[Task], Done], tasks: Sequence[Task]) -> Iterator[Done]:
-    """What ``work`` gives for each of ``tasks``, in their order, each on one core. What it raises ends the rest."""
+def side_by_side(work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]:
+    """What ``work`` gives for each of ``tasks``, in their order, each on one core. What it raises ends the rest.
+
+    Tasks are drawn in the thread that asks for results, a few ahead of what is done.
+    """
     import torch
 
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(min(MOST, os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
+    threads, cores = torch.get_num_threads(), min(MOST, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    begun: deque[Future[Done]] = deque()
     try:
-        yield from pool.map(work, tasks)
+        for task in tasks:
+            begun.append(pool.submit(work, task))
+            if len(begun) == 2 * cores:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,8 +26,8 @@ class Job(Protocol):
 
 
 @dataclass(frozen=True)
-class SegmentJob:
-    """Segment a volume. Its result is a :class:`~SESegmentationLib.inference.result.SegmentationResult`.
+class VolumeJob:
+    """What a model does with one volume.
 
     Attributes:
         image: the volume; it must stay unchanged until the job is accepted.
@@ -36,56 +36,48 @@ class SegmentJob:
         fast: fewer views.
         low_memory: smaller batches.
         device: "auto", "cpu", "cuda", "cuda:1", ..., "mps".
-        doubt: give the map of doubt, in steps of 1/255, and the most doubtful slices of each structure.
         adapted: parameters adapted to this patient, the bytes of a file as :mod:`SESegmentationLib.refine.adapted`
             writes it, to be used instead of the model's own.
     """
 
-    kind = "segment"
-
     image: sitk.Image
     model: str | Path
     roi: sitk.Image | None = None
     fast: bool = False
     low_memory: bool = False
     device: str = "auto"
-    doubt: bool = False
     adapted: bytes | None = None
 
     def pack(self) -> tuple[dict[str, Any], list[np.ndarray]]:
         return _pack(self, ("image", "roi"))
 
     @classmethod
-    def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> SegmentJob:
+    def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> Self:
         return cls(**_unpack(value, arrays))
 
 
 @dataclass(frozen=True)
-class AttentionJob:
+class SegmentJob(VolumeJob):
+    """Segment a volume. Its result is a :class:`~SESegmentationLib.inference.result.SegmentationResult`.
+
+    Attributes:
+        doubt: give the map of doubt, in steps of 1/255, and the most doubtful slices of each structure.
+        others: as for :class:`VolumeJob`.
+    """
+
+    kind = "segment"
+
+    doubt: bool = False
+
+
+@dataclass(frozen=True)
+class AttentionJob(VolumeJob):
     """Show what the networks look at in a volume; see :mod:`SESegmentationLib.inference.attention`.
 
     Its result is an image with the geometry of the volume, 0 to 1.
-
-    Attributes:
-        image, model, roi, fast, low_memory, device, adapted: as for :class:`SegmentJob`.
     """
 
     kind = "attention"
-
-    image: sitk.Image
-    model: str | Path
-    roi: sitk.Image | None = None
-    fast: bool = False
-    low_memory: bool = False
-    device: str = "auto"
-    adapted: bytes | None = None
-
-    def pack(self) -> tuple[dict[str, Any], list[np.ndarray]]:
-        return _pack(self, ("image", "roi"))
-
-    @classmethod
-    def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> AttentionJob:
-        return cls(**_unpack(value, arrays))
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ class RefineJob:
         model: name or folder of the model.
         roi: as it was given for the result that was corrected.
         low_memory: smaller batches.
-        device: as for :class:`SegmentJob`.
+        device: as for :class:`VolumeJob`.
         doubt: as for :class:`SegmentJob`; there is none in the corrected slices.
     """
 
@@ -131,7 +123,7 @@ class WarmUpJob:
 
     Attributes:
         model: name or folder of the model.
-        device: as for :class:`SegmentJob`.
+        device: as for :class:`VolumeJob`.
     """
 
     kind = "warm_up"
@@ -151,9 +143,7 @@ class WarmUpJob:
 JOBS: dict[str, type[Job]] = {job.kind: job for job in (SegmentJob, RefineJob, AttentionJob, WarmUpJob)}
 
 
-def _pack(
-    job: SegmentJob | RefineJob | AttentionJob, images: tuple[str, ...]
-) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _pack(job: VolumeJob | RefineJob, images: tuple[str, ...]) -> tuple[dict[str, Any], list[np.ndarray]]:
     """The fields of a job as JSON; the images among them (a roi is optional) as descriptions and arrays.
 
     Adapted parameters are one array more.

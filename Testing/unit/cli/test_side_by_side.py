@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -48,6 +49,20 @@ def test_results_come_in_the_order_of_the_tasks_each_from_one_core():
     tasks = [0.2, 0.0, 0.1, 0.0]
     assert list(side_by_side(work, tasks)) == [(seconds, 1, False) for seconds in tasks]
     assert torch.get_num_threads() == threads
+
+
+def test_tasks_are_drawn_where_results_are_asked_for_and_only_a_few_ahead():
+    drawn, ahead = [], 2 * (os.cpu_count() or 1)
+
+    def tasks():
+        for number in range(100):
+            drawn.append(threading.current_thread())
+            yield number
+
+    for done, _ in enumerate(side_by_side(str, tasks()), start=1):
+        assert len(drawn) <= done + ahead
+    assert done == len(drawn) == 100
+    assert set(drawn) == {threading.main_thread()}
 
 
 def test_what_concerns_all_ends_the_rest():
