@@ -9,12 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
+from SESegmentationLib.inference import reading
 
 LIBRARY = Path(__file__).parents[3] / "SESegmentation"
 
@@ -77,9 +80,10 @@ def test_one_bad_volume_does_not_keep_the_others_from_being_done(run, tiny_model
     assert [report.get("error", {}).get("code") for report in reports] == ["input", "input", None]
 
 
-def test_every_failure_among_many_small_volumes_is_told(run, tiny_model, sample_file, tmp_path):
-    """Reading silences the error stream that ITK writes to; nobody else's words may be lost meanwhile, or after."""
-    volumes = []
+def test_every_failure_among_many_small_volumes_is_told(run, tiny_model, sample_file, tmp_path, monkeypatch):
+    """Reading silences the error stream for all threads: it must not go on while others read, or while we write."""
+    read, readers, volumes = reading.read_volume, set(), []
+    monkeypatch.setattr(reading, "read_volume", lambda *given: readers.add(threading.current_thread()) or read(*given))
     for number in range(12):
         volumes.append(tmp_path / f"case{number:02}_0000.nii.gz")
         if number % 3:
@@ -88,6 +92,7 @@ def test_every_failure_among_many_small_volumes_is_told(run, tiny_model, sample_
             shutil.copy(sample_file, volumes[-1])
     code, out, err = run(*volumes, "-m", tiny_model, "-o", tmp_path / "out", "--device", "cpu")
     assert code == 2
+    assert readers == {threading.main_thread()}
     assert [line.split(" -> ")[0] for line in out.splitlines()] == [str(volume) for volume in volumes[::3]]
     *failures, last = [line for line in err.splitlines() if ": Warning: " not in line]
     assert len(failures) == 2 * 8
