@@ -69,7 +69,7 @@ class SpatialSE(nn.Module):
         gate = self.gate(maps)
         if torch.is_grad_enabled():
             return maps * gate
-        # the same; but CPUs multiply five times as fast once the gate is spread over all channels
+        # the same; but CPUs multiply faster once the gate is spread over all channels
         return torch.empty_like(maps).copy_(gate).mul_(maps)
 
 
