@@ -148,8 +148,14 @@ class Clinic(RuleBasedStateMachine):
     def mark(self, pick, done):
         segmentation = self.node.GetSegmentation()
         segment = segmentation.GetNthSegment(pick % segmentation.GetNumberOfSegments())
-        LOGIC.SetSegmentStatus(segment, LOGIC.Completed if done else LOGIC.NotStarted)
-        self.edited()
+        status, could_redo = LOGIC.Completed if done else LOGIC.NotStarted, self.widget.ui.redoButton.enabled
+        changed = LOGIC.GetSegmentStatus(segment) != status
+        LOGIC.SetSegmentStatus(segment, status)
+        if changed:
+            self.edited()
+        else:  # nothing that putting a result back could lose
+            application.process_events()
+            assert self.widget.ui.redoButton.enabled == could_redo
 
     @precondition(lambda self: self.node and find_corrections(self.node))
     @rule(end=st.sampled_from(["accept", "reject", "crash"]), grow=st.integers(0, 3), k=st.none() | st.integers(0, 11))
