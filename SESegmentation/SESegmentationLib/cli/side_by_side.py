@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,18 +45,14 @@ def side_by_side(work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterato
 
     Tasks are drawn in the thread that asks for results, a few ahead of what is done.
     """
-    import torch
+    from ..inference.cores import one_core_each
 
-    threads, cores = torch.get_num_threads(), min(MOST, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    cores = min(MOST, os.cpu_count() or 1)
     begun: deque[Future[Done]] = deque()
-    try:
+    with one_core_each(cores) as pool:
         for task in tasks:
             begun.append(pool.submit(work, task))
             if len(begun) == 2 * cores:
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)

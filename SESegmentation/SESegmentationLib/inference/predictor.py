@@ -16,16 +16,31 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, OutOfMemoryError
 from ..models import ModelCard, View
+from .cores import one_core_each
 from .device import fast_precision
 from .gates import recorded_gates, spatial_gate
 from .memory import REMEDY, is_out_of_memory, require
-from .views import PLANE_AXIS, across_axis, along, fuse, other_sides, padded, slab, split_merged
+from .views import (
+    PLANE_AXIS,
+    across_axis,
+    along,
+    as_slices,
+    channels_last,
+    fuse,
+    logits_of,
+    other_sides,
+    padded,
+    slab,
+    split_merged,
+    stack,
+)
 from .weights import fold_batch_norms
 
-#: pixels of slices that go through a network at once, by kind of device: enough to be quick, few enough to fit
-BATCH_PIXELS = {"cpu": 320_000, "mps": 1_500_000, "cuda": 6_000_000}
+#: pixels of slices that go through a network at once, by kind of device: enough to be quick, few enough to fit; on a
+#: CPU few enough for a core's caches, and every core has a batch of its own
+BATCH_PIXELS = {"cpu": 80_000, "mps": 1_500_000, "cuda": 6_000_000}
 #: the same where memory is scarce
-LOW_MEMORY_PIXELS = 70_000
+LOW_MEMORY_PIXELS = 35_000
 
 #: what a look at some slices gives
 Seen = TypeVar("Seen")
@@ -62,8 +77,9 @@ class Predictor:
         #: those last that cannot tell left from right: they need what the others say
         self.views = sorted(card.views, key=lambda view: view.merged)
         self._precision = fast_precision(device)
+        self._dropping = False
         self._networks = {
-            name: fold_batch_norms(network).to(device, self._precision, memory_format=torch.channels_last)
+            name: fold_batch_norms(network).to(device, self._precision, memory_format=channels_last(_in_3d(network)))
             for name, network in networks.items()
         }
         channels = {label.value: channel for channel, label in enumerate(card.labels, start=1)}
@@ -95,8 +111,10 @@ class Predictor:
             try:
                 for layer in layers:
                     layer.train()
+                self._dropping = True
                 yield
             finally:
+                self._dropping = False
                 for layer in layers:
                     layer.eval()
 
@@ -121,15 +139,17 @@ class Predictor:
         on_cpu = low_memory or self.device.type == "cpu"
         if on_cpu:
             require(volume.size * (2 * self.classes + 8) / 1e9)
-        limit = LOW_MEMORY_PIXELS if low_memory else BATCH_PIXELS[self.device.type]
         store = torch.device("cpu") if on_cpu else self.device
         with torch.inference_mode():
             image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
             # channels last: what a network gives for a slice then lies together in every plane
             total = torch.zeros((*volume.shape, self.classes), dtype=torch.float16, device=store).permute(3, 0, 1, 2)
             whole = sum(view.weight for view in views)
-            votes = [self._look(view, image, total, view.weight / whole, limit, report) for view in views]
+            votes = [self._look(view, image, total, view.weight / whole, low_memory, report) for view in views]
         return Prediction(total, votes)
+
+    def _limit(self, low_memory: bool) -> int:
+        return LOW_MEMORY_PIXELS if low_memory else BATCH_PIXELS[self.device.type]
 
     def gated(self, views: Sequence[View]) -> list[View]:
         """Those of ``views`` whose networks have a spatial gate in their last decoder."""
@@ -148,7 +168,7 @@ class Predictor:
             volume, low_memory, report: as for :meth:`predict`.
             views: of those that :meth:`gated` gives.
         """
-        limit = LOW_MEMORY_PIXELS if low_memory else BATCH_PIXELS[self.device.type]
+        limit = self._limit(low_memory)
         whole = sum(view.weight for view in views)
         require(volume.size * 8 / 1e9)
         with torch.inference_mode():
@@ -167,23 +187,28 @@ class Predictor:
 
     def _gates(self, view: View, image: Tensor, which: slice) -> Tensor:
         """(N, H, W) float32 for the slices ``which``; of a mirrored view the mean with the mirror image's."""
-        slabs = slab(image, view.plane, which, view.thickness)
+        slabs = self._slabs(view, image, which)
         gates = self._gate(view, slabs)
         if not view.mirrored:
             return gates
         across = across_axis(view.plane)
         mirrored = self._gate(view, slabs.flip(across))
-        return (gates + (mirrored if across == 1 else mirrored.flip(-1))) / 2
+        return (gates + (mirrored if across == -3 and not view.volumetric else mirrored.flip(across))) / 2
 
     def _gate(self, view: View, slabs: Tensor) -> Tensor:
-        """What the spatial gate of a view's network lets through of ``slabs`` (N, T, H, W): (N, H, W) float32."""
+        """What the spatial gate of a view's network lets through of ``slabs``: (N, H, W) float32."""
         framed, inside = padded(slabs, view.size)
         network = self._networks[view.network]
-        height, width = framed.shape[-2:]
         with recorded_gates(spatial_gate(network)) as gates:
-            network(framed.contiguous(memory_format=torch.channels_last))
+            network(framed.contiguous(memory_format=channels_last(view.volumetric)))
         # the network pads at the ends what it cannot halve often enough
-        return gates[0][..., :height, :width][inside][:, 0]
+        shown = tuple(slice(length) for length in framed.shape[2:])
+        return as_slices(gates[0][(..., *shown)][inside], view.volumetric)[:, 0]
+
+    @staticmethod
+    def _slabs(view: View, image: Tensor, which: slice) -> Tensor:
+        """The view's input for the slices ``which``; a volumetric one sees all of them, whichever are asked for."""
+        return stack(image, view.plane) if view.volumetric else slab(image, view.plane, which, view.thickness)
 
     def find(self, volume: np.ndarray, step: int) -> np.ndarray:
         """Where there is any structure, in every ``step``-th slice of the best view.
@@ -199,9 +224,11 @@ class Predictor:
         count = volume.shape[axis]
         with torch.inference_mode():
             image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
-            seen = [
-                self._probabilities(view, image, slice(n, n + 1)).argmax(1) > 0 for n in range(step // 2, count, step)
-            ]
+            if view.volumetric:
+                seen = [self._probabilities(view, image, slice(0, count)).argmax(1)[step // 2 :: step] > 0]
+            else:
+                chosen = (slice(n, n + 1) for n in range(step // 2, count, step))
+                seen = [self._probabilities(view, image, which).argmax(1) > 0 for which in chosen]
         return np.moveaxis(torch.cat(seen).cpu().numpy(), 0, axis)
 
     def _look(
@@ -210,7 +237,7 @@ class Predictor:
         image: Tensor,
         total: Tensor,
         weight: float,
-        limit: int,
+        low_memory: bool,
         report: Callable[[View, float], None],
     ) -> Tensor:
         """Add one view to ``total``; its own most probable channels."""
@@ -228,7 +255,10 @@ class Predictor:
             fuse(total, view.plane, which, probabilities, weight)
             along(votes, view.plane, which).copy_(winners)
 
-        self._in_batches(view, image, limit, report, look, keep)
+        # what is dropped follows from the order of the batches
+        alone = low_memory or self._dropping or self.device.type != "cpu"
+        limit = self._limit(low_memory)
+        self._in_batches(view, image, limit, report, look, keep, 1 if alone else torch.get_num_threads())
         return votes
 
     def _in_batches(
@@ -239,51 +269,62 @@ class Predictor:
         report: Callable[[View, float], None],
         look: Callable[[slice], Seen],
         keep: Callable[[slice, Seen], None],
+        workers: int = 1,
     ) -> None:
         """Look at all slices of a view, ``limit`` pixels at once or fewer if these do not fit, and keep what is seen.
 
         Args:
             look: at some slices; it changes nothing, because it is tried again with fewer where memory runs out.
-            keep: what that gave.
+            keep: what that gave; in the slices' order.
+            workers: how many looks are taken at once, each on one core.
         """
         count = image.shape[PLANE_AXIS[view.plane]]
-        batch = max(1, min(count, limit // (image.numel() // count)))
+        batch = count if view.volumetric else max(1, min(count, limit // (image.numel() // count)))
+        workers = min(workers, -(-count // batch))
         report(view, 0.0)
         start = 0
-        while start < count:
-            which = slice(start, min(start + batch, count))
-            try:
-                seen = look(which)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                batch //= 2
-                if batch == 0:
-                    raise OutOfMemoryError(
-                        f"A single slice does not fit into the memory of {self.device}.", REMEDY
-                    ) from error
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                continue
-            keep(which, seen)
-            start = which.stop
-            report(view, start / count)
+
+        def look_at(which: slice) -> Seen:
+            with torch.inference_mode():
+                return look(which)
+
+        with one_core_each(workers) if workers > 1 else contextlib.nullcontext() as pool:
+            while start < count:
+                parts = [slice(n, min(n + batch, count)) for n in range(start, count, batch)[:workers]]
+                try:
+                    seen = list(pool.map(look_at, parts) if pool else map(look, parts))
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    batch = 0 if view.volumetric else batch // 2
+                    if batch == 0:
+                        what = "The volume" if view.volumetric else "A single slice"
+                        cause = f"{what} does not fit into the memory of {self.device}."
+                        raise OutOfMemoryError(cause, REMEDY) from error
+                    if self.device.type == "cuda":
+                        torch.cuda.empty_cache()
+                    continue
+                for which, found in zip(parts, seen, strict=True):
+                    keep(which, found)
+                start = parts[-1].stop
+                report(view, start / count)
 
     def _probabilities(self, view: View, image: Tensor, which: slice) -> Tensor:
         """(N, C, H, W) half precision for the slices ``which``; of a mirrored view the mean with the mirror image's."""
-        slabs = slab(image, view.plane, which, view.thickness)
+        slabs = self._slabs(view, image, which)
         probabilities = self._softmax(view, slabs)
-        if not view.mirrored:
-            return probabilities
-        across = across_axis(view.plane)
-        mirrored = self._softmax(view, slabs.flip(across))[:, self._other_side]
-        return (probabilities + (mirrored if across == 1 else mirrored.flip(across))) / 2
+        if view.mirrored:
+            probabilities = (probabilities + self._softmax(view, slabs, mirror=True)) / 2
+        return probabilities[which] if view.volumetric else probabilities
 
-    def _softmax(self, view: View, slabs: Tensor) -> Tensor:
-        """What a view's network says of ``slabs`` (N, T, H, W): (N, C, H, W) half precision."""
-        framed, inside = padded(slabs, view.size)
-        logits = self._networks[view.network](framed.contiguous(memory_format=torch.channels_last))[inside]
+    def _softmax(self, view: View, slabs: Tensor, mirror: bool = False) -> Tensor:
+        """What a view's network says of ``slabs``, or of their mirror images: (N, C, H, W) half precision."""
+        logits = logits_of(self._networks[view.network], view, slabs, self._other_side, mirror)
         return torch.softmax(logits.permute(0, 2, 3, 1), dim=-1, dtype=torch.float16).permute(0, 3, 1, 2)
+
+
+def _in_3d(network: nn.Module) -> bool:
+    return getattr(network, "dimensions", 2) == 3
 
 
 def _check_views(card: ModelCard, networks: dict[str, nn.Module]) -> None:
@@ -293,6 +334,12 @@ def _check_views(card: ModelCard, networks: dict[str, nn.Module]) -> None:
     for view in card.views:
         network = networks[view.network]
         classes, thickness = getattr(network, "classes", None), getattr(network, "in_channels", None)
+        if _in_3d(network) != view.volumetric:
+            raise ModelError(
+                f"The {view.plane} view of {card.name} is {'' if view.volumetric else 'not '}volumetric, "
+                f"its network has {3 if _in_3d(network) else 2} dimensions.",
+                remedy,
+            )
         if thickness not in (None, view.thickness):
             raise ModelError(
                 f"The {view.plane} view of {card.name} is {view.thickness} slices thick, its network {thickness}.",

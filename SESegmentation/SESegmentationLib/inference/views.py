@@ -10,10 +10,17 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..models import View
 
 #: array axis that a plane's slices are stacked along
 PLANE_AXIS = {"axial": 0, "coronal": 1, "sagittal": 2}
+
+
+def channels_last(volumes: bool) -> torch.memory_format:
+    """The memory order in which networks run fastest, of volumes or of slices."""
+    return torch.channels_last_3d if volumes else torch.channels_last
 
 
 def slab(volume: Tensor, plane: str, which: slice, thickness: int = 1) -> Tensor:
@@ -48,21 +55,52 @@ def along(volume: Tensor, plane: str, which: slice) -> Tensor:
     return volume.movedim(PLANE_AXIS[plane] - 3, 0)[which]
 
 
-def padded(slabs: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, tuple[slice, ...]]:
-    """``slabs`` (N, T, H, W) in the middle of zeros, at least ``size``; and where in (N, C, H, W) they then lie."""
+def stack(volume: Tensor, plane: str) -> Tensor:
+    """All slices of ``volume`` (k, j, i) as what a volumetric view's network sees: (1, 1, D, H, W)."""
+    return volume.movedim(PLANE_AXIS[plane], 0)[None, None]
+
+
+def padded(slabs: Tensor, size: tuple[int, ...] | None) -> tuple[Tensor, tuple[slice, ...]]:
+    """``slabs`` in the middle of zeros, at least ``size`` along their last axes; and where in that they then lie."""
     if size is None:
         return slabs, (...,)
-    missing = [max(least - length, 0) for least, length in zip(size, slabs.shape[-2:], strict=True)]
+    lengths = slabs.shape[-len(size) :]
+    missing = [max(least - length, 0) for least, length in zip(size, lengths, strict=True)]
     before = [length // 2 for length in missing]
-    sides = zip(before, missing, strict=True)
-    top, left = ((one, both - one) for one, both in sides)
-    inside = [slice(one, one + length) for one, length in zip(before, slabs.shape[-2:], strict=True)]
-    return F.pad(slabs, (*left, *top)), (..., *inside)
+    inside = [slice(one, one + length) for one, length in zip(before, lengths, strict=True)]
+    sides = [side for one, both in zip(before, missing, strict=True) for side in (both - one, one)]
+    return F.pad(slabs, sides[::-1]), (..., *inside)
+
+
+def as_slices(maps: Tensor, volumetric: bool) -> Tensor:
+    """What a network gives (N, C, H, W), slice by slice: of a volumetric view (1, C, D, H, W) becomes (D, C, H, W)."""
+    return maps[0].movedim(1, 0) if volumetric else maps
+
+
+def logits_of(
+    network: nn.Module, view: View, slabs: Tensor, other_side: Sequence[int] = (), mirror: bool = False
+) -> Tensor:
+    """What a view's network says of slabs, or of their mirror images: (N, C, H, W), slice by slice.
+
+    Slabs are padded to the view's size; what is said of a mirror image is mirrored back.
+
+    Args:
+        slabs: (N, T, H, W), see :func:`slab`; of a volumetric view (1, 1, D, H, W), see :func:`stack`.
+        other_side: see :func:`other_sides`; needed for mirror images.
+    """
+    across = across_axis(view.plane)
+    framed, inside = padded(slabs.flip(across) if mirror else slabs, view.size)
+    logits = network(framed.contiguous(memory_format=channels_last(view.volumetric)))[inside]
+    if mirror:
+        logits = logits[:, other_side]
+        if view.volumetric or across == -1:
+            logits = logits.flip(across)
+    return as_slices(logits, view.volumetric)
 
 
 def across_axis(plane: str) -> int:
-    """The axis of slabs (N, T, H, W) from left to right: the columns, or in sagittal slabs the slices."""
-    return 1 if plane == "sagittal" else 3
+    """The axis of slabs (..., T, H, W) from left to right: the columns, or in sagittal slabs the slices."""
+    return -3 if plane == "sagittal" else -1
 
 
 def other_sides(pairs: Sequence[tuple[int, int]], classes: int) -> list[int]:

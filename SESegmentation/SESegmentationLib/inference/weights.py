@@ -66,7 +66,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
             continue
         for index in range(len(block) - 1):
             convolution, norm = block[index], block[index + 1]
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(convolution, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
                 block[index] = torch.nn.utils.fuse_conv_bn_eval(convolution, norm)
                 block[index + 1] = nn.Identity()
     return network

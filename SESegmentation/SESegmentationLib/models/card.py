@@ -33,10 +33,13 @@ class View:
         network: key of ``ModelCard.networks``.
         thickness: slices that the network sees at once, odd; the middle one is segmented.
         merged: whether left and right are one class in this view.
-        size: rows and columns of the slices in training; smaller ones are padded to it with zeros, for what cSE blocks
-            squeeze is a mean over the whole slice. None: slices of any size are taken as they are.
+        size: rows and columns of the slices in training, of a volumetric view slices, rows and columns; smaller ones
+            are padded to it with zeros, for what cSE blocks squeeze is a mean over the whole slice. None: slices of
+            any size are taken as they are.
         mirrored: whether the network looks at the left-right mirror image too, and the mean of both counts; for
             networks that were trained on mirrored images. Takes twice the time.
+        volumetric: whether the network sees all slices at once, in three dimensions, and segments them all; "plane"
+            then says along which axis they are stacked, and "thickness" is 1. For crops, which fit into memory whole.
     """
 
     plane: str
@@ -44,8 +47,9 @@ class View:
     network: str
     thickness: int = 1
     merged: bool = False
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
     mirrored: bool = False
+    volumetric: bool = False
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any], where: str = "view") -> View:
@@ -54,14 +58,18 @@ class View:
         thickness = fields.integer("thickness", 1, low=1, high=99)
         if thickness % 2 == 0:
             fields.fail("thickness", "an odd number")
+        volumetric = fields.flag("volumetric", False)
+        if volumetric and thickness > 1:
+            fields.fail("thickness", "1 where the view is volumetric")
         return cls(
             plane=fields.text("plane", choices=PLANES),
             weight=fields.number("weight", low=0, above=True),
             network=fields.text("network"),
             thickness=thickness,
             merged=fields.flag("merged", False),
-            size=_size(fields) if fields.has("size") else None,
+            size=_size(fields, 3 if volumetric else 2) if fields.has("size") else None,
             mirrored=fields.flag("mirrored", False),
+            volumetric=volumetric,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,13 +82,14 @@ class View:
             "merged": self.merged,
             **({"size": list(self.size)} if self.size else {}),
             **({"mirrored": True} if self.mirrored else {}),
+            **({"volumetric": True} if self.volumetric else {}),
         }
 
 
-def _size(fields: Fields) -> tuple[int, int]:
+def _size(fields: Fields, lengths: int) -> tuple[int, ...]:
     size = fields.sequence("size")
-    if len(size) != 2 or not all(type(length) is int and 0 < length <= 4096 for length in size):
-        fields.fail("size", "two whole numbers of pixels")
+    if len(size) != lengths or not all(type(length) is int and 0 < length <= 4096 for length in size):
+        fields.fail("size", f"{lengths} whole numbers of pixels")
     return tuple(size)
 
 

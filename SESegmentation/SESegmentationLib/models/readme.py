@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .card import ModelCard
+from .card import ModelCard, View
 from .store import ModelPackage
 
 
@@ -38,7 +38,7 @@ def render_readme(card: ModelCard) -> str:
 
 
 def _facts(card: ModelCard) -> str:
-    views = ", ".join(f"{view.plane} ({view.thickness} slices, weight {view.weight:g})" for view in card.views)
+    views = ", ".join(f"{view.plane} ({_seen(view)}, weight {view.weight:g})" for view in card.views)
     spacing = " x ".join(f"{size:g}" for size in card.spacing)
     rows = {
         "Input": f"{card.modality}, {card.contrast}".rstrip(", "),
@@ -48,6 +48,11 @@ def _facts(card: ModelCard) -> str:
         "Weights": f"`{card.weights_file}`, SHA-256 `{card.weights_sha256}`",
     }
     return _table(("", ""), [(f"**{key}**", value) for key, value in rows.items()])
+
+
+def _seen(view: View) -> str:
+    """What a view's network sees at once."""
+    return "all slices" if view.volumetric else f"{view.thickness} slice{'s' if view.thickness > 1 else ''}"
 
 
 def _accuracy(card: ModelCard) -> str:

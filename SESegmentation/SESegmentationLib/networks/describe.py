@@ -39,16 +39,15 @@ class NetworkCost:
         return self.se_parameters / max(self.parameters, 1)
 
 
-def describe(network: nn.Module, height: int, width: int) -> NetworkCost:
-    """Count what ``network`` costs for one image of ``height`` x ``width`` pixels.
+def describe(network: nn.Module, *size: int) -> NetworkCost:
+    """Count what ``network`` costs for one image of ``size``.
 
     Nothing is computed and ``network`` stays as it is: the pass runs on a copy without data (PyTorch's "meta" device).
 
     Args:
         network: one of :data:`~SESegmentationLib.networks.factory.NETWORKS`, or any that has ``in_channels`` and
             calls no layer from outside of its modules' ``forward``.
-        height: of the image.
-        width: of the image.
+        size: height and width of the image, in three dimensions depth before them.
     """
     network = copy.deepcopy(network).to("meta", torch.float32).eval()
     branches = [module for module in network.modules() if isinstance(module, (ChannelSE, SpatialSE))]
@@ -67,7 +66,7 @@ def describe(network: nn.Module, height: int, width: int) -> NetworkCost:
         if isinstance(module, _COUNTED):
             module.register_forward_hook(count)
     with torch.no_grad():
-        network(torch.empty(1, network.in_channels, height, width, device="meta"))
+        network(torch.empty(1, network.in_channels, *size, device="meta"))
     return NetworkCost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         se_parameters=sum(parameter.numel() for branch in branches for parameter in branch.parameters()),

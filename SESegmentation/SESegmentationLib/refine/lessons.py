@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..inference.engine import Field
-from ..inference.views import PLANE_AXIS, across_axis, along, other_sides, padded, slab
+from ..inference.views import PLANE_AXIS, along, logits_of, other_sides, slab, stack
 from ..models import ModelCard, View
 from ..training.losses import merge_pairs, merge_target, segmentation_loss
 from ..training.sources import channel_pairs
@@ -34,7 +34,7 @@ class Lessons:
 
     Attributes:
         view: whose network learns.
-        slabs: (N, T, H, W) inputs of the network.
+        slabs: (N, T, H, W) inputs of the network; of a volumetric view (1, 1, N, H, W).
         target: (N, H, W) int64, channels; anything where not known.
         known: (N, H, W) bool.
         own: (N, C, H, W) the network's probabilities before it learns, half precision.
@@ -53,7 +53,12 @@ class Lessons:
     other_side: list[int]
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Indices of ``count`` slices at most; half of them corrected ones, as far as there are as many."""
+        """Indices of ``count`` slices at most; half of them corrected ones, as far as there are as many.
+
+        A volumetric view's network looks at all slices anyway, so it learns from all of them.
+        """
+        if self.view.volumetric:
+            return torch.arange(len(self.target))
         corrected = self.corrected.nonzero().flatten()
         first = corrected[torch.randperm(len(corrected), generator=generator)[: (count + 1) // 2]]
         share = torch.where((self.known & (self.target > 0)).flatten(1).any(1).cpu(), 1.0, EMPTY_SHARE)
@@ -66,12 +71,10 @@ class Lessons:
 
         As in inference, slices are padded to the view's size, and what is said of a mirror image is mirrored back.
         """
-        across = across_axis(self.view.plane)
-        framed, inside = padded(self.slabs[chosen].flip(across) if mirror else self.slabs[chosen], self.view.size)
-        logits = network(framed)[inside].float()
-        if mirror:
-            logits = logits[:, self.other_side]
-            logits = logits if across == 1 else logits.flip(across)
+        if self.view.volumetric:
+            logits = logits_of(network, self.view, self.slabs, self.other_side, mirror)[chosen].float()
+        else:
+            logits = logits_of(network, self.view, self.slabs[chosen], self.other_side, mirror).float()
         return merge_pairs(logits, self.pairs, torch.ones(len(logits), dtype=torch.bool, device=logits.device))
 
     def loss(self, network: nn.Module, chosen: Tensor, anchor: float, mirror: bool = False) -> Tensor:
@@ -107,16 +110,20 @@ def prepare_lessons(
     everything = slice(0, field.volume.shape[PLANE_AXIS[view.plane]])
     target, known = (along(volume, view.plane, everything) for volume in volumes)
     corrected = known.float().flatten(1).mean(1) > 0.5
-    kept = _most_known(corrected, (known & (target > 0)).flatten(1).sum(1))
     image = torch.from_numpy(np.ascontiguousarray(field.volume))
-    slabs = slab(image, view.plane, everything, view.thickness)[kept].to(device)
+    if view.volumetric:
+        kept, slabs = torch.arange(len(known)), stack(image, view.plane).to(device)
+    else:
+        kept = _most_known(corrected, (known & (target > 0)).flatten(1).sum(1))
+        slabs = slab(image, view.plane, everything, view.thickness)[kept].to(device)
     both = channel_pairs(card)
     pairs = both if view.merged else []
     target = merge_target(target[kept].to(device), pairs, torch.ones(len(kept), dtype=torch.bool, device=device))
     sides = other_sides(both, len(card.labels) + 1)
     lessons = Lessons(view, slabs, target, known[kept].to(device), slabs[:0], corrected[kept], pairs, sides)
     with torch.no_grad():
-        parts = [lessons.logits(network, slice(n, n + 8)) for n in range(0, len(kept), 8)]
+        most = len(kept) if view.volumetric else 8
+        parts = [lessons.logits(network, slice(n, n + most)) for n in range(0, len(kept), most)]
     return replace(lessons, own=torch.cat([torch.softmax(part, dim=1).half() for part in parts]))
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import InputError, SegmentationError
+from ..inference.device import fast_precision
+from ..inference.views import channels_last
 from ..models.card import View
 from ..progress import Progress, no_progress
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -92,7 +94,7 @@ class Schedule:
         pixels = 0
         for phase in self.phases:
             part = min(steps, phase.steps)
-            pixels += part * phase.batch * phase.size[0] * phase.size[1]
+            pixels += part * phase.batch * phase.depth * phase.size[0] * phase.size[1]
             steps -= part
         return pixels
 
@@ -126,7 +128,7 @@ def fit_network(
         CancelledError: from ``progress``.
     """
     rank, world = rank_and_count()
-    network = network.to(device, memory_format=torch.channels_last)
+    network = network.to(device, memory_format=channels_last(views[0].volumetric))
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.fit.average), use_buffers=True)
     optimizer = _optimizer(network, recipe)
     parts: dict[str, nn.Module] = {"network": network, "average": average}
@@ -218,8 +220,10 @@ def _logits(
     network: nn.Module, batch: Batch, pairs: Sequence[tuple[int, int]], recipe: Recipe, device: torch.device
 ) -> Tensor:
     """Logits (N, C, H, W), left and right merged where the view asks for it."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.fit.bf16):
-        logits = network(batch.images.contiguous(memory_format=torch.channels_last))
+    # where the hardware lacks bfloat16, emulating it takes ten times as long as single precision
+    fast = recipe.fit.bf16 and fast_precision(device) == torch.bfloat16
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast):
+        logits = network(batch.images.contiguous(memory_format=channels_last(batch.images.dim() == 5)))
     return merge_pairs(logits.float(), pairs, batch.merged)
 
 

@@ -42,7 +42,7 @@ def merge_target(target: Tensor, pairs: Sequence[tuple[int, int]], merged: Tenso
     table = torch.arange(256, device=target.device)
     for left, right in pairs:
         table[right] = left
-    return torch.where(merged[:, None, None], table[target], target)
+    return torch.where(merged.view(-1, *[1] * (target.dim() - 1)), table[target], target)
 
 
 def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def segmentation_loss(
 
     Args:
         logits: (N, C, H, W) float.
-        target: (N, H, W) channel indices.
+        target: (N, H, W) channel indices; volumes have one axis more, here and in the logits.
         class_weights: (C,) for the cross-entropy.
         pixel_weights: (N, H, W) factor on the cross-entropy of each pixel.
     """

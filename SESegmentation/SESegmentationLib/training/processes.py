@@ -1,8 +1,9 @@
-"""Several processes that train together, as ``torchrun`` starts them."""
+"""Where a training runs: the machine, and several processes that train together, as ``torchrun`` starts them."""
 
 from __future__ import annotations
 
 import os
+import platform
 
 import torch
 import torch.distributed as distributed
@@ -49,3 +50,12 @@ def as_first_process(flag: bool, device: torch.device) -> bool:
     shared = torch.tensor(int(flag), device=device)
     distributed.broadcast(shared, 0)
     return bool(shared)
+
+
+def machine_words(device: torch.device) -> str:
+    """The kind of machine, in words: times of one kind say little of another."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    abilities = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} CPU ({abilities}), {threads} thread{'s' if threads > 1 else ''}"

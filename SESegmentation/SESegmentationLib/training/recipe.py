@@ -34,12 +34,14 @@ class Phase:
         batch: slabs per step.
         size: (height, width) in pixels.
         spacing: pixel size, relative to the model's (2: half the resolution, a quarter of the cost).
+        depth: slices of a volumetric view.
     """
 
     steps: int
     batch: int
     size: tuple[int, int]
     spacing: float = 1.0
+    depth: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Fit:
         weight_decay: of the optimiser.
         warmup: steps.
         average: decay of the moving average of the weights, which is what is kept; 0 keeps the last weights.
-        bf16: autocast to bfloat16.
+        bf16: autocast to bfloat16, where the hardware has it.
         rare_share: share of slabs centred on a slice that holds a label drawn uniformly.
         class_balance: exponent of median frequency over its own as the weight of a class in the cross-entropy: 1 is the
             paper's protocol, 0 none; between, rare classes are found without being drawn too large.

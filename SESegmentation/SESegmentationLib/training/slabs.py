@@ -110,6 +110,7 @@ class VolumeBank:
         deformation: Deformation,
         generator: torch.Generator,
         rare_share: float = 0.5,
+        stacks: bool = False,
     ) -> Slabs:
         """Draw ``batch`` deformed slabs.
 
@@ -123,10 +124,12 @@ class VolumeBank:
             generator: source of all randomness, on the CPU.
             rare_share: share of slabs centred on a slice that holds a label chosen uniformly among labels; the others
                 are uniform over slices.
+            stacks: slabs are whole volumes: their middle is that of the volume's focus, shifted, whatever the labels,
+                and beyond the volume's ends there is nothing.
         """
         weights = torch.tensor(plane_weights, dtype=torch.float32)
         plane = torch.multinomial(weights, batch, replacement=True, generator=generator)
-        volume, centre = self._centres(planes, plane, deformation.shift_mm, rare_share, generator)
+        volume, centre = self._centres(planes, plane, deformation.shift_mm, rare_share, stacks, generator)
         axes = torch.tensor([PLANE_AXES[name] for name in planes])[plane].to(self.device)
         bent = torch.rand(batch, generator=generator) < deformation.share
         matrix, mirrored = _random_matrices(bent, axes[:, 0].cpu(), deformation, generator)
@@ -135,7 +138,9 @@ class VolumeBank:
         matrix = matrix.to(self.device) * self.voxel_mm[None, None]  # steps of one voxel, in mm
         steps = torch.gather(matrix, 2, axes[:, None, :].expand(-1, 3, -1)) * zoom  # columns: slice, row, column
         centre = _on_voxels(centre, axes, (thickness, *size), zoom)
-        across = self._across(volume, centre, axes, steps, thickness, float(zoom[0]))
+        across = _centred(thickness, self.device).expand(batch, -1)
+        if not stacks:
+            across = self._at_ends(across, volume, centre, axes, steps, float(zoom[0]))
         in_plane = torch.stack(torch.meshgrid(*[_centred(n, self.device) for n in size], indexing="ij"))
         bend = _smooth_field(bent, size, deformation.elastic_mm, generator).to(self.device)
         if deformation.in_plane:
@@ -164,7 +169,13 @@ class VolumeBank:
         return Slabs(labels, images, torch.zeros(1, dtype=torch.long, device=self.device), points)
 
     def _centres(
-        self, planes: Sequence[str], plane: Tensor, shift_mm: float, rare_share: float, generator: torch.Generator
+        self,
+        planes: Sequence[str],
+        plane: Tensor,
+        shift_mm: float,
+        rare_share: float,
+        stacks: bool,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         """Volume and centre voxel (B, 3) of each slab."""
         volumes, centres = [], []
@@ -180,13 +191,14 @@ class VolumeBank:
                 position = int(torch.randint(low, high, (), generator=generator))
             shift = (2 * torch.rand(3, generator=generator) - 1) * shift_mm / self.voxel_mm.cpu()
             centre = (self.focus[volume].sum(0) - 1) / 2 + shift
-            centre[axis] = position
+            if not stacks:
+                centre[axis] = position
             volumes.append(volume)
             centres.append(centre)
         return torch.tensor(volumes, device=self.device), torch.stack(centres).to(self.device)
 
-    def _across(
-        self, volume: Tensor, centre: Tensor, axes: Tensor, steps: Tensor, thickness: int, zoom: float
+    def _at_ends(
+        self, across: Tensor, volume: Tensor, centre: Tensor, axes: Tensor, steps: Tensor, zoom: float
     ) -> Tensor:
         """Positions (B, T) of a slab's slices, in steps of ``zoom`` voxels from its middle.
 
@@ -195,8 +207,7 @@ class VolumeBank:
         position = centre.gather(1, axes[:, :1])
         last = self.shapes[volume].gather(1, axes[:, :1]) - 1
         direction = torch.sign(steps[:, :, 0].gather(1, axes[:, :1]))  # a mirror turns sagittal slabs round
-        across = direction * _centred(thickness, self.device)
-        return direction * across.clamp(-position / zoom, (last - position) / zoom)
+        return direction * (direction * across).clamp(-position / zoom, (last - position) / zoom)
 
     def _nearest(self, volume: Tensor, voxels: Tensor) -> Tensor:
         """Labels at the voxels nearest to ``voxels`` (B, 3, T, H, W); 0 outside."""

@@ -38,8 +38,8 @@ class Batch:
     """What one optimiser step sees.
 
     Attributes:
-        images: (N, thickness, H, W) float32.
-        target: (N, H, W) int64, output channels of the centre slices.
+        images: (N, thickness, H, W) float32; of volumetric views (N, 1, D, H, W).
+        target: (N, H, W) int64, output channels of the centre slices; of volumetric views (N, D, H, W).
         merged: (N,) bool, images whose view does not distinguish left from right.
     """
 
@@ -303,23 +303,27 @@ def draw_slabs(
     rare_share: float,
     generator: torch.Generator,
 ) -> Slabs:
-    """Slabs for ``views``, each view equally often; all as thick as the thickest view."""
+    """Slabs for ``views``, each view equally often; all as thick as the thickest view, or as the phase is deep."""
+    stacks = views[0].volumetric
     return bank.draw(
         [view.plane for view in views],
         [1.0] * len(views),
         phase.batch,
-        max(view.thickness for view in views),
+        phase.depth if stacks else max(view.thickness for view in views),
         phase.size,
         phase.spacing,
         deformation,
         generator,
         rare_share,
+        stacks,
     )
 
 
 def as_batch(images: Tensor, labels: Tensor, planes: Tensor, views: Sequence[View], card: ModelCard) -> Batch:
     """Inputs and the centre slices' targets; left and right merged where the view asks for it."""
     merged = torch.tensor([view.merged for view in views], device=images.device)[planes]
+    if views[0].volumetric:
+        return Batch(images[:, None], merge_target(labels.long(), channel_pairs(card), merged), merged)
     target = labels[:, labels.shape[1] // 2].long()
     return Batch(images, merge_target(target, channel_pairs(card), merged), merged)
 

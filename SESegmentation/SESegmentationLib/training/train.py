@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..networks import build_network
 from ..progress import Progress, no_progress
 from .fit import FitState, fit_network
 from .plan import draft_card, plan_fits
-from .processes import ProcessGroup
+from .processes import ProcessGroup, machine_words
 from .recipe import Recipe
 from .sources import Split, channel_pairs, open_source
 
@@ -59,13 +58,14 @@ def train_model(
         plan = plan_fits(card, recipe)
         total, done = sum(fit.work for fit in plan), 0
         for fit in plan:
-            torch.manual_seed(recipe.fit.seed)
+            seeded = replace(recipe, fit=replace(recipe.fit, seed=fit.seed))
+            torch.manual_seed(fit.seed)
             network = build_network(fit.description)
             if shared:
                 network.load_state_dict(shared)
             report = _part_of(progress, done / total, fit.work / total)
             trained, states[fit.name] = fit_network(
-                network, source, fit.views, channel_pairs(card), recipe, fit.schedule, folder, fit.name, chosen, report
+                network, source, fit.views, channel_pairs(card), seeded, fit.schedule, folder, fit.name, chosen, report
             )
             done += fit.work
             if fit.name in card.networks:
@@ -128,7 +128,7 @@ def _write(
         "test_cases": split.test,
         "steps": {name: state.step for name, state in states.items()},
         "hours": round(sum(state.seconds for state in states.values()) / 3600, 2),
-        "machine": _machine(device),
+        "machine": machine_words(device),
         "date": time.strftime("%Y-%m-%d"),
         "version": __version__,
     }
@@ -136,12 +136,6 @@ def _write(
     temporary.unlink()
     write_readme(package)
     return package
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _read_json(path: Path) -> Any:

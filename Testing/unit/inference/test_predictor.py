@@ -119,6 +119,53 @@ def test_batches_are_halved_until_they_fit(phantom_package, volume, error):
         assert (vote == other).float().mean() > 0.999
 
 
+@pytest.fixture
+def two_cores():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class Threads(Recorder):
+    """Notes how many threads compute and whether a gradient would be kept."""
+
+    def forward(self, slabs: torch.Tensor) -> torch.Tensor:
+        self.seen = {*getattr(self, "seen", ()), (torch.get_num_threads(), torch.is_inference_mode_enabled())}
+        return super().forward(slabs)
+
+
+def test_every_core_has_a_batch_of_its_own(phantom_package, volume, monkeypatch, two_cores):
+    """The result is that of one batch after the other, and the next volume is free to use all threads again."""
+    planes = ("axial", "coronal", "sagittal")
+    roomy = Predictor(make_card(phantom_package), make_networks(), CPU)
+    expected = roomy.predict(volume, roomy.views)
+    monkeypatch.setitem(predictor.BATCH_PIXELS, "cpu", 3 * 12 * 14)
+    networks = {plane: Threads() for plane in planes}
+    model = Predictor(make_card(phantom_package), networks, CPU)
+    told = []
+    result = model.predict(volume, model.views, report=lambda view, fraction: told.append((view.plane, fraction)))
+    torch.testing.assert_close(result.probabilities, expected.probabilities, atol=2e-3, rtol=0)
+    for vote, other in zip(result.votes, expected.votes, strict=True):
+        assert (vote == other).float().mean() > 0.999
+    assert [networks[plane].seen for plane in planes] == [{(1, True)}] * 3
+    assert torch.get_num_threads() == 2
+    assert [fraction for plane, fraction in told if plane == "axial"] == [0, 0.6, 1]  # 10 slices: 3 and 3, 3 and 1
+    alone = {plane: Threads() for plane in planes}
+    Predictor(make_card(phantom_package), alone, CPU).predict(volume, model.views, low_memory=True)
+    assert alone["axial"].seen == {(2, True)}
+
+
+def test_batches_side_by_side_are_halved_until_they_fit(phantom_package, volume, monkeypatch, two_cores):
+    monkeypatch.setitem(predictor.BATCH_PIXELS, "cpu", 4 * 12 * 14)
+    networks = {plane: Recorder(slices=2) for plane in ("axial", "coronal", "sagittal")}
+    model = Predictor(make_card(phantom_package), networks, CPU)
+    roomy = Predictor(make_card(phantom_package), make_networks(), CPU)
+    found, expected = (one.predict(volume, one.views).probabilities for one in (model, roomy))
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+    assert sorted(networks["axial"].batches) == [2] * 5
+
+
 def test_where_not_even_one_slice_fits_the_remedy_is_told(phantom_package, volume):
     model = Predictor(make_card(phantom_package), make_networks(coronal=Recorder(slices=0)), CPU)
     with pytest.raises(OutOfMemoryError) as raised:

@@ -39,6 +39,17 @@ def test_multiply_adds_are_half_of_pytorchs_flops(make_network, kind, se):
     assert 2 * describe(network, 13, 22).multiply_adds == counter.get_total_flops()
 
 
+def test_volumes_are_counted_too():
+    network = build_network({"type": "PyramidUNet", "channels": [4, 8], "se": "scSE", "dimensions": 3}).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 1, 5, 6, 9))
+    cost = describe(network, 5, 6, 9)
+    assert 2 * cost.multiply_adds == counter.get_total_flops()
+    assert (
+        cost.se_parameters == describe(build_network({"type": "PyramidUNet", "channels": [4, 8]}), 8, 8).se_parameters
+    )
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("se", ["cSE", "sSE", "scSE"])
 def test_se_blocks_cost_what_their_absence_saves(make_network, kind, se):

@@ -64,6 +64,33 @@ def test_undeformed_slabs_of_any_size_lie_on_voxels(shape, size, plane):
     np.testing.assert_array_equal(slabs.labels.numpy(), expected % 250)
 
 
+@settings(max_examples=20, deadline=None)
+@given(shape=shapes, plane=st.sampled_from(PLANES), seed=st.integers(0, 99))
+def test_undeformed_stacks_are_the_whole_volume_and_nothing_round_it(shape, plane, seed):
+    image = np.random.default_rng(seed).integers(1, 1000, shape)
+    bank = VolumeBank([(image % 250).astype(np.uint8)], [image.astype(np.float32)], (1, 1, 1), SAME)
+    stacked = np.transpose(image, PLANE_AXES[plane])
+    depth, *size = (length + 4 for length in stacked.shape)
+    generator = torch.Generator().manual_seed(seed)
+    slabs = bank.draw([plane], [1.0], 2, depth, tuple(size), 1.0, UPRIGHT, generator, 1.0, stacks=True)
+    for images, labels in zip(slabs.images.numpy(), slabs.labels.numpy(), strict=True):
+        np.testing.assert_array_equal(images, np.pad(stacked, 2))
+        np.testing.assert_array_equal(labels, np.pad(stacked, 2) % 250)
+
+
+def test_stacks_are_shifted_and_bent_as_slabs_are():
+    labels = np.zeros((20, 24, 28), np.uint8)
+    labels[6:14, 6:18, 7:21] = 3
+    bank = VolumeBank([labels], [labels * 50.0], (1, 1, 1), SAME)
+    generator = torch.Generator().manual_seed(0)
+    slabs = bank.draw(["coronal"], [1.0], 8, 24, (20, 28), 1.0, BENT, generator, 1.0, stacks=True)
+    voxels = voxels_of(bank, slabs)
+    middles = torch.tensor([9.5, 11.5, 13.5]) - voxels[:, :, 11:13, 9:11, 13:15].mean((2, 3, 4))
+    assert (middles.abs() < 10).all(), "shifted by 4 mm and bent by some, not centred on a slice of its own"
+    assert middles.std(0).min() > 0.5
+    assert set(slabs.labels.unique().tolist()) == {0, 3}
+
+
 def test_coarser_slabs_skip_voxels():
     labels = np.random.default_rng(0).integers(0, 200, (9, 20, 20)).astype(np.uint8)
     slabs = draw(VolumeBank([labels], None, (1, 1, 1), SAME), ["axial"], 1, 3, (10, 10), spacing=2.0)

@@ -22,6 +22,8 @@ MERGED = [
     {"plane": "sagittal", "weight": 1.0, "network": "planes", "thickness": 3, "merged": True},
 ]
 
+STACK = {"plane": "coronal", "weight": 1.0, "network": "stack", "volumetric": True}
+
 
 def opened(folder, recipe):
     return open_source(folder, recipe, draft_card(recipe), CPU)
@@ -331,3 +333,33 @@ def test_a_map_without_a_brain_is_named(maps_folder, maps_recipe, to_image):
     sitk.WriteImage(to_image(np.full((20, 20, 20), 258, np.uint16)), str(maps_folder / "shell.nii.gz"))
     with pytest.raises(InputError, match="shell holds no structure"):
         opened(maps_folder, maps_recipe(data={"validation": 0}))
+
+
+def test_volumetric_views_get_stacks_and_all_their_labels(blobs_folder, blobs_recipe):
+    recipe = blobs_recipe(card={"views": [STACK]}, phases=[{"steps": 1, "batch": 3, "size": [22, 26], "depth": 24}])
+    source = opened(blobs_folder, recipe)
+    card = draft_card(recipe)
+    assert card.views[0].size == (24, 22, 26)
+    assert card.networks["stack"]["dimensions"] == 3
+    batch = source.validation_batch(card.views, recipe.phases[0], generator())
+    assert batch.images.shape == (3, 1, 24, 22, 26)
+    assert batch.target.shape == (3, 24, 22, 26)
+    case = next(case for case in find_cases(blobs_folder) if case.name == source.split.validation[0])
+    image, labels = load_case(case, card)
+    np.testing.assert_array_equal(batch.target[0].numpy(), labels.transpose(1, 0, 2))
+    np.testing.assert_array_equal(batch.images[0, 0].numpy(), image.transpose(1, 0, 2).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"phases": [{"steps": 1, "batch": 1, "size": [8, 8]}]},
+        {"fit": {"boundary": 1.0}},
+        {"card": {"views": [STACK, {"plane": "axial", "weight": 1.0, "network": "flat"}]}},
+    ],
+)
+def test_recipes_that_cannot_train_volumetric_views_are_refused(blobs_recipe, changes):
+    entries = {"phases": [{"steps": 1, "batch": 1, "size": [8, 8], "depth": 8}], "card": {"views": [STACK]}}
+    draft_card(blobs_recipe(**entries))
+    with pytest.raises(UsageError, match="volumetric"):
+        draft_card(blobs_recipe(**entries | changes))

@@ -117,6 +117,26 @@ def test_networks_of_single_views_start_from_a_shared_one(blobs_folder, blobs_re
     assert calls[4][2] > 0
 
 
+def test_volumetric_networks_of_one_plane_are_trained_each_in_its_own_way(blobs_folder, blobs_recipe, tmp_path):
+    """Two networks, seeds one after the other; the result finds the balls in a case that neither saw."""
+    views = [{"plane": "coronal", "weight": 1.0, "network": name, "volumetric": True} for name in ("first", "second")]
+    recipe = blobs_recipe(
+        network={"channels": [8, 16]},
+        card={"views": views},
+        phases=[{"steps": 120, "batch": 2, "size": [24, 28], "depth": 24}],
+        fit={"learning_rate": 0.02, "validate_every": 120},
+    )
+    package = train_model(blobs_folder, recipe, tmp_path, "cpu")
+    tensors = load_file(package.weights_path)
+    assert (tensors["first.classifier.weight"] != tensors["second.classifier.weight"]).any()
+    assert [view.size for view in package.card.views] == [(24, 24, 28)] * 2
+    (case,) = package.card.training["test_cases"]
+    result = Engine(package, device="cpu").segment(read_volume(blobs_folder / "imagesTr" / f"{case}_0000.nii.gz"))
+    truth = sitk.ReadImage(str(blobs_folder / "labelsTr" / f"{case}.nii.gz"))
+    dice = [compare(result.labels, truth, value).dice for value in (17, 53)]
+    assert min(dice) > 0.75, dice
+
+
 def test_a_training_of_several_networks_resumes_where_it_stopped(blobs_folder, blobs_recipe, tmp_path):
     recipe = specialised(blobs_recipe)
 

@@ -24,6 +24,7 @@ from ...networks import build_network, describe
 from ...progress import Progress, no_progress
 from ..fit import fit_network
 from ..plan import draft_card, plan_fits
+from ..processes import machine_words
 from ..recipe import Recipe
 from ..sources import FolderSource, SynthesisSource, channel_pairs, open_source
 from .plan import Run
@@ -119,7 +120,7 @@ class Runner:
             "milliseconds_per_step": round(1000 * training_seconds / steps, 2) if steps else None,
             "hours": round((state.seconds + time.monotonic() - tested) / 3600, 5),
             "split": asdict(self._source.split),
-            "machine": machine(self.device),
+            "machine": machine_words(self.device),
             "versions": versions(),
             "date": time.strftime("%Y-%m-%d"),
         }
@@ -172,13 +173,6 @@ def dice_of(predictor: Predictor, image: np.ndarray, labels: np.ndarray) -> list
     overlap = np.bincount(labels[found == labels].ravel(), minlength=count)
     size = np.bincount(found.ravel(), minlength=count) + np.bincount(labels.ravel(), minlength=count)
     return [round(float(2 * o / s), 4) if s else 1.0 for o, s in zip(overlap[1:], size[1:], strict=True)]
-
-
-def machine(device: torch.device) -> str:
-    """The kind of machine, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} of its threads"
 
 
 def versions() -> dict[str, str]:

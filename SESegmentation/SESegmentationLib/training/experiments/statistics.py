@@ -6,6 +6,7 @@ are no further patients.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,8 +49,8 @@ class Entry:
         ahead: in how many seeds its mean Dice is above the baseline's; 0 for the baseline.
         added: share of the baseline's parameters by which these are more.
         multiply_adds: of one slice.
-        slice_ms: milliseconds for one slice, median over the runs.
-        step_ms: milliseconds for one step of training, median over the runs.
+        slice_ms: milliseconds for one slice, median over the runs on the machine that did most.
+        step_ms: milliseconds for one step of training, median over the same.
         curve: (points, 2) steps and mean Dice of validation slices, mean over the runs.
         gain: over the baseline of the same network; None for the baseline.
     """
@@ -101,13 +102,18 @@ def outcome_of(plan: Plan, comparison: Comparison, results: Results) -> Outcome:
     missing = {run.seed for run in runs if run.key not in results}
     seeds = [seed for seed in plan.seeds if seed not in missing]
     counted = [run for run in runs if run.seed in seeds]
+    used = [results[key] for key in dict.fromkeys(run.key for run in counted)]
+    machine = usual_machine(used) if used else ""
+
+    def of(network: str, variant: str) -> list[Run]:
+        return [run for run in counted if (run.network, run.variant) == (network, variant)]
+
     entries = [
-        _entry(network, variant, [run for run in counted if (run.network, run.variant) == (network, variant)], results)
+        _entry(network, variant, of(network, variant), results, machine)
         for network in comparison.networks
         for variant in comparison.variants
         if seeds
     ]
-    used = [results[key] for key in dict.fromkeys(run.key for run in counted)]
     return Outcome(
         comparison,
         list(used[0]["labels"]) if used else [],
@@ -119,14 +125,20 @@ def outcome_of(plan: Plan, comparison: Comparison, results: Results) -> Outcome:
     )
 
 
-def _entry(network: str, variant: str, runs: Sequence[Run], results: Results) -> Entry:
+def usual_machine(results: Sequence[Mapping[str, Any]]) -> str:
+    """The machine that did most of the runs, in words; only its times are compared with each other."""
+    return Counter(result["machine"] for result in results).most_common(1)[0][0]
+
+
+def _entry(network: str, variant: str, runs: Sequence[Run], results: Results, machine: str) -> Entry:
     by_seed: dict[int, dict[str, list[float]]] = {}
     for run in runs:  # every fold has cases of its own
         by_seed.setdefault(run.seed, {}).update(results[run.key]["dice"])
     cases = sorted(next(iter(by_seed.values())))
     dice = np.array([[found[case] for case in cases] for found in by_seed.values()])
     mine = [results[run.key] for run in runs]
-    steps = [result["milliseconds_per_step"] for result in mine if result["milliseconds_per_step"]]
+    timed = [result for result in mine if result["machine"] == machine]
+    steps = [result["milliseconds_per_step"] for result in timed if result["milliseconds_per_step"]]
     return Entry(
         network,
         variant,
@@ -136,7 +148,7 @@ def _entry(network: str, variant: str, runs: Sequence[Run], results: Results) ->
         mine[0]["parameters"],
         0.0,
         mine[0]["multiply_adds"],
-        float(np.median([result["milliseconds_per_slice"] for result in mine])),
+        float(np.median([result["milliseconds_per_slice"] for result in timed])) if timed else float("nan"),
         float(np.median(steps)) if steps else float("nan"),
         np.mean([result["curve"] for result in mine], axis=0),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from .plan import Plan
-from .statistics import Entry, Outcome
+from .statistics import Entry, Outcome, usual_machine
 
 #: with more structures than this they get a table of their own
 MOST_COLUMNS = 5
@@ -71,7 +71,7 @@ def _section(plan: Plan, outcome: Outcome) -> str:
         f"each the mean over {seeds}. Gain over {comparison.baseline!r} with its 95 % confidence interval; p of "
         "Wilcoxon's test for pairs of cases, adjusted for the number of tests: it takes these trainings as given. How "
         "much trainings differ show the standard deviation of the seeds' means, and in how many seeds a variant is "
-        "ahead. Times: of the machine above."
+        f"ahead. Times: of {usual_machine(outcome.results)}."
     )
     few = len(outcome.structures) <= MOST_COLUMNS
     parts.append(_main_table(outcome, outcome.structures if few else []))

@@ -1,0 +1,28 @@
+"""Several pieces of work at once, each on one core of the CPU.
+
+A network keeps more cores busy with a batch each than with one batch that all of them share: what lies between the
+convolutions is then in the core's own cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+
+@contextlib.contextmanager
+def one_core_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads in which PyTorch computes on one core; what was not begun is dropped at the end.
+
+    PyTorch's modes, as inference mode, do not reach into these threads.
+    """
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # part of what a thread sets counts for all
