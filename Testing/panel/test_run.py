@@ -22,6 +22,9 @@ def test_progress_is_shown(widget, segmenter, make_volume):
     segmenter.progress("coronal", 0.42, 12.4)
     wait(lambda: widget.ui.progressBar.value == 42)
     assert widget.ui.progressLabel.text == "Segmenting coronal slices… about 12 s left"
+    segmenter.progress("volume 2", 0.5, 12.4)  # a network that sees all slices at once
+    wait(lambda: widget.ui.progressBar.value == 50)
+    assert widget.ui.progressLabel.text == "Segmenting the whole volume (2)… about 12 s left"
     segmenter.progress("measure", 0.99, 0.2)
     wait(lambda: widget.ui.progressBar.value == 99)
     assert widget.ui.progressLabel.text == "Measuring… less than 1 s left"

@@ -392,8 +392,8 @@ class Engine:
 
 
 def _phase_names(views: Sequence[View]) -> list[str]:
-    """A name for each view: its plane, with a number where several look at the same plane."""
-    planes = [view.plane for view in views]
+    """A name for each view: its plane, or "volume"; with a number where several have the same."""
+    planes = ["volume" if view.volumetric else view.plane for view in views]
     return [
         plane if planes.count(plane) == 1 else f"{plane} {planes[: index + 1].count(plane)}"
         for index, plane in enumerate(planes)

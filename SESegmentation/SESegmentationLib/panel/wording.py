@@ -51,6 +51,8 @@ def phase_name(phase: str) -> str:
     plane, *number = phase.split(" ")
     if plane in ("axial", "coronal", "sagittal"):
         return _("Segmenting {plane} slices").format(plane=plane) + "".join(f" ({n})" for n in number)
+    if plane == "volume":
+        return _("Segmenting the whole volume") + "".join(f" ({n})" for n in number)
     return _("Segmenting: {target}").format(target=phase)
 
 

@@ -28,6 +28,7 @@ class Settings:
     Attributes:
         parameters: which, see :mod:`.parameters`.
         steps: of the optimiser, for each network.
+        volumetric_steps: the same for networks that see all slices at once: each step learns from all that is known.
         rate: of learning at first; it falls to 0 as a cosine.
         stay: strength of the pull towards the old values, on half the sum of squared differences.
         anchor: weight of the network's own former probabilities where it was sure.
@@ -39,6 +40,7 @@ class Settings:
 
     parameters: str = "se"
     steps: int = 60
+    volumetric_steps: int = 20
     rate: float = 2e-2
     stay: float = 1e-3
     anchor: float = 0.1
@@ -103,9 +105,10 @@ def _learn(
     optimiser = torch.optim.Adam(parameters, lr=settings.rate)
     generator = torch.Generator().manual_seed(settings.seed)
     precision = fast_precision(device)
-    for step in range(settings.steps):
+    steps = settings.volumetric_steps if lessons[0].view.volumetric else settings.steps
+    for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = settings.rate * (1 + math.cos(math.pi * step / settings.steps)) / 2
+            group["lr"] = settings.rate * (1 + math.cos(math.pi * step / steps)) / 2
         optimiser.zero_grad()
         for lesson, count in _shares(lessons, settings, share, step):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
@@ -116,7 +119,7 @@ def _learn(
             if parameter.grad is not None:
                 parameter.grad.add_(parameter.detach() - before, alpha=settings.stay)
         optimiser.step()
-        report((step + 1) / settings.steps)
+        report((step + 1) / steps)
     network.requires_grad_(False)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from SESegmentationLib.errors import ModelError, OutOfMemoryError
 from SESegmentationLib.inference import predictor
+from SESegmentationLib.inference.engine import _phase_names
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.inference.views import PLANE_AXIS
 from SESegmentationLib.models import ModelCard
@@ -142,6 +143,12 @@ def test_a_network_of_slices_is_refused_for_a_volumetric_view_and_the_reverse(ph
     card = replace(card, views=tuple(replace(view, volumetric=False) for view in card.views))
     with pytest.raises(ModelError, match="3 dimensions"):
         Predictor(card, {"net": network()}, CPU)
+
+
+def test_progress_calls_each_network_by_what_it_sees(phantom_package):
+    views = make_card(phantom_package, ("coronal", "coronal")).views
+    assert _phase_names(views) == ["volume 1", "volume 2"]
+    assert _phase_names([*views[:1], replace(views[0], volumetric=False)]) == ["volume", "coronal"]
 
 
 def test_the_card_says_whether_a_view_is_volumetric():

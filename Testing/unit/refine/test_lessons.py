@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,9 @@ from SESegmentationLib.inference.engine import Field
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.inference.views import along
 from SESegmentationLib.inference.weights import load_networks
+from SESegmentationLib.models import View
 from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
+from SESegmentationLib.networks import build_network
 from SESegmentationLib.refine.corrections import Corrections, Slices
 from SESegmentationLib.refine.lessons import known_channels, prepare_lessons
 
@@ -124,6 +127,35 @@ def test_networks_see_in_lessons_what_they_see_in_inference(tiny_engine, field, 
     for seen, expected in ((replace(view, mirrored=False), plain), (view, (plain + mirrored) / 2)):
         probabilities = predictor.predict(field.volume, [seen]).probabilities.float()
         assert (along(probabilities, plane, everything) - expected).abs().max() < 2e-2  # half or lower precision
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("size", [None, (44, 52, 60)])
+def test_volumetric_networks_learn_from_all_slices_at_once(tiny_engine, field, sample, plane, size):
+    """What they see in lessons is what they see in inference; everything known counts in every step."""
+    description = {"type": "PyramidUNet", "classes": 3, "channels": [4, 8], "se": "scSE", "dimensions": 3}
+    torch.manual_seed(1)
+    network = build_network(description).eval()
+    view = View(plane, 1.0, "stack", size=size, mirrored=True, volumetric=True)
+    card = replace(tiny_engine.card, views=(view,))
+    corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,))])
+    lessons = prepare_lessons(network, view, field, corrections, card, CPU)
+    chosen = lessons.draw(4, torch.Generator().manual_seed(0))
+    assert lessons.known[chosen].sum() == field.volume[0].size
+    with torch.no_grad():
+        plain, mirrored = (
+            torch.softmax(lessons.logits(network, slice(None), mirror), dim=1) for mirror in (False, True)
+        )
+        part = torch.softmax(lessons.logits(network, torch.tensor([3, 9])), dim=1)
+    torch.testing.assert_close(part, plain[[3, 9]])
+    assert (plain - mirrored).abs().max() > 0.01
+    predictor = Predictor(card, {"stack": copy.deepcopy(network)}, CPU)
+    everything = slice(0, len(plain))
+    for seen, expected in ((replace(view, mirrored=False), plain), (view, (plain + mirrored) / 2)):
+        probabilities = predictor.predict(field.volume, [seen]).probabilities.float()
+        assert (along(probabilities, plane, everything) - expected).abs().max() < 2e-2  # half or lower precision
+    lessons.loss(network, chosen, anchor=0.1, mirror=True).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_mirrored_fields_and_other_values(tiny_engine, sample, field):

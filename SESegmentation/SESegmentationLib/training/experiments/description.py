@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Any
 
-from ..recipe import Recipe
+from ..recipe import Phase, Recipe
 
 FORMAT = 1
 #: entries of a card that a run depends on; texts and licences are not among them
@@ -23,7 +23,7 @@ def describe_run(dataset: str, recipe: Recipe) -> dict[str, Any]:
     """The run as plain values: dataset, and the recipe's entries that decide and are no defaults."""
     card = {key: recipe.card[key] for key in DECISIVE_CARD if key in recipe.card}
     card["labels"] = [{key: label[key] for key in DECISIVE_LABEL} for label in card["labels"]]
-    changed = {"card": card, "network": recipe.network, "phases": [dataclasses.asdict(p) for p in recipe.phases]}
+    changed = {"card": card, "network": recipe.network, "phases": [_phase(p) for p in recipe.phases]}
     for entry in ("data", "fit", "deformation", "appearance", "synthesis"):
         if entries := _changed(getattr(recipe, entry)):
             changed[entry] = entries
@@ -35,6 +35,12 @@ def describe_run(dataset: str, recipe: Recipe) -> dict[str, Any]:
 def key_of(description: dict[str, Any]) -> str:
     """Hash of a description, 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _phase(phase: Phase) -> dict[str, Any]:
+    """A phase; its depth decides only what volumetric views learn, and others have none."""
+    entries = dataclasses.asdict(phase)
+    return entries if phase.depth > 1 else {key: value for key, value in entries.items() if key != "depth"}
 
 
 def _changed(entries: Any) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def test_the_key_does_not_depend_on_names_or_defaults(plan):
         ('max = { aggregation = "max" }', 'max = { positions = ["decoder", "encoder"] }'),
         ('add = { aggregation = "add" }', 'sum = { aggregation = "add", reduction = 2, se = "scSE" }'),
         ('none = { se = "none" }', 'none = { se = "none", reduction = 8 }'),  # of no effect without a channel branch
+        ("steps = 6", "steps = 6, depth = 1"),
         ("free = true", 'free = true, attribution = "nobody"'),
         name="other",
     )
@@ -47,6 +48,7 @@ def test_the_key_does_not_depend_on_names_or_defaults(plan):
         ("seeds = [1, 2]", "seeds = [3, 4]"),
         ("channels = 4", "channels = 5"),
         ("steps = 6", "steps = 7"),
+        ("steps = 6", "steps = 6, depth = 2"),
         ("learning_rate = 0.01", "learning_rate = 0.02"),
         ('protocol = "modern"', 'protocol = "paper"'),
         ("spacing = [1.0", "spacing = [2.0"),

@@ -57,6 +57,17 @@ def test_costs_are_relative_to_the_baseline(plan, made_up):
     assert none.curve.tolist() == [[3, 0.4], [6, pytest.approx(0.515)]]
 
 
+def test_times_of_different_machines_are_not_mixed(plan, made_up):
+    planned = plan()
+    results = made_up(planned)
+    runs = planned.runs_of(planned.comparisons[0])
+    slow = next(run for run in runs if run.seed == 2 and run.variant == "scSE")
+    results[slow.key] |= {"machine": "snail", "milliseconds_per_step": 9000.0, "milliseconds_per_slice": 900.0}
+    none, recalibrated = outcome_of(planned, planned.comparisons[0], results).entries
+    assert (recalibrated.step_ms, recalibrated.slice_ms) == (pytest.approx(21.0), pytest.approx(1.5))  # of seed 1 only
+    assert none.step_ms == pytest.approx(21.5)
+
+
 def test_only_complete_seeds_count(plan, made_up):
     planned = plan()
     comparison = planned.comparisons[0]
