@@ -54,6 +54,10 @@ def test_what_a_card_writes_keeps_the_schema(complete, tmp_path):
     }
     path.write_text(json.dumps(ModelCard.from_dict(full).to_dict()))
     verify_schema(path)
+    whole = {"plane": "coronal", "weight": 1.0, "network": "coronal", "size": [48, 40, 40], "volumetric": True}
+    flat = {"plane": "coronal", "weight": 1.0, "network": "coronal", "thickness": 3, "size": [40, 40]}
+    path.write_text(json.dumps(ModelCard.from_dict(complete | {"views": [whole, flat]}).to_dict()))
+    verify_schema(path)
 
 
 WRONG = [
@@ -74,6 +78,10 @@ WRONG = [
     ("views.0.weight", float("nan")),
     ("views.0.thickness", 0),
     ("views.0.merged", 1),
+    ("views.0.size", [40]),
+    ("views.0.size", [48, 40, 40]),
+    ("views.0.volumetric", 1),
+    ("views.0.volumetric", True),
     ("labels", []),
     ("labels.0.value", 0),
     ("merged_pairs", [[1]]),

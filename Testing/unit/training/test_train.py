@@ -129,7 +129,7 @@ def test_volumetric_networks_of_one_plane_are_trained_each_in_its_own_way(blobs_
     package = train_model(blobs_folder, recipe, tmp_path, "cpu")
     tensors = load_file(package.weights_path)
     assert (tensors["first.classifier.weight"] != tensors["second.classifier.weight"]).any()
-    assert [view.size for view in package.card.views] == [(24, 24, 28)] * 2
+    assert [view.size for view in verify_package(tmp_path).card.views] == [(24, 24, 28)] * 2
     (case,) = package.card.training["test_cases"]
     result = Engine(package, device="cpu").segment(read_volume(blobs_folder / "imagesTr" / f"{case}_0000.nii.gz"))
     truth = sitk.ReadImage(str(blobs_folder / "labelsTr" / f"{case}.nii.gz"))
