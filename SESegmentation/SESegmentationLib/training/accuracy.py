@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.stats import spearmanr
 
 from ..errors import InputError, UsageError
 from ..inference.engine import Engine
@@ -41,18 +42,42 @@ def measure(
     """Segment ``cases`` and compare with their labels.
 
     Returns:
-        "cases": measures by case and label value; "labels": mean, standard deviation and number by label value.
+        "cases": measures by case and label value, and the Dice that the model expected; "labels": mean, standard
+        deviation and number by label value.
     """
     engine = Engine(package, device="cpu")
     pixel_mm = pixel_size(package.card.input, package.card.spacing)
     by_case = {}
     for index, case in enumerate(cases):
         progress(case.name, index / len(cases), None)
-        predicted = engine.segment(read_volume(case.image, pixel_mm), fast=fast).labels
+        result = engine.segment(read_volume(case.image, pixel_mm), fast=fast)
         reference = fold_parcels(read_label_volume(case.label, pixel_mm))
-        values = [label.value for label in package.card.labels]
-        by_case[case.name] = {str(value): asdict(compare(predicted, reference, value)) for value in values}
+        expected = {structure.label.value: structure.expected_dice for structure in result.structures}
+        by_case[case.name] = {
+            str(label.value): asdict(compare(result.labels, reference, label.value))
+            | {"expected_dice": expected.get(label.value)}
+            for label in package.card.labels
+        }
     return {"cases": by_case, "labels": summarise(by_case)}
+
+
+def expectation(measured: dict[str, Any], apart: Collection[int] = ()) -> dict[str, float]:
+    """How well the Dice that was expected of structures fits theirs, over all cases; nothing for a single structure.
+
+    Returns:
+        "n": how many; "mean_error": mean absolute difference; "spearman": correlation of their ranks.
+    """
+    pairs = [
+        (entry["expected_dice"], entry["dice"])
+        for case in measured["cases"].values()
+        for value, entry in case.items()
+        if int(value) not in apart and None not in (entry["expected_dice"], entry["dice"])
+    ]
+    if len(pairs) < 3:
+        return {}
+    expected, true = np.array(pairs).T
+    rank = float(spearmanr(expected, true).statistic) if np.ptp(expected) and np.ptp(true) else 0.0
+    return {"n": len(pairs), "mean_error": round(float(np.abs(expected - true).mean()), 4), "spearman": round(rank, 4)}
 
 
 def fold_parcels(labels: sitk.Image) -> sitk.Image:
@@ -150,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names += "".join(f" --apart {value}" for value in chosen.apart)
     command = f"python -m SESegmentationLib.training.accuracy {package.path.name} {names}"
     accuracy = card_accuracy(package, measured, chosen.data, command, chosen.apart)
-    print(json.dumps(accuracy, indent=1))
+    found = expectation(measured, chosen.apart)
+    print(json.dumps({**accuracy, **({"expected_dice": found} if found else {})}, indent=1))
     if chosen.write:
         write_accuracy(package, accuracy)
 

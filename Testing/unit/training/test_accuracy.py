@@ -53,6 +53,16 @@ def test_figures_go_into_card_and_readme(package, sample_file, own_labels, capsy
     assert "Mean Dice over the structures: **1.000**" in readme
 
 
+def test_what_the_model_expected_is_compared_with_what_came():
+    entries = {"1": (0.9, 0.8), "2": (0.7, 0.75), "3": (0.5, 0.2), "4": (None, 0.3), "24": (0.99, 0.0)}
+    case = {value: {"expected_dice": expected, "dice": dice} for value, (expected, dice) in entries.items()}
+    measured = {"cases": {"a": case, "b": {"1": {"expected_dice": 0.6, "dice": None}}}}
+    found = accuracy.expectation(measured, apart=[24])
+    assert found == {"n": 3, "mean_error": pytest.approx(0.15), "spearman": 1.0}
+    assert accuracy.expectation(measured)["spearman"] == pytest.approx(-0.2)
+    assert accuracy.expectation({"cases": {"b": measured["cases"]["b"]}}) == {}
+
+
 def test_what_cannot_be_measured_is_refused(package, sample_file, own_labels, tmp_path, capsys):
     (tmp_path / "imagesTr").mkdir()
     (tmp_path / "labelsTr").mkdir()
