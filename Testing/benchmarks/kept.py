@@ -10,15 +10,16 @@ import argparse
 import datetime
 import hashlib
 import json
-import os
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from SESegmentationLib.models import ModelPackage, find_model
 from SESegmentationLib.training.accuracy import test_cases
 from SESegmentationLib.training.dataset import Case
+from SESegmentationLib.training.processes import machine_words
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = ROOT.parent / "shared" / "data" / "hippocampus"
@@ -75,7 +76,7 @@ def write_figures(path: Path, package: ModelPackage, cases: Sequence[Case], figu
     content = {
         "model": {"name": package.card.name, "weights_sha256": package.card.weights_sha256},
         "cases": [case.name for case in cases],
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        "machine": machine_words(torch.device("cpu")),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         **figures,
     }

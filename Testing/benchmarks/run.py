@@ -19,9 +19,11 @@ from pathlib import Path
 from subprocess import DEVNULL
 
 import psutil
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.models import ModelPackage, list_models
 from SESegmentationLib.training.accuracy import measure, test_cases
 from SESegmentationLib.training.dataset import Case
@@ -147,7 +149,10 @@ def main() -> None:
     parser.add_argument("--only", choices=("time", "accuracy"))
     chosen = parser.parse_args()
     models = {package.card.name: package for package in list_models()}
-    console.print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    # how fast networks are depends most on the widest arithmetic that the CPU has
+    precision = str(fast_precision(torch.device("cpu"))).removeprefix("torch.")
+    abilities = f"{torch.backends.cpu.get_cpu_capability()}, {precision}"
+    console.print(f"{platform.platform()}, {os.cpu_count()} cores ({abilities}), Python {platform.python_version()}")
     if not SHARED_DATA.is_dir():
         console.print(f"There are no volumes in {SHARED_DATA}: nothing can be measured.")
     if chosen.only != "accuracy":
