@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ..models.fields import Fields
 from ..models.writing import WEIGHTS_NAME
 from ..networks import build_network
 from .fit import Schedule
-from .recipe import Phase, Recipe
+from .recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class PlannedFit:
     seed: int
 
     @property
+    def volumetric(self) -> bool:
+        """Whether it sees all slices at once; such a network starts from nothing."""
+        return self.views[0].volumetric
+
+    @property
     def work(self) -> int:
         """Pixels that it sees, to which the time it takes is proportional."""
         return self.schedule.work(self.schedule.steps)
@@ -44,17 +49,24 @@ class PlannedFit:
 def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
     """What is fitted, in order: with ``recipe.specialise`` first one "shared" network, from which the others start.
 
-    Without it each network has a seed of its own, so that several of one plane do not become the same.
+    Networks that start from nothing have a seed each, so that several of one plane do not become the same.
     """
-    fit = recipe.fit
+    fit, deep = recipe.fit, {view.network for view in card.views if view.volumetric}
     main = Schedule(recipe.phases, fit.learning_rate, fit.warmup, fit.drops)
     own = Schedule(recipe.specialise, fit.learning_rate / 4, fit.warmup, fit.drops)
-    first = next(iter(card.networks.values()))
-    plan = [PlannedFit("shared", first, card.views, main, fit.seed)] if recipe.specialise else []
-    for number, (name, description) in enumerate(card.networks.items()):
+    volumetric = Schedule(recipe.volumetric.phases, fit.learning_rate, fit.warmup, fit.drops)
+    plan, seed = [], fit.seed
+    if recipe.specialise:
+        flat = [view for view in card.views if not view.volumetric]
+        views = [replace(flat[0], plane=plane) for plane in recipe.shared_planes] or flat
+        plan.append(PlannedFit("shared", card.networks[flat[0].network], views, main, fit.seed))
+    for name, description in card.networks.items():
         views = [view for view in card.views if view.network == name]
-        schedule, seed = (own, fit.seed) if recipe.specialise else (main, fit.seed + number)
-        plan.append(PlannedFit(name, description, views, schedule, seed))
+        if recipe.specialise and name not in deep:
+            plan.append(PlannedFit(name, description, views, own, fit.seed))
+        else:
+            plan.append(PlannedFit(name, description, views, volumetric if name in deep else main, seed))
+            seed += 1
     return plan
 
 
@@ -69,17 +81,15 @@ def draft_card(recipe: Recipe) -> ModelCard:
     """
     try:
         fields = Fields(recipe.card)
-        last = (recipe.specialise or recipe.phases)[-1]
         entries = [
-            {"size": _frame(last, view), **view} if isinstance(view, dict) else view
-            for view in fields.sequence("views")
+            {**_frame(recipe, view), **view} if isinstance(view, dict) else view for view in fields.sequence("views")
         ]
         views = [View.from_dict(view, f"views[{index}]") for index, view in enumerate(entries)]
         classes = len(fields.sequence("labels")) + 1
         networks = {
             view.network: recipe.network
+            | ({"dimensions": 3, **recipe.volumetric.network} if view.volumetric else {})
             | {"in_channels": view.thickness, "classes": classes}
-            | ({"dimensions": 3} if view.volumetric else {})
             for view in views
         }
         card = ModelCard.from_dict(
@@ -99,15 +109,20 @@ def draft_card(recipe: Recipe) -> ModelCard:
     except ModelError as error:
         cause = error.cause.removeprefix("The model card is damaged: ")
         raise UsageError(f"The recipe {recipe.name} makes no model: {cause}", "Correct the recipe.") from error
-    volumetric = {view.volumetric for view in views}
-    shallow = any(phase.depth == 1 for phase in (*recipe.phases, *recipe.specialise))
-    if volumetric != {False} and (len(volumetric) > 1 or shallow or recipe.fit.boundary):
-        raise UsageError(
-            f"The recipe {recipe.name} has volumetric views that cannot be trained as it says.",
-            "Make all views volumetric, give every phase a depth above 1, and leave boundary in [fit] at 0.",
-        )
-    thickness = {(view.network if not recipe.specialise else "shared", view.thickness) for view in views}
-    if len(thickness) > len({name for name, _ in thickness}):
+    for kind, where, phases in (
+        (False, "phases", recipe.phases),
+        (True, "[volumetric] phases", recipe.volumetric.phases),
+    ):
+        if not phases and any(view.volumetric == kind for view in views):
+            raise UsageError(
+                f"The recipe {recipe.name} has {'volumetric ' * kind}views, but no {where} to train them.",
+                f"Add {where}, or take these views out.",
+            )
+    shared = "shared" if recipe.specialise else None
+    thickness = {
+        (view.network if view.volumetric else shared or view.network, view.thickness, view.volumetric) for view in views
+    }
+    if len(thickness) > len({name for name, *_ in thickness}):
         raise UsageError(
             f"In the recipe {recipe.name} one network has views of different thickness.",
             "Give them the same thickness, or networks of their own (without specialise).",
@@ -115,6 +130,8 @@ def draft_card(recipe: Recipe) -> ModelCard:
     return card
 
 
-def _frame(phase: Phase, view: dict[str, Any]) -> list[int]:
-    """What a view's network sees at once in training: rows and columns, and of a volumetric view slices before them."""
-    return [*([phase.depth] if view.get("volumetric") else []), *phase.size]
+def _frame(recipe: Recipe, view: dict[str, Any]) -> dict[str, list[int]]:
+    """The "size" of a view: what its network sees at once in training, of a volumetric view slices included."""
+    deep = bool(view.get("volumetric"))
+    phases = recipe.volumetric.phases if deep else recipe.specialise or recipe.phases
+    return {"size": [*([phases[-1].depth] if deep else []), *phases[-1].size]} if phases else {}

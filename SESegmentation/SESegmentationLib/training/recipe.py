@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError
+from ..models.card import PLANES
 from .appearance import Appearance
 from .slabs import Deformation
 from .synthesis import Synthesis
@@ -117,6 +118,19 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Volumetric:
+    """How networks are trained that see all slices at once.
+
+    Attributes:
+        network: what differs from the recipe's network.
+        phases: the schedule of each; their ``depth`` is the number of slices.
+    """
+
+    network: dict[str, Any] = field(default_factory=dict)
+    phases: list[Phase] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole recipe.
 
@@ -124,16 +138,21 @@ class Recipe:
         name: of the model.
         network: its description, without input channels and classes, which follow from the card.
         card: what goes into model.json as it stands (title, labels, views, licence, ...).
-        phases: the schedule of every network.
+        phases: the schedule of every network of slices.
         specialise: with these, ``phases`` train one network on all views, and each network of the card starts from its
             weights and goes through these phases at a quarter of the learning rate, on its own views only.
+        shared_planes: planes that the network learns from which the others start, where these are not those of the
+            views: what slices of another plane show helps too.
+        volumetric: the same for volumetric views, which start from nothing.
     """
 
     name: str
     network: dict[str, Any]
     card: dict[str, Any]
-    phases: list[Phase]
+    phases: list[Phase] = field(default_factory=list)
     specialise: list[Phase] = field(default_factory=list)
+    shared_planes: tuple[str, ...] = ()
+    volumetric: Volumetric = field(default_factory=Volumetric)
     data: Data = field(default_factory=Data)
     fit: Fit = field(default_factory=Fit)
     deformation: Deformation = field(default_factory=Deformation)
@@ -169,14 +188,17 @@ class Recipe:
 def _check(recipe: Recipe) -> None:
     """Raise ValueError where entries that are well by themselves make no sense together."""
     data, fit, appearance = recipe.data, recipe.fit, recipe.appearance
-    phases = [*recipe.phases, *recipe.specialise]
-    positive = all(min(phase.steps, phase.batch, *phase.size, phase.spacing) > 0 for phase in phases)
+    phases = [*recipe.phases, *recipe.specialise, *recipe.volumetric.phases]
+    positive = all(min(phase.steps, phase.batch, phase.depth, *phase.size, phase.spacing) > 0 for phase in phases)
     intensity = recipe.card.get("intensity")
     zscore = isinstance(intensity, dict) and intensity.get("type") == "zscore"
     unfit = appearance.bias or appearance.gamma or appearance.invert
     checks = (
-        (recipe.phases, "there is no phase"),
-        (positive, "steps, batch, size and spacing of a phase must be above 0"),
+        (phases, "there is no phase"),
+        (set(recipe.shared_planes) <= set(PLANES), f"shared_planes are some of {', '.join(PLANES)}"),
+        (recipe.specialise or not recipe.shared_planes, "shared_planes are for networks that specialise"),
+        (not (recipe.volumetric.phases and fit.boundary), "[fit] boundary is for slices, not for volumetric phases"),
+        (positive, "steps, batch, size, spacing and depth of a phase must be above 0"),
         (data.source in SOURCE_KINDS, f"[data] source is one of {', '.join(SOURCE_KINDS)}, not {data.source!r}"),
         (min(data.validation, data.test) >= 0, "[data] validation and test are numbers of cases"),
         (not data.folds or 0 <= data.fold < data.folds > 1, "[data] fold is below folds, which are at least 2"),

@@ -61,7 +61,7 @@ def train_model(
             seeded = replace(recipe, fit=replace(recipe.fit, seed=fit.seed))
             torch.manual_seed(fit.seed)
             network = build_network(fit.description)
-            if shared:
+            if shared and not fit.volumetric:
                 network.load_state_dict(shared)
             report = _part_of(progress, done / total, fit.work / total)
             trained, states[fit.name] = fit_network(

@@ -13,7 +13,7 @@ from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
 from SESegmentationLib.training import sources
 from SESegmentationLib.training.dataset import find_cases, load_case
-from SESegmentationLib.training.plan import draft_card
+from SESegmentationLib.training.plan import draft_card, plan_fits
 from SESegmentationLib.training.sources import exchanged, fold_of_cases, open_source, split_by_recipe, split_cases
 
 CPU = torch.device("cpu")
@@ -336,12 +336,13 @@ def test_a_map_without_a_brain_is_named(maps_folder, maps_recipe, to_image):
 
 
 def test_volumetric_views_get_stacks_and_all_their_labels(blobs_folder, blobs_recipe):
-    recipe = blobs_recipe(card={"views": [STACK]}, phases=[{"steps": 1, "batch": 3, "size": [22, 26], "depth": 24}])
+    phase = {"steps": 1, "batch": 3, "size": [22, 26], "depth": 24}
+    recipe = blobs_recipe(card={"views": [STACK]}, phases=[], volumetric={"phases": [phase]})
     source = opened(blobs_folder, recipe)
     card = draft_card(recipe)
     assert card.views[0].size == (24, 22, 26)
     assert card.networks["stack"]["dimensions"] == 3
-    batch = source.validation_batch(card.views, recipe.phases[0], generator())
+    batch = source.validation_batch(card.views, recipe.volumetric.phases[0], generator())
     assert batch.images.shape == (3, 1, 24, 22, 26)
     assert batch.target.shape == (3, 24, 22, 26)
     case = next(case for case in find_cases(blobs_folder) if case.name == source.split.validation[0])
@@ -350,16 +351,47 @@ def test_volumetric_views_get_stacks_and_all_their_labels(blobs_folder, blobs_re
     np.testing.assert_array_equal(batch.images[0, 0].numpy(), image.transpose(1, 0, 2).astype(np.float32))
 
 
+FLAT = {"plane": "axial", "weight": 1.0, "network": "flat", "thickness": 3}
+DEEP_PHASE = {"steps": 1, "batch": 1, "size": [8, 8], "depth": 8}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "message"),
     [
-        {"phases": [{"steps": 1, "batch": 1, "size": [8, 8]}]},
-        {"fit": {"boundary": 1.0}},
-        {"card": {"views": [STACK, {"plane": "axial", "weight": 1.0, "network": "flat"}]}},
+        ({"volumetric": {}}, "volumetric views, but no"),
+        ({"phases": []}, "views, but no phases"),
+        ({"card": {"views": [STACK, {**FLAT, "network": "stack"}]}}, "different thickness"),
+        ({"fit": {"boundary": 1.0}}, "boundary"),
+        ({"volumetric": {"phases": [{**DEEP_PHASE, "depth": 0}]}}, "depth"),
+        ({"shared_planes": ["axial"]}, "specialise"),
+        ({"shared_planes": ["oblique"]}, "shared_planes"),
     ],
 )
-def test_recipes_that_cannot_train_volumetric_views_are_refused(blobs_recipe, changes):
-    entries = {"phases": [{"steps": 1, "batch": 1, "size": [8, 8], "depth": 8}], "card": {"views": [STACK]}}
-    draft_card(blobs_recipe(**entries))
-    with pytest.raises(UsageError, match="volumetric"):
+def test_recipes_that_cannot_train_their_views_are_refused(blobs_recipe, changes, message):
+    entries = {
+        "card": {"views": [STACK, FLAT]},
+        "volumetric": {"phases": [DEEP_PHASE], "network": {"channels": [4, 6]}},
+    }
+    networks = draft_card(blobs_recipe(**entries)).networks
+    assert (networks["stack"]["channels"], networks["flat"]["channels"]) == ([4, 6], [4, 8])
+    with pytest.raises(UsageError, match=message):
         draft_card(blobs_recipe(**entries | changes))
+
+
+def test_a_shared_network_may_learn_more_planes_than_those_of_the_views(blobs_recipe):
+    phase = {"steps": 1, "batch": 1, "size": [8, 8]}
+    recipe = blobs_recipe(
+        card={"views": [STACK, FLAT, {**STACK, "network": "other"}]},
+        phases=[phase],
+        specialise=[phase],
+        shared_planes=["axial", "sagittal"],
+        volumetric={"phases": [DEEP_PHASE]},
+        fit={"seed": 5},
+    )
+    plan = plan_fits(draft_card(recipe), recipe)
+    assert [fit.name for fit in plan] == ["shared", "stack", "flat", "other"]
+    assert [[view.plane for view in fit.views] for fit in plan] == [
+        ["axial", "sagittal"], ["coronal"], ["axial"], ["coronal"]
+    ]  # fmt: skip
+    assert [fit.seed for fit in plan] == [5, 5, 5, 6]
+    assert [fit.volumetric for fit in plan] == [False, True, False, True]

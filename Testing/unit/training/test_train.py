@@ -121,9 +121,12 @@ def test_volumetric_networks_of_one_plane_are_trained_each_in_its_own_way(blobs_
     """Two networks, seeds one after the other; the result finds the balls in a case that neither saw."""
     views = [{"plane": "coronal", "weight": 1.0, "network": name, "volumetric": True} for name in ("first", "second")]
     recipe = blobs_recipe(
-        network={"channels": [8, 16]},
         card={"views": views},
-        phases=[{"steps": 120, "batch": 2, "size": [24, 28], "depth": 24}],
+        phases=[],
+        volumetric={
+            "network": {"channels": [8, 16]},
+            "phases": [{"steps": 120, "batch": 2, "size": [24, 28], "depth": 24}],
+        },
         fit={"learning_rate": 0.02, "validate_every": 120},
     )
     package = train_model(blobs_folder, recipe, tmp_path, "cpu")
