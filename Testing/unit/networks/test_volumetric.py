@@ -13,6 +13,7 @@ from torch import nn
 from SESegmentationLib.errors import ModelError
 from SESegmentationLib.inference.weights import fold_batch_norms
 from SESegmentationLib.networks import build_network
+from SESegmentationLib.networks.pyramid import Convolution3d
 from SESegmentationLib.networks.se import ConcurrentSE
 from SESegmentationLib.training.losses import segmentation_loss
 
@@ -62,6 +63,24 @@ def test_with_kernels_of_one_slice_the_middle_of_equal_slices_is_that_of_two_dim
         expected = flat(image)
         found = deep(image[:, :, None].expand(-1, -1, 8, -1, -1))
     torch.testing.assert_close(found, expected[:, :, None].expand_as(found), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_convolution_is_pytorchs(bias):
+    """The value and the gradients, whatever library computes them."""
+    torch.manual_seed(0)
+    own = Convolution3d(4, 6, 3, padding=1, bias=bias)
+    plain = nn.Conv3d(4, 6, 3, padding=1, bias=bias)
+    plain.load_state_dict(own.state_dict())
+    maps = torch.randn(1, 4, 5, 6, 7, requires_grad=True)
+    found, expected = own(maps), plain(maps)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    weights = torch.randn_like(found)
+    gradients = [
+        torch.autograd.grad((out * weights).sum(), [maps, net.weight]) for out, net in ((found, own), (expected, plain))
+    ]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_folded_batch_norms_give_the_same():
