@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given
     with contextlib.suppress(ValueError):  # not the main thread: whoever started the thread handles signals
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
     try:
         return _invoke([argument for argument in given if argument != DEBUG])
     except BaseException as error:
@@ -89,6 +90,14 @@ def _invoke(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM.
+
+    Where a KeyboardInterrupt itself comes while a library is imported that runs code of its own, Python remembers it
+    for good, and the process dies of the signal in the end, whatever its exit code was to be.
+    """
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     """End by SIGTERM as by Ctrl-C, so that temporary files are removed."""
-    raise KeyboardInterrupt
+    raise Interrupted

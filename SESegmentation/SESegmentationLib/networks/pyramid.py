@@ -23,7 +23,8 @@ class Convolution3d(nn.Conv3d):
     """
 
     def forward(self, maps: Tensor) -> Tensor:
-        if maps.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
+        onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+        if maps.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not onednn:
             return super().forward(maps)
         return torch.mkldnn_convolution(
             maps, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups

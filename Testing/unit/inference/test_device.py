@@ -10,9 +10,7 @@ from SESegmentationLib.inference import device
 from SESegmentationLib.inference.device import choose_device, fast_precision
 
 
-@pytest.mark.parametrize(
-    ("there", "expected"), [({"cuda", "mps"}, "cuda"), ({"mps"}, "mps"), (set(), "cpu")], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("there", "expected"), [(("cuda", "mps"), "cuda"), (("mps",), "mps"), ((), "cpu")], ids=str)
 def test_the_fastest_that_is_there(monkeypatch, there, expected):
     monkeypatch.setattr(device, "_works", lambda name: name in there)
     assert choose_device() == torch.device(expected)
