@@ -49,9 +49,8 @@ lint: $(VENV)/.testing
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 
-# a file of tests goes to whatever core is free, and computes on that one alone
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest
 
 bench: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/run.py
