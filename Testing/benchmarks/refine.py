@@ -53,7 +53,7 @@ APART = 4
 TRIED = [
     replace(Settings.of(parameters), **changes)
     for parameters in PARAMETER_SETS
-    for changes in ({}, {"anchor": 0.0}, {"anchor": 0.3}, {"steps": 30, "volumetric_steps": 10}, {"rate": 4e-2})
+    for changes in ({}, {"anchor": 0.0}, {"anchor": 0.3}, {"steps": 30, "volumetric_steps": 10}, {"batch": 24})
 ]
 #: the sets of parameters in words
 SETS = {"se": "SE blocks", "classifier": "classifier", "all": "all weights"}

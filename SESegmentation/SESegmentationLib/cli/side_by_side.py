@@ -14,8 +14,6 @@ import SimpleITK as sitk
 
 #: a volume with more voxels on the model's grid, about 100^3, keeps all cores busy by itself, and needs the memory
 SMALL = 1_000_000
-#: more at once would need too much memory
-MOST = 8
 
 Done = TypeVar("Done")
 Task = TypeVar("Task")
@@ -45,11 +43,11 @@ def side_by_side(work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterato
 
     Tasks are drawn in the thread that asks for results, a few ahead of what is done.
     """
-    from ..inference.cores import one_core_each
+    from ..inference.cores import MOST, compute_pool
 
     cores = min(MOST, os.cpu_count() or 1)
     begun: deque[Future[Done]] = deque()
-    with one_core_each(cores) as pool:
+    with compute_pool(cores) as pool:
         for task in tasks:
             begun.append(pool.submit(work, task))
             if len(begun) == 2 * cores:

@@ -1,4 +1,4 @@
-"""Several pieces of work at once, each on one core of the CPU.
+"""Several pieces of work at once, each on cores of its own.
 
 A network keeps more cores busy with a batch each than with one batch that all of them share: what lies between the
 convolutions is then in the core's own cache.
@@ -12,15 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+#: more at once would need too much memory
+MOST = 8
+
 
 @contextlib.contextmanager
-def one_core_each(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in which PyTorch computes on one core; what was not begun is dropped at the end.
+def compute_pool(workers: int, cores: int = 1) -> Iterator[ThreadPoolExecutor]:
+    """Threads in each of which PyTorch computes on ``cores``; what was not begun is dropped at the end.
 
     PyTorch's modes, as inference mode, do not reach into these threads.
     """
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores,))
     try:
         yield pool
     finally:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, OutOfMemoryError
 from ..models import ModelCard, View
-from .cores import one_core_each
+from .cores import MOST, compute_pool
 from .device import fast_precision
 from .gates import recorded_gates, spatial_gate
 from .memory import REMEDY, is_out_of_memory, require
@@ -258,7 +258,7 @@ class Predictor:
         # what is dropped follows from the order of the batches
         alone = low_memory or self._dropping or self.device.type != "cpu"
         limit = self._limit(low_memory)
-        self._in_batches(view, image, limit, report, look, keep, 1 if alone else torch.get_num_threads())
+        self._in_batches(view, image, limit, report, look, keep, 1 if alone else min(MOST, torch.get_num_threads()))
         return votes
 
     def _in_batches(
@@ -276,7 +276,7 @@ class Predictor:
         Args:
             look: at some slices; it changes nothing, because it is tried again with fewer where memory runs out.
             keep: what that gave; in the slices' order.
-            workers: how many looks are taken at once, each on one core.
+            workers: how many looks are taken at once; they share the cores.
         """
         count = image.shape[PLANE_AXIS[view.plane]]
         batch = count if view.volumetric else max(1, min(count, limit // (image.numel() // count)))
@@ -288,7 +288,8 @@ class Predictor:
             with torch.inference_mode():
                 return look(which)
 
-        with one_core_each(workers) if workers > 1 else contextlib.nullcontext() as pool:
+        cores = max(1, torch.get_num_threads() // workers)
+        with compute_pool(workers, cores) if workers > 1 else contextlib.nullcontext() as pool:
             while start < count:
                 parts = [slice(n, min(n + batch, count)) for n in range(start, count, batch)[:workers]]
                 try:

@@ -56,8 +56,8 @@ def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
     own = Schedule(recipe.specialise, fit.learning_rate / 4, fit.warmup, fit.drops)
     volumetric = Schedule(recipe.volumetric.phases, fit.learning_rate, fit.warmup, fit.drops)
     plan, seed = [], fit.seed
-    if recipe.specialise:
-        flat = [view for view in card.views if not view.volumetric]
+    flat = [view for view in card.views if not view.volumetric]
+    if recipe.specialise and flat:
         views = [replace(flat[0], plane=plane) for plane in recipe.shared_planes] or flat
         plan.append(PlannedFit("shared", card.networks[flat[0].network], views, main, fit.seed))
     for name, description in card.networks.items():

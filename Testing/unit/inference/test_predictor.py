@@ -156,6 +156,20 @@ def test_every_core_has_a_batch_of_its_own(phantom_package, volume, monkeypatch,
     assert alone["axial"].seen == {(2, True)}
 
 
+def test_many_cores_share_few_batches(phantom_package, volume, monkeypatch):
+    """Memory bounds how many batches there are at once."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    monkeypatch.setattr(predictor, "MOST", 2)
+    monkeypatch.setitem(predictor.BATCH_PIXELS, "cpu", 3 * 12 * 14)
+    networks = make_networks(axial=Threads())
+    model = Predictor(make_card(phantom_package), networks, CPU)
+    model.predict(volume, model.views)
+    assert networks["axial"].seen == {(3, True)}
+    assert torch.get_num_threads() == 6
+    torch.set_num_threads(before)
+
+
 def test_batches_side_by_side_are_halved_until_they_fit(phantom_package, volume, monkeypatch, two_cores):
     monkeypatch.setitem(predictor.BATCH_PIXELS, "cpu", 4 * 12 * 14)
     networks = {plane: Recorder(slices=2) for plane in ("axial", "coronal", "sagittal")}

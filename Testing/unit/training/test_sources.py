@@ -395,3 +395,5 @@ def test_a_shared_network_may_learn_more_planes_than_those_of_the_views(blobs_re
     ]  # fmt: skip
     assert [fit.seed for fit in plan] == [5, 5, 5, 6]
     assert [fit.volumetric for fit in plan] == [False, True, False, True]
+    alone = blobs_recipe(card={"views": [STACK]}, specialise=[phase], volumetric={"phases": [DEEP_PHASE]})
+    assert [fit.name for fit in plan_fits(draft_card(alone), alone)] == ["stack"]
