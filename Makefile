@@ -49,8 +49,9 @@ lint: $(VENV)/.testing
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 
+# a file of tests goes to whatever core is free, and computes on that one alone
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 bench: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/run.py

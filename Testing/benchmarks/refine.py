@@ -122,7 +122,7 @@ class Bench:
         return image, truth, [Slices(letters[entry.axis], (entry.number,)) for entry in worst]
 
     def _dice(self, labels: sitk.Image, truth: sitk.Image, where: np.ndarray) -> float:
-        ours, theirs = (sitk.GetArrayViewFromImage(image)[where] for image in (labels, truth))
+        ours, theirs = (sitk.GetArrayFromImage(image)[where] for image in (labels, truth))
         pairs = [(ours == value, theirs == value) for value in self.values]
         return float(np.mean([2 * (a & b).sum() / max(a.sum() + b.sum(), 1) for a, b in pairs]))
 

@@ -40,4 +40,4 @@ def test_a_head_gives_four_structures_on_both_sides(engine, shared_data):
             next(s for n, s in found.items() if side in n and part in n) for part in ("anterior", "posterior")
         )
         assert anterior.centre_lps[1] < posterior.centre_lps[1], "y runs to the back"
-    assert set(np.unique(sitk.GetArrayViewFromImage(result.labels))) == {0, 1, 2, 3, 4}
+    assert set(np.unique(sitk.GetArrayFromImage(result.labels))) == {0, 1, 2, 3, 4}

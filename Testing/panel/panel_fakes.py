@@ -159,7 +159,7 @@ def make_result(
         image: what was segmented.
         corner: index where the first block begins; blocks have 3 x 3 x 3 voxels and lie beside each other along i.
     """
-    array = np.zeros(sitk.GetArrayViewFromImage(image).shape, np.uint8)
+    array = np.zeros(sitk.GetArrayFromImage(image).shape, np.uint8)
     structures = []
     for number, label in enumerate(card.labels):
         if number == len(card.labels) - 1 and number:
@@ -177,7 +177,7 @@ def make_result(
 
 def with_doubt(result: SegmentationResult) -> SegmentationResult:
     """A result with doubt that rises along all axes, so that the last slices of a structure are the most doubtful."""
-    shape = sitk.GetArrayViewFromImage(result.labels).shape
+    shape = sitk.GetArrayFromImage(result.labels).shape
     doubt = sitk.GetImageFromArray((np.indices(shape).sum(0) / sum(shape)).astype(np.float32))
     doubt.CopyInformation(result.labels)
     return with_doubtful_slices(replace(result, doubt=doubt))

@@ -36,7 +36,7 @@ def attend(widget, segmenter):
 
 
 def gates(image):
-    shape = sitk.GetArrayViewFromImage(image).shape
+    shape = sitk.GetArrayFromImage(image).shape
     rising = np.broadcast_to(np.linspace(0.9, 1, shape[2], dtype=np.float32), shape)
     attention = sitk.GetImageFromArray(np.ascontiguousarray(rising))
     attention.CopyInformation(image)

@@ -56,7 +56,7 @@ def answer(widget, segmenter):
 
 
 def value_of(job):
-    return int(sitk.GetArrayViewFromImage(job.image)[0, 0, 0])
+    return int(sitk.GetArrayFromImage(job.image)[0, 0, 0])
 
 
 def first_voxel(node):

@@ -18,6 +18,7 @@ from ..models import Label, ModelCard, ModelPackage, find_model
 from ..models.card import CARD_NAME
 from .geometry import Box, Geometry, ModelGrid
 from .structures import find_extents
+from .voxels import voxels_of
 
 _PIPELINE_REMEDY = "Correct the pipeline in model.json, or take the packages again from where they came."
 
@@ -83,7 +84,7 @@ def locate_targets(
     targets: Sequence[Target], located: sitk.Image, grid: ModelGrid, margin_mm: float
 ) -> list[Box | None]:
     """The crop for each target on the model's grid: round what the locator found, with a margin; None for nothing."""
-    extents = find_extents(sitk.GetArrayViewFromImage(located), [target.located_as for target in targets])
+    extents = find_extents(voxels_of(located), [target.located_as for target in targets])
     geometry = Geometry.of(located)
     boxes = [extents[target.located_as].box for target in targets]
     return [box and grid.geometry.box_of(geometry.cropped(box).corners(), margin_mm) for box in boxes]

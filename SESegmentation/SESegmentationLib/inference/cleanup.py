@@ -22,6 +22,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .structures import find_extents
+from .voxels import voxels_of
 
 
 def clean(labels: sitk.Image, values: tuple[int, ...], cleanup: Mapping[str, Any]) -> sitk.Image:
@@ -71,10 +72,10 @@ def _hanging_loose(mask: np.ndarray, spacing: tuple[float, ...], erosion_mm: flo
     image.SetSpacing(spacing)
     depth = sitk.SignedMaurerDistanceMap(image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True)
     core = sitk.RelabelComponent(sitk.ConnectedComponent(depth > erosion_mm, True)) == 1
-    if not sitk.GetArrayViewFromImage(core).any():  # too thin throughout to tell
+    if not voxels_of(core).any():  # too thin throughout to tell
         return np.zeros_like(mask)
     distance = sitk.SignedMaurerDistanceMap(core, squaredDistance=False, useImageSpacing=True)
-    return mask & (sitk.GetArrayViewFromImage(distance) > reach_mm)
+    return mask & (voxels_of(distance) > reach_mm)
 
 
 def _as_image(mask: np.ndarray) -> sitk.Image:

@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .result import SegmentationResult
+from .voxels import voxels_of
 
 #: doubt this near to a structure is doubt about it, in voxels: it may be too small there
 ROUND = 2
@@ -17,7 +18,7 @@ def with_doubtful_slices(result: SegmentationResult) -> SegmentationResult:
     """``result``, and of each structure its most doubtful slices; as it is where it has no map of doubt."""
     if result.doubt is None:
         return result
-    labels, doubt = (sitk.GetArrayViewFromImage(image) for image in (result.labels, result.doubt))
+    labels, doubt = (voxels_of(image) for image in (result.labels, result.doubt))
     shapes = sitk.LabelShapeStatisticsImageFilter()
     shapes.Execute(result.labels)
     boxes = {value: _box(shapes.GetBoundingBox(value), labels.shape) for value in shapes.GetLabels()}
@@ -41,7 +42,7 @@ def _box(bounds: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
 
 def _worst(labels: np.ndarray, doubt: np.ndarray, value: int, box: tuple[slice, ...]) -> tuple[int, int, int]:
     inside = sitk.GetImageFromArray((labels[box] == value).astype(np.uint8))
-    near = sitk.GetArrayViewFromImage(sitk.BinaryDilate(inside, [ROUND] * 3)) > 0
+    near = voxels_of(sitk.BinaryDilate(inside, [ROUND] * 3)) > 0
     there = np.where(near, doubt[box], 0)
     sums = [there.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64) for axis in (2, 1, 0)]
     # of slices with as much doubt, as where there is none at all, the one in the middle

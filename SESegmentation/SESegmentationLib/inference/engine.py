@@ -29,6 +29,7 @@ from .roi import inside, region_box
 from .structures import find_extents
 from .uncertainty import confidence
 from .views import PLANE_AXIS
+from .voxels import voxels_of
 from .weights import load_networks
 
 __all__ = ["Engine", "Finding", "SegmentationResult", "StructureResult"]
@@ -269,7 +270,7 @@ class Engine:
 
             if box is not None:
                 seen = self._segment_box(grid, array, box, views, low_memory, report, doubt, mirror=target.mirror)
-                own = sitk.GetArrayViewFromImage(seen.labels)
+                own = voxels_of(seen.labels)
                 for value, label in target.labels.items():
                     combined[own == value] = label.value
                     trust[label.value] = seen.trust[value]
@@ -367,7 +368,7 @@ class Engine:
         phases.update("measure", 0.0)
         geometry = Geometry.of(labels)
         voxel_ml = float(np.prod(geometry.spacing)) / 1000
-        extents = find_extents(sitk.GetArrayViewFromImage(labels), [label.value for label in structures])
+        extents = find_extents(voxels_of(labels), [label.value for label in structures])
         measured = [
             StructureResult(
                 label=label,

@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .geometry import Box
+from .voxels import voxels_of
 
 #: voxels are averaged over blocks of this many along each axis first, so that noise does not count
 BLOCK = 4
@@ -67,7 +68,7 @@ def box_of_pieces(mask: np.ndarray, steps: Sequence[int], margin: Sequence[int],
     sizes = np.array(sorting.GetSizeOfObjectsInPixels())
     if not sizes.size:
         return None
-    numbers = sitk.GetArrayViewFromImage(numbers)
+    numbers = voxels_of(numbers)
     large = (numbers > 0) & (numbers <= np.count_nonzero(sizes >= LARGE_PIECE * sizes[0]))
     box = []
     for axis, (step, more, length) in enumerate(zip(steps, margin, shape, strict=True)):

@@ -17,6 +17,7 @@ from .geometry import Geometry
 from .head import HeadSurvey
 from .reading import NOT_NUMBERS
 from .result import Finding
+from .voxels import voxels_of
 
 #: fields of view of other lengths show no head, or too little of it to measure, in mm
 HEAD_FIELD_MM = (60.0, 600.0)
@@ -28,7 +29,7 @@ _NIFTI_UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 def inspect(image: sitk.Image, card: ModelCard) -> list[Finding]:
     """Findings about ``image`` as an input for the model of ``card``; empty where all is well."""
-    array = sitk.GetArrayViewFromImage(image)
+    array = voxels_of(image)
     lowest, extent = float(array.min()), extent_of(image)
     # of a single voxel, for turning the whole volume takes time and memory
     spacing = sitk.DICOMOrient(image[:1, :1, :1], "RAS").GetSpacing()
@@ -82,7 +83,7 @@ def _values(image: sitk.Image) -> Iterator[Finding]:
             f"{image.GetMetaData(NOT_NUMBERS)} voxels are no numbers (NaN or infinite); they were taken as 0.",
             "Structures there are missing or wrong.",
         )
-    slices = sitk.GetArrayViewFromImage(image)[::4]
+    slices = voxels_of(image)[::4]
     bright = slices[:, :, 1:] > slices.mean(dtype=np.float64)
     if bright.any() and (slices[:, :, 1:] == slices[:, :, :-1])[bright].mean() > FLAT:
         yield Finding(

@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .geometry import RAS, Geometry, covering
+from .voxels import voxels_of
 
 SPACING_MM = 3.0
 #: voxels are averaged over blocks of about this size first, so that single ones, noise and small vessels, do not count
@@ -96,7 +97,7 @@ class HeadSurvey:
 
 def _coarse(image: sitk.Image) -> np.ndarray:
     """Intensities above the lowest (k, j, i), on a grid of ``SPACING_MM`` along the patient's axes."""
-    lowest = float(sitk.GetArrayViewFromImage(image).min())
+    lowest = float(voxels_of(image).min())
     spacing_and_size = zip(image.GetSpacing(), image.GetSize(), strict=True)
     blocks = [min(max(round(BLOCK_MM / spacing), 1), size) for spacing, size in spacing_and_size]
     averaged = sitk.BinShrink(sitk.Cast(image, sitk.sitkFloat32), blocks)

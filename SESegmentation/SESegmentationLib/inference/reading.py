@@ -17,6 +17,7 @@ from ..errors import InputError
 from .dicom import read_dicom_folder
 from .nifti import SHEAR_DEGREES, NiftiHeader, shear_degrees, sheared
 from .pictures import is_picture, read_picture
+from .voxels import voxels_of
 
 #: metadata of a checked volume: how many of its voxels were no numbers
 NOT_NUMBERS = "SESegmentation_not_numbers"
@@ -62,7 +63,7 @@ def read_label_volume(path: str | Path, pixel_mm: Sequence[float] | None = None)
         InputError: as :func:`read_volume`, or the values are no labels.
     """
     image = check_geometry(_read(Path(path), pixel_mm, labels=True), str(path), single=pixel_mm is not None)
-    array = sitk.GetArrayViewFromImage(image)
+    array = voxels_of(image)
     rounded = np.rint(array) if array.dtype.kind == "f" else array
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.abs(array - rounded).max() < 1e-3):
         raise InputError(
@@ -96,7 +97,7 @@ def check_volume(image: sitk.Image, name: str = "The volume", single: bool = Fal
             large for single precision.
     """
     image = _numbers_only(check_geometry(image, name, single))
-    array = sitk.GetArrayViewFromImage(image)
+    array = voxels_of(image)
     low, high = array.min(), array.max()
     if low == high:
         raise InputError(f"{name} is empty: every voxel is {low:g}.", "Check that the right volume was chosen.")
@@ -157,7 +158,7 @@ def check_geometry(image: sitk.Image, name: str = "The volume", single: bool = F
 
 
 def _numbers_only(image: sitk.Image) -> sitk.Image:
-    array = sitk.GetArrayViewFromImage(image)
+    array = voxels_of(image)
     if array.dtype.kind != "f" or (finite := np.isfinite(array)).all():
         return image
     numbers = sitk.GetImageFromArray(np.where(finite, array, array.dtype.type(0)))

@@ -17,6 +17,7 @@ from ..errors import InputError
 from .geometry import Geometry
 from .reading import read_label_volume
 from .structures import find_extents
+from .voxels import voxels_of
 
 _REMEDY = "Save a markups ROI from Slicer as .mrk.json, or give a label file."
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -52,7 +53,7 @@ def region_box(roi: sitk.Image) -> Geometry:
     Raises:
         InputError: the region is empty.
     """
-    extent = find_extents((sitk.GetArrayViewFromImage(roi) > 0).astype(np.uint8), (1,))[1]
+    extent = find_extents((voxels_of(roi) > 0).astype(np.uint8), (1,))[1]
     if extent.box is None:
         raise InputError("The region to segment is empty.", "Draw or paint it, or segment without a region.")
     box = Geometry.of(roi).cropped(extent.box)

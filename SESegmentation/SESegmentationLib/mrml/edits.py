@@ -19,6 +19,7 @@ import slicer
 import vtk
 
 from ..errors import InputError, SegmentationError
+from ..inference.voxels import voxels_of
 from ..models import Label
 from ..refine.slices import Slices, edited_slices, slices_mask
 from .layers import find_layers, find_segment, label_map
@@ -51,7 +52,7 @@ class OwnResult:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; the voxels compressed, some 10 kB for a crop and 300 kB for a whole brain."""
-        values = sitk.GetArrayViewFromImage(self.labels)
+        values = voxels_of(self.labels)
         geometry = self.labels
         return {
             "structures": [label.to_dict() for label in self.structures],
@@ -74,7 +75,7 @@ class OwnResult:
 
     def edited(self, segmentation: slicer.vtkSegmentation) -> np.ndarray:
         """Voxels (k, j, i) in which a segment is no longer as it was written; segments that are gone do not count."""
-        written = sitk.GetArrayViewFromImage(self.labels)
+        written = voxels_of(self.labels)
         edited = np.zeros(written.shape, bool)
         for layer in find_layers(segmentation, self.structures, self.labels):
             own = np.zeros(int(max(written.max(), *layer.labels)) + 1, layer.values.dtype)
@@ -140,7 +141,7 @@ def edited_voxels(node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Lab
     """By value of the structure, how many of its voxels were added or removed since they were written."""
     counts = dict.fromkeys((label.value for label in structures), 0)
     for own in OwnResult.read_all(node):
-        written = sitk.GetArrayViewFromImage(own.labels)
+        written = voxels_of(own.labels)
         for layer in find_layers(node.GetSegmentation(), own.structures, own.labels):
             differs = np.nonzero(layer.values != np.where(np.isin(written, list(layer.labels)), written, 0))
             for values in (layer.values[differs], written[differs]):

@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 
+from ..inference.voxels import voxels_of
 from .layers import BINARY_LABELMAP, oriented_image
 from .segmentation import place_beside
 from .volume import RAS_TO_LPS
@@ -47,7 +48,7 @@ class Overlay:
             image: 0 to 1 on the segmented volume's grid.
         """
         volume, scene = self.volume(node), node.GetScene()
-        voxels = self.voxels(sitk.GetArrayViewFromImage(image))
+        voxels = self.voxels(voxels_of(image))
         if volume is None:
             name = scene.GenerateUniqueName(f"{node.GetName()} {self.name}")
             volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
@@ -150,7 +151,7 @@ def show_difference(
     scene.AddNode(difference)
     difference.CreateDefaultDisplayNodes()
     difference.SetAndObserveTransformNodeID(node.GetTransformNodeID())
-    had, has = (sitk.GetArrayViewFromImage(image) for image in (before, after))
+    had, has = (voxels_of(image) for image in (before, after))
     changed = had != has
     for (name, color), inside in ((_GAINED, changed & (has > 0)), (_LOST, changed & (has == 0))):
         segment = slicer.vtkSegment()

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import slicer
 
 from ..errors import InputError
+from ..inference.voxels import voxels_of
 from ..models import Label
 from .history import UndoHistory
 from .layers import (
@@ -98,7 +99,7 @@ def update_segmentation(
     if history is not None:
         history.save(node)
     spared = [segment for segment in segments_of(segmentation) if is_completed(segment)]
-    values = sitk.GetArrayViewFromImage(labels)
+    values = voxels_of(labels)
     if spared:
         values = np.where(occupied(spared, labels), 0, values).astype(values.dtype)
     values, apart = _with_kept(values, kept, segmentation, structures, labels)

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import SegmentationError
+from ..inference.voxels import voxels_of
 from ..models import Label
 
 PANEL = 420  # pixels of a panel's longer side
@@ -63,10 +64,10 @@ def write_picture(
     """
     oriented = sitk.DICOMOrient(labels, "LPS")
     spacing = oriented.GetSpacing()[::-1]
-    values = sitk.GetArrayViewFromImage(oriented)
+    values = voxels_of(oriented)
     window = _window(values, spacing)
     values = values[window]
-    grey = _grey(sitk.GetArrayViewFromImage(sitk.DICOMOrient(image, "LPS"))[window])
+    grey = _grey(voxels_of(sitk.DICOMOrient(image, "LPS"))[window])
     palette = {label.value: label.color for label in structures}
     panels = [_panel(plane, grey, values, spacing, palette) for plane in _PLANES]
     legend = [(label.name, label.color, ml) for label, ml in zip(structures, volumes_ml, strict=True)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import UsageError
+from ..inference.voxels import voxels_of
 from ..models import Label
 from .images import write_image
 
@@ -29,7 +30,7 @@ def write_segmentation(path: Path, labels: sitk.Image, structures: Sequence[Labe
         SegmentationError: the file cannot be written (disk full, for example).
     """
     # without the fields that came with the input's file: they do not hold for labels
-    image = sitk.GetImageFromArray(sitk.GetArrayViewFromImage(labels))
+    image = sitk.GetImageFromArray(voxels_of(labels))
     image.CopyInformation(labels)
     if path.name.endswith(".png"):
         if image.GetSize()[2] > 1:

@@ -9,6 +9,7 @@ import slicer
 
 from ..client import AttentionJob
 from ..errors import InputError
+from ..inference.voxels import voxels_of
 from ..mrml import ATTENTION, value_range
 from .choices import Choices
 from .memory import ComputerMemory
@@ -61,4 +62,4 @@ class AttentionRequest:
             raise InputError("The result has changed meanwhile.", "Tick the box again.")
         ATTENTION.make(node, attention)
         ATTENTION.show(node)
-        return value_range(sitk.GetArrayViewFromImage(attention))
+        return value_range(voxels_of(attention))

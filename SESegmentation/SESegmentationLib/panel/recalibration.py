@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 
 from ..client import RefinedResult, RefineJob
 from ..errors import InputError
+from ..inference.voxels import voxels_of
 from ..mrml import (
     completed_voxels,
     corrected_mask,
@@ -169,7 +170,7 @@ def proposed_labels(
         InputError: its corrected slices are of another volume.
     """
     now = label_map(node, record.labels, labels)
-    before, after = sitk.GetArrayViewFromImage(now), sitk.GetArrayFromImage(labels)
+    before, after = voxels_of(now), sitk.GetArrayFromImage(labels)
     segments = {label.value: find_segment(node.GetSegmentation(), label) for label in record.labels}
     done = [value for value, segment in segments.items() if segment is not None and is_completed(segment)]
     after[completed_voxels(node, labels) | np.isin(after, done)] = 0
@@ -185,7 +186,7 @@ def proposed_labels(
 
 def count_changes(before: sitk.Image, after: sitk.Image) -> dict[int, tuple[int, int]]:
     """By value, how many voxels a structure gains and loses; only those that change."""
-    had, has = (sitk.GetArrayViewFromImage(image) for image in (before, after))
+    had, has = (voxels_of(image) for image in (before, after))
     there = np.nonzero(had != has)
     gained, lost = (np.bincount(values[there], minlength=1) for values in (has, had))
     size = max(len(gained), len(lost))

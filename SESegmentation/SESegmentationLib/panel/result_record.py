@@ -15,6 +15,7 @@ import slicer
 
 from ..errors import SegmentationError
 from ..inference.result import Finding, SegmentationResult
+from ..inference.voxels import voxels_of
 from ..models import Label
 
 RECORD_ATTRIBUTE = "SESegmentation.Result"
@@ -125,9 +126,7 @@ class ResultRecord:
     def measured(self, labels: sitk.Image) -> ResultRecord:
         """The record with the volumes of a label map: that of the segmentation, after edits."""
         voxel_ml = float(np.prod(labels.GetSpacing())) / 1000
-        counts = np.bincount(
-            sitk.GetArrayViewFromImage(labels).ravel(), minlength=max(s.value for s in self.labels) + 1
-        )
+        counts = np.bincount(voxels_of(labels).ravel(), minlength=max(s.value for s in self.labels) + 1)
         structures = [replace(s, volume_ml=float(counts[s.label.value]) * voxel_ml) for s in self.structures]
         return replace(self, structures=tuple(structures))
 

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..inference.geometry import Geometry, ModelGrid
+from ..inference.voxels import voxels_of
 from ..training.dataset import same_grid
 from .slices import AXES, Slices, edited_slices, slices_mask
 
@@ -58,14 +59,14 @@ class Corrections:
             place, source = tuple(there[inside].T), tuple(where[inside].T)
             missed = ~known[place]
             place, source = tuple(axis[missed] for axis in place), tuple(axis[missed] for axis in source)
-            labels[place] = sitk.GetArrayViewFromImage(self.labels)[source]
+            labels[place] = voxels_of(self.labels)[source]
             known[place] = True
         return labels, known
 
     def kept_in(self, labels: sitk.Image) -> sitk.Image:
         """``labels``, on the same grid, with the known voxels as they were left."""
         array = sitk.GetArrayFromImage(labels)
-        array[self.known] = sitk.GetArrayViewFromImage(self.labels)[self.known]
+        array[self.known] = voxels_of(self.labels)[self.known]
         kept = sitk.GetImageFromArray(array)
         kept.CopyInformation(labels)
         return kept
@@ -82,7 +83,7 @@ def check_place(image: sitk.Image, labels: sitk.Image) -> None:
 
 def check_values(labels: sitk.Image, values: Iterable[int]) -> None:
     """Refuse a label map with values other than 0 and ``values``, by InputError."""
-    unknown = sorted(set(np.unique(sitk.GetArrayViewFromImage(labels)).tolist()) - {0, *values})
+    unknown = sorted(set(np.unique(voxels_of(labels)).tolist()) - {0, *values})
     if unknown:
         raise InputError(
             f"The corrected labels hold values that the model does not have: {', '.join(map(str, unknown))}.",

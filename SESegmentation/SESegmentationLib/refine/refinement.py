@@ -15,6 +15,7 @@ from ..inference.memory import memory_errors
 from ..inference.pictures import pixel_size
 from ..inference.reading import check_volume
 from ..inference.result import Finding, SegmentationResult
+from ..inference.voxels import voxels_of
 from ..inference.weights import load_networks
 from ..models import Label
 from ..progress import PhasedProgress, Progress, no_progress
@@ -101,7 +102,7 @@ def refine(
     own = engine.segment(image, **options, progress=_inside(phases, "segment"))
     check_values(labels, [structure.label.value for structure in own.structures])
     if corrections is None:
-        slices = edited_slices(sitk.GetArrayViewFromImage(labels) != sitk.GetArrayViewFromImage(own.labels))
+        slices = edited_slices(voxels_of(labels) != voxels_of(own.labels))
         corrections = Corrections.in_slices(labels, slices)
     with memory_errors():
         networks = {name: net.to(engine.device) for name, net in load_networks(engine.package).items()}
@@ -169,7 +170,7 @@ def _adapted_parameters(
 
 
 def _changes(own: SegmentationResult, new: SegmentationResult, corrections: Corrections) -> list[Change]:
-    before, after = (sitk.GetArrayViewFromImage(result.labels) for result in (own, new))
+    before, after = (voxels_of(result.labels) for result in (own, new))
     differs = before != after
     there = np.nonzero(differs)
     before, after, known = before[there], after[there], corrections.known[there]

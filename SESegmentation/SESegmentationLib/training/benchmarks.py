@@ -21,6 +21,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..inference.reading import read_label_volume, read_volume
+from ..inference.voxels import voxels_of
 from ..models import Label
 from .commands import as_command
 from .dataset import same_grid, volumes_in
@@ -108,7 +109,7 @@ def lay_out_visceral(source: Path, dataset: Path, part: str = "Tr") -> tuple[int
             mask = read_label_volume(masks[case][radlex])
             if not same_grid(image, mask):
                 raise InputError(f"{masks[case][radlex]} does not lie on the grid of {path}.", "Get the file again.")
-            values[sitk.GetArrayViewFromImage(mask) > 0] = value
+            values[voxels_of(mask) > 0] = value
         labels = sitk.GetImageFromArray(values)
         labels.CopyInformation(image)
         _write_case(dataset, part, case, image, labels)
@@ -119,7 +120,7 @@ def lay_out_visceral(source: Path, dataset: Path, part: str = "Tr") -> tuple[int
 
 def _malc_table(labels: sitk.Image) -> np.ndarray:
     """FreeSurfer's value for every value in ``labels``; 0 for what the recipe does not learn."""
-    table = np.zeros(max(int(sitk.GetArrayViewFromImage(labels).max()), 255) + 1, np.uint8)
+    table = np.zeros(max(int(voxels_of(labels).max()), 255) + 1, np.uint8)
     table[FIRST_PARCEL:] = np.where(np.arange(FIRST_PARCEL, len(table)) % 2, LEFT_CORTEX, RIGHT_CORTEX)
     for theirs, value in FREESURFER_VALUES.items():
         table[theirs] = value
@@ -127,7 +128,7 @@ def _malc_table(labels: sitk.Image) -> np.ndarray:
 
 
 def _recoded(labels: sitk.Image, table: np.ndarray) -> sitk.Image:
-    recoded = sitk.GetImageFromArray(table[sitk.GetArrayViewFromImage(labels)])
+    recoded = sitk.GetImageFromArray(table[voxels_of(labels)])
     recoded.CopyInformation(labels)
     return recoded
 

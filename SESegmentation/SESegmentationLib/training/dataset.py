@@ -17,6 +17,7 @@ from ..inference.geometry import Geometry, to_model_grid
 from ..inference.intensity import normalise
 from ..inference.pictures import PICTURE_ENDINGS, pixel_size
 from ..inference.reading import read_label_volume, read_volume
+from ..inference.voxels import voxels_of
 from ..models.card import ModelCard
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -111,7 +112,7 @@ def load_case(case: Case, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
             f"The label of {case.name} holds values the recipe does not name: {sorted(unknown)}.",
             "Add them to the recipe's labels.",
         )
-    intensities = normalise(sitk.GetArrayViewFromImage(on_grid), card.intensity)
+    intensities = normalise(voxels_of(on_grid), card.intensity)
     return intensities.astype(np.float16), _recode(values, table)
 
 

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 from ..inference.pictures import PICTURE_ENDINGS
 from ..inference.reading import read_label_volume
+from ..inference.voxels import voxels_of
 from ..models import Label
 
 SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha", *PICTURE_ENDINGS)
@@ -42,7 +43,7 @@ class Measures:
 def compare(predicted: sitk.Image, reference: sitk.Image, value: int) -> Measures:
     """Measures of the structure of voxel value ``value`` in two label maps of one geometry."""
     masks = [sitk.Equal(_flat(image), value) for image in (predicted, reference)]
-    arrays = [sitk.GetArrayViewFromImage(mask).astype(bool) for mask in masks]
+    arrays = [voxels_of(mask).astype(bool) for mask in masks]
     sizes = [int(array.sum()) for array in arrays]
     millilitres = [size * float(np.prod(reference.GetSpacing())) / 1000 for size in sizes]
     if not all(sizes):
@@ -77,7 +78,7 @@ def evaluate_folders(predictions: Path, references: Path, labels: Sequence[Label
         predicted = read_label_volume(ours, (1.0, 1.0, 1.0))
         reference = read_label_volume(theirs, predicted.GetSpacing())
         _check_same_grid(name, predicted, reference)
-        values = names or {int(v): "" for v in np.unique(sitk.GetArrayViewFromImage(reference)) if v}
+        values = names or {int(v): "" for v in np.unique(voxels_of(reference)) if v}
         cases[name] = {str(value): asdict(compare(predicted, reference, value)) for value in values}
     by_label = summarise(cases)
     for value, entry in by_label.items():
@@ -161,8 +162,8 @@ def _surface_distances(first: sitk.Image, second: sitk.Image) -> tuple[np.ndarra
     """Distances in mm from each surface voxel of one mask to the other's surface, both ways."""
     surfaces = [sitk.BinaryContour(mask, fullyConnected=False) for mask in (first, second)]
     maps = [
-        np.abs(sitk.GetArrayViewFromImage(sitk.SignedMaurerDistanceMap(s, squaredDistance=False, useImageSpacing=True)))
+        np.abs(voxels_of(sitk.SignedMaurerDistanceMap(s, squaredDistance=False, useImageSpacing=True)))
         for s in surfaces
     ]
-    on = [sitk.GetArrayViewFromImage(surface).astype(bool) for surface in surfaces]
+    on = [voxels_of(surface).astype(bool) for surface in surfaces]
     return maps[1][on[0]], maps[0][on[1]]

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..inference.expectation import is_hounsfield
 from ..inference.pictures import is_picture
 from ..inference.structures import find_extents
+from ..inference.voxels import voxels_of
 from ..progress import Progress, no_progress
 from .dataset import Case, read_case
 
@@ -173,7 +174,7 @@ def look_at(dataset: Path, cases: Sequence[Case], progress: Progress = no_progre
 def _look(image: sitk.Image, labels: sitk.Image, name: str, description: Description, single: bool) -> CaseLook:
     if not single:
         image, labels = sitk.DICOMOrient(image, "RAS"), sitk.DICOMOrient(labels, "RAS")
-    array, values = sitk.GetArrayViewFromImage(image), sitk.GetArrayViewFromImage(labels)
+    array, values = voxels_of(image), voxels_of(labels)
     present = np.flatnonzero(np.bincount(values.ravel(), minlength=1)).tolist()
     unknown = set(present) - {0, *description.labels}
     if unknown:
@@ -198,7 +199,7 @@ def _look(image: sitk.Image, labels: sitk.Image, name: str, description: Descrip
 
 def _one_piece(mask: np.ndarray) -> bool:
     pieces = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), True)
-    sizes = np.bincount(sitk.GetArrayViewFromImage(pieces).ravel())[1:]
+    sizes = np.bincount(voxels_of(pieces).ravel())[1:]
     return bool(sizes.max() >= ONE_PIECE * sizes.sum())
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..inference.voxels import voxels_of
 from ..outputs.files import OutputFiles
 
 SIZE = (36, 50, 36)  # voxels to the right, front and head, 1 mm each
@@ -94,7 +95,7 @@ def draw_sample(seed: int = 0) -> Sample:
     random = np.random.default_rng(seed)
     image = _averaged(tissue)
     texture = sitk.SmoothingRecursiveGaussian(_image(random.normal(size=image.shape).astype(np.float32)), TEXTURE_MM)
-    image += sitk.GetArrayViewFromImage(texture) * (TEXTURE / np.std(sitk.GetArrayViewFromImage(texture)))
+    image += voxels_of(texture) * (TEXTURE / np.std(voxels_of(texture)))
     image += random.normal(0, NOISE, image.shape).astype(np.float32)
     image = sitk.DiscreteGaussian(_image(np.maximum(image, 0)), 0.25)  # mm^2: the scanner's point spread
     part = np.where(front > BOUNDARY, 1, 2)

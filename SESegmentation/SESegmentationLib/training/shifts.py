@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import SimpleITK as sitk
 
+from ..inference.voxels import voxels_of
+
 #: standard deviation of the logarithm of the bias field
 BIAS = 0.5
 #: standard deviation of the noise in each channel of the receiver, as a share of the brightest tissue
@@ -80,6 +82,6 @@ def shift_array(array: np.ndarray, name: str, seed: int) -> np.ndarray:
 
 def shift_volume(image: sitk.Image, name: str, seed: int) -> sitk.Image:
     """A volume under the shift ``name``, float32, on the same grid."""
-    shifted = sitk.GetImageFromArray(shift_array(sitk.GetArrayViewFromImage(image), name, seed))
+    shifted = sitk.GetImageFromArray(shift_array(voxels_of(image), name, seed))
     shifted.CopyInformation(image)
     return shifted

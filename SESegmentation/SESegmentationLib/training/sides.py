@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..inference.geometry import Geometry
+from ..inference.voxels import voxels_of
 
 #: voxels of a side may lie this far beyond the plane of symmetry, in mm: brains are not quite symmetrical
 TOLERANCE_MM = 10.0
@@ -25,7 +26,7 @@ def swapped_voxels(labels: sitk.Image, pairs: Sequence[tuple[int, int]]) -> int:
         labels: label map.
         pairs: values (left, right).
     """
-    array = sitk.GetArrayViewFromImage(labels)
+    array = voxels_of(labels)
     geometry = Geometry.of(labels)
     points = {}
     for pair in pairs:
@@ -56,6 +57,6 @@ def island_voxels(labels: sitk.Image) -> int:
     """How many voxels lie in pieces farther than ``ISLAND_MM`` from the largest piece of all structures together."""
     pieces = sitk.RelabelComponent(sitk.ConnectedComponent(labels > 0, True))
     distance = sitk.SignedMaurerDistanceMap(pieces == 1, squaredDistance=False, useImageSpacing=True)
-    numbers, distances = sitk.GetArrayViewFromImage(pieces), sitk.GetArrayViewFromImage(distance)
+    numbers, distances = voxels_of(pieces), voxels_of(distance)
     near = np.unique(numbers[(numbers > 1) & (distances <= ISLAND_MM)])
     return int(((numbers > 1) & ~np.isin(numbers, near)).sum())

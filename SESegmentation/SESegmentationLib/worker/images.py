@@ -10,22 +10,12 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..inference.reading import NOT_NUMBERS
+from ..inference.voxels import voxels_of
 from .frames import DTYPES
 
 #: the metadata that the input guard looks at: what NIfTI files say about their axes, and what reading found. All else,
 #: names of patients among it, stays where it is
 KEPT_METADATA = ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units", NOT_NUMBERS)
-
-
-class _Voxels:
-    """The voxels of an image for numpy, whose arrays hold on to this object, and so to the image.
-
-    SimpleITK's own views do not: they end in memory that is no longer theirs once the image is gone.
-    """
-
-    def __init__(self, image: sitk.Image) -> None:
-        self._image = image
-        self.__array_interface__ = sitk.GetArrayViewFromImage(image).__array_interface__
 
 
 def pack_image(image: sitk.Image) -> tuple[dict[str, Any], np.ndarray]:
@@ -34,7 +24,7 @@ def pack_image(image: sitk.Image) -> tuple[dict[str, Any], np.ndarray]:
     Raises:
         InputError: voxels are neither integers nor real numbers, or their places are not.
     """
-    voxels = np.asarray(_Voxels(image))
+    voxels = voxels_of(image)
     if voxels.dtype.str not in DTYPES:
         raise InputError(
             f"Volumes of {image.GetPixelIDTypeAsString()} cannot be segmented.", "Take a volume of real numbers."

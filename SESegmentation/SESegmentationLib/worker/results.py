@@ -7,9 +7,9 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from ..inference.result import Finding, SegmentationResult, StructureResult
+from ..inference.voxels import voxels_of
 from ..models import Label, ModelCard
 from .images import pack_image, unpack_image
 
@@ -64,7 +64,7 @@ def pack_result(result: SegmentationResult) -> tuple[dict[str, Any], list[np.nda
     }
     if result.doubt is None:
         return value, [voxels]
-    steps = np.rint(DOUBT_STEPS * sitk.GetArrayViewFromImage(result.doubt)).astype(np.uint8)
+    steps = np.rint(DOUBT_STEPS * voxels_of(result.doubt)).astype(np.uint8)
     return value, [voxels, steps]
 
 

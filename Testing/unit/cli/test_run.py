@@ -39,7 +39,7 @@ def test_one_volume_with_everything(run, tiny_model, sample_file, tmp_path):
     assert labels.GetMetaData("Segment1_Name") == "posterior hippocampus"
     assert Image.open(tmp_path / "p.png").format == "PNG"
     report = json.loads((tmp_path / "r.json").read_text())
-    values = sitk.GetArrayViewFromImage(labels)
+    values = sitk.GetArrayFromImage(labels)
     for structure in report["structures"]:
         assert structure["voxels"] == (values == structure["value"]).sum()
         assert structure["volume_ml"] == pytest.approx(structure["voxels"] / 1000, abs=1e-3)
@@ -108,7 +108,7 @@ def test_a_folder_gets_nifti_files_called_like_the_volumes(run, tiny_model, samp
     assert len(out.splitlines()) == 2
     reports = json.loads((tmp_path / "r.json").read_text())
     assert [Path(report["output"]).name for report in reports] == ["a.nii.gz", "b.nii.gz"]
-    assert set(np.unique(sitk.GetArrayViewFromImage(sitk.ReadImage(str(tmp_path / "out" / "a.nii.gz"))))) <= {0, 1, 2}
+    assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "a.nii.gz"))))) <= {0, 1, 2}
 
 
 def test_format_chooses_segmentations(run, tiny_model, sample_file, tmp_path):

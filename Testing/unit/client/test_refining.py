@@ -31,9 +31,9 @@ def test_it_learns_keeps_and_doubts(warm, job, sample, tmp_path):
     event = warm.finish(handle)
     assert isinstance(event, ResultEvent) and event.kind == "refine", event
     refined = event.refinement()
-    labels, truth = (sitk.GetArrayViewFromImage(image) for image in (refined.result.labels, sample.labels))
+    labels, truth = (sitk.GetArrayFromImage(image) for image in (refined.result.labels, sample.labels))
     assert (labels[SLICE] == truth[SLICE]).all() and refined.slices == (f"k:{SLICE}",)
-    doubt = sitk.GetArrayViewFromImage(refined.result.doubt)
+    doubt = sitk.GetArrayFromImage(refined.result.doubt)
     assert doubt.dtype == np.uint8 and doubt[SLICE].max() == 0 < doubt.max()
     assert refined.result.doubt.GetOrigin() == sample.image.GetOrigin()
     for structure in refined.result.structures:
@@ -51,9 +51,9 @@ def test_doubt_of_a_segmentation_where_it_is_asked_for(warm, job):
         for doubt in (True, False)
     )
     assert plain.doubt is None and all(structure.doubtful is None for structure in plain.structures)
-    doubt = sitk.GetArrayViewFromImage(asked.doubt)
+    doubt = sitk.GetArrayFromImage(asked.doubt)
     here = Engine(ModelPackage.from_folder(job.model), "cpu").segment(job.image, doubt=True).doubt
-    expected = sitk.GetArrayViewFromImage(here)
+    expected = sitk.GetArrayFromImage(here)
     assert doubt.dtype == np.uint8 and doubt.max() > 0 and 0 < expected.max() <= 1
     assert np.abs(doubt - 255 * expected).max() <= 1  # the worker's threads may add in another order
     assert any(structure.doubtful for structure in asked.structures if structure.voxels)

@@ -49,7 +49,7 @@ def in_the_middle(event: object) -> bool:
 
 
 def assert_equal(one: SegmentationResult, other: SegmentationResult) -> None:
-    np.testing.assert_array_equal(sitk.GetArrayViewFromImage(one.labels), sitk.GetArrayViewFromImage(other.labels))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(one.labels), sitk.GetArrayFromImage(other.labels))
     assert one.labels.GetPixelID() == other.labels.GetPixelID()
     for ask in ("GetSpacing", "GetOrigin", "GetDirection"):
         assert getattr(one.labels, ask)() == getattr(other.labels, ask)()

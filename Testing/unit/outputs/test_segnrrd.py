@@ -35,7 +35,7 @@ def labels() -> sitk.Image:
 
 def moments(image: sitk.Image, value: int) -> tuple[np.ndarray, float]:
     """Centre (LPS, mm) and volume (mm^3) of one value."""
-    indices = np.argwhere(sitk.GetArrayViewFromImage(image) == value)[:, ::-1]
+    indices = np.argwhere(sitk.GetArrayFromImage(image) == value)[:, ::-1]
     centre = image.TransformContinuousIndexToPhysicalPoint(indices.mean(axis=0).tolist())
     return np.array(centre), len(indices) * float(np.prod(image.GetSpacing()))
 
@@ -81,7 +81,7 @@ def test_slicer_reads_names_colours_terminology_and_geometry(tmp_path, labels):
         assert (entry.GetTypeModifierObject().GetCodeValue() or None) == (label.modifier and label.modifier.value)
         image = slicer.vtkOrientedImageData()
         node.GetBinaryLabelmapRepresentation(f"Segment_{label.value}", image)
-        expected = (sitk.GetArrayViewFromImage(labels) == label.value).sum()
+        expected = (sitk.GetArrayFromImage(labels) == label.value).sum()
         scalars = image.GetPointData().GetScalars()
         found = np.flatnonzero(vtk_to_numpy(scalars)) if scalars else np.empty(0)
         assert len(found) == expected
