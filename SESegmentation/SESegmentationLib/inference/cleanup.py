@@ -38,7 +38,11 @@ def clean(labels: sitk.Image, values: tuple[int, ...], cleanup: Mapping[str, Any
         array[~_pieces_kept(array > 0, largest_only=True)] = 0
     if loose := cleanup.get("loose"):
         mask = np.isin(array, loose["values"])
-        array[_hanging_loose(mask, labels.GetSpacing(), loose["erosion_mm"], loose["reach_mm"])] = 0
+        if box := find_extents(mask.astype(np.uint8), (1,))[1].box:
+            # depths are those in the whole image as long as there is a layer of background where there was one
+            part = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
+            hanging = _hanging_loose(mask[part], labels.GetSpacing(), loose["erosion_mm"], loose["reach_mm"])
+            array[part][hanging] = 0
     largest = cleanup.get("largest_component", [])
     smallest = cleanup.get("minimum_ml", 0.0) * 1000 / float(np.prod(labels.GetSpacing()))
     for value, extent in find_extents(array, values).items():

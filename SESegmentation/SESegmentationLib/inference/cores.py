@@ -7,8 +7,9 @@ convolutions is then in the core's own cache.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -29,3 +30,13 @@ def compute_pool(workers: int, cores: int = 1) -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # part of what a thread sets counts for all
+
+
+@contextlib.contextmanager
+def map_on_cores(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """A ``map`` that does ``workers`` things at once, which share the cores; one after the other where that is 1."""
+    if workers == 1:
+        yield map
+        return
+    with compute_pool(workers, max(1, torch.get_num_threads() // workers)) as pool:
+        yield pool.map

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, OutOfMemoryError
 from ..models import ModelCard, View
-from .cores import MOST, compute_pool
+from .cores import MOST, map_on_cores
 from .device import fast_precision
 from .gates import recorded_gates, spatial_gate
 from .memory import REMEDY, is_out_of_memory, require
@@ -224,12 +224,16 @@ class Predictor:
         count = volume.shape[axis]
         with torch.inference_mode():
             image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
-            if view.volumetric:
-                seen = [self._probabilities(view, image, slice(0, count)).argmax(1)[step // 2 :: step] > 0]
-            else:
-                chosen = (slice(n, n + 1) for n in range(step // 2, count, step))
-                seen = [self._probabilities(view, image, which).argmax(1) > 0 for which in chosen]
-        return np.moveaxis(torch.cat(seen).cpu().numpy(), 0, axis)
+
+        def look(which: slice) -> Tensor:
+            with torch.inference_mode():
+                return self._probabilities(view, image, which).argmax(1) > 0
+
+        if view.volumetric:
+            return np.moveaxis(look(slice(0, count))[step // 2 :: step].cpu().numpy(), 0, axis)
+        chosen = [slice(n, n + 1) for n in range(step // 2, count, step)]
+        with map_on_cores(self._workers()) as map_slices:
+            return np.moveaxis(torch.cat(list(map_slices(look, chosen))).cpu().numpy(), 0, axis)
 
     def _look(
         self,
@@ -255,11 +259,13 @@ class Predictor:
             fuse(total, view.plane, which, probabilities, weight)
             along(votes, view.plane, which).copy_(winners)
 
-        # what is dropped follows from the order of the batches
-        alone = low_memory or self._dropping or self.device.type != "cpu"
-        limit = self._limit(low_memory)
-        self._in_batches(view, image, limit, report, look, keep, 1 if alone else min(MOST, torch.get_num_threads()))
+        self._in_batches(view, image, self._limit(low_memory), report, look, keep, 1 if low_memory else self._workers())
         return votes
+
+    def _workers(self) -> int:
+        """How many looks at slices are taken at once, each on cores of its own."""
+        # what is dropped follows from the order of the batches
+        return 1 if self._dropping or self.device.type != "cpu" else min(MOST, torch.get_num_threads())
 
     def _in_batches(
         self,
@@ -288,12 +294,11 @@ class Predictor:
             with torch.inference_mode():
                 return look(which)
 
-        cores = max(1, torch.get_num_threads() // workers)
-        with compute_pool(workers, cores) if workers > 1 else contextlib.nullcontext() as pool:
+        with map_on_cores(workers) as map_parts:
             while start < count:
                 parts = [slice(n, min(n + batch, count)) for n in range(start, count, batch)[:workers]]
                 try:
-                    seen = list(pool.map(look_at, parts) if pool else map(look, parts))
+                    seen = list(map_parts(look_at, parts))
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise

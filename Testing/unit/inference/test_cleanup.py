@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
 
-from SESegmentationLib.inference.cleanup import clean
+from SESegmentationLib.inference.cleanup import _hanging_loose, clean
 
 VALUES = (1, 2, 300)
 
@@ -110,3 +113,14 @@ def test_what_hangs_on_by_thin_bridges_is_removed_as_far_as_it_reaches():
     thin = np.zeros((6, 20, 20), np.uint8)
     thin[3, 3:17, 3:17] = 8
     np.testing.assert_array_equal(cleaned(thin, loose=loose), thin)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), st.tuples(*[st.tuples(st.integers(0, 5), st.integers(0, 5))] * 3))
+def test_loose_pieces_are_those_in_the_whole_image(seed, air):
+    """Only the part round the structures is looked at; depths in it are as in all of the image, at its borders too."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(14, 18, 16)), 1.6)
+    array = np.pad((noise > 0.02).astype(np.uint8), air)
+    hanging = _hanging_loose(array > 0, (1.0, 2.0, 5.0), 1.0, 2.0)
+    expected = np.where(hanging, 0, array)
+    np.testing.assert_array_equal(cleaned(array, loose={"values": [1], "erosion_mm": 1.0, "reach_mm": 2.0}), expected)

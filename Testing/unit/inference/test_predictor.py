@@ -156,6 +156,18 @@ def test_every_core_has_a_batch_of_its_own(phantom_package, volume, monkeypatch,
     assert alone["axial"].seen == {(2, True)}
 
 
+def test_structures_are_found_slice_by_slice_one_core_each(phantom_package, volume, two_cores):
+    networks = make_networks(axial=Threads())
+    model = Predictor(make_card(phantom_package), networks, CPU)
+    model.views = [view for view in model.views if view.plane == "axial"]
+    found = model.find(volume, 3)
+    assert networks["axial"].seen == {(1, True)}
+    assert torch.get_num_threads() == 2
+    votes = model.predict(volume, model.views).votes[0].numpy()
+    assert found.any()
+    np.testing.assert_array_equal(found, votes[1::3] > 0)
+
+
 def test_many_cores_share_few_batches(phantom_package, volume, monkeypatch):
     """Memory bounds how many batches there are at once."""
     before = torch.get_num_threads()
