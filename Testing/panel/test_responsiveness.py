@@ -20,6 +20,8 @@ from panel_fakes import MODULE
 
 from harness import application
 
+pytestmark = pytest.mark.alone
+
 LIMIT = 0.050  # s
 TICK_MS = 4
 SIZE = 256

@@ -35,7 +35,7 @@ from .recipe import Recipe
 from .sources import channels_by_value, open_source
 
 #: factors that are tried
-TRIED = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+TRIED = (0.06, 0.09, 0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 SEED = 177
 #: the bias of a network's last layer, by what its type calls it
 CLASSIFIER_BIASES = ("classifier.bias", "classifier.convolution.bias")

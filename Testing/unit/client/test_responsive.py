@@ -12,6 +12,8 @@ import SimpleITK as sitk
 from SESegmentationLib.client import Event, FailureEvent, ResultEvent, SegmentJob
 from SESegmentationLib.errors import CancelledError
 
+pytestmark = pytest.mark.alone
+
 LONGEST_SECONDS = 0.05
 PAUSE_SECONDS = 0.01
 #: the computer itself may be busy with something else
