@@ -13,20 +13,20 @@ from ..errors import InputError
 from ..models import Label, ModelPackage, View
 from ..models.calibration import expected_dice
 from ..progress import PhasedProgress, Progress, no_progress
-from . import cascade, expectation, guard, plausibility
+from . import cascade, expectation, guard
 from .cleanup import clean
 from .device import choose_device
 from .doubt import voxel_doubt
 from .foreground import box_of_pieces, foreground_box
 from .geometry import Box, Geometry, ModelGrid, to_model_grid
 from .intensity import normalise
+from .measuring import measure_structures
 from .memory import memory_errors
 from .pictures import pixel_size
 from .predictor import Predictor
 from .reading import check_volume
 from .result import Finding, SegmentationResult, StructureResult
 from .roi import inside, region_box
-from .structures import find_extents
 from .uncertainty import confidence
 from .views import PLANE_AXIS
 from .voxels import voxels_of
@@ -366,21 +366,7 @@ class Engine:
     ) -> SegmentationResult:
         """Measure a label map."""
         phases.update("measure", 0.0)
-        geometry = Geometry.of(labels)
-        voxel_ml = float(np.prod(geometry.spacing)) / 1000
-        extents = find_extents(voxels_of(labels), [label.value for label in structures])
-        measured = [
-            StructureResult(
-                label=label,
-                voxels=extent.voxels,
-                volume_ml=extent.voxels * voxel_ml,
-                confidence=trust.get(label.value, (0.0, None))[0] if extent.voxels else 0.0,
-                centre_lps=tuple(geometry.points(np.array([extent.centre[::-1]]))[0].tolist()),
-                expected_dice=trust.get(label.value, (0.0, None))[1],
-            )
-            for label, extent in zip(structures, extents.values(), strict=True)
-        ]
-        doubts = plausibility.examine(labels, measured, extents, pairs)
+        measured, doubts = measure_structures(labels, structures, trust, pairs)
         phases.update("measure", 1.0)
         return SegmentationResult(
             labels=labels,

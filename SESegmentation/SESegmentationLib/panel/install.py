@@ -49,17 +49,12 @@ class DependencyInstaller:
     def __init__(self, requirements_file: str | Path, wheels_folder: Callable[[], str]) -> None:
         self._requirements_file = Path(requirements_file)
         self._wheels_folder = wheels_folder
-        self._complete = False
 
     def missing(self) -> list[str]:
-        """Requirements that are not met. Takes some 10 ms until none is, then no time; nothing is imported."""
-        if self._complete:  # should something be uninstalled after that, the worker says so
-            return []
+        """Requirements that are not met. Takes a few ms; nothing is imported."""
         lines = self._requirements_file.read_text(encoding="utf-8").splitlines()
         requirements = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        missing = [entry for entry in (TORCH + TORCH_VERSION, *requirements) if not _is_met(entry)]
-        self._complete = not missing
-        return missing
+        return [entry for entry in (TORCH + TORCH_VERSION, *requirements) if not _is_met(entry)]
 
     def ensure(self) -> None:
         """Ask for what is missing and install it. Slicer shows the progress of pip; that takes minutes.
