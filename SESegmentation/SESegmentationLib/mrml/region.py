@@ -39,15 +39,16 @@ def region_image(
     half = np.array(roi.GetSize()) / 2
     size = np.array(image.GetSize())
     low, high = _bounds(np.linalg.inv(to_box), half, size)
-    mask = np.zeros(size[::-1], np.uint8)
+    region = sitk.Image(image.GetSize(), sitk.sitkUInt8)
+    inside = np.zeros(0, bool)
     if (low < high).all():
-        i, j, k = np.ogrid[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        part = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+        i, j, k = np.ogrid[part]
         axes = (to_box[row, 0] * i + to_box[row, 1] * j + to_box[row, 2] * k + to_box[row, 3] for row in range(3))
         inside = np.logical_and.reduce([np.abs(axis) <= limit for axis, limit in zip(axes, half, strict=True)])
-        mask[tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1], strict=True))] = inside.T
-    if not mask.any():
+        region[part] = sitk.GetImageFromArray(np.ascontiguousarray(inside.T, np.uint8))
+    if not inside.any():
         raise InputError(f"The region {name} lies outside the volume {volume.GetName()}.", "Move it over the volume.")
-    region = sitk.GetImageFromArray(mask)
     region.CopyInformation(image)
     return region
 
