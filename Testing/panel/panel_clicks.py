@@ -14,6 +14,8 @@ from harness import application
 from harness.segment_editor import paint
 
 SECONDS = 60
+#: what a click begins a moment later is done when the hand is back, in ms
+MOMENT_MS = 5
 
 
 def click(widget: Any) -> None:
@@ -26,6 +28,12 @@ def click(widget: Any) -> None:
     if widget.className() == "ctkCollapsibleButton":
         place.setY(8)
     QTest.mouseClick(widget, Qt.LeftButton, Qt.NoModifier, place)
+    wait_a_moment()
+
+
+def wait_a_moment() -> None:
+    """Let the application do what it will do next."""
+    QTest.qWait(MOMENT_MS)
     application.process_events()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import qt
-from panel_clicks import click, texts, wait
+import slicer
+from panel_clicks import click, texts, wait, wait_a_moment
 
 from SESegmentationLib.errors import WorkerError
 
@@ -60,6 +61,29 @@ def test_cancel(widget, segmenter, choices, make_volume, monkeypatch):
     wait(lambda: not widget.panel.run.running)
     assert texts(widget.panel.messages.shown) == [("information", "The segmentation was cancelled.")]
     assert choices.resultSegmentation is None and not widget.ui.logButton.isVisible()
+
+
+def test_cancelled_at_once(widget, segmenter, make_volume, monkeypatch):
+    """Before the copy of the volume is even made."""
+    from SESegmentationLib.panel import run_control
+
+    monkeypatch.setattr(run_control, "DOUBLE_CLICK_SECONDS", 0.0)
+    make_volume()
+    widget.ui.segmentButton.click()
+    assert not segmenter.jobs
+    widget.ui.segmentButton.click()
+    wait(lambda: not widget.panel.run.running)
+    assert texts(widget.panel.messages.shown) == [("information", "The segmentation was cancelled.")]
+    click(widget.ui.segmentButton)
+    assert widget.panel.run.running and len(segmenter.jobs) == 2
+
+
+def test_a_scene_closed_at_once_is_not_segmented(widget, segmenter, make_volume):
+    make_volume()
+    widget.ui.segmentButton.click()
+    slicer.mrmlScene.Clear()
+    wait_a_moment()
+    assert not widget.panel.run.running and not segmenter.jobs and widget.panel.messages.shown == []
 
 
 def test_a_double_click_does_not_cancel(widget, segmenter, make_volume):

@@ -24,7 +24,7 @@ def region_image(
         image: the volume's voxels where they were read already, or another frame of its sequence.
 
     Returns:
-        uint8 image with the volume's geometry, 1 inside and 0 outside.
+        uint8 image of the part of the volume round the box, 1 inside and 0 outside.
 
     Raises:
         InputError: the box is not drawn, lies outside the volume, or either is under a non-linear transform.
@@ -39,17 +39,15 @@ def region_image(
     half = np.array(roi.GetSize()) / 2
     size = np.array(image.GetSize())
     low, high = _bounds(np.linalg.inv(to_box), half, size)
-    region = sitk.Image(image.GetSize(), sitk.sitkUInt8)
-    inside = np.zeros(0, bool)
-    if (low < high).all():
-        part = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
-        i, j, k = np.ogrid[part]
-        axes = (to_box[row, 0] * i + to_box[row, 1] * j + to_box[row, 2] * k + to_box[row, 3] for row in range(3))
-        inside = np.logical_and.reduce([np.abs(axis) <= limit for axis, limit in zip(axes, half, strict=True)])
-        region[part] = sitk.GetImageFromArray(np.ascontiguousarray(inside.T, np.uint8))
+    i, j, k = np.ogrid[tuple(map(slice, low, high))]
+    axes = (to_box[row, 0] * i + to_box[row, 1] * j + to_box[row, 2] * k + to_box[row, 3] for row in range(3))
+    inside = np.logical_and.reduce([np.abs(axis) <= limit for axis, limit in zip(axes, half, strict=True)])
     if not inside.any():
         raise InputError(f"The region {name} lies outside the volume {volume.GetName()}.", "Move it over the volume.")
-    region.CopyInformation(image)
+    region = sitk.GetImageFromArray(np.ascontiguousarray(inside.T, np.uint8))
+    region.SetSpacing(image.GetSpacing())
+    region.SetOrigin(image.TransformIndexToPhysicalPoint(low.tolist()))
+    region.SetDirection(image.GetDirection())
     return region
 
 

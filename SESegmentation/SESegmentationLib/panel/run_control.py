@@ -11,10 +11,14 @@ from slicer.i18n import tr as _
 
 from ..client import Event, FailureEvent, Job, JobHandle, ProgressEvent, ResultEvent, Segmenter
 from ..errors import SegmentationError
+from .attempts import unexpected
 from .wording import progress_line
 
 #: how often events are fetched, while a segmentation runs and while the worker only waits, in ms
 RUNNING_MS, WAITING_MS = 40, 1000
+#: after a click, until a job is made: copying voxels takes time, which the click's own turn of the event loop shall not
+#: take too (with 0 Qt would do both in one turn), in ms
+SUBMIT_MS = 1
 #: the second half of a double click on Segment must not cancel what the first half began, in s
 DOUBLE_CLICK_SECONDS = 0.5
 #: Slicer may keep other Python threads from running while none of its own Python code runs; each fetch lets those that
@@ -75,15 +79,16 @@ class RunControl:
         """Begin a run. The one before must be over.
 
         Args:
-            next_job: makes a job when the one before is done; may raise SegmentationError, the first time here.
+            next_job: makes a job, the first soon after, the others when the one before is done; may raise
+                SegmentationError.
             on_result: called with the event of a job that succeeded; another one follows unless it was the last, or
                 this calls :meth:`abandon`.
-            on_failure: called with the error of a job that failed or was cancelled; no other one follows.
+            on_failure: called with the error of a job that could not be made, failed or was cancelled; no other one
+                follows.
             count: how many jobs there are.
         """
         if self._segmenter is None:
             self._segmenter = self._make_segmenter()
-        self._handle = self._segmenter.submit(next_job())
         self._next_job, self._on_result, self._on_failure = next_job, on_result, on_failure
         self._count, self._done = count, 0
         self._started = self._clock()
@@ -93,9 +98,11 @@ class RunControl:
         self._ui.progressLabel.text = _("Starting…")
         self._ui.progressBar.visible = self._ui.progressLabel.visible = True
         self._timer.start(RUNNING_MS)
+        qt.QTimer.singleShot(SUBMIT_MS, self._submit)
 
     def cancel(self) -> None:
         """Ask to stop; a failure follows within a second."""
+        self._submit()
         if self._handle is not None:
             self._ui.segmentButton.enabled = False
             self._ui.progressLabel.text = _("Cancelling…")
@@ -150,12 +157,17 @@ class RunControl:
         if self._done == self._count:
             self._end()
         self._on_result(event)
-        if self.running:
-            try:
-                self._handle = self._segmenter.submit(self._next_job())
-            except SegmentationError as error:
-                self._end()
-                self._on_failure(error)
+        self._submit()
+
+    def _submit(self) -> None:
+        """Make the next job, unless there is none or one is under way."""
+        if not self.running or self._handle is not None:
+            return
+        try:
+            self._handle = self._segmenter.submit(self._next_job())
+        except Exception as error:
+            self._end()
+            self._on_failure(error if isinstance(error, SegmentationError) else unexpected(error))
 
     def _show_progress(self, event: ProgressEvent) -> None:
         fraction = (self._done + event.fraction) / self._count
