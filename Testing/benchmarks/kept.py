@@ -36,7 +36,9 @@ class Kept:
 
     def __init__(self, name: str, package: ModelPackage) -> None:
         card = package.card.to_dict()
-        decisive = json.dumps([card[entry] for entry in ("weights", "views", "intensity", "cleanup")], sort_keys=True)
+        decisive = json.dumps(
+            [card[entry] for entry in ("weights", "views", "intensity", "division", "cleanup")], sort_keys=True
+        )
         self.path = ROOT / "runs" / f"{name}-{hashlib.sha256(decisive.encode()).hexdigest()[:12]}.jsonl"
         self.path.parent.mkdir(exist_ok=True)
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []

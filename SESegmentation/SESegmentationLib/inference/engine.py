@@ -16,6 +16,7 @@ from ..progress import PhasedProgress, Progress, no_progress
 from . import cascade, expectation, guard
 from .cleanup import clean
 from .device import choose_device
+from .division import divide
 from .doubt import voxel_doubt
 from .foreground import box_of_pieces, foreground_box
 from .geometry import Box, Geometry, ModelGrid, to_model_grid
@@ -334,7 +335,7 @@ class Engine:
         trust = confidence(predicted.probabilities, predicted.votes)
         probabilities = predicted.probabilities.flip(-1) if mirror else predicted.probabilities
         there = grid.cropped(box)
-        labels = there.from_model_grid(probabilities)
+        labels = there.from_model_grid(divide(probabilities, self.card))
         doubts = there.to_input(voxel_doubt(probabilities)) if doubt else None
         if region is not None:
             outside = ~inside(region, grid.input)

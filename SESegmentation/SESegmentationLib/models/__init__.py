@@ -1,6 +1,6 @@
 """Model packages: cards, labels, where they are and whether they are whole. Needs only the standard library."""
 
-from .card import Licence, ModelCard, View
+from .card import Division, Licence, ModelCard, View
 from .installing import AlreadyInstalledError, add_model
 from .labels import Code, Label
 from .store import (
@@ -19,6 +19,7 @@ __all__ = [
     "AlreadyInstalledError",
     "Code",
     "DamagedModel",
+    "Division",
     "Label",
     "Licence",
     "ModelCard",

@@ -17,7 +17,7 @@ from .labels import Label
 FORMAT = 1
 CARD_NAME = "model.json"
 _KEYS = """format name title version summary modality contrast spacing orientation intensity networks views labels
-merged_pairs margin_mm input cleanup pipeline training accuracy calibration licence weights"""
+merged_pairs division margin_mm input cleanup pipeline training accuracy calibration licence weights"""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 PLANES = ("axial", "coronal", "sagittal")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -144,6 +144,30 @@ class Licence:
 
 
 @dataclass(frozen=True)
+class Division:
+    """Two structures that by definition meet at a plane: each of its slices holds the one or the other.
+
+    Attributes:
+        plane: one of ``PLANES``.
+        values: of the label in the slices of higher numbers (right, anterior or superior), then of the other.
+    """
+
+    plane: str
+    values: tuple[int, int]
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Division:
+        """Read the card's entry; ModelError where it is damaged."""
+        fields = Fields(entry, "division")
+        fields.only("plane", "values")
+        return cls(fields.text("plane", choices=PLANES), fields.numbers("values", 2, whole=True, low=1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry as it stands in model.json."""
+        return {"plane": self.plane, "values": list(self.values)}
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """Everything about a model except its weights.
 
@@ -161,6 +185,7 @@ class ModelCard:
         views: planes and their networks.
         labels: structures, in the order of the networks' output channels 1, 2, ...
         merged_pairs: (left value, right value) of labels that views with ``merged`` cannot tell apart.
+        division: labels that meet at a plane, or None.
         margin_mm: margin in mm kept round the foreground or region when cropping.
         input: what the model expects: "kind", "extent_mm", "needs_stripping".
         cleanup: "largest_component" ("all" or values), "fill_holes", "minimum_ml".
@@ -189,6 +214,7 @@ class ModelCard:
     weights_sha256: str
     orientation: str = "RAS"
     merged_pairs: tuple[tuple[int, int], ...] = ()
+    division: Division | None = None
     margin_mm: float = 0.0
     input: dict[str, Any] = field(default_factory=dict)
     cleanup: dict[str, Any] = field(default_factory=dict)
@@ -241,6 +267,7 @@ class ModelCard:
             "views": [view.to_dict() for view in self.views],
             "labels": [label.to_dict() for label in self.labels],
             "merged_pairs": [list(pair) for pair in self.merged_pairs],
+            "division": self.division.to_dict() if self.division else None,
             "margin_mm": self.margin_mm,
             "input": self.input,
             "cleanup": self.cleanup,
@@ -302,6 +329,7 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         views=tuple(View.from_dict(view, f"views[{i}]") for i, view in enumerate(fields.sequence("views"))),
         labels=tuple(Label.from_dict(label, f"labels[{i}]") for i, label in enumerate(fields.sequence("labels"))),
         merged_pairs=tuple(pair_fields.numbers(str(i), 2, whole=True, low=1) for i in range(len(pairs))),
+        division=Division.from_dict(fields.mapping("division")) if fields.has("division") else None,
         margin_mm=fields.number("margin_mm", 0.0, low=0),
         input=fields.mapping("input", {}),
         cleanup=fields.mapping("cleanup", {}),
@@ -320,6 +348,7 @@ def _check(card: ModelCard) -> None:
     values = [label.value for label in card.labels]
     unpaired = [value for pair in card.merged_pairs for value in pair if value not in values]
     undescribed = sorted({view.network for view in card.views} - set(card.networks))
+    divided = card.division.values if card.division else ()
     split = card.merged_pairs or not any(view.merged for view in card.views)
     checks = (
         (_NAME.fullmatch(card.name), "the name may have lower-case letters, digits, '.', '_' and '-' only"),
@@ -329,6 +358,8 @@ def _check(card: ModelCard) -> None:
         (card.views, "there is no view"),
         (not undescribed, f"views name networks that are not described: {', '.join(undescribed)}"),
         (not unpaired, f"merged_pairs name labels that do not exist: {', '.join(map(str, unpaired))}"),
+        (set(divided) <= set(values), "division names labels that do not exist"),
+        (len(set(divided)) == len(divided), "division names one label twice"),
         (split, "a view is merged, yet merged_pairs is empty"),
         (_SHA256.fullmatch(card.weights_sha256), "weights.sha256 must have 64 hexadecimal digits"),
     )

@@ -44,10 +44,18 @@ def _facts(card: ModelCard) -> str:
         "Input": f"{card.modality}, {card.contrast}".rstrip(", "),
         "Grid": f"{spacing} mm",
         "Views": views,
-        "Structures": f"{len(card.labels)}",
+        "Structures": f"{len(card.labels)}{_meeting(card)}",
         "Weights": f"`{card.weights_file}`, SHA-256 `{card.weights_sha256}`",
     }
     return _table(("", ""), [(f"**{key}**", value) for key, value in rows.items()])
+
+
+def _meeting(card: ModelCard) -> str:
+    """Which structures meet at a plane."""
+    if card.division is None:
+        return ""
+    names = " and ".join(card.label(value).name for value in card.division.values)
+    return f"; {names} meet at one {card.division.plane} slice"
 
 
 def _seen(view: View) -> str:
