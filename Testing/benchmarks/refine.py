@@ -8,7 +8,8 @@ over cases. "Regained" is the share of the Dice missing to 1 that is regained.
 
     python Testing/benchmarks/refine.py             the table, from Resources/refine.json where it is
     python Testing/benchmarks/refine.py --measure   measured again: table, Resources/refine.json and its plot
-    python Testing/benchmarks/refine.py --choose    the settings tried on validation cases, best first
+    python Testing/benchmarks/refine.py --choose    the settings tried on validation cases, best first; with
+                                                    --corrected 1 those for a single slice
 """
 
 from __future__ import annotations
@@ -50,11 +51,14 @@ COMPARED = 2
 #: corrected slices of one axis are at least this far apart, in slices: neighbours tell the same
 APART = 4
 #: what is tried on validation cases
-TRIED = [
-    replace(Settings.of(parameters), **changes)
-    for parameters in PARAMETER_SETS
-    for changes in ({}, {"anchor": 0.0}, {"anchor": 0.3}, {"steps": 30, "volumetric_steps": 10}, {"batch": 24})
-]
+CHANGES = (
+    {"anchor": 0.1},
+    {"anchor": 0.0},
+    {"anchor": 0.3},
+    {"anchor": 1.0},
+    {"steps": 30, "volumetric_steps": 10},
+    {"batch": 24},
+)
 #: the sets of parameters in words
 SETS = {"se": "SE blocks", "classifier": "classifier", "all": "all weights"}
 console = Console(width=120)
@@ -135,12 +139,11 @@ def volumes(names: Sequence[str]) -> list[tuple[str, str | None]]:
 
 def trials(names: Sequence[str]) -> Iterator[Trial]:
     """Everything that is measured: first what is shipped, then what it is compared with."""
-    shipped = Settings()
     for corrected in (COMPARED, *(number for number in CORRECTED if number != COMPARED)):
         for name, shift in volumes(names):
-            yield Trial(name, shift, corrected, shipped)
+            yield Trial(name, shift, corrected, Settings.of(slices=corrected))
     for parameters in PARAMETER_SETS:
-        if parameters != shipped.parameters:
+        if parameters != Settings().parameters:
             for name, shift in volumes(names):
                 yield Trial(name, shift, COMPARED, Settings.of(parameters))
 
@@ -276,16 +279,17 @@ def _bars(axes, entries: Sequence[dict[str, float]], number: int, count: int, la
     axes.bar(places, means, width, yerr=np.maximum(reach, 0), capsize=2, label=label, error_kw={"linewidth": 0.8})
 
 
-def choose(bench: Bench, names: Sequence[str]) -> None:
+def choose(bench: Bench, names: Sequence[str], corrected: int) -> None:
     """Try settings on validation cases, and print what they regain, best first."""
     rows = []
-    for settings in TRIED:
-        entries = [bench.measure(Trial(name, shift, COMPARED, settings)) for name, shift in volumes(names)]
+    tried = [replace(Settings.of(each, corrected), **changes) for each in PARAMETER_SETS for changes in CHANGES]
+    for settings in dict.fromkeys(tried):
+        entries = [bench.measure(Trial(name, shift, corrected, settings)) for name, shift in volumes(names)]
         shifted = [entry for entry, (_, shift) in zip(entries, volumes(names), strict=True) if shift]
         unchanged = [entry for entry, (_, shift) in zip(entries, volumes(names), strict=True) if not shift]
         rows.append((settings, summarise(shifted), summarise(unchanged)))
         print(settings, f"{rows[-1][1]['regained']['mean']:.3f}", f"{rows[-1][2]['gain']['mean']:+.4f}", flush=True)
-    table = Table(title=f"{COMPARED} corrected slices, {len(names)} validation cases")
+    table = Table(title=f"{corrected} corrected slices, {len(names)} validation cases")
     for column in ("settings", "shifted: regained", "as they are: gain", "CPU s"):
         table.add_column(column)
     for settings, shifted, unchanged in sorted(rows, key=lambda row: -row[1]["regained"]["mean"]):
@@ -302,6 +306,7 @@ def main() -> None:
     """Print, or measure, print, write and plot."""
     parser = arguments(__doc__, CASES)
     parser.add_argument("--choose", action="store_true", help="try settings on the validation cases instead")
+    parser.add_argument("--corrected", type=int, default=COMPARED, help="slices that --choose corrects")
     chosen = parser.parse_args()
     path = chosen.output / "refine.json"
     content = None if chosen.measure or chosen.choose else read_figures(path, chosen.model, "bench-refine")
@@ -311,7 +316,7 @@ def main() -> None:
         if chosen.choose:
             known = {case.name: case for case in find_cases(chosen.dataset)}
             names = split_by_recipe(list(known), recipe_of(package)).validation
-            choose(Bench(package, known), names)
+            choose(Bench(package, known), names, chosen.corrected)
             return
         names = [case.name for case in cases]
         bench = Bench(package, dict(zip(names, cases, strict=True)))

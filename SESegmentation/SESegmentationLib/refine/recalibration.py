@@ -50,11 +50,14 @@ class Settings:
     seed: int = 0
 
     @classmethod
-    def of(cls, parameters: str) -> Settings:
-        """The settings that did best for a set of parameters."""
-        return replace(cls(), parameters=parameters, rate=_RATES.get(parameters, cls.rate))
+    def of(cls, parameters: str = "se", slices: int = 2) -> Settings:
+        """The settings that did best for a set of parameters, and that many corrected slices."""
+        anchor = _LONE_ANCHOR if slices == 1 else cls.anchor
+        return replace(cls(), parameters=parameters, rate=_RATES.get(parameters, cls.rate), anchor=anchor)
 
 
+#: a single slice tells little of the others: there the network is held nearer to what it was
+_LONE_ANCHOR = 1.0
 _RATES = {"se": 2e-2, "classifier": 5e-2, "all": 1e-3}
 
 

@@ -83,7 +83,7 @@ def refine(
         roi: as it was given for the result that was corrected.
         low_memory: smaller batches; slower.
         doubt: give the new result's map of doubt too; there is none in the corrected slices.
-        settings: how to learn.
+        settings: how to learn; None: what did best.
         progress: told phase, fraction and seconds left; may raise to cancel.
 
     Raises:
@@ -92,7 +92,6 @@ def refine(
         OutOfMemoryError: not enough memory.
         CancelledError: from ``progress``.
     """
-    settings = settings or Settings()
     image = check_volume(image, single=pixel_size(engine.card.input, engine.card.spacing) is not None)
     check_place(image, labels)
     corrections = None if slices is None else Corrections.in_slices(labels, slices)
@@ -104,6 +103,7 @@ def refine(
     if corrections is None:
         slices = edited_slices(voxels_of(labels) != voxels_of(own.labels))
         corrections = Corrections.in_slices(labels, slices)
+    settings = settings or Settings.of(slices=_count(slices))
     with memory_errors():
         networks = {name: net.to(engine.device) for name, net in load_networks(engine.package).items()}
         lessons = _lessons(engine, networks, image, corrections, roi, located)
@@ -121,9 +121,13 @@ def refine(
     return Refinement(result, own, _changes(own, result, corrections), list(slices), parameters)
 
 
+def _count(slices: Sequence[Slices]) -> int:
+    return sum(len(entry.numbers) for entry in slices)
+
+
 def _too_few(slices: Sequence[Slices]) -> list[Finding]:
     """What is to be said of a single corrected slice: a result that was good before is as often worse elsewhere."""
-    if sum(len(entry.numbers) for entry in slices) > 1:
+    if _count(slices) > 1:
         return []
     return [
         Finding(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -65,6 +67,23 @@ def test_a_single_slice_is_remarked_on(tiny_engine, sample, slices, few):
     found = refine(tiny_engine, sample.image, sample.labels, slices, settings=QUICK).result.findings
     assert ("one-slice" in [finding.code for finding in found]) == few
     assert all(finding.message and finding.consequence for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("slices", "anchor"), [([Slices("k", (14,))], 1.0), ([Slices("k", (14,)), Slices("j", (20,))], 0.1)], ids=str
+)
+def test_after_a_single_slice_the_network_is_held_nearer_to_what_it_was(
+    tiny_engine, sample, monkeypatch, slices, anchor
+):
+    used = []
+
+    def noting(networks, lessons, settings, device, report):
+        used.append(settings)
+        return networks
+
+    monkeypatch.setattr("SESegmentationLib.refine.refinement.recalibrate", noting)
+    refine(tiny_engine, sample.image, sample.labels, slices)
+    assert used == [replace(Settings(), anchor=anchor)]
 
 
 def test_changes_add_up(tiny_engine, sample, own_labels):
