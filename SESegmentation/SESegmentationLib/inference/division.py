@@ -34,9 +34,10 @@ def divide(probabilities: Tensor, card: ModelCard) -> Tensor:
     values = [0, *(label.value for label in card.labels)]
     higher, lower = map(values.index, card.division.values)
     axis = PLANE_AXIS[card.division.plane]
-    joint = probabilities[higher] + probabilities[lower]
-    odds = probabilities[higher].clamp(min=_LEAST).log() - probabilities[lower].clamp(min=_LEAST).log()
-    evidence = (odds * (joint > 0.5)).movedim(axis, 0).flatten(1).float().sum(1)
+    pair = probabilities[[higher, lower]].float()
+    joint = pair.sum(0)
+    for_higher, for_lower = pair.clamp(min=_LEAST).log()
+    evidence = ((for_higher - for_lower) * (joint > 0.5)).movedim(axis, 0).flatten(1).sum(1)
     # what speaks for the higher structure in slices below the meeting speaks against that meeting
     against = torch.cat([evidence.new_zeros(1), evidence.cumsum(0)])
     meeting = int(against.argmin())

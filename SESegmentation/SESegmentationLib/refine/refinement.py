@@ -126,7 +126,7 @@ def _count(slices: Sequence[Slices]) -> int:
 
 
 def _too_few(slices: Sequence[Slices]) -> list[Finding]:
-    """What is to be said of a single corrected slice: a result that was good before is as often worse elsewhere."""
+    """What is to be said of a single corrected slice: a result that was good before may be worse elsewhere."""
     if _count(slices) > 1:
         return []
     return [

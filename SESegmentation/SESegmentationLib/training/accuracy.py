@@ -174,7 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = " ".join(["--dataset DATASET"] * bool(chosen.dataset) + ["--pair IMAGE LABELS"] * len(chosen.pair))
     names += "".join(f" --apart {value}" for value in chosen.apart)
     command = f"python -m SESegmentationLib.training.accuracy {package.path.name} {names}"
-    accuracy = card_accuracy(package, measured, chosen.data, command, chosen.apart)
+    before = package.card.accuracy
+    data = chosen.data or (before.get("data", "") if before.get("command") == command else "")
+    accuracy = card_accuracy(package, measured, data, command, chosen.apart)
     found = expectation(measured, chosen.apart)
     print(json.dumps({**accuracy, **({"expected_dice": found} if found else {})}, indent=1))
     if chosen.write:

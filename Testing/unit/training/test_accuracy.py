@@ -53,6 +53,15 @@ def test_figures_go_into_card_and_readme(package, sample_file, own_labels, capsy
     assert "Mean Dice over the structures: **1.000**" in readme
 
 
+def test_the_same_measurement_again_keeps_what_the_card_says_of_the_data(package, sample_file, own_labels, capsys):
+    pair = ["--pair", str(sample_file), str(own_labels)]
+    assert accuracy.main([str(package.path), *pair, "--data", "The sample", "--write"]) == 0
+    assert accuracy.main([str(package.path), *pair, "--write"]) == 0
+    assert verify_package(package.path).card.accuracy["data"] == "The sample"
+    assert accuracy.main([str(package.path), *pair, *pair, "--write"]) == 0, "other data"
+    assert verify_package(package.path).card.accuracy["data"] == ""
+
+
 def test_what_the_model_expected_is_compared_with_what_came():
     entries = {"1": (0.9, 0.8), "2": (0.7, 0.75), "3": (0.5, 0.2), "4": (None, 0.3), "24": (0.99, 0.0)}
     case = {value: {"expected_dice": expected, "dice": dice} for value, (expected, dice) in entries.items()}
