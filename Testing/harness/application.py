@@ -15,7 +15,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 import slicer
 from PySide6 import QtCore, QtWidgets
 
-from . import dialogs, packages, pythonqt, runtime, widgets
+from . import dialogs, pythonqt, runtime, widgets
 from .segment_editor import SegmentEditor
 from .ui_loader import make_loader
 
@@ -35,7 +35,6 @@ def start() -> Any:
     app.disconnect("startupCompleted()")  # or modules that are gone would go on offering their sample data
     slicer.modules.sampleDataSources = {}
     dialogs.dialogs.reset()
-    packages.environment.reset()
     QtCore.QSettings().clear()
     return app
 

@@ -15,7 +15,7 @@ import slicer
 import slicer.util
 import vtk
 
-from . import services
+from . import packages, services
 from .faults import faults
 from .io_manager import CoreIOManager
 
@@ -113,6 +113,7 @@ def start() -> Any:
     faults.install()
     _delete_leaked_names()
     services.publish()
+    packages.environment.reset()
     scene = slicer.vtkMRMLScene()
     app = getattr(slicer, "app", None) or CoreApplication()
     app._scene = scene

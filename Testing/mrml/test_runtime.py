@@ -13,7 +13,7 @@ import slicer
 import vtk
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 
-from harness import packages
+from harness import packages, runtime
 from harness.faults import faults
 
 
@@ -151,17 +151,24 @@ def test_packages_can_be_missing_and_installing_can_fail(tmp_path):
     requirements.write_text("# what is needed\nnumpy>=1.20\nsafetensors>=0.4\n")
     entries = slicer.packaging.load_requirements(requirements)
     packages.environment.missing.add("safetensors")
-    try:
-        assert not slicer.packaging.pip_check(entries)
-        packages.environment.failure = OSError("offline")
-        with pytest.raises(OSError, match="offline"):
-            slicer.packaging.pip_install("safetensors>=0.4")
-        packages.environment.failure = None
+    assert not slicer.packaging.pip_check(entries)
+    packages.environment.failure = OSError("offline")
+    with pytest.raises(OSError, match="offline"):
         slicer.packaging.pip_install("safetensors>=0.4")
-        assert slicer.packaging.pip_check(entries)
-        assert packages.environment.commands == ["safetensors>=0.4", "safetensors>=0.4"]
-    finally:
-        packages.environment.reset()
+    packages.environment.failure = None
+    slicer.packaging.pip_install("safetensors>=0.4")
+    assert slicer.packaging.pip_check(entries)
+    assert packages.environment.commands == ["safetensors>=0.4", "safetensors>=0.4"]
+
+
+def test_a_fresh_start_forgets_what_was_missing_and_what_failed():
+    packages.environment.missing.add("safetensors")
+    packages.environment.failure = OSError("offline")
+    with pytest.raises(OSError, match="offline"):
+        slicer.packaging.pip_install("safetensors>=0.4")
+    runtime.start()
+    assert slicer.packaging.pip_check("safetensors>=0.4") and packages.environment.commands == []
+    slicer.packaging.pip_install("numpy")
 
 
 def test_sample_data_from_a_file(tmp_path):
