@@ -14,7 +14,6 @@ import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,13 +26,10 @@ from ..inference.weights import load_networks
 from ..models import ModelPackage, View, verify_package, write_package
 from ..models.readme import write_readme
 from .commands import as_command
-from .recipe import Recipe
-from .sources import open_source
+from .validation import FEWEST_VOXELS, add_options, validation_cases
 
 #: weights that are tried for each view; only their ratio counts
 TRIED = (0.0, 0.5, 1.0, 2.0)
-#: structures smaller than this in a case are not counted there, in voxels: a rest cut off by the field of view
-FEWEST_VOXELS = 30
 SEED = 77
 
 
@@ -119,17 +115,11 @@ def _mean_dice(predicted: Tensor, target: Tensor, classes: int) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of ``python -m SESegmentationLib.training.fusion``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="folder of the model package")
-    parser.add_argument("--dataset", type=Path, required=True, help="folder that the model was trained on")
-    parser.add_argument("--recipe", required=True, help="name or file")
-    parser.add_argument("--volumes", type=int, default=1, help="times that each validation case is looked at")
+    add_options(parser)
     parser.add_argument("--write", action="store_true", help="write the best weights into the card")
     chosen = parser.parse_args(arguments)
     package = verify_package(chosen.model)
-    source = open_source(chosen.dataset, Recipe.load(chosen.recipe), package.card, torch.device("cpu"))
-    generators = [torch.Generator().manual_seed(SEED + number) for number in range(chosen.volumes)]
-    cases = itertools.chain.from_iterable(source.whole_volumes(generator) for generator in generators)
-    scores = measure_weights(package, cases)
+    scores = measure_weights(package, validation_cases(chosen, package, SEED))
     planes = [view.plane for view in sorted(package.card.views, key=lambda view: view.merged)]
     for weights, dice in sorted(scores.items(), key=lambda item: -item[1]):
         print(f"{dice:.4f}  " + ", ".join(f"{p} {w:g}" for p, w in zip(planes, weights, strict=True)))

@@ -13,14 +13,11 @@ map gives ``N`` whole volumes of different appearance.
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 
 from ..errors import InputError, UsageError
@@ -30,9 +27,8 @@ from ..inference.weights import load_networks
 from ..models import ModelPackage, verify_package, write_package
 from ..models.readme import write_readme
 from .commands import as_command
-from .fusion import FEWEST_VOXELS
-from .recipe import Recipe
-from .sources import channels_by_value, open_source
+from .sources import channels_by_value
+from .validation import FEWEST_VOXELS, add_options, validation_cases
 
 #: factors that are tried
 TRIED = (0.06, 0.09, 0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
@@ -118,19 +114,13 @@ def _channels(package: ModelPackage, values: Sequence[int]) -> list[int]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of ``python -m SESegmentationLib.training.odds``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="folder of the model package")
-    parser.add_argument("--dataset", type=Path, required=True, help="folder that the model was trained on")
-    parser.add_argument("--recipe", required=True, help="name or file")
+    add_options(parser)
     parser.add_argument("--value", type=int, action="append", required=True, help="label value; repeatable")
-    parser.add_argument("--volumes", type=int, default=1, help="times that each validation case is looked at")
     parser.add_argument("--write", action="store_true", help="write the best factor into the weights")
     chosen = parser.parse_args(arguments)
     package = verify_package(chosen.model)
     _channels(package, chosen.value)
-    source = open_source(chosen.dataset, Recipe.load(chosen.recipe), package.card, torch.device("cpu"))
-    generators = [torch.Generator().manual_seed(SEED + number) for number in range(chosen.volumes)]
-    cases = itertools.chain.from_iterable(source.whole_volumes(generator) for generator in generators)
-    scores = measure_odds(package, cases, chosen.value)
+    scores = measure_odds(package, validation_cases(chosen, package, SEED), chosen.value)
     for factor, dice in scores.items():
         print(f"{factor:<5g} {dice:.4f}")
     if chosen.write:

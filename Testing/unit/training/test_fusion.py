@@ -12,6 +12,7 @@ from SESegmentationLib.inference.weights import load_networks
 from SESegmentationLib.models import verify_package
 from SESegmentationLib.training import fusion
 from SESegmentationLib.training.plan import draft_card
+from SESegmentationLib.training.recipe import Recipe
 from SESegmentationLib.training.sources import open_source
 from SESegmentationLib.training.train import train_model
 
@@ -96,7 +97,7 @@ def test_whole_validation_volumes_of_a_folder(blobs_folder, blobs_recipe):
 
 def test_the_command_prints_and_writes(package, blobs_folder, blobs_entries, tmp_path, capsys, monkeypatch):
     copied = fusion.write_package(tmp_path / "copy", package.card, package.weights_path)
-    monkeypatch.setattr(fusion.Recipe, "load", lambda name: fusion.Recipe.from_dict(blobs_entries()))
+    monkeypatch.setattr(Recipe, "load", lambda name: Recipe.from_dict(blobs_entries()))
     arguments = [str(copied.path), "--dataset", str(blobs_folder), "--recipe", "blobs", "--write"]
     assert fusion.main(arguments) == 0
     best = capsys.readouterr().out.splitlines()[0]
