@@ -39,7 +39,7 @@ class View:
         mirrored: whether the network looks at the left-right mirror image too, and the mean of both counts; for
             networks that were trained on mirrored images. Takes twice the time.
         volumetric: whether the network sees all slices at once, in three dimensions, and segments them all; "plane"
-            then says along which axis they are stacked, and "thickness" is 1. For crops, which fit into memory whole.
+            then says along which axis they are stacked, and "thickness" is 1. For what fits into memory whole.
     """
 
     plane: str

@@ -7,6 +7,7 @@ the end of every encoder and decoder block (Roy et al., IEEE TMI 2019). It costs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,14 +41,24 @@ class ConvolutionBlock(nn.Sequential):
         convolutions: how many.
         se: SE block or identity.
         dimensions: 2, or 3 for 3x3x3 convolutions.
+        flat: of volumes, whether slices are convolved one by one (1x3x3).
     """
 
-    def __init__(self, in_channels: int, channels: int, convolutions: int, se: nn.Module, dimensions: int = 2) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        convolutions: int,
+        se: nn.Module,
+        dimensions: int = 2,
+        flat: bool = False,
+    ) -> None:
         convolution, norm = (Convolution3d, nn.BatchNorm3d) if dimensions == 3 else (nn.Conv2d, nn.BatchNorm2d)
+        size, around = ((1, 3, 3), (0, 1, 1)) if flat else (3, 1)
         layers: list[nn.Module] = []
         for index in range(convolutions):
             layers += [
-                convolution(in_channels if index == 0 else channels, channels, 3, padding=1, bias=False),
+                convolution(in_channels if index == 0 else channels, channels, size, padding=around, bias=False),
                 norm(channels),
                 nn.ReLU(inplace=True),
             ]
@@ -69,6 +80,8 @@ class PyramidUNet(nn.Module):
         positions: where SE blocks stand: "encoder", "decoder", "bottleneck".
         dropout: share of channels dropped after each block while training.
         dimensions: 2 for slices, 3 for volumes.
+        flat: of volumes, the finest levels that know each slice by itself and are pooled within it: as many as it takes
+            until pixels are about as large as the slices lie apart (Isensee et al., Nature Methods 2021).
     """
 
     def __init__(
@@ -83,20 +96,23 @@ class PyramidUNet(nn.Module):
         positions: Sequence[str] = ("encoder", "decoder", "bottleneck"),
         dropout: float = 0.0,
         dimensions: int = 2,
+        flat: int = 0,
     ) -> None:
         super().__init__()
         if dimensions not in (2, 3):
             raise ValueError(f"the pyramid U-Net has 2 or 3 dimensions, not {dimensions}")
+        if not 0 <= flat < len(channels) or (flat and dimensions == 2):
+            raise ValueError(f"flat levels are levels of volumes, and not the coarsest: {flat} cannot be had")
         if aggregation == "concat":
             raise ValueError("the pyramid U-Net joins SE branches by max, add or mul, not concat")
         unknown = set(positions) - {"encoder", "decoder", "bottleneck"}
         if unknown:
             raise ValueError(f"SE positions are encoder, decoder and bottleneck, not {', '.join(sorted(unknown))}")
 
-        def block(inputs: int, outputs: int, position: str) -> ConvolutionBlock:
+        def block(inputs: int, level: int, position: str) -> ConvolutionBlock:
             kind = se if position in positions else None
-            se_block = build_se(kind, outputs, reduction, aggregation, dimensions)
-            return ConvolutionBlock(inputs, outputs, convolutions, se_block, dimensions)
+            se_block = build_se(kind, channels[level], reduction, aggregation, dimensions)
+            return ConvolutionBlock(inputs, channels[level], convolutions, se_block, dimensions, level < flat)
 
         three = dimensions == 3
         upsampling, classifier = (nn.ConvTranspose3d, nn.Conv3d) if three else (nn.ConvTranspose2d, nn.Conv2d)
@@ -104,16 +120,20 @@ class PyramidUNet(nn.Module):
         self.in_channels = in_channels
         self.classes = classes
         self.dimensions = dimensions
-        #: heights and widths are padded to a multiple of this
-        self.stride = 2 ** (len(channels) - 1)
+        levels = range(len(channels) - 1)
+        #: pooling after each level, along the axes of a slice or volume
+        self.poolings = [(1 if level < flat else 2, 2, 2)[-dimensions:] for level in levels]
+        strides = [math.prod(steps) for steps in zip(*self.poolings, strict=True)]
+        #: sizes are padded to multiples of these; heights and widths of ``stride``
+        self.strides, self.stride = strides, strides[-1]
         inputs = [in_channels, *channels[:-2]]
-        self.encoders = nn.ModuleList(
-            block(before, here, "encoder") for before, here in zip(inputs, channels[:-1], strict=True)
+        self.encoders = nn.ModuleList(block(inputs[level], level, "encoder") for level in levels)
+        self.bottleneck = block(channels[-2], len(channels) - 1, "bottleneck")
+        self.upsamplings = nn.ModuleList(
+            upsampling(channels[level + 1], channels[level], self.poolings[level], self.poolings[level])
+            for level in levels
         )
-        self.bottleneck = block(channels[-2], channels[-1], "bottleneck")
-        pairs = list(zip(channels[:-1], channels[1:], strict=True))
-        self.upsamplings = nn.ModuleList(upsampling(below, here, 2, stride=2) for here, below in pairs)
-        self.decoders = nn.ModuleList(block(2 * here, here, "decoder") for here, _ in pairs)
+        self.decoders = nn.ModuleList(block(2 * channels[level], level, "decoder") for level in levels)
         self.dropout = (nn.Dropout3d if three else nn.Dropout2d)(dropout)
         self.classifier = classifier(channels[0], classes, 1)
         self.apply(_initialise)
@@ -129,13 +149,14 @@ class PyramidUNet(nn.Module):
         In three dimensions (N, classes, D, H, W) of volumes (N, in_channels, D, H, W).
         """
         sizes = maps.shape[2:]
-        maps = F.pad(maps, [side for size in reversed(sizes) for side in (0, -size % self.stride)])
+        missing = [-size % stride for size, stride in zip(sizes, self.strides, strict=True)]
+        maps = F.pad(maps, [side for after in reversed(missing) for side in (0, after)])
         pool = F.max_pool3d if self.dimensions == 3 else F.max_pool2d
         skips = []
-        for encoder in self.encoders:
+        for encoder, pooling in zip(self.encoders, self.poolings, strict=True):
             maps = self.dropout(encoder(maps))
             skips.append(maps)
-            maps = pool(maps, 2)
+            maps = pool(maps, pooling)
         maps = self.dropout(self.bottleneck(maps))
         for level in reversed(range(len(skips))):
             maps = torch.cat([skips[level], self.upsamplings[level](maps)], dim=1)

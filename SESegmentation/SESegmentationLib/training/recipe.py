@@ -122,7 +122,7 @@ class Volumetric:
     """How networks are trained that see all slices at once.
 
     Attributes:
-        network: what differs from the recipe's network.
+        network: what differs from the recipe's; ``flat`` levels suit slices that lie far apart, see ``PyramidUNet``.
         phases: the schedule of each; their ``depth`` is the number of slices.
     """
 
