@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from SESegmentationLib.inference.predictor import Prediction, Predictor
 from SESegmentationLib.inference.weights import load_networks
 from SESegmentationLib.models import verify_package
 from SESegmentationLib.training import odds
+from SESegmentationLib.training.recipe import Recipe
 from SESegmentationLib.training.train import train_model
 
 VALUE = 17
@@ -72,3 +75,24 @@ def test_what_cannot_be_measured_is_refused(package, capsys, blobs_folder):
     call = [str(package.path), "--dataset", str(blobs_folder), "--recipe", "hippocampus-t1", "--value", "99"]
     assert odds.main(call) == UsageError.exit_code
     assert "Give some of the values" in capsys.readouterr().err
+
+
+def test_the_command_looks_at_validation_cases_as_often_as_told_and_writes_the_best(
+    package, blobs_folder, blobs_recipe, capsys, monkeypatch
+):
+    monkeypatch.setattr(Recipe, "load", lambda name: blobs_recipe())
+    seen, measure_odds = [], odds.measure_odds
+
+    def measure(package, cases, values):
+        seen.extend(cases)
+        return measure_odds(package, seen, values)
+
+    monkeypatch.setattr(odds, "measure_odds", measure)
+    call = [str(package.path), "--dataset", str(blobs_folder), "--recipe", "blobs", "--value", str(VALUE)]
+    assert odds.main([*call, "--volumes", "2", "--write"]) == 0
+    split = json.loads((package.path / "training" / "split.json").read_text())
+    assert [name for name, *_ in seen] == split["validation"] * 2
+    scores = {float(factor): float(dice) for factor, dice in map(str.split, capsys.readouterr().out.splitlines())}
+    written = verify_package(package.path).card.training["odds"][str(VALUE)]
+    assert list(scores) == list(odds.TRIED)
+    assert scores[written] == max(scores.values())
