@@ -26,10 +26,11 @@ from .views import (
     along,
     as_slices,
     channels_last,
+    framed,
     fuse,
     logits_of,
     other_sides,
-    padded,
+    resized,
     slab,
     split_merged,
     stack,
@@ -197,13 +198,13 @@ class Predictor:
 
     def _gate(self, view: View, slabs: Tensor) -> Tensor:
         """What the spatial gate of a view's network lets through of ``slabs``: (N, H, W) float32."""
-        framed, inside = padded(slabs, view.size)
+        seen, inside = framed(slabs, view)
         network = self._networks[view.network]
         with recorded_gates(spatial_gate(network)) as gates:
-            network(framed.contiguous(memory_format=channels_last(view.volumetric)))
+            network(seen.contiguous(memory_format=channels_last(view.volumetric)))
         # the network pads at the ends what it cannot halve often enough
-        shown = tuple(slice(length) for length in framed.shape[2:])
-        return as_slices(gates[0][(..., *shown)][inside], view.volumetric)[:, 0]
+        shown = tuple(slice(length) for length in seen.shape[2:])
+        return resized(as_slices(gates[0][(..., *shown)][inside], view.volumetric), slabs.shape[-2:])[:, 0]
 
     @staticmethod
     def _slabs(view: View, image: Tensor, which: slice) -> Tensor:

@@ -60,16 +60,28 @@ def stack(volume: Tensor, plane: str) -> Tensor:
     return volume.movedim(PLANE_AXIS[plane], 0)[None, None]
 
 
-def padded(slabs: Tensor, size: tuple[int, ...] | None) -> tuple[Tensor, tuple[slice, ...]]:
-    """``slabs`` in the middle of zeros, at least ``size`` along their last axes; and where in that they then lie."""
-    if size is None:
+def framed(slabs: Tensor, view: View) -> tuple[Tensor, tuple[slice, ...]]:
+    """``slabs`` (..., H, W) as the view's network sees them, and where in that they then lie.
+
+    With pixels as large as the view's, in the middle of zeros where they are smaller than its size.
+    """
+    slabs = resized(slabs, [max(1, round(length / view.spacing)) for length in slabs.shape[-2:]])
+    if view.size is None:
         return slabs, (...,)
-    lengths = slabs.shape[-len(size) :]
-    missing = [max(least - length, 0) for least, length in zip(size, lengths, strict=True)]
+    lengths = slabs.shape[-len(view.size) :]
+    missing = [max(least - length, 0) for least, length in zip(view.size, lengths, strict=True)]
     before = [length // 2 for length in missing]
     inside = [slice(one, one + length) for one, length in zip(before, lengths, strict=True)]
     sides = [side for one, both in zip(before, missing, strict=True) for side in (both - one, one)]
     return F.pad(slabs, sides[::-1]), (..., *inside)
+
+
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """``maps`` (..., H, W) with as many pixels as ``size`` says, linearly, each slice by itself."""
+    if tuple(size) == maps.shape[-2:]:
+        return maps
+    sliced = F.interpolate(maps.reshape(1, -1, *maps.shape[-2:]), tuple(size), mode="bilinear", align_corners=False)
+    return sliced.reshape(*maps.shape[:-2], *size)
 
 
 def as_slices(maps: Tensor, volumetric: bool) -> Tensor:
@@ -82,20 +94,20 @@ def logits_of(
 ) -> Tensor:
     """What a view's network says of slabs, or of their mirror images: (N, C, H, W), slice by slice.
 
-    Slabs are padded to the view's size; what is said of a mirror image is mirrored back.
+    Slabs are brought to the view's pixels and size; what is said of a mirror image is mirrored back.
 
     Args:
         slabs: (N, T, H, W), see :func:`slab`; of a volumetric view (1, 1, D, H, W), see :func:`stack`.
         other_side: see :func:`other_sides`; needed for mirror images.
     """
     across = across_axis(view.plane)
-    framed, inside = padded(slabs.flip(across) if mirror else slabs, view.size)
-    logits = network(framed.contiguous(memory_format=channels_last(view.volumetric)))[inside]
+    seen, inside = framed(slabs.flip(across) if mirror else slabs, view)
+    logits = network(seen.contiguous(memory_format=channels_last(view.volumetric)))[inside]
     if mirror:
         logits = logits[:, other_side]
         if view.volumetric or across == -1:
             logits = logits.flip(across)
-    return as_slices(logits, view.volumetric)
+    return resized(as_slices(logits, view.volumetric), slabs.shape[-2:])
 
 
 def across_axis(plane: str) -> int:

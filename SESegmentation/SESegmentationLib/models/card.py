@@ -40,6 +40,8 @@ class View:
             networks that were trained on mirrored images. Takes twice the time.
         volumetric: whether the network sees all slices at once, in three dimensions, and segments them all; "plane"
             then says along which axis they are stacked, and "thickness" is 1. For what fits into memory whole.
+        spacing: pixel size of its slices relative to the model's grid, at least 1: coarse pixels serve a view that is
+            there to see the whole, and cost less. "size" counts these pixels.
     """
 
     plane: str
@@ -50,6 +52,7 @@ class View:
     size: tuple[int, ...] | None = None
     mirrored: bool = False
     volumetric: bool = False
+    spacing: float = 1.0
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any], where: str = "view") -> View:
@@ -70,6 +73,7 @@ class View:
             size=_size(fields, 3 if volumetric else 2) if fields.has("size") else None,
             mirrored=fields.flag("mirrored", False),
             volumetric=volumetric,
+            spacing=fields.number("spacing", 1.0, low=1),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,6 +87,7 @@ class View:
             **({"size": list(self.size)} if self.size else {}),
             **({"mirrored": True} if self.mirrored else {}),
             **({"volumetric": True} if self.volumetric else {}),
+            **({"spacing": self.spacing} if self.spacing > 1 else {}),
         }
 
 

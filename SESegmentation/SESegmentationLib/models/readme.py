@@ -60,7 +60,8 @@ def _meeting(card: ModelCard) -> str:
 
 def _seen(view: View) -> str:
     """What a view's network sees at once."""
-    return "all slices" if view.volumetric else f"{view.thickness} slice{'s' if view.thickness > 1 else ''}"
+    seen = "all slices" if view.volumetric else f"{view.thickness} slice{'s' if view.thickness > 1 else ''}"
+    return seen if view.spacing == 1 else f"{seen}, pixels {view.spacing:g} times as large"
 
 
 def _accuracy(card: ModelCard) -> str:

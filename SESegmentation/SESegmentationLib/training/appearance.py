@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: share of the images in which structures grow dark together
+DARKENED_SHARE = 1 / 3
+
 
 @dataclass(frozen=True)
 class Appearance:
@@ -26,6 +29,8 @@ class Appearance:
         invert: share of images whose contrast is inverted.
         structures: largest log of the factor that each structure's brightness is multiplied with by itself; needs the
             labels, see :func:`change_structures`.
+        darkening: largest log of the factor that the brightness of ``darkened`` is divided by, all of them together.
+        darkened: output channels of structures that grow dark together, as liver and spleen when they hold much iron.
     """
 
     bias: float = 0.3
@@ -35,6 +40,8 @@ class Appearance:
     gain: float = 0.2
     invert: float = 0.0
     structures: float = 0.0
+    darkening: float = 0.0
+    darkened: tuple[int, ...] = ()
 
 
 def change_appearance(images: Tensor, strength: Appearance, generator: torch.Generator) -> Tensor:
@@ -54,19 +61,26 @@ def change_appearance(images: Tensor, strength: Appearance, generator: torch.Gen
     return images * (1 + strength.gain * (2 * _uniform(images, generator) - 1))
 
 
-def change_structures(images: Tensor, labels: Tensor, largest: float, generator: torch.Generator) -> Tensor:
-    """Each structure darker or brighter by a factor of its own, e^-largest to e^largest, in half of the images.
+def change_structures(images: Tensor, labels: Tensor, strength: Appearance, generator: torch.Generator) -> Tensor:
+    """Structures darker or brighter than they are.
 
-    A liver that holds much iron is dark, whatever the sequence: few cases cannot show every such contrast.
+    In half of the images each by a factor of its own, e^-structures to e^structures. In a third the ``darkened`` ones
+    also together, by 1 to e^-darkening: liver and spleen that hold much iron are dark, in T2 weighting most of all, and
+    few cases cannot show it.
 
     Args:
         labels: like ``images``, of values from 0 (background, which stays as it is) to 255.
     """
-    factors = torch.exp(largest * (2 * torch.rand(len(images), 256, generator=generator) - 1))
-    factors[torch.rand(len(images), generator=generator) < 0.5] = 1.0
-    factors[:, 0] = 1.0
-    chosen = factors.to(images.device).gather(1, labels.reshape(len(labels), -1).long())
-    return images * chosen.reshape(images.shape)
+    count = len(images)
+    logs = strength.structures * (2 * torch.rand(count, 256, generator=generator) - 1)
+    logs[torch.rand(count, generator=generator) < 0.5] = 0.0
+    if strength.darkening:
+        darker = strength.darkening * torch.rand(count, generator=generator)
+        darker[torch.rand(count, generator=generator) > DARKENED_SHARE] = 0.0
+        logs[:, list(strength.darkened)] -= darker[:, None]
+    logs[:, 0] = 0.0
+    factors = torch.exp(logs).to(images.device).gather(1, labels.reshape(count, -1).long())
+    return images * factors.reshape(images.shape)
 
 
 def bias_field(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -130,8 +130,11 @@ def draft_card(recipe: Recipe) -> ModelCard:
     return card
 
 
-def _frame(recipe: Recipe, view: dict[str, Any]) -> dict[str, list[int]]:
-    """The "size" of a view: what its network sees at once in training, of a volumetric view slices included."""
+def _frame(recipe: Recipe, view: dict[str, Any]) -> dict[str, Any]:
+    """What a view's network sees when its training ends: "size" (of a volumetric one slices included) and "spacing"."""
     deep = bool(view.get("volumetric"))
     phases = recipe.volumetric.phases if deep else recipe.specialise or recipe.phases
-    return {"size": [*([phases[-1].depth] if deep else []), *phases[-1].size]} if phases else {}
+    if not phases:
+        return {}
+    last = phases[-1]
+    return {"size": [*([last.depth] if deep else []), *last.size], "spacing": last.spacing}

@@ -206,6 +206,8 @@ def _check(recipe: Recipe) -> None:
         (fit.optimizer in OPTIMIZERS, f"[fit] optimizer is one of {', '.join(OPTIMIZERS)}, not {fit.optimizer!r}"),
         (fit.drops >= 0, "[fit] drops is a number, at least 0"),
         (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),
+        (bool(appearance.darkening) == bool(appearance.darkened), "[appearance] darkening and darkened go together"),
+        (all(0 < channel < 256 for channel in appearance.darkened), "[appearance] darkened are channels of labels"),
         (not (zscore and unfit), "[appearance] bias, gamma and invert must be 0 where intensities have the mean 0"),
     )
     for well, problem in checks:

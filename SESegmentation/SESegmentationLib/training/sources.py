@@ -191,8 +191,8 @@ class FolderSource:
         images = slabs.images
         if group == "training":
             look = self.recipe.appearance
-            if look.structures:
-                images = change_structures(images, slabs.labels, look.structures, generator)
+            if look.structures or look.darkening:
+                images = change_structures(images, slabs.labels, look, generator)
             images = change_appearance(images, look, generator)
         return as_batch(images, slabs.labels, slabs.planes, views, self.card)
 

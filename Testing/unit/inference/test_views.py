@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from SESegmentationLib.inference.views import along, fuse, slab, slabs, split_merged
+from SESegmentationLib.inference.views import along, fuse, logits_of, slab, slabs, split_merged, stack
+from SESegmentationLib.models.card import View
 
 #: array axis of the slices, and those of their rows and columns, as the module's description says
 PLANES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
@@ -89,3 +90,27 @@ def test_dividing_changes_neither_sums_nor_other_classes(seed):
 def test_without_pairs_nothing_is_divided():
     merged = torch.rand(1, 3, 2, 2)
     assert split_merged(merged, torch.rand(1, 3, 2, 2), []) is merged
+
+
+@pytest.mark.parametrize("volumetric", [False, True])
+@pytest.mark.parametrize(("spacing", "seen"), [(1.0, (20, 31)), (2.0, (10, 16)), (2.6, (8, 12))])
+@pytest.mark.parametrize("frame", [None, (32, 40)])
+def test_a_coarse_view_sees_larger_pixels_and_its_answer_lies_where_it_was_asked(volumetric, spacing, seen, frame):
+    """A ramp stays what it is, whatever the pixels, but for the outermost of them."""
+    rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(31.0), indexing="ij")
+    whole = (rows + 3 * columns).expand(5, -1, -1)
+    shapes = []
+
+    def network(maps: torch.Tensor) -> torch.Tensor:
+        """Gives back the slices that it sees."""
+        shapes.append(tuple(maps.shape))
+        return maps
+
+    size = None if frame is None else (5, *frame) if volumetric else frame
+    view = View("axial", 1.0, "net", volumetric=volumetric, spacing=spacing, size=size)
+    batch = stack(whole, "axial") if volumetric else slab(whole, "axial", slice(0, 5))
+    answer = logits_of(network, view, batch)
+    assert shapes == [(1, 1, 5, *(frame or seen)) if volumetric else (5, 1, *(frame or seen))]
+    assert answer.shape == (5, 1, 20, 31)
+    inner = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(answer[:, 0][inner], whole[inner], atol=1e-3, rtol=0)

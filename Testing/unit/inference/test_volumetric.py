@@ -96,11 +96,12 @@ def test_a_mirrored_volume_gives_the_mirrored_result_with_the_sides_changed(phan
     )
 
 
+@pytest.mark.parametrize("spacing", [1.0, 2.0])
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("plane", PLANES)
-def test_the_gates_lie_where_the_volume_is(phantom_package, volume, plane, mirrored):
+def test_the_gates_lie_where_the_volume_is(phantom_package, volume, plane, mirrored, spacing):
     """The gates of the mirror image are the mirror image of the gates; every view's gates are those of the network."""
-    model = untrained(phantom_package, [plane], mirrored=mirrored, size=[16, 16, 16])
+    model = untrained(phantom_package, [plane], mirrored=mirrored, size=[16, 16, 16], spacing=spacing)
     gates = model.gates(volume, model.views)
     assert gates.shape == SHAPE
     assert gates.std() > 0

@@ -130,13 +130,13 @@ def test_networks_see_in_lessons_what_they_see_in_inference(tiny_engine, field, 
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-@pytest.mark.parametrize("size", [None, (44, 52, 60)])
-def test_volumetric_networks_learn_from_all_slices_at_once(tiny_engine, field, sample, plane, size):
+@pytest.mark.parametrize(("size", "spacing"), [(None, 1.0), ((44, 52, 60), 1.0), (None, 2.0)])
+def test_volumetric_networks_learn_from_all_slices_at_once(tiny_engine, field, sample, plane, size, spacing):
     """What they see in lessons is what they see in inference; everything known counts in every step."""
     description = {"type": "PyramidUNet", "classes": 3, "channels": [4, 8], "se": "scSE", "dimensions": 3}
     torch.manual_seed(1)
     network = build_network(description).eval()
-    view = View(plane, 1.0, "stack", size=size, mirrored=True, volumetric=True)
+    view = View(plane, 1.0, "stack", size=size, mirrored=True, volumetric=True, spacing=spacing)
     card = replace(tiny_engine.card, views=(view,))
     corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,))])
     lessons = prepare_lessons(network, view, field, corrections, card, CPU)

@@ -95,7 +95,7 @@ def test_structures_change_each_by_a_factor_of_its_own():
     labels = torch.zeros(40, 3, 20, 24, dtype=torch.uint8)
     labels[:, :, 4:10], labels[:, :, 12:18] = 1, 4
     before = images().repeat(10, 1, 1, 1) + 0.1
-    ratio = change_structures(before, labels, 0.6, generator(3)) / before
+    ratio = change_structures(before, labels, Appearance(structures=0.6), generator(3)) / before
     assert torch.equal(ratio[labels == 0], torch.ones_like(ratio[labels == 0]))
     factors = {}
     for value in (1, 4):
@@ -108,3 +108,18 @@ def test_structures_change_each_by_a_factor_of_its_own():
     assert torch.equal(untouched, factors[4] == 1)
     assert 10 < int(untouched.sum()) < 30
     assert not torch.allclose(factors[1][~untouched], factors[4][~untouched])
+
+
+def test_darkened_structures_grow_dark_together_and_others_stay():
+    labels = torch.zeros(60, 1, 20, 24, dtype=torch.uint8)
+    for channel in (1, 2, 4):
+        labels[:, :, 4 * channel : 4 * channel + 3] = channel
+    before = images().repeat(15, 1, 1, 1)[:, :1] + 0.1
+    strength = Appearance(darkening=1.5, darkened=(1, 4))
+    ratio = change_structures(before, labels, strength, generator(5)) / before
+    liver, kidney, spleen = (ratio[labels == channel].reshape(60, -1) for channel in (1, 2, 4))
+    assert torch.equal(kidney, torch.ones_like(kidney))
+    assert torch.allclose(liver, spleen, rtol=1e-5)
+    assert 0.22 < float(liver.min()) < 0.4
+    assert float(liver.max()) < 1 + 1e-5
+    assert 10 < int((liver[:, 0] < 0.999).sum()) < 30

@@ -378,6 +378,17 @@ def test_recipes_that_cannot_train_their_views_are_refused(blobs_recipe, changes
         draft_card(blobs_recipe(**entries | changes))
 
 
+def test_views_have_the_pixels_that_their_training_ends_with(blobs_recipe):
+    coarse = {"steps": 1, "batch": 1, "size": [8, 8], "depth": 6, "spacing": 4.0}
+    recipe = blobs_recipe(
+        card={"views": [FLAT, STACK]},
+        phases=[coarse | {"depth": 1}, {"steps": 1, "batch": 1, "size": [16, 16]}],
+        volumetric={"phases": [coarse, coarse | {"size": [12, 10], "spacing": 2.0}]},
+    )
+    card = draft_card(recipe)
+    assert [(view.size, view.spacing) for view in card.views] == [((16, 16), 1.0), ((6, 12, 10), 2.0)]
+
+
 def test_a_shared_network_may_learn_more_planes_than_those_of_the_views(blobs_recipe):
     phase = {"steps": 1, "batch": 1, "size": [8, 8]}
     recipe = blobs_recipe(
