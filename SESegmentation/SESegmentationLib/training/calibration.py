@@ -181,13 +181,21 @@ def calibrate(package: ModelPackage, dataset: Path, recipe: Recipe) -> dict[str,
     ]
     if not observations:
         raise InputError("There are no validation cases.", "Keep some out in the recipe's [data].")
-    cases = len({seen.case for seen in observations})
     made = "" if recipe.data.source == "folder" else " with synthesised images"
-    return {
-        "data": f"{cases} validation cases{made}, as they are and under {len(SHIFTS)} shifts: {', '.join(SHIFTS)}",
-        "command": f"python -m SESegmentationLib.training.calibration {package.path.name} --dataset DATASET",
-        **fit(observations),
-    }
+    command = f"python -m SESegmentationLib.training.calibration {package.path.name} --dataset DATASET"
+    return card_calibration(observations, f"validation cases{made}", command)
+
+
+def card_calibration(observations: Sequence[Observation], data: str, command: str) -> dict[str, Any]:
+    """The "calibration" entry of a model card.
+
+    Args:
+        data: what the cases are, in words, without their number.
+        command: how to measure it again.
+    """
+    cases = len({seen.case for seen in observations})
+    under = f"as they are and under {len(SHIFTS)} shifts: {', '.join(SHIFTS)}"
+    return {"data": f"{cases} {data}, {under}", "command": command, **fit(observations)}
 
 
 def recipe_of(package: ModelPackage, name: str | None = None) -> Recipe:

@@ -3,9 +3,10 @@
     python -m SESegmentationLib.training.crossvalidation NAME --recipe RECIPE --dataset DATASET -o DIR
         [--folds 5] [--only K [K ...]] [--write PACKAGE]
 
-``DIR/fold-K`` holds the model of each fold, ``DIR/NAME`` the final one, whose card states the figures of the folds.
-What was done before in DIR is not done again. ``--only`` trains some folds and stops there, so that several processes
-can share the work. ``--write`` puts the figures into a package that was trained before instead of training one.
+``DIR/fold-K`` holds the model of each fold, ``DIR/NAME`` the final one, whose card states the figures of the folds, and
+what Dice to expect at what confidence as they showed it. What was done before in DIR is not done again. ``--only``
+trains some folds and stops there, so that several processes can share the work. ``--write`` puts the figures into a
+package that was trained before instead of training one.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..models import verify_package
+from ..models import ModelPackage, verify_package, write_package
+from ..models.calibration import expected_dice
+from ..models.readme import write_readme
 from ..progress import Progress, no_progress
-from .accuracy import card_accuracy, measure, test_cases, write_accuracy
+from .accuracy import card_accuracy, expectation, measure, test_cases
+from .calibration import Observation, card_calibration, fit, kept_out_cases, observe
 from .commands import as_command
 from .evaluation import summarise
 from .recipe import Recipe
@@ -29,6 +33,8 @@ from .train import train_model
 
 #: measures of a fold's cases, beside its model
 MEASURED_NAME = "measured.json"
+#: what its cases show of confidence and Dice, beside them
+OBSERVED_NAME = "observed.json"
 
 
 def cross_validate(
@@ -60,8 +66,7 @@ def cross_validate(
     by_case: dict[str, Any] = {}
     for number, fold in enumerate(chosen):
         folder = output / f"fold-{fold}"
-        of_fold = replace(recipe, data=replace(recipe.data, test=0, folds=folds, fold=fold))
-        Recipe.from_dict(of_fold.to_dict(), recipe.name)  # refuses folds that make no sense
+        of_fold = recipe_of_fold(recipe, folds, fold)
         if not (folder / MEASURED_NAME).exists():
             report = _from_to(progress, f"fold {fold}", number / len(chosen), (number + 1) / len(chosen))
             package = train_model(dataset, of_fold, folder, device, report)
@@ -69,6 +74,49 @@ def cross_validate(
             _write(folder / MEASURED_NAME, {"sha256": package.card.weights_sha256, **measured})
         by_case |= json.loads((folder / MEASURED_NAME).read_text(encoding="utf-8"))["cases"]
     return {"cases": by_case, "labels": summarise(by_case)}
+
+
+def recipe_of_fold(recipe: Recipe, folds: int, fold: int) -> Recipe:
+    """The recipe that keeps out the cases of ``fold``, counted from 0; UsageError for folds that make no sense."""
+    changed = replace(recipe, data=replace(recipe.data, test=0, folds=folds, fold=fold))
+    Recipe.from_dict(changed.to_dict(), recipe.name)
+    return changed
+
+
+def observe_folds(dataset: Path, recipe: Recipe, output: Path, folds: int) -> list[list[Observation]]:
+    """What the cases of each fold show of confidence and Dice, as they are and under shifts, by the fold's own model.
+
+    Args and errors: as of :func:`cross_validate`, which has been there before.
+    """
+    found = []
+    for fold in range(folds):
+        folder = output / f"fold-{fold}"
+        if not (folder / OBSERVED_NAME).exists():
+            package = verify_package(folder)
+            cases = kept_out_cases(package, dataset, recipe_of_fold(recipe, folds, fold), "test")
+            _write(folder / OBSERVED_NAME, [asdict(seen) for those in observe(package, cases) for seen in those])
+        entries = json.loads((folder / OBSERVED_NAME).read_text(encoding="utf-8"))
+        found.append([Observation(**entry) for entry in entries])
+    return found
+
+
+def expected_of_folds(observed: Sequence[Sequence[Observation]]) -> dict[str, float]:
+    """How well the expected Dice fits cases as they are, with all views; each fold's is learnt from the other folds."""
+    cases: dict[str, Any] = {}
+    for fold, own in enumerate(observed):
+        curves = fit([seen for number, those in enumerate(observed) if number != fold for seen in those])
+        most = max((seen.views for seen in own), default=0)
+        for seen in own:
+            if seen.shift is None and seen.views == most:
+                expected = expected_dice(curves, seen.value, seen.confidence, seen.views)
+                cases.setdefault(seen.case, {})[str(seen.value)] = {"expected_dice": expected, "dice": seen.dice}
+    return expectation({"cases": cases})
+
+
+def _finish(package: ModelPackage, accuracy: dict[str, Any], calibration: dict[str, Any]) -> None:
+    """Write what the folds showed into the card of the final model, and its README anew."""
+    entries = {**package.card.to_dict(), "accuracy": accuracy, "calibration": calibration}
+    write_readme(write_package(package.path, entries, package.weights_path))
 
 
 def _from_to(progress: Progress, name: str, low: float, high: float) -> Progress:
@@ -130,8 +178,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"--dataset DATASET -o DIR --folds {chosen.folds}"
     )
     accuracy = card_accuracy(package, measured, about, command)
-    write_accuracy(package, {**accuracy, "folds": chosen.folds})
-    print(json.dumps(accuracy, indent=1))
+    observed = observe_folds(chosen.dataset, recipe, chosen.output, chosen.folds)
+    everything = [seen for those in observed for seen in those]
+    calibration = card_calibration(everything, "cases by weights that never saw them", command)
+    _finish(package, {**accuracy, "folds": chosen.folds}, calibration)
+    print(json.dumps({**accuracy, "expected_dice": expected_of_folds(observed)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,15 @@ from SESegmentationLib.errors import UsageError
 from SESegmentationLib.models import verify_package
 from SESegmentationLib.training import crossvalidation
 from SESegmentationLib.training.automatic import write_recipe
-from SESegmentationLib.training.crossvalidation import MEASURED_NAME, cross_validate, main
+from SESegmentationLib.training.calibration import Observation
+from SESegmentationLib.training.crossvalidation import (
+    MEASURED_NAME,
+    OBSERVED_NAME,
+    cross_validate,
+    expected_of_folds,
+    main,
+)
+from SESegmentationLib.training.shifts import SHIFTS
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +76,38 @@ def test_the_final_model_learns_from_all_and_states_the_figures_of_the_folds(fin
     assert min(dice) > 0.5
 
 
+def test_the_final_model_knows_what_dice_to_expect_from_cases_its_folds_never_saw(finished):
+    folder, _ = finished
+    card = verify_package(folder / "blobs").card
+    assert card.calibration["data"].startswith("4 cases by weights that never saw them, as they are and under 5 shifts")
+    observed = [json.loads((folder / f"fold-{fold}" / OBSERVED_NAME).read_text()) for fold in (0, 1)]
+    for fold, entries in enumerate(observed):
+        tested = verify_package(folder / f"fold-{fold}").card.training["test_cases"]
+        assert {entry["case"] for entry in entries} == set(tested)
+        assert {entry["shift"] for entry in entries} == {None, *SHIFTS}
+    values = {str(label.value) for label in card.labels}
+    assert set(card.calibration["fast"]) == values  # its only view
+    assert "Expected Dice" in (folder / "blobs" / "README.md").read_text()
+
+
+def test_the_dice_expected_of_a_fold_is_learnt_from_the_others():
+    """In fold 0 results are always as confident as in the others, and always worse than these make believe."""
+    certain = (0.2, 0.4, 0.6, 0.8)
+    worse = [Observation(f"a{c}", None, 1, 2, c, c - 0.1) for c in certain]
+    other = [[Observation(f"{name}{c}", None, 1, 2, c, c) for c in certain] for name in "bc"]
+    shifted = Observation("a", "noise", 1, 2, 0.9, 0.85)
+    fast = Observation("a", None, 1, 1, 0.9, 0.0)
+    found = expected_of_folds([[*worse, shifted, fast], other[0], other[1]])
+    assert found["n"] == 12
+    # of fold 0 all are expected 0.1 too high; of each other one half of the curve's examples lie 0.1 below the truth
+    assert found["mean_error"] == pytest.approx((0.1 + 0.05 + 0.05) / 3, abs=0.02)
+    assert found["spearman"] > 0.9
+
+
 def test_what_was_done_is_not_done_again(finished, monkeypatch, capsys):
     folder, call = finished
     monkeypatch.setattr(crossvalidation, "measure", None)
+    monkeypatch.setattr(crossvalidation, "observe", None)
     before = (folder / "fold-0" / "model.safetensors").stat().st_mtime_ns
     assert main([*call, "--write", str(folder / "blobs")]) == 0
     assert (folder / "fold-0" / "model.safetensors").stat().st_mtime_ns == before
