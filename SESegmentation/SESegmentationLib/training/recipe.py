@@ -24,6 +24,8 @@ RECIPES_FOLDER = Path(__file__).parent / "recipes"
 SOURCE_KINDS = ("folder", "label-maps")
 #: what ``optimizer`` in [fit] may be
 OPTIMIZERS = ("adamw", "sgd")
+#: entries of [appearance] that are for intensities from 0 on
+UNIT_ONLY = ("bias", "gamma", "invert", "contrast")
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def _check(recipe: Recipe) -> None:
     positive = all(min(phase.steps, phase.batch, phase.depth, *phase.size, phase.spacing) > 0 for phase in phases)
     intensity = recipe.card.get("intensity")
     zscore = isinstance(intensity, dict) and intensity.get("type") == "zscore"
-    unfit = appearance.bias or appearance.gamma or appearance.invert
+    unfit = any(getattr(appearance, name) for name in UNIT_ONLY)
     checks = (
         (phases, "there is no phase"),
         (set(recipe.shared_planes) <= set(PLANES), f"shared_planes are some of {', '.join(PLANES)}"),
@@ -208,7 +210,7 @@ def _check(recipe: Recipe) -> None:
         (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),
         (bool(appearance.darkening) == bool(appearance.darkened), "[appearance] darkening and darkened go together"),
         (all(0 < channel < 256 for channel in appearance.darkened), "[appearance] darkened are channels of labels"),
-        (not (zscore and unfit), "[appearance] bias, gamma and invert must be 0 where intensities have the mean 0"),
+        (not (zscore and unfit), f"[appearance] {', '.join(UNIT_ONLY)} must be 0 where intensities have the mean 0"),
     )
     for well, problem in checks:
         if not well:

@@ -16,6 +16,7 @@ from SESegmentationLib.training.appearance import (
     change_structures,
     gaussian_blur,
     random_blur,
+    random_contrast,
 )
 
 NOTHING = Appearance(bias=0, blur_pixels=0, gamma=0, noise=0, gain=0, invert=0)
@@ -36,7 +37,7 @@ def test_zero_strengths_change_nothing():
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_changed_images_stay_finite_and_near_their_range(seed):
-    strength = Appearance(bias=0.3, blur_pixels=2, gamma=0.3, noise=0.05, gain=0.2, invert=0.3)
+    strength = Appearance(bias=0.3, blur_pixels=2, gamma=0.3, noise=0.05, gain=0.2, invert=0.3, contrast=0.5)
     changed = change_appearance(images(seed), strength, generator(seed))
     assert changed.shape == (4, 3, 20, 24)
     assert torch.isfinite(changed).all()
@@ -44,7 +45,7 @@ def test_changed_images_stay_finite_and_near_their_range(seed):
     assert float(changed.max()) < 12
 
 
-@pytest.mark.parametrize("change", ["bias", "blur_pixels", "gamma", "noise", "gain", "invert"])
+@pytest.mark.parametrize("change", ["bias", "blur_pixels", "gamma", "noise", "gain", "invert", "contrast"])
 def test_every_change_does_something_by_itself_and_follows_the_seed(change):
     strength = Appearance(**{**vars(NOTHING), change: 0.7})
     first, again, other = (change_appearance(images(), strength, generator(seed)) for seed in (1, 1, 2))
@@ -123,3 +124,26 @@ def test_darkened_structures_grow_dark_together_and_others_stay():
     assert 0.22 < float(liver.min()) < 0.4
     assert float(liver.max()) < 1 + 1e-5
     assert 10 < int((liver[:, 0] < 0.999).sum()) < 30
+
+
+def test_another_contrast_is_one_of_intensities_wherever_they_are():
+    """Three tissues, two places of each: equal ones stay equal, in every slice, and which is brightest changes."""
+    tissues = torch.tensor([0.1, 0.5, 0.9]).repeat(2).repeat_interleave(10)[:, None].expand(60, 30)
+    before = tissues.expand(40, 3, -1, -1)
+    after = random_contrast(before, 1.0, generator(2))
+    assert 0 <= float(after.min()) < 0.01
+    assert 0.99 < float(after.max()) <= 1
+    inner = after[:, :, 5::10, 4:-4]  # the middle of each stripe
+    torch.testing.assert_close(inner[:, :, :3], inner[:, :, 3:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(inner, inner[:, :1, :, :1].expand_as(inner), atol=1e-4, rtol=0)
+    orders = {tuple(values.argsort().tolist()) for values in inner[:, 0, :3, 0]}
+    assert len(orders) > 2
+    assert (0, 1, 2) in orders
+
+
+def test_only_a_share_of_the_images_gets_another_contrast_and_nothing_has_none():
+    before = images().repeat(50, 1, 1, 1)
+    changed = (random_contrast(before, 0.3, generator(4)) != before).flatten(1).any(1)
+    assert 40 < int(changed.sum()) < 80
+    nothing = torch.zeros(6, 3, 8, 8)
+    assert torch.isfinite(random_contrast(nothing, 1.0, generator())).all()
