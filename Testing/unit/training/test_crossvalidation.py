@@ -87,7 +87,7 @@ def test_the_final_model_knows_what_dice_to_expect_from_cases_its_folds_never_sa
         assert {entry["shift"] for entry in entries} == {None, *SHIFTS}
     values = {str(label.value) for label in card.labels}
     assert set(card.calibration["fast"]) == values  # its only view
-    assert "Expected Dice" in (folder / "blobs" / "README.md").read_text()
+    assert "Expected Dice" in (folder / "blobs" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_dice_expected_of_a_fold_is_learnt_from_the_others():
