@@ -13,7 +13,7 @@ from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
 from SESegmentationLib.training import sources
 from SESegmentationLib.training.dataset import find_cases, load_case
-from SESegmentationLib.training.plan import draft_card, plan_fits
+from SESegmentationLib.training.plan import draft_card
 from SESegmentationLib.training.sources import exchanged, fold_of_cases, open_source, split_by_recipe, split_cases
 
 CPU = torch.device("cpu")
@@ -349,62 +349,3 @@ def test_volumetric_views_get_stacks_and_all_their_labels(blobs_folder, blobs_re
     image, labels = load_case(case, card)
     np.testing.assert_array_equal(batch.target[0].numpy(), labels.transpose(1, 0, 2))
     np.testing.assert_array_equal(batch.images[0, 0].numpy(), image.transpose(1, 0, 2).astype(np.float32))
-
-
-FLAT = {"plane": "axial", "weight": 1.0, "network": "flat", "thickness": 3}
-DEEP_PHASE = {"steps": 1, "batch": 1, "size": [8, 8], "depth": 8}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"volumetric": {}}, "volumetric views, but no"),
-        ({"phases": []}, "views, but no phases"),
-        ({"card": {"views": [STACK, {**FLAT, "network": "stack"}]}}, "different thickness"),
-        ({"fit": {"boundary": 1.0}}, "boundary"),
-        ({"volumetric": {"phases": [{**DEEP_PHASE, "depth": 0}]}}, "depth"),
-        ({"shared_planes": ["axial"]}, "specialise"),
-        ({"shared_planes": ["oblique"]}, "shared_planes"),
-    ],
-)
-def test_recipes_that_cannot_train_their_views_are_refused(blobs_recipe, changes, message):
-    entries = {
-        "card": {"views": [STACK, FLAT]},
-        "volumetric": {"phases": [DEEP_PHASE], "network": {"channels": [4, 6]}},
-    }
-    networks = draft_card(blobs_recipe(**entries)).networks
-    assert (networks["stack"]["channels"], networks["flat"]["channels"]) == ([4, 6], [4, 8])
-    with pytest.raises(UsageError, match=message):
-        draft_card(blobs_recipe(**entries | changes))
-
-
-def test_views_have_the_pixels_that_their_training_ends_with(blobs_recipe):
-    coarse = {"steps": 1, "batch": 1, "size": [8, 8], "depth": 6, "spacing": 4.0}
-    recipe = blobs_recipe(
-        card={"views": [FLAT, STACK]},
-        phases=[coarse | {"depth": 1}, {"steps": 1, "batch": 1, "size": [16, 16]}],
-        volumetric={"phases": [coarse, coarse | {"size": [12, 10], "spacing": 2.0}]},
-    )
-    card = draft_card(recipe)
-    assert [(view.size, view.spacing) for view in card.views] == [((16, 16), 1.0), ((6, 12, 10), 2.0)]
-
-
-def test_a_shared_network_may_learn_more_planes_than_those_of_the_views(blobs_recipe):
-    phase = {"steps": 1, "batch": 1, "size": [8, 8]}
-    recipe = blobs_recipe(
-        card={"views": [STACK, FLAT, {**STACK, "network": "other"}]},
-        phases=[phase],
-        specialise=[phase],
-        shared_planes=["axial", "sagittal"],
-        volumetric={"phases": [DEEP_PHASE]},
-        fit={"seed": 5},
-    )
-    plan = plan_fits(draft_card(recipe), recipe)
-    assert [fit.name for fit in plan] == ["shared", "stack", "flat", "other"]
-    assert [[view.plane for view in fit.views] for fit in plan] == [
-        ["axial", "sagittal"], ["coronal"], ["axial"], ["coronal"]
-    ]  # fmt: skip
-    assert [fit.seed for fit in plan] == [5, 5, 5, 6]
-    assert [fit.volumetric for fit in plan] == [False, True, False, True]
-    alone = blobs_recipe(card={"views": [STACK]}, specialise=[phase], volumetric={"phases": [DEEP_PHASE]})
-    assert [fit.name for fit in plan_fits(draft_card(alone), alone)] == ["stack"]
