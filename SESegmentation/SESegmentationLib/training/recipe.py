@@ -192,6 +192,7 @@ def _check(recipe: Recipe) -> None:
     data, fit, appearance = recipe.data, recipe.fit, recipe.appearance
     phases = [*recipe.phases, *recipe.specialise, *recipe.volumetric.phases]
     positive = all(min(phase.steps, phase.batch, phase.depth, *phase.size, phase.spacing) > 0 for phase in phases)
+    labels = len(listed) if isinstance(listed := recipe.card.get("labels"), list) else 0
     intensity = recipe.card.get("intensity")
     zscore = isinstance(intensity, dict) and intensity.get("type") == "zscore"
     unfit = any(getattr(appearance, name) for name in UNIT_ONLY)
@@ -209,7 +210,7 @@ def _check(recipe: Recipe) -> None:
         (fit.drops >= 0, "[fit] drops is a number, at least 0"),
         (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),
         (bool(appearance.darkening) == bool(appearance.darkened), "[appearance] darkening and darkened go together"),
-        (all(0 < channel < 256 for channel in appearance.darkened), "[appearance] darkened are channels of labels"),
+        (all(0 < c <= labels for c in appearance.darkened), f"[appearance] darkened are channels from 1 to {labels}"),
         (not (zscore and unfit), f"[appearance] {', '.join(UNIT_ONLY)} must be 0 where intensities have the mean 0"),
     )
     for well, problem in checks:

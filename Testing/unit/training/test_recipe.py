@@ -126,6 +126,10 @@ def test_a_recipe_as_plain_values_is_json(blobs_recipe):
         ({"data": {"validation": 0}, "fit": {"patience": 3}}, "patience needs"),
         ({"deformation": 3}, "deformation is 3, expected a table"),
         ({"card": {"intensity": {"type": "zscore"}}}, "mean 0"),
+        ({"appearance": {"darkening": 1.5}}, "go together"),
+        ({"appearance": {"darkened": [1]}}, "go together"),
+        ({"appearance": {"darkening": 1.5, "darkened": [0]}}, "darkened are channels"),
+        ({"appearance": {"darkening": 1.5, "darkened": [99]}}, "darkened are channels"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
