@@ -25,7 +25,7 @@ from .views import (
     across_axis,
     along,
     as_slices,
-    channels_last,
+    fastest_order,
     framed,
     fuse,
     logits_of,
@@ -80,7 +80,9 @@ class Predictor:
         self._precision = fast_precision(device)
         self._dropping = False
         self._networks = {
-            name: fold_batch_norms(network).to(device, self._precision, memory_format=channels_last(_in_3d(network)))
+            name: fold_batch_norms(network).to(
+                device, self._precision, memory_format=fastest_order(_in_3d(network), device)
+            )
             for name, network in networks.items()
         }
         channels = {label.value: channel for channel, label in enumerate(card.labels, start=1)}
@@ -201,7 +203,7 @@ class Predictor:
         seen, inside = framed(slabs, view)
         network = self._networks[view.network]
         with recorded_gates(spatial_gate(network)) as gates:
-            network(seen.contiguous(memory_format=channels_last(view.volumetric)))
+            network(seen.contiguous(memory_format=fastest_order(view.volumetric, seen.device)))
         # the network pads at the ends what it cannot halve often enough
         shown = tuple(slice(length) for length in seen.shape[2:])
         return resized(as_slices(gates[0][(..., *shown)][inside], view.volumetric), slabs.shape[-2:])[:, 0]

@@ -18,9 +18,11 @@ from ..models import View
 PLANE_AXIS = {"axial": 0, "coronal": 1, "sagittal": 2}
 
 
-def channels_last(volumes: bool) -> torch.memory_format:
-    """The memory order in which networks run fastest, of volumes or of slices."""
-    return torch.channels_last_3d if volumes else torch.channels_last
+def fastest_order(volumes: bool, device: torch.device) -> torch.memory_format:
+    """The memory order in which networks run and learn fastest, of volumes or of slices."""
+    if not volumes:
+        return torch.channels_last
+    return torch.contiguous_format if device.type == "cpu" else torch.channels_last_3d
 
 
 def slab(volume: Tensor, plane: str, which: slice, thickness: int = 1) -> Tensor:
@@ -102,7 +104,7 @@ def logits_of(
     """
     across = across_axis(view.plane)
     seen, inside = framed(slabs.flip(across) if mirror else slabs, view)
-    logits = network(seen.contiguous(memory_format=channels_last(view.volumetric)))[inside]
+    logits = network(seen.contiguous(memory_format=fastest_order(view.volumetric, seen.device)))[inside]
     if mirror:
         logits = logits[:, other_side]
         if view.volumetric or across == -1:

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import InputError, SegmentationError
 from ..inference.device import fast_precision
-from ..inference.views import channels_last
+from ..inference.views import fastest_order
 from ..models.card import View
 from ..progress import Progress, no_progress
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -128,7 +128,7 @@ def fit_network(
         CancelledError: from ``progress``.
     """
     rank, world = rank_and_count()
-    network = network.to(device, memory_format=channels_last(views[0].volumetric))
+    network = network.to(device, memory_format=fastest_order(views[0].volumetric, device))
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.fit.average), use_buffers=True)
     optimizer = _optimizer(network, recipe)
     parts: dict[str, nn.Module] = {"network": network, "average": average}
@@ -223,7 +223,7 @@ def _logits(
     # where the hardware lacks bfloat16, emulating it takes ten times as long as single precision
     fast = recipe.fit.bf16 and fast_precision(device) == torch.bfloat16
     with torch.autocast(device.type, torch.bfloat16, enabled=fast):
-        logits = network(batch.images.contiguous(memory_format=channels_last(batch.images.dim() == 5)))
+        logits = network(batch.images.contiguous(memory_format=fastest_order(batch.images.dim() == 5, device)))
     return merge_pairs(logits.float(), pairs, batch.merged)
 
 

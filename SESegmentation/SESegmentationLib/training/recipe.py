@@ -125,10 +125,12 @@ class Volumetric:
 
     Attributes:
         network: what differs from the recipe's; ``flat`` levels suit slices that lie far apart, see ``PyramidUNet``.
+        appearance: what differs from the recipe's.
         phases: the schedule of each; their ``depth`` is the number of slices.
     """
 
     network: dict[str, Any] = field(default_factory=dict)
+    appearance: dict[str, Any] = field(default_factory=dict)
     phases: list[Phase] = field(default_factory=list)
 
 
@@ -182,6 +184,13 @@ class Recipe:
             raise UsageError(f"{origin}: {error}.", "Compare it with a recipe that is shipped.") from error
         return recipe
 
+    def look(self, volumetric: bool) -> Appearance:
+        """How images change for networks of slices, or for those that see all slices at once."""
+        if not volumetric:
+            return self.appearance
+        entries = dataclasses.asdict(self.appearance) | self.volumetric.appearance
+        return converted(entries, Appearance, "volumetric.appearance")
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for the record kept with the model."""
         return dataclasses.asdict(self)
@@ -189,13 +198,16 @@ class Recipe:
 
 def _check(recipe: Recipe) -> None:
     """Raise ValueError where entries that are well by themselves make no sense together."""
-    data, fit, appearance = recipe.data, recipe.fit, recipe.appearance
+    data, fit = recipe.data, recipe.fit
     phases = [*recipe.phases, *recipe.specialise, *recipe.volumetric.phases]
     positive = all(min(phase.steps, phase.batch, phase.depth, *phase.size, phase.spacing) > 0 for phase in phases)
     labels = len(listed) if isinstance(listed := recipe.card.get("labels"), list) else 0
     intensity = recipe.card.get("intensity")
     zscore = isinstance(intensity, dict) and intensity.get("type") == "zscore"
-    unfit = any(getattr(appearance, name) for name in UNIT_ONLY)
+    looks = (recipe.look(volumetric=False), recipe.look(volumetric=True))
+    unfit = any(getattr(look, name) for look in looks for name in UNIT_ONLY)
+    darkened = all(0 < channel <= labels for look in looks for channel in look.darkened)
+    together = all(bool(look.darkening) == bool(look.darkened) for look in looks)
     checks = (
         (phases, "there is no phase"),
         (set(recipe.shared_planes) <= set(PLANES), f"shared_planes are some of {', '.join(PLANES)}"),
@@ -209,8 +221,8 @@ def _check(recipe: Recipe) -> None:
         (fit.optimizer in OPTIMIZERS, f"[fit] optimizer is one of {', '.join(OPTIMIZERS)}, not {fit.optimizer!r}"),
         (fit.drops >= 0, "[fit] drops is a number, at least 0"),
         (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),
-        (bool(appearance.darkening) == bool(appearance.darkened), "[appearance] darkening and darkened go together"),
-        (all(0 < c <= labels for c in appearance.darkened), f"[appearance] darkened are channels from 1 to {labels}"),
+        (together, "[appearance] darkening and darkened go together"),
+        (darkened, f"[appearance] darkened are channels from 1 to {labels}"),
         (not (zscore and unfit), f"[appearance] {', '.join(UNIT_ONLY)} must be 0 where intensities have the mean 0"),
     )
     for well, problem in checks:

@@ -190,7 +190,7 @@ class FolderSource:
         slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
         images = slabs.images
         if group == "training":
-            look = self.recipe.appearance
+            look = self.recipe.look(views[0].volumetric)
             if look.structures or look.darkening:
                 images = change_structures(images, slabs.labels, look, generator)
             images = change_appearance(images, look, generator)
@@ -260,7 +260,7 @@ class SynthesisSource:
     ) -> Batch:
         slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
         images, removed = self.synthesise(slabs, generator)
-        images = change_appearance(images, self.recipe.appearance, generator)
+        images = change_appearance(images, self.recipe.look(views[0].volumetric), generator)
         # what was removed from the image cannot be found in it
         targets = torch.where(removed, 0, self.targets[slabs.labels.long()])
         return as_batch(images, targets, slabs.planes, views, self.card)

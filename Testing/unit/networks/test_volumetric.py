@@ -87,13 +87,15 @@ def test_with_kernels_of_one_slice_the_middle_of_equal_slices_is_that_of_two_dim
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_convolution_is_pytorchs(bias):
-    """The value and the gradients, whatever library computes them."""
+@pytest.mark.parametrize(("size", "around"), [(3, 1), ((1, 3, 3), (0, 1, 1))])
+@pytest.mark.parametrize("shape", [(1, 4, 5, 6, 7), (1, 4, 6, 6, 7), (1, 4, 2, 6, 7), (2, 4, 6, 6, 7)])
+def test_the_convolution_is_pytorchs(shape, size, around, bias):
+    """The value and the gradients, whatever library computes them, in halves or not."""
     torch.manual_seed(0)
-    own = Convolution3d(4, 6, 3, padding=1, bias=bias)
-    plain = nn.Conv3d(4, 6, 3, padding=1, bias=bias)
+    own = Convolution3d(4, 6, size, padding=around, bias=bias)
+    plain = nn.Conv3d(4, 6, size, padding=around, bias=bias)
     plain.load_state_dict(own.state_dict())
-    maps = torch.randn(1, 4, 5, 6, 7, requires_grad=True)
+    maps = torch.randn(shape, requires_grad=True)
     found, expected = own(maps), plain(maps)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     weights = torch.randn_like(found)

@@ -130,6 +130,8 @@ def test_a_recipe_as_plain_values_is_json(blobs_recipe):
         ({"appearance": {"darkened": [1]}}, "go together"),
         ({"appearance": {"darkening": 1.5, "darkened": [0]}}, "darkened are channels"),
         ({"appearance": {"darkening": 1.5, "darkened": [99]}}, "darkened are channels"),
+        ({"volumetric": {"appearance": {"darkening": 1.5}}}, "go together"),
+        ({"volumetric": {"appearance": {"tint": 1.5}}}, "no entry volumetric.appearance.tint"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

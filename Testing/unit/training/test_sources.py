@@ -349,3 +349,23 @@ def test_volumetric_views_get_stacks_and_all_their_labels(blobs_folder, blobs_re
     image, labels = load_case(case, card)
     np.testing.assert_array_equal(batch.target[0].numpy(), labels.transpose(1, 0, 2))
     np.testing.assert_array_equal(batch.images[0, 0].numpy(), image.transpose(1, 0, 2).astype(np.float32))
+
+
+def test_volumetric_views_may_have_another_appearance(blobs_folder, blobs_recipe):
+    phase = {"steps": 1, "batch": 2, "size": [16, 16]}
+    off = {"bias": 0.0, "blur_pixels": 0.0, "gamma": 0.0, "noise": 0.0, "gain": 0.0}
+    change = {"invert": 1.0, "gain": 0.1}
+
+    def images(view, look, **volumetric):
+        recipe = blobs_recipe(
+            card={"views": [view]}, phases=[phase], appearance=look,
+            volumetric={"phases": [phase | {"depth": 8}], **volumetric},
+        )  # fmt: skip
+        source = opened(blobs_folder, recipe)
+        used = recipe.volumetric.phases[0] if view is STACK else recipe.phases[0]
+        return source.batch(draft_card(recipe).views, used, generator()).images
+
+    assert torch.equal(images(STACK, off, appearance=change), images(STACK, off | change))
+    assert not torch.equal(images(STACK, off), images(STACK, off | change))
+    slices = {"plane": "axial", "weight": 1.0, "network": "slices"}
+    assert torch.equal(images(slices, off, appearance=change), images(slices, off))
