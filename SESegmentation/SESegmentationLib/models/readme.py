@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from .card import ModelCard, View
-from .store import ModelPackage
-
-
-def write_readme(package: ModelPackage) -> Path:
-    """Write ``README.md`` into the package's folder, whole or not at all."""
-    path = package.path / "README.md"
-    temporary = path.with_name(f".README.md.{os.getpid()}")
-    temporary.write_text(render_readme(package.card), encoding="utf-8")
-    os.replace(temporary, path)
-    return path
 
 
 def render_readme(card: ModelCard) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .card import CARD_NAME, FORMAT, ModelCard
+from .readme import render_readme
 from .store import ModelPackage
 from .verification import sha256_of
 
@@ -17,7 +19,7 @@ WEIGHTS_NAME = "model.safetensors"
 
 
 def write_package(directory: str | Path, card: Mapping[str, Any] | ModelCard, tensors_file: str | Path) -> ModelPackage:
-    """Write weights and card into ``directory``, each whole or not at all; the card last.
+    """Write weights, card and README into ``directory``, each whole or not at all.
 
     Args:
         directory: the package's folder; made where absent, files of these names in it are replaced.
@@ -33,19 +35,28 @@ def write_package(directory: str | Path, card: Mapping[str, Any] | ModelCard, te
     entry["format"] = FORMAT
     entry["weights"] = {"file": WEIGHTS_NAME, "sha256": sha256_of(tensors_file)}
     checked = ModelCard.from_dict(entry, directory / CARD_NAME)
+    # the card after the weights that it is about, and before what is made from it
+    texts = {
+        CARD_NAME: json.dumps(checked.to_dict(), indent=2, ensure_ascii=False) + "\n",
+        "README.md": render_readme(checked),
+    }
     directory.mkdir(parents=True, exist_ok=True)
     weights = directory / WEIGHTS_NAME
     if not (weights.exists() and weights.samefile(tensors_file)):
-        temporary = weights.with_name(f".{WEIGHTS_NAME}.{os.getpid()}")
-        try:
+        with _replacing(weights) as temporary:
             shutil.copyfile(tensors_file, temporary)
-            os.replace(temporary, weights)
-        finally:
-            temporary.unlink(missing_ok=True)
-    temporary = directory / f".{CARD_NAME}.{os.getpid()}"
+    for name, text in texts.items():
+        with _replacing(directory / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return ModelPackage(directory, checked)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to, which takes its place once it is whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(checked.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, directory / CARD_NAME)
+        yield temporary
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return ModelPackage(directory, checked)

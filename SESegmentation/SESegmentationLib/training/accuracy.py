@@ -26,7 +26,6 @@ from ..inference.engine import Engine
 from ..inference.pictures import pixel_size
 from ..inference.reading import read_label_volume, read_volume
 from ..models import ModelPackage, verify_package, write_package
-from ..models.readme import write_readme
 from ..progress import Progress, no_progress
 from .commands import as_command
 from .dataset import Case, find_cases
@@ -142,10 +141,8 @@ def card_accuracy(
 
 
 def write_accuracy(package: ModelPackage, accuracy: dict[str, Any]) -> ModelPackage:
-    """Write an "accuracy" entry into the card, and the README anew."""
-    written = write_package(package.path, {**package.card.to_dict(), "accuracy": accuracy}, package.weights_path)
-    write_readme(written)
-    return written
+    """Write an "accuracy" entry into the card."""
+    return write_package(package.path, package.card.to_dict() | {"accuracy": accuracy}, package.weights_path)
 
 
 @as_command

@@ -28,7 +28,6 @@ from ..inference.uncertainty import confidence
 from ..inference.weights import load_networks
 from ..models import ModelPackage, verify_package, write_package
 from ..models.calibration import ONE_VIEW, SEVERAL_VIEWS
-from ..models.readme import write_readme
 from .commands import as_command
 from .dataset import find_cases, load_case
 from .recipe import Recipe
@@ -217,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(calibration, indent=1))
     if chosen.write:
         entries = {**package.card.to_dict(), "calibration": calibration}
-        write_readme(write_package(package.path, entries, package.weights_path))
+        write_package(package.path, entries, package.weights_path)
 
 
 if __name__ == "__main__":

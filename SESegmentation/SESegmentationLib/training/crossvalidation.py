@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..models import ModelPackage, verify_package, write_package
+from ..models import verify_package, write_package
 from ..models.calibration import expected_dice
-from ..models.readme import write_readme
 from ..progress import Progress, no_progress
 from .accuracy import card_accuracy, expectation, measure, test_cases
 from .calibration import Observation, card_calibration, fit, kept_out_cases, observe
@@ -113,12 +112,6 @@ def expected_of_folds(observed: Sequence[Sequence[Observation]]) -> dict[str, fl
     return expectation({"cases": cases})
 
 
-def _finish(package: ModelPackage, accuracy: dict[str, Any], calibration: dict[str, Any]) -> None:
-    """Write what the folds showed into the card of the final model, and its README anew."""
-    entries = {**package.card.to_dict(), "accuracy": accuracy, "calibration": calibration}
-    write_readme(write_package(package.path, entries, package.weights_path))
-
-
 def _from_to(progress: Progress, name: str, low: float, high: float) -> Progress:
     """Progress of one fold as part of all; the time left is that of the fold."""
 
@@ -181,7 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     observed = observe_folds(chosen.dataset, recipe, chosen.output, chosen.folds)
     everything = [seen for those in observed for seen in those]
     calibration = card_calibration(everything, "cases by weights that never saw them", command)
-    _finish(package, {**accuracy, "folds": chosen.folds}, calibration)
+    shown_by_folds = {"accuracy": {**accuracy, "folds": chosen.folds}, "calibration": calibration}
+    write_package(package.path, package.card.to_dict() | shown_by_folds, package.weights_path)
     print(json.dumps({**accuracy, "expected_dice": expected_of_folds(observed)}, indent=1))
 
 

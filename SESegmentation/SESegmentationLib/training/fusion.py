@@ -24,7 +24,6 @@ from ..inference.device import choose_device
 from ..inference.predictor import Predictor
 from ..inference.weights import load_networks
 from ..models import ModelPackage, View, verify_package, write_package
-from ..models.readme import write_readme
 from .commands import as_command
 from .validation import FEWEST_VOXELS, add_options, validation_cases
 
@@ -82,16 +81,14 @@ def measure_weights(
 
 
 def with_weights(package: ModelPackage, weights: Sequence[float]) -> ModelPackage:
-    """Write the card anew, with these weights of the predictor's views (merged ones last); and its README."""
+    """Write the card anew, with these weights of the predictor's views (merged ones last)."""
     order = sorted(package.card.views, key=lambda view: view.merged)
     by_view = {(view.plane, view.network): weight for view, weight in zip(order, weights, strict=True)}
     entries = package.card.to_dict()
     for view in entries["views"]:
         view["weight"] = by_view[view["plane"], view["network"]]
     entries["views"] = [view for view in entries["views"] if view["weight"] > 0]
-    written = write_package(package.path, entries, package.weights_path)
-    write_readme(written)
-    return written
+    return write_package(package.path, entries, package.weights_path)
 
 
 def _box(truth: np.ndarray, margin: int = 12) -> tuple[slice, ...]:

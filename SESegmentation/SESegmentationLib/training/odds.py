@@ -25,7 +25,6 @@ from ..inference.device import choose_device
 from ..inference.predictor import Predictor
 from ..inference.weights import load_networks
 from ..models import ModelPackage, verify_package, write_package
-from ..models.readme import write_readme
 from .commands import as_command
 from .sources import channels_by_value
 from .validation import FEWEST_VOXELS, add_options, validation_cases
@@ -92,11 +91,9 @@ def with_odds(package: ModelPackage, values: Sequence[int], factor: float) -> Mo
     temporary = package.path / ".odds.safetensors"
     try:
         save_file(tensors, temporary)
-        written = write_package(package.path, {**package.card.to_dict(), "training": training}, temporary)
+        return write_package(package.path, {**package.card.to_dict(), "training": training}, temporary)
     finally:
         temporary.unlink(missing_ok=True)
-    write_readme(written)
-    return written
 
 
 def _channels(package: ModelPackage, values: Sequence[int]) -> list[int]:

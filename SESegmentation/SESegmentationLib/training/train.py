@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from .. import __version__
 from ..errors import SegmentationError, UsageError
 from ..models.card import ModelCard
-from ..models.readme import write_readme
 from ..models.store import ModelPackage
 from ..models.writing import WEIGHTS_NAME, write_package
 from ..networks import build_network
@@ -134,7 +133,6 @@ def _write(
     }
     package = write_package(output, {**card.to_dict(), "training": training}, temporary)
     temporary.unlink()
-    write_readme(package)
     return package
 
 

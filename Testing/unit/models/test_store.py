@@ -48,7 +48,8 @@ def test_a_written_package_is_found_and_whole(models_folder, card_dict, tensors)
     assert find_model(models_folder / "tiny") == written
     assert "tiny-t1" in [package.card.name for package in list_models()]
     assert written.weights_path.read_bytes() == b"weights"
-    assert sorted(path.name for path in (models_folder / "tiny").iterdir()) == ["model.json", "model.safetensors"]
+    names = sorted(path.name for path in (models_folder / "tiny").iterdir())
+    assert names == ["README.md", "model.json", "model.safetensors"]
 
 
 def test_sha256_is_that_of_the_standard(tensors):
@@ -61,6 +62,7 @@ def test_the_weights_in_place_can_be_written_again(models_folder, card_dict, ten
     again = write_package(package.path, package.card.to_dict() | {"version": "2"}, package.weights_path)
     assert verify_package(package.path) == again
     assert again.card.version == "2"
+    assert "`tiny-t1` 2. " in (package.path / "README.md").read_text(encoding="utf-8")
 
 
 def test_an_invalid_card_writes_nothing(models_folder, card_dict, tensors):
