@@ -41,7 +41,7 @@ from SESegmentationLib.refine.refinement import refine
 from SESegmentationLib.training.calibration import recipe_of
 from SESegmentationLib.training.dataset import Case, find_cases
 from SESegmentationLib.training.shifts import SHIFTS, shift_volume
-from SESegmentationLib.training.sources import split_by_recipe
+from SESegmentationLib.training.splits import split_by_recipe
 
 #: test cases that are measured
 CASES = 30

@@ -28,7 +28,8 @@ from .losses import merge_pairs, segmentation_loss
 from .plan import draft_card
 from .recipe import Phase, Recipe
 from .slabs import VolumeBank
-from .sources import as_batch, channel_pairs, draw_slabs, mirror_table, split_by_recipe
+from .sources import as_batch, channel_pairs, draw_slabs, mirror_table
+from .splits import split_by_recipe
 
 #: what stands for the automatic recipe in place of a recipe's name
 AUTOMATIC = "auto"

@@ -32,7 +32,8 @@ from .commands import as_command
 from .dataset import find_cases, load_case
 from .recipe import Recipe
 from .shifts import SHIFTS, shift_array
-from .sources import open_source, split_by_recipe
+from .sources import open_source
+from .splits import split_by_recipe
 
 #: points of a curve
 POINTS = 6

@@ -25,7 +25,7 @@ from .fingerprint import Fingerprint, look_at
 from .label_names import make_labels, mirrored_pairs
 from .licences import data_licence
 from .slabs import PLANE_AXES
-from .sources import split_cases
+from .splits import split_cases
 
 #: a voxel this many times as long as wide leaves only the plane of its short edges
 ANISOTROPIC = 3.0

@@ -5,12 +5,10 @@ A source hands out batches of network inputs and targets; it knows nothing of ne
 
 from __future__ import annotations
 
-import random
-import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +23,7 @@ from .dataset import box_round, find_cases, find_label_maps, load_case, load_lab
 from .losses import merge_target
 from .recipe import Phase, Recipe
 from .slabs import Deformation, Slabs, VolumeBank
+from .splits import split_by_recipe
 from .synthesis import ImageSynthesiser, TissuePriors
 
 #: no deformation at all, for validation
@@ -48,103 +47,48 @@ class Batch:
     merged: Tensor
 
 
-class Source(Protocol):
-    """Hands out batches for the views of one network."""
+class Source(ABC):
+    """Hands out batches for the views of one network.
+
+    Attributes:
+        split: the cases by what they are for.
+        recipe: what to train.
+        card: the model's grid, labels and intensities.
+        device: where batches are made.
+    """
+
+    def __init__(self, cases: Iterable[str], recipe: Recipe, card: ModelCard, device: torch.device) -> None:
+        self.split = split_by_recipe(list(cases), recipe)
+        self.recipe = recipe
+        self.card = card
+        self.device = device
 
     def batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
         """A random, deformed batch of training cases."""
+        return self._draw("training", views, phase, self.recipe.deformation, generator)
 
     def validation_batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
         """A batch of validation cases, not deformed."""
+        return self._draw("validation", views, phase, UPRIGHT, generator)
 
+    @abstractmethod
+    def _draw(
+        self, group: str, views: Sequence[View], phase: Phase, deformation: Deformation, generator: torch.Generator
+    ) -> Batch:
+        """A random batch of the cases for "training" or "validation"."""
+
+    @abstractmethod
     def class_counts(self) -> Tensor:
         """Voxels per output channel among the training cases."""
 
+    @abstractmethod
     def whole_volumes(
         self, generator: torch.Generator, group: str = "validation"
     ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """The cases of a group, each with its name: normalised image float32 and output channels uint8, (k, j, i)."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """Names of the cases for training, validation and test."""
-
-    training: list[str]
-    validation: list[str]
-    test: list[str]
-
-
-def split_cases(names: Sequence[str], validation: int, test: int, seed: int, together: str = "") -> Split:
-    """Shuffle by ``seed`` and split; the same names and seed give the same split anywhere.
-
-    Cases that belong ``together`` (see :class:`~SESegmentationLib.training.recipe.Data`) stay so: then there may be
-    more for validation and test than asked for.
-
-    Raises:
-        InputError: nothing would be left for training.
-    """
-    groups = _shuffled_groups(names, seed, together)
-    parts = [_take(groups, count) for count in (test, validation, len(names))]
-    return _checked(Split(training=parts[2], validation=parts[1], test=parts[0]), len(names))
-
-
-def fold_of_cases(names: Sequence[str], validation: int, folds: int, fold: int, seed: int, together: str = "") -> Split:
-    """The split of one fold of a cross-validation: every case is for test in exactly one of the ``folds``.
-
-    Args: as :func:`split_cases`; ``fold`` counts from 0.
-
-    Raises:
-        InputError: a fold would have nothing for test, or nothing would be left for training.
-    """
-    groups = _shuffled_groups(names, seed, together)
-    test = [name for group in groups[fold::folds] for name in group]
-    rest = [group for index, group in enumerate(groups) if index % folds != fold]
-    kept_out = _take(rest, validation)
-    if not test:
-        raise InputError(f"There are {len(names)} cases, too few for {folds} folds.", "Add cases, or use fewer folds.")
-    return _checked(Split(training=_take(rest, len(names)), validation=kept_out, test=test), len(names))
-
-
-def _shuffled_groups(names: Sequence[str], seed: int, together: str) -> list[list[str]]:
-    """Cases that belong together, shuffled."""
-    groups: dict[str, list[str]] = {}
-    for name in sorted(names):
-        match = re.match(together, name) if together else None
-        groups.setdefault(match[1] if match else name, []).append(name)
-    shuffled = list(groups)
-    random.Random(seed).shuffle(shuffled)
-    return [groups[key] for key in shuffled]
-
-
-def _take(groups: list[list[str]], count: int) -> list[str]:
-    """Remove groups from the front until there are ``count`` cases, and return these."""
-    part: list[str] = []
-    while groups and len(part) < count:
-        part += groups.pop(0)
-    return part
-
-
-def _checked(split: Split, cases: int) -> Split:
-    """``split``, which has to leave something for training."""
-    if not split.training:
-        raise InputError(
-            f"There are {cases} cases, too few to keep out {len(split.validation)} for validation and "
-            f"{len(split.test)} for test.",
-            "Add cases, or keep out fewer in the recipe's [data].",
-        )
-    return split
-
-
-def split_by_recipe(names: Sequence[str], recipe: Recipe) -> Split:
-    """The split that a recipe's [data] asks for; InputError as :func:`split_cases`."""
-    data = recipe.data
-    if data.folds:
-        return fold_of_cases(names, data.validation, data.folds, data.fold, data.split_seed, data.together)
-    return split_cases(names, data.validation, data.test, data.split_seed, data.together)
-
-
-class FolderSource:
+class FolderSource(Source):
     """Labelled images in nnU-Net's folder layout.
 
     Args:
@@ -160,10 +104,7 @@ class FolderSource:
 
     def __init__(self, dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> None:
         cases = {case.name: case for case in find_cases(dataset)}
-        self.split = split_by_recipe(list(cases), recipe)
-        self.recipe = recipe
-        self.card = card
-        self.device = device
+        super().__init__(cases, recipe, card, device)
         self._mirrored = mirror_table(card, recipe)
         self._cases = cases
         self._banks = {group: self._bank(group) for group in ("training", "validation")}
@@ -177,12 +118,6 @@ class FolderSource:
             return None
         images, labels = zip(*(load_case(case, self.card) for case in cases), strict=True)
         return VolumeBank(labels, images, self.card.spacing[::-1], self._mirrored, device=self.device)
-
-    def batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
-        return self._draw("training", views, phase, self.recipe.deformation, generator)
-
-    def validation_batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
-        return self._draw("validation", views, phase, UPRIGHT, generator)
 
     def _draw(
         self, group: str, views: Sequence[View], phase: Phase, deformation: Deformation, generator: torch.Generator
@@ -208,7 +143,7 @@ class FolderSource:
             yield name, slab.images[0].cpu().numpy(), slab.labels[0].cpu().numpy()
 
 
-class SynthesisSource:
+class SynthesisSource(Source):
     """Images synthesised from label maps, new ones at every step.
 
     Args: as :class:`FolderSource`; ``dataset`` holds label maps and a folder of tissue priors.
@@ -220,11 +155,8 @@ class SynthesisSource:
 
     def __init__(self, dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> None:
         maps = find_label_maps(dataset)
-        self.split = split_by_recipe(list(maps), recipe)
+        super().__init__(maps, recipe, card, device)
         priors = TissuePriors.from_folder(dataset / recipe.data.priors)
-        self.recipe = recipe
-        self.card = card
-        self.device = device
         channels = channels_by_value(card)
         fluid = np.isin(priors.values, recipe.data.fluid_values)
         learnt = np.where(fluid, priors.values, priors.targets)
@@ -248,12 +180,6 @@ class SynthesisSource:
                 raise InputError(f"The label map {name} holds no structure to learn.", "Take it out of the folder.")
         focus = [box_round(self._brain[array], FOCUS_MARGIN_MM / np.array(spacing)) for array in labels]
         return VolumeBank(labels, None, spacing, self._mirrored, focus, self.device) if names else None
-
-    def batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
-        return self._draw("training", views, phase, self.recipe.deformation, generator)
-
-    def validation_batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
-        return self._draw("validation", views, phase, UPRIGHT, generator)
 
     def _draw(
         self, group: str, views: Sequence[View], phase: Phase, deformation: Deformation, generator: torch.Generator
@@ -286,7 +212,7 @@ class SynthesisSource:
 SOURCES = {"folder": FolderSource, "label-maps": SynthesisSource}
 
 
-def open_source(dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> FolderSource | SynthesisSource:
+def open_source(dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> Source:
     """The source a recipe asks for, loaded into memory.
 
     Raises:

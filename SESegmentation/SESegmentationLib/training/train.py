@@ -23,7 +23,8 @@ from .fit import FitState, fit_network
 from .plan import draft_card, plan_fits
 from .processes import ProcessGroup, machine_words
 from .recipe import Recipe
-from .sources import Split, channel_pairs, open_source
+from .sources import channel_pairs, open_source
+from .splits import Split
 
 
 def train_model(

@@ -22,7 +22,7 @@ from SESegmentationLib.training.automatic import write_recipe
 from SESegmentationLib.training.calibration import Observation, compare, fit, fit_curve, kept_out_cases, observe
 from SESegmentationLib.training.dataset import find_cases
 from SESegmentationLib.training.shifts import SHIFTS
-from SESegmentationLib.training.sources import split_cases
+from SESegmentationLib.training.splits import split_cases
 
 
 def seen(confidence: float, dice: float, value: int = 17, views: int = 2, case: str = "a") -> Observation:

@@ -26,7 +26,7 @@ from ..fit import fit_network
 from ..plan import draft_card, plan_fits
 from ..processes import machine_words
 from ..recipe import Recipe
-from ..sources import FolderSource, SynthesisSource, channel_pairs, open_source
+from ..sources import Source, channel_pairs, open_source
 from .plan import Run
 from .results import result_path, write_json
 
@@ -55,7 +55,7 @@ class Runner:
         self.folder = folder
         self.device = device
         self._opened = ""
-        self._source: FolderSource | SynthesisSource
+        self._source: Source
         self._test: list[Volume] = []
 
     def __call__(self, run: Run, progress: Progress = no_progress) -> dict[str, Any]:
