@@ -1,4 +1,7 @@
-"""The README of a model package: its card, readable. It is made from model.json, so the two cannot differ."""
+"""The README of a model package: its card, readable. It is made from model.json, so the two cannot differ.
+
+What a card leaves out, its README leaves out too.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,15 @@ def render_readme(card: ModelCard) -> str:
         _facts(card),
         "## Accuracy\n\n" + _accuracy(card),
         *_expectation(card.calibration),
-        "## Training\n\n" + _training(card.training),
     ]
+    if card.training:
+        parts.append("## Training\n\n" + _training(card.training))
     limits = card.input.get("limits", [])
     if limits:
         parts.append("## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits))
-    parts.append(f"## Licence\n\n[{card.licence.name}]({card.licence.url}). {card.licence.attribution}".strip())
+    licence = card.licence
+    name = f"[{licence.name}]({licence.url})" if licence.url else licence.name
+    parts.append(f"## Licence\n\n{name}. {licence.attribution}".strip())
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,26 +64,35 @@ def _accuracy(card: ModelCard) -> str:
         return "Not measured yet."
     rows, apart = [], accuracy.get("not_in_mean", [])
     for label in card.labels:
-        entry = accuracy["labels"].get(str(label.value))
+        entry = accuracy.get("labels", {}).get(str(label.value))
         if entry:
             name = f"{label.name} (not in the mean)" if label.value in apart else label.name
             rows.append((name, *(_figure(entry.get(key)) for key in ("dice", "hausdorff95_mm", "surface_mm"))))
     header = ("Structure", "Dice", "95 % Hausdorff (mm)", "Mean surface distance (mm)")
-    cases = accuracy["cases"]
-    spread = ", mean ± standard deviation" if cases > 1 else ""
-    text = f"{accuracy['data']}: {cases} case{'s' * (cases > 1)} kept out of the training{spread}.".lstrip(": ")
-    return (
-        f"{text}\n\n{_table(header, rows)}\n\nMean Dice over the structures: **{accuracy['mean_dice']:.3f}**.\n\n"
-        f"Measured with `{accuracy['command']}`."
-    )
+    parts = []
+    if cases := accuracy.get("cases"):
+        spread = ", mean ± standard deviation" if cases > 1 else ""
+        kept_out = f"{cases} case{'s' * (cases > 1)} kept out of the training{spread}."
+        parts.append(f"{accuracy.get('data', '')}: {kept_out}".lstrip(": "))
+    if rows:
+        parts.append(_table(header, rows))
+    if "mean_dice" in accuracy:
+        parts.append(f"Mean Dice over the structures: **{accuracy['mean_dice']:.3f}**.")
+    return "\n\n".join([*parts, *_command(accuracy)])
 
 
 def _expectation(calibration: Mapping[str, Any]) -> list[str]:
     """What the Dice that results are expected to have rests on; nothing where there is none."""
     if not calibration:
         return []
-    text = f"Results tell the Dice to be expected of each structure, as it was on {calibration['data']}."
-    return [f"## Expected Dice\n\n{text}\n\nMeasured with `{calibration['command']}`."]
+    known = f", as it was on {calibration['data']}" if "data" in calibration else ""
+    text = f"Results tell the Dice to be expected of each structure{known}."
+    return ["\n\n".join([f"## Expected Dice\n\n{text}", *_command(calibration)])]
+
+
+def _command(figures: Mapping[str, Any]) -> list[str]:
+    """What was called to measure ``figures``, where they tell."""
+    return [f"Measured with `{figures['command']}`."] if "command" in figures else []
 
 
 def _figure(entry: Mapping[str, float] | None) -> str:

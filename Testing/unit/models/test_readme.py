@@ -1,0 +1,71 @@
+"""The README of a package says what its card says, and nothing about what the card leaves out."""
+
+from __future__ import annotations
+
+import pytest
+
+from SESegmentationLib.models import ModelCard
+from SESegmentationLib.models.readme import render_readme
+
+FIGURES = {"dice": {"mean": 0.9, "std": 0.02, "n": 4}, "hausdorff95_mm": {"mean": 1.25, "std": 0.5, "n": 4}}
+WHOLE = {
+    "data": "crops",
+    "cases": 4,
+    "labels": {"1": FIGURES, "2": FIGURES},
+    "not_in_mean": [2],
+    "mean_dice": 0.9,
+    "command": "python -m measure",
+}
+
+
+def rendered(card_dict, **entries):
+    weights = {"file": "model.safetensors", "sha256": "0" * 64}
+    return render_readme(ModelCard.from_dict(card_dict | {"format": 1, "weights": weights} | entries))
+
+
+def test_figures_stand_in_a_table(card_dict):
+    text = rendered(card_dict, accuracy=WHOLE)
+    assert "crops: 4 cases kept out of the training, mean ± standard deviation." in text
+    assert "| anterior hippocampus | 0.900 ± 0.020 | 1.25 ± 0.50 | - |" in text
+    assert "| posterior hippocampus (not in the mean) |" in text
+    assert "Mean Dice over the structures: **0.900**." in text
+    assert "Measured with `python -m measure`." in text
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("data", "4 cases kept out"),
+        ("cases", "kept out"),
+        ("labels", "| Structure |"),
+        ("mean_dice", "Mean Dice"),
+        ("command", "Measured with"),
+    ],
+)
+def test_what_the_card_leaves_out_is_left_out(card_dict, missing, said):
+    text = rendered(card_dict, accuracy={key: entry for key, entry in WHOLE.items() if key != missing})
+    assert "None" not in text
+    assert ("\n" + said in text) == (missing == "data")
+
+
+def test_a_model_that_was_not_measured_says_so(card_dict):
+    assert "Not measured yet." in rendered(card_dict, accuracy={})
+
+
+def test_a_training_and_a_link_that_are_not_told_are_not_there(card_dict):
+    text = rendered(card_dict)
+    assert "## Training" not in text
+    assert text.endswith("## Licence\n\nApache License 2.0.\n")
+    linked = card_dict["licence"] | {"url": "https://licence.org", "attribution": "By us."}
+    text = rendered(card_dict, licence=linked, training={"seed": 1, "cases": {"training": 2}, "test_cases": ["a"]})
+    assert "| **seed** | 1 |\n| **cases** | training: 2 |" in text
+    assert "test cases" not in text
+    assert text.endswith("[Apache License 2.0](https://licence.org). By us.\n")
+
+
+def test_what_the_expected_dice_rests_on(card_dict):
+    curves = {"views": {"1": {"confidence": [0.5, 1.0], "dice": [0.4, 0.9]}}}
+    text = rendered(card_dict, calibration=curves | {"data": "crops under shifts", "command": "python -m calibrate"})
+    assert "of each structure, as it was on crops under shifts.\n\nMeasured with `python -m calibrate`." in text
+    assert "to be expected of each structure.\n\n" in rendered(card_dict, calibration=curves)
+    assert "Expected Dice" not in rendered(card_dict, calibration={})
