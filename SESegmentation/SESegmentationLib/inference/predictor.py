@@ -52,7 +52,8 @@ class Prediction:
     """What the views say of a volume.
 
     Attributes:
-        probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views.
+        probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views; the labels'
+            odds are in them.
         votes: each view's own most probable channel, (k, j, i) uint8 (int16 for more than 256 channels).
     """
 
@@ -88,6 +89,7 @@ class Predictor:
         channels = {label.value: channel for channel, label in enumerate(card.labels, start=1)}
         self._pairs = [(channels[left], channels[right]) for left, right in card.merged_pairs]
         self._other_side = other_sides(self._pairs, len(card.labels) + 1)
+        self._odds = torch.tensor([1.0, *(label.odds for label in card.labels)])
         #: C; what networks give beyond the background and the labels is not used
         self.classes = len(card.labels) + 1
 
@@ -149,6 +151,9 @@ class Predictor:
             total = torch.zeros((*volume.shape, self.classes), dtype=torch.float16, device=store).permute(3, 0, 1, 2)
             whole = sum(view.weight for view in views)
             votes = [self._look(view, image, total, view.weight / whole, low_memory, report) for view in views]
+            if (self._odds != 1).any():
+                total.mul_(self._odds.to(total)[:, None, None, None])
+                total.div_(total.sum(dim=0))
         return Prediction(total, votes)
 
     def _limit(self, low_memory: bool) -> int:

@@ -38,7 +38,7 @@ def _facts(card: ModelCard) -> str:
         "Input": f"{card.modality}, {card.contrast}".rstrip(", "),
         "Grid": f"{spacing} mm",
         "Views": views,
-        "Structures": f"{len(card.labels)}{_meeting(card)}",
+        "Structures": f"{len(card.labels)}{_meeting(card)}{_weighed(card)}",
         "Weights": f"`{card.weights_file}`, SHA-256 `{card.weights_sha256}`",
     }
     return _table(("", ""), [(f"**{key}**", value) for key, value in rows.items()])
@@ -50,6 +50,12 @@ def _meeting(card: ModelCard) -> str:
         return ""
     names = " and ".join(card.label(value).name for value in card.division.values)
     return f"; {names} meet at one {card.division.plane} slice"
+
+
+def _weighed(card: ModelCard) -> str:
+    """Which structures' fused probabilities are weighed."""
+    odds = ", ".join(f"{label.name} by {label.odds:g}" for label in card.labels if label.odds != 1)
+    return f"; what the views say is multiplied: {odds}" if odds else ""
 
 
 def _seen(view: View) -> str:

@@ -49,7 +49,8 @@ class PlannedFit:
 def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
     """What is fitted, in order: with ``recipe.specialise`` first one "shared" network, from which the others start.
 
-    Networks that start from nothing have a seed each, so that several of one plane do not become the same.
+    Networks that start from nothing have a seed each, so that several of one plane do not become the same; one that
+    is taught otherwise may have its own.
     """
     fit, deep = recipe.fit, {view.network for view in card.views if view.volumetric}
     main = Schedule(recipe.phases, fit.learning_rate, fit.warmup, fit.drops)
@@ -65,8 +66,10 @@ def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
         if recipe.specialise and name not in deep:
             plan.append(PlannedFit(name, description, views, own, fit.seed))
         else:
-            plan.append(PlannedFit(name, description, views, volumetric if name in deep else main, seed))
-            seed += 1
+            own_seed = recipe.networks[name].seed if name in recipe.networks else -1
+            schedule = volumetric if name in deep else main
+            plan.append(PlannedFit(name, description, views, schedule, seed if own_seed < 0 else own_seed))
+            seed += own_seed < 0
     return plan
 
 
@@ -109,6 +112,11 @@ def draft_card(recipe: Recipe) -> ModelCard:
     except ModelError as error:
         cause = error.cause.removeprefix("The model card is damaged: ")
         raise UsageError(f"The recipe {recipe.name} makes no model: {cause}", "Correct the recipe.") from error
+    if unknown := sorted(set(recipe.networks) - set(networks)):
+        raise UsageError(
+            f"The recipe {recipe.name} changes a network that no view has: {', '.join(unknown)}.",
+            f"Name one of {', '.join(networks)} in [networks].",
+        )
     for kind, where, phases in (
         (False, "phases", recipe.phases),
         (True, "[volumetric] phases", recipe.volumetric.phases),

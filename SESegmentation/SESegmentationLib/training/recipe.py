@@ -125,13 +125,24 @@ class Volumetric:
 
     Attributes:
         network: what differs from the recipe's; ``flat`` levels suit slices that lie far apart, see ``PyramidUNet``.
-        appearance: what differs from the recipe's.
         phases: the schedule of each; their ``depth`` is the number of slices.
     """
 
     network: dict[str, Any] = field(default_factory=dict)
-    appearance: dict[str, Any] = field(default_factory=dict)
     phases: list[Phase] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How one network of the card is trained otherwise than the recipe says; it starts from nothing.
+
+    Attributes:
+        seed: of its own; below 0 it has the next one, see :func:`.plan.plan_fits`.
+        appearance: entries of [appearance] that differ.
+    """
+
+    seed: int = -1
+    appearance: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,8 @@ class Recipe:
         shared_planes: planes that the network learns from which the others start, where these are not those of the
             views: what slices of another plane show helps too.
         volumetric: the same for volumetric views, which start from nothing.
+        networks: what differs for some networks, by their names in the card: those that are taught otherwise err
+            elsewhere, and together they err less.
     """
 
     name: str
@@ -157,6 +170,7 @@ class Recipe:
     specialise: list[Phase] = field(default_factory=list)
     shared_planes: tuple[str, ...] = ()
     volumetric: Volumetric = field(default_factory=Volumetric)
+    networks: dict[str, Changes] = field(default_factory=dict)
     data: Data = field(default_factory=Data)
     fit: Fit = field(default_factory=Fit)
     deformation: Deformation = field(default_factory=Deformation)
@@ -184,12 +198,12 @@ class Recipe:
             raise UsageError(f"{origin}: {error}.", "Compare it with a recipe that is shipped.") from error
         return recipe
 
-    def look(self, volumetric: bool) -> Appearance:
-        """How images change for networks of slices, or for those that see all slices at once."""
-        if not volumetric:
+    def look(self, network: str) -> Appearance:
+        """How images change for a network of the card."""
+        if network not in self.networks:
             return self.appearance
-        entries = dataclasses.asdict(self.appearance) | self.volumetric.appearance
-        return converted(entries, Appearance, "volumetric.appearance")
+        entries = dataclasses.asdict(self.appearance) | self.networks[network].appearance
+        return converted(entries, Appearance, f"networks.{network}.appearance")
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for the record kept with the model."""
@@ -204,7 +218,7 @@ def _check(recipe: Recipe) -> None:
     labels = len(listed) if isinstance(listed := recipe.card.get("labels"), list) else 0
     intensity = recipe.card.get("intensity")
     zscore = isinstance(intensity, dict) and intensity.get("type") == "zscore"
-    looks = (recipe.look(volumetric=False), recipe.look(volumetric=True))
+    looks = [recipe.appearance, *(recipe.look(network) for network in recipe.networks)]
     unfit = any(getattr(look, name) for look in looks for name in UNIT_ONLY)
     darkened = all(0 < channel <= labels for look in looks for channel in look.darkened)
     together = all(bool(look.darkening) == bool(look.darkened) for look in looks)
@@ -212,6 +226,7 @@ def _check(recipe: Recipe) -> None:
         (phases, "there is no phase"),
         (set(recipe.shared_planes) <= set(PLANES), f"shared_planes are some of {', '.join(PLANES)}"),
         (recipe.specialise or not recipe.shared_planes, "shared_planes are for networks that specialise"),
+        (not (recipe.specialise and recipe.networks), "[networks] is for networks that do not specialise"),
         (not (recipe.volumetric.phases and fit.boundary), "[fit] boundary is for slices, not for volumetric phases"),
         (positive, "steps, batch, size, spacing and depth of a phase must be above 0"),
         (data.source in SOURCE_KINDS, f"[data] source is one of {', '.join(SOURCE_KINDS)}, not {data.source!r}"),
@@ -288,6 +303,8 @@ def converted(value: Any, kind: Any, where: str = "") -> Any:
         if len(kinds) == len(value):
             return tuple(converted(*both, f"{where}[{i}]") for i, both in enumerate(zip(value, kinds, strict=True)))
     if origin is dict and isinstance(value, dict):
+        if dataclasses.is_dataclass(parts[1]):
+            return {key: converted(entry, parts[1], f"{where}.{key}") for key, entry in value.items()}
         return value
     if kind is float and type(value) in (int, float):
         return float(value)

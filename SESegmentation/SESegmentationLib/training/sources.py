@@ -125,7 +125,7 @@ class FolderSource(Source):
         slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
         images = slabs.images
         if group == "training":
-            look = self.recipe.look(views[0].volumetric)
+            look = self.recipe.look(views[0].network)
             if look.structures or look.darkening:
                 images = change_structures(images, slabs.labels, look, generator)
             images = change_appearance(images, look, generator)
@@ -186,7 +186,7 @@ class SynthesisSource(Source):
     ) -> Batch:
         slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
         images, removed = self.synthesise(slabs, generator)
-        images = change_appearance(images, self.recipe.look(views[0].volumetric), generator)
+        images = change_appearance(images, self.recipe.look(views[0].network), generator)
         # what was removed from the image cannot be found in it
         targets = torch.where(removed, 0, self.targets[slabs.labels.long()])
         return as_batch(images, targets, slabs.planes, views, self.card)

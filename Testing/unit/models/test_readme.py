@@ -54,6 +54,12 @@ def test_cases_of_untold_data_are_still_counted(card_dict):
     assert "\n4 cases kept out" in rendered(card_dict, accuracy=accuracy)
 
 
+def test_odds_are_told_where_they_are_not_one(card_dict):
+    assert "multiplied" not in rendered(card_dict)
+    labels = [card_dict["labels"][0] | {"odds": 1.5}, *card_dict["labels"][1:]]
+    assert "multiplied: anterior hippocampus by 1.5 |" in rendered(card_dict, labels=labels)
+
+
 def test_a_model_that_was_not_measured_says_so(card_dict):
     assert "Not measured yet." in rendered(card_dict, accuracy={})
 

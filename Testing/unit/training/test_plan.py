@@ -22,6 +22,7 @@ DEEP_PHASE = {"steps": 1, "batch": 1, "size": [8, 8], "depth": 8}
         ({"volumetric": {"phases": [{**DEEP_PHASE, "depth": 0}]}}, "depth"),
         ({"shared_planes": ["axial"]}, "specialise"),
         ({"shared_planes": ["oblique"]}, "shared_planes"),
+        ({"networks": {"stacks": {"seed": 1}}}, "no view has: stacks"),
     ],
 )
 def test_recipes_that_cannot_train_their_views_are_refused(blobs_recipe, changes, message):
@@ -65,3 +66,9 @@ def test_a_shared_network_may_learn_more_planes_than_those_of_the_views(blobs_re
     assert [fit.volumetric for fit in plan] == [False, True, False, True]
     alone = blobs_recipe(card={"views": [STACK]}, specialise=[phase], volumetric={"phases": [DEEP_PHASE]})
     assert [fit.name for fit in plan_fits(draft_card(alone), alone)] == ["stack"]
+
+
+def test_networks_of_one_plane_have_a_seed_each_or_their_own(blobs_recipe):
+    views = [{**FLAT, "network": name} for name in ("first", "second", "third")]
+    recipe = blobs_recipe(card={"views": views}, fit={"seed": 5}, networks={"second": {"seed": 5}})
+    assert [fit.seed for fit in plan_fits(draft_card(recipe), recipe)] == [5, 5, 6]

@@ -130,8 +130,10 @@ def test_a_recipe_as_plain_values_is_json(blobs_recipe):
         ({"appearance": {"darkened": [1]}}, "go together"),
         ({"appearance": {"darkening": 1.5, "darkened": [0]}}, "darkened are channels"),
         ({"appearance": {"darkening": 1.5, "darkened": [99]}}, "darkened are channels"),
-        ({"volumetric": {"appearance": {"darkening": 1.5}}}, "go together"),
-        ({"volumetric": {"appearance": {"tint": 1.5}}}, "no entry volumetric.appearance.tint"),
+        ({"networks": {"axial": {"appearance": {"darkening": 1.5}}}}, "go together"),
+        ({"networks": {"axial": {"appearance": {"tint": 1.5}}}}, "no entry networks.axial.appearance.tint"),
+        ({"networks": {"axial": {"steps": 3}}}, "no entry networks.axial.steps"),
+        ({"networks": {"axial": {}}, "specialise": [{"steps": 3, "batch": 2, "size": [8, 8]}]}, "do not specialise"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -293,21 +293,17 @@ def test_volumetric_views_get_stacks_and_all_their_labels(blobs_folder, blobs_re
     np.testing.assert_array_equal(batch.images[0, 0].numpy(), image.transpose(1, 0, 2).astype(np.float32))
 
 
-def test_volumetric_views_may_have_another_appearance(blobs_folder, blobs_recipe):
-    phase = {"steps": 1, "batch": 2, "size": [16, 16]}
+def test_a_network_may_have_an_appearance_of_its_own(blobs_folder, blobs_recipe):
     off = {"bias": 0.0, "blur_pixels": 0.0, "gamma": 0.0, "noise": 0.0, "gain": 0.0}
     change = {"invert": 1.0, "gain": 0.1}
+    views = [{"plane": "axial", "weight": 1.0, "network": name} for name in ("usual", "other")]
 
-    def images(view, look, **volumetric):
-        recipe = blobs_recipe(
-            card={"views": [view]}, phases=[phase], appearance=look,
-            volumetric={"phases": [phase | {"depth": 8}], **volumetric},
-        )  # fmt: skip
+    def images(view, look, **networks):
+        recipe = blobs_recipe(card={"views": views}, appearance=look, networks=networks)
         source = opened(blobs_folder, recipe)
-        used = recipe.volumetric.phases[0] if view is STACK else recipe.phases[0]
-        return source.batch(draft_card(recipe).views, used, generator()).images
+        return source.batch(draft_card(recipe).views[view : view + 1], recipe.phases[0], generator()).images
 
-    assert torch.equal(images(STACK, off, appearance=change), images(STACK, off | change))
-    assert not torch.equal(images(STACK, off), images(STACK, off | change))
-    slices = {"plane": "axial", "weight": 1.0, "network": "slices"}
-    assert torch.equal(images(slices, off, appearance=change), images(slices, off))
+    changed = {"other": {"appearance": change}}
+    assert torch.equal(images(1, off, **changed), images(1, off | change))
+    assert not torch.equal(images(1, off), images(1, off | change))
+    assert torch.equal(images(0, off, **changed), images(0, off))

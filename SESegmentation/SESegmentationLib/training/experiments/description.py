@@ -27,6 +27,8 @@ def describe_run(dataset: str, recipe: Recipe) -> dict[str, Any]:
     for entry in ("data", "fit", "deformation", "appearance", "synthesis"):
         if entries := _changed(getattr(recipe, entry)):
             changed[entry] = entries
+    if recipe.networks:
+        changed["networks"] = {name: _changed(changes) for name, changes in recipe.networks.items()}
     if recipe.data.source != "label-maps":
         changed.pop("synthesis", None)
     return json.loads(json.dumps({"format": FORMAT, "dataset": dataset, "recipe": changed}))
