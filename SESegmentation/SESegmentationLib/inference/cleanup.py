@@ -8,9 +8,10 @@ The card's "cleanup" entry:
   of the neck may on the cerebellum;
 - ``"largest_component"``: "all" or a list of values; of these only the largest connected piece is kept;
 - ``"minimum_ml"``: smaller connected pieces of any structure are removed;
+- ``"faces"``: true for these two where slices lie far apart: what touches by an edge or a corner is no piece;
 - ``"fill_holes"``: true gives background wholly enclosed by a structure to that structure.
 
-What is removed becomes background. Pieces hang together by faces, edges or corners.
+What is removed becomes background. Pieces hang together by faces, edges or corners, unless ``"faces"`` is true.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def clean(labels: sitk.Image, values: tuple[int, ...], cleanup: Mapping[str, Any
         structure = part == value
         largest_only = largest == "all" or value in largest
         if largest_only or smallest > 1:
-            kept = _pieces_kept(structure, largest_only, smallest)
+            kept = _pieces_kept(structure, largest_only, smallest, corners=not cleanup.get("faces"))
             part[structure & ~kept] = 0
             structure = kept
         if cleanup.get("fill_holes"):
@@ -63,9 +64,9 @@ def clean(labels: sitk.Image, values: tuple[int, ...], cleanup: Mapping[str, Any
     return cleaned
 
 
-def _pieces_kept(mask: np.ndarray, largest_only: bool, smallest: float = 0.0) -> np.ndarray:
+def _pieces_kept(mask: np.ndarray, largest_only: bool, smallest: float = 0.0, corners: bool = True) -> np.ndarray:
     """The connected pieces of ``mask`` that have ``smallest`` voxels or more, or the largest of these only."""
-    pieces = sitk.ConnectedComponent(_as_image(mask), True)
+    pieces = sitk.ConnectedComponent(_as_image(mask), corners)
     numbers = sitk.GetArrayFromImage(sitk.RelabelComponent(pieces, minimumObjectSize=int(np.ceil(smallest))))
     return numbers == 1 if largest_only else numbers > 0
 

@@ -193,7 +193,7 @@ class ModelCard:
         division: labels that meet at a plane, or None.
         margin_mm: margin in mm kept round the foreground or region when cropping.
         input: what the model expects: "kind", "extent_mm", "needs_stripping".
-        cleanup: "largest_component" ("all" or values), "fill_holes", "minimum_ml".
+        cleanup: what is removed and filled, see ``inference.cleanup``.
         pipeline: cascade of another model that locates the target, or None.
         training: what it was trained on and how.
         accuracy: measured accuracy.

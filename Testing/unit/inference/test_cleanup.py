@@ -58,6 +58,18 @@ def test_the_largest_piece_of_some_structures(array):
     np.testing.assert_array_equal(cleaned(array, largest_component=[2]), expected)
 
 
+def test_what_touches_by_an_edge_may_count_as_a_piece_of_its_own(array):
+    array[9, 2:9, 1] = 1  # touches the first of 1 by edges
+    expected = array.copy()
+    expected[12:14, 2:4, 2:4] = 0
+    np.testing.assert_array_equal(cleaned(array, largest_component=[1]), expected)
+    expected[9, 2:9, 1] = 0
+    np.testing.assert_array_equal(cleaned(array, largest_component=[1], faces=True), expected)
+    large = np.where(array == 300, 0, array)
+    assert (cleaned(large, minimum_ml=0.08, faces=True)[9] == 0).all()
+    assert (cleaned(large, minimum_ml=0.08)[9, 2:9, 1] == 1).all()
+
+
 def test_the_largest_piece_of_them_together(array):
     expected = array.copy()
     expected[12:] = 0
