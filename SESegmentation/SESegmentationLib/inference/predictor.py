@@ -6,6 +6,7 @@ Arrays are (k, j, i) on a model grid, see :mod:`.views`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -20,6 +21,7 @@ from .cores import MOST, map_on_cores
 from .device import fast_precision
 from .gates import recorded_gates, spatial_gate
 from .memory import REMEDY, is_out_of_memory, require
+from .overlooked import heard_alone
 from .views import (
     PLANE_AXIS,
     across_axis,
@@ -52,8 +54,8 @@ class Prediction:
     """What the views say of a volume.
 
     Attributes:
-        probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views; the labels'
-            odds are in them.
+        probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views; where some
+            find a structure that others overlook, over those alone.
         votes: each view's own most probable channel, (k, j, i) uint8 (int16 for more than 256 channels).
     """
 
@@ -76,6 +78,7 @@ class Predictor:
     def __init__(self, card: ModelCard, networks: dict[str, nn.Module], device: torch.device) -> None:
         _check_views(card, networks)
         self.device = device
+        self._card = card
         #: those last that cannot tell left from right: they need what the others say
         self.views = sorted(card.views, key=lambda view: view.merged)
         self._precision = fast_precision(device)
@@ -89,7 +92,6 @@ class Predictor:
         channels = {label.value: channel for channel, label in enumerate(card.labels, start=1)}
         self._pairs = [(channels[left], channels[right]) for left, right in card.merged_pairs]
         self._other_side = other_sides(self._pairs, len(card.labels) + 1)
-        self._odds = torch.tensor([1.0, *(label.odds for label in card.labels)])
         #: C; what networks give beyond the background and the labels is not used
         self.classes = len(card.labels) + 1
 
@@ -141,20 +143,32 @@ class Predictor:
         Raises:
             OutOfMemoryError: not even single slices fit.
         """
-        on_cpu = low_memory or self.device.type == "cpu"
-        if on_cpu:
-            require(volume.size * (2 * self.classes + 8) / 1e9)
-        store = torch.device("cpu") if on_cpu else self.device
         with torch.inference_mode():
             image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
-            # channels last: what a network gives for a slice then lies together in every plane
-            total = torch.zeros((*volume.shape, self.classes), dtype=torch.float16, device=store).permute(3, 0, 1, 2)
-            whole = sum(view.weight for view in views)
-            votes = [self._look(view, image, total, view.weight / whole, low_memory, report) for view in views]
-            if (self._odds != 1).any():
-                total.mul_(self._odds.to(total)[:, None, None, None])
-                total.div_(total.sum(dim=0))
+            total, votes = self._fused(views, image, low_memory, report)
+            for heard, channels in heard_alone(self._card, views, votes).items():
+                some = [views[position] for position in heard]
+                # they were asked and counted before
+                alone, _ = self._fused(some, image, low_memory, lambda view, fraction: report(view, 1.0))
+                where = torch.zeros_like(votes[0], dtype=torch.bool)
+                for position, channel in itertools.product(heard, channels):
+                    where |= votes[position] == channel
+                total[:, where] = alone[:, where]
         return Prediction(total, votes)
+
+    def _fused(
+        self, views: Sequence[View], image: Tensor, low_memory: bool, report: Callable[[View, float], None]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The weighted mean of what ``views`` say, and the votes of each."""
+        on_cpu = low_memory or self.device.type == "cpu"
+        if on_cpu:
+            require(image.numel() * (2 * self.classes + 8) / 1e9)
+        store = torch.device("cpu") if on_cpu else self.device
+        # channels last: what a network gives for a slice then lies together in every plane
+        total = torch.zeros((*image.shape, self.classes), dtype=torch.float16, device=store).permute(3, 0, 1, 2)
+        whole = sum(view.weight for view in views)
+        votes = [self._look(view, image, total, view.weight / whole, low_memory, report) for view in views]
+        return total, votes
 
     def _limit(self, low_memory: bool) -> int:
         return LOW_MEMORY_PIXELS if low_memory else BATCH_PIXELS[self.device.type]

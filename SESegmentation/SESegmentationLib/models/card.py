@@ -17,7 +17,7 @@ from .labels import Label
 FORMAT = 1
 CARD_NAME = "model.json"
 _KEYS = """format name title version summary modality contrast spacing orientation intensity networks views labels
-merged_pairs division margin_mm input cleanup pipeline training accuracy calibration licence weights"""
+merged_pairs division overlooked margin_mm input cleanup pipeline training accuracy calibration licence weights"""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 PLANES = ("axial", "coronal", "sagittal")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -191,6 +191,8 @@ class ModelCard:
         labels: structures, in the order of the networks' output channels 1, 2, ...
         merged_pairs: (left value, right value) of labels that views with ``merged`` cannot tell apart.
         division: labels that meet at a plane, or None.
+        overlooked: share of a structure's volume in another view below which a view overlooks it and is not heard about
+            it, see ``inference.overlooked``; 0 where all views always are.
         margin_mm: margin in mm kept round the foreground or region when cropping.
         input: what the model expects: "kind", "extent_mm", "needs_stripping".
         cleanup: what is removed and filled, see ``inference.cleanup``.
@@ -220,6 +222,7 @@ class ModelCard:
     orientation: str = "RAS"
     merged_pairs: tuple[tuple[int, int], ...] = ()
     division: Division | None = None
+    overlooked: float = 0.0
     margin_mm: float = 0.0
     input: dict[str, Any] = field(default_factory=dict)
     cleanup: dict[str, Any] = field(default_factory=dict)
@@ -273,6 +276,7 @@ class ModelCard:
             "labels": [label.to_dict() for label in self.labels],
             "merged_pairs": [list(pair) for pair in self.merged_pairs],
             "division": self.division.to_dict() if self.division else None,
+            **({"overlooked": self.overlooked} if self.overlooked else {}),
             "margin_mm": self.margin_mm,
             "input": self.input,
             "cleanup": self.cleanup,
@@ -335,6 +339,7 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         labels=tuple(Label.from_dict(label, f"labels[{i}]") for i, label in enumerate(fields.sequence("labels"))),
         merged_pairs=tuple(pair_fields.numbers(str(i), 2, whole=True, low=1) for i in range(len(pairs))),
         division=Division.from_dict(fields.mapping("division")) if fields.has("division") else None,
+        overlooked=fields.number("overlooked", 0.0, low=0),
         margin_mm=fields.number("margin_mm", 0.0, low=0),
         input=fields.mapping("input", {}),
         cleanup=fields.mapping("cleanup", {}),
@@ -365,6 +370,7 @@ def _check(card: ModelCard) -> None:
         (not unpaired, f"merged_pairs name labels that do not exist: {', '.join(map(str, unpaired))}"),
         (set(divided) <= set(values), "division names labels that do not exist"),
         (len(set(divided)) == len(divided), "division names one label twice"),
+        (card.overlooked <= 1, "overlooked is a share, at most 1"),
         (split, "a view is merged, yet merged_pairs is empty"),
         (_SHA256.fullmatch(card.weights_sha256), "weights.sha256 must have 64 hexadecimal digits"),
     )

@@ -55,8 +55,6 @@ class Label:
         modifier: SNOMED CT modifier (side), or None.
         color: red, green, blue, 0 to 255.
         plausible_ml: smallest and largest plausible volume in ml, or None where nothing is known.
-        odds: factor of its fused probability before the most probable structure wins; above 1 for one that views miss
-            rather than invent.
     """
 
     value: int
@@ -66,7 +64,6 @@ class Label:
     modifier: Code | None
     color: tuple[int, int, int]
     plausible_ml: tuple[float, float] | None = None
-    odds: float = 1.0
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any], where: str = "label") -> Label:
@@ -86,7 +83,6 @@ class Label:
             else None,
             color=color,
             plausible_ml=plausible,
-            odds=fields.number("odds", 1.0, low=0, above=True),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,7 +95,6 @@ class Label:
             "modifier": self.modifier.to_dict() if self.modifier else None,
             "color": list(self.color),
             "plausible_ml": list(self.plausible_ml) if self.plausible_ml else None,
-            **({"odds": self.odds} if self.odds != 1 else {}),
         }
 
     def terminology_entry(self) -> str:

@@ -38,7 +38,7 @@ def _facts(card: ModelCard) -> str:
         "Input": f"{card.modality}, {card.contrast}".rstrip(", "),
         "Grid": f"{spacing} mm",
         "Views": views,
-        "Structures": f"{len(card.labels)}{_meeting(card)}{_weighed(card)}",
+        "Structures": f"{len(card.labels)}{_meeting(card)}{_overlooked(card)}",
         "Weights": f"`{card.weights_file}`, SHA-256 `{card.weights_sha256}`",
     }
     return _table(("", ""), [(f"**{key}**", value) for key, value in rows.items()])
@@ -52,10 +52,10 @@ def _meeting(card: ModelCard) -> str:
     return f"; {names} meet at one {card.division.plane} slice"
 
 
-def _weighed(card: ModelCard) -> str:
-    """Which structures' fused probabilities are weighed."""
-    odds = ", ".join(f"{label.name} by {label.odds:g}" for label in card.labels if label.odds != 1)
-    return f"; what the views say is multiplied: {odds}" if odds else ""
+def _overlooked(card: ModelCard) -> str:
+    """When a view is not heard about a structure."""
+    share = f"less than {100 * card.overlooked:g} % of what another view finds of it"
+    return f"; a view is not heard about one of which it finds {share}" if card.overlooked else ""
 
 
 def _seen(view: View) -> str:

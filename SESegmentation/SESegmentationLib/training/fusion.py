@@ -64,10 +64,7 @@ def measure_weights(
     Raises:
         InputError: there are no cases.
     """
-    # the labels' odds are for what is fused, not for each view
-    labels = tuple(replace(label, odds=1.0) for label in package.card.labels)
-    odds = torch.tensor([1.0, *(label.odds for label in package.card.labels)])[:, None, None, None]
-    predictor = Predictor(replace(package.card, labels=labels), load_networks(package), choose_device("auto"))
+    predictor = Predictor(package.card, load_networks(package), choose_device("auto"))
     tried = combinations(predictor.views)
     scores: dict[tuple[float, ...], list[float]] = {weights: [] for weights in tried}
     for name, volume, truth in cases:
@@ -76,8 +73,7 @@ def measure_weights(
         alone = [p[(slice(None), *inside)].float() for p in view_probabilities(predictor, volume)]
         target = torch.from_numpy(truth[inside]).to(alone[0].device)
         for weights in tried:
-            fused = sum(weight * p for weight, p in zip(weights, alone, strict=True) if weight)
-            fused = (fused * odds.to(fused.device)).argmax(0)
+            fused = sum(weight * p for weight, p in zip(weights, alone, strict=True) if weight).argmax(0)
             scores[weights].append(_mean_dice(fused, target, predictor.classes))
     if not scores[tried[0]]:
         raise InputError("There are no validation cases.", "Keep some out in the recipe's [data].")

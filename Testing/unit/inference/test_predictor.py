@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -80,19 +78,6 @@ def test_views_are_fused_by_their_weights(phantom_package, volume):
     for view, vote in zip(model.views, result.votes, strict=True):
         slope = {"axial": 0.2, "coronal": -1.0, "sagittal": 3.0}[view.plane]
         assert (vote == softmax_of(volume, slope).argmax(0)).float().mean() > 0.999
-
-
-def test_odds_weigh_what_is_fused_and_leave_the_votes(phantom_package, volume):
-    networks = make_networks(axial=Recorder(0.2), coronal=Recorder(-1.0), sagittal=Recorder(3.0))
-    card = make_card(phantom_package)
-    plain = Predictor(card, networks, CPU).predict(volume, card.views)
-    card = replace(card, labels=(card.labels[0], replace(card.labels[1], odds=4.0)))
-    result = Predictor(card, networks, CPU).predict(volume, card.views)
-    expected = plain.probabilities.float() * torch.tensor([1.0, 1.0, 4.0])[:, None, None, None]
-    torch.testing.assert_close(result.probabilities.float(), expected / expected.sum(0), atol=3e-3, rtol=0)
-    assert not torch.equal(result.probabilities.argmax(0), plain.probabilities.argmax(0))
-    for vote, before in zip(result.votes, plain.votes, strict=True):
-        assert torch.equal(vote, before)
 
 
 def test_the_weights_of_the_views_that_are_asked_add_up_to_one(phantom_package, volume):

@@ -51,6 +51,7 @@ def test_what_a_card_writes_keeps_the_schema(complete, tmp_path):
     full = complete | {
         "merged_pairs": [[1, 2]],
         "division": {"plane": "coronal", "values": [1, 2]},
+        "overlooked": 0.5,
         "pipeline": {"locator": "brain-t1", "targets": [{"locator_value": 17, "values": {"1": 1}}]},
     }
     path.write_text(json.dumps(ModelCard.from_dict(full).to_dict()))
@@ -88,6 +89,8 @@ WRONG = [
     ("labels", []),
     ("labels.0.value", 0),
     ("merged_pairs", [[1]]),
+    ("overlooked", 1.5),
+    ("overlooked", "half"),
     ("division", [1, 2]),
     ("division", {"plane": "oblique", "values": [1, 2]}),
     ("division", {"plane": "coronal", "values": [1]}),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from SESegmentationLib.errors import ModelError
@@ -50,9 +48,6 @@ def test_brain_labels_are_32_structures_with_sides():
 def test_every_structure_survives_the_card(structure):
     label = structure_label(7, structure, plausible_ml=(1.0, 2.5))
     assert Label.from_dict(label.to_dict()) == label
-    assert "odds" not in label.to_dict()
-    missed = replace(label, odds=1.5)
-    assert Label.from_dict(missed.to_dict()) == missed
 
 
 @pytest.mark.parametrize(
@@ -72,8 +67,6 @@ def test_every_structure_survives_the_card(structure):
         ({"type": {"value": "1", "scheme": "SCT", "meaning": "a~b"}}, "type.meaning"),
         ({"plausible_ml": [3, 2]}, "plausible_ml"),
         ({"plausible_ml": [0, float("inf")]}, "plausible_ml"),
-        ({"odds": 0}, "odds"),
-        ({"odds": "high"}, "odds"),
     ],
 )
 def test_a_wrong_field_is_named(change, field):

@@ -54,10 +54,9 @@ def test_cases_of_untold_data_are_still_counted(card_dict):
     assert "\n4 cases kept out" in rendered(card_dict, accuracy=accuracy)
 
 
-def test_odds_are_told_where_they_are_not_one(card_dict):
-    assert "multiplied" not in rendered(card_dict)
-    labels = [card_dict["labels"][0] | {"odds": 1.5}, *card_dict["labels"][1:]]
-    assert "multiplied: anterior hippocampus by 1.5 |" in rendered(card_dict, labels=labels)
+def test_when_a_view_is_not_heard_is_told(card_dict):
+    assert "not heard" not in rendered(card_dict)
+    assert "less than 50 % of what another view finds of it |" in rendered(card_dict, overlooked=0.5)
 
 
 def test_a_model_that_was_not_measured_says_so(card_dict):

@@ -62,20 +62,6 @@ def test_the_view_that_is_right_counts_and_the_one_that_is_wrong_does_not(packag
     assert scores[(0.25, 1.0, 0.0)] == 1.0
 
 
-def test_odds_of_labels_count_for_what_is_fused(package, monkeypatch, tmp_path):
-    truth = truth_volume()
-    doubtful = torch.stack([0.6 - 0.6 * torch.from_numpy(truth == 1), 1.0 * torch.from_numpy(truth == 1)])
-    said = torch.cat([doubtful, 0.4 * torch.from_numpy(truth == 2)[None]])
-    said[0][truth == 0] = 1.0
-    monkeypatch.setattr(fusion, "view_probabilities", lambda predictor, volume: [said.half()] * 3)
-    case = [("case", truth.astype(np.float32), truth)]
-    assert set(fusion.measure_weights(package, case).values()) == {0.5}
-    entries = package.card.to_dict()
-    entries["labels"][1]["odds"] = 2.0
-    missed = fusion.write_package(tmp_path / "missed", entries, package.weights_path)
-    assert set(fusion.measure_weights(missed, case).values()) == {1.0}
-
-
 def test_fusing_views_by_hand_is_what_the_predictor_does(package):
     predictor = Predictor(package.card, load_networks(package), CPU)
     volume = np.random.default_rng(1).random((18, 20, 22), dtype=np.float32)
