@@ -107,6 +107,7 @@ def plan_recipe(dataset: Path, name: str, machine: Machine, progress: Progress =
     look = look_at(dataset, [cases[case] for case in split.training], progress)
     description = look.description
     pairs, alone = mirrored_pairs(description.labels)
+    aside = [] if look.slices else [description.labels[value] for value in look.to_one_side(pairs)]
     across = thick_axis(look)
     spacing = choose_spacing(look, across, len(split.training), machine)
     pixels = np.maximum(np.rint(np.median(look.extents, axis=0) / spacing), 1).astype(int)
@@ -144,7 +145,7 @@ def plan_recipe(dataset: Path, name: str, machine: Machine, progress: Progress =
             "scale": 0.15,
             "elastic_mm": [_round(0.03 * patch_mm.min()), _round(0.012 * patch_mm.min())],
             "shift_mm": _round(max(0.1 * patch_mm.min(), max(beyond) / 2)),
-            "mirror": not alone,
+            "mirror": not (alone or aside),
             "share": 0.8,
             "in_plane": across is not None,
         },
@@ -191,7 +192,7 @@ def plan_recipe(dataset: Path, name: str, machine: Machine, progress: Progress =
         f"grid {_by(spacing)} mm: the cases' median is {_by(look.spacing)} mm; {_by(pixels)} voxels",
         _why_views(views, across),
         f"intensities: {_why_intensity(intensity)}; modality {description.modality or 'not stated'}",
-        f"mirrored: {_why_mirror(pairs, alone)}",
+        f"mirrored: {_why_mirror(pairs, alone, aside)}",
         f"network: {levels} levels from {base} channels, slices of {size[0]} x {size[1]} pixels, for "
         f"{machine.gigabytes:.0f} GB on {machine.device.type}",
         f"class balance: {'volumes of labels differ more than fourfold' if uneven else 'none needed'}",
@@ -356,7 +357,9 @@ def _why_views(views: Sequence[dict[str, Any]], across: int | None) -> str:
     return f"views: {planes}, {views[0]['thickness']} slices at once: {why}"
 
 
-def _why_mirror(pairs: Sequence[tuple[int, int]], alone: Sequence[str]) -> str:
+def _why_mirror(pairs: Sequence[tuple[int, int]], alone: Sequence[str], aside: Sequence[str]) -> str:
     if alone:
         return f"no: {', '.join(alone)} has a side and no counterpart"
+    if aside:  # in a mirror image nothing would tell the sides of the pairs
+        return f"no: left and right are told by what lies to one side: {', '.join(aside)}"
     return f"yes: labels that change sides: {len(pairs)} pair(s)" if pairs else "yes: no label has a side"

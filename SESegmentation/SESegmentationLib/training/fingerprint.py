@@ -26,6 +26,8 @@ MOST_CASES = 20
 SAMPLE = 20_000
 #: share of a label's voxels in its largest piece above which it counts as one piece
 ONE_PIECE = 0.99
+#: distance from the plane between the two sides, relative to theirs, from which on a label lies to one side
+TO_ONE_SIDE = 0.5
 _EXAMPLE = 'It should look like {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}}.'
 
 
@@ -82,6 +84,7 @@ class CaseLook:
         intensities: of a sample of labelled voxels, at most SAMPLE.
         millilitres: volume by label value, of labels that occur.
         pieces: values of labels that consist of several pieces here.
+        across_mm: position of the centre along right-left in mm, from anywhere, by label value.
     """
 
     size: np.ndarray
@@ -91,6 +94,7 @@ class CaseLook:
     intensities: np.ndarray
     millilitres: dict[int, float]
     pieces: frozenset[int]
+    across_mm: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,20 @@ class Fingerprint:
     def millilitres(self, value: int) -> list[float]:
         """Volumes of a label in the cases that have it."""
         return [case.millilitres[value] for case in self.cases if value in case.millilitres]
+
+    def to_one_side(self, pairs: Sequence[tuple[int, int]]) -> list[int]:
+        """Values of labels without a counterpart that lie to one side of the plane between those of ``pairs``."""
+        places: dict[int, list[float]] = {}
+        for case in self.cases:
+            at = case.across_mm
+            both = np.array([(at[left], at[right]) for left, right in pairs if left in at and right in at])
+            apart = np.abs(np.diff(both)).mean() / 2 if len(both) else 0.0
+            if not apart:
+                continue
+            middle = both.mean()
+            for value in set(at) - {value for pair in pairs for value in pair}:
+                places.setdefault(value, []).append((at[value] - middle) / apart)
+        return sorted(value for value, found in places.items() if abs(np.median(found)) > TO_ONE_SIDE)
 
     def in_one_piece(self) -> list[int]:
         """Values of labels that are one piece wherever they occur."""
@@ -194,6 +212,7 @@ def _look(image: sitk.Image, labels: sitk.Image, name: str, description: Descrip
         intensities=labelled[:: max(len(labelled) // SAMPLE, 1)].astype(np.float32),
         millilitres={value: extent.voxels * voxel_ml for value, extent in extents.items() if extent.voxels},
         pieces=frozenset(v for v, e in extents.items() if e.box and not _one_piece(values[e.box] == v)),
+        across_mm={value: extent.centre[2] * float(spacing[0]) for value, extent in extents.items() if extent.voxels},
     )
 
 

@@ -127,10 +127,16 @@ def plan(trunks):
 
 def test_the_plan_says_why(plan):
     text = "\n".join(plan.reasons)
-    for part in ("10 cases: 7", "grid 6 x 6 x 6 mm", "32 x 26 x 18 voxels", "axial, coronal, sagittal", "1 pair"):
+    for part in (
+        "10 cases: 7",
+        "grid 6 x 6 x 6 mm",
+        "32 x 26 x 18 voxels",
+        "axial, coronal, sagittal",
+        "one side: liver",
+    ):
         assert part in text, part
     recipe = Recipe.from_dict(plan.entries)
-    assert recipe.deformation.mirror
+    assert not recipe.deformation.mirror
     assert not recipe.deformation.in_plane
     assert recipe.data.mirrored_pairs == ((3, 2),)
     low, high = recipe.card["intensity"]["lower"], recipe.card["intensity"]["upper"]

@@ -37,6 +37,7 @@ def a_look(
         intensities=np.array(intensities, np.float32),
         millilitres={1: 10.0},
         pieces=frozenset(),
+        across_mm={1: 50.0},
     )
     return Fingerprint(Description({1: "liver"}, modality, "", "about"), [case] * cases, slices, slices)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,8 @@ def test_cases_are_looked_at_in_the_patients_axes(dataset):
         np.testing.assert_array_equal(case.size, (30, 20, 10))
         assert case.lowest == -1000
         assert case.millilitres == pytest.approx({1: 96 * 6 / 1000, 4: 2 * 6 / 1000})
+        assert case.across_mm[1] - look.cases[0].across_mm[1] == pytest.approx(0)
+        assert case.across_mm[4] - case.across_mm[1] == pytest.approx(2 * (14.5 - 5.5))
         assert sorted(set(case.intensities.tolist())) == [-1000, 100]
     assert not look.slices
     assert look.in_one_piece() == [1]  # the spleen is two voxels far apart
@@ -68,6 +71,25 @@ def test_only_some_of_many_cases_are_looked_at(dataset):
     look = look_at(dataset, cases, lambda phase, *_: seen.append(phase))
     assert len(look.cases) == len(seen) <= MOST_CASES
     assert len(look.cases) > MOST_CASES / 2
+
+
+@pytest.mark.parametrize(
+    ("places", "pairs", "found"),
+    [
+        ([{1: 70, 2: 30, 3: 48}] * 3, [(1, 2)], []),  # an aorta, nearly in the middle
+        ([{1: 70, 2: 30, 3: 68}] * 3, [(1, 2)], [3]),  # a liver
+        ([{1: 30, 2: 70, 3: 28}] * 3, [(1, 2)], [3]),  # counted from the other side
+        ([{1: 70, 2: 30, 3: 68}, {1: 70, 2: 30, 3: 32}, {1: 70, 2: 30, 3: 50}], [(1, 2)], []),  # now here, now there
+        ([{1: 70, 2: 30, 3: 48, 4: 20}, {3: 9, 4: 90}], [(1, 2)], [4]),  # only where the sides are seen
+        ([{1: 70, 3: 20}, {1: 50, 2: 50, 3: 20}], [(1, 2)], []),  # nothing tells the middle
+        ([{1: 70, 2: 30}] * 3, [], []),
+        ([{1: 70, 2: 30, 5: 60, 6: 42, 3: 64}] * 3, [(1, 2), (5, 6)], [3]),
+    ],
+)
+def test_what_lies_to_one_side_of_the_pairs_is_found(dataset, places, pairs, found):
+    look = look_at(dataset, find_cases(dataset))
+    cases = [replace(look.cases[0], across_mm={value: float(at) for value, at in place.items()}) for place in places]
+    assert replace(look, cases=cases).to_one_side(pairs) == found
 
 
 def test_pictures_are_slices(tmp_path):
