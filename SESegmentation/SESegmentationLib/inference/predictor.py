@@ -125,6 +125,7 @@ class Predictor:
                 for layer in layers:
                     layer.eval()
 
+    @torch.inference_mode()
     def predict(
         self,
         volume: np.ndarray,
@@ -143,29 +144,28 @@ class Predictor:
         Raises:
             OutOfMemoryError: not even single slices fit.
         """
-        with torch.inference_mode():
-            image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
-            total, votes = self._fused(views, image, low_memory, report)
-            for heard, channels in heard_alone(self._card, views, votes).items():
-                some = [views[position] for position in heard]
-                # they were asked and counted before
-                alone, _ = self._fused(some, image, low_memory, lambda view, fraction: report(view, 1.0))
-                where = torch.zeros_like(votes[0], dtype=torch.bool)
-                for position, channel in itertools.product(heard, channels):
-                    where |= votes[position] == channel
-                total[:, where] = alone[:, where]
+        total, votes = self._fused(volume, views, low_memory, report)
+        for heard, channels in heard_alone(self._card, views, votes).items():
+            some = [views[position] for position in heard]
+            # they were asked and counted before
+            alone, _ = self._fused(volume, some, low_memory, lambda view, fraction: report(view, 1.0))
+            where = torch.zeros_like(votes[0], dtype=torch.bool)
+            for position, channel in itertools.product(heard, channels):
+                where |= votes[position] == channel
+            total[:, where] = alone[:, where]
         return Prediction(total, votes)
 
     def _fused(
-        self, views: Sequence[View], image: Tensor, low_memory: bool, report: Callable[[View, float], None]
+        self, volume: np.ndarray, views: Sequence[View], low_memory: bool, report: Callable[[View, float], None]
     ) -> tuple[Tensor, list[Tensor]]:
         """The weighted mean of what ``views`` say, and the votes of each."""
         on_cpu = low_memory or self.device.type == "cpu"
         if on_cpu:
-            require(image.numel() * (2 * self.classes + 8) / 1e9)
+            require(volume.size * (2 * self.classes + 8) / 1e9)
         store = torch.device("cpu") if on_cpu else self.device
+        image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
         # channels last: what a network gives for a slice then lies together in every plane
-        total = torch.zeros((*image.shape, self.classes), dtype=torch.float16, device=store).permute(3, 0, 1, 2)
+        total = torch.zeros((*volume.shape, self.classes), dtype=torch.float16, device=store).permute(3, 0, 1, 2)
         whole = sum(view.weight for view in views)
         votes = [self._look(view, image, total, view.weight / whole, low_memory, report) for view in views]
         return total, votes

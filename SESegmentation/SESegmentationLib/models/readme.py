@@ -32,7 +32,11 @@ def render_readme(card: ModelCard) -> str:
 
 
 def _facts(card: ModelCard) -> str:
-    views = ", ".join(f"{view.plane} ({_seen(view)}, weight {view.weight:g})" for view in card.views)
+    planes = [view.plane for view in card.views]
+    names = [view.plane if planes.count(view.plane) == 1 else f"{view.plane} {view.network!r}" for view in card.views]
+    views = ", ".join(
+        f"{name} ({_seen(view)}, weight {view.weight:g})" for name, view in zip(names, card.views, strict=True)
+    )
     spacing = " x ".join(f"{size:g}" for size in card.spacing)
     rows = {
         "Input": f"{card.modality}, {card.contrast}".rstrip(", "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from ..models.fields import Fields
 from ..models.writing import WEIGHTS_NAME
 from ..networks import build_network
 from .fit import Schedule
-from .recipe import Recipe
+from .recipe import Changes, Recipe
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
     main = Schedule(recipe.phases, fit.learning_rate, fit.warmup, fit.drops)
     own = Schedule(recipe.specialise, fit.learning_rate / 4, fit.warmup, fit.drops)
     volumetric = Schedule(recipe.volumetric.phases, fit.learning_rate, fit.warmup, fit.drops)
-    plan, seed = [], fit.seed
+    plan, seeds = [], itertools.count(fit.seed)
     flat = [view for view in card.views if not view.volumetric]
     if recipe.specialise and flat:
         views = [replace(flat[0], plane=plane) for plane in recipe.shared_planes] or flat
@@ -66,10 +67,9 @@ def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
         if recipe.specialise and name not in deep:
             plan.append(PlannedFit(name, description, views, own, fit.seed))
         else:
-            own_seed = recipe.networks[name].seed if name in recipe.networks else -1
-            schedule = volumetric if name in deep else main
-            plan.append(PlannedFit(name, description, views, schedule, seed if own_seed < 0 else own_seed))
-            seed += own_seed < 0
+            changes = recipe.networks.get(name, Changes())
+            seed = changes.seed if changes.seed >= 0 else next(seeds)
+            plan.append(PlannedFit(name, description, views, volumetric if name in deep else main, seed))
     return plan
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from SESegmentationLib.errors import CancelledError
 from SESegmentationLib.inference import predictor
 from SESegmentationLib.inference.overlooked import heard_alone
 from SESegmentationLib.inference.predictor import Predictor
@@ -104,3 +105,17 @@ def test_what_one_network_overlooks_the_other_finds(card):
     assert plain.probabilities[1].max() < 0.51
     elsewhere = torch.from_numpy(volume != 1)
     assert torch.equal(found.probabilities[:, elsewhere], plain.probabilities[:, elsewhere])
+
+
+def test_it_can_be_stopped_while_the_others_are_asked_again(card):
+    volume = np.zeros(SHAPE, np.float32)
+    volume[2:6, 2:6, 2:6] = 1
+    told = []
+
+    def stop(view, done) -> None:
+        told.append(done)
+        if told.count(1.0) > 2:  # both views were done once
+            raise CancelledError("Cancelled.", "")
+
+    with pytest.raises(CancelledError):
+        Predictor(card, {"first": Painter(1), "second": Painter()}, CPU).predict(volume, card.views, report=stop)

@@ -54,6 +54,14 @@ def test_cases_of_untold_data_are_still_counted(card_dict):
     assert "\n4 cases kept out" in rendered(card_dict, accuracy=accuracy)
 
 
+def test_views_of_one_plane_are_told_apart(card_dict):
+    assert "coronal (3 slices, weight 1)" in rendered(card_dict)
+    views = [card_dict["views"][0], card_dict["views"][0] | {"network": "coronal"}]
+    assert "axial 'axial' (3 slices, weight 1), axial 'coronal' (3 slices, weight 1)" in rendered(
+        card_dict, views=views
+    )
+
+
 def test_when_a_view_is_not_heard_is_told(card_dict):
     assert "not heard" not in rendered(card_dict)
     assert "less than 50 % of what another view finds of it |" in rendered(card_dict, overlooked=0.5)
