@@ -84,6 +84,11 @@ class WorkerError(SegmentationError):
     exit_code = 1
 
 
+def cannot_be_loaded(message: str) -> bool:
+    """Whether an ImportError's message says that there is no memory for a library, as Linux's loader says it."""
+    return message.endswith("failed to map segment from shared object") or "Cannot allocate memory" in message
+
+
 #: every class by its code, to rebuild an error that came from another process
 ERRORS_BY_CODE = {
     error.code: error

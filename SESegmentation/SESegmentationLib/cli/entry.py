@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
-from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError
+from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, cannot_be_loaded
 
 DEBUG = "--debug"
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -67,6 +67,8 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
         return SegmentationError("Cancelled.", "Finished files are complete; nothing else was written.")
     if isinstance(error, MemoryError):
         return OutOfMemoryError("There is not enough memory.", "Close other programs, or use --low-memory.")
+    if isinstance(error, ImportError) and cannot_be_loaded(str(error)):
+        return OutOfMemoryError("There is not enough memory to load a library that is needed.", "Close other programs.")
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("SESegmentationLib"):
         return DependencyError(
             f"The Python package {error.name} is not installed.", "Run: sesegment doctor. It says how to install it."

@@ -14,6 +14,7 @@ from ..errors import (
     OutOfMemoryError,
     SegmentationError,
     UsageError,
+    cannot_be_loaded,
 )
 
 #: after any other failure nobody knows what state the libraries are in: the worker ends and is started anew
@@ -48,8 +49,10 @@ def _is_torch_out_of_memory(error: BaseException) -> bool:
     return is_out_of_memory(error)
 
 
-def import_failure(message: str) -> DependencyError:
+def import_failure(message: str) -> SegmentationError:
     """What to tell the user of an ImportError that says ``message``."""
+    if cannot_be_loaded(message):
+        return OutOfMemoryError("There is not enough memory to load a library that is needed.", "Close other programs.")
     missing = _MISSING.search(message)
     name = missing.group(1) if missing else ""
     if name == "torch":

@@ -178,6 +178,23 @@ def test_no_memory_is_exit_code_4(refused, tiny_model, sample_file, tmp_path, mo
     assert files_in(tmp_path / "out") == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit the memory of a process so")
+def test_no_memory_even_for_the_libraries_is_exit_code_4(sample_file, tmp_path):
+    # PyTorch's own library is larger than what is left
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (600 << 20, 600 << 20));"
+        "from SESegmentationLib.cli import main; sys.exit(main())"
+    )
+    call = [sys.executable, "-c", program, "run", sample_file, "-m", "hippocampus-t1", "-o", tmp_path / "a.nii.gz"]
+    done = subprocess.run(list(map(str, call)), capture_output=True, text=True, timeout=120, cwd=LIBRARY)
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.splitlines() == [
+        "There is not enough memory to load a library that is needed.",
+        "Close other programs.",
+    ]
+    assert files_in(tmp_path) == []
+
+
 def test_anything_else_is_exit_code_1_and_a_traceback_only_with_debug(
     run, refused, tiny_model, sample_file, tmp_path, monkeypatch
 ):

@@ -43,6 +43,17 @@ def test_memory_of_torch():
     assert type(as_segmentation_error(torch.OutOfMemoryError("CUDA out of memory."))) is OutOfMemoryError
 
 
+def test_no_memory_for_a_library():
+    for end in ("", ": Cannot allocate memory"):
+        message = f"libtorch_cpu.so: failed to map segment from shared object{end}"
+        error = as_segmentation_error(ImportError(message))
+        assert type(error) is OutOfMemoryError
+        assert "load a library" in error.cause
+    # from a disk that may not run programs
+    denied = "libtorch_cpu.so: failed to map segment from shared object: Operation not permitted"
+    assert type(as_segmentation_error(ImportError(denied))) is DependencyError
+
+
 def test_a_package_that_is_missing():
     error = as_segmentation_error(caught(lambda: importlib.import_module("no_such_package.part")))
     assert type(error) is DependencyError
