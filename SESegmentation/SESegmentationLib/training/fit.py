@@ -20,7 +20,7 @@ from ..models.card import View
 from ..progress import Progress, no_progress
 from .checkpoint import load_checkpoint, save_checkpoint
 from .log import Log
-from .losses import boundary_weights, median_frequency_weights, merge_pairs, segmentation_loss
+from .losses import boundary_weights, distillation_loss, median_frequency_weights, merge_pairs, segmentation_loss
 from .processes import as_first_process, rank_and_count
 from .recipe import Phase, Recipe
 from .sources import Batch, Source
@@ -212,6 +212,8 @@ def _loss(
     device: torch.device,
 ) -> Tensor:
     logits = _logits(network, batch, pairs, recipe, device)
+    if batch.belief is not None:
+        return distillation_loss(logits, batch.belief)
     pixel_weights = boundary_weights(batch.target, recipe.fit.boundary) if recipe.fit.boundary else None
     return segmentation_loss(logits, batch.target, class_weights, pixel_weights)
 

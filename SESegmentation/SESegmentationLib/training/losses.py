@@ -85,6 +85,26 @@ def segmentation_loss(
     return (entropy * weights).sum() / weights.sum().clamp(min=1e-6) + soft_dice_loss(log_probabilities.exp(), target)
 
 
+def distillation_loss(logits: Tensor, belief: Tensor) -> Tensor:
+    """Cross-entropy plus Dice, 1:1, with a target that is a probability itself.
+
+    The soft Dice loss of :func:`soft_dice_loss` is least where all probabilities are 0 or 1, whatever the target; this
+    one, which is the same for targets of 0 and 1, is least at the target (Wang, Popordanoska et al., "Dice Semimetric
+    Losses", MICCAI 2023, equation 6).
+
+    Args:
+        logits: (N, C, H, W) float; volumes have one axis more.
+        belief: like ``logits``, adding up to 1 over C.
+    """
+    log_probabilities = F.log_softmax(logits.float(), dim=1)
+    entropy = -(belief * log_probabilities).sum(1).mean()
+    sides = [0, *range(2, logits.dim())]
+    predicted, apart = log_probabilities.exp(), (log_probabilities.exp() - belief).abs().sum(sides)
+    size = predicted.sum(sides) + belief.sum(sides)
+    dice = (size - apart + 1) / (size + 1)
+    return entropy + 1 - dice[belief.sum(sides) > 1].mean()
+
+
 def median_frequency_weights(counts: Tensor) -> Tensor:
     """Weights (C,) of the classes: median frequency over own frequency; 0 for a class that never occurs.
 

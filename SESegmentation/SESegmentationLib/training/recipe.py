@@ -146,6 +146,19 @@ class Changes:
 
 
 @dataclass(frozen=True)
+class Instruction:
+    """What a larger model, trained before, adds to the labels.
+
+    Attributes:
+        model: its name on the search path of models, or its folder; empty for none.
+        share: of its probabilities in what is learnt; the rest are the labels.
+    """
+
+    model: str = ""
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole recipe.
 
@@ -161,6 +174,7 @@ class Recipe:
         volumetric: the same for volumetric views, which start from nothing.
         networks: what differs for some networks, by their names in the card: those that are taught otherwise err
             elsewhere, and together they err less.
+        teacher: to learn from beside the labels, see :mod:`.teacher`.
     """
 
     name: str
@@ -171,6 +185,7 @@ class Recipe:
     shared_planes: tuple[str, ...] = ()
     volumetric: Volumetric = field(default_factory=Volumetric)
     networks: dict[str, Changes] = field(default_factory=dict)
+    teacher: Instruction = field(default_factory=Instruction)
     data: Data = field(default_factory=Data)
     fit: Fit = field(default_factory=Fit)
     deformation: Deformation = field(default_factory=Deformation)
@@ -213,6 +228,7 @@ class Recipe:
 def _check(recipe: Recipe) -> None:
     """Raise ValueError where entries that are well by themselves make no sense together."""
     data, fit = recipe.data, recipe.fit
+    taught = bool(recipe.teacher.model)
     phases = [*recipe.phases, *recipe.specialise, *recipe.volumetric.phases]
     positive = all(min(phase.steps, phase.batch, phase.depth, *phase.size, phase.spacing) > 0 for phase in phases)
     labels = len(listed) if isinstance(listed := recipe.card.get("labels"), list) else 0
@@ -233,6 +249,9 @@ def _check(recipe: Recipe) -> None:
         (min(data.validation, data.test) >= 0, "[data] validation and test are numbers of cases"),
         (not data.folds or 0 <= data.fold < data.folds > 1, "[data] fold is below folds, which are at least 2"),
         (not data.together or _groups(data.together) == 1, "[data] together is a regular expression with one group"),
+        (not taught or 0 < recipe.teacher.share <= 1, "[teacher] share is above 0, at most 1"),
+        (not taught or data.source == "folder", "[teacher] is for images, not for label maps"),
+        (not taught or not (fit.class_balance or fit.boundary), "[teacher] leaves no class_balance and no boundary"),
         (fit.optimizer in OPTIMIZERS, f"[fit] optimizer is one of {', '.join(OPTIMIZERS)}, not {fit.optimizer!r}"),
         (fit.drops >= 0, "[fit] drops is a number, at least 0"),
         (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),

@@ -55,12 +55,15 @@ class Slabs:
         images: (B, T, H, W) float32, or None if the bank has none.
         planes: (B,) index into the planes that were asked for.
         points_mm: (B, 3, T, H, W) position from the centre of the volume's focus, along (k, j, i).
+        beliefs: (B, C - 1, 1, H, W) float32, of a teacher, background left out, in the middle slice; of stacks in all T
+            slices. None if the bank has none.
     """
 
     labels: Tensor
     images: Tensor | None
     planes: Tensor
     points_mm: Tensor
+    beliefs: Tensor | None = None
 
 
 class VolumeBank:
@@ -93,11 +96,20 @@ class VolumeBank:
         self.offsets = torch.cumsum(sizes, 0) - sizes
         self.labels = _flat(labels, torch.uint8).to(self.device)
         self.images = None if images is None else _flat(images, torch.float16).to(self.device)
+        self.beliefs: list[Tensor] = []
         self.mirrored = torch.as_tensor(mirrored, device=self.device)
         self._slices = [_slices_by_label(labels, axis) for axis in range(3)]
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+    def believe(self, beliefs: Sequence[np.ndarray]) -> None:
+        """Hand out a teacher's probabilities too.
+
+        Args:
+            beliefs: of each volume the probability of every label above 0, (C - 1, k, j, i).
+        """
+        self.beliefs = [_flat(channel, torch.float16).to(self.device) for channel in zip(*beliefs, strict=True)]
 
     def draw(
         self,
@@ -151,9 +163,10 @@ class VolumeBank:
         voxels = points / self.voxel_mm[None, :, None, None, None]
         labels = self._nearest(volume, voxels)
         labels = torch.where(mirrored.to(self.device)[:, None, None, None], self.mirrored[labels.long()], labels)
-        images = None if self.images is None else self._trilinear(volume, voxels)
+        images = None if self.images is None else self._trilinear(self.images, volume, voxels)
+        beliefs = self._believed(volume, voxels if stacks else _middle(voxels), mirrored) if self.beliefs else None
         middle = (self.focus.to(self.device)[volume].sum(1) - 1) / 2 * self.voxel_mm
-        return Slabs(labels, images, plane.to(self.device), points - middle[:, :, None, None, None])
+        return Slabs(labels, images, plane.to(self.device), points - middle[:, :, None, None, None], beliefs)
 
     def whole(self, index: int) -> Slabs:
         """One volume as it is: a single axial slab of all its slices."""
@@ -214,8 +227,14 @@ class VolumeBank:
         flat, inside = self._flat_index(volume, torch.round(voxels).long())
         return torch.where(inside, self.labels[flat], 0)
 
-    def _trilinear(self, volume: Tensor, voxels: Tensor) -> Tensor:
-        """Image intensities at ``voxels`` (B, 3, T, H, W), each corner outside counting as 0."""
+    def _believed(self, volume: Tensor, voxels: Tensor, mirrored: Tensor) -> Tensor:
+        """The teacher's probabilities (B, C - 1, T, H, W) at ``voxels`` (B, 3, T, H, W)."""
+        beliefs = torch.stack([self._trilinear(one, volume, voxels) for one in self.beliefs], 1)
+        others = self.mirrored[1 : len(self.beliefs) + 1].long() - 1
+        return torch.where(mirrored.to(self.device)[:, None, None, None, None], beliefs[:, others], beliefs)
+
+    def _trilinear(self, values: Tensor, volume: Tensor, voxels: Tensor) -> Tensor:
+        """``values``, one a voxel, at ``voxels`` (B, 3, T, H, W), each corner outside counting as 0."""
         low = torch.floor(voxels)
         part = voxels - low
         low = low.long()
@@ -224,7 +243,7 @@ class VolumeBank:
             step = torch.tensor([corner >> 2 & 1, corner >> 1 & 1, corner & 1], device=self.device)
             flat, inside = self._flat_index(volume, low + step[None, :, None, None, None])
             weight = torch.where(step[None, :, None, None, None].bool(), part, 1 - part).prod(dim=1)
-            total += torch.where(inside, self.images[flat].float(), 0) * weight
+            total += torch.where(inside, values[flat].float(), 0) * weight
         return total
 
     def _flat_index(self, volume: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,6 +266,12 @@ def _slices_by_label(labels: Sequence[np.ndarray], axis: int) -> list[list[tuple
             for value in np.flatnonzero(np.bincount(plane.ravel(), minlength=2)[1:]) + 1:
                 found.setdefault(int(value), []).append((volume, position))
     return [found[value] for value in sorted(found)]
+
+
+def _middle(voxels: Tensor) -> Tensor:
+    """Of ``voxels`` (B, 3, T, H, W) those of the slabs' middle slices."""
+    half = voxels.shape[2] // 2
+    return voxels[:, :, half : half + 1]
 
 
 def _centred(count: int, device: torch.device) -> Tensor:

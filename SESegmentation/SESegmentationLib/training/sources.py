@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError, UsageError
 from ..inference.intensity import normalise
 from ..models.card import ModelCard, View
 from ..models.terminology import LEFT, RIGHT
+from ..progress import Progress, no_progress
 from .appearance import change_appearance, change_structures
 from .dataset import box_round, find_cases, find_label_maps, load_case, load_label_map
 from .losses import merge_target
@@ -25,6 +27,7 @@ from .recipe import Phase, Recipe
 from .slabs import Deformation, Slabs, VolumeBank
 from .splits import split_by_recipe
 from .synthesis import ImageSynthesiser, TissuePriors
+from .teacher import Teacher
 
 #: no deformation at all, for validation
 UPRIGHT = Deformation(rotation_degrees=0, scale=0, elastic_mm=(0, 0), shift_mm=0, mirror=False)
@@ -40,11 +43,14 @@ class Batch:
         images: (N, thickness, H, W) float32; of volumetric views (N, 1, D, H, W).
         target: (N, H, W) int64, output channels of the centre slices; of volumetric views (N, D, H, W).
         merged: (N,) bool, images whose view does not distinguish left from right.
+        belief: (N, C, H, W), of volumetric views (N, C, D, H, W): the target with a teacher's probabilities in it; None
+            without a teacher.
     """
 
     images: Tensor
     target: Tensor
     merged: Tensor
+    belief: Tensor | None = None
 
 
 class Source(ABC):
@@ -129,7 +135,15 @@ class FolderSource(Source):
             if look.structures or look.darkening:
                 images = change_structures(images, slabs.labels, look, generator)
             images = change_appearance(images, look, generator)
-        return as_batch(images, slabs.labels, slabs.planes, views, self.card)
+        batch = as_batch(images, slabs.labels, slabs.planes, views, self.card)
+        if slabs.beliefs is None:
+            return batch
+        return replace(batch, belief=believed(batch, slabs.beliefs, self.recipe.teacher.share, self.card))
+
+    def instruct(self, teacher: Teacher, progress: Progress = no_progress) -> None:
+        """Let what the teacher says of the training cases be part of what is learnt."""
+        images = [image for _, image, _ in self.whole_volumes(torch.Generator(), "training")]
+        self._banks["training"].believe(teacher.beliefs(images, progress))
 
     def class_counts(self) -> Tensor:
         return torch.bincount(self._banks["training"].labels.long(), minlength=len(self.card.labels) + 1)
@@ -252,6 +266,28 @@ def as_batch(images: Tensor, labels: Tensor, planes: Tensor, views: Sequence[Vie
         return Batch(images[:, None], merge_target(labels.long(), channel_pairs(card), merged), merged)
     target = labels[:, labels.shape[1] // 2].long()
     return Batch(images, merge_target(target, channel_pairs(card), merged), merged)
+
+
+def believed(batch: Batch, beliefs: Tensor, share: float, card: ModelCard) -> Tensor:
+    """The target of a batch as probabilities, ``share`` of them a teacher's.
+
+    Args:
+        beliefs: (N, C - 1, D, H, W), see :class:`.slabs.Slabs`.
+
+    Returns:
+        (N, C, H, W), of volumetric views (N, C, D, H, W).
+    """
+    merged = batch.merged[:, None, None, None]
+    for left, right in channel_pairs(card):
+        both = beliefs[:, left - 1] + beliefs[:, right - 1]
+        beliefs = beliefs.clone()
+        beliefs[:, left - 1] = torch.where(merged, both, beliefs[:, left - 1])
+        beliefs[:, right - 1] = torch.where(merged, 0, beliefs[:, right - 1])
+    whole = torch.cat([1 - beliefs.sum(1, keepdim=True), beliefs], 1)
+    if batch.target.dim() == 3:
+        whole = whole[:, :, 0]
+    labels = F.one_hot(batch.target, whole.shape[1]).movedim(-1, 1).to(whole.dtype)
+    return torch.lerp(labels, whole, share)
 
 
 def channels_by_value(card: ModelCard) -> dict[int, int]:

@@ -25,6 +25,7 @@ from .processes import ProcessGroup, machine_words
 from .recipe import Recipe
 from .sources import channel_pairs, open_source
 from .splits import Split
+from .teacher import Teacher
 
 
 def train_model(
@@ -52,6 +53,9 @@ def train_model(
         _note_split(folder, asdict(source.split), rank)
         if rank == 0:
             _write_json(folder / "recipe.json", recipe.to_dict())
+        teacher = Teacher(recipe, card, source.split, chosen) if recipe.teacher.model else None
+        if teacher:
+            source.instruct(teacher, progress)
         weights: dict[str, torch.Tensor] = {}
         states: dict[str, FitState] = {}
         shared: dict[str, torch.Tensor] = {}
@@ -74,7 +78,7 @@ def train_model(
                 shared = trained
         if rank != 0:
             return None
-        return _write(output, card, recipe, source.split, weights, states, chosen)
+        return _write(output, card, recipe, source.split, weights, states, chosen, teacher)
 
 
 def _note_split(folder: Path, split: dict[str, list[str]], rank: int) -> None:
@@ -109,6 +113,7 @@ def _write(
     weights: dict[str, torch.Tensor],
     states: dict[str, FitState],
     device: torch.device,
+    teacher: Teacher | None,
 ) -> ModelPackage:
     # half precision halves the package; the loss of accuracy is below what can be measured
     halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
@@ -123,6 +128,7 @@ def _write(
         **card.training,
         "recipe": recipe.name,
         "seed": recipe.fit.seed,
+        **({"teacher": {**teacher.record, "share": recipe.teacher.share}} if teacher else {}),
         "split_seed": recipe.data.split_seed,
         "cases": {group: len(names) for group, names in asdict(split).items()},
         "test_cases": split.test,

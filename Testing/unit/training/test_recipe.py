@@ -39,10 +39,13 @@ def test_shipped_recipes_make_valid_cards_and_networks(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_have_sane_schedules(name):
     recipe = Recipe.load(name)
-    spacings = [phase.spacing for phase in recipe.phases]
-    assert spacings == sorted(spacings, reverse=True)  # coarse to fine
-    assert spacings[-1] == 1  # the last phase sees what inference sees
-    assert 0 < recipe.fit.warmup < sum(phase.steps for phase in recipe.phases) / 10
+    schedules = [phases for phases in (recipe.phases, recipe.volumetric.phases) if phases]
+    assert schedules
+    for phases in schedules:
+        spacings = [phase.spacing for phase in phases]
+        assert spacings == sorted(spacings, reverse=True)  # coarse to fine
+        assert spacings[-1] == 1  # the last phase sees what inference sees
+        assert 0 < recipe.fit.warmup < sum(phase.steps for phase in phases) / 10
 
 
 @pytest.mark.parametrize("name", BRAIN)
@@ -133,6 +136,9 @@ def test_a_recipe_as_plain_values_is_json(blobs_recipe):
         ({"networks": {"axial": {"appearance": {"darkening": 1.5}}}}, "go together"),
         ({"networks": {"axial": {"appearance": {"tint": 1.5}}}}, "no entry networks.axial.appearance.tint"),
         ({"networks": {"axial": {"steps": 3}}}, "no entry networks.axial.steps"),
+        ({"teacher": {"model": "blobs", "share": 0.0}}, "share is above 0"),
+        ({"teacher": {"model": "blobs"}, "fit": {"boundary": 2}}, "no class_balance and no boundary"),
+        ({"teacher": {"model": "blobs"}, "data": {"source": "label-maps"}}, "not for label maps"),
         ({"networks": {"axial": {}}, "specialise": [{"steps": 3, "batch": 2, "size": [8, 8]}]}, "do not specialise"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -143,6 +143,37 @@ def test_mirrored_labels_keep_their_side():
     assert 5 < int(to_the_right.sum()) < 35  # about half of them came from the other side
 
 
+@pytest.mark.parametrize("stacks", [False, True])
+def test_beliefs_lie_where_the_labels_do_and_change_sides_with_them(stacks):
+    random = np.random.default_rng(0)
+    shapes = [(9, 8, 11), (8, 9, 7)]
+    labels = [random.integers(0, 4, shape).astype(np.uint8) for shape in shapes]
+    table = SAME.copy()
+    table[[1, 3]] = 3, 1
+    bank = VolumeBank(labels, [one.astype(np.float32) for one in labels], (1, 1, 1), table)
+    assert draw_stacks(bank, stacks, UPRIGHT).beliefs is None
+    bank.believe([np.stack([one == value for value in (1, 2, 3)]).astype(np.float16) for one in labels])
+    mirror = Deformation(rotation_degrees=0, scale=0, elastic_mm=(0, 0), shift_mm=2, mirror=True)
+    for seed in range(4):
+        slabs = draw_stacks(bank, stacks, mirror, seed)
+        target = slabs.labels if stacks else slabs.labels[:, 1:2]
+        for value, belief in enumerate(slabs.beliefs.unbind(1), start=1):
+            torch.testing.assert_close(belief, (target == value).float(), atol=1e-5, rtol=0)
+
+
+def test_beliefs_are_bent_as_the_image_is():
+    ramp = np.random.default_rng(0).random((12, 13, 14)).astype(np.float16)
+    bank = VolumeBank([np.ones(ramp.shape, np.uint8)], [ramp], (1, 1, 1), SAME)
+    bank.believe([ramp[None]])
+    slabs = draw(bank, deformation=BENT)
+    torch.testing.assert_close(slabs.beliefs[:, 0], slabs.images[:, 1:2])
+
+
+def draw_stacks(bank, stacks, deformation, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return bank.draw(["coronal"], [1.0], 6, 3, (9, 11), 1.0, deformation, generator, 0.5, stacks)
+
+
 def test_a_bank_that_may_not_mirror_does_not():
     labels = np.ones((8, 8, 8), np.uint8)
     still = Deformation(rotation_degrees=0, scale=0, elastic_mm=(0, 0), shift_mm=0, mirror=False)

@@ -128,8 +128,11 @@ class Plan:
         try:
             recipe = Recipe.from_dict(entries | {"network": _simplest(arguments)}, where)
             card = draft_card(recipe)
-            if len(card.views) != 1 or recipe.specialise:
-                raise UsageError("An experiment trains one network on one view.", "Give the recipe one view.")
+            if len(card.views) != 1 or recipe.specialise or recipe.teacher.model:
+                raise UsageError(
+                    "An experiment trains one network on one view, from the labels alone.",
+                    "Give the recipe one view, and no teacher.",
+                )
         except SegmentationError as error:
             raise UsageError(f"{where}: {error.cause}", error.remedy) from error
         return recipe

@@ -116,6 +116,11 @@ def test_more_than_one_view_is_refused(plan):
         plan((f"views = [{view.replace('PLANE', 'coronal')}]", two)).runs()
 
 
+def test_a_teacher_is_refused(plan):
+    with pytest.raises(UsageError, match="from the labels alone"):
+        plan(("[recipe]\n", '[recipe]\nteacher = { model = "brain-t1" }\n')).runs()
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_plans_have_at_least_three_seeds_and_networks_that_can_be_built(name):
     plan = Plan.load(name)
