@@ -84,9 +84,14 @@ class WorkerError(SegmentationError):
     exit_code = 1
 
 
-def cannot_be_loaded(message: str) -> bool:
-    """Whether an ImportError's message says that there is no memory for a library, as Linux's loader says it."""
-    return message.endswith("failed to map segment from shared object") or "Cannot allocate memory" in message
+def no_memory_to_load(message: str) -> OutOfMemoryError | None:
+    """What to tell the user of an ImportError whose message says that there was no memory for a library; else None.
+
+    Linux's loader says so; with a reason after it, the file may not be loaded from where it lies.
+    """
+    if message.endswith("failed to map segment from shared object") or "Cannot allocate memory" in message:
+        return OutOfMemoryError("There is not enough memory to load a library that is needed.", "Close other programs.")
+    return None
 
 
 #: every class by its code, to rebuild an error that came from another process

@@ -7,10 +7,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
-from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, cannot_be_loaded
+from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, no_memory_to_load
 
 DEBUG = "--debug"
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -28,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given
-    with contextlib.suppress(ValueError):  # not the main thread: whoever started the thread handles signals
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
+    _on_interrupt(_interrupt)
     try:
         return _invoke([argument for argument in given if argument != DEBUG])
     except BaseException as error:
@@ -67,8 +65,8 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
         return SegmentationError("Cancelled.", "Finished files are complete; nothing else was written.")
     if isinstance(error, MemoryError):
         return OutOfMemoryError("There is not enough memory.", "Close other programs, or use --low-memory.")
-    if isinstance(error, ImportError) and cannot_be_loaded(str(error)):
-        return OutOfMemoryError("There is not enough memory to load a library that is needed.", "Close other programs.")
+    if isinstance(error, ImportError) and (known := no_memory_to_load(str(error))):
+        return known
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("SESegmentationLib"):
         return DependencyError(
             f"The Python package {error.name} is not installed.", "Run: sesegment doctor. It says how to install it."
@@ -100,6 +98,18 @@ class Interrupted(KeyboardInterrupt):
     """
 
 
+def _on_interrupt(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """What Ctrl-C and SIGTERM do from now on."""
+    with contextlib.suppress(ValueError):  # not the main thread: whoever started the thread handles signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handler)
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """End by SIGTERM as by Ctrl-C, so that temporary files are removed."""
+    """End by SIGTERM as by Ctrl-C, so that temporary files are removed.
+
+    Only once: threads that compute are waited for, and Python 3.11 takes one for ended where that is interrupted, and
+    aborts in the end.
+    """
+    _on_interrupt(signal.SIG_IGN)
     raise Interrupted

@@ -14,7 +14,7 @@ from ..errors import (
     OutOfMemoryError,
     SegmentationError,
     UsageError,
-    cannot_be_loaded,
+    no_memory_to_load,
 )
 
 #: after any other failure nobody knows what state the libraries are in: the worker ends and is started anew
@@ -51,8 +51,8 @@ def _is_torch_out_of_memory(error: BaseException) -> bool:
 
 def import_failure(message: str) -> SegmentationError:
     """What to tell the user of an ImportError that says ``message``."""
-    if cannot_be_loaded(message):
-        return OutOfMemoryError("There is not enough memory to load a library that is needed.", "Close other programs.")
+    if known := no_memory_to_load(message):
+        return known
     missing = _MISSING.search(message)
     name = missing.group(1) if missing else ""
     if name == "torch":

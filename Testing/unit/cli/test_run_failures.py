@@ -242,3 +242,28 @@ def test_an_interrupted_run_leaves_nothing(tiny_model, tmp_path, number, seconds
     assert process.returncode == 1
     assert err.splitlines()[0] == "Cancelled."
     assert files_in(tmp_path / "out") == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_who_interrupts_again_and_again_is_told_no_other(sample_file, tmp_path):
+    """Several crops are being looked at when the command ends."""
+    crops = [shutil.copy(sample_file, tmp_path / f"crop_{n}.nii.gz") for n in range(40)]
+    command = [sys.executable, "-m", "SESegmentationLib.cli", "run", *map(str, crops)]
+    process = subprocess.Popen(
+        [*command, "-m", "hippocampus-t1", "-o", str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(LIBRARY)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not files_in(tmp_path / "out"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    for _ in range(20):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert err.splitlines()[-2:] == ["Cancelled.", "Finished files are complete; nothing else was written."]
+    for name in files_in(tmp_path / "out"):
+        sitk.ReadImage(str(tmp_path / "out" / name))
