@@ -12,7 +12,7 @@ from .store import (
     search_path,
     user_models_folder,
 )
-from .verification import sha256_of, verify_package, verify_weights
+from .verification import sha256_of, verify_model, verify_package, verify_weights
 from .writing import write_package
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "search_path",
     "sha256_of",
     "user_models_folder",
+    "verify_model",
     "verify_package",
     "verify_weights",
     "write_package",

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import ModelError
 from .card import CARD_NAME, read_card_json
 from .fields import REMEDY
-from .store import ModelPackage
+from .store import ModelPackage, find_model
 
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
 
@@ -71,3 +71,12 @@ def verify_package(folder: str | Path) -> ModelPackage:
     verify_schema(package.path / CARD_NAME)
     verify_weights(package)
     return package
+
+
+def verify_model(name_or_folder: str | Path) -> ModelPackage:
+    """:func:`verify_package` of the model of that name, or in that folder.
+
+    Raises:
+        ModelError: there is none, or whatever is wrong with it.
+    """
+    return verify_package(find_model(name_or_folder).path)

@@ -25,7 +25,7 @@ from ..errors import InputError, UsageError
 from ..inference.engine import Engine
 from ..inference.pictures import pixel_size
 from ..inference.reading import read_label_volume, read_volume
-from ..models import ModelPackage, verify_package, write_package
+from ..models import ModelPackage, verify_model, write_package
 from ..progress import Progress, no_progress
 from .commands import as_command
 from .dataset import Case, find_cases
@@ -149,7 +149,7 @@ def write_accuracy(package: ModelPackage, accuracy: dict[str, Any]) -> ModelPack
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of ``python -m SESegmentationLib.training.accuracy``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="folder of the model package")
+    parser.add_argument("model", help="name of the model, or its folder")
     parser.add_argument("--dataset", type=Path, help="folder that the model was trained on")
     parser.add_argument("--pair", nargs=2, action="append", type=Path, default=[], metavar=("IMAGE", "LABELS"))
     parser.add_argument("--data", default="", help="description of the data, for the card")
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--write", action="store_true", help="write the figures into the card and its README")
     chosen = parser.parse_args(arguments)
-    package = verify_package(chosen.model)
+    package = verify_model(chosen.model)
     cases = [Case(image.name, image, label) for image, label in chosen.pair]
     if chosen.dataset:
         cases += test_cases(package, chosen.dataset)

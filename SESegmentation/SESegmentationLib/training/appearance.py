@@ -15,6 +15,8 @@ from torch import Tensor
 
 #: share of the images in which structures grow dark together
 DARKENED_SHARE = 1 / 3
+#: slices over which a coil's sensitivity hardly changes
+THICKEST_SLAB = 8
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,14 @@ def _contrasted(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def bias_field(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Smooth positive factor (B, 1, H, W), as from an uneven receive coil."""
-    batch = len(images)
-    knots = torch.randn(batch, 1, 4, 4, generator=generator) * torch.rand(batch, 1, 1, 1, generator=generator)
-    field = F.interpolate(strength * knots, images.shape[-2:], mode="bicubic", align_corners=True)
+    """Smooth positive factor, as from an uneven receive coil: (B, 1, H, W), of whole volumes (B, T, H, W)."""
+    batch, slices = images.shape[:2]
+    if slices > THICKEST_SLAB:
+        knots = torch.randn(batch, 1, 4, 4, 4, generator=generator) * torch.rand(batch, 1, 1, 1, 1, generator=generator)
+        field = F.interpolate(strength * knots, images.shape[1:], mode="trilinear", align_corners=True)[:, 0]
+    else:
+        knots = torch.randn(batch, 1, 4, 4, generator=generator) * torch.rand(batch, 1, 1, 1, generator=generator)
+        field = F.interpolate(strength * knots, images.shape[-2:], mode="bicubic", align_corners=True)
     return torch.exp(field).to(images.device)
 
 

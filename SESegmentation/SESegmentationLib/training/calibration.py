@@ -26,7 +26,7 @@ from ..inference.intensity import normalise
 from ..inference.predictor import Prediction, Predictor
 from ..inference.uncertainty import confidence
 from ..inference.weights import load_networks
-from ..models import ModelPackage, verify_package, write_package
+from ..models import ModelPackage, verify_model, write_package
 from ..models.calibration import ONE_VIEW, SEVERAL_VIEWS
 from .commands import as_command
 from .dataset import find_cases, load_case
@@ -207,12 +207,12 @@ def recipe_of(package: ModelPackage, name: str | None = None) -> Recipe:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry of ``python -m SESegmentationLib.training.calibration``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="folder of the model package")
+    parser.add_argument("model", help="name of the model, or its folder")
     parser.add_argument("--dataset", type=Path, required=True, help="folder that the model was trained on")
     parser.add_argument("--recipe", help="name or file, where the card's training does not name it")
     parser.add_argument("--write", action="store_true", help="write the curves into the card and its README")
     chosen = parser.parse_args(arguments)
-    package = verify_package(chosen.model)
+    package = verify_model(chosen.model)
     calibration = calibrate(package, chosen.dataset, recipe_of(package, chosen.recipe))
     print(json.dumps(calibration, indent=1))
     if chosen.write:

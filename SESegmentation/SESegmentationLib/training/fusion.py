@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..inference.device import choose_device
 from ..inference.predictor import Predictor
 from ..inference.weights import load_networks
-from ..models import ModelPackage, View, verify_package, write_package
+from ..models import ModelPackage, View, verify_model, write_package
 from .commands import as_command
 from .validation import FEWEST_VOXELS, add_options, validation_cases
 
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_options(parser)
     parser.add_argument("--write", action="store_true", help="write the best weights into the card")
     chosen = parser.parse_args(arguments)
-    package = verify_package(chosen.model)
+    package = verify_model(chosen.model)
     scores = measure_weights(package, validation_cases(chosen, package, SEED))
     planes = [view.plane for view in sorted(package.card.views, key=lambda view: view.merged)]
     for weights, dice in sorted(scores.items(), key=lambda item: -item[1]):

@@ -24,7 +24,7 @@ from ..errors import InputError, UsageError
 from ..inference.device import choose_device
 from ..inference.predictor import Predictor
 from ..inference.weights import load_networks
-from ..models import ModelPackage, verify_package, write_package
+from ..models import ModelPackage, verify_model, write_package
 from .commands import as_command
 from .sources import channels_by_value
 from .validation import FEWEST_VOXELS, add_options, validation_cases
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--value", type=int, action="append", required=True, help="label value; repeatable")
     parser.add_argument("--write", action="store_true", help="write the best factor into the weights")
     chosen = parser.parse_args(arguments)
-    package = verify_package(chosen.model)
+    package = verify_model(chosen.model)
     _channels(package, chosen.value)
     scores = measure_odds(package, validation_cases(chosen, package, SEED), chosen.value)
     for factor, dice in scores.items():

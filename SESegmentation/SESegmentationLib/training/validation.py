@@ -20,7 +20,7 @@ FEWEST_VOXELS = 30
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What a command must be told to find the cases."""
-    parser.add_argument("model", type=Path, help="folder of the model package")
+    parser.add_argument("model", help="name of the model, or its folder")
     parser.add_argument("--dataset", type=Path, required=True, help="folder that the model was trained on")
     parser.add_argument("--recipe", required=True, help="name or file")
     parser.add_argument("--volumes", type=int, default=1, help="times that each validation case is looked at")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.errors import InputError, ModelError, UsageError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.reading import read_volume
 from SESegmentationLib.models import verify_package
@@ -89,3 +89,12 @@ def test_cortical_parcels_become_the_cortex_of_their_side():
     folded = accuracy.fold_parcels(labels)
     assert sitk.GetArrayFromImage(folded).ravel().tolist() == [0, 17, 3, 42, 3, 3, 42, 3, 42]
     assert folded.GetSpacing() == labels.GetSpacing()
+
+
+def test_a_model_is_found_by_its_name_as_its_card_says(package, sample_file, own_labels, monkeypatch, capsys):
+    monkeypatch.setenv("SESEGMENTATION_MODELS", str(package.path.parent))
+    pair = ["--pair", str(sample_file), str(own_labels)]
+    assert accuracy.main([package.card.name, *pair]) == 0
+    assert json.loads(capsys.readouterr().out)["mean_dice"] == 1.0
+    assert accuracy.main(["no-such-model", *pair]) == ModelError.exit_code
+    assert "no-such-model" in capsys.readouterr().err

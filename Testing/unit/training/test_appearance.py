@@ -92,6 +92,15 @@ def test_the_bias_field_is_positive_and_smooth():
     assert float(field.std()) > 0.02
 
 
+def test_of_whole_volumes_the_bias_field_varies_from_slice_to_slice_too():
+    field = bias_field(torch.zeros(8, 48, 40, 40), 0.3, generator())
+    assert field.shape == (8, 48, 40, 40)
+    assert float(field.min()) > 0
+    for axis in (-3, -2, -1):
+        assert float(field.log().diff(dim=axis).abs().max()) < 0.12, axis
+        assert float(field.std(dim=axis).mean()) > 0.02, axis
+
+
 def test_structures_change_each_by_a_factor_of_its_own():
     labels = torch.zeros(40, 3, 20, 24, dtype=torch.uint8)
     labels[:, :, 4:10], labels[:, :, 12:18] = 1, 4
