@@ -119,13 +119,12 @@ def _contrasted(image: Tensor, generator: torch.Generator) -> Tensor:
 
 def bias_field(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Smooth positive factor, as from an uneven receive coil: (B, 1, H, W), of whole volumes (B, T, H, W)."""
-    batch, slices = images.shape[:2]
-    if slices > THICKEST_SLAB:
-        knots = torch.randn(batch, 1, 4, 4, 4, generator=generator) * torch.rand(batch, 1, 1, 1, 1, generator=generator)
-        field = F.interpolate(strength * knots, images.shape[1:], mode="trilinear", align_corners=True)[:, 0]
-    else:
-        knots = torch.randn(batch, 1, 4, 4, generator=generator) * torch.rand(batch, 1, 1, 1, generator=generator)
-        field = F.interpolate(strength * knots, images.shape[-2:], mode="bicubic", align_corners=True)
+    whole = images.shape[1] > THICKEST_SLAB
+    size = images.shape[1:] if whole else images.shape[-2:]
+    spread = torch.randn(len(images), 1, *[4] * len(size), generator=generator)
+    knots = spread * torch.rand(len(images), 1, *[1] * len(size), generator=generator)
+    field = F.interpolate(strength * knots, size, mode="trilinear" if whole else "bicubic", align_corners=True)
+    field = field[:, 0] if whole else field
     return torch.exp(field).to(images.device)
 
 
