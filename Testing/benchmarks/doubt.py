@@ -174,7 +174,16 @@ def curve(volumes: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def print_figures(content: dict[str, Any]) -> None:
-    """Both tables."""
+    """The three tables."""
+    points = content["points"]
+    values = sorted({point["value"] for point in points})
+    table = Table(title="Mean Dice by shift", caption="structures by their label's value")
+    for column in ("volumes", *map(str, values)):
+        table.add_column(column)
+    for shift in (None, *SHIFTS):
+        found = [[p["dice"] for p in points if (p["shift"], p["value"]) == (shift, value)] for value in values]
+        table.add_row(shift or "as they are", *(f"{np.mean(dice):.3f}" if dice else "" for dice in found))
+    console.print(table)
     table = Table(title=f"Expected and true Dice, by structure (aim: Spearman ≥ {AIMED_CORRELATION})")
     for column in ("volumes", "structures", "Spearman (95 % interval)", "mean error", ""):
         table.add_column(column)

@@ -1,4 +1,4 @@
-"""The expected Dice: on the card's line, between its ends, of the right views."""
+"""The expected Dice: on the card's line, falling to nothing below it, of the right views."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CALIBRATION = {
 
 
 @given(st.floats(0, 1))
-def test_it_is_on_the_line_and_never_beyond_its_ends(confidence):
+def test_it_is_on_the_line_never_above_it_and_falls_to_nothing_below(confidence):
     line = CALIBRATION["views"]["1"]
-    expected = np.interp(confidence, line["confidence"], line["dice"])
+    expected = np.interp(confidence, [0, *line["confidence"]], [0, *line["dice"]])
     assert expected_dice(CALIBRATION, 1, confidence, views=3) == pytest.approx(expected)
 
 
@@ -34,8 +34,14 @@ def test_one_view_has_a_line_of_its_own():
     assert expected_dice(CALIBRATION, 1, 0.2, views=2) == pytest.approx(0.1)
 
 
-def test_a_single_point_is_expected_at_any_confidence():
-    assert [expected_dice(CALIBRATION, 2, confidence, 3) for confidence in (0, 0.7, 1)] == [0.6, 0.6, 0.6]
+def test_less_confidence_than_was_ever_seen_is_not_promised_the_worst_dice_seen():
+    expected = [expected_dice(CALIBRATION, 2, confidence, 3) for confidence in (0, 0.35, 0.7, 1)]
+    assert expected == pytest.approx([0, 0.3, 0.6, 0.6])
+
+
+def test_a_line_that_was_seen_down_to_no_confidence_stays_as_it_is():
+    seen = {"views": {"1": {"confidence": [0.0, 0.5], "dice": [0.2, 0.4]}}}
+    assert [expected_dice(seen, 1, confidence, 3) for confidence in (0, 0.25)] == pytest.approx([0.2, 0.3])
 
 
 @pytest.mark.parametrize(("calibration", "value", "views"), [({}, 1, 3), (CALIBRATION, 3, 3), (CALIBRATION, 2, 1)])
