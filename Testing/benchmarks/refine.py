@@ -263,7 +263,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
     right.set_xlabel("corrected slices")
     right.set_ylabel("mean Dice on the other slices")
     right.set_title(f"More corrections ({SETS[shipped]} learn)")
-    right.legend(frameon=False)
+    right.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
