@@ -151,10 +151,13 @@ class Instruction:
 
     Attributes:
         model: its name on the search path of models, or its folder; empty for none.
+        recipe: name or file of the recipe that makes it: where there is no such model, it is trained first, on the
+            same cases; empty for none.
         share: of its probabilities in what is learnt; the rest are the labels.
     """
 
     model: str = ""
+    recipe: str = ""
     share: float = 0.5
 
 

@@ -15,29 +15,27 @@ import torch
 from ..errors import UsageError
 from ..inference.engine import Engine
 from ..models.card import ModelCard
-from ..models.store import find_model
+from ..models.store import ModelPackage
 from ..progress import Progress, no_progress
-from .recipe import Recipe
 from .splits import Split
 
 
 class Teacher:
-    """The model that a recipe names as teacher.
+    """A trained model whose beliefs are learnt.
 
     Args:
-        recipe: with a teacher.
+        package: the model.
         card: of the model to be trained.
         split: its cases.
         device: where the teacher runs.
 
     Raises:
-        ModelError: there is no such model, or it is damaged.
+        ModelError: it is damaged.
         UsageError: it works on another grid, on other intensities or labels, or has learnt from cases that are to stay
             unseen.
     """
 
-    def __init__(self, recipe: Recipe, card: ModelCard, split: Split, device: torch.device) -> None:
-        package = find_model(recipe.teacher.model)
+    def __init__(self, package: ModelPackage, card: ModelCard, split: Split, device: torch.device) -> None:
         own = package.card
         alike = own.spacing == card.spacing and own.intensity == card.intensity
         if not alike or [label.value for label in own.labels] != [label.value for label in card.labels]:
@@ -66,7 +64,7 @@ class Teacher:
         """
         found = []
         for index, image in enumerate(images):
-            progress("ask the teacher", index / len(images), None)
+            progress(f"ask the teacher about case {index + 1} of {len(images)}", index / len(images), None)
             seen = self._predictor.predict(image.astype(np.float32), self._predictor.views)
             found.append(seen.probabilities[1:].cpu().numpy())
         return found

@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from .. import __version__
 from ..errors import SegmentationError, UsageError
 from ..models.card import ModelCard
-from ..models.store import ModelPackage
+from ..models.store import CARD_NAME, ModelPackage, damaged_models, find_model, list_models
 from ..models.writing import WEIGHTS_NAME, write_package
 from ..networks import build_network
 from ..progress import Progress, no_progress
 from .fit import FitState, fit_network
 from .plan import draft_card, plan_fits
-from .processes import ProcessGroup, machine_words
+from .processes import ProcessGroup, as_first_process, machine_words
 from .recipe import Recipe
 from .sources import channel_pairs, open_source
 from .splits import Split
@@ -33,7 +33,8 @@ def train_model(
 ) -> ModelPackage | None:
     """Train all networks of ``recipe`` on ``dataset`` and write a model package to ``output``.
 
-    What was trained before in ``output`` is resumed. Under ``torchrun`` the processes share the work.
+    What was trained before in ``output`` is resumed. A recipe's teacher that is not installed is trained first, in
+    ``training/teacher``. Under ``torchrun`` the processes share the work.
 
     Args:
         dataset: folder, see :mod:`.dataset`.
@@ -45,40 +46,68 @@ def train_model(
 
     Raises:
         InputError, UsageError, DeviceError: dataset, recipe or device cannot be used.
+        ModelError: there is no such teacher, or it is damaged.
     """
-    card = draft_card(recipe)
     with ProcessGroup(device) as (chosen, rank):
-        source = open_source(dataset, recipe, card, chosen)
-        folder = output / "training"
-        _note_split(folder, asdict(source.split), rank)
-        if rank == 0:
-            _write_json(folder / "recipe.json", recipe.to_dict())
-        teacher = Teacher(recipe, card, source.split, chosen) if recipe.teacher.model else None
-        if teacher:
-            source.instruct(teacher, progress)
-        weights: dict[str, torch.Tensor] = {}
-        states: dict[str, FitState] = {}
-        shared: dict[str, torch.Tensor] = {}
-        plan = plan_fits(card, recipe)
-        total, done = sum(fit.work for fit in plan), 0
-        for fit in plan:
-            seeded = replace(recipe, fit=replace(recipe.fit, seed=fit.seed))
-            torch.manual_seed(fit.seed)
-            network = build_network(fit.description)
-            if shared and not fit.volumetric:
-                network.load_state_dict(shared)
-            report = _part_of(progress, done / total, fit.work / total)
-            trained, states[fit.name] = fit_network(
-                network, source, fit.views, channel_pairs(card), seeded, fit.schedule, folder, fit.name, chosen, report
-            )
-            done += fit.work
-            if fit.name in card.networks:
-                weights |= {f"{fit.name}.{key}": value for key, value in trained.items()}
-            else:
-                shared = trained
-        if rank != 0:
-            return None
-        return _write(output, card, recipe, source.split, weights, states, chosen, teacher)
+        return _train(dataset, recipe, output, chosen, rank, progress)
+
+
+def _train(
+    dataset: Path, recipe: Recipe, output: Path, device: torch.device, rank: int, progress: Progress
+) -> ModelPackage | None:
+    card = draft_card(recipe)
+    source = open_source(dataset, recipe, card, device)
+    folder = output / "training"
+    _note_split(folder, asdict(source.split), rank)
+    if rank == 0:
+        _write_json(folder / "recipe.json", recipe.to_dict())
+    plan = plan_fits(card, recipe)
+    total, done = sum(fit.work for fit in plan), 0
+    teacher = None
+    if recipe.teacher.model:
+        package, progress = _find_teacher(dataset, recipe, folder / "teacher", total, device, rank, progress)
+        teacher = Teacher(package, card, source.split, device)
+        source.instruct(teacher, _part_of(progress, 0, 0))  # seconds, of hours
+    weights: dict[str, torch.Tensor] = {}
+    states: dict[str, FitState] = {}
+    shared: dict[str, torch.Tensor] = {}
+    for fit in plan:
+        seeded = replace(recipe, fit=replace(recipe.fit, seed=fit.seed))
+        torch.manual_seed(fit.seed)
+        network = build_network(fit.description)
+        if shared and not fit.volumetric:
+            network.load_state_dict(shared)
+        report = _part_of(progress, done / total, fit.work / total)
+        trained, states[fit.name] = fit_network(
+            network, source, fit.views, channel_pairs(card), seeded, fit.schedule, folder, fit.name, device, report
+        )
+        done += fit.work
+        if fit.name in card.networks:
+            weights |= {f"{fit.name}.{key}": value for key, value in trained.items()}
+        else:
+            shared = trained
+    if rank != 0:
+        return None
+    return _write(output, card, recipe, source.split, weights, states, device, teacher)
+
+
+def _find_teacher(
+    dataset: Path, recipe: Recipe, folder: Path, work: int, device: torch.device, rank: int, progress: Progress
+) -> tuple[ModelPackage, Progress]:
+    """The recipe's teacher, and the progress of what is left: ``work``.
+
+    One that is not installed is trained in ``folder``, if the recipe says how, on the same cases.
+    """
+    known = {package.card.name for package in list_models()} | {found.path.name for found in damaged_models()}
+    if not recipe.teacher.recipe or recipe.teacher.model in known or Path(recipe.teacher.model).is_dir():
+        return find_model(recipe.teacher.model), progress
+    own = replace(Recipe.load(recipe.teacher.recipe), data=recipe.data)
+    before = sum(fit.work for fit in plan_fits(draft_card(own), own))
+    share = before / (before + work)
+    if not as_first_process((folder / CARD_NAME).is_file(), device):
+        _train(dataset, own, folder, device, rank, _part_of(progress, 0, share))
+        as_first_process(True, device)  # the others wait until the first has written it
+    return ModelPackage.from_folder(folder), _part_of(progress, share, 1 - share)
 
 
 def _note_split(folder: Path, split: dict[str, list[str]], rank: int) -> None:

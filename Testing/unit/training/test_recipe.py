@@ -48,6 +48,15 @@ def test_shipped_recipes_have_sane_schedules(name):
         assert 0 < recipe.fit.warmup < sum(phase.steps for phase in phases) / 10
 
 
+@pytest.mark.parametrize("name", [name for name in SHIPPED if Recipe.load(name).teacher.model])
+def test_shipped_recipes_can_train_their_teachers(name):
+    recipe = Recipe.load(name)
+    teacher = Recipe.load(recipe.teacher.recipe)
+    assert teacher.name == recipe.teacher.model
+    ours, its = draft_card(recipe), draft_card(teacher)
+    assert (ours.spacing, ours.intensity, ours.labels) == (its.spacing, its.intensity, its.labels)
+
+
 @pytest.mark.parametrize("name", BRAIN)
 def test_brain_recipes_learn_the_listed_structures(name, shared_data):
     text = (shared_data / "README.md").read_text(encoding="utf-8").split("used by the brain models")[1]

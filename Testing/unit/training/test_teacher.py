@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from SESegmentationLib.errors import ModelError, UsageError
+from SESegmentationLib.models import find_model
 from SESegmentationLib.training.plan import draft_card
 from SESegmentationLib.training.sources import open_source
 from SESegmentationLib.training.teacher import Teacher
@@ -33,7 +34,7 @@ def instructed(folder, recipe):
     """A source that has heard the recipe's teacher, its card and the teacher's beliefs of the training cases."""
     card = draft_card(recipe)
     source = open_source(folder, recipe, card, CPU)
-    teacher = Teacher(recipe, card, source.split, CPU)
+    teacher = Teacher(find_model(recipe.teacher.model), card, source.split, CPU)
     images = [image for _, image, _ in source.whole_volumes(torch.Generator(), "training")]
     source.instruct(teacher)
     return source, card, teacher.beliefs(images)
@@ -64,7 +65,7 @@ def test_a_student_learns_from_its_teacher_and_says_so(teacher, blobs_folder, bl
     recipe = blobs_recipe(**changes, teacher={"model": str(teacher.path), "share": 0.7})
     calls = []
     student = train_model(blobs_folder, recipe, tmp_path / "student", "cpu", lambda *call: calls.append(call))
-    assert calls[0][0] == "ask the teacher"
+    assert calls[0][0] == "ask the teacher about case 1 of 2"
     record = student.card.training["teacher"]
     assert record == {"name": "blobs", "version": "1.0.0", "sha256": teacher.card.weights_sha256, "share": 0.7}
     assert "teacher" in (student.path / "README.md").read_text(encoding="utf-8")
@@ -92,9 +93,9 @@ def test_a_teacher_of_another_grid_is_refused(teacher, blobs_folder, blobs_recip
         instructed(blobs_folder, recipe)
 
 
-def test_a_teacher_that_does_not_exist(blobs_folder, blobs_recipe):
+def test_a_teacher_that_does_not_exist(blobs_folder, blobs_recipe, tmp_path):
     with pytest.raises(ModelError, match="There is no model 'nobody'"):
-        instructed(blobs_folder, blobs_recipe(teacher={"model": "nobody"}))
+        train_model(blobs_folder, blobs_recipe(teacher={"model": "nobody"}), tmp_path, "cpu")
 
 
 def test_asking_the_teacher_can_be_cancelled(teacher, blobs_folder, blobs_recipe):
@@ -106,4 +107,4 @@ def test_asking_the_teacher_can_be_cancelled(teacher, blobs_folder, blobs_recipe
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        source.instruct(Teacher(recipe, card, source.split, CPU), cancel)
+        source.instruct(Teacher(teacher, card, source.split, CPU), cancel)

@@ -241,6 +241,58 @@ def test_two_processes_train_one_package(blobs_folder, blobs_entries, tmp_path):
     Engine(package, device="cpu")
 
 
+@pytest.fixture
+def teachers_recipe(blobs_entries, tmp_path):
+    """File of the recipe of a teacher that is not installed."""
+    entries = blobs_entries(
+        name="elder", phases=[{"steps": 6, "batch": 4, "size": [24, 24]}], fit={"checkpoint_seconds": 0}
+    )
+    return write_recipe(tmp_path / "elder.toml", entries)
+
+
+def test_a_teacher_that_is_not_installed_is_trained_first_and_once(
+    blobs_folder, blobs_recipe, teachers_recipe, tmp_path
+):
+    recipe = blobs_recipe(teacher={"model": "elder", "recipe": str(teachers_recipe), "share": 0.7})
+    output = tmp_path / "student"
+
+    def stop_in_the_teacher(phase, fraction, seconds_left):
+        if (output / "training" / "teacher" / "training" / "planes.checkpoint.safetensors").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_model(blobs_folder, recipe, output, "cpu", stop_in_the_teacher)
+    assert not (output / "training" / "teacher" / "model.json").exists()
+    calls = []
+    student = train_model(blobs_folder, recipe, output, "cpu", lambda *call: calls.append(call))
+    elder = verify_package(output / "training" / "teacher")
+    assert student.card.training["teacher"]["sha256"] == elder.card.weights_sha256
+    assert elder.card.training["test_cases"] == student.card.training["test_cases"]
+    assert elder.card.training["steps"] == {"planes": 6}
+    fractions = [fraction for phase, fraction, _ in calls]
+    assert fractions == sorted(fractions)
+    asked = next(fraction for phase, fraction, _ in calls if phase.startswith("ask the teacher"))
+    assert 0.1 < asked < 0.9
+
+    phases = []
+    train_model(blobs_folder, recipe, output, "cpu", lambda phase, *_: phases.append(phase))
+    assert phases[0].startswith("ask the teacher")
+
+
+def test_two_processes_train_the_teacher_first(blobs_folder, blobs_entries, teachers_recipe, tmp_path):
+    entries = blobs_entries(
+        phases=[{"steps": 4, "batch": 2, "size": [24, 24]}],
+        teacher={"model": "elder", "recipe": str(teachers_recipe)},
+    )
+    recipe, output = write_recipe(tmp_path / "own.toml", entries), tmp_path / "model"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = run_command("train", blobs_folder, "--recipe", recipe, "-o", output, "--device", "cpu", program=torchrun)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    elder = verify_package(output / "training" / "teacher")
+    assert verify_package(output).card.training["teacher"]["sha256"] == elder.card.weights_sha256
+
+
 def test_a_folder_that_was_trained_with_other_cases_is_refused(blobs_folder, blobs_recipe, tmp_path):
     train_model(blobs_folder, blobs_recipe(), tmp_path, "cpu")
     split = (tmp_path / "training" / "split.json").read_bytes()
