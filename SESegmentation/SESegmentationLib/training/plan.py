@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from ..errors import ModelError, UsageError
 from ..models.card import ModelCard, View
 from ..models.fields import Fields
 from ..models.writing import WEIGHTS_NAME
-from ..networks import build_network
+from ..networks import build_network, describe
 from .fit import Schedule
 from .recipe import Changes, Recipe
 
@@ -42,9 +43,12 @@ class PlannedFit:
         return self.views[0].volumetric
 
     @property
-    def work(self) -> int:
-        """Pixels that it sees, to which the time it takes is proportional."""
-        return self.schedule.work(self.schedule.steps)
+    def work(self) -> float:
+        """Multiplications for all pixels that it sees, to which the time it takes is about proportional."""
+        size = (64,) * (3 if self.volumetric else 2)
+        with torch.device("meta"):
+            network = build_network(self.description)
+        return self.schedule.work(self.schedule.steps) * describe(network, *size).multiply_adds / math.prod(size)
 
 
 def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:

@@ -62,7 +62,7 @@ def _train(
     if rank == 0:
         _write_json(folder / "recipe.json", recipe.to_dict())
     plan = plan_fits(card, recipe)
-    total, done = sum(fit.work for fit in plan), 0
+    total, done = sum(fit.work for fit in plan), 0.0
     teacher = None
     if recipe.teacher.model:
         package, progress = _find_teacher(dataset, recipe, folder / "teacher", total, device, rank, progress)
@@ -92,7 +92,7 @@ def _train(
 
 
 def _find_teacher(
-    dataset: Path, recipe: Recipe, folder: Path, work: int, device: torch.device, rank: int, progress: Progress
+    dataset: Path, recipe: Recipe, folder: Path, work: float, device: torch.device, rank: int, progress: Progress
 ) -> tuple[ModelPackage, Progress]:
     """The recipe's teacher, and the progress of what is left: ``work``.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from SESegmentationLib.errors import UsageError
@@ -72,3 +74,16 @@ def test_networks_of_one_plane_have_a_seed_each_or_their_own(blobs_recipe):
     views = [{**FLAT, "network": name} for name in ("first", "second", "third")]
     recipe = blobs_recipe(card={"views": views}, fit={"seed": 5}, networks={"second": {"seed": 5}})
     assert [fit.seed for fit in plan_fits(draft_card(recipe), recipe)] == [5, 5, 6]
+
+
+def test_the_work_of_a_fit_counts_what_its_network_does_with_a_pixel(blobs_recipe):
+    recipe = blobs_recipe(
+        card={"views": [FLAT, {**STACK, "network": "thin"}]},
+        phases=[{"steps": 10, "batch": 8, "size": [8, 8]}],
+        volumetric={"phases": [DEEP_PHASE | {"steps": 10}], "network": {"channels": [1, 2]}},
+    )
+    flat, thin = plan_fits(draft_card(recipe), recipe)
+    assert flat.schedule.work(10) == thin.schedule.work(10)
+    assert flat.work > 2 * thin.work
+    longer = replace(flat, schedule=replace(flat.schedule, phases=[replace(flat.schedule.phases[0], steps=20)]))
+    assert longer.work == pytest.approx(2 * flat.work)

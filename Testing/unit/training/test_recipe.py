@@ -11,7 +11,7 @@ from SESegmentationLib.errors import UsageError
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.models.terminology import LEFT, RIGHT
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.training.plan import draft_card
+from SESegmentationLib.training.plan import draft_card, plan_fits
 from SESegmentationLib.training.recipe import RECIPES_FOLDER, SOURCE_KINDS, Recipe
 from SESegmentationLib.training.sources import SOURCES
 
@@ -34,6 +34,7 @@ def test_shipped_recipes_make_valid_cards_and_networks(name):
         network = build_network(card.networks[view.network])
         assert network.in_channels == view.thickness
         assert network.classes == len(card.labels) + 1
+    assert all(fit.work > 0 for fit in plan_fits(card, recipe))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
