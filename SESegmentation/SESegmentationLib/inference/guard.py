@@ -16,6 +16,7 @@ from .expectation import is_hounsfield, unmet_expectations
 from .geometry import Geometry
 from .head import HeadSurvey
 from .reading import NOT_NUMBERS
+from .remarks import remarks_of
 from .result import Finding
 from .voxels import voxels_of
 
@@ -34,7 +35,7 @@ def inspect(image: sitk.Image, card: ModelCard) -> list[Finding]:
     # of a single voxel, for turning the whole volume takes time and memory
     spacing = sitk.DICOMOrient(image[:1, :1, :1], "RAS").GetSpacing()
     values = list(_values(image))
-    findings = [*_orientation(image), *unmet_expectations(extent, spacing, lowest, card), *values]
+    findings = [*remarks_of(image), *_orientation(image), *unmet_expectations(extent, spacing, lowest, card), *values]
     is_image = not is_hounsfield(lowest) and all(finding.code != "labels" for finding in values)
     measurable = HEAD_FIELD_MM[0] <= extent.min() and extent.max() <= HEAD_FIELD_MM[1]
     if card.input.get("kind") == "head" and is_image and measurable:

@@ -17,6 +17,7 @@ from ..errors import InputError
 from .dicom import read_dicom_folder
 from .nifti import SHEAR_DEGREES, NiftiHeader, shear_degrees, sheared
 from .pictures import is_picture, read_picture
+from .remarks import REMARKS
 from .voxels import voxels_of
 
 #: metadata of a checked volume: how many of its voxels were no numbers
@@ -202,6 +203,8 @@ def _read(path: Path, pixel_mm: Sequence[float] | None = None, labels: bool = Fa
                     "Convert the original to NIfTI, NRRD or MetaImage, or give the DICOM folder.",
                 )
             image = sitk.ReadImage(str(path))
+            for key in (NOT_NUMBERS, REMARKS):  # a NRRD file can hold any field
+                image.EraseMetaData(key)
     except RuntimeError as error:
         raise InputError(_reason(path, str(error)), _REMEDY) from error
     if not_numbers:

@@ -10,12 +10,13 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..inference.reading import NOT_NUMBERS
+from ..inference.remarks import REMARKS
 from ..inference.voxels import voxels_of
 from .frames import DTYPES
 
 #: the metadata that the input guard looks at: what NIfTI files say about their axes, and what reading found. All else,
 #: names of patients among it, stays where it is
-KEPT_METADATA = ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units", NOT_NUMBERS)
+KEPT_METADATA = ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units", NOT_NUMBERS, REMARKS)
 
 
 def pack_image(image: sitk.Image) -> tuple[dict[str, Any], np.ndarray]:

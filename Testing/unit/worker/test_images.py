@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.inference import guard
 from SESegmentationLib.inference.reading import NOT_NUMBERS
+from SESegmentationLib.inference.remarks import add_remarks
 from SESegmentationLib.inference.result import Finding, SegmentationResult, StructureResult
 from SESegmentationLib.inference.voxels import voxels_of
 from SESegmentationLib.models import ModelPackage
@@ -77,12 +78,14 @@ def test_the_input_guard_finds_the_same(tiny_model, tmp_path):
     image = sitk.ReadImage(str(tmp_path / "a.nii"))
     image.SetMetaData("descrip", "name of a patient")
     image.SetMetaData(NOT_NUMBERS, "3")
+    add_remarks(image, [Finding("incomplete", "No. 1 is missing.", "Structures may be cut off.")])
+    add_remarks(image, [Finding("other", "Also.", "So.")])
     for codes, finding in ((("0", "0"), "no-orientation"), (("1", "1"), "two-transforms")):
         image.SetMetaData("qform_code", codes[0])
         image.SetMetaData("sform_code", codes[1])
         image.SetMetaData("srow_x", "1 0 0 50")
         findings = guard.inspect(image, card)
-        assert {finding, "not-numbers"} <= {finding.code for finding in findings}
+        assert {finding, "not-numbers", "incomplete", "other"} <= {finding.code for finding in findings}
         description, array = pack_image(image)
         got = unpack_image(through_json(description), array)
         assert guard.inspect(got, card) == findings
