@@ -178,6 +178,7 @@ class Recipe:
         networks: what differs for some networks, by their names in the card: those that are taught otherwise err
             elsewhere, and together they err less.
         teacher: to learn from beside the labels, see :mod:`.teacher`.
+        start: name or folder of a model with the same networks, from whose weights each starts; empty for none.
     """
 
     name: str
@@ -189,6 +190,7 @@ class Recipe:
     volumetric: Volumetric = field(default_factory=Volumetric)
     networks: dict[str, Changes] = field(default_factory=dict)
     teacher: Instruction = field(default_factory=Instruction)
+    start: str = ""
     data: Data = field(default_factory=Data)
     fit: Fit = field(default_factory=Fit)
     deformation: Deformation = field(default_factory=Deformation)

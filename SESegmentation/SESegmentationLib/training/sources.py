@@ -23,6 +23,7 @@ from ..progress import Progress, no_progress
 from .appearance import change_appearance, change_structures
 from .dataset import box_round, find_cases, find_label_maps, load_case, load_label_map
 from .losses import merge_target
+from .pathology import enlarge_ventricles
 from .recipe import Phase, Recipe
 from .slabs import Deformation, Slabs, VolumeBank
 from .splits import split_by_recipe
@@ -33,6 +34,10 @@ from .teacher import Teacher
 UPRIGHT = Deformation(rotation_degrees=0, scale=0, elastic_mm=(0, 0), shift_mm=0, mirror=False)
 #: slices are drawn up to this far outside the brain, in mm
 FOCUS_MARGIN_MM = 25.0
+#: slices on each side that thick slices across the image are averaged over
+THICK_MARGIN = 4
+#: FreeSurfer's values of lateral and third ventricles, which may be drawn larger than they are
+VENTRICLES = (4, 43, 14)
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,10 @@ class SynthesisSource(Source):
     def __init__(self, dataset: Path, recipe: Recipe, card: ModelCard, device: torch.device) -> None:
         maps = find_label_maps(dataset)
         super().__init__(maps, recipe, card, device)
+        listed = [value for contrast in recipe.synthesis.contrasts for value, *_ in contrast.means]
         priors = TissuePriors.from_folder(dataset / recipe.data.priors)
+        _check_known(listed, priors.values.tolist(), "The contrasts' labels")
+        priors = priors.with_own_classes(listed, recipe.data.mirrored_pairs)
         channels = channels_by_value(card)
         fluid = np.isin(priors.values, recipe.data.fluid_values)
         learnt = np.where(fluid, priors.values, priors.targets)
@@ -182,6 +190,8 @@ class SynthesisSource(Source):
         positions = {int(value): position for position, value in enumerate(priors.values)}
         _check_known([value for pair in recipe.data.mirrored_pairs for value in pair], positions, "mirrored_pairs")
         mirrored = exchanged((positions[left], positions[right]) for left, right in recipe.data.mirrored_pairs)
+        ventricles = {value: positions[value] for value in VENTRICLES if value in positions}
+        self._ventricle = torch.as_tensor([ventricles.get(int(value), 0) for value in priors.values], device=device)
         self._maps, self._values, self._brain, self._mirrored = maps, priors.values, brain, mirrored
         self._banks = {group: self._bank(group) for group in ("training", "validation")}
 
@@ -198,9 +208,22 @@ class SynthesisSource(Source):
     def _draw(
         self, group: str, views: Sequence[View], phase: Phase, deformation: Deformation, generator: torch.Generator
     ) -> Batch:
-        slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
-        images, removed = self.synthesise(slabs, generator)
+        settings = self.recipe.synthesis
+        # a third of the thick slices lie across the image: these need the slices around
+        thick = bool(settings.thick_share) and bool(torch.rand((), generator=generator) < settings.thick_share / 2)
+        slabs = draw_slabs(
+            self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator, thick * THICK_MARGIN
+        )
+        if settings.large_ventricles:
+            grown = enlarge_ventricles(
+                slabs.labels, self._ventricle, self.synthesise.white_matter, settings.large_ventricles, generator
+            )
+            slabs = replace(slabs, labels=grown)
+        thickness = max(view.thickness for view in views)
+        images, removed = self.synthesise(slabs, generator, thickness)
         images = change_appearance(images, self.recipe.look(views[0].network), generator)
+        first = (slabs.labels.shape[1] - thickness) // 2
+        slabs = replace(slabs, labels=slabs.labels[:, first : first + thickness])
         # what was removed from the image cannot be found in it
         targets = torch.where(removed, 0, self.targets[slabs.labels.long()])
         return as_batch(images, targets, slabs.planes, views, self.card)
@@ -242,14 +265,19 @@ def draw_slabs(
     deformation: Deformation,
     rare_share: float,
     generator: torch.Generator,
+    margin: int = 0,
 ) -> Slabs:
-    """Slabs for ``views``, each view equally often; all as thick as the thickest view, or as the phase is deep."""
+    """Slabs for ``views``, each view equally often; all as thick as the thickest view, or as the phase is deep.
+
+    Args:
+        margin: slices more on each side.
+    """
     stacks = views[0].volumetric
     return bank.draw(
         [view.plane for view in views],
         [1.0] * len(views),
         phase.batch,
-        phase.depth if stacks else max(view.thickness for view in views),
+        (phase.depth if stacks else max(view.thickness for view in views)) + 2 * margin,
         phase.size,
         phase.spacing,
         deformation,

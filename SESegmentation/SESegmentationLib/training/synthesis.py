@@ -7,7 +7,8 @@ priors of one contrast; what an image would look like follows from the labels. L
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
+from .acquisition import thick_slabs, thick_slices
 from .appearance import gaussian_blur
+from .contrasts import FULL_SCALE, Contrast, ContrastTable, own_classes
+from .pathology import add_lesions, add_vessels
 from .slabs import Slabs
+
+
+#: FreeSurfer's values of cerebral white matter, in which lesions are drawn
+WHITE_MATTER = (2, 41)
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,11 @@ class TissuePriors:
             raise InputError(f"The intensity priors in {folder} do not fit each other.", "Use files of one set.")
         return cls(values, classes, targets, means, spreads)
 
+    def with_own_classes(self, listed: Sequence[int], pairs: Sequence[tuple[int, int]]) -> TissuePriors:
+        """The same, with a tissue class of its own for each listed label value, both sides together."""
+        classes, parents = own_classes(self.values, self.classes, listed, pairs)
+        return replace(self, classes=classes, means=self.means[:, parents], spreads=self.spreads[:, parents])
+
 
 @dataclass(frozen=True)
 class Synthesis:
@@ -83,6 +96,14 @@ class Synthesis:
         defaced: share with the face cut off by a plane.
         cropped: share whose field of view ends inside the head.
         partial_volume: largest standard deviation, in pixels, of the blur that mixes neighbouring tissues.
+        least_partial_volume: its smallest standard deviation.
+        contrasts: of MR sequences as measured; the images that are left have the priors of the label maps.
+        thick_share: share of images with thick slices, in the image's rows or columns or across them.
+        thickest: thickness of the thickest slices, in voxels of the model's grid.
+        saturation: largest share of the range of intensities that is cut off at its upper end.
+        lesions: share with spots in white matter that are brighter or darker than it.
+        vessels: share with bright vessels in the fluid round the brain.
+        large_ventricles: share with ventricles that are larger than in the label maps.
     """
 
     random_contrast: float = 0.08
@@ -91,6 +112,14 @@ class Synthesis:
     defaced: float = 0.15
     cropped: float = 0.15
     partial_volume: float = 0.8
+    least_partial_volume: float = 0.0
+    contrasts: tuple[Contrast, ...] = ()
+    thick_share: float = 0.0
+    thickest: float = 7.0
+    saturation: float = 0.0
+    lesions: float = 0.0
+    vessels: float = 0.0
+    large_ventricles: float = 0.0
 
 
 class ImageSynthesiser:
@@ -116,11 +145,20 @@ class ImageSynthesiser:
         self.classes = torch.as_tensor(priors.classes, device=device).long()
         self.means = torch.as_tensor(priors.means, dtype=torch.float32)
         self.spreads = torch.as_tensor(priors.spreads, dtype=torch.float32)
+        class_of = {int(value): int(kind) for value, kind in zip(priors.values, priors.classes, strict=True)}
+        self.contrasts = ContrastTable(settings.contrasts, class_of, priors.means.shape[1])
+        self.white_matter = torch.as_tensor(np.isin(priors.targets, WHITE_MATTER), device=device)
         self.brain = torch.as_tensor(brain, device=device)
         self.fluid = torch.as_tensor(fluid, device=device)
 
-    def __call__(self, slabs: Slabs, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, slabs: Slabs, generator: torch.Generator, thickness: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Images of ``slabs`` and what was removed from them.
+
+        Args:
+            thickness: number of slices of the images; where ``slabs`` have more of them, each slice of an image is an
+                average over thick ones.
 
         Returns:
             Images (B, T, H, W), intensities scaled to about 0 to 1, and a mask of the same shape.
@@ -133,9 +171,25 @@ class ImageSynthesiser:
         image = _look_up(means, classes)
         image += _look_up(spreads, classes) * _texture(image, generator)
         removed = self._removed(labels, slabs.points_mm, generator)
+        if self.settings.lesions:
+            image = add_lesions(image, self.white_matter[labels], self.settings.lesions, 0.5 * FULL_SCALE, generator)
+        if self.settings.vessels:
+            image = add_vessels(image, self.fluid[labels], self.settings.vessels, FULL_SCALE, generator)
         image = torch.where(removed, 0, image)
-        sigmas = self.settings.partial_volume * torch.rand(batch, 1, generator=generator).expand(-1, 2)
-        return scale_to_unit(gaussian_blur(image, sigmas.to(device))), removed
+        least, most = self.settings.least_partial_volume, self.settings.partial_volume
+        sigmas = least + (most - least) * torch.rand(batch, 1, generator=generator).expand(-1, 2)
+        image = gaussian_blur(image, sigmas.to(device))
+        if thickness and thickness < image.shape[1]:
+            first = (image.shape[1] - thickness) // 2
+            image = thick_slabs(image, thickness, self.settings.thickest, generator)
+            removed = removed[:, first : first + thickness]
+        elif self.settings.thick_share:
+            image = thick_slices(image, self.settings.thick_share, self.settings.thickest, generator)
+        image = scale_to_unit(image)
+        if self.settings.saturation:
+            cut = self.settings.saturation * torch.rand(batch, 1, 1, 1, generator=generator).to(device)
+            image = (image / (1 - cut)).clamp(max=1)
+        return image, removed
 
     def _tissues(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (B, K) of every class in every image."""
@@ -154,6 +208,8 @@ class ImageSynthesiser:
         # the priors' spreads hold partial volume and bias field too, which are added separately: take a part of them
         spreads = (0.6 * self.spreads[0] + 0.5 * self.spreads[1] * normal()).abs() * (0.15 + 0.85 * uniform(1))
         background = torch.where(uniform(1) < 0.5, 0.0, 15 * uniform(1))
+        if self.settings.contrasts:
+            means, spreads = self.contrasts.apply(means, spreads, width, generator)
         means[:, :1] = background
         spreads[:, :1] = background / 2
         return means, spreads

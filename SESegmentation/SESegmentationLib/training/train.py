@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from .. import __version__
 from ..errors import SegmentationError, UsageError
+from ..inference.weights import load_weights
 from ..models.card import ModelCard
 from ..models.store import CARD_NAME, ModelPackage, damaged_models, find_model, list_models
 from ..models.writing import WEIGHTS_NAME, write_package
@@ -68,6 +69,7 @@ def _train(
         package, progress = _find_teacher(dataset, recipe, folder / "teacher", total, device, rank, progress)
         teacher = Teacher(package, card, source.split, device)
         source.instruct(teacher, _part_of(progress, 0, 0))  # seconds, of hours
+    start = load_weights(find_model(recipe.start)) if recipe.start else {}
     weights: dict[str, torch.Tensor] = {}
     states: dict[str, FitState] = {}
     shared: dict[str, torch.Tensor] = {}
@@ -77,6 +79,8 @@ def _train(
         network = build_network(fit.description)
         if shared and not fit.volumetric:
             network.load_state_dict(shared)
+        elif start:
+            network.load_state_dict(start[fit.name], strict=False)
         report = _part_of(progress, done / total, fit.work / total)
         trained, states[fit.name] = fit_network(
             network, source, fit.views, channel_pairs(card), seeded, fit.schedule, folder, fit.name, device, report
