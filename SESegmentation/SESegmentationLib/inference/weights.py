@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..models import ModelPackage, verify_weights
 from ..networks import build_network
+from ..networks.eight_bits import from_eight_bits
 
 _REMEDY = "Take the whole model package again from where it came."
 
 
 def load_weights(package: ModelPackage) -> dict[str, dict[str, Tensor]]:
-    """The weights of every network by network and parameter name, on the CPU, as they are stored (half or single).
+    """The weights of every network by network and parameter name, on the CPU, as they are stored (half or single);
+    single where they are stored in 8 bits.
 
     Raises:
         ModelError: the file is not the one whose SHA-256 the card gives, or does not hold this card's networks.
@@ -25,6 +27,10 @@ def load_weights(package: ModelPackage) -> dict[str, dict[str, Tensor]]:
         tensors = load_file(package.weights_path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"The weights {package.weights_path} cannot be read: {error}.", _REMEDY) from error
+    try:
+        tensors = from_eight_bits(tensors)
+    except ValueError as error:
+        raise ModelError(f"The weights {package.weights_path} are damaged: {error}.", _REMEDY) from error
     weights: dict[str, dict[str, Tensor]] = {name: {} for name in package.card.networks}
     for key, tensor in tensors.items():
         network, _, parameter = key.partition(".")

@@ -179,6 +179,7 @@ class Recipe:
             elsewhere, and together they err less.
         teacher: to learn from beside the labels, see :mod:`.teacher`.
         start: name or folder of a model with the same networks, from whose weights each starts; empty for none.
+        bits: of each weight of the package, 16 or 8.
     """
 
     name: str
@@ -191,6 +192,7 @@ class Recipe:
     networks: dict[str, Changes] = field(default_factory=dict)
     teacher: Instruction = field(default_factory=Instruction)
     start: str = ""
+    bits: int = 16
     data: Data = field(default_factory=Data)
     fit: Fit = field(default_factory=Fit)
     deformation: Deformation = field(default_factory=Deformation)
@@ -258,6 +260,7 @@ def _check(recipe: Recipe) -> None:
         (not taught or data.source == "folder", "[teacher] is for images, not for label maps"),
         (not taught or not (fit.class_balance or fit.boundary), "[teacher] leaves no class_balance and no boundary"),
         (fit.optimizer in OPTIMIZERS, f"[fit] optimizer is one of {', '.join(OPTIMIZERS)}, not {fit.optimizer!r}"),
+        (recipe.bits in (8, 16), "bits is 8 or 16"),
         (fit.drops >= 0, "[fit] drops is a number, at least 0"),
         (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),
         (together, "[appearance] darkening and darkened go together"),

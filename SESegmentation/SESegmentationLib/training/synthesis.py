@@ -23,7 +23,6 @@ from .contrasts import FULL_SCALE, Contrast, ContrastTable, own_classes
 from .pathology import add_lesions, add_vessels
 from .slabs import Slabs
 
-
 #: FreeSurfer's values of cerebral white matter, in which lesions are drawn
 WHITE_MATTER = (2, 41)
 
@@ -151,9 +150,7 @@ class ImageSynthesiser:
         self.brain = torch.as_tensor(brain, device=device)
         self.fluid = torch.as_tensor(fluid, device=device)
 
-    def __call__(
-        self, slabs: Slabs, generator: torch.Generator, thickness: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, slabs: Slabs, generator: torch.Generator, thickness: int | None = None) -> tuple[Tensor, Tensor]:
         """Images of ``slabs`` and what was removed from them.
 
         Args:

@@ -19,6 +19,7 @@ from ..models.card import ModelCard
 from ..models.store import CARD_NAME, ModelPackage, damaged_models, find_model, list_models
 from ..models.writing import WEIGHTS_NAME, write_package
 from ..networks import build_network
+from ..networks.eight_bits import to_eight_bits
 from ..progress import Progress, no_progress
 from .fit import FitState, fit_network
 from .plan import draft_card, plan_fits
@@ -155,6 +156,8 @@ def _write(
             "The training diverged: there are weights that are not finite.",
             "Lower learning_rate in [fit], and delete the checkpoints.",
         )
+    if recipe.bits == 8:
+        halves = to_eight_bits(halves)
     temporary = output / "training" / WEIGHTS_NAME
     save_file({key: value.contiguous() for key, value in halves.items()}, temporary)
     training = {
