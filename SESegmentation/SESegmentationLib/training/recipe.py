@@ -105,6 +105,9 @@ class Data:
         priors: folder of tissue priors, relative to the dataset ("label-maps" only, as the next one).
         fluid_values: values learnt that skull stripping may remove (cerebrospinal fluid round the brain).
         mirrored_pairs: (left, right) values in the files, exchanged in a mirror; the card's merged pairs always are.
+        scans: folder of scans and labels in nnU-Net's layout, relative to the dataset, that are shown beside the
+            synthesised images ("label-maps" only); empty for none.
+        scans_share: of the batches that show them.
     """
 
     source: str = "folder"
@@ -117,6 +120,8 @@ class Data:
     priors: str = "priors"
     fluid_values: tuple[int, ...] = ()
     mirrored_pairs: tuple[tuple[int, int], ...] = ()
+    scans: str = ""
+    scans_share: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from ..inference.intensity import normalise
 from ..models.card import ModelCard, View
 from ..models.terminology import LEFT, RIGHT
 from ..progress import Progress, no_progress
+from .acquisition import thick_slices
 from .appearance import change_appearance, change_structures
 from .dataset import box_round, find_cases, find_label_maps, load_case, load_label_map
 from .losses import merge_target
@@ -194,6 +195,13 @@ class SynthesisSource(Source):
         self._ventricle = torch.as_tensor([ventricles.get(int(value), 0) for value in priors.values], device=device)
         self._maps, self._values, self._brain, self._mirrored = maps, priors.values, brain, mirrored
         self._banks = {group: self._bank(group) for group in ("training", "validation")}
+        self._scans = self._scan_bank(dataset / recipe.data.scans) if recipe.data.scans else None
+
+    def _scan_bank(self, folder: Path) -> VolumeBank:
+        images, labels = zip(*(load_case(case, self.card) for case in find_cases(folder)), strict=True)
+        return VolumeBank(
+            labels, images, self.card.spacing[::-1], exchanged(channel_pairs(self.card)), device=self.device
+        )
 
     def _bank(self, group: str) -> VolumeBank | None:
         """The label maps of "training", "validation" or "test"; None where there are none."""
@@ -208,25 +216,36 @@ class SynthesisSource(Source):
     def _draw(
         self, group: str, views: Sequence[View], phase: Phase, deformation: Deformation, generator: torch.Generator
     ) -> Batch:
-        settings = self.recipe.synthesis
-        # a third of the thick slices lie across the image: these need the slices around
-        thick = bool(settings.thick_share) and bool(torch.rand((), generator=generator) < settings.thick_share / 2)
-        slabs = draw_slabs(
-            self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator, thick * THICK_MARGIN
-        )
+        if group == "training" and self._scans and torch.rand((), generator=generator) < self.recipe.data.scans_share:
+            return self._draw_scans(views, phase, deformation, generator)
+        settings, rare_share = self.recipe.synthesis, self.recipe.fit.rare_share
+        # half of the thick slices lie across the image: these need the slices around
+        across = bool(settings.thick_share) and bool(torch.rand((), generator=generator) < settings.thick_share / 2)
+        margin = THICK_MARGIN if across else 0
+        slabs = draw_slabs(self._banks[group], views, phase, deformation, rare_share, generator, margin)
         if settings.large_ventricles:
+            white_matter = self.synthesise.white_matter
             grown = enlarge_ventricles(
-                slabs.labels, self._ventricle, self.synthesise.white_matter, settings.large_ventricles, generator
+                slabs.labels, self._ventricle, white_matter, settings.large_ventricles, generator
             )
             slabs = replace(slabs, labels=grown)
-        thickness = max(view.thickness for view in views)
+        thickness = slabs.labels.shape[1] - 2 * margin
         images, removed = self.synthesise(slabs, generator, thickness)
         images = change_appearance(images, self.recipe.look(views[0].network), generator)
-        first = (slabs.labels.shape[1] - thickness) // 2
-        slabs = replace(slabs, labels=slabs.labels[:, first : first + thickness])
+        labels = slabs.labels[:, margin : margin + thickness].long()
         # what was removed from the image cannot be found in it
-        targets = torch.where(removed, 0, self.targets[slabs.labels.long()])
+        targets = torch.where(removed, 0, self.targets[labels])
         return as_batch(images, targets, slabs.planes, views, self.card)
+
+    def _draw_scans(
+        self, views: Sequence[View], phase: Phase, deformation: Deformation, generator: torch.Generator
+    ) -> Batch:
+        """A batch of real scans."""
+        slabs = draw_slabs(self._scans, views, phase, deformation, self.recipe.fit.rare_share, generator)
+        settings = self.recipe.synthesis
+        images = thick_slices(slabs.images, settings.thick_share, settings.thickest, generator)
+        images = change_appearance(images, self.recipe.look(views[0].network), generator)
+        return as_batch(images, slabs.labels, slabs.planes, views, self.card)
 
     def whole_volumes(
         self, generator: torch.Generator, group: str = "validation"
