@@ -1,6 +1,6 @@
 # Every target makes .venv by itself and installs only what it needs.
 #
-#   make segment [VOLUME=... MODEL=...]   segment a sample, or a volume of yours
+#   make segment [VOLUME=... MODEL=...]   segment a real T1 head, which is part of the project, or a volume of yours
 #   make test | lint | bench | screenshots
 #   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
 #   make experiments [MEASURE=1 DATA=...]   tables and plots of the experiments; MEASURE=1 does the runs that are missing
@@ -9,8 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUTPUT ?= output
-VOLUME ?=
-MODEL ?= hippocampus-t1
+VOLUME ?= SESegmentation/Resources/SampleData/SESegmentationHead.nii.gz
+MODEL ?=
 MEASURE ?=
 DATA ?= ../shared/data
 PLANS ?= hippocampus hippocampus-long hippocampus-paper brain abdomen-mr
@@ -36,12 +36,8 @@ $(VENV)/.testing: $(REQUIREMENTS) | $(BIN)/python
 	$(PIP) --no-deps segmentation-models-pytorch  # one file of it is compared with; it needs torch alone
 	@touch $@ $(VENV)/.runtime
 
-# without VOLUME a small volume is generated, so that the first run needs no data
 segment: $(VENV)/.runtime
-ifeq ($(VOLUME),)
-	$(BIN)/python -m SESegmentationLib.training.sample '$(OUTPUT)/sample_0000.nii.gz'
-endif
-	$(BIN)/sesegment run '$(or $(VOLUME),$(OUTPUT)/sample_0000.nii.gz)' --model '$(MODEL)' \
+	$(BIN)/sesegment run '$(VOLUME)' --model '$(or $(MODEL),brain-t1)' \
 	    --output '$(OUTPUT)/segmentation.seg.nrrd' --report '$(OUTPUT)/report.json' --picture '$(OUTPUT)/picture.png'
 
 lint: $(VENV)/.testing
@@ -60,7 +56,7 @@ bench: $(VENV)/.testing
 
 # an interrupted measurement goes on where it stopped
 bench-doubt bench-refine: bench-%: $(VENV)/.testing
-	$(BIN)/python Testing/benchmarks/$*.py --model '$(MODEL)' $(if $(MEASURE),--measure)
+	$(BIN)/python Testing/benchmarks/$*.py $(if $(MODEL),--model '$(MODEL)') $(if $(MEASURE),--measure)
 
 # runs that are in Resources/experiments/results.json are not done again; an interrupted experiment goes on
 experiments: $(VENV)/.testing

@@ -26,9 +26,17 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-#: a crop drawn by SESegmentationLib.training.sample, its values rounded to whole numbers
-SAMPLE_NAME = "SESegmentationHippocampus"
-SAMPLE_SHA256 = "23caecd184aa3af297e937c7db9edd4cb8632617e742b7a65159df7d5657cb61"
+#: volumes to try the module with: name, name of the node, SHA-256 of the file
+SAMPLES = (
+    # a real T1 head of the QuickNATv2 repository (MIT licence), cut to the head
+    ("SESegmentationHead", "T1Head", "bcae7b5939c3fa9a4e874bd2f25bd9acc05d5228d2e9deb8cb540c37fc4989bd"),
+    # a crop drawn by SESegmentationLib.training.sample, its values rounded to whole numbers
+    (
+        "SESegmentationHippocampus",
+        "DrawnHippocampus",
+        "23caecd184aa3af297e937c7db9edd4cb8632617e742b7a65159df7d5657cb61",
+    ),
+)
 #: nodes that the panel shows
 NODE_CLASSES = ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsROINode")
 
@@ -55,18 +63,19 @@ class SESegmentation(ScriptedLoadableModule):
         slicer.app.connect("startupCompleted()", self.registerSampleData)
 
     def registerSampleData(self):
-        """Offer a volume to try the module with. It is part of the package: no internet is needed."""
+        """Offer volumes to try the module with. They are part of the package: no internet is needed."""
         import SampleData
 
-        SampleData.SampleDataLogic.registerCustomSampleDataSource(
-            category="SESegmentation",
-            sampleName=SAMPLE_NAME,
-            uris=Path(self.resourcePath(f"SampleData/{SAMPLE_NAME}.nii.gz")).as_uri(),
-            fileNames=f"{SAMPLE_NAME}.nii.gz",
-            nodeNames="DrawnHippocampus",
-            thumbnailFileName=self.resourcePath(f"SampleData/{SAMPLE_NAME}.png"),
-            checksums=f"SHA256:{SAMPLE_SHA256}",
-        )
+        for name, node_name, sha256 in SAMPLES:
+            SampleData.SampleDataLogic.registerCustomSampleDataSource(
+                category="SESegmentation",
+                sampleName=name,
+                uris=Path(self.resourcePath(f"SampleData/{name}.nii.gz")).as_uri(),
+                fileNames=f"{name}.nii.gz",
+                nodeNames=node_name,
+                thumbnailFileName=self.resourcePath(f"SampleData/{name}.png"),
+                checksums=f"SHA256:{sha256}",
+            )
 
 
 @parameterNodeWrapper
@@ -321,7 +330,7 @@ class SESegmentationTest(ScriptedLoadableModuleTest):
     def _sample(self):
         import SampleData
 
-        return SampleData.SampleDataLogic().downloadSample(SAMPLE_NAME)
+        return SampleData.SampleDataLogic().downloadSample("SESegmentationHippocampus")
 
     def _package(self):
         from SESegmentationLib.models import list_models

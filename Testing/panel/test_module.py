@@ -324,25 +324,34 @@ def test_a_script_is_cancelled_by_its_progress(widget, logic, segmenter, make_vo
 # --- sample data ------------------------------------------------------------------------------------------------------
 
 
-def test_the_sample_is_offered_and_loads_without_internet(widget, choices):
+@pytest.mark.parametrize(
+    ("name", "size"), [("SESegmentationHead", (165, 198, 193)), (SAMPLE_NAME, (36, 50, 36))], ids=["head", "crop"]
+)
+def test_samples_are_offered_and_load_without_internet(widget, choices, name, size):
     import SampleData
 
-    (source,) = SampleData.SampleDataLogic.sampleDataSourcesByCategory("SESegmentation")
-    assert source.sampleName == SAMPLE_NAME and not qt.QPixmap(source.thumbnailFileName).isNull()
-    node = SampleData.SampleDataLogic().downloadSample(SAMPLE_NAME)
+    sources = SampleData.SampleDataLogic.sampleDataSourcesByCategory("SESegmentation")
+    source = next(source for source in sources if source.sampleName == name)
+    assert sources[0].sampleName == "SESegmentationHead" and not qt.QPixmap(source.thumbnailFileName).isNull()
+    node = SampleData.SampleDataLogic().downloadSample(name)
     application.process_events()
-    assert choices.inputVolume is node and node.GetImageData().GetDimensions() == (36, 50, 36)
+    array = slicer.util.arrayFromVolume(node)
+    assert choices.inputVolume is node and sorted(array.shape) == sorted(size)
 
 
-def test_the_sample_is_the_one_that_the_generator_draws(widget):
+def test_the_drawn_sample_is_the_one_that_the_generator_draws(widget):
     from SESegmentationLib.training.sample import draw_sample
 
-    assert hashlib.sha256(SAMPLE.read_bytes()).hexdigest() == sys.modules["SESegmentation"].SAMPLE_SHA256
     shipped, drawn = sitk.ReadImage(str(SAMPLE)), draw_sample().image
     assert shipped.GetDirection() == drawn.GetDirection() and shipped.GetSpacing() == drawn.GetSpacing()
     difference = sitk.GetArrayFromImage(shipped) - sitk.GetArrayFromImage(drawn)
     assert np.abs(difference).max() <= 0.51
     assert os.path.getsize(SAMPLE) < 100_000
+
+
+def test_sample_files_are_those_whose_checksums_are_given():
+    for name, _, sha256 in sys.modules["SESegmentation"].SAMPLES:
+        assert hashlib.sha256((SAMPLE.parent / f"{name}.nii.gz").read_bytes()).hexdigest() == sha256
 
 
 def test_requirements_are_few():
