@@ -8,15 +8,19 @@ one that crashes or hangs on import becomes a finding.
 
 from __future__ import annotations
 
+import os
+import sys
+
+if __name__ == "__main__":  # "python -m", and an empty entry of PYTHONPATH, look in the working folder first
+    sys.path[:] = [folder for folder in sys.path if folder not in ("", os.getcwd())]
+
 import ctypes
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,7 +123,12 @@ def check_torch(python: str = sys.executable) -> list[Check]:
         return [Check("torch", ERROR, "torch is not installed.", _install("torch==2.13.0"))]
     try:
         answer = subprocess.run(
-            [python, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=TORCH_SECONDS, stdin=subprocess.DEVNULL
+            [python, "-P", "-c", _ASK_TORCH],  # a torch.py in the working folder is not torch
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_absolute(os.environ.get("PYTHONPATH", "")))},
+            capture_output=True,
+            text=True,
+            timeout=TORCH_SECONDS,
+            stdin=subprocess.DEVNULL,
         )
         found = json.loads(answer.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
@@ -142,7 +151,7 @@ def check_torch(python: str = sys.executable) -> list[Check]:
         checks.append(Check("GPU", OK, "Apple's GPU can be used."))
     elif not found["devices"]:
         build = f"built for CUDA {found['cuda']}, finds no GPU it can use" if found["cuda"] else "built without CUDA"
-        if shutil.which("nvidia-smi"):
+        if _find_program("nvidia-smi"):
             remedy = (
                 "Install a torch built for CUDA and a driver that is new enough for it; until then the CPU is used."
             )
@@ -154,7 +163,7 @@ def check_torch(python: str = sys.executable) -> list[Check]:
 
 def check_driver() -> Check:
     """The NVIDIA driver."""
-    program = shutil.which("nvidia-smi")
+    program = _find_program("nvidia-smi")
     if program is None:
         return Check("driver", OK, "There is no NVIDIA driver; the CPU is used.")
     try:
@@ -275,6 +284,17 @@ def _write_problem(folder: Path) -> str | None:
             return None
     except OSError as error:
         return error.strerror or str(error)
+
+
+def _find_program(name: str) -> str | None:
+    """Where a program is on the search path; None where it is not, or only in the working folder."""
+    found = shutil.which(name, path=os.pathsep.join(_absolute(os.environ.get("PATH", os.defpath))))
+    return found if found and Path(found).is_absolute() else None  # Windows looks in the working folder, too
+
+
+def _absolute(folders: str) -> list[str]:
+    """Those of a search path that are the same wherever the program runs; an empty one is the working folder."""
+    return [folder for folder in folders.split(os.pathsep) if os.path.isabs(folder)]
 
 
 def _importable(package: str) -> bool:

@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given
+    os.environ["PYTHONSAFEPATH"] = "1"  # no Python process that is started imports from the working folder
     _on_interrupt(_interrupt)
     try:
         return _invoke([argument for argument in given if argument != DEBUG])

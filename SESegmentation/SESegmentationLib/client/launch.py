@@ -39,10 +39,11 @@ def worker_command() -> list[str]:
 
 def worker_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """``environment``, with SESegmentationLib first among what Python imports from, and nothing from where it runs."""
-    paths = [str(LIBRARY_FOLDER), environment.get("PYTHONPATH", "")]
+    others = environment.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [str(LIBRARY_FOLDER), *(path for path in others if os.path.isabs(path))]  # "" is the current folder
     return {
         **environment,
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONSAFEPATH": "1",  # a torch.py in the current folder is not torch
         "PYTHONIOENCODING": "utf-8",
     }
