@@ -246,12 +246,19 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Take the names of the labels from this model.")
     ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Bring segmentations on another grid to that of their reference.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare segmentations with references: Dice, 95 % Hausdorff distance and mean surface distance per label."""
+    """Compare segmentations with references: Dice, 95 % Hausdorff distance and mean surface distance per label.
+
+    Structures of a .seg.nrrd are known by name and code, those of a label map by their values. A pair that cannot be
+    compared does not keep the others from it; the exit code tells of the first.
+    """
     from .learn import evaluate_predictions
 
-    evaluate_predictions(predictions, references, model, as_json)
+    raise typer.Exit(evaluate_predictions(predictions, references, model, as_json, resample))
 
 
 @app.command()

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
-from ..errors import UsageError
+from ..errors import ERRORS_BY_CODE, UsageError
 from ..models import find_model
 from ..outputs.files import check_writable
+from .entry import report_failure
 from .show import ProgressBar, console, print_json
 
 
@@ -57,8 +59,13 @@ def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes
         print(training_report(package))
 
 
-def evaluate_predictions(predictions: Path, references: Path, model: str | None, as_json: bool) -> None:
-    """Compare label maps and show the measures.
+def evaluate_predictions(
+    predictions: Path, references: Path, model: str | None, as_json: bool, resample: bool = False
+) -> int:
+    """Compare segmentations and show the measures.
+
+    Returns:
+        0, or the exit code of the first pair that could not be compared.
 
     Raises:
         SegmentationError: a folder or file cannot be used, or there is nothing to compare.
@@ -66,11 +73,17 @@ def evaluate_predictions(predictions: Path, references: Path, model: str | None,
     from ..training.evaluation import evaluate_folders
 
     labels = find_model(model).card.labels if model else None
-    measures = evaluate_folders(predictions, references, labels)
+    measures = evaluate_folders(predictions, references, labels, resample)
+    failed = measures["failed"]
+    if failed and not measures["cases"] and not measures["missing"] and len(failed) == 1:
+        raise ERRORS_BY_CODE[failed[0]["code"]](failed[0]["cause"], failed[0]["remedy"])
     if as_json:
         print_json(measures)
     else:
         _print_measures(measures)
+    for failure in failed:
+        report_failure(ERRORS_BY_CODE[failure["code"]](failure["cause"], failure["remedy"]), subject=failure["case"])
+    return failed[0]["exit_code"] if failed else 0
 
 
 def _print_measures(measures: Mapping[str, Any]) -> None:
@@ -81,9 +94,10 @@ def _print_measures(measures: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right")
     for value, label in measures["labels"].items():
         cells = [_mean(label.get("dice"), 3), _mean(label.get("hausdorff95_mm"), 2), _mean(label.get("surface_mm"), 2)]
-        table.add_row(f"{value} {label['name']}".strip(), *cells)
+        table.add_row(escape(f"{value} {label['name']}".strip()), *cells)
     console().print(table)
-    console().print(f"mean Dice over the labels: {measures['mean_dice']:.3f}")
+    if measures["mean_dice"] is not None:
+        console().print(f"mean Dice over the labels: {measures['mean_dice']:.3f}")
     if measures["missing"]:
         print(f"Warning: {len(measures['missing'])} reference(s) have no segmentation.", file=sys.stderr)
 

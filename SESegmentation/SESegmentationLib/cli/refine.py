@@ -73,8 +73,9 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ..inference.engine import Engine
     from ..inference.pictures import pixel_size
-    from ..inference.reading import read_label_volume, read_volume
+    from ..inference.reading import read_volume
     from ..inference.roi import read_roi
+    from ..inference.segmentations import read_segmentation
     from ..outputs.report import build_report, write_report
     from ..outputs.segnrrd import write_segmentation
     from ..refine.corrections import Slices
@@ -86,9 +87,10 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         progress("reading", 0.0, None)
         region = read_roi(options.roi) if options.roi else None
         pixel_mm = pixel_size(package.card.input, package.card.spacing)
-        image, labels = read_volume(job.source, pixel_mm), read_label_volume(options.corrected, pixel_mm)
+        image, corrected = read_volume(job.source, pixel_mm), read_segmentation(options.corrected, pixel_mm)
         read = time.perf_counter()
         engine = Engine(package, device=options.device)
+        labels = corrected.label_map(engine.structures(image, region), like=image)
         refined = refine(engine, image, labels, slices, roi=region, low_memory=options.low_memory, progress=progress)
         segmented = time.perf_counter()
         with OutputFiles() as files:

@@ -152,6 +152,13 @@ class Engine:
                 return self._segment_targets(image, views, low_memory, doubt, located, keep, progress)
             return self._segment_one(image, roi, views, low_memory, doubt, keep, progress)
 
+    def structures(self, image: sitk.Image, roi: sitk.Image | None = None) -> list[Label]:
+        """The structures that :meth:`segment` finds in ``image``; ModelError where the locator cannot be used."""
+        if roi is not None or not self._needs_locator(image):
+            return list(self.card.labels)
+        targets = cascade.plan_targets(self.card, cascade.find_locator(self.package).card)
+        return [label for target in targets for label in target.labels.values()]
+
     def locate(
         self, image: sitk.Image, *, low_memory: bool = False, progress: Progress = no_progress
     ) -> sitk.Image | None:

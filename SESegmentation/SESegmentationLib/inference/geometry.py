@@ -34,6 +34,11 @@ RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 Box = tuple[slice, slice, slice]
 
 
+def same_grid(first: sitk.Image, second: sitk.Image) -> bool:
+    """Whether the voxels of two images lie at the same places, to a tenth of a voxel."""
+    return first.GetSize() == second.GetSize() and Geometry.of(first).shift_of(Geometry.of(second)) == (0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Where the voxels of an image are, without the voxels.
@@ -111,6 +116,16 @@ class Geometry:
         return sitk.Resample(
             image, self.size, identity, interpolator, self.origin, self.spacing, self.direction, outside
         )
+
+    def shift_of(self, other: Geometry) -> tuple[int, int, int] | None:
+        """Where voxel (0, 0, 0) of ``other`` lies here, along (i, j, k); None where not all voxels lie on voxels.
+
+        That is so to a tenth of a voxel, also beyond the edges of this one.
+        """
+        corners = np.array(list(itertools.product(*[(0, n - 1) for n in other.size])))
+        apart = self.indices(other.points(corners)) - corners
+        shift = np.rint(apart[0])
+        return tuple(int(n) for n in shift) if np.abs(apart - shift).max() < 0.1 else None
 
     def image(self, array: np.ndarray) -> sitk.Image:
         """``array`` (k, j, i) as an image with this geometry."""

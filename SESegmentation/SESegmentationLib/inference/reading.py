@@ -63,17 +63,40 @@ def read_label_volume(path: str | Path, pixel_mm: Sequence[float] | None = None)
     Raises:
         InputError: as :func:`read_volume`, or the values are no labels.
     """
-    image = check_geometry(_read(Path(path), pixel_mm, labels=True), str(path), single=pixel_mm is not None)
+    return _as_labels(_read(Path(path), pixel_mm, labels=True), str(path), single=pixel_mm is not None)
+
+
+def read_label_layers(path: str | Path, pixel_mm: Sequence[float] | None = None) -> list[sitk.Image]:
+    """Read a file of labels: its one label map, or those in layers in which Slicer saves segments that overlap.
+
+    Args and errors: as :func:`read_label_volume`.
+
+    Returns:
+        Label maps on one grid, each with the fields of the file's header.
+    """
+    image = _read(Path(path), pixel_mm, labels=True)
+    layers = [image]
+    if image.HasMetaDataKey("Segment0_ID") or image.HasMetaDataKey("Segment0_Name"):
+        if (count := image.GetNumberOfComponentsPerPixel()) > 1:
+            layers = [sitk.VectorIndexSelectionCast(image, index) for index in range(count)]
+        elif image.GetDimension() == 4:
+            layers = [image[..., index] for index in range(image.GetSize()[3])]
+    return [_with_metadata_of(image, _as_labels(layer, str(path), single=pixel_mm is not None)) for layer in layers]
+
+
+def _as_labels(image: sitk.Image, name: str, single: bool) -> sitk.Image:
+    """An image as it was read as a label map; InputError where it is none."""
+    image = check_geometry(image, name, single)
     array = voxels_of(image)
     rounded = np.rint(array) if array.dtype.kind == "f" else array
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.abs(array - rounded).max() < 1e-3):
         raise InputError(
-            f"{path} is no label map: it holds fractions.", "Give a file of whole numbers, one a structure."
+            f"{name} is no label map: it holds fractions.", "Give a file of whole numbers, one a structure."
         )
     low, high = int(rounded.min()), int(rounded.max())
     if low < 0 or high >= 1 << 32:
         raise InputError(
-            f"{path} is no label map: its values run from {low} to {high}.", "Labels are numbers from 0 on."
+            f"{name} is no label map: its values run from {low} to {high}.", "Labels are numbers from 0 on."
         )
     labels = sitk.GetImageFromArray(rounded.astype(np.min_scalar_type(high)))
     labels.CopyInformation(image)

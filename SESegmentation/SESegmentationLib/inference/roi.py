@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from .geometry import Geometry
-from .reading import read_label_volume
+from .segmentations import read_segmentation
 from .structures import find_extents
 from .voxels import voxels_of
 
@@ -34,7 +34,7 @@ def read_roi(path: str | Path) -> sitk.Image:
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
-        return read_label_volume(path) > 0
+        return read_segmentation(path).foreground()
     try:
         markups = json.loads(path.read_text(encoding="utf-8"))["markups"]
         boxes = [markup for markup in markups if markup.get("type") == "ROI"]

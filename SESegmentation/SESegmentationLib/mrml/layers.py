@@ -12,11 +12,10 @@ import vtk
 from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_numpy
 
 from ..models import Label
+from ..models.segments import LABEL_TAG
 from .volume import ijk_to_ras
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
-#: tells which label a segment was made for, however the user calls it
-LABEL_TAG = "SESegmentation.Label"
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import slicer
 from ..errors import InputError
 from ..inference.voxels import voxels_of
 from ..models import Label
+from ..models.segments import LABEL_TAG
 from .history import UndoHistory
 from .layers import (
     BINARY_LABELMAP,
-    LABEL_TAG,
     find_layers,
     find_segment,
     grid_of,

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from ..errors import UsageError
 from ..inference.voxels import voxels_of
 from ..models import Label
+from ..models.segments import LABEL_TAG
 from .images import write_image
 
 #: the formats by their file name's ending
@@ -53,6 +54,11 @@ def segment_fields(labels: sitk.Image, structures: Sequence[Label]) -> dict[str,
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
     for index, label in enumerate(structures):
+        tags = {
+            LABEL_TAG: label.value,
+            "Segmentation.Status": "inprogress",
+            "TerminologyEntry": label.terminology_entry(),
+        }
         segment = {
             "ID": f"Segment_{label.value}",
             "Name": label.name,
@@ -62,7 +68,7 @@ def segment_fields(labels: sitk.Image, structures: Sequence[Label]) -> dict[str,
             "LabelValue": str(label.value),
             "Layer": "0",
             "Extent": extent,
-            "Tags": f"Segmentation.Status:inprogress|TerminologyEntry:{label.terminology_entry()}|",
+            "Tags": "".join(f"{name}:{text}|" for name, text in tags.items()),
         }
         fields |= {f"Segment{index}_{key}": value for key, value in segment.items()}
     return fields

@@ -9,9 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..inference.geometry import Geometry, ModelGrid
+from ..inference.geometry import Geometry, ModelGrid, same_grid
 from ..inference.voxels import voxels_of
-from ..training.dataset import same_grid
 from .slices import AXES, Slices, edited_slices, slices_mask
 
 __all__ = ["AXES", "Corrections", "Slices", "check_place", "check_values", "edited_slices"]

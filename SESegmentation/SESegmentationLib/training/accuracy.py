@@ -23,10 +23,14 @@ from scipy.stats import spearmanr
 
 from ..errors import InputError, UsageError
 from ..inference.engine import Engine
+from ..inference.geometry import Geometry, same_grid
 from ..inference.pictures import pixel_size
-from ..inference.reading import read_label_volume, read_volume
+from ..inference.reading import read_volume
+from ..inference.segmentations import read_segmentation
+from ..inference.voxels import voxels_of
 from ..models import ModelPackage, verify_model, write_package
 from ..progress import Progress, no_progress
+from .case_check import check_cases
 from .commands import as_command
 from .dataset import Case, find_cases
 from .evaluation import compare, summarise
@@ -36,21 +40,38 @@ CORTICAL_PARCELS = {3: ((1000, 1999), (11100, 11199)), 42: ((2000, 2999), (12100
 
 
 def measure(
-    package: ModelPackage, cases: Sequence[Case], fast: bool = False, progress: Progress = no_progress
+    package: ModelPackage,
+    cases: Sequence[Case],
+    fast: bool = False,
+    progress: Progress = no_progress,
+    others: bool = False,
+    resample: bool = False,
 ) -> dict[str, Any]:
-    """Segment ``cases`` and compare with their labels.
+    """Segment ``cases`` and compare with their labels. All of them are read before the first is segmented.
+
+    Args:
+        others: references may hold structures that the model does not have; they count as background.
+        resample: bring references on another grid to that of their image, from the nearest voxel.
 
     Returns:
         "cases": measures by case and label value, and the Dice that the model expected; "labels": mean, standard
         deviation and number by label value.
+
+    Raises:
+        InputError: a case cannot be used, its labels lie on another grid, or hold what the model does not have.
     """
-    engine = Engine(package, device="cpu")
     pixel_mm = pixel_size(package.card.input, package.card.spacing)
+
+    def read(case: Case) -> tuple[sitk.Image, sitk.Image]:
+        return _read_pair(package, case, pixel_mm, others, resample)
+
+    check_cases(cases, package.card.labels, pixel_mm, progress, read)
+    engine = Engine(package, device="cpu")
     by_case = {}
     for index, case in enumerate(cases):
         progress(case.name, index / len(cases), None)
-        result = engine.segment(read_volume(case.image, pixel_mm), fast=fast)
-        reference = fold_parcels(read_label_volume(case.label, pixel_mm))
+        image, reference = read(case)
+        result = engine.segment(image, fast=fast)
         expected = {structure.label.value: structure.expected_dice for structure in result.structures}
         by_case[case.name] = {
             str(label.value): asdict(compare(result.labels, reference, label.value))
@@ -58,6 +79,29 @@ def measure(
             for label in package.card.labels
         }
     return {"cases": by_case, "labels": summarise(by_case)}
+
+
+def _read_pair(
+    package: ModelPackage, case: Case, pixel_mm: Sequence[float] | None, others: bool, resample: bool
+) -> tuple[sitk.Image, sitk.Image]:
+    """Image and reference of a case, the parcels of a cortex folded."""
+    image, found = read_volume(case.image, pixel_mm), read_segmentation(case.label, pixel_mm)
+    reference = fold_parcels(found.label_map(package.card.labels, like=image))
+    if not same_grid(image, reference):
+        if not resample:
+            raise InputError(
+                f"The labels {case.label} lie on another grid than their image {case.image}.",
+                "Give the labels of this very image, or add --resample.",
+            )
+        reference = Geometry.of(image).resample(reference, sitk.sitkNearestNeighbor)
+    values = set(np.unique(voxels_of(reference)).tolist())
+    unknown = sorted(values - {0, *(label.value for label in package.card.labels)})
+    if unknown and not others:
+        raise InputError(
+            f"The labels {case.label} hold values that the model does not have: {', '.join(map(str, unknown[:8]))}.",
+            "Correct them, or add --others to count them as background.",
+        )
+    return image, reference
 
 
 def expectation(measured: dict[str, Any], apart: Collection[int] = ()) -> dict[str, float]:
@@ -161,15 +205,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="VALUE",
         help="a structure that the references define in another way: shown, but not in the mean; repeatable",
     )
+    parser.add_argument("--others", action="store_true", help="structures that the model lacks count as background")
+    parser.add_argument("--resample", action="store_true", help="bring labels on another grid to that of their image")
     parser.add_argument("--write", action="store_true", help="write the figures into the card and its README")
     chosen = parser.parse_args(arguments)
     package = verify_model(chosen.model)
     cases = [Case(image.name, image, label) for image, label in chosen.pair]
     if chosen.dataset:
         cases += test_cases(package, chosen.dataset)
-    measured = measure(package, cases, progress=lambda name, *_: print(name, file=sys.stderr))
+    told = {"progress": lambda name, *_: print(name, file=sys.stderr)}
+    measured = measure(package, cases, **told, others=chosen.others, resample=chosen.resample)
     names = " ".join(["--dataset DATASET"] * bool(chosen.dataset) + ["--pair IMAGE LABELS"] * len(chosen.pair))
     names += "".join(f" --apart {value}" for value in chosen.apart)
+    names += " --others" * chosen.others + " --resample" * chosen.resample
     command = f"python -m SESegmentationLib.training.accuracy {package.path.name} {names}"
     before = package.card.accuracy
     data = chosen.data or (before.get("data", "") if before.get("command") == command else "")

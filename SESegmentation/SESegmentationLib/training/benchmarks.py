@@ -20,11 +20,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..inference.geometry import same_grid
 from ..inference.reading import read_label_volume, read_volume
 from ..inference.voxels import voxels_of
 from ..models import Label
 from .commands import as_command
-from .dataset import same_grid, volumes_in
+from .dataset import volumes_in
 from .recipe import Recipe
 
 #: FreeSurfer's value by the value in the challenge's labels (Neuromorphometrics' numbers), as QuickNAT remaps them

@@ -13,14 +13,18 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..inference.geometry import Geometry, to_model_grid
+from ..inference.geometry import same_grid, to_model_grid
 from ..inference.intensity import normalise
 from ..inference.pictures import PICTURE_ENDINGS, pixel_size
-from ..inference.reading import read_label_volume, read_volume
+from ..inference.reading import read_volume
+from ..inference.segmentations import read_segmentation
 from ..inference.voxels import voxels_of
+from ..models import Label
 from ..models.card import ModelCard
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+#: of files of labels, too
+SUFFIXES = (".seg.nrrd", *VOLUME_SUFFIXES, *PICTURE_ENDINGS)
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,12 @@ def find_cases(dataset: Path, part: str = "Tr") -> list[Case]:
             raise InputError(
                 f"There is no folder {folder}.", f"Lay the data out as nnU-Net does: images{part}, labels{part}."
             )
-    cases = []
-    for label in volumes_in(labels, (*SUFFIXES, *PICTURE_ENDINGS)):
-        name, suffix = _stem(label)
-        image = images / f"{name}_0000{suffix}"
-        if not image.exists():
-            raise InputError(f"The label {label.name} has no image {image.name}.", f"Add it to {images}.")
-        cases.append(Case(name, image, label))
+    found = [_stem(label) for label in volumes_in(labels, SUFFIXES)]
+    cases = [Case(name, _image_of(name, suffix, images), labels / f"{name}{suffix}") for name, suffix in found]
+    if twice := sorted({case.name for case in cases if [name for name, _ in found].count(case.name) > 1}):
+        raise InputError(f"There are several labels of {twice[0]} in {labels}.", "Leave one of them there.")
     if not cases:
-        endings = ", ".join((*SUFFIXES, *PICTURE_ENDINGS))
-        raise InputError(f"There are no labels in {labels}.", f"Add volumes or pictures ({endings}).")
+        raise InputError(f"There are no labels in {labels}.", f"Add volumes or pictures ({', '.join(SUFFIXES)}).")
     return cases
 
 
@@ -67,31 +67,34 @@ def find_label_maps(dataset: Path) -> dict[str, Path]:
     maps = volumes_in(dataset) if dataset.is_dir() else []
     if not maps:
         raise InputError(f"There are no label maps in {dataset}.", "Give the folder that holds the volumes.")
-    return {_stem(path)[0]: path for path in maps}
+    return {stem(path): path for path in maps}
 
 
-def same_grid(first: sitk.Image, second: sitk.Image) -> bool:
-    """Whether the voxels of two images lie at the same places, to a tenth of a voxel."""
-    if first.GetSize() != second.GetSize():
-        return False
-    apart = np.abs(Geometry.of(first).corners() - Geometry.of(second).corners())
-    return bool(apart.max() < 0.1 * min(first.GetSpacing()))
-
-
-def read_case(case: Case, pixel_mm: Sequence[float] | None) -> tuple[sitk.Image, sitk.Image]:
+def read_case(
+    case: Case, structures: Sequence[Label], pixel_mm: Sequence[float] | None, named_in: str = "the recipe"
+) -> tuple[sitk.Image, sitk.Image]:
     """Image and labels as they are in their files.
 
     Args:
+        structures: those that there may be.
         pixel_mm: for models of slices, see :func:`~SESegmentationLib.inference.reading.read_volume`.
+        named_in: what names ``structures``, for messages.
 
     Raises:
-        InputError: one of them cannot be used, or they differ in geometry.
+        InputError: one of them cannot be used, they differ in geometry, or a label is none of ``structures``.
     """
-    image, label = read_volume(case.image, pixel_mm), read_label_volume(case.label, pixel_mm)
+    image = read_volume(case.image, pixel_mm)
+    label = read_segmentation(case.label, pixel_mm).label_map(structures, like=image)
     if not same_grid(image, label):
         raise InputError(
             f"Image and label of {case.name} differ in size, spacing, origin or direction.",
             "Resample the label to the image, or correct the header that is wrong.",
+        )
+    unknown = sorted(set(np.unique(voxels_of(label)).tolist()) - {0, *(known.value for known in structures)})
+    if unknown:
+        raise InputError(
+            f"The label of {case.name} holds values that {named_in} does not name: {unknown}.",
+            f"Name them in {named_in}, or correct the label.",
         )
     return image, label
 
@@ -102,16 +105,10 @@ def load_case(case: Case, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: image and label differ in geometry, or a label value is unknown to the card.
     """
-    image, label = read_case(case, pixel_size(card.input, card.spacing))
+    image, label = read_case(case, card.labels, pixel_size(card.input, card.spacing))
     on_grid, grid = to_model_grid(image, card)
     table = {0: 0} | {entry.value: channel for channel, entry in enumerate(card.labels, start=1)}
     values = grid.labels_to_grid(label)
-    unknown = set(np.unique(values).tolist()) - set(table)
-    if unknown:
-        raise InputError(
-            f"The label of {case.name} holds values the recipe does not name: {sorted(unknown)}.",
-            "Add them to the recipe's labels.",
-        )
     intensities = normalise(voxels_of(on_grid), card.intensity)
     return intensities.astype(np.float16), _recode(values, table)
 
@@ -121,7 +118,7 @@ def load_label_map(path: Path, values: Sequence[int], card: ModelCard) -> np.nda
 
     Values that are not listed become background; float files are rounded.
     """
-    labels = read_label_volume(path)
+    labels = read_segmentation(path).label_map()
     _, grid = to_model_grid(labels, card)
     return _recode(grid.labels_to_grid(labels), {int(value): index for index, value in enumerate(values)})
 
@@ -137,14 +134,29 @@ def box_round(mask: np.ndarray, margin: Sequence[float]) -> tuple[np.ndarray, np
     return np.maximum(inside.min(0) - margin, 0), np.minimum(inside.max(0) + 1 + margin, mask.shape)
 
 
-def volumes_in(folder: Path, endings: tuple[str, ...] = SUFFIXES) -> list[Path]:
+def volumes_in(folder: Path, endings: tuple[str, ...] = VOLUME_SUFFIXES) -> list[Path]:
     """Volume files of a folder by name, hidden ones left out."""
-    return sorted(p for p in folder.iterdir() if p.name.endswith(endings) and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(endings) and not p.name.startswith("."))
+
+
+def stem(path: Path) -> str:
+    """A file's name without the ending of a volume, segmentation or picture."""
+    return _stem(path)[0]
 
 
 def _stem(path: Path) -> tuple[str, str]:
-    suffix = next(s for s in (*SUFFIXES, *PICTURE_ENDINGS) if path.name.endswith(s))
-    return path.name.removesuffix(suffix), suffix
+    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), path.suffix)
+    cut = len(path.name) - len(suffix)
+    return path.name[:cut], path.name[cut:]
+
+
+def _image_of(name: str, suffix: str, images: Path) -> Path:
+    """The image of a case in the folder ``images``; one that ends as the label does, if there are several."""
+    for ending in (suffix, *SUFFIXES[1:], *(ending.upper() for ending in SUFFIXES[1:])):
+        if (path := images / f"{name}_0000{ending}").is_file():
+            return path
+    usual = ".nii.gz" if suffix == SUFFIXES[0] else suffix
+    raise InputError(f"The label {name}{suffix} has no image {name}_0000{usual}.", f"Add it to {images}.")
 
 
 def _recode(values: np.ndarray, table: dict[int, int]) -> np.ndarray:

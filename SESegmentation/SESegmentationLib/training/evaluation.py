@@ -5,6 +5,7 @@ Distances are in mm. They are symmetric: between the voxels of one surface and t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +14,15 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
-from ..inference.pictures import PICTURE_ENDINGS
-from ..inference.reading import read_label_volume
+from ..errors import InputError, SegmentationError
+from ..inference.segmentations import Segmentation, common_grid, placed, read_segmentation
 from ..inference.voxels import voxels_of
 from ..models import Label
+from ..models.segments import identify
+from .dataset import SUFFIXES, stem, volumes_in
 
-SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha", *PICTURE_ENDINGS)
+#: structures that no model names get numbers above those that labels can have
+_FIRST_FREE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,13 @@ class Measures:
 
 def compare(predicted: sitk.Image, reference: sitk.Image, value: int) -> Measures:
     """Measures of the structure of voxel value ``value`` in two label maps of one geometry."""
-    masks = [sitk.Equal(_flat(image), value) for image in (predicted, reference)]
+    return _compare_masks(*[sitk.Equal(_flat(image), value) for image in (predicted, reference)])
+
+
+def _compare_masks(*masks: sitk.Image) -> Measures:
     arrays = [voxels_of(mask).astype(bool) for mask in masks]
     sizes = [int(array.sum()) for array in arrays]
-    millilitres = [size * float(np.prod(reference.GetSpacing())) / 1000 for size in sizes]
+    millilitres = [size * float(np.prod(masks[1].GetSpacing())) / 1000 for size in sizes]
     if not all(sizes):
         return Measures(1.0 if not any(sizes) else 0.0, None, None, *millilitres)
     dice = 2 * int((arrays[0] & arrays[1]).sum()) / sum(sizes)
@@ -54,37 +60,133 @@ def compare(predicted: sitk.Image, reference: sitk.Image, value: int) -> Measure
     return Measures(dice, hausdorff, float(np.concatenate(distances).mean()), *millilitres)
 
 
-def evaluate_folders(predictions: Path, references: Path, labels: Sequence[Label] | None = None) -> dict[str, Any]:
-    """Compare label maps of the same names in two folders, or two files.
+def evaluate_folders(
+    predictions: Path, references: Path, labels: Sequence[Label] | None = None, resample: bool = False
+) -> dict[str, Any]:
+    """Compare segmentations of the same names in two folders, or two files.
+
+    Structures of a ``.seg.nrrd`` are known by name and code, those of a label map by their values. A pair that cannot
+    be compared does not keep the others from it.
 
     Args:
         predictions: folder or file of segmentations.
         references: folder or file of true labels.
-        labels: for the structures' names; without them every value of the references counts.
+        labels: of the model; without them every structure in either file counts.
+        resample: bring predictions on another grid to that of their reference, from the nearest voxel, instead of
+            refusing them.
 
     Returns:
         "cases": measures by case and label value; "labels": mean, standard deviation and number of cases of each
-        measure by label value, with "name" where known; "mean_dice" over labels; "missing": references without
-        prediction.
+        measure by label value, with "name" where known; "mean_dice" over labels, None where there is none; "missing":
+        references without prediction; "failed": of each pair that cannot be compared "case", "code", "cause", "remedy"
+        and "exit_code".
 
     Raises:
-        InputError: nothing to compare, or a pair whose geometry differs.
+        InputError: nothing to compare.
     """
-    pairs, missing = _pairs(predictions, references)
-    names = {label.value: label.name for label in labels or ()}
+    pairs, missing, failed = _pairs(predictions, references)
+    structures = _Structures(labels or ())
     cases: dict[str, dict[str, dict[str, Any]]] = {}
     for name, (ours, theirs) in pairs.items():
-        # a picture has the pixels of what it is compared with
-        predicted = read_label_volume(ours, (1.0, 1.0, 1.0))
-        reference = read_label_volume(theirs, predicted.GetSpacing())
-        _check_same_grid(name, predicted, reference)
-        values = names or {int(v): "" for v in np.unique(voxels_of(reference)) if v}
-        cases[name] = {str(value): asdict(compare(predicted, reference, value)) for value in values}
+        try:
+            cases[name] = _evaluate_pair(name, ours, theirs, structures, resample)
+        except SegmentationError as error:
+            failed.append(_failure(name, error))
     by_label = summarise(cases)
     for value, entry in by_label.items():
-        entry["name"] = names.get(int(value), "")
+        entry["name"] = structures.name_of(int(value))
     dice = [entry["dice"]["mean"] for entry in by_label.values()]
-    return {"cases": cases, "labels": by_label, "mean_dice": float(np.mean(dice)), "missing": missing}
+    return {
+        "cases": cases,
+        "labels": by_label,
+        "mean_dice": float(np.mean(dice)) if dice else None,
+        "missing": missing,
+        "failed": failed,
+    }
+
+
+class _Structures:
+    """The structures that are compared: those of a model, and what else is met, the same in all cases.
+
+    Args:
+        labels: of the model.
+    """
+
+    def __init__(self, labels: Sequence[Label]) -> None:
+        self._model = list(labels)
+        self._known = list(labels)
+
+    @property
+    def values(self) -> list[int]:
+        """Values of the model's."""
+        return [label.value for label in self._model]
+
+    def name_of(self, value: int) -> str:
+        """Of a structure; empty where only its value is known."""
+        return next((label.name for label in self._known if label.value == value), "")
+
+    def valued(self, segmentation: Segmentation, by_number: bool) -> list[sitk.Image]:
+        """Layers with the values of the structures that there are.
+
+        Args:
+            by_number: whether the values have to be those of a label map that it is compared with.
+        """
+        if not segmentation.named:
+            return segmentation.layers
+        if by_number and not self._model:
+            layers = segmentation.valued()
+            self._add([segment.to_label(segment.made_for) for segment in segmentation.present.values()])
+            return layers
+        present = list(segmentation.present.values())
+        found = identify(present, self._known, segmentation.name)
+        for segment, label in zip(present, found, strict=True):
+            if label is None:
+                free = max([_FIRST_FREE - 1, *(label.value for label in self._known)]) + 1
+                taken = {label.value for label in self._known}
+                own = None if self._model or segment.made_for in taken else segment.made_for
+                self._add([segment.to_label(own or free)])
+        return segmentation.valued(self._known)
+
+    def _add(self, labels: Sequence[Label]) -> None:
+        self._known += [label for label in labels if label.value not in {known.value for known in self._known}]
+
+
+def _evaluate_pair(
+    name: str, ours: Path, theirs: Path, structures: _Structures, resample: bool
+) -> dict[str, dict[str, Any]]:
+    """Measures by label value of one case."""
+    # a picture has the pixels of what it is compared with
+    predicted = read_segmentation(ours, (1.0, 1.0, 1.0))
+    reference = read_segmentation(theirs, predicted.geometry.spacing)
+    grid = common_grid(predicted, reference)
+    if grid is None and not resample:
+        raise InputError(
+            f"Prediction and reference of {name} lie on different grids.",
+            "Compare results with labels of their volume, or add --resample.",
+        )
+    by_number = predicted.named != reference.named
+    both = [structures.valued(segmentation, by_number) for segmentation in (predicted, reference)]
+    if grid is None:
+        grid = reference.geometry
+        both[0] = [grid.resample(layer, sitk.sitkNearestNeighbor) for layer in both[0]]
+    else:
+        files = (predicted, reference)
+        both = [[placed(layer, grid, s.name) for layer in layers] for layers, s in zip(both, files, strict=True)]
+    found = {int(v) for layers in both for layer in layers for v in np.unique(voxels_of(layer)) if v}
+    values = [*structures.values, *sorted(found - set(structures.values))]
+    return {str(v): asdict(_compare_masks(*[_mask(layers, v) for layers in both])) for v in values}
+
+
+def _mask(layers: Sequence[sitk.Image], value: int) -> sitk.Image:
+    first, *others = [sitk.Equal(_flat(layer), value) for layer in layers]
+    for other in others:
+        first = sitk.Or(first, other)
+    return first
+
+
+def _failure(case: str, error: SegmentationError) -> dict[str, Any]:
+    told = {"code": error.code, "cause": error.cause, "remedy": error.remedy}
+    return {"case": case, **told, "exit_code": error.exit_code}
 
 
 def summarise(cases: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -104,43 +206,31 @@ def summarise(cases: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str
     return summary
 
 
-def _pairs(predictions: Path, references: Path) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
+def _pairs(predictions: Path, references: Path) -> tuple[dict[str, tuple[Path, Path]], list[str], list[dict[str, Any]]]:
+    """Pairs of files by case, cases without a prediction, and those of which there are several files."""
     for path in (predictions, references):
         if not path.exists():
             raise InputError(f"There is no {path}.", "Give a folder of label maps, or one file.")
     if predictions.is_file() and references.is_file():
-        return {_stem(references): (predictions, references)}, []
+        return {stem(references): (predictions, references)}, [], []
     if predictions.is_file() or references.is_file():
         raise InputError("A file cannot be compared with a folder.", "Give two files or two folders.")
-    ours, theirs = (_by_stem(folder) for folder in (predictions, references))
-    common = {name: (ours[name], theirs[name]) for name in sorted(ours.keys() & theirs.keys())}
+    ours, theirs = (volumes_in(folder, SUFFIXES) for folder in (predictions, references))
+    common = sorted({stem(path) for path in ours} & {stem(path) for path in theirs})
     if not common:
         raise InputError(
             f"No file of {predictions} has the name of one in {references}.",
             "Segment into a folder first: results are called like their volume, without _0000.",
         )
-    return common, sorted(theirs.keys() - ours.keys())
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    files = (p for p in sorted(folder.iterdir()) if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
-    return {_stem(path): path for path in files}
-
-
-def _stem(path: Path) -> str:
-    return next((path.name.removesuffix(s) for s in SUFFIXES if path.name.endswith(s)), path.stem)
-
-
-def _check_same_grid(name: str, predicted: sitk.Image, reference: sitk.Image) -> None:
-    same = predicted.GetSize() == reference.GetSize() and all(
-        np.allclose(getattr(predicted, get)(), getattr(reference, get)(), atol=1e-3)
-        for get in ("GetSpacing", "GetOrigin", "GetDirection")
-    )
-    if not same:
-        raise InputError(
-            f"Prediction and reference of {name} lie on different grids.",
-            "Compare results with labels of their volume.",
-        )
+    failed = []
+    for folder, files in ((predictions, ours), (references, theirs)):
+        for name, count in Counter(stem(path) for path in files).items():
+            if count > 1 and name in common:
+                error = InputError(f"There are {count} files of {name} in {folder}.", "Leave one of them there.")
+                failed.append(_failure(name, error))
+                common.remove(name)
+    pairs = {name: tuple(next(p for p in files if stem(p) == name) for files in (ours, theirs)) for name in common}
+    return pairs, sorted({stem(path) for path in theirs} - {stem(path) for path in ours}), failed
 
 
 def _flat(image: sitk.Image) -> sitk.Image:

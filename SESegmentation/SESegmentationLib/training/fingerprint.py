@@ -16,8 +16,10 @@ from ..inference.expectation import is_hounsfield
 from ..inference.pictures import is_picture
 from ..inference.structures import find_extents
 from ..inference.voxels import voxels_of
+from ..models import Label
 from ..progress import Progress, no_progress
 from .dataset import Case, read_case
+from .label_names import make_labels
 
 DESCRIPTION_NAME = "dataset.json"
 #: more cases are not looked at
@@ -46,6 +48,11 @@ class Description:
     modality: str
     licence: str
     about: str
+
+    @property
+    def structures(self) -> list[Label]:
+        """The labels as those of a model."""
+        return make_labels(self.labels, {})
 
     @classmethod
     def read(cls, dataset: Path) -> Description:
@@ -180,26 +187,19 @@ def look_at(dataset: Path, cases: Sequence[Case], progress: Progress = no_progre
     looks, flat = [], set()
     for number, case in enumerate(chosen):
         progress(f"look at {case.name}", number / len(chosen), None)
-        image, labels = read_case(case, (1.0, 1.0, 1.0))
+        image, labels = read_case(case, description.structures, (1.0, 1.0, 1.0), DESCRIPTION_NAME)
         single = is_picture(case.image) or image.GetSize()[2] == 1
         flat.add(single)
-        looks.append(_look(image, labels, case.name, description, single))
+        looks.append(_look(image, labels, description, single))
     if len(pictures) > 1 or len(flat) > 1:
         raise InputError(f"{dataset} mixes single slices and volumes.", "Make a dataset of each.")
     return Fingerprint(description, looks, flat == {True}, pictures == {True})
 
 
-def _look(image: sitk.Image, labels: sitk.Image, name: str, description: Description, single: bool) -> CaseLook:
+def _look(image: sitk.Image, labels: sitk.Image, description: Description, single: bool) -> CaseLook:
     if not single:
         image, labels = sitk.DICOMOrient(image, "RAS"), sitk.DICOMOrient(labels, "RAS")
     array, values = voxels_of(image), voxels_of(labels)
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=1)).tolist()
-    unknown = set(present) - {0, *description.labels}
-    if unknown:
-        raise InputError(
-            f"The label of {name} holds values that {DESCRIPTION_NAME} does not name: {sorted(unknown)}.",
-            f"Name them in {DESCRIPTION_NAME}, or correct the label.",
-        )
     labelled = array[values > 0]
     spacing = np.array(image.GetSpacing())
     voxel_ml = float(np.prod(spacing)) / 1000

@@ -7,42 +7,13 @@ import re
 from collections.abc import Mapping
 
 from ..models.labels import Code, Label
-from ..models.terminology import LEFT, RIGHT, STRUCTURES, structure_label
+from ..models.naming import known_structure, split_side
+from ..models.terminology import LEFT, RIGHT, structure_label
 
-#: words of a name that say a side; of letters only those that stand alone
-SIDES = {"left": LEFT, "lt": LEFT, "lh": LEFT, "l": LEFT, "right": RIGHT, "rt": RIGHT, "rh": RIGHT, "r": RIGHT}
 #: the two sides of these are no mirror images of each other, and in a mirror do not become one another
 CHAMBERS = {"ventricle", "ventricles", "ventricular", "atrium", "atria", "atrial", "heart", "myocardium", "lobe"}
-#: other names of structures in the terminology
-ALIASES = {
-    "accumbens area": "accumbens",
-    "bladder": "urinary bladder",
-    "brainstem": "brain stem",
-    "caudate nucleus": "caudate",
-    "csf": "cerebrospinal fluid",
-    "gall bladder": "gallbladder",
-    "globus pallidus": "pallidum",
-    "nucleus accumbens": "accumbens",
-    "oesophagus": "esophagus",
-    "ventral dc": "ventral diencephalon",
-}
 #: what Slicer calls a segment of which nothing is known
 TISSUE = Code("85756007", "SCT", "Tissue")
-
-
-def split_side(name: str) -> tuple[Code | None, str]:
-    """Side and rest of a name: (LEFT, "kidney") for "kidney_left", "Left-Kidney" and "kidneyL".
-
-    The rest is in lower case, its words separated by a space. Names with several sides have none.
-    """
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    words = [word for word in re.split(r"[^0-9a-zA-Z]+", apart) if word]
-    words = [word.lower() for word in words]
-    sides = {SIDES[word].value for word in words if word in SIDES}
-    if len(sides) != 1:
-        return None, " ".join(words)
-    side = next(SIDES[word] for word in words if word in SIDES)
-    return side, " ".join(word for word in words if word not in SIDES)
 
 
 def mirrored_pairs(names: Mapping[int, str]) -> tuple[list[tuple[int, int]], list[str]]:
@@ -82,7 +53,7 @@ def make_labels(names: Mapping[int, str], plausible_ml: Mapping[int, tuple[float
     structures = [split_side(name)[1] for name in names.values()]
     for value, name in names.items():
         side, structure = split_side(name)
-        known = _known(structure)
+        known = known_structure(structure)
         plausible = plausible_ml.get(value)
         if known and structures.count(structure) <= 2 and not _named(labels, known, side):
             labels.append(structure_label(value, known, side, plausible))
@@ -91,15 +62,6 @@ def make_labels(names: Mapping[int, str], plausible_ml: Mapping[int, tuple[float
             color = _color(structures.index(structure))
             labels.append(Label(value, plain, TISSUE, TISSUE, side, color, plausible))
     return labels
-
-
-def _known(structure: str) -> str | None:
-    """The terminology's name of a structure, or None."""
-    for name in (structure, structure.removesuffix("s")):
-        name = ALIASES.get(name, name)
-        if name in STRUCTURES:
-            return name
-    return None
 
 
 def _named(labels: list[Label], structure: str, side: Code | None) -> bool:

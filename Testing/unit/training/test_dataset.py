@@ -116,7 +116,7 @@ def test_an_unknown_label_value_is_named(own_blobs_folder, card):
     label = sitk.ReadImage(str(case.label))
     label[3, 3, 3] = 9
     sitk.WriteImage(label, str(case.label))
-    with pytest.raises(InputError, match=r"blob_0 holds values the recipe does not name: \[9\]"):
+    with pytest.raises(InputError, match=r"blob_0 holds values that the recipe does not name: \[9\]"):
         load_case(case, card)
 
 
