@@ -32,7 +32,8 @@ def choose_device(name: str = "auto") -> torch.device:
 def fast_precision(device: torch.device) -> torch.dtype:
     """The type in which networks run fastest there without losing accuracy: bfloat16 where the hardware has it."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        emulated = torch.cuda.get_device_capability(device) < (8, 0)
+        return torch.float32 if emulated else torch.bfloat16
     if device.type == "cpu":
         has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
         return torch.bfloat16 if has_bfloat16() else torch.float32

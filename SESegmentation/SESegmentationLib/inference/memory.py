@@ -19,7 +19,7 @@ _ONEDNN_MESSAGE = "could not create a primitive"
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` means that main or device memory is exhausted."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     message = str(error).strip().lower()
     return isinstance(error, RuntimeError) and (

@@ -26,7 +26,7 @@ class Convolution3d(nn.Conv3d):
 
     def forward(self, maps: Tensor) -> Tensor:
         onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-        if maps.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not onednn:
+        if maps.device.type != "cpu" or _is_autocast_on_cpu() or not onednn:
             return super().forward(maps)
         if torch.is_grad_enabled() and len(maps) == 1 and maps.shape[2] % 2 == 0:
             return self._in_halves(maps)
@@ -41,6 +41,13 @@ class Convolution3d(nn.Conv3d):
 
     def _onednn(self, maps: Tensor, padding: Sequence[int]) -> Tensor:
         return torch.mkldnn_convolution(maps, self.weight, self.bias, padding, self.stride, self.dilation, self.groups)
+
+
+def _is_autocast_on_cpu() -> bool:
+    try:
+        return torch.is_autocast_enabled("cpu")
+    except TypeError:  # before torch 2.4
+        return torch.is_autocast_cpu_enabled()
 
 
 class ConvolutionBlock(nn.Sequential):

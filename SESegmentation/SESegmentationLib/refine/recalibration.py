@@ -8,6 +8,7 @@ cases; how they do on test cases is shown by ``Testing/benchmarks/refine.py``.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -115,7 +116,7 @@ def _learn(
             group["lr"] = settings.rate * (1 + math.cos(math.pi * step / steps)) / 2
         optimiser.zero_grad()
         for lesson, count in _shares(lessons, settings, share, step):
-            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            with _computing_in(precision, device):
                 mirror = lesson.view.mirrored and step % 2 == 1
                 loss = lesson.loss(network, lesson.draw(count, generator), settings.anchor, mirror)
             loss.backward()
@@ -125,6 +126,12 @@ def _learn(
         optimiser.step()
         report((step + 1) / steps)
     network.requires_grad_(False)
+
+
+def _computing_in(precision: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager:
+    if precision == torch.float32:  # even an autocast that does nothing is refused by old versions of torch, on MPS
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, precision)
 
 
 def _shares(lessons: Sequence[Lessons], settings: Settings, share: float, step: int) -> list[tuple[Lessons, int]]:

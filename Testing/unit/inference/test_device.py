@@ -59,7 +59,7 @@ def test_a_driver_that_is_there_and_useless(monkeypatch, error):
 @pytest.mark.parametrize("able", [True, False])
 def test_bfloat16_where_the_hardware_has_it(monkeypatch, able):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able or including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0) if able else (7, 5))
     expected = torch.bfloat16 if able else torch.float32
     assert fast_precision(torch.device("cpu")) == expected
     assert fast_precision(torch.device("cuda")) == expected
