@@ -8,18 +8,22 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import OutOfMemoryError, SegmentationError, WorkerError
+from ..worker.ending import LAST_WORDS
 from ..worker.failures import MEMORY_REMEDY
 from ..worker.frames import Frame, FrameError, read_frame, write_frame
 from ..worker.messages import HELLO, SHUTDOWN
 from .endings import AGAIN, Ending, count_memory_kills
+from .processes import OWN_GROUP, end_group
 
 #: what is kept of what the worker prints
 LOG_LINES = 300
@@ -56,6 +60,7 @@ class Connection:
         self._ended = False
         self._lock = threading.Lock()
         self._error: SegmentationError | None = None
+        self._words_file = ""
         threading.Thread(target=self._run, name="worker connection", daemon=True).start()
 
     @property
@@ -88,8 +93,7 @@ class Connection:
                         os.kill(self._worker_pid, signal.SIGTERM)  # ends a process at once there
                 self._process.kill()
             else:
-                with contextlib.suppress(OSError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+                end_group(self._process)
 
     def _run(self) -> None:
         """Start the worker, hand on what it sends, and see it end."""
@@ -97,6 +101,7 @@ class Connection:
         try:
             process = self._start()
         except SegmentationError as error:
+            self._take_words()
             self._deliver(self, Ending(None, error, greeted=False))
             return
         listener = threading.Thread(target=self._collect_log, args=(process,), name="worker log", daemon=True)
@@ -115,14 +120,29 @@ class Connection:
         self._outbox.put(None)
         listener.join(ENDING_SECONDS)
         short = code != 0 and not self._killed and count_memory_kills() > kills
-        self._deliver(self, Ending(code, self._error, self._worker_pid is not None, tuple(self.lines), short))
+        printed, words = tuple(self.lines), self._take_words()
+        self.lines.extend(words.splitlines())
+        self._deliver(self, Ending(code, self._error, self._worker_pid is not None, printed, words, short))
+
+    def _take_words(self) -> str:
+        """The last words of a worker that is gone."""
+        path, self._words_file = self._words_file, ""
+        if not path:
+            return ""
+        try:
+            return Path(path).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def _start(self) -> subprocess.Popen:
         command, environment = self._command()
-        # a group of its own: killed as a whole, and out of reach of Ctrl-C in the client's terminal
-        own_group = (
-            {"creationflags": subprocess.CREATE_NO_WINDOW} if sys.platform == "win32" else {"start_new_session": True}
-        )
+        with contextlib.suppress(OSError):
+            handle, self._words_file = tempfile.mkstemp(prefix="sesegmentation-worker-", suffix=".txt")
+            os.close(handle)
+            environment = {**environment, LAST_WORDS: self._words_file}
         try:
             process = subprocess.Popen(
                 list(command),
@@ -131,7 +151,7 @@ class Connection:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=environment,
-                **own_group,
+                **OWN_GROUP,
             )
         except OSError as error:
             raise WorkerError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,13 @@ from ..worker.messages import EXIT_MEMORY
 
 AGAIN = "Segment again; if it fails again, report it with the log."
 _IMPORT_ERROR = re.compile(r"\b(?:ModuleNotFoundError|ImportError): (.+)")
-#: what C++ and Windows say; and Windows' own exit code for it
-_MEMORY_PHRASES = ("bad_alloc", "out of memory", "MemoryError")
-_WINDOWS_NO_MEMORY = 0xC0000017
-_WINDOWS_CRASHES = {0xC0000005: "access violation", 0xC00000FD: "stack overflow", 0xC0000409: "fatal error"}
+#: what Python, C++ and Windows say
+_MEMORY = re.compile(r"bad_alloc|out of memory|\bMemoryError\b|0xc0000017", re.IGNORECASE)
+#: how faulthandler begins its report of a crash, and of a process that did nothing for too long
+_CRASH = re.compile(r"^(?:Fatal Python error|Windows fatal exception): (.+)", re.MULTILINE)
+_STANDSTILL = re.compile(r"^Timeout \(", re.MULTILINE)
+#: how the launcher reports any end that is not orderly; it says nothing of the cause
+_LAUNCHER = "exit abnormally"
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,11 @@ class Ending:
     """A worker's end.
 
     Attributes:
-        code: exit code, negative for a signal; None if the process was never started.
+        code: exit code; None if the process was never started. A launcher between says 1 instead of a signal.
         error: what is known beforehand, for example what it sent that could not be read.
         greeted: whether it had introduced itself.
         lines: the last that it printed.
+        words: its own last words, see :mod:`SESegmentationLib.worker.ending`; empty where it had no time for any.
         short_of_memory: whether the system has meanwhile ended processes for lack of memory.
     """
 
@@ -35,16 +38,22 @@ class Ending:
     error: SegmentationError | None = None
     greeted: bool = True
     lines: tuple[str, ...] = ()
+    words: str = ""
     short_of_memory: bool = False
 
     def explain(self) -> SegmentationError:
         """What to tell the user whose job this was."""
         if self.error:
             return self.error
-        lines = [line.strip() for line in self.lines if line.strip()][-30:]
+        lines = [line.strip() for line in self.lines if line.strip() and _LAUNCHER not in line][-30:]
         last = f" ({lines[-1][:200].rstrip('.')})" if lines else ""
         if self._is_memory(lines):
             return OutOfMemoryError("The system ended the worker because memory ran out.", MEMORY_REMEDY)
+        crash = _CRASH.search(self.words)
+        if crash:
+            return WorkerError(f"The worker crashed ({_without_end(crash.group(1))}).", AGAIN)
+        if _STANDSTILL.search(self.words):
+            return WorkerError("The worker stood still and ended itself.", AGAIN)
         if not self.greeted:
             failed = [found for line in lines if (found := _IMPORT_ERROR.search(line))]
             if failed:
@@ -52,28 +61,21 @@ class Ending:
             return WorkerError(
                 f"The worker could not be started{last}.", "Look at the log; install SESegmentation anew."
             )
-        if self.code == -getattr(signal, "SIGKILL", 9):
+        if not self.words and self.code is not None and (self.code < 0 or self.code == 1):
             return WorkerError(
                 "The worker was ended by another program or by the system.",
                 "Segment again; if it happens again, memory is probably short: choose low memory, or close programs.",
             )
-        crash = self._crash()
-        if crash:
-            return WorkerError(f"The worker crashed ({crash}).", AGAIN)
         return WorkerError(f"The worker ended unexpectedly with exit code {self.code}{last}.", AGAIN)
 
     def _is_memory(self, lines: list[str]) -> bool:
-        if self.short_of_memory or self.code in (EXIT_MEMORY, _WINDOWS_NO_MEMORY):
+        if self.short_of_memory or self.code == EXIT_MEMORY:
             return True
-        return any(phrase in line for line in lines for phrase in _MEMORY_PHRASES)
+        return any(_MEMORY.search(line) for line in (*lines, *self.words.splitlines()[:1]))
 
-    def _crash(self) -> str | None:
-        if self.code is not None and self.code < 0:
-            try:
-                return signal.Signals(-self.code).name
-            except ValueError:
-                return f"signal {-self.code}"
-        return _WINDOWS_CRASHES.get(self.code)
+
+def _without_end(words: str) -> str:
+    return words.strip().rstrip(".")
 
 
 def count_memory_kills() -> int:

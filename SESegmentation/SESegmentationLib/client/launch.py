@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import WorkerError
+from ..worker.ending import CLIENT
 
 #: the folder from which SESegmentationLib is imported
 LIBRARY_FOLDER = Path(__file__).resolve().parents[2]
@@ -46,4 +47,5 @@ def worker_environment(environment: Mapping[str, str] = os.environ) -> dict[str,
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONSAFEPATH": "1",  # a torch.py in the current folder is not torch
         "PYTHONIOENCODING": "utf-8",
+        CLIENT: str(os.getpid()),
     }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 
 from ..client.launch import find_python, worker_environment
+from ..client.processes import OWN_GROUP, end_group
 from ..doctor import ERROR, Check
 from ..errors import SegmentationError
 
@@ -35,7 +35,6 @@ class DoctorProcess:
         self.close()
         self._error = None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  (close() closes it)
-        flags = {"creationflags": subprocess.CREATE_NO_WINDOW} if sys.platform == "win32" else {}
         try:
             self._process = subprocess.Popen(
                 [find_python(), "-m", "SESegmentationLib.doctor", "--json"],
@@ -43,7 +42,7 @@ class DoctorProcess:
                 stdout=self._output,
                 stderr=subprocess.DEVNULL,
                 env=worker_environment(),
-                **flags,
+                **OWN_GROUP,
             )
         except SegmentationError as error:
             self._error = error
@@ -69,7 +68,7 @@ class DoctorProcess:
         """Stop."""
         if self._process is not None:
             if self._process.poll() is None:
-                self._process.kill()
+                end_group(self._process)
                 self._process.wait()
             self._process = None
         if self._output is not None:

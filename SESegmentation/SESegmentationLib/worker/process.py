@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
 import queue
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CancelledError
+from .ending import dump_after, prepare, say
 from .failures import HARMLESS, as_segmentation_error
 from .frames import Frame, read_frame, write_frame
 from .jobs import JOBS
@@ -51,16 +51,25 @@ def serve(engine_factory: EngineFactory = load_engine) -> None:
     Args:
         engine_factory: makes the engine of a model; tests give another one from a script of their own.
     """
+    prepare()
     incoming, outgoing = _take_pipes()
-    faulthandler.enable()
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with contextlib.suppress(OSError):  # Linux: where memory runs out, end this process, not Slicer with its scene
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the client, which then ends this process
-    _Worker(incoming, outgoing, JobRunner(engine_factory)).run()
+    code = 0
+    try:
+        _Worker(incoming, outgoing, JobRunner(engine_factory)).run()
+    except BaseException as error:  # a library may try to end the program
+        code = 1
+        if isinstance(error, SystemExit):
+            print(error.code, file=sys.stderr)
+        else:
+            traceback.print_exc()
+        say(f"{type(error).__name__}: {error}")
     sys.stderr.flush()
-    os._exit(0)  # threads still wait for messages, and libraries may take long to unload
+    os._exit(code)  # threads still wait for messages, and libraries may take long to unload
 
 
 class _Worker:
@@ -168,7 +177,7 @@ class _Worker:
         """Tell the client that this process is alive, and whether its job is."""
         stalled = 0.0  # counted in heartbeats: time that the computer is asleep does not count
         while True:
-            faulthandler.dump_traceback_later(DEADLOCK_SECONDS, exit=True)
+            dump_after(DEADLOCK_SECONDS)
             stalled = stalled + HEARTBEAT_SECONDS if self._busy and not self._moved else 0.0
             self._moved = False
             self._send({"type": HEARTBEAT, "stalled": stalled})

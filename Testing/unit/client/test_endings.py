@@ -15,12 +15,14 @@ from SESegmentationLib.worker.messages import EXIT_MEMORY
 @pytest.mark.parametrize(
     ("ending", "kind", "cause"),
     [
-        (Ending(0xC0000017), OutOfMemoryError, "memory ran out"),
+        (Ending(1, words="Windows fatal exception: code 0xc0000017"), OutOfMemoryError, "memory ran out"),
         (Ending(EXIT_MEMORY), OutOfMemoryError, "memory ran out"),
         (Ending(1, lines=("MemoryError",)), OutOfMemoryError, "memory ran out"),
-        (Ending(0xC0000005), WorkerError, "crashed (access violation)"),
-        (Ending(-200), WorkerError, "crashed (signal 200)"),
-        (Ending(1, lines=("words.", "")), WorkerError, "exit code 1 (words)"),
+        (Ending(1, words="Windows fatal exception: access violation"), WorkerError, "crashed (access violation)"),
+        (Ending(1, words="Timeout (0:10:00)!\nThread 1:"), WorkerError, "stood still"),
+        (Ending(-200), WorkerError, "ended by another program or by the system"),
+        (Ending(1, lines=("error: [python-real] exit abnormally",)), WorkerError, "ended by another program"),
+        (Ending(1, lines=("words.", ""), words="SystemExit: 1"), WorkerError, "exit code 1 (words)"),
         (Ending(None, InputError("cause", "remedy")), InputError, "cause"),
     ],
 )
