@@ -118,11 +118,14 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        for event in (scene.StartImportEvent, scene.StartRestoreEvent):
+            self.addObserver(scene, event, self.onSceneStartReading)
+        for event in (scene.EndImportEvent, scene.EndRestoreEvent):
+            self.addObserver(scene, event, self.onSceneEndReading)
         self.addObserver(scene, scene.EndBatchProcessEvent, self.onBatchEnded)
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
             self.addObserver(scene, event, self.onNodesChanged)
-        self.setParameterNode(self.logic.getParameterNode())
+        self.useScene()
 
     def createPanel(self):
         from SESegmentationLib.panel import (
@@ -141,7 +144,7 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
 
     def enter(self):
-        self.setParameterNode(self.logic.getParameterNode())
+        self.useScene()
         self.panel.on_entered()
 
     def cleanup(self):
@@ -152,19 +155,35 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.close()
         self.logic.close()
 
+    def useScene(self):
+        """Show and change the choices of the scene, but not while it is being read or closed.
+
+        A wrapper keeps node references: what it reads before the whole scene is there stays None, or another node.
+        """
+        scene = slicer.mrmlScene
+        if scene.IsImporting() or scene.IsRestoring() or scene.IsClosing():
+            return
+        shown = self._parameterNode
+        if shown is None or not scene.IsNodePresent(shown.parameterNode):
+            self.setParameterNode(self.logic.getParameterNode())
+
     def setParameterNode(self, parameterNode):
         """Show and change these choices; None where there is no scene. The panel works on while it is not shown."""
-        if self._parameterNode is not None:
-            self._parameterNode.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onChoicesModified)
+        self.disconnectParameterNode()
         self._parameterNode = parameterNode
         if parameterNode is not None:
             widgets = vars(self.ui).values()
             named = {widget.property("SlicerParameterName"): widget for widget in widgets}
-            # connectGui() does the same, but gives no tag to disconnect with
+            # connectGui() does the same, but gives a tag to disconnect with only in some versions
             self._guiTag = parameterNode.connectParametersToGui({n: w for n, w in named.items() if n})
             self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onChoicesModified)
         self.panel.set_choices(parameterNode)
+
+    def disconnectParameterNode(self):
+        if self._parameterNode is not None:
+            self._parameterNode.disconnectGui(self._guiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.onChoicesModified)
+        self._parameterNode = None
 
     def onChoicesModified(self, caller=None, event=None):
         self.panel.refresh()
@@ -174,14 +193,7 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.on_scene_closing()
 
     def onSceneEndClose(self, caller, event):
-        self.setParameterNode(self.logic.getParameterNode())
-
-    def onSceneEndImport(self, caller, event):
-        qt.QTimer.singleShot(0, self.onSceneImported)  # the selectors list the new nodes only then
-
-    def onSceneImported(self):
-        if self._parameterNode is not None:
-            self.setParameterNode(self.logic.getParameterNode())
+        self.useScene()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodesChanged(self, caller, event, node):
@@ -190,6 +202,19 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onBatchEnded(self, caller, event):
         self.panel.on_nodes_changed()
+
+    def onSceneStartReading(self, caller, event):
+        self.disconnectParameterNode()
+        self.panel.pause()
+
+    def onSceneEndReading(self, caller, event):
+        qt.QTimer.singleShot(0, self.onSceneRead)  # the selectors list the new nodes only then
+
+    def onSceneRead(self):
+        scene = slicer.mrmlScene
+        if self.hasObserver(scene, scene.EndImportEvent, self.onSceneEndReading):  # otherwise cleaned up meanwhile
+            self.useScene()
+            self.panel.on_nodes_changed()
 
 
 class SESegmentationLogic(ScriptedLoadableModuleLogic):
@@ -200,7 +225,11 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
         self._segmenter = None
 
     def getParameterNode(self):
-        return SESegmentationParameterNode(super().getParameterNode())
+        node = super().getParameterNode()
+        if not node.HasObserver(vtk.vtkCommand.ModifiedEvent):
+            # VTK calls last what observes first: here a wrapper would read the first parameter after it was shown
+            node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: None)
+        return SESegmentationParameterNode(node)
 
     def createSegmenter(self):
         """What segments: a worker process on this computer, started by its first job."""

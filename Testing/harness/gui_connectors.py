@@ -1,6 +1,6 @@
 """How a parameter is bound to a widget: the pairs of type and widget class that Slicer knows, and no others.
 
-As in Slicer the class must match exactly: a ctkCheckBox is no QCheckBox here.
+As in Slicer the class must match exactly: other classes made from QCheckBox than ctkCheckBox are not bound.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def connector(widget: Any, parameter: Parameter) -> Connector:
         RuntimeError: Slicer has none for this pair, or the parameter lacks an annotation that it needs.
     """
     kind, cls = parameter.type, type(widget)
-    if kind is bool and cls is qt.QCheckBox:
+    if kind is bool and cls in (qt.QCheckBox, ctk.ctkCheckBox):
         return Connector(widget, "stateChanged", "checked")
     if kind is bool and cls is qt.QPushButton:
         widget.checkable = True

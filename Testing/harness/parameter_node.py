@@ -172,17 +172,45 @@ def parameterNodeWrapper(cls: type | None = None) -> Any:
     for name in vars(_Wrapper):
         if not name.startswith("__") and hasattr(cls, name):
             raise ValueError(f"Cannot use reserved name '{name}' in a parameterNodeWrapper")
-    for name, parameter in parameters.items():
-        setattr(cls, name, property(_reader(parameter), _writer(parameter)))
+    for name in parameters:
+        setattr(cls, name, property(_reader(name), _writer(name)))
     return type(cls.__name__, (_Wrapper, cls), {"allParameters": parameters, "__module__": cls.__module__})
 
 
-def _reader(parameter: Parameter) -> Callable[[Any], Any]:
-    return lambda wrapper: parameter.read(wrapper.parameterNode)
+class Cached:
+    """A parameter of one node whose value is kept, and read again only when the node says that it was modified.
+
+    Node references are kept as well, so one that is read while its node is not in the scene yet (during an import)
+    is None and stays so: the node does not say that it was modified when the import ends.
+    """
+
+    def __init__(self, parameter: Parameter, node: slicer.vtkMRMLScriptedModuleNode) -> None:
+        self._parameter = parameter
+        self._node = node
+        self._writing = False
+        self.value = parameter.read(node)
+        node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._on_modified)  # for as long as there is the node
+
+    def write(self, value: Any) -> None:
+        self._writing = True
+        try:
+            with slicer.util.NodeModify(self._node):
+                self._parameter.write(self._node, value)
+                self.value = self._parameter.read(self._node)
+        finally:
+            self._writing = False
+
+    def _on_modified(self, caller: vtk.vtkObject, event: str) -> None:
+        if not self._writing:
+            self.value = self._parameter.read(self._node)
 
 
-def _writer(parameter: Parameter) -> Callable[[Any, Any], None]:
-    return lambda wrapper, value: parameter.write(wrapper.parameterNode, value)
+def _reader(name: str) -> Callable[[Any], Any]:
+    return lambda wrapper: wrapper.getValue(name)
+
+
+def _writer(name: str) -> Callable[[Any, Any], None]:
+    return lambda wrapper, value: wrapper.setValue(name, value)
 
 
 class _Wrapper:
@@ -191,41 +219,46 @@ class _Wrapper:
     def __init__(self, parameterNode: slicer.vtkMRMLScriptedModuleNode) -> None:
         self.parameterNode = parameterNode
         self._bindings: dict[int, dict[str, Any]] = {}
+        self._next_tag = 0
         self._updating = False
-        for parameter in self.allParameters.values():
-            parameter.read(parameterNode)
+        self._cached = {name: Cached(parameter, parameterNode) for name, parameter in self.allParameters.items()}
 
     def default(self, name: str) -> Default:
         return Default(self._parameter(name).default)
 
+    def isCached(self, name: str) -> bool:
+        return bool(self._parameter(name))
+
     def getValue(self, name: str) -> Any:
-        return self._parameter(name).read(self.parameterNode)
+        self._parameter(name)
+        return self._cached[name].value
 
     def setValue(self, name: str, value: Any) -> None:
-        self._parameter(name).write(self.parameterNode, value)
+        self._parameter(name)
+        self._cached[name].write(value)
 
     def _parameter(self, name: str) -> Parameter:
         if name not in self.allParameters:
             raise ValueError(f"Cannot find a param with the given name: {name}. Found: {', '.join(self.allParameters)}")
         return self.allParameters[name]
 
-    def connectGui(self, gui: Any) -> None:
-        """Bind the widgets whose dynamic property SlicerParameterName names a parameter.
+    def connectGui(self, gui: Any) -> int:
+        """Bind the widgets whose dynamic property SlicerParameterName names a parameter; returns the tag of that.
 
-        ``gui`` is a widget, or what ``slicer.util.childWidgetVariables`` returns. As in the application there is no tag
-        to disconnect with; :meth:`connectParametersToGui` returns one.
+        ``gui`` is a widget, or what ``slicer.util.childWidgetVariables`` returns.
         """
         import qt
 
         widgets = gui.findChildren(qt.QWidget) if isinstance(gui, qt.QWidget) else vars(gui).values()
-        self.connectParametersToGui({w.property(PROPERTY_NAME): w for w in widgets if w.property(PROPERTY_NAME)})
+        return self.connectParametersToGui({w.property(PROPERTY_NAME): w for w in widgets if w.property(PROPERTY_NAME)})
 
     def connectParametersToGui(self, mapping: dict[str, Any]) -> int:
         """Bind widgets by parameter name. Returns the tag for :meth:`disconnectGui`."""
         from .gui_connectors import connector
 
         connectors = {name: connector(widget, self._parameter(name)) for name, widget in mapping.items()}
-        tag = max(self._bindings, default=-1) + 1
+        tag = self._next_tag
+        self._next_tag += 1
         self._bindings[tag] = connectors
         for name, bound in connectors.items():
             bound.write(self.getValue(name))
@@ -239,8 +272,8 @@ class _Wrapper:
             bound.disconnect()
 
     def _from_gui(self, name: str, bound: Any) -> None:
-        if not self._updating:
-            with slicer.util.NodeModify(self):
+        with slicer.util.NodeModify(self):
+            if not self._updating:
                 self.setValue(name, bound.read())
 
     def _to_gui(self) -> None:
@@ -248,9 +281,10 @@ class _Wrapper:
             return
         self._updating = True
         try:
-            for connectors in list(self._bindings.values()):
-                for name, bound in connectors.items():
-                    bound.write(self.getValue(name))
+            with slicer.util.NodeModify(self):
+                for connectors in list(self._bindings.values()):
+                    for name, bound in connectors.items():
+                        bound.write(self.getValue(name))
         finally:
             self._updating = False
 

@@ -161,20 +161,44 @@ def test_widgets_go_to_the_parameters(bound):
 
 def test_bindings_that_slicer_lacks_are_refused():
     parameters = Parameters(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
-    for name, widget in (("fast", ctk.ctkCheckBox()), ("note", qt.QComboBox()), ("opacity", qt.QSpinBox())):
+    for name, widget in (("fast", qt.QRadioButton()), ("note", qt.QComboBox()), ("opacity", qt.QSpinBox())):
         with pytest.raises(RuntimeError):
             parameters.connectParametersToGui({name: widget})
     with pytest.raises(ValueError, match="nothing"):
         parameters.connectParametersToGui({"nothing": qt.QCheckBox()})
 
 
-def test_bindings_end():
+@pytest.mark.parametrize("kind", [qt.QCheckBox, ctk.ctkCheckBox])
+def test_bindings_end(kind):
     parameters = Parameters(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
-    box = qt.QCheckBox()
-    tag = parameters.connectParametersToGui({"fast": box})
+    panel = qt.QWidget()
+    box = kind(panel)
+    box.setProperty("SlicerParameterName", "fast")
+    tag = parameters.connectGui(panel)
+    box.click()
+    assert parameters.fast is True
     parameters.disconnectGui(tag)
     box.click()
-    assert parameters.fast is False
+    assert parameters.fast is True
+
+
+def test_references_are_read_once_and_again_when_the_node_says_that_it_was_modified():
+    """As Slicer's own wrapper.py does: a reference read before its node is there stays None."""
+    scene = slicer.mrmlScene
+    node = scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")
+    node.SetParameter("volume", "")
+    node.SetNodeReferenceID("volume", "vtkMRMLScalarVolumeNode1")  # as an import does
+    parameters = Parameters(node)
+    scene.StartState(scene.ImportState)
+    late = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
+    scene.EndState(scene.ImportState)
+    assert late.GetID() == "vtkMRMLScalarVolumeNode1"
+    assert node.GetNodeReference("volume") is late and parameters.isCached("volume")
+    assert parameters.volume is None and Parameters(node).volume is late
+    node.Modified()
+    assert parameters.volume is late
+    scene.RemoveNode(late)
+    assert parameters.volume is None
 
 
 @pytest.fixture

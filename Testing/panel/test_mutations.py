@@ -74,7 +74,7 @@ SLIPS = [
     ("panel/overlays.py", "attentionCheckBox.checked = ", "attentionCheckBox.cheked = "),
     ("panel/overlays.py", 'attentionCheckBox.connect("clicked(bool)"', 'attentionCheckBox.connect("click(bool)"'),
     ("panel/patient_network.py", '"clicked(bool)"', '"click(bool)"'),
-    ("panel/patient_network.py", "().adaptedFrom = ", "().adapted = "),
+    ("panel/patient_network.py", "choices.adaptedFrom = ", "choices.adapted = "),
     ("panel/result_view.py", "ui.redoButton.connect(", "ui.redoButton.conect("),
     ("panel/result_view.py", "singleShot(", "singleshot("),
     ("panel/result_view.py", "display.SetOpacity(", "display.SetOpacities("),

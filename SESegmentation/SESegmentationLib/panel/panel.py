@@ -99,7 +99,7 @@ class Panel:
         self._add_model = AddModel(ui, models, package_dialogs, self._on_model_added, self._attempts.failed)
         self.inputs = Inputs(ui, lambda: self._choices, lambda: self.models.card)
         self.patient = PatientNetwork(ui, lambda: self._choices, lambda: self.models.card)
-        self.run = RunControl(ui, make_segmenter, self._on_segment)
+        self.run = RunControl(ui, make_segmenter, self._on_segment, lambda: self._choices is not None)
         self.recalibration: Recalibration | None = None
         self.result = ResultView(ui, self._scene_results, self._show_actions, lambda: self._attempts.make(self._attend))
         self.recalibration = Recalibration(
@@ -128,6 +128,10 @@ class Panel:
         self.inputs.choose_volume()
         self.refresh()
 
+    def pause(self) -> None:
+        """Read nothing of the scene, and write nothing into it, until choices are set again: it is being read."""
+        self._choices = None
+
     def refresh(self) -> None:
         """Show what the choices are now."""
         choices = self._choices
@@ -143,6 +147,9 @@ class Panel:
 
     def on_entered(self) -> None:
         """The panel is shown again: segments may have been edited meanwhile."""
+        if self._choices is None:
+            return
+        self.inputs.choose_volume()
         self.refresh_models()
         self.result.review.mark_corrected()
 
@@ -161,6 +168,8 @@ class Panel:
 
     def on_nodes_changed(self) -> None:
         """Nodes have come into the scene (they may not be complete yet) or have left it."""
+        if self._choices is None:
+            return
         lost = self._current.lost() if self.run.running else ""
         if lost:
             self.run.abandon()

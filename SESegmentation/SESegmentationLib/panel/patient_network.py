@@ -61,8 +61,9 @@ class PatientNetwork:
         return sorted(fitting, key=_date)
 
     def _on_click(self, wanted: bool) -> None:
-        found = self._found()
-        self._choices().adaptedFrom = found[-1] if wanted and found else None
+        choices, found = self._choices(), self._found()
+        if choices is not None:
+            choices.adaptedFrom = found[-1] if wanted and found else None
         self.refresh()
 
 

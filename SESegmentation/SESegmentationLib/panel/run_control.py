@@ -33,6 +33,7 @@ class RunControl:
         ui: holds segmentButton, progressBar and progressLabel.
         make_segmenter: makes the segmenter when it is first needed.
         on_segment: called when the user clicks Segment.
+        ready: tells whether there is a scene to read from and to write into; what a job brings waits until then.
         clock: tells the time in s.
     """
 
@@ -41,6 +42,7 @@ class RunControl:
         ui: Any,
         make_segmenter: Callable[[], Segmenter],
         on_segment: Callable[[], None],
+        ready: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ui = ui
@@ -51,6 +53,7 @@ class RunControl:
         self._count = self._done = 0
         self._started = 0.0
         self._on_segment = on_segment
+        self._ready = ready
         self._on_result: Callable[[ResultEvent], None]
         self._on_failure: Callable[[SegmentationError], None]
         self._clock = clock
@@ -135,11 +138,14 @@ class RunControl:
             self.cancel()
 
     def _fetch(self) -> None:
+        if not self._ready():
+            return
         time.sleep(THREAD_SECONDS)
         for event in self._segmenter.poll():
             # what still comes of a job that was abandoned concerns nobody
             if self._handle is not None and event.job == self._handle.number:
                 self._receive(event)
+        self._submit()
 
     def _receive(self, event: Event) -> None:
         if isinstance(event, ProgressEvent):
@@ -161,7 +167,7 @@ class RunControl:
 
     def _submit(self) -> None:
         """Make the next job, unless there is none or one is under way."""
-        if not self.running or self._handle is not None:
+        if not self.running or self._handle is not None or not self._ready():
             return
         try:
             self._handle = self._segmenter.submit(self._next_job())
