@@ -1,10 +1,17 @@
-"""The small model and volume of the unit tests, for the tests of faults."""
+"""The small models, volumes and datasets of the unit tests, for the tests of faults."""
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
-_SPEC = importlib.util.spec_from_file_location("unit_fixtures", Path(__file__).parents[1] / "unit" / "conftest.py")
-_UNIT = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_UNIT)
 
-card_dict, tiny_model, sample_file = _UNIT.card_dict, _UNIT.tiny_model, _UNIT.sample_file
+def _fixtures(path: str) -> ModuleType:
+    specification = importlib.util.spec_from_file_location("fixtures", Path(__file__).parents[1] / "unit" / path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+_models, _training = _fixtures("conftest.py"), _fixtures("training/conftest.py")
+card_dict, tiny_model, sample_file = _models.card_dict, _models.tiny_model, _models.sample_file
+blobs_folder, blobs_recipe, blobs_entries = _training.blobs_folder, _training.blobs_recipe, _training.blobs_entries

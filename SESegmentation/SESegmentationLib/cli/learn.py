@@ -52,7 +52,13 @@ def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes
                     )
         else:
             chosen = Recipe.load(recipe)
-        package = train_model(dataset, chosen, output, device, progress)
+
+        def tell(text: str) -> None:
+            with progress.paused():
+                print(f"Warning: {text}", file=sys.stderr, flush=True)
+
+        progress("check all cases", 0.0, None)
+        package = train_model(dataset, chosen, output, device, progress, tell)
         if package is not None and first and chosen.data.source == "folder":
             package = measure_kept_out(package, dataset, progress)
     if package is not None and first:

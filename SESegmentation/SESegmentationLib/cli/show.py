@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from ..doctor import ERROR, OK, Check
+from ..json_files import to_json
 from ..models import ModelPackage
 
 _STATUS_STYLES = {OK: "green", ERROR: "red"}
@@ -27,7 +27,7 @@ def console() -> Console:
 
 def print_json(content: Any) -> None:
     """Print ``content`` as JSON on stdout."""
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    print(to_json(content))
 
 
 class ProgressBar:

@@ -6,7 +6,6 @@ holds the edges' lengths, its origin the centre and its direction the box's axes
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..json_files import read_json
 from .geometry import Geometry
 from .segmentations import read_segmentation
 from .structures import find_extents
@@ -36,7 +36,7 @@ def read_roi(path: str | Path) -> sitk.Image:
     if path.suffix.lower() != ".json":
         return read_segmentation(path).foreground()
     try:
-        markups = json.loads(path.read_text(encoding="utf-8"))["markups"]
+        markups = read_json(path)["markups"]
         boxes = [markup for markup in markups if markup.get("type") == "ROI"]
         if len(boxes) != 1:
             raise InputError(f"{path} holds {len(boxes)} regions of interest; one is wanted.", _REMEDY)

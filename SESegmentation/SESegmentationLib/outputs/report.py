@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import datetime
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import SimpleITK as sitk
 
 from .. import __version__
+from ..json_files import to_json
 from ..models import ModelCard
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def surfaces_mm2(labels: sitk.Image) -> dict[int, float]:
 def write_report(path: Path, content: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     """Write one report or several: a table where the file's name ends in .csv, JSON otherwise."""
     if path.suffix.lower() != ".csv":
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(to_json(content) + "\n", encoding="utf-8")
         return
     reports = [content] if isinstance(content, Mapping) else content
     with path.open("w", encoding="utf-8-sig", newline="") as file:  # the mark tells spreadsheets that it is UTF-8

@@ -18,12 +18,16 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
+from ..inference.engine import Engine
+from ..inference.pictures import pixel_size
+from ..inference.reading import read_volume
+from ..models import ModelPackage
 from ..models.card import ModelCard
 from ..networks import build_network
 from ..progress import Progress, no_progress
 from .appearance import change_appearance
 from .choices import Machine, Plan, plan_recipe
-from .dataset import find_cases, load_case
+from .dataset import Case, find_cases, load_case
 from .losses import merge_pairs, segmentation_loss
 from .plan import draft_card
 from .recipe import Phase, Recipe
@@ -40,6 +44,9 @@ DEFAULT_MINUTES = 60.0
 SHARE_OF_STEPS = 0.85
 #: fewer steps learn nothing, whatever the time
 FEWEST_STEPS = 200
+#: what steps get at least, however long reading and measuring take: a share of the time, and seconds
+LEAST_SHARE = 0.25
+LEAST_SECONDS = 10.0
 #: cases that a step is timed on
 TIMED_CASES = 2
 
@@ -80,47 +87,81 @@ def automatic_recipe(
             "Several processes cannot make an automatic recipe.",
             f"Make it with one process, stop that, and give torchrun the file {RECIPE_NAME} with --recipe.",
         )
+    began = time.monotonic()
     machine = Machine.of(device)
     plan = plan_recipe(dataset, _model_name(output), machine, progress)
     progress("time a step", 0.0, None)
-    entries = with_steps(plan, dataset, machine, minutes or DEFAULT_MINUTES)
+    entries = with_steps(plan, dataset, machine, minutes or DEFAULT_MINUTES, began)
     recipe = Recipe.from_dict(entries)
     path.parent.mkdir(parents=True, exist_ok=True)
     steps = " + ".join(str(phase.steps) for phase in recipe.phases)
-    reasons = [*plan.reasons, f"{steps} steps, for {minutes or DEFAULT_MINUTES:g} minutes on this machine"]
+    limit = f"{recipe.fit.minutes:.2g} of the {minutes or DEFAULT_MINUTES:g} minutes"
+    reasons = [*plan.reasons, f"{steps} steps on this machine, in at most {limit}; the rest is reading and measuring"]
     write_recipe(path, entries, reasons)
     return recipe
 
 
-def with_steps(plan: Plan, dataset: Path, machine: Machine, minutes: float) -> dict[str, Any]:
+def with_steps(
+    plan: Plan, dataset: Path, machine: Machine, minutes: float, began: float | None = None
+) -> dict[str, Any]:
     """Entries of ``plan`` with as many steps as ``minutes`` allow: one of each phase is timed on cases of ``dataset``.
 
-    There are at least FEWEST_STEPS, and no more than the number of slices justifies.
+    There are no more than the number of slices justifies, and at least FEWEST_STEPS, of smaller batches where they
+    would take too long. Reading all cases and measuring those for test is timed on a few, too.
+
+    Args:
+        began: when the time began to count, by ``time.monotonic``; now if None.
     """
+    began = time.monotonic() if began is None else began
     entries = deepcopy(plan.entries)
     recipe = Recipe.from_dict(entries)
     card = draft_card(recipe)
     cases = {case.name: case for case in find_cases(dataset)}
-    chosen = split_by_recipe(list(cases), recipe).training[:TIMED_CASES]
+    split = split_by_recipe(list(cases), recipe)
+    chosen = split.training[:TIMED_CASES]
+    reading = time.monotonic()
     images, labels = zip(*(load_case(cases[case], card) for case in chosen), strict=True)
+    reading = (time.monotonic() - reading) / len(chosen)
     bank = VolumeBank(labels, images, card.spacing[::-1], mirror_table(card, recipe), device=machine.device)
     seconds = [seconds_per_step(recipe, card, bank, phase, machine.device) for phase in recipe.phases]
+    # cases are read to be checked, to be learnt from, and to be measured
+    tested = len(split.test or (find_cases(dataset, "Ts") if (dataset / "labelsTs").is_dir() else ()))
+    after = reading * (len(cases) + len(split.training) + len(split.validation) + 3 * tested)
+    if tested:
+        after += tested * seconds_per_case(card, cases[chosen[0]])
+    left = 60 * minutes - (time.monotonic() - began) - after
+    left = max(left, 60 * minutes * LEAST_SHARE, LEAST_SECONDS)
     affordable = [
-        60 * SHARE_OF_STEPS * minutes * share / each for share, each in zip(plan.shares, seconds, strict=True)
+        min(left, 60 * minutes * SHARE_OF_STEPS) * share / each
+        for share, each in zip(plan.shares, seconds, strict=True)
     ]
     less = min(1.0, plan.most_steps / sum(affordable))
     more = max(1.0, FEWEST_STEPS / (less * sum(affordable)))
     for phase, steps in zip(entries["phases"], affordable, strict=True):
         phase["steps"] = max(round(steps * less * more), 1)
+    needed = sum(phase["steps"] * each for phase, each in zip(entries["phases"], seconds, strict=True))
+    for phase in entries["phases"] if needed > left else ():
+        phase["batch"] = max(int(phase["batch"] * left / needed), 2)
     total = sum(phase["steps"] for phase in entries["phases"])
     entries["fit"] |= {
         "warmup": max(min(total // 20, 200), 1),
         # as many steps are averaged as make a tenth of the training, 500 at most
         "average": round(1 - max(10 / total, 0.002), 4),
         "validate_every": max(total // 10, 1) if recipe.data.validation else 0,
+        "minutes": round(left / 60, 4),
     }
     entries["card"]["training"]["minutes_planned"] = minutes
     return entries
+
+
+def seconds_per_case(card: ModelCard, case: Case) -> float:
+    """Seconds that segmenting a case takes, by networks that have learnt nothing."""
+    networks = {name: build_network(description).eval() for name, description in card.networks.items()}
+    image = read_volume(case.image, pixel_size(card.input, card.spacing))
+    engine = Engine(ModelPackage(Path(), card), "cpu", networks)
+    started = time.monotonic()
+    engine.segment(image)
+    return time.monotonic() - started
 
 
 def seconds_per_step(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..inference.expectation import is_hounsfield
 from ..inference.pictures import is_picture
 from ..inference.structures import find_extents
 from ..inference.voxels import voxels_of
+from ..json_files import read_json
 from ..models import Label
 from ..progress import Progress, no_progress
 from .dataset import Case, read_case
@@ -63,7 +63,7 @@ class Description:
         """
         path = dataset / DESCRIPTION_NAME
         try:
-            entry = json.loads(path.read_text(encoding="utf-8"))
+            entry = read_json(path)
         except OSError as error:
             raise InputError(f"There is no {path} that can be read: {error.strerror}.", _EXAMPLE) from error
         except ValueError as error:

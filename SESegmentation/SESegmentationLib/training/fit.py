@@ -39,6 +39,7 @@ class FitState:
         best_dice, best_step: best validation of the last phase so far.
         stale: validations of the last phase since then.
         stopped: whether it ended early.
+        left_out: of the steps done, those that there was no time for.
         history: "step" and "mean" Dice of every validation.
     """
 
@@ -48,6 +49,7 @@ class FitState:
     best_step: int = 0
     stale: int = 0
     stopped: bool = False
+    left_out: int = 0
     history: list[dict] = field(default_factory=list)
 
 
@@ -60,12 +62,14 @@ class Schedule:
         peak: learning rate after the warm-up.
         warmup: steps.
         drops: how often the rate is divided by ten, at equal distances; 0 for cosine decay to a hundredth.
+        seconds: that all of it may take; a fit that falls behind leaves steps out.
     """
 
     phases: Sequence[Phase]
     peak: float
     warmup: int
     drops: int = 0
+    seconds: float = math.inf
 
     @property
     def steps(self) -> int:
@@ -88,6 +92,15 @@ class Schedule:
                 return phase
             step -= phase.steps
         return self.phases[-1]
+
+    def due(self, seconds: float) -> int:
+        """Steps that have to be done, or left out, when ``seconds`` have passed."""
+        pixels, steps = self.work(self.steps) * min(seconds / self.seconds, 1.0), 0
+        for phase in self.phases:
+            each = phase.batch * phase.depth * phase.size[0] * phase.size[1]
+            done = min(int(pixels / each), phase.steps)
+            steps, pixels = steps + done, pixels - done * each
+        return steps
 
     def work(self, steps: int) -> int:
         """Pixels seen in the first ``steps``, to which the time they take is proportional."""
@@ -159,11 +172,13 @@ def fit_network(
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             average.update_parameters(network)
-            state.step += 1
+            before, state.step = state.step, state.step + 1
 
             now = time.monotonic()
             state.seconds = earlier + now - started
-            if recipe.data.validation and recipe.fit.validate_every and state.step % recipe.fit.validate_every == 0:
+            late = max(schedule.due(state.seconds) - state.step, 0)
+            state.step, state.left_out = state.step + late, state.left_out + late
+            if recipe.data.validation and _passed(recipe.fit.validate_every, before, state.step):
                 if log:
                     dice = validate(average.module, source, views, pairs, recipe, phase, device)
                     _note_validation(state, dice, recipe.fit.patience if phase is schedule.phases[-1] else None)
@@ -171,7 +186,7 @@ def fit_network(
                 state.stopped = as_first_process(state.stopped, device)
             if log:
                 due = now - saved >= recipe.fit.checkpoint_seconds or state.step == total or state.stopped
-                if due or state.step % LOG_STEPS == 0:
+                if due or _passed(LOG_STEPS, before, state.step):
                     entry = {"step": state.step, "loss": _finite(loss, state.step), "rate": rate}
                     log.write({**entry, "seconds": round(state.seconds, 1)})
                 if due:
@@ -180,6 +195,11 @@ def fit_network(
                 done = schedule.work(state.step)
                 progress(f"train {name}", done / work, (now - started) / (done - first) * (work - done))
     return {key: value.cpu() for key, value in average.module.state_dict().items()}, state
+
+
+def _passed(every: int, before: int, step: int) -> bool:
+    """Whether a multiple of ``every`` lies after ``before``, up to ``step``; never for 0."""
+    return every > 0 and step // every > before // every
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

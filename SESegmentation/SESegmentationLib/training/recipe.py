@@ -69,6 +69,7 @@ class Fit:
         validation_batches: batches per validation.
         patience: validations without improvement before the last phase stops early; 0 for never.
         checkpoint_seconds: time between checkpoints.
+        minutes: that all networks together may take; where a machine needs longer, steps are left out; 0 for no limit.
     """
 
     seed: int = 0
@@ -87,6 +88,7 @@ class Fit:
     validation_batches: int = 20
     patience: int = 0
     checkpoint_seconds: float = 60.0
+    minutes: float = 0.0
 
 
 @dataclass(frozen=True)

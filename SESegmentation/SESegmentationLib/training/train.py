@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from safetensors.torch import save_file
 
 from .. import __version__
 from ..errors import SegmentationError, UsageError
+from ..inference.pictures import pixel_size
+from ..inference.segmentations import read_segmentation
 from ..inference.weights import load_weights
 from ..models.card import ModelCard
 from ..models.store import CARD_NAME, ModelPackage, damaged_models, find_model, list_models
@@ -21,27 +26,43 @@ from ..models.writing import WEIGHTS_NAME, write_package
 from ..networks import build_network
 from ..networks.eight_bits import to_eight_bits
 from ..progress import Progress, no_progress
+from .case_check import check_cases
+from .dataset import find_cases, find_label_maps
 from .fit import FitState, fit_network
 from .plan import draft_card, plan_fits
 from .processes import ProcessGroup, as_first_process, machine_words
 from .recipe import Recipe
 from .sources import channel_pairs, open_source
-from .splits import Split
+from .splits import Split, split_by_recipe
 from .teacher import Teacher
+
+#: told what is worth knowing before the training begins, a sentence each
+Tell = Callable[[str], None]
+
+
+def _to_stderr(text: str) -> None:
+    print(f"Warning: {text}", file=sys.stderr, flush=True)
 
 
 def train_model(
-    dataset: Path, recipe: Recipe, output: Path, device: str = "auto", progress: Progress = no_progress
+    dataset: Path,
+    recipe: Recipe,
+    output: Path,
+    device: str = "auto",
+    progress: Progress = no_progress,
+    tell: Tell = _to_stderr,
 ) -> ModelPackage | None:
     """Train all networks of ``recipe`` on ``dataset`` and write a model package to ``output``.
 
-    What was trained before in ``output`` is resumed. A recipe's teacher that is not installed is trained first, in
-    ``training/teacher``. Under ``torchrun`` the processes share the work.
+    All cases are read and checked before anything else. What was trained before in ``output`` is resumed. A recipe's
+    teacher that is not installed is trained first, in ``training/teacher``. Under ``torchrun`` the processes share the
+    work.
 
     Args:
         dataset: folder, see :mod:`.dataset`.
         output: folder of the package; its ``training`` folder keeps checkpoints, logs and the split.
         device: "auto", "cpu" or "cuda".
+        tell: told of labels that no case has.
 
     Returns:
         The package; None in processes other than the first.
@@ -51,13 +72,21 @@ def train_model(
         ModelError: there is no such teacher, or it is damaged.
     """
     with ProcessGroup(device) as (chosen, rank):
-        return _train(dataset, recipe, output, chosen, rank, progress)
+        return _train(dataset, recipe, output, chosen, rank, progress, tell)
 
 
 def _train(
-    dataset: Path, recipe: Recipe, output: Path, device: torch.device, rank: int, progress: Progress
+    dataset: Path,
+    recipe: Recipe,
+    output: Path,
+    device: torch.device,
+    rank: int,
+    progress: Progress,
+    tell: Tell = _to_stderr,
 ) -> ModelPackage | None:
     card = draft_card(recipe)
+    if rank == 0:
+        _check_dataset(dataset, recipe, card, tell)
     source = open_source(dataset, recipe, card, device)
     folder = output / "training"
     _note_split(folder, asdict(source.split), rank)
@@ -83,8 +112,10 @@ def _train(
         elif start:
             network.load_state_dict(start[fit.name], strict=False)
         report = _part_of(progress, done / total, fit.work / total)
+        limit = 60 * recipe.fit.minutes * fit.work / total or math.inf
+        schedule = replace(fit.schedule, seconds=limit)
         trained, states[fit.name] = fit_network(
-            network, source, fit.views, channel_pairs(card), seeded, fit.schedule, folder, fit.name, device, report
+            network, source, fit.views, channel_pairs(card), seeded, schedule, folder, fit.name, device, report
         )
         done += fit.work
         if fit.name in card.networks:
@@ -94,6 +125,21 @@ def _train(
     if rank != 0:
         return None
     return _write(output, card, recipe, source.split, weights, states, device, teacher)
+
+
+def _check_dataset(dataset: Path, recipe: Recipe, card: ModelCard, tell: Tell) -> None:
+    """Read every case, those for test too, which are needed hours later; tell of labels that cannot be learnt."""
+    if recipe.data.source != "folder":
+        for path in find_label_maps(dataset).values():
+            read_segmentation(path)
+        return
+    cases = find_cases(dataset)
+    split = split_by_recipe([case.name for case in cases], recipe)
+    if not split.test and (dataset / "labelsTs").is_dir():
+        cases += find_cases(dataset, "Ts")
+    holders = check_cases(cases, card.labels, pixel_size(card.input, card.spacing))
+    if absent := [label.name for label in card.labels if not set(holders[label.value]) & set(split.training)]:
+        tell(f"No case for training has {', '.join(absent)}: the model will not find that.")
 
 
 def _find_teacher(
@@ -168,7 +214,7 @@ def _write(
         "split_seed": recipe.data.split_seed,
         "cases": {group: len(names) for group, names in asdict(split).items()},
         "test_cases": split.test,
-        "steps": {name: state.step for name, state in states.items()},
+        "steps": {name: state.step - state.left_out for name, state in states.items()},
         "hours": round(sum(state.seconds for state in states.values()) / 3600, 2),
         "machine": machine_words(device),
         "date": time.strftime("%Y-%m-%d"),
