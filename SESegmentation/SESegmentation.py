@@ -37,8 +37,18 @@ SAMPLES = (
         "23caecd184aa3af297e937c7db9edd4cb8632617e742b7a65159df7d5657cb61",
     ),
 )
+#: Slicer 5.8 has Python 3.9, which cannot read the library
+MINIMUM_SLICER = (5, 10)
 #: nodes that the panel shows
 NODE_CLASSES = ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsROINode")
+
+
+def versionProblem():
+    """What to tell the user of a Slicer that is too old; empty where it is not."""
+    major, minor = slicer.app.majorVersion, slicer.app.minorVersion
+    if (major, minor) >= MINIMUM_SLICER:
+        return ""
+    return _("SE Segmentation needs Slicer 5.10 or newer; this is Slicer {version}.").format(version=f"{major}.{minor}")
 
 
 class SESegmentation(ScriptedLoadableModule):
@@ -109,6 +119,13 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
+        problem = versionProblem()
+        if problem:
+            label = qt.QLabel(problem)
+            label.wordWrap = True
+            self.layout.addWidget(label)
+            self.layout.addStretch(1)
+            return
         root = slicer.util.loadUI(self.resourcePath("UI/SESegmentation.ui"))
         self.layout.addWidget(root)
         self.ui = slicer.util.childWidgetVariables(root)
@@ -144,11 +161,13 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
 
     def enter(self):
+        if self.panel is None:  # Slicer is too old
+            return
         self.useScene()
         self.panel.on_entered()
 
     def cleanup(self):
-        if self.panel is None:  # setup() has failed
+        if self.panel is None:  # setup() has failed, or Slicer is too old
             return
         self.setParameterNode(None)
         self.removeObservers()
@@ -271,7 +290,10 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
 
         Raises:
             SESegmentationLib.errors.SegmentationError: with a cause and a remedy; the scene is as it was.
+            RuntimeError: Slicer is too old.
         """
+        if versionProblem():
+            raise RuntimeError(versionProblem())
         from SESegmentationLib.models import find_model
         from SESegmentationLib.mrml import adapted_parameters
         from SESegmentationLib.panel import ComputerMemory, Request, SceneResults
@@ -320,6 +342,8 @@ class SESegmentationTest(ScriptedLoadableModuleTest):
     """Segments the sample in the application, by a script and by clicks."""
 
     def setUp(self):
+        if versionProblem():
+            self.skipTest(versionProblem())
         if importlib.util.find_spec("torch") is None:
             self.skipTest("torch is not installed")
         slicer.mrmlScene.Clear()

@@ -13,6 +13,8 @@ import sys
 
 if __name__ == "__main__":  # "python -m", and an empty entry of PYTHONPATH, look in the working folder first
     sys.path[:] = [folder for folder in sys.path if folder not in ("", os.getcwd())]
+    if sys.version_info < (3, 11):  # noqa: UP036 (what follows needs it; Slicer 5.8 has 3.9)
+        sys.exit("error: This Python is too old. Use Slicer 5.10 or newer, or Python 3.11 or newer.")
 
 import ctypes
 import importlib.metadata
@@ -25,11 +27,13 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .errors import ModelError
+from .errors import ModelError, install_advice
 from .models import damaged_models, list_models, user_models_folder, verify_weights
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 MINIMUM_PYTHON = (3, 11)
+WANTED = "Slicer 5.10 or newer, or Python 3.11 or newer"
+MINIMUM_TORCH = (2, 2)
 REQUIRED = ("numpy", "SimpleITK", "safetensors")
 MEMORY_GB = 4.0  # what a whole head takes
 DISK_GB = 2.0  # what torch for CPUs and the results take
@@ -39,6 +43,12 @@ TORCH_SECONDS = 120.0
 # run by another interpreter: prints one JSON object on its last line
 _ASK_TORCH = """
 import json, torch
+try:
+    torch.ones(1).numpy()
+    numpy = ""
+except RuntimeError:
+    import numpy
+    numpy = numpy.__version__
 cuda = torch.cuda.is_available()
 mps = getattr(torch.backends, "mps", None)
 devices = []
@@ -47,7 +57,7 @@ if cuda:
         free, total = torch.cuda.mem_get_info(index)
         devices.append({"name": torch.cuda.get_device_name(index), "free_gb": free / 1e9, "total_gb": total / 1e9})
 print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "devices": devices,
-                  "mps": bool(mps and mps.is_available()), "threads": torch.get_num_threads()}))
+                  "mps": bool(mps and mps.is_available()), "unfit_numpy": numpy, "threads": torch.get_num_threads()}))
 """
 
 
@@ -96,8 +106,7 @@ def check_python() -> Check:
     """The version of Python."""
     found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}."
     if sys.version_info < MINIMUM_PYTHON:
-        wanted = ".".join(map(str, MINIMUM_PYTHON))
-        return Check("Python", ERROR, found, f"Use Python {wanted} or newer.")
+        return Check("Python", ERROR, found, f"Use {WANTED}.")
     if sys.maxsize <= 2**32:
         return Check("Python", ERROR, f"{found} It is a 32-bit Python.", "Use a 64-bit Python.")
     return Check("Python", OK, found)
@@ -113,14 +122,14 @@ def check_packages() -> list[Check]:
             if _importable(package):  # Slicer has SimpleITK without its metadata
                 checks.append(Check(package, OK, f"{package} is there."))
             else:
-                checks.append(Check(package, ERROR, f"{package} is not installed.", _install(package)))
+                checks.append(Check(package, ERROR, f"{package} is not installed.", install_advice(package)))
     return checks
 
 
 def check_torch(python: str = sys.executable) -> list[Check]:
     """What torch there is and which devices it can use, asked of the interpreter ``python``."""
     if python == sys.executable and not _importable("torch"):
-        return [Check("torch", ERROR, "torch is not installed.", _install("torch==2.13.0"))]
+        return [Check("torch", ERROR, "torch is not installed.", install_advice("torch==2.13.0"))]
     try:
         answer = subprocess.run(
             [python, "-P", "-c", _ASK_TORCH],  # a torch.py in the working folder is not torch
@@ -138,7 +147,17 @@ def check_torch(python: str = sys.executable) -> list[Check]:
         return [Check("torch", ERROR, f"{python} cannot be started: {error.strerror}.", "Install Python anew.")]
     except (IndexError, ValueError):
         lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
-        return [Check("torch", ERROR, f"torch cannot be imported: {lines[-1]}.", _install("--force-reinstall torch"))]
+        return [
+            Check("torch", ERROR, f"torch cannot be imported: {lines[-1]}.", install_advice("--force-reinstall torch"))
+        ]
+    if tuple(int(number) for number in found["version"].split(".")[:2]) < MINIMUM_TORCH:
+        wanted = ".".join(map(str, MINIMUM_TORCH))
+        remedy = install_advice(f'"torch>={wanted}"')
+        return [Check("torch", ERROR, f"torch {found['version']} is too old.", remedy)]
+    if found["unfit_numpy"]:  # torch before 2.3 was built for NumPy 1; macOS on x86_64 gets no newer one
+        pin = install_advice('"numpy<2"')
+        finding = f"torch {found['version']} cannot work with NumPy {found['unfit_numpy']}."
+        return [Check("torch", ERROR, finding, f"{pin}; then restart Slicer.")]
     checks = [Check("torch", OK, f"torch {found['version']}, {found['threads']} threads.")]
     for device in found["devices"]:
         finding = f"{device['name']}: {device['free_gb']:.1f} of {device['total_gb']:.1f} GB free."
@@ -303,10 +322,6 @@ def _importable(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):
         return False
-
-
-def _install(package: str) -> str:
-    return f"Install it: {Path(sys.executable).name} -m pip install {package}"
 
 
 def main() -> int:

@@ -5,6 +5,10 @@ The exit codes are those of the ``sesegment`` command; the codes are what the wo
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+
 
 class SegmentationError(Exception):
     """Base of every expected failure.
@@ -82,6 +86,19 @@ class WorkerError(SegmentationError):
 
     code = "worker"
     exit_code = 1
+
+
+def install_advice(packages: str) -> str:
+    """How the user installs Python packages, by which Python this is.
+
+    In Slicer that is PythonSlicer: the Python that it starts, python-real, does not find its libraries without it.
+
+    Args:
+        packages: as pip takes them.
+    """
+    if shutil.which("PythonSlicer", path=os.path.dirname(sys.executable or "")):
+        return f"Click Segment in Slicer to install what is missing, or run: PythonSlicer -m pip install {packages}"
+    return f"Install it: {os.path.basename(sys.executable or 'python')} -m pip install {packages}"
 
 
 def no_memory_to_load(message: str) -> OutOfMemoryError | None:

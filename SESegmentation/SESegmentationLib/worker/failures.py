@@ -14,6 +14,7 @@ from ..errors import (
     OutOfMemoryError,
     SegmentationError,
     UsageError,
+    install_advice,
     no_memory_to_load,
 )
 
@@ -32,6 +33,10 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
     if isinstance(error, ImportError):
         return import_failure(str(error))
     message = f"{type(error).__name__}: {error}".rstrip(": ")
+    if "Numpy is not available" in message:
+        return DependencyError(
+            "This PyTorch is too old for the NumPy that is installed.", install_advice('"numpy<2"') + ". Then restart."
+        )
     if "CUDA" in message or "MPS" in message:
         return DeviceError(
             f"The GPU failed: {_first_line(message)}.", "Segment again; if it fails again, choose the device cpu."
@@ -61,7 +66,7 @@ def import_failure(message: str) -> SegmentationError:
             "In Slicer, install it through the extension PyTorch; elsewhere, run: pip install torch",
         )
     if name and name != "SESegmentationLib":
-        return DependencyError(f"The Python package {name} is not installed.", f"Install it: pip install {name}")
+        return DependencyError(f"The Python package {name} is not installed.", install_advice(name))
     return DependencyError(
         f"A Python package cannot be loaded: {_first_line(message)}.",
         "Look at This computer in the panel, or run: sesegment doctor. It says what to install anew.",
