@@ -116,6 +116,10 @@ def run(
         Literal["augmentation", "dropout"],
         typer.Option(help="Samples: of the image changed a little, or by Monte Carlo dropout."),
     ] = "augmentation",
+    grid: Annotated[
+        Literal["auto", "input", "model"],
+        typer.Option(help="Grid of the result: the volume's, the model's, or the model's where slices are thick."),
+    ] = "auto",
     fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
     low_memory: Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")] = False,
     accept_licence: AcceptLicence = False,
@@ -141,6 +145,7 @@ def run(
         attention=attention,
         samples=samples,
         sampling=sampling,
+        grid=grid,
         fast=fast,
         low_memory=low_memory,
         as_json=as_json,

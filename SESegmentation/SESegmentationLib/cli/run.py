@@ -26,7 +26,7 @@ from .side_by_side import all_small, side_by_side
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from ..inference.engine import Engine
+    from ..inference.engine import Engine, Grid
     from ..inference.sampling import StructureSpread
 
 
@@ -46,6 +46,7 @@ class RunOptions:
         attention: file for what the networks look at, for one volume only.
         samples: how many samples are drawn to see how far they differ; 0 for none.
         sampling: "augmentation" or "dropout".
+        grid: of the results: "input", "model", or "auto" for the model's where slices are thick.
         fast: fewer views.
         low_memory: smaller pieces.
         as_json: print the report instead of a table.
@@ -63,6 +64,7 @@ class RunOptions:
     attention: Path | None = None
     samples: int = 0
     sampling: str = "augmentation"
+    grid: Grid = "auto"
     fast: bool = False
     low_memory: bool = False
     as_json: bool = False
@@ -221,6 +223,7 @@ def _segment(
         fast=options.fast,
         low_memory=options.low_memory,
         doubt=options.doubt is not None,
+        grid=options.grid,
         progress=progress,
     )
     segmented = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,7 +20,7 @@ from .device import choose_device
 from .division import divide
 from .doubt import voxel_doubt
 from .foreground import box_of_pieces, foreground_box
-from .geometry import Box, Geometry, ModelGrid, to_model_grid
+from .geometry import Box, Geometry, ModelGrid, is_thick, on_model_grid, to_model_grid
 from .intensity import normalise
 from .measuring import measure_structures
 from .memory import memory_errors
@@ -39,6 +40,8 @@ LARGEST_CROP_MM = 100.0
 #: of a head's slices, one in so many is looked at to find the brain
 FOCUS_STEP = 5
 
+#: which grid a result lies on
+Grid = Literal["auto", "input", "model"]
 #: told the view and the fraction of its slices that are done
 Report = Callable[[View, float], None]
 #: puts into a label map what must stay
@@ -123,6 +126,7 @@ class Engine:
         doubt: bool = False,
         located: sitk.Image | None = None,
         keep: Keep | None = None,
+        grid: Grid = "input",
         progress: Progress = no_progress,
     ) -> SegmentationResult:
         """Segment a volume.
@@ -135,10 +139,11 @@ class Engine:
             doubt: give the map of doubt too.
             located: what :meth:`locate` gave for this volume, if it was asked before.
             keep: puts back into the label map what must stay as it was, before it is measured.
+            grid: of the result: that of "input" or "model", or "auto" for the model's where slices are thick.
             progress: told phase, fraction and seconds left after every batch; may raise to cancel.
 
         Returns:
-            Labels on exactly the grid of ``image``, and what they measure.
+            Labels on exactly the grid of ``image``, or on the model's, and what they measure.
 
         Raises:
             InputError: the volume cannot be segmented, or the region lies outside it.
@@ -148,9 +153,14 @@ class Engine:
         with memory_errors():
             image = check_volume(image, single=pixel_size(self.card.input, self.card.spacing) is not None)
             views = [self._predictor.best_view()] if fast else self._predictor.views
+            given = image
+            if grid == "model" or (grid == "auto" and is_thick(image, self.card)):
+                image = on_model_grid(image, self.card)
             if roi is None and self._needs_locator(image):
-                return self._segment_targets(image, views, low_memory, doubt, located, keep, progress)
-            return self._segment_one(image, roi, views, low_memory, doubt, keep, progress)
+                findings = guard.inspect(given, cascade.find_locator(self.package).card)
+                return self._segment_targets(image, findings, views, low_memory, doubt, located, keep, progress)
+            findings = guard.inspect(given, self.card)
+            return self._segment_one(image, findings, roi, views, low_memory, doubt, keep, progress)
 
     def structures(self, image: sitk.Image, roi: sitk.Image | None = None) -> list[Label]:
         """The structures that :meth:`segment` finds in ``image``; ModelError where the locator cannot be used."""
@@ -213,6 +223,7 @@ class Engine:
     def _segment_one(
         self,
         image: sitk.Image,
+        findings: Sequence[Finding],
         roi: sitk.Image | None,
         views: Sequence[View],
         low_memory: bool,
@@ -224,7 +235,6 @@ class Engine:
         names = _phase_names(views)
         phases = PhasedProgress(progress, {"prepare": 2, **dict.fromkeys(names, 8), "restore": 2, "measure": 1})
         phases.update("prepare", 0.0)
-        findings = guard.inspect(image, self.card)
         grid, array = self._prepare(image)
         region = None if roi is None else region_box(roi)
         box = self._box(grid, array, region)
@@ -244,6 +254,7 @@ class Engine:
     def _segment_targets(
         self,
         image: sitk.Image,
+        findings: Sequence[Finding],
         views: Sequence[View],
         low_memory: bool,
         doubt: bool,
@@ -266,7 +277,6 @@ class Engine:
         grid, array = self._prepare(image)
         targets, boxes = self._targets(grid, located)
         phases.update("prepare", 1.0)
-        findings = guard.inspect(image, locator.card)
         structures = [label for target in targets for label in target.labels.values()]
         combined = np.zeros(image.GetSize()[::-1], np.min_scalar_type(max(label.value for label in structures)))
         trust: dict[int, tuple[float, float | None]] = {}

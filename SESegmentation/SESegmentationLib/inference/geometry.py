@@ -27,6 +27,8 @@ from .pictures import pixel_size
 ALIGNED_DEGREES = 10.0
 #: relative difference of spacing that the networks bear (they are trained with 15 %)
 FITTING_SPACING = 0.05
+#: voxels longer than this times the model's are thick slices
+THICK = 1.5
 #: direction of a RAS image in LPS coordinates
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -248,6 +250,23 @@ def to_model_grid(image: sitk.Image, card: ModelCard) -> tuple[sitk.Image, Model
     smallest.Execute(oriented)
     on_grid = geometry.resample(smoothed(oriented, card.spacing), sitk.sitkLinear, outside=smallest.GetMinimum())
     return on_grid, _grid(image, geometry, values, exact=False)
+
+
+def is_thick(image: sitk.Image, card: ModelCard) -> bool:
+    """Whether the slices of ``image`` are so thick that its own grid cannot show what the model finds."""
+    if pixel_size(card.input, card.spacing):
+        return False
+    # of a single voxel, for turning the whole volume takes time and memory
+    spacing = sitk.DICOMOrient(image[:1, :1, :1], "RAS").GetSpacing()
+    return any(s > THICK * m for s, m in zip(spacing, card.spacing, strict=True))
+
+
+def on_model_grid(image: sitk.Image, card: ModelCard) -> sitk.Image:
+    """``image`` resampled to the model's grid, with its metadata: a volume like any other."""
+    resampled, _ = to_model_grid(image, card)
+    for key in image.GetMetaDataKeys():
+        resampled.SetMetaData(key, image.GetMetaData(key))
+    return resampled
 
 
 def _grid(image: sitk.Image, geometry: Geometry, values: tuple[int, ...], exact: bool) -> ModelGrid:

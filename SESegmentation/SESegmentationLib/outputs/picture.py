@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import SegmentationError
+from ..inference.geometry import Geometry
 from ..inference.voxels import voxels_of
 from ..models import Label
 
@@ -54,7 +55,7 @@ def write_picture(
     Args:
         path: the PNG.
         image: the volume, any orientation.
-        labels: the segmentation on the grid of ``image``.
+        labels: the segmentation; where it lies on another grid than ``image``, that is shown on the segmentation's.
         structures: its structures.
         volumes_ml: their volumes in ml.
         title: one line on top.
@@ -62,6 +63,9 @@ def write_picture(
     Raises:
         SegmentationError: the file cannot be written.
     """
+    grid = Geometry.of(labels)
+    if Geometry.of(image) != grid:
+        image = grid.resample(image, sitk.sitkLinear)
     oriented = sitk.DICOMOrient(labels, "LPS")
     spacing = oriented.GetSpacing()[::-1]
     values = voxels_of(oriented)

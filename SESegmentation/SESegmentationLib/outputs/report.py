@@ -48,7 +48,8 @@ def build_report(
         "input": str(source),
         "output": str(output) if output else None,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "volume": {"size": list(image.GetSize()), "spacing_mm": [round(size, 6) for size in image.GetSpacing()]},
+        "volume": _size_and_spacing(image),
+        "grid": _size_and_spacing(result.labels),
         "model": model_entry(result.model),
         "device": result.device,
         "structures": [
@@ -72,6 +73,10 @@ def build_report(
         "timings_s": {phase: round(spent, 3) for phase, spent in seconds.items()},
         "versions": versions(),
     }
+
+
+def _size_and_spacing(image: sitk.Image) -> dict[str, list]:
+    return {"size": list(image.GetSize()), "spacing_mm": [round(size, 6) for size in image.GetSpacing()]}
 
 
 def with_samples(

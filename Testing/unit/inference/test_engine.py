@@ -176,3 +176,37 @@ def test_every_type_of_voxel_is_segmented(engine, phantom, kind):
     array = sitk.GetArrayFromImage(phantom[0])
     result = engine.segment(Geometry.of(phantom[0]).image(array.astype(kind)))
     assert result.structures[0].voxels > 10_000
+
+
+@pytest.mark.parametrize("along", [0, 1, 2])
+def test_thick_slices_are_answered_on_the_model_s_grid(engine, make_phantom, along):
+    thick = [1.0, 1.0, 1.0]
+    thick[along] = 3.0
+    image, _ = make_phantom(tuple(thick))
+    volumes = {}
+    for grid in ("input", "auto", "model"):
+        result = engine.segment(image, grid=grid, doubt=True)
+        assert Geometry.of(result.labels) == Geometry.of(result.doubt)
+        volumes[grid] = [structure.volume_ml for structure in result.structures]
+        expected = (3.0 if axis == along and grid == "input" else 1.0 for axis in range(3))
+        assert result.labels.GetSpacing() == pytest.approx(tuple(expected))
+        assert [finding.code for finding in result.findings] == ["coarse"]  # about the volume as it was given
+    assert volumes["auto"] == volumes["model"]
+    whole, _ = make_phantom()
+    true = [structure.volume_ml for structure in engine.segment(whole).structures]
+    assert volumes["model"] == pytest.approx(true, rel=0.1)
+    np.testing.assert_allclose(volumes["model"], volumes["input"], rtol=0.15)
+
+
+def test_thin_slices_are_answered_on_their_own_grid(engine, make_phantom):
+    image, _ = make_phantom((0.8, 1.4, 1.0))
+    assert Geometry.of(engine.segment(image, grid="auto").labels) == Geometry.of(image)
+
+
+def test_a_region_of_thick_slices_limits_the_result(engine, make_phantom):
+    image, _ = make_phantom((1.0, 1.0, 3.0))
+    roi = box_of(image, (0, 0, 0), (image.GetSize()[2] // 2, *image.GetSize()[1::-1]))
+    result = engine.segment(image, roi=roi, grid="model")
+    positions = Geometry.of(result.labels).points(np.argwhere(sitk.GetArrayFromImage(result.labels) > 0)[:, ::-1])
+    inside = Geometry.of(image).indices(positions)[:, 2]
+    assert len(positions) and inside.max() <= image.GetSize()[2] // 2 - 0.5 + 1e-6
