@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .appearance import THICKEST_SLAB
+
 
 def enlarge_ventricles(
     labels: Tensor, ventricle: Tensor, white_matter: Tensor, share: float, generator: torch.Generator
@@ -35,8 +37,8 @@ def add_lesions(
     images: Tensor, where: Tensor, share: float, largest_change: float, generator: torch.Generator
 ) -> Tensor:
     """In ``share`` of the images round spots within ``where`` (B, T, H, W) that are brighter or darker."""
-    batch, _, height, width = images.shape
-    spots = _smooth_noise(batch, height, width, 7, generator) > 1.0 + torch.rand(batch, 1, 1, 1, generator=generator)
+    batch = len(images)
+    spots = _smooth_noise(images.shape, 7, generator) > 1.0 + torch.rand(batch, 1, 1, 1, generator=generator)
     change = largest_change * (2 * torch.rand(batch, 1, 1, 1, generator=generator) - 1)
     chosen = torch.rand(batch, 1, 1, 1, generator=generator) < share
     return images + (change * (spots & chosen)).to(images.device) * where
@@ -44,14 +46,19 @@ def add_lesions(
 
 def add_vessels(images: Tensor, where: Tensor, share: float, brightness: float, generator: torch.Generator) -> Tensor:
     """In ``share`` of the images thin bright lines within ``where`` (B, T, H, W), as vessels under a contrast agent."""
-    batch, _, height, width = images.shape
-    lines = _smooth_noise(batch, height, width, 9, generator).abs() < 0.12
+    batch = len(images)
+    lines = _smooth_noise(images.shape, 9, generator).abs() < 0.12
     chosen = torch.rand(batch, 1, 1, 1, generator=generator) < share
     inside = (lines & chosen).to(images.device) & where
     return torch.where(inside, brightness, images)
 
 
-def _smooth_noise(batch: int, height: int, width: int, pixels: int, generator: torch.Generator) -> Tensor:
-    """Noise (B, 1, H, W) of about unit variance that varies over ``pixels``."""
-    knots = torch.randn(batch, 1, height // pixels + 2, width // pixels + 2, generator=generator)
-    return 1.3 * F.interpolate(knots, (height, width), mode="bicubic", align_corners=True)
+def _smooth_noise(shape: torch.Size, pixels: int, generator: torch.Generator) -> Tensor:
+    """Noise of about unit variance that varies over ``pixels``; (B, 1, H, W), of whole volumes (B, T, H, W)."""
+    batch, *sides = shape
+    if sides[0] <= THICKEST_SLAB:
+        sides = sides[1:]
+    knots = torch.randn(batch, 1, *[side // pixels + 2 for side in sides], generator=generator)
+    noise = F.interpolate(knots, sides, mode="bicubic" if len(sides) == 2 else "trilinear", align_corners=True)
+    noise = 1.3 * noise if len(sides) == 2 else 1.8 * noise  # between knots their mean varies less than they do
+    return noise if len(sides) == 2 else noise[:, 0]
