@@ -22,12 +22,13 @@ from .doubt import voxel_doubt
 from .foreground import box_of_pieces, foreground_box
 from .geometry import Box, Geometry, ModelGrid, is_thick, on_model_grid, to_model_grid
 from .intensity import normalise
+from .intracranial import intracranial_ml
 from .measuring import measure_structures
 from .memory import memory_errors
 from .pictures import pixel_size
 from .predictor import Predictor
 from .reading import check_volume
-from .result import Finding, SegmentationResult, StructureResult
+from .result import Finding, IntracranialVolume, SegmentationResult, StructureResult
 from .roi import inside, region_box
 from .uncertainty import confidence
 from .views import PLANE_AXIS
@@ -160,7 +161,16 @@ class Engine:
                 findings = guard.inspect(given, cascade.find_locator(self.package).card)
                 return self._segment_targets(image, findings, views, low_memory, doubt, located, keep, progress)
             findings = guard.inspect(given, self.card)
-            return self._segment_one(image, findings, roi, views, low_memory, doubt, keep, progress)
+            result = self._segment_one(image, findings, roi, views, low_memory, doubt, keep, progress)
+            whole = roi is None and self.card.intracranial_error > 0
+            return self._with_intracranial(result, given) if whole else result
+
+    def _with_intracranial(self, result: SegmentationResult, image: sitk.Image) -> SegmentationResult:
+        """The result with the intracranial volume, where it can be told."""
+        ml = intracranial_ml(image, result.labels)
+        if ml is None:
+            return result
+        return replace(result, intracranial=IntracranialVolume(ml, ml * self.card.intracranial_error))
 
     def structures(self, image: sitk.Image, roi: sitk.Image | None = None) -> list[Label]:
         """The structures that :meth:`segment` finds in ``image``; ModelError where the locator cannot be used."""

@@ -15,7 +15,7 @@ from .voxels import voxels_of
 SHELL_MM = (8.0, 20.0)
 #: brightness, relative to what was found, above which a voxel is tissue
 TISSUE = 0.2
-#: share of the shell that is tissue, below which the skull was removed; stripped brains here 0 to 0.002, heads 0.31 to 0.63
+#: share of the shell that is tissue, below which the skull was removed: stripped brains: 0.002, heads: 0.3
 LEAST_TISSUE = 0.1
 
 

@@ -50,6 +50,19 @@ class StructureResult:
 
 
 @dataclass(frozen=True)
+class IntracranialVolume:
+    """Volume inside the skull, see :mod:`.intracranial`.
+
+    Attributes:
+        ml: in ml.
+        error_ml: root mean square error to be expected, in ml, from the card.
+    """
+
+    ml: float
+    error_ml: float
+
+
+@dataclass(frozen=True)
 class SegmentationResult:
     """Labels, what they measure, and how they came about.
 
@@ -62,6 +75,7 @@ class SegmentationResult:
         device: where the networks ran, for example "cpu" or "cuda".
         doubt: where asked for, the probability that a voxel's label is wrong, float32 on the input's grid, 0 where
             the networks did not look; see :mod:`.doubt`. From a worker uint8, in steps of 1/255.
+        intracranial: of models of the whole head whose card tells its error, where there is a skull.
     """
 
     labels: sitk.Image
@@ -71,3 +85,4 @@ class SegmentationResult:
     model: ModelCard
     device: str
     doubt: sitk.Image | None = None
+    intracranial: IntracranialVolume | None = None

@@ -17,7 +17,8 @@ from .labels import Label
 FORMAT = 1
 CARD_NAME = "model.json"
 _KEYS = """format name title version summary modality contrast spacing orientation intensity networks views labels
-merged_pairs division overlooked margin_mm input cleanup pipeline training accuracy calibration licence weights"""
+merged_pairs division overlooked intracranial_error margin_mm input cleanup pipeline training accuracy calibration
+licence weights"""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 PLANES = ("axial", "coronal", "sagittal")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -193,6 +194,8 @@ class ModelCard:
         division: labels that meet at a plane, or None.
         overlooked: share of a structure's volume in another view below which a view overlooks it and is not heard about
             it, see ``inference.overlooked``; 0 where all views always are.
+        intracranial_error: of models that find all that lies inside the skull, the relative error (root mean square) of
+            its volume; 0 where the model does not tell it.
         margin_mm: margin in mm kept round the foreground or region when cropping.
         input: what the model expects: "kind", "extent_mm", "needs_stripping".
         cleanup: what is removed and filled, see ``inference.cleanup``.
@@ -223,6 +226,7 @@ class ModelCard:
     merged_pairs: tuple[tuple[int, int], ...] = ()
     division: Division | None = None
     overlooked: float = 0.0
+    intracranial_error: float = 0.0
     margin_mm: float = 0.0
     input: dict[str, Any] = field(default_factory=dict)
     cleanup: dict[str, Any] = field(default_factory=dict)
@@ -277,6 +281,7 @@ class ModelCard:
             "merged_pairs": [list(pair) for pair in self.merged_pairs],
             "division": self.division.to_dict() if self.division else None,
             **({"overlooked": self.overlooked} if self.overlooked else {}),
+            **({"intracranial_error": self.intracranial_error} if self.intracranial_error else {}),
             "margin_mm": self.margin_mm,
             "input": self.input,
             "cleanup": self.cleanup,
@@ -340,6 +345,7 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         merged_pairs=tuple(pair_fields.numbers(str(i), 2, whole=True, low=1) for i in range(len(pairs))),
         division=Division.from_dict(fields.mapping("division")) if fields.has("division") else None,
         overlooked=fields.number("overlooked", 0.0, low=0),
+        intracranial_error=fields.number("intracranial_error", 0.0, low=0),
         margin_mm=fields.number("margin_mm", 0.0, low=0),
         input=fields.mapping("input", {}),
         cleanup=fields.mapping("cleanup", {}),

@@ -52,6 +52,7 @@ def build_report(
         "grid": _size_and_spacing(result.labels),
         "model": model_entry(result.model),
         "device": result.device,
+        "intracranial": _intracranial(result),
         "structures": [
             {
                 "value": structure.label.value,
@@ -59,6 +60,7 @@ def build_report(
                 "code": structure.label.type.to_dict(),
                 "voxels": structure.voxels,
                 "volume_ml": round(structure.volume_ml, 4),
+                "intracranial_share": _share(structure.volume_ml, result),
                 "surface_mm2": round(surfaces.get(structure.label.value, 0.0), 2),
                 "confidence": round(structure.confidence, 4),
                 "expected_dice": None if structure.expected_dice is None else round(structure.expected_dice, 4),
@@ -77,6 +79,17 @@ def build_report(
 
 def _size_and_spacing(image: sitk.Image) -> dict[str, list]:
     return {"size": list(image.GetSize()), "spacing_mm": [round(size, 6) for size in image.GetSpacing()]}
+
+
+def _intracranial(result: SegmentationResult) -> dict[str, float] | None:
+    """Intracranial volume and its error, in ml; None where it is not known."""
+    known = result.intracranial
+    return known and {"volume_ml": round(known.ml, 1), "error_ml": round(known.error_ml, 1)}
+
+
+def _share(volume_ml: float, result: SegmentationResult) -> float | None:
+    """A volume as a share of the intracranial one; None where that is not known."""
+    return None if result.intracranial is None else round(volume_ml / result.intracranial.ml, 6)
 
 
 def with_samples(
@@ -126,6 +139,7 @@ _STRUCTURE_COLUMNS = (
     "name",
     "voxels",
     "volume_ml",
+    "intracranial_share",
     "surface_mm2",
     "confidence",
     "expected_dice",
@@ -137,6 +151,7 @@ _STRUCTURE_COLUMNS = (
 COLUMNS = (
     "input",
     *_STRUCTURE_COLUMNS,
+    "intracranial_ml",
     "model",
     "version",
     "weights_sha256",
@@ -155,6 +170,7 @@ def table_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     model = report["model"]
     common = {
         "input": report["input"],
+        "intracranial_ml": (report.get("intracranial") or {}).get("volume_ml"),
         "model": model["name"],
         "version": model["version"],
         "weights_sha256": model["weights_sha256"],

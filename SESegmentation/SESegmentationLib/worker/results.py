@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..inference.result import Finding, SegmentationResult, StructureResult
+from ..inference.result import Finding, IntracranialVolume, SegmentationResult, StructureResult
 from ..inference.voxels import voxels_of
 from ..models import Label, ModelCard
 from .images import pack_image, unpack_image
@@ -61,6 +61,7 @@ def pack_result(result: SegmentationResult) -> tuple[dict[str, Any], list[np.nda
         "findings": [vars(finding) for finding in result.findings],
         "model": result.model.to_dict(),
         "device": result.device,
+        "intracranial": None if result.intracranial is None else vars(result.intracranial),
     }
     if result.doubt is None:
         return value, [voxels]
@@ -95,6 +96,7 @@ def unpack_result(value: dict[str, Any], arrays: list[np.ndarray]) -> Segmentati
         model=ModelCard.from_dict(value["model"]),
         device=value["device"],
         doubt=doubt,
+        intracranial=value["intracranial"] and IntracranialVolume(**value["intracranial"]),
     )
 
 

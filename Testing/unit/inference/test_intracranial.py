@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.geometry import Geometry
 from SESegmentationLib.inference.intracranial import intracranial_ml
+from SESegmentationLib.outputs.report import build_report
+from SESegmentationLib.worker.results import pack_result, unpack_result
 
 
-def head(spacing: float, skull: bool, floor: float = 0.0) -> tuple[sitk.Image, sitk.Image]:
+def head(spacing: float, skull: bool, floor: float = 0.0, scalp: float = 250.0) -> tuple[sitk.Image, sitk.Image]:
     """A ball of fluid with a brain in it, in a skull with a scalp or in nothing; image and labels."""
     half = round(110 / spacing)
     k, j, i = (np.arange(2 * half + 1) - half) * spacing * np.ones((3, 1))
     radius = np.sqrt(k[:, None, None] ** 2 + j[None, :, None] ** 2 + i[None, None, :] ** 2)
     image = np.select([radius < 60, radius < 70], [200.0, 60.0], 0.0)
     if skull:
-        image = np.where((radius > 76) & (radius < 90), 250.0, image)
+        image = np.where((radius > 76) & (radius < 90), scalp, image)
     labels = np.select([radius < 60, radius < 70], [3, 24], 0).astype(np.uint8)
     geometry = Geometry(labels.shape[::-1], (spacing,) * 3, (0.0,) * 3)
     return geometry.image((image + floor).astype(np.float32)), geometry.image(labels)
@@ -42,3 +47,17 @@ def test_the_labels_may_lie_on_another_grid():
     image, _ = head(5.0, True)
     _, labels = head(2.0, True)
     assert intracranial_ml(image, labels) == pytest.approx(4 / 3 * np.pi * 7**3, rel=0.03)
+
+
+def test_a_result_tells_it_where_the_card_tells_its_error(make_package):
+    image, _ = head(2.0, True, scalp=80.0)
+    silent = Engine(make_package(), device="cpu").segment(image)
+    told = Engine(make_package(intracranial_error=0.02), device="cpu").segment(image)
+    assert silent.intracranial is None
+    assert told.intracranial.error_ml == pytest.approx(0.02 * told.intracranial.ml)
+    assert told.intracranial.ml == pytest.approx(sum(structure.volume_ml for structure in told.structures))
+    report = build_report(told, image, Path("head.nii"))
+    assert report["intracranial"]["volume_ml"] == pytest.approx(told.intracranial.ml, abs=0.1)
+    shares = [structure["intracranial_share"] for structure in report["structures"]]
+    assert sum(shares) == pytest.approx(1, abs=1e-5)
+    assert unpack_result(*pack_result(told)).intracranial == told.intracranial
