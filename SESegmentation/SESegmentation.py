@@ -102,6 +102,7 @@ class SESegmentationParameterNode:
     device: Annotated[str, Choice(["auto", "cpu", "cuda", "mps"])] = "auto"
     fast: bool = False
     lowMemory: bool = False
+    recalibrate: bool = False
     keepWarm: bool = True
     opacity: Annotated[float, WithinRange(0, 1)] = 1.0
 

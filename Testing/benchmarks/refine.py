@@ -1,15 +1,18 @@
-"""Proof of recalibration: do a few corrected slices improve the slices that nobody corrected? By ``make bench-refine``.
+"""Do a few corrected slices improve the slices that nobody corrected? By ``make bench-refine``.
 
-Corrections are simulated: of each volume the slices with the most doubt get the true labels. Cases are those that the
-model's training kept out for test, each as it is and under one shift (bias field, noise, low contrast, thick slices,
-another contrast; in turn). Compared are sets of parameters that learn, and learning nothing. Measured is the mean Dice
-of the structures on all slices that were not corrected, before and after, with 95 % confidence intervals by bootstrap
-over cases. "Regained" is the share of the Dice missing to 1 that is regained.
+Corrections are simulated as clinicians make them: slices of one plane or of several, chosen by their errors, their
+doubt, their place; drawn exactly, coarsely, or a single stroke in each; see
+:mod:`SESegmentationLib.training.simulated_corrections`. Cases are those that the model's training kept out for test,
+each as it is, under one shift (bias field, noise, low contrast, thick slices, another contrast; in turn), and under two
+at once. Measured is the mean Dice of the structures on all slices that were not corrected, before and after, with 95 %
+confidence intervals by bootstrap over cases. "Regained" is the share of the Dice missing to 1 that is regained; "worse"
+the share of volumes that lose more than 0.01.
+
+Compared are the learnt correction, which is the default; recalibration of SE blocks with the guard of hidden slices;
+and recalibration without it, which was the default before.
 
     python Testing/benchmarks/refine.py             the table, from Resources/refine.json where it is
     python Testing/benchmarks/refine.py --measure   measured again: table, Resources/refine.json and its plot
-    python Testing/benchmarks/refine.py --choose    the settings tried on validation cases, best first; with
-                                                    --corrected 1 those for a single slice
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,38 +33,63 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import bootstrap
 
-from SESegmentationLib.inference.doubt import doubtful_slices
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.refine.corrections import AXES, Corrections, Slices
-from SESegmentationLib.refine.parameters import PARAMETER_SETS
+from SESegmentationLib.refine.guarded_recalibration import recalibrate_guarded
 from SESegmentationLib.refine.recalibration import Settings
 from SESegmentationLib.refine.refinement import refine
-from SESegmentationLib.training.calibration import recipe_of
-from SESegmentationLib.training.dataset import Case, find_cases
-from SESegmentationLib.training.shifts import SHIFTS, shift_volume
-from SESegmentationLib.training.splits import split_by_recipe
+from SESegmentationLib.training.dataset import Case
+from SESegmentationLib.training.mistakes import shifted
+from SESegmentationLib.training.shifts import SHIFTS
+from SESegmentationLib.training.simulated_corrections import Slice, choose_slices, simulate_correction
 
 #: test cases that are measured
-CASES = 30
-#: numbers of corrected slices; the sets of parameters are compared with one of them
-CORRECTED = (1, 2, 4)
+CASES = 40
+#: of these, with the two kinds of recalibration, which take long
+COMPARED_CASES = 10
+#: numbers of corrected slices; recalibration is measured with one of them
+CORRECTED = (1, 2, 4, 8)
 COMPARED = 2
-#: corrected slices of one axis are at least this far apart, in slices: neighbours tell the same
-APART = 4
-#: what is tried on validation cases
-CHANGES = (
-    {"anchor": 0.1},
-    {"anchor": 0.0},
-    {"anchor": 0.3},
-    {"anchor": 1.0},
-    {"steps": 30, "volumetric_steps": 10},
-    {"batch": 24},
+METHODS = ("learnt correction", "guarded recalibration", "recalibration")
+VOLUMES = ("as they are", "one shift", "two shifts")
+#: axis of patients across the slices of a plane: x, y or z
+ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
+console = Console(width=130)
+
+
+@dataclass(frozen=True)
+class Habit:
+    """How somebody corrects.
+
+    Attributes:
+        name: in words.
+        policy: how slices are chosen.
+        plane: in which they lie.
+        manner: what is changed in them.
+    """
+
+    name: str
+    policy: str
+    plane: str = "coronal"
+    manner: str = "exact"
+
+
+HABITS = (
+    Habit("most wrong, coronal", "wrong"),
+    Habit("most wrong, axial", "wrong", "axial"),
+    Habit("most wrong, sagittal", "wrong", "sagittal"),
+    Habit("most doubtful", "doubtful"),
+    Habit("neighbours", "neighbours"),
+    Habit("evenly spread", "spread"),
+    Habit("mixed planes", "mixed"),
+    Habit("one structure", "wrong", manner="one structure"),
+    Habit("drawn coarsely", "wrong", manner="coarse"),
+    Habit("single strokes", "wrong", manner="stroke"),
 )
-#: the sets of parameters in words
-SETS = {"se": "SE blocks", "classifier": "classifier", "all": "all weights"}
-console = Console(width=120)
+#: those with which recalibration is measured
+COMPARED_HABITS = ("most doubtful", "neighbours", "evenly spread")
 
 
 @dataclass(frozen=True)
@@ -70,20 +98,17 @@ class Trial:
 
     Attributes:
         case: name.
-        shift: or None.
+        shifts: under which the volume is.
+        habit: name of the :class:`Habit`.
         corrected: number of slices.
-        settings: how to learn.
+        method: one of ``METHODS``.
     """
 
     case: str
-    shift: str | None
+    shifts: tuple[str, ...]
+    habit: str
     corrected: int
-    settings: Settings
-
-    @property
-    def key(self) -> str:
-        """Tells the trial from all others."""
-        return json.dumps([self.case, self.shift, self.corrected, asdict(self.settings)])
+    method: str = METHODS[0]
 
 
 class Bench:
@@ -99,53 +124,86 @@ class Bench:
         self.values = [label.value for label in package.card.labels]
         self.cases = cases
         self.kept = Kept("refine", package)
+        self._volume = lru_cache(4)(self._read)
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Dice on the slices not corrected, "before" and "after"; "seconds", "cpu_seconds" of the whole refinement."""
-        return self.kept.get(trial.key, lambda: self._measure(trial))
+        """Dice on the slices not corrected, "before" and "after"; "seconds", "cpu_seconds" of the refinement."""
+        return self.kept.get(json.dumps(asdict(trial)), lambda: self._measure(trial))
 
     def _measure(self, trial: Trial) -> dict[str, float]:
-        image, truth, slices = self._volume(trial.case, trial.shift)
-        chosen = slices[: trial.corrected]
+        image, truth, own, doubt = self._volume(trial.case, trial.shifts)
+        habit = next(habit for habit in HABITS if habit.name == trial.habit)
+        axis = axis_across(image, habit.plane)
+        chosen = choose_slices(habit.policy, own, truth, doubt, trial.corrected, axis)
+        made = simulate_correction(own, truth, chosen, habit.manner)
+        before = self._dice(own, truth, ~made.seen)
+        if not made.edited.any():  # who finds nothing to correct asks for nothing
+            return {"before": before, "after": before, "seconds": 0.0, "cpu_seconds": 0.0}
+        labels = sitk.GetImageFromArray(made.labels)
+        labels.CopyInformation(image)
         started, cpu_started = time.monotonic(), time.process_time()
-        refined = refine(self.engine, image, truth, chosen, settings=trial.settings)
+        after = self._refined(trial.method, image, labels, named(chosen), habit.manner != "stroke")
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-        elsewhere = ~Corrections.in_slices(truth, chosen).known
-        before, after = (self._dice(result.labels, truth, elsewhere) for result in (refined.own, refined.result))
+        after = self._dice(sitk.GetArrayFromImage(after), truth, ~made.seen)
         return {"before": before, "after": after, "seconds": seconds, "cpu_seconds": cpu_seconds}
 
-    @cache  # noqa: B019  one bench lives as long as the program
-    def _volume(self, name: str, shift: str | None) -> tuple[sitk.Image, sitk.Image, list[Slices]]:
-        """Volume, truth, and its slices with the most doubt."""
-        image, truth = read_volume(self.cases[name].image), read_label_volume(self.cases[name].label)
-        if shift:
-            image = shift_volume(image, shift, seed=int(name[-3:]))
-        doubt = sitk.GetArrayFromImage(self.engine.segment(image, doubt=True).doubt)
-        letters = {axis: letter for letter, axis in AXES.items()}
-        worst = doubtful_slices(doubt, max(CORRECTED), apart=APART)
-        return image, truth, [Slices(letters[entry.axis], (entry.number,)) for entry in worst]
+    def _refined(
+        self, method: str, image: sitk.Image, labels: sitk.Image, slices: list[Slices], whole: bool
+    ) -> sitk.Image:
+        if method == METHODS[0]:
+            return refine(self.engine, image, labels, slices, whole_slices=whole).result.labels
+        corrections = Corrections.in_slices(labels, slices)
+        arguments = (self.engine, image, corrections, slices, Settings(), None, None, lambda share: None)
+        adapted = recalibrate_guarded(*arguments, guarded=method == METHODS[1])
+        networks = None if adapted is None else adapted.networks(self.engine.package)
+        return Engine(self.engine.package, "cpu", networks).segment(image).labels
 
-    def _dice(self, labels: sitk.Image, truth: sitk.Image, where: np.ndarray) -> float:
-        ours, theirs = (sitk.GetArrayFromImage(image)[where] for image in (labels, truth))
-        pairs = [(ours == value, theirs == value) for value in self.values]
+    def _read(self, name: str, shifts: tuple[str, ...]) -> tuple[sitk.Image, np.ndarray, np.ndarray, np.ndarray]:
+        """Volume, truth, the model's own labels and its doubt."""
+        image, truth = read_volume(self.cases[name].image), read_label_volume(self.cases[name].label)
+        image = shifted(image, shifts, seed=int(name[-3:]))
+        own = self.engine.segment(image, doubt=True)
+        arrays = [sitk.GetArrayFromImage(each) for each in (truth, own.labels, own.doubt)]
+        return image, arrays[0].astype(arrays[1].dtype), *arrays[1:]
+
+    def _dice(self, labels: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
+        pairs = [((labels == value) & where, (truth == value) & where) for value in self.values]
         return float(np.mean([2 * (a & b).sum() / max(a.sum() + b.sum(), 1) for a, b in pairs]))
 
 
-def volumes(names: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Every case as it is, and under one shift, the shifts in turn."""
-    shifts = list(SHIFTS)
-    return [(name, shift) for n, name in enumerate(names) for shift in (None, shifts[n % len(shifts)])]
+def axis_across(image: sitk.Image, plane: str) -> int:
+    """The axis of an image's array (k, j, i) that lies most across a plane."""
+    directions = np.abs(np.reshape(image.GetDirection(), (3, 3)))
+    return 2 - int(directions[ACROSS[plane]].argmax())
 
 
-def trials(names: Sequence[str]) -> Iterator[Trial]:
-    """Everything that is measured: first what is shipped, then what it is compared with."""
-    for corrected in (COMPARED, *(number for number in CORRECTED if number != COMPARED)):
-        for name, shift in volumes(names):
-            yield Trial(name, shift, corrected, Settings.of(slices=corrected))
-    for parameters in PARAMETER_SETS:
-        if parameters != Settings().parameters:
-            for name, shift in volumes(names):
-                yield Trial(name, shift, COMPARED, Settings.of(parameters))
+def named(chosen: Sequence[Slice]) -> list[Slices]:
+    """Slices by the letters of their axes."""
+    letters = {axis: letter for letter, axis in AXES.items()}
+    axes = dict.fromkeys(axis for axis, _ in chosen)
+    return [Slices(letters[axis], tuple(sorted(number for a, number in chosen if a == axis))) for axis in axes]
+
+
+def volumes(names: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Kind, case and shifts of every volume: the shifts, and the pairs of them, in turn."""
+    single = list(SHIFTS)
+    pairs = [(one, other) for one in single for other in single if one != other]
+    for number, name in enumerate(names):
+        yield VOLUMES[0], name, ()
+        yield VOLUMES[1], name, (single[number % len(single)],)
+        yield VOLUMES[2], name, pairs[(7 * number) % len(pairs)]
+
+
+def trials(names: Sequence[str]) -> Iterator[tuple[str, Trial]]:
+    """Everything that is measured, each with the kind of its volume."""
+    for kind, name, shifts in volumes(names):
+        for habit in HABITS:
+            for corrected in CORRECTED:
+                yield kind, Trial(name, shifts, habit.name, corrected)
+    for kind, name, shifts in volumes(names[:COMPARED_CASES]):
+        for habit in COMPARED_HABITS:
+            for method in METHODS[1:]:
+                yield kind, Trial(name, shifts, habit, COMPARED, method)
 
 
 def regained(before: np.ndarray, after: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -172,52 +230,52 @@ def with_interval(statistic, entries: Sequence[dict[str, float]]) -> dict[str, f
 
 def summarise(entries: Sequence[dict[str, float]]) -> dict:
     """Figures of several trials of one kind."""
+    change = np.array([entry["after"] - entry["before"] for entry in entries])
     return {
         "volumes": len(entries),
         "before": float(np.mean([entry["before"] for entry in entries])),
         "after": float(np.mean([entry["after"] for entry in entries])),
         "gain": with_interval(gain, entries),
         "regained": with_interval(regained, entries),
+        "worse": float((change < -0.01).mean()),
         "cpu_seconds": float(np.mean([entry["cpu_seconds"] for entry in entries])),
     }
 
 
 def figures(bench: Bench, names: Sequence[str]) -> list[dict]:
-    """The rows of the table: by set of parameters, number of slices, and shift ("as they are", "shifted", each)."""
-    rows = []
-    kinds = {(trial.settings.parameters, trial.corrected): trial.settings for trial in trials(names)}
-    for (parameters, corrected), settings in kinds.items():
-        measured: dict[str, list[dict[str, float]]] = {"as they are": [], "shifted": []} | {s: [] for s in SHIFTS}
-        for name, shift in volumes(names):
-            entry = bench.measure(Trial(name, shift, corrected, settings))
-            measured["as they are" if shift is None else "shifted"].append(entry)
-            if shift:
-                measured[shift].append(entry)
-        rows += [
-            {"parameters": parameters, "corrected": corrected, "volumes_are": kind, **summarise(entries)}
-            for kind, entries in measured.items()
-            if entries
-        ]
-    return rows
+    """The rows of the table: by method, kind of volume, habit ("all" together too) and number of slices."""
+    groups: dict[tuple, list[dict[str, float]]] = {}
+    for kind, trial in trials(names):
+        for habit in ("all", trial.habit):
+            groups.setdefault((trial.method, kind, habit, trial.corrected), []).append(bench.measure(trial))
+    order = {"all": -1} | {habit.name: number for number, habit in enumerate(HABITS)}
+    ranked = sorted(groups, key=lambda key: (METHODS.index(key[0]), VOLUMES.index(key[1]), order[key[2]], key[3]))
+    keys = ("method", "volumes_are", "habit", "corrected")
+    return [dict(zip(keys, key, strict=True)) | summarise(groups[key]) for key in ranked]
 
 
 def print_rows(rows: Sequence[dict]) -> None:
     """The table."""
     table = Table(title="Mean Dice on the slices that nobody corrected; 95 % confidence intervals over cases")
-    for column in ("learn", "slices", "volumes", "n", "before", "after", "gain", "regained", "CPU s"):
+    for column in ("volumes", "corrected", "slices", "n", "before", "after", "gain", "regained", "worse", "CPU s"):
         table.add_column(column)
+    method = None
     for row in rows:
+        if row["method"] != method:
+            method = row["method"]
+            table.add_section()
+            table.add_row(f"[bold]{method}")
         table.add_row(
-            SETS[row["parameters"]],
-            str(row["corrected"]),
             row["volumes_are"],
+            row["habit"],
+            str(row["corrected"]),
             str(row["volumes"]),
             f"{row['before']:.3f}",
             f"{row['after']:.3f}",
             _interval(row["gain"], "+.3f"),
             _interval(row["regained"], ".0%"),
+            f"{row['worse']:.0%}",
             f"{row['cpu_seconds']:.1f}",
-            end_section=row["volumes_are"] == list(SHIFTS)[-1],
         )
     console.print(table)
 
@@ -227,105 +285,49 @@ def _interval(entry: dict[str, float], form: str) -> str:
 
 
 def plot(rows: Sequence[dict], path: Path) -> None:
-    """Two panels: what different sets of parameters regain, and what more corrected slices do."""
+    """What is regained by the number of corrected slices, for each kind of volume: all habits, and each."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    kinds = ["as they are", "shifted", *SHIFTS]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained", width_ratios=(3, 2))
-    sets = list(dict.fromkeys(row["parameters"] for row in rows))
-    for number, parameters in enumerate(sets):
-        chosen = {
-            row["volumes_are"]: row for row in rows if (row["parameters"], row["corrected"]) == (parameters, COMPARED)
-        }
-        _bars(left, [chosen[kind]["regained"] for kind in kinds if kind in chosen], number, len(sets), SETS[parameters])
-    left.set_xticks(range(len(kinds)), [kind.replace(" ", "\n", 1) for kind in kinds])
-    left.set_title(f"{COMPARED} corrected slices, by what learns")
-    left.set_ylabel("missing Dice regained (%)")
-    left.axhline(30, color="grey", linewidth=0.8, linestyle="--")
-    left.legend(frameon=False)
-    shipped = Settings().parameters
-    for kind, colour in (("as they are", "#4c72b0"), ("shifted", "#c44e52")):
-        chosen = sorted(
-            (row["corrected"], row["before"], row["after"], row["gain"])
-            for row in rows
-            if (row["parameters"], row["volumes_are"]) == (shipped, kind)
-        )
-        counts, before, after, gains = zip(*chosen, strict=True)
-        low = [b + g["low"] for b, g in zip(before, gains, strict=True)]
-        high = [b + g["high"] for b, g in zip(before, gains, strict=True)]
-        right.fill_between(counts, low, high, color=colour, alpha=0.2, linewidth=0)
-        right.plot(counts, after, "o-", color=colour, label=f"{kind}, refined")
-        right.plot(counts, before, "o:", color=colour, label=f"{kind}, before")
-    right.set_xticks(CORRECTED)
-    right.set_xlabel("corrected slices")
-    right.set_ylabel("mean Dice on the other slices")
-    right.set_title(f"More corrections ({SETS[shipped]} learn)")
-    right.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
-    for axes in (left, right):
+    figure, panels = pyplot.subplots(1, len(VOLUMES), figsize=(13, 4.4), layout="constrained", sharey=True)
+    for axes, kind in zip(panels, VOLUMES, strict=True):
+        shown = [row for row in rows if row["method"] == METHODS[0] and row["volumes_are"] == kind]
+        for name in ("all", *(habit.name for habit in HABITS)):
+            chosen = [row for row in shown if row["habit"] == name]
+            counts = [row["corrected"] for row in chosen]
+            means = [100 * row["regained"]["mean"] for row in chosen]
+            if name == "all":
+                low, high = ([100 * row["regained"][end] for row in chosen] for end in ("low", "high"))
+                axes.fill_between(counts, low, high, color="black", alpha=0.12, linewidth=0)
+                axes.plot(counts, means, "o-", color="black", linewidth=2, label="all", zorder=3)
+            else:
+                axes.plot(counts, means, "-", linewidth=1, label=name)
+        axes.axhline(0, color="grey", linewidth=0.8)
+        axes.set(title=kind, xlabel="corrected slices", xticks=CORRECTED)
         axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("missing Dice regained (%)")
+    panels[-1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
-def _bars(axes, entries: Sequence[dict[str, float]], number: int, count: int, label: str) -> None:
-    width = 0.8 / count
-    places = np.arange(len(entries)) + (number - (count - 1) / 2) * width
-    means = 100 * np.array([entry["mean"] for entry in entries])
-    reach = 100 * np.array([[e["mean"] - e["low"] for e in entries], [e["high"] - e["mean"] for e in entries]])
-    axes.bar(places, means, width, yerr=np.maximum(reach, 0), capsize=2, label=label, error_kw={"linewidth": 0.8})
-
-
-def choose(bench: Bench, names: Sequence[str], corrected: int) -> None:
-    """Try settings on validation cases, and print what they regain, best first."""
-    rows = []
-    tried = [replace(Settings.of(each, corrected), **changes) for each in PARAMETER_SETS for changes in CHANGES]
-    for settings in dict.fromkeys(tried):
-        entries = [bench.measure(Trial(name, shift, corrected, settings)) for name, shift in volumes(names)]
-        shifted = [entry for entry, (_, shift) in zip(entries, volumes(names), strict=True) if shift]
-        unchanged = [entry for entry, (_, shift) in zip(entries, volumes(names), strict=True) if not shift]
-        rows.append((settings, summarise(shifted), summarise(unchanged)))
-        print(settings, f"{rows[-1][1]['regained']['mean']:.3f}", f"{rows[-1][2]['gain']['mean']:+.4f}", flush=True)
-    table = Table(title=f"{corrected} corrected slices, {len(names)} validation cases")
-    for column in ("settings", "shifted: regained", "as they are: gain", "CPU s"):
-        table.add_column(column)
-    for settings, shifted, unchanged in sorted(rows, key=lambda row: -row[1]["regained"]["mean"]):
-        table.add_row(
-            ", ".join(f"{key} {value}" for key, value in asdict(settings).items()),
-            _interval(shifted["regained"], ".0%"),
-            _interval(unchanged["gain"], "+.3f"),
-            f"{shifted['cpu_seconds']:.1f}",
-        )
-    console.print(table)
-
-
 def main() -> None:
     """Print, or measure, print, write and plot."""
-    parser = arguments(__doc__, CASES)
-    parser.add_argument("--choose", action="store_true", help="try settings on the validation cases instead")
-    parser.add_argument("--corrected", type=int, default=COMPARED, help="slices that --choose corrects")
-    chosen = parser.parse_args()
+    chosen = arguments(__doc__, CASES).parse_args()
     path = chosen.output / "refine.json"
-    content = None if chosen.measure or chosen.choose else read_figures(path, chosen.model, "bench-refine")
+    content = None if chosen.measure else read_figures(path, chosen.model, "bench-refine")
     if content is None:
         torch.set_num_threads(1)
         package, cases = opened(chosen)
-        if chosen.choose:
-            known = {case.name: case for case in find_cases(chosen.dataset)}
-            names = split_by_recipe(list(known), recipe_of(package)).validation
-            choose(Bench(package, known), names, chosen.corrected)
-            return
         names = [case.name for case in cases]
         bench = Bench(package, dict(zip(names, cases, strict=True)))
-        for trial in track(list(trials(names)), "measuring", console=console):
+        for _, trial in track(list(trials(names)), "measuring", console=console):
             bench.measure(trial)
-        settings = {parameters: asdict(Settings.of(parameters)) for parameters in PARAMETER_SETS}
         rows = figures(bench, names)
-        entries = {"settings": settings, "shipped": Settings().parameters, "rows": rows}
-        content = write_figures(path, package, cases, entries)
+        content = write_figures(path, package, cases, {"recalibration": asdict(Settings()), "rows": rows})
         plot(rows, path.with_suffix(".png"))
     print_rows(content["rows"])
 

@@ -77,7 +77,8 @@ class FakeSegmenter:
     def succeed_refinement(self, refined: RefinedResult) -> None:
         value, arrays = pack_result(refined.result)
         value = {"result": value, "slices": refined.slices, "parameters": refined.parameters}
-        adapted = np.frombuffer(refined.adapted, np.uint8)
+        value["kept_because"] = refined.kept_because
+        adapted = np.frombuffer(refined.adapted or b"", np.uint8)
         self._finish(ResultEvent(self._handle.number, "refine", value, [adapted, *arrays]))
 
     def succeed_attention(self, attention: sitk.Image) -> None:

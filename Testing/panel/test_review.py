@@ -17,6 +17,7 @@ from harness import application
 from SESegmentationLib.errors import WorkerError
 from SESegmentationLib.models.terminology import structure_label
 from SESegmentationLib.mrml import adapted_parameters, find_corrections, review_state
+from SESegmentationLib.refine.reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID
 
 NAMES = ["caudate", "putamen", "pallidum", "amygdala", "thalamus"]
 STATUS = slicer.vtkSlicerSegmentationsModuleLogic
@@ -265,10 +266,37 @@ def test_accepted_structures_are_in_no_proposal(widget, segment, recalibrate):
     STATUS.SetSegmentStatus(node.GetSegmentation().GetSegment("Segment_1"), STATUS.Completed)
     before = first_segment(node)
     recalibrate(grow=2)
-    assert cells(widget)[1][3] == "\u2013"
-    click(widget.ui.acceptChangesButton)
-    assert (first_segment(node) == before).all()
+    assert not widget.ui.previewFrame.isVisible() and (first_segment(node) == before).all()
+    assert "already as they would be proposed" in widget.panel.messages.shown[-1].text
     assert review_state(node.GetSegmentation().GetSegment("Segment_1")) == "accepted"
+
+
+@pytest.mark.parametrize("reason", [NO_GAIN, HIDDEN_WORSE, NOTHING_CORRECTED, NOTHING_SAID])
+def test_where_nothing_is_to_be_gained_nothing_is_proposed(widget, segment, segmenter, reason):
+    node = segment()
+    draw(node)
+    before = first_segment(node)
+    click(widget.ui.recalibrateButton)
+    refined = make_refined(segmenter.jobs[-1], widget.panel.models.card)
+    segmenter.succeed_refinement(replace(refined, adapted=None, parameters=0, kept_because=reason))
+    wait(lambda: widget.panel.messages.shown)
+    told = widget.panel.messages.shown[-1].text
+    assert told == f"Your corrections are kept; nothing else was changed, because {reason}."
+    assert not widget.ui.previewFrame.isVisible() and (first_segment(node) == before).all()
+    assert widget.ui.recalibrateButton.enabled and [str(entry) for entry in find_corrections(node)] == ["k:3"]
+
+
+def test_a_proposal_tells_what_changes_outside_of_the_corrected_slices(widget, segment, recalibrate):
+    node = segment()
+    draw(node)
+    before = first_segment(node)
+    recalibrate()
+    told = widget.ui.previewLabel.text
+    click(widget.ui.acceptChangesButton)
+    after = first_segment(node)
+    gained, lost = (after & ~before).sum(), (before & ~after).sum()
+    name = node.GetSegmentation().GetSegment("Segment_1").GetName()
+    assert f"{name} +{gained} \N{MINUS SIGN}{lost}" in told and "k 3" in told
 
 
 def test_what_is_drawn_during_a_recalibration_is_kept(widget, segment, segmenter):

@@ -175,14 +175,23 @@ def refine(
     report: Annotated[
         Path | None, typer.Option(help="Write volumes, changes, timings and versions to this JSON or CSV file.")
     ] = None,
+    recalibrate: Annotated[
+        bool,
+        typer.Option(
+            "--recalibrate",
+            help="Recalibrate the model's squeeze & excitation blocks to this patient before, as far as that finds "
+            "corrected slices better that were hidden from it. Takes longer.",
+        ),
+    ] = False,
     adapted: Annotated[
-        Path | None, typer.Option(help="Write the adapted parameters to this .safetensors file.")
+        Path | None,
+        typer.Option(help="Write the recalibrated parameters, if there are any, to this .safetensors file."),
     ] = None,
     low_memory: Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")] = False,
     accept_licence: AcceptLicence = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let the model learn from corrected slices of a volume, for some seconds, and segment that volume again.
+    """Carry corrections of some slices of a volume to its other slices, where that promises a gain.
 
     Corrected slices stay as they are. The model itself is not changed.
     """
@@ -198,6 +207,7 @@ def refine(
             device=device,
             roi=roi,
             report=report,
+            recalibrate=recalibrate,
             adapted=adapted,
             low_memory=low_memory,
             as_json=as_json,

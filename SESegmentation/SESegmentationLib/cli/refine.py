@@ -32,6 +32,7 @@ class RefineOptions:
         device: "auto", "cpu", "cuda" or "mps".
         roi: label file or Slicer's ROI, as for the result that was corrected.
         report: JSON or CSV file.
+        recalibrate: recalibrate the networks before.
         adapted: safetensors file for the adapted parameters.
         low_memory: smaller pieces.
         as_json: print the report instead of a table.
@@ -45,6 +46,7 @@ class RefineOptions:
     device: str = "auto"
     roi: Path | None = None
     report: Path | None = None
+    recalibrate: bool = False
     adapted: Path | None = None
     low_memory: bool = False
     as_json: bool = False
@@ -62,6 +64,10 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         raise UsageError(f"{volume} holds {len(jobs)} volumes; one is refined at a time.", "Name one of them.")
     job = jobs[0]
     _check_files(job, options)
+    if options.adapted and not options.recalibrate:
+        raise UsageError(
+            "Without recalibration no parameters are adapted.", "Add --recalibrate, or leave --adapted out."
+        )
     if options.adapted and options.adapted.suffix.lower() != ".safetensors":
         raise UsageError(f"{options.adapted} does not end in .safetensors.", "Choose another name for --adapted.")
     package = find_model(options.model)
@@ -79,6 +85,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     from ..outputs.report import build_report, write_report
     from ..outputs.segnrrd import write_segmentation
     from ..refine.corrections import Slices
+    from ..refine.recalibration import Settings
     from ..refine.refinement import refine
 
     slices = [Slices.parse(text) for text in options.slices] or None
@@ -91,12 +98,21 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         read = time.perf_counter()
         engine = Engine(package, device=options.device)
         labels = corrected.label_map(engine.structures(image, region), like=image)
-        refined = refine(engine, image, labels, slices, roi=region, low_memory=options.low_memory, progress=progress)
+        refined = refine(
+            engine,
+            image,
+            labels,
+            slices,
+            roi=region,
+            low_memory=options.low_memory,
+            recalibration=Settings() if options.recalibrate else None,
+            progress=progress,
+        )
         segmented = time.perf_counter()
         with OutputFiles() as files:
             structures = [structure.label for structure in refined.result.structures]
             write_segmentation(files.begin(job.output), refined.result.labels, structures)
-            if options.adapted:
+            if options.adapted and refined.adapted:
                 _save(refined, files.begin(options.adapted))
             timings = {"reading": read - begin, "writing": time.perf_counter() - segmented}
             report = build_report(refined.result, image, job.source, job.output, timings)
@@ -141,8 +157,10 @@ def with_refinement(report: dict[str, Any], refined: Refinement, corrected: Path
         "refinement": {
             "corrected": str(corrected),
             "slices": [str(entry) for entry in refined.slices],
-            "adapted_parameters": refined.adapted.count,
-            **refined.adapted.notes,
+            "expected_gains": {str(value): round(judged.expected, 4) for value, judged in refined.judgements.items()},
+            "kept_because": refined.kept_because,
+            "adapted_parameters": refined.adapted.count if refined.adapted else 0,
+            **(refined.adapted.notes if refined.adapted else {}),
         },
     }
 
@@ -157,11 +175,14 @@ def _save(refined: Refinement, path: Path) -> None:
 def _print_changes(report: dict[str, Any]) -> None:
     """What the refinement changed, a line for each structure."""
     output = console()
-    output.print(f"Learnt from the slices {' '.join(report['refinement']['slices'])}:")
+    refinement = report["refinement"]
+    output.print(f"Corrected in the slices {' '.join(refinement['slices'])}, which stay as they were left.")
+    if refinement["kept_because"]:
+        output.print(f"Nothing else was changed, because {refinement['kept_because']}.", markup=False)
     for structure in report["structures"]:
         elsewhere = structure["gained_voxels"] + structure["lost_voxels"] - structure["corrected_voxels"]
         output.print(
             f"  {structure['name']}: {structure['gained_voxels']} voxels gained, {structure['lost_voxels']} lost; "
-            f"{structure['corrected_voxels']} of these corrected, {elsewhere} refined",
+            f"{structure['corrected_voxels']} of these corrected, {elsewhere} outside of the corrected slices",
             markup=False,
         )

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from torch import nn
 
 from ..errors import InputError
@@ -47,6 +48,8 @@ Grid = Literal["auto", "input", "model"]
 Report = Callable[[View, float], None]
 #: puts into a label map what must stay
 Keep = Callable[[sitk.Image], sitk.Image]
+#: told what the networks see in a field, and the probabilities (C, k, j, i) that they give for it
+Observe = Callable[["Field", torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class Engine:
         located: sitk.Image | None = None,
         keep: Keep | None = None,
         grid: Grid = "input",
+        observe: Observe | None = None,
         progress: Progress = no_progress,
     ) -> SegmentationResult:
         """Segment a volume.
@@ -141,6 +145,7 @@ class Engine:
             located: what :meth:`locate` gave for this volume, if it was asked before.
             keep: puts back into the label map what must stay as it was, before it is measured.
             grid: of the result: that of "input" or "model", or "auto" for the model's where slices are thick.
+            observe: told what the networks see and say, field by field.
             progress: told phase, fraction and seconds left after every batch; may raise to cancel.
 
         Returns:
@@ -159,9 +164,11 @@ class Engine:
                 image = on_model_grid(image, self.card)
             if roi is None and self._needs_locator(image):
                 findings = guard.inspect(given, cascade.find_locator(self.package).card)
-                return self._segment_targets(image, findings, views, low_memory, doubt, located, keep, progress)
+                return self._segment_targets(
+                    image, findings, views, low_memory, doubt, located, keep, observe, progress
+                )
             findings = guard.inspect(given, self.card)
-            result = self._segment_one(image, findings, roi, views, low_memory, doubt, keep, progress)
+            result = self._segment_one(image, findings, roi, views, low_memory, doubt, keep, observe, progress)
             whole = roi is None and self.card.intracranial_error > 0
             return self._with_intracranial(result, given) if whole else result
 
@@ -203,19 +210,20 @@ class Engine:
             grid, array = self._prepare(image)
             if roi is not None or located is None:
                 box = self._box(grid, array, None if roi is None else region_box(roi))
-                own = {label.value: label.value for label in self.card.labels}
-                return [Field(grid.cropped(box), self._part(array, box), False, own)]
+                return [self._field(grid, array, box)]
             targets, boxes = self._targets(grid, located)
             return [
-                Field(
-                    grid.cropped(box),
-                    self._part(array, box, target.mirror),
-                    target.mirror,
-                    {own: label.value for own, label in target.labels.items()},
-                )
+                self._field(grid, array, box, target)
                 for target, box in zip(targets, boxes, strict=True)
                 if box is not None
             ]
+
+    def _field(self, grid: ModelGrid, array: np.ndarray, box: Box, target: cascade.Target | None = None) -> Field:
+        """What the networks see in a box of the model's grid, for a target of a cascade or for itself."""
+        mirror = target is not None and target.mirror
+        labels = {label.value: label for label in self.card.labels} if target is None else target.labels
+        values = {own: label.value for own, label in labels.items()}
+        return Field(grid.cropped(box), self._part(array, box, mirror), mirror, values)
 
     def _targets(self, grid: ModelGrid, located: sitk.Image) -> tuple[list[cascade.Target], list[Box | None]]:
         """The targets of the cascade, and where on the grid they are."""
@@ -239,6 +247,7 @@ class Engine:
         low_memory: bool,
         doubt: bool,
         keep: Keep | None,
+        observe: Observe | None,
         progress: Progress,
     ) -> SegmentationResult:
         """The whole volume, or a region of it."""
@@ -255,7 +264,8 @@ class Engine:
             if view is views[-1] and fraction == 1:
                 phases.update("restore", 0.0)
 
-        seen = self._segment_box(grid, array, box, views, low_memory, report, doubt, region)
+        field = self._field(grid, array, box)
+        seen = self._segment_field(field, views, low_memory, report, doubt, region, observe)
         phases.update("restore", 1.0)
         labels = keep(seen.labels) if keep else seen.labels
         result = self._result(labels, self.card.labels, seen.trust, self.card.merged_pairs, findings, phases)
@@ -270,6 +280,7 @@ class Engine:
         doubt: bool,
         located: sitk.Image | None,
         keep: Keep | None,
+        observe: Observe | None,
         progress: Progress,
     ) -> SegmentationResult:
         """Crops of the volume, where the card's locator finds their targets."""
@@ -297,7 +308,8 @@ class Engine:
                 phases.update(name, (views.index(view) + fraction) / len(views))
 
             if box is not None:
-                seen = self._segment_box(grid, array, box, views, low_memory, report, doubt, mirror=target.mirror)
+                field = self._field(grid, array, box, target)
+                seen = self._segment_field(field, views, low_memory, report, doubt, None, observe)
                 own = voxels_of(seen.labels)
                 for value, label in target.labels.items():
                     combined[own == value] = label.value
@@ -345,30 +357,30 @@ class Engine:
             return box
         return tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(box, found, strict=True))
 
-    def _segment_box(
+    def _segment_field(
         self,
-        grid: ModelGrid,
-        array: np.ndarray,
-        box: Box,
+        field: Field,
         views: Sequence[View],
         low_memory: bool,
         report: Report,
         doubt: bool,
-        region: Geometry | None = None,
-        mirror: bool = False,
+        region: Geometry | None,
+        observe: Observe | None,
     ) -> _Seen:
         """What a box of the model's grid gives on the input's."""
-        predicted = self._predictor.predict(self._part(array, box, mirror), views, low_memory, report)
+        predicted = self._predictor.predict(field.volume, views, low_memory, report)
+        if observe:
+            observe(field, predicted.probabilities)
         trust = confidence(predicted.probabilities, predicted.votes)
-        probabilities = predicted.probabilities.flip(-1) if mirror else predicted.probabilities
-        there = grid.cropped(box)
+        probabilities = predicted.probabilities.flip(-1) if field.mirror else predicted.probabilities
+        there = field.grid
         labels = there.from_model_grid(divide(probabilities, self.card))
         doubts = there.to_input(voxel_doubt(probabilities)) if doubt else None
         if region is not None:
-            outside = ~inside(region, grid.input)
+            outside = ~inside(region, there.input)
             kept = sitk.GetArrayFromImage(labels)
             kept[outside] = 0
-            labels = grid.input.image(kept)
+            labels = there.input.image(kept)
             if doubts is not None:
                 doubts[outside] = 0
         values = [label.value for label in self.card.labels]

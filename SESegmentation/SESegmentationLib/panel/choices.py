@@ -22,6 +22,7 @@ class Choices(Protocol):
         device: "auto", "cpu", "cuda" or "mps".
         fast: fewer views.
         lowMemory: smaller batches.
+        recalibrate: adapt the networks to the patient too when corrections are carried to other slices.
         keepWarm: leave the worker running between two segmentations.
         opacity: of the result in all views, 0 to 1.
     """
@@ -36,5 +37,6 @@ class Choices(Protocol):
     device: str
     fast: bool
     lowMemory: bool
+    recalibrate: bool
     keepWarm: bool
     opacity: float

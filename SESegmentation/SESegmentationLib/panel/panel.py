@@ -311,9 +311,13 @@ class Panel:
         self._choices.resultSegmentation = request.node
         self.refresh()
         try:
-            self.recalibration.propose(request, event.refinement())
+            reason = self.recalibration.propose(request, event.refinement())
         except Exception as error:
             self._attempts.failed(error)
+            return
+        if reason is not None:
+            text = _("Your corrections are kept; nothing else was changed, because {reason}.").format(reason=reason)
+            self.messages.add(Message(INFORMATION, text))
 
     def _on_attention(self, event: ResultEvent) -> None:
         request, self._current = self._current, None

@@ -1,4 +1,4 @@
-"""Recalibration in the scene: from corrected slices to a proposal, which the user accepts or rejects."""
+"""Learning from corrections in the scene: from corrected slices to a proposal, which the user accepts or rejects."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ..mrml import (
     label_map,
     show_difference,
 )
+from ..refine.reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID
 from .choices import Choices
 from .memory import ComputerMemory
 from .origin import Origin
@@ -30,10 +31,13 @@ from .result_record import ResultRecord
 from .scene_results import SceneResults, Target, Written
 from .wording import slice_names
 
+#: structures of which a proposal's changes are told one by one
+TOLD = 4
+
 
 @dataclass(frozen=True)
 class RefineRequest:
-    """A recalibration that is wanted.
+    """A proposal that is wanted.
 
     Attributes:
         origin: of the corrected result.
@@ -77,6 +81,7 @@ class RefineRequest:
             low_memory=choices.lowMemory,
             device=choices.device,
             doubt=True,
+            recalibrate=choices.recalibrate,
         )
         region_id = origin.region.GetID() if origin.region is not None else None
         return cls(origin, Target(origin.volume.GetID(), node.GetID(), node.GetName(), region_id=region_id), job)
@@ -87,7 +92,7 @@ class RefineRequest:
 
 
 class Recalibration:
-    """Shows what a recalibration would change, until the user decides.
+    """Shows what learning from corrections would change, until the user decides.
 
     Args:
         ui: holds previewFrame, previewLabel, acceptChangesButton and rejectChangesButton.
@@ -120,8 +125,11 @@ class Recalibration:
         """The segmentation for which there is a proposal."""
         return self._request.node if self._request is not None else None
 
-    def propose(self, request: RefineRequest, refined: RefinedResult) -> None:
+    def propose(self, request: RefineRequest, refined: RefinedResult) -> str | None:
         """Show what would change; nothing does yet.
+
+        Returns:
+            Why nothing is proposed; None where something is.
 
         Raises:
             InputError: the segmentation no longer fits.
@@ -129,20 +137,24 @@ class Recalibration:
         self.drop()
         record = ResultRecord.read(request.node)
         if record is None:
-            raise InputError("The result was taken back while the network learnt from it.", "Segment again.")
+            raise InputError("The result was taken back while corrections were learnt from.", "Segment again.")
+        if refined.kept_because:
+            return _reason(refined.kept_because)
         before, after = proposed_labels(request.node, refined.result.labels, record)
         changes = count_changes(before, after)
+        if not changes:
+            return _("the other slices are already as they would be proposed")
         self._request, self._refined = request, refined
         self._difference = show_difference(request.node, before, after)
-        gained, lost = (sum(change[side] for change in changes.values()) for side in (0, 1))
         told = _(
-            "Proposal: {gained} voxels gained (green), {lost} lost (red). Learnt from the slices {slices}, which stay "
-            "as you left them, as do accepted structures."
-        ).format(gained=gained, lost=lost, slices=slice_names(" ".join(refined.slices)))
+            "Proposal, outside of the slices {slices}, which stay as you left them, as do accepted structures: voxels "
+            "gained (green) and lost (red) are {changes}."
+        ).format(slices=slice_names(" ".join(refined.slices)), changes=_told_by_structure(changes, record))
         new = [finding for finding in refined.result.findings if finding not in record.findings]
         self._ui.previewLabel.text = " ".join([told, *(f"{finding.message} {finding.consequence}" for finding in new)])
         self._ui.previewFrame.visible = True
         self._on_proposal(changes)
+        return None
 
     def drop(self) -> None:
         """There is no proposal any more."""
@@ -182,6 +194,27 @@ def proposed_labels(
     proposed = sitk.GetImageFromArray(after)
     proposed.CopyInformation(labels)
     return now, proposed
+
+
+def _reason(reason: str) -> str:
+    """A reason of the refinement in the user's language."""
+    return {
+        NOTHING_CORRECTED: _("the slices hold no correction where the model looks"),
+        NO_GAIN: _("no gain is expected on the other slices"),
+        HIDDEN_WORSE: _("a corrected slice that was hidden for a test was found worse than before"),
+        NOTHING_SAID: _("what was corrected says nothing of the other slices"),
+    }.get(reason, reason)
+
+
+def _told_by_structure(changes: dict[int, tuple[int, int]], record: ResultRecord) -> str:
+    """Changes by structure, those that change most first."""
+    names = {label.value: label.name for label in record.labels}
+    ranked = sorted(changes.items(), key=lambda entry: -sum(entry[1]))
+    told = [f"{names[value]} +{gained} \N{MINUS SIGN}{lost}" for value, (gained, lost) in ranked[:TOLD]]
+    if len(ranked) > TOLD:
+        gained, lost = (sum(change[side] for _value, change in ranked[TOLD:]) for side in (0, 1))
+        told.append(_("others {change}").format(change=f"+{gained} \N{MINUS SIGN}{lost}"))
+    return ", ".join(told)
 
 
 def count_changes(before: sitk.Image, after: sitk.Image) -> dict[int, tuple[int, int]]:

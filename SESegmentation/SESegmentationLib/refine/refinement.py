@@ -1,29 +1,35 @@
-"""From a corrected segmentation to a better one: recalibrate, segment again, keep the corrections, tell the changes."""
+"""From a corrected segmentation to a better one: carry the corrections to the other slices, and tell the changes.
+
+The learnt correction does that, where it expects a gain. On request the networks are recalibrated before, as far as
+that finds corrected slices better that were hidden from it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import SimpleITK as sitk
-from torch import nn
+from torch import Tensor
 
-from ..errors import InputError
-from ..inference.engine import Engine
+from ..inference import cascade
+from ..inference.engine import Engine, Field
+from ..inference.measuring import measure_structures
 from ..inference.memory import memory_errors
 from ..inference.pictures import pixel_size
 from ..inference.reading import check_volume
-from ..inference.result import Finding, SegmentationResult
+from ..inference.result import SegmentationResult
 from ..inference.voxels import voxels_of
-from ..inference.weights import load_networks
 from ..models import Label
 from ..progress import PhasedProgress, Progress, no_progress
 from .adapted import AdaptedParameters
+from .carrying import carry
 from .corrections import Corrections, Slices, check_place, check_values, edited_slices
-from .lessons import Lessons, prepare_lessons
-from .parameters import adapted_parameters
-from .recalibration import Settings, recalibrate
+from .guarded_recalibration import recalibrate_guarded
+from .learnt_correction import Judgement, LearntCorrection
+from .reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID
+from .recalibration import Settings
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,11 @@ class Change:
     lost: int
     corrected: int
 
+    @property
+    def elsewhere(self) -> int:
+        """Voxels that change outside of the corrected slices."""
+        return self.gained + self.lost - self.corrected
+
 
 @dataclass(frozen=True)
 class Refinement:
@@ -48,17 +59,21 @@ class Refinement:
 
     Attributes:
         result: the new one, corrected slices as they were left.
-        own: the network's own, before.
+        own: the model's own, before.
         changes: by structure.
         slices: the corrected ones, named or found.
-        adapted: what it took.
+        judgements: what spoke for and against changing the structures that were corrected, by value.
+        kept_because: why nothing but the corrected slices changed; empty where something did.
+        adapted: the recalibrated parameters; None where the networks stayed as they are.
     """
 
     result: SegmentationResult
     own: SegmentationResult
     changes: list[Change]
     slices: list[Slices]
-    adapted: AdaptedParameters
+    judgements: dict[int, Judgement] = field(default_factory=dict)
+    kept_because: str = ""
+    adapted: AdaptedParameters | None = None
 
 
 def refine(
@@ -67,110 +82,109 @@ def refine(
     labels: sitk.Image,
     slices: Sequence[Slices] | None = None,
     *,
+    whole_slices: bool = True,
     roi: sitk.Image | None = None,
     low_memory: bool = False,
     doubt: bool = False,
-    settings: Settings | None = None,
+    recalibration: Settings | None = None,
     progress: Progress = no_progress,
 ) -> Refinement:
-    """Let the networks of ``engine`` learn from corrected slices, and segment the volume again.
+    """Segment a volume, put the corrected slices in, and carry what they say to the others.
 
     Args:
         engine: with the model as it is; it stays so.
         image: the volume.
         labels: the corrected label map on the same grid.
-        slices: which of its slices were corrected; found by comparing with the network's own result where None.
+        slices: which of its slices were corrected; found by comparing with the model's own result where None.
+        whole_slices: everything in slices that are named is right, also what was not changed. Of slices that are found
+            only what was changed is known.
         roi: as it was given for the result that was corrected.
         low_memory: smaller batches; slower.
         doubt: give the new result's map of doubt too; there is none in the corrected slices.
-        settings: how to learn; None: what did best.
+        recalibration: how to recalibrate the networks before; None: not at all.
         progress: told phase, fraction and seconds left; may raise to cancel.
 
     Raises:
-        InputError: the volume or the corrections cannot be used, or lie where the networks do not look.
+        InputError: the volume or the corrections cannot be used.
+        ModelError: the learnt correction is not there.
         UsageError: the networks do not have the parameters that shall learn.
         OutOfMemoryError: not enough memory.
         CancelledError: from ``progress``.
     """
     image = check_volume(image, single=pixel_size(engine.card.input, engine.card.spacing) is not None)
     check_place(image, labels)
+    whole = whole_slices and slices is not None
     corrections = None if slices is None else Corrections.in_slices(labels, slices)
-    phases = PhasedProgress(progress, {"locate": 2, "segment": 2, "learn": 4, "segment again": 2})
+    learnt = LearntCorrection.load()
+    again = {"learn": 20, "segment again": 5} if recalibration else {}
+    phases = PhasedProgress(progress, {"locate": 2, "segment": 5, **again, "carry": 2})
     located = engine.locate(image, low_memory=low_memory, progress=_inside(phases, "locate")) if roi is None else None
-    options = {"roi": roi, "low_memory": low_memory, "located": located}
-    own = engine.segment(image, **options, progress=_inside(phases, "segment"))
+    options = {"roi": roi, "low_memory": low_memory, "located": located, "doubt": doubt}
+    seen: list[tuple[Field, Tensor]] = []
+
+    def observe(there: Field, probabilities: Tensor) -> None:
+        seen.append((there, probabilities))
+
+    own = now = engine.segment(image, **options, observe=observe, progress=_inside(phases, "segment"))
     check_values(labels, [structure.label.value for structure in own.structures])
     if corrections is None:
         slices = edited_slices(voxels_of(labels) != voxels_of(own.labels))
         corrections = Corrections.in_slices(labels, slices)
-    settings = settings or Settings.of(slices=_count(slices))
+    adapted = None
     with memory_errors():
-        networks = {name: net.to(engine.device) for name, net in load_networks(engine.package).items()}
-        lessons = _lessons(engine, networks, image, corrections, roi, located)
-        adapted = recalibrate(networks, lessons, settings, engine.device, lambda share: phases.update("learn", share))
-    parameters = _adapted_parameters(engine, adapted, lessons, settings)
-    again = Engine(engine.package, str(engine.device), adapted)
-    inside = _inside(phases, "segment again")
-    result = again.segment(image, **options, doubt=doubt, keep=corrections.kept_in, progress=inside)
-    result = replace(
-        result,
-        timings=phases.seconds(),
-        doubt=_outside(corrections, result.doubt),
-        findings=[*result.findings, *_too_few(slices)],
-    )
-    return Refinement(result, own, _changes(own, result, corrections), list(slices), parameters)
-
-
-def _count(slices: Sequence[Slices]) -> int:
-    return sum(len(entry.numbers) for entry in slices)
-
-
-def _too_few(slices: Sequence[Slices]) -> list[Finding]:
-    """What is to be said of a single corrected slice: a result that was good before may be worse elsewhere."""
-    if _count(slices) > 1:
-        return []
-    return [
-        Finding(
-            "one-slice",
-            "The network learnt from one corrected slice only.",
-            "Elsewhere a good result can have become worse: look at the changes, or correct a second slice.",
+        if recalibration and _differs(corrections, own):
+            adapted = recalibrate_guarded(
+                engine,
+                image,
+                corrections,
+                slices,
+                recalibration,
+                roi,
+                located,
+                lambda share: phases.update("learn", share),
+            )
+        if adapted is not None:
+            seen.clear()
+            engine_again = Engine(engine.package, str(engine.device), adapted.networks(engine.package))
+            now = engine_again.segment(image, **options, observe=observe, progress=_inside(phases, "segment again"))
+        carried, judgements = carry(
+            learnt, engine.card, seen, now.labels, corrections, whole, lambda share: phases.update("carry", share)
         )
-    ]
+    result = _relabelled(engine, now, corrections.kept_in(carried))
+    result = replace(result, timings=phases.seconds(), doubt=_outside(corrections, result.doubt))
+    changes = _changes(own, result, corrections)
+    because = "" if any(change.elsewhere for change in changes) else _reason(judgements, learnt)
+    return Refinement(result, own, changes, list(slices), judgements, because, adapted)
 
 
-def _lessons(
-    engine: Engine,
-    networks: dict[str, nn.Module],
-    image: sitk.Image,
-    corrections: Corrections,
-    roi: sitk.Image | None,
-    located: sitk.Image | None,
-) -> dict[str, list[Lessons]]:
-    """What each network can learn."""
-    lessons: dict[str, list[Lessons]] = {name: [] for name in networks}
-    for field in engine.fields(image, roi=roi, located=located):
-        for view in engine.card.views:
-            lesson = prepare_lessons(networks[view.network], view, field, corrections, engine.card, engine.device)
-            if lesson is not None:
-                lessons[view.network].append(lesson)
-    if not any(lessons.values()):
-        raise InputError(
-            "The corrected slices lie where the model does not look.", "Correct slices that cross its structures."
-        )
-    return lessons
+def _differs(corrections: Corrections, own: SegmentationResult) -> bool:
+    """Whether anything was corrected at all."""
+    return bool((voxels_of(corrections.labels) != voxels_of(own.labels))[corrections.known].any())
 
 
-def _adapted_parameters(
-    engine: Engine, adapted: dict[str, nn.Module], lessons: dict[str, list[Lessons]], settings: Settings
-) -> AdaptedParameters:
-    tensors = {
-        f"{name}.{key}": parameter.detach().cpu().clone()
-        for name, network in adapted.items()
-        if lessons[name]
-        for key, parameter in adapted_parameters(network, settings.parameters).items()
-    }
-    notes = {"model": engine.card.name, "version": engine.card.version, "parameters": settings.parameters}
-    return AdaptedParameters(tensors, engine.card.weights_sha256, notes)
+def _reason(judgements: dict[int, Judgement], learnt: LearntCorrection) -> str:
+    """Why nothing changed outside of the corrected slices."""
+    if not judgements:
+        return NOTHING_CORRECTED
+    if any(judged.expected < learnt.least_gain for judged in judgements.values()):
+        return NO_GAIN
+    if any(judged.hidden is not None and judged.hidden < 0 for judged in judgements.values()):
+        return HIDDEN_WORSE
+    return NOTHING_SAID
+
+
+def _relabelled(engine: Engine, result: SegmentationResult, labels: sitk.Image) -> SegmentationResult:
+    """``result`` with other labels, which are measured; its confidences stay."""
+    structures = [structure.label for structure in result.structures]
+    trust = {entry.label.value: (entry.confidence, entry.expected_dice) for entry in result.structures}
+    pairs = engine.card.merged_pairs
+    if {label.value for label in structures} != {label.value for label in engine.card.labels}:
+        locator = cascade.find_locator(engine.package).card
+        pairs = cascade.sided_pairs(cascade.plan_targets(engine.card, locator))
+    doubted = measure_structures(result.labels, structures, trust, pairs)[1]
+    measured, doubts = measure_structures(labels, structures, trust, pairs)
+    findings = [*(finding for finding in result.findings if finding not in doubted), *doubts]
+    return replace(result, labels=labels, structures=measured, findings=findings)
 
 
 def _changes(own: SegmentationResult, new: SegmentationResult, corrections: Corrections) -> list[Change]:

@@ -82,7 +82,7 @@ class AttentionJob(VolumeJob):
 
 @dataclass(frozen=True)
 class RefineJob:
-    """Let a model learn from corrected slices, and segment again.
+    """Carry what was corrected in some slices of a volume to the others.
 
     Its result is a :class:`~SESegmentationLib.worker.results.RefinedResult`.
 
@@ -95,6 +95,8 @@ class RefineJob:
         low_memory: smaller batches.
         device: as for :class:`VolumeJob`.
         doubt: as for :class:`SegmentJob`; there is none in the corrected slices.
+        whole_slices: what was not changed in these slices is right too.
+        recalibrate: let the model's networks learn from these slices before, as far as that proves good.
     """
 
     kind = "refine"
@@ -107,6 +109,8 @@ class RefineJob:
     low_memory: bool = False
     device: str = "auto"
     doubt: bool = False
+    whole_slices: bool = False
+    recalibrate: bool = False
 
     def pack(self) -> tuple[dict[str, Any], list[np.ndarray]]:
         return _pack(self, ("image", "labels", "roi"))

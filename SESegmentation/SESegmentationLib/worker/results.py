@@ -23,19 +23,22 @@ DOUBT_STEPS = 255
 
 @dataclass(frozen=True)
 class RefinedResult:
-    """What came of learning from corrected slices.
+    """What came of corrected slices.
 
     Attributes:
         result: the new one, corrected slices as they were left.
         slices: the corrected ones, for example ("k:12,17",).
-        adapted: the adapted parameters, the bytes of a file as :mod:`SESegmentationLib.refine.adapted` writes it.
+        adapted: the adapted parameters, the bytes of a file as :mod:`SESegmentationLib.refine.adapted` writes it; None
+            where the networks stayed as they are.
         parameters: how many numbers were adapted.
+        kept_because: why nothing but the corrected slices changed; empty where something did.
     """
 
     result: SegmentationResult
     slices: tuple[str, ...]
-    adapted: bytes
+    adapted: bytes | None
     parameters: int
+    kept_because: str = ""
 
 
 def pack_result(result: SegmentationResult) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -103,12 +106,17 @@ def unpack_result(value: dict[str, Any], arrays: list[np.ndarray]) -> Segmentati
 def pack_refinement(refined: Refinement) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Description (JSON) of a refinement, and arrays: the adapted parameters, then those of :func:`pack_result`."""
     value, arrays = pack_result(refined.result)
-    refinement = {"slices": [str(entry) for entry in refined.slices], "parameters": refined.adapted.count}
-    adapted = np.frombuffer(refined.adapted.to_bytes(), np.uint8)
+    refinement = {
+        "slices": [str(entry) for entry in refined.slices],
+        "parameters": refined.adapted.count if refined.adapted else 0,
+        "kept_because": refined.kept_because,
+    }
+    adapted = np.frombuffer(refined.adapted.to_bytes() if refined.adapted else b"", np.uint8)
     return {"result": value, **refinement}, [adapted, *arrays]
 
 
 def unpack_refinement(value: dict[str, Any], arrays: list[np.ndarray]) -> RefinedResult:
     """What :func:`pack_refinement` described."""
     result = unpack_result(value["result"], arrays[1:])
-    return RefinedResult(result, tuple(value["slices"]), arrays[0].tobytes(), value["parameters"])
+    adapted = arrays[0].tobytes() or None
+    return RefinedResult(result, tuple(value["slices"]), adapted, value["parameters"], value["kept_because"])

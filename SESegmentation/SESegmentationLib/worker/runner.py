@@ -115,6 +115,7 @@ class JobRunner:
     def _refine(self, job: RefineJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device)
+        from ..refine.recalibration import Settings
         from ..refine.refinement import refine
 
         refined = refine(
@@ -125,6 +126,8 @@ class JobRunner:
             roi=job.roi,
             low_memory=job.low_memory,
             doubt=job.doubt,
+            whole_slices=job.whole_slices,
+            recalibration=Settings() if job.recalibrate else None,
             progress=progress,
         )
         return pack_refinement(replace(refined, result=with_doubtful_slices(refined.result)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.reading import read_volume
 from SESegmentationLib.models import ModelPackage, sha256_of
 from SESegmentationLib.refine.adapted import AdaptedParameters
+from SESegmentationLib.refine.recalibration import Settings
 from SESegmentationLib.training.sample import draw_sample
 
 
@@ -63,20 +65,23 @@ def out(tmp_path) -> Path:
     return folder
 
 
-def test_everything(capfd, tiny_model, sample_file, result_file, corrected, out):
-    """Slices as they were left, report, adapted parameters that give the same result again."""
+def test_everything(capfd, tiny_model, sample_file, result_file, corrected, out, monkeypatch):
+    """Slices as they were left, report, adapted parameters that can be used again."""
+    monkeypatch.setattr("SESegmentationLib.refine.recalibration.Settings", partial(Settings, steps=3))
+    monkeypatch.setattr("SESegmentationLib.refine.guarded_recalibration.LEAST_GAIN", -1.0)
     model, given = sha256_of(tiny_model / "model.safetensors"), corrected.read_bytes()
     code, printed, err = refine(
         capfd, sample_file, "--model", tiny_model, "--corrected", corrected, "--slices", "k:14,20",
-        "-o", out / "a.nii.gz", "--report", out / "r.json", "--adapted", out / "p.safetensors", "--device", "cpu",
+        "-o", out / "a.nii.gz", "--report", out / "r.json", "--recalibrate", "--adapted", out / "p.safetensors",
+        "--device", "cpu",
     )  # fmt: skip
     assert code == 0, err
     assert files_in(out) == ["a.nii.gz", "p.safetensors", "r.json"]
-    assert "Learnt from the slices k:14,20" in printed
+    assert "Corrected in the slices k:14,20" in printed
     before, left, after = array_in(result_file), array_in(corrected), array_in(out / "a.nii.gz")
     assert (after[[14, 20]] == left[[14, 20]]).all()
     elsewhere = np.delete(after, [14, 20], axis=0)
-    assert (elsewhere != np.delete(before, [14, 20], axis=0)).any(), "the network learnt nothing"
+    assert (elsewhere != np.delete(before, [14, 20], axis=0)).any(), "nothing was learnt"
     assert sha256_of(tiny_model / "model.safetensors") == model
     assert corrected.read_bytes() == given
 
@@ -96,7 +101,17 @@ def test_everything(capfd, tiny_model, sample_file, result_file, corrected, out)
     adapted = AdaptedParameters.load(out / "p.safetensors")
     assert report["refinement"]["adapted_parameters"] == adapted.count > 0
     again = Engine(package, "cpu", adapted.networks(package)).segment(read_volume(sample_file)).labels
-    assert (np.delete(sitk.GetArrayFromImage(again), [14, 20], axis=0) == elsewhere).all()
+    assert (np.delete(sitk.GetArrayFromImage(again), [14, 20], axis=0) != np.delete(before, [14, 20], axis=0)).any()
+
+
+def test_where_no_gain_is_expected_it_says_so(capfd, tiny_model, sample_file, result_file, out):
+    """The model's own result, in which nothing was corrected: it comes back as it was."""
+    code, printed, err = refine(
+        capfd, sample_file, "-m", tiny_model, "--corrected", result_file, "--slices", "k:14", "-o", out / "a.nii.gz"
+    )
+    assert code == 0, err
+    assert "Nothing else was changed, because" in printed
+    assert (array_in(out / "a.nii.gz") == array_in(result_file)).all()
 
 
 def test_slices_are_found_where_none_is_named(capfd, tiny_model, sample_file, corrected, out):
@@ -211,7 +226,12 @@ def test_labels_that_cannot_be_used_are_refused(capfd, tiny_model, sample_file, 
 
 
 def test_wrong_use_is_refused(capfd, tiny_model, sample_file, corrected, out):
-    assert ".safetensors" in refused(capfd, 2, tiny_model, sample_file, corrected, out, "--adapted", out / "p.bin")
+    assert ".safetensors" in refused(
+        capfd, 2, tiny_model, sample_file, corrected, out, "--recalibrate", "--adapted", out / "p.bin"
+    )
+    assert "--recalibrate" in refused(
+        capfd, 2, tiny_model, sample_file, corrected, out, "--adapted", out / "p.safetensors"
+    )
     assert "nothing" in refused(capfd, 3, "nothing", sample_file, corrected, out)
     given = corrected.read_bytes()
     for option in ("-o", "--report"):
@@ -242,7 +262,7 @@ def test_cancelling_leaves_nothing(capfd, tiny_model, sample_file, corrected, ou
     def interrupt(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(refinement, "recalibrate", interrupt)
+    monkeypatch.setattr(refinement, "carry", interrupt)
     code, _, err = refine(
         capfd,
         sample_file,

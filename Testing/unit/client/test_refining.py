@@ -10,7 +10,6 @@ from SESegmentationLib.client import FailureEvent, ProgressEvent, RefineJob, Res
 from SESegmentationLib.errors import CancelledError, InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models.store import ModelPackage
-from SESegmentationLib.refine.adapted import AdaptedParameters
 from SESegmentationLib.training.sample import draw_sample
 
 SLICE = 16
@@ -26,7 +25,7 @@ def job(tiny_model, sample):
     return RefineJob(sample.image, sample.labels, (f"k:{SLICE}",), tiny_model, device="cpu", doubt=True)
 
 
-def test_it_learns_keeps_and_doubts(warm, job, sample, tmp_path):
+def test_it_carries_keeps_and_doubts(warm, job, sample):
     handle = warm.segmenter.submit(job)
     event = warm.finish(handle)
     assert isinstance(event, ResultEvent) and event.kind == "refine", event
@@ -39,10 +38,9 @@ def test_it_learns_keeps_and_doubts(warm, job, sample, tmp_path):
     for structure in refined.result.structures:
         assert structure.voxels == (labels == structure.label.value).sum()
         assert structure.doubtful is None or structure.doubtful[2] != SLICE
-    (tmp_path / "adapted.safetensors").write_bytes(refined.adapted)
-    assert AdaptedParameters.load(tmp_path / "adapted.safetensors").count == refined.parameters > 0
+    assert refined.adapted is None and refined.parameters == 0
     phases = [event.phase for event in warm.of(handle) if isinstance(event, ProgressEvent)]
-    assert list(dict.fromkeys(phases)) == ["load", "segment", "learn", "segment again"]
+    assert list(dict.fromkeys(phases)) == ["load", "segment", "carry"]
 
 
 def test_doubt_of_a_segmentation_where_it_is_asked_for(warm, job):
@@ -61,7 +59,7 @@ def test_doubt_of_a_segmentation_where_it_is_asked_for(warm, job):
 
 def test_cancelling(warm, job):
     handle = warm.segmenter.submit(job)
-    warm.until(lambda event: isinstance(event, ProgressEvent) and event.phase == "learn")
+    warm.until(lambda event: isinstance(event, ProgressEvent) and event.phase == "segment")
     handle.cancel()
     failure = warm.finish(handle)
     assert isinstance(failure, FailureEvent) and isinstance(failure.error, CancelledError)

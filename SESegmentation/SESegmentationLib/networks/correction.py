@@ -1,0 +1,175 @@
+"""A network that learns to correct: from a few corrected slices of a structure to its other slices.
+
+It sees one structure at a time, so that it serves models of any structures. Volumes are (D, H, W) on a model's grid, of
+any spacing. It does not segment anew: it says by how much the log-odds of the present result are to change, and how
+much better that will be, so that it can be left where nothing is to be gained. Channels that tell what was corrected
+are those of prompts in interactive segmentation (Isensee et al., nnInteractive, 2025); squeeze & excitation carries
+what the corrected slices tell to all others (Roy et al., Medical Image Analysis 59, 2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .pyramid import PyramidUNet
+
+#: channels of the input
+INPUTS = 10
+#: maps beside the correction, whose means tell how much better it will be
+ASIDE = 7
+#: numbers that tell the same
+FIGURES = 6
+#: present probabilities nearer to 0 or 1 count as these
+LEAST = 0.02
+#: intensities by which structure and surroundings are told apart
+BINS = 24
+#: log-odds of an intensity go no further
+MOST_ODDS = 3.0
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A structure of which some slices were corrected, each (D, H, W) float32.
+
+    Attributes:
+        image: intensities.
+        own: 1 where the present result has the structure.
+        probability: of the structure, by the model.
+        others: probability of any other structure.
+        known: 1 where the labels are known to be right, 0.5 where they were looked at, 0 elsewhere.
+        labels: 1 where the corrected labels have the structure; counts where known.
+        other_labels: the same of any other structure.
+    """
+
+    image: Tensor
+    own: Tensor
+    probability: Tensor
+    others: Tensor
+    known: Tensor
+    labels: Tensor
+    other_labels: Tensor
+
+    def base(self) -> Tensor:
+        """The present probability, on the side of 1/2 on which the result is; as corrected where known."""
+        soft = self.probability.clamp(LEAST, 1 - LEAST)
+        return torch.where(self.own > 0, soft.clamp(min=0.55), soft.clamp(max=0.45))
+
+    def inputs(self) -> Tensor:
+        """(INPUTS, D, H, W), what the network sees."""
+        error = (self.labels - self.own) * (self.known > 0)
+        image = (self.image - self.image.mean()) / self.image.std().clamp(min=1e-6)
+        return torch.stack(
+            [
+                image.clamp(-4, 4),
+                self.own,
+                self.probability,
+                self.others,
+                self.known,
+                self.labels * self.known,
+                self.other_labels * self.known,
+                error,
+                _spread(error, self.known),
+                self._odds() / MOST_ODDS,
+            ]
+        )
+
+    def _odds(self) -> Tensor:
+        """What its intensity says of each voxel, as the known slices show it: log-odds of the structure."""
+        near = _around(torch.maximum(self.own, self.labels * (self.known > 0)), 3) > 0
+        shown = near & (self.known > 0)
+        low, high = (
+            torch.quantile(self.image[near].float()[:100_000], torch.tensor([0.01, 0.99])) if near.any() else (0, 1)
+        )
+        bins = ((self.image - low) / max(float(high - low), 1e-6) * BINS).long().clamp(0, BINS - 1)
+        weight = self.known[shown]
+        inside = torch.bincount(bins[shown], weight * self.labels[shown], minlength=BINS)
+        outside = torch.bincount(bins[shown], weight * (1 - self.labels[shown]), minlength=BINS)
+        kernel = torch.tensor([[[0.05, 0.25, 0.4, 0.25, 0.05]]])
+        inside, outside = F.conv1d(torch.stack([inside, outside])[:, None].float(), kernel, padding=2)[:, 0]
+        prior = torch.log((inside.sum() + 5) / (outside.sum() + 5))
+        odds = torch.log((inside + 2) / (outside + 2)) - prior
+        return odds.clamp(-MOST_ODDS, MOST_ODDS)[bins]
+
+
+class CorrectionNetwork(nn.Module):
+    """The network, a pyramid U-Net of volumes with scSE blocks, and what it expects of its own correction.
+
+    Args:
+        channels: by level, finest first.
+    """
+
+    def __init__(self, channels: tuple[int, ...] = (8, 32, 64, 96)) -> None:
+        super().__init__()
+        self.body = PyramidUNet(INPUTS, 1 + ASIDE, channels, dimensions=3)
+        self.expectation = nn.Sequential(nn.Linear(2 * ASIDE + FIGURES, 32), nn.ReLU(), nn.Linear(32, 1))
+        nn.init.zeros_(self.body.classifier.weight[:1])
+        nn.init.zeros_(self.body.classifier.bias[:1])
+        nn.init.zeros_(self.expectation[-1].weight)
+        nn.init.zeros_(self.expectation[-1].bias)
+
+    def forward(self, inputs: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-odds (N, D, H, W) of the structure after the correction, and the gain in Dice (N,) that is expected.
+
+        Args:
+            inputs: (N, INPUTS, D, H, W), see :meth:`Corrected.inputs`.
+            base: (N, D, H, W), see :meth:`Corrected.base`.
+        """
+        maps = self.body(inputs)
+        logits = torch.logit(base) + maps[:, 0]
+        return logits, self._expected(maps[:, 1:], logits, base, inputs)
+
+    def _expected(self, aside: Tensor, logits: Tensor, base: Tensor, inputs: Tensor) -> Tensor:
+        after = torch.sigmoid(logits.detach())
+        unknown = (inputs[:, 4] == 0).float()
+        own = (base > 0.5).float()
+        changed = ((after > 0.5).float() - own).abs() * unknown
+        unsure = after * (1 - after) * unknown
+
+        def total(values: Tensor) -> Tensor:
+            return values.flatten(1).sum(1)
+
+        size = total(own) + 50
+        expected = (2 * total(after * (after > 0.5)) / (total(after) + total((after > 0.5).float()) + 1)) - (
+            2 * total(after * own) / (total(after) + total(own) + 1)
+        )
+        figures = torch.stack(
+            [
+                10 * expected,
+                total(changed) / size,
+                total(changed * (after - 0.5).abs()) / size,
+                total(unsure) / size,
+                total(inputs[:, 7].abs()) / (total(inputs[:, 5]) + 20),
+                total((inputs[:, 4] > 0).float() * own) / size,
+            ],
+            dim=1,
+        )
+        where = torch.stack([changed, unsure], 1)
+        share = where.flatten(2) / (where.flatten(2).sum(-1, keepdim=True) + 1)
+        means = torch.einsum("nav,nwv->naw", aside.flatten(2), share).flatten(1)
+        return self.expectation(torch.cat([means, figures], 1))[:, 0] / 10
+
+
+def _around(mask: Tensor, reach: int) -> Tensor:
+    """A mask grown by so many voxels."""
+    grown = mask[None, None]
+    for axis in range(3):  # one after the other: that is quicker
+        grown = F.max_pool3d(grown, *_along(axis, 2 * reach + 1), _along(axis, reach, 0)[0])
+    return grown[0, 0]
+
+
+def _spread(error: Tensor, known: Tensor) -> Tensor:
+    """Errors at known voxels carried to their surroundings: the mean over the known voxels within some voxels."""
+    sums = torch.stack([error * known, known])[None]
+    for length in (9, 5):
+        for axis in range(3):
+            sums = F.avg_pool3d(sums, *_along(axis, length), _along(axis, length // 2, 0)[0])
+    return 10 * sums[0, 0] / (sums[0, 1] + 0.01)
+
+
+def _along(axis: int, length: int, otherwise: int = 1) -> tuple[tuple[int, ...], int]:
+    """A pooling's size along one axis alone, and its stride."""
+    return tuple(length if n == axis else otherwise for n in range(3)), 1

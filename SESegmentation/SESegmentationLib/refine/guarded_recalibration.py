@@ -1,0 +1,164 @@
+"""Recalibration that does no harm: no larger step than helps with a corrected slice that the networks did not see.
+
+Each part of the corrected slices is hidden in turn, the networks learn from the others, and are asked for what was
+hidden. The step towards what they learnt is the largest that answers better than the networks did before; none, if
+none does, or if there is nothing to hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..inference.engine import Engine, Field
+from ..inference.weights import load_networks
+from .adapted import AdaptedParameters
+from .corrections import Corrections, Slices
+from .lessons import Lessons, prepare_lessons
+from .parameters import adapted_parameters
+from .recalibration import Settings, recalibrate
+
+#: shares of the way to what was learnt that are tried
+STEPS = (1.0, 0.5, 0.25)
+#: a step is taken if it adds this to the Dice on what was hidden
+LEAST_GAIN = 0.005
+#: parts into which the corrected slices are split
+PARTS = 2
+
+Networks = dict[str, nn.Module]
+ByNetwork = dict[str, list[Lessons]]
+
+
+def recalibrate_guarded(
+    engine: Engine,
+    image: sitk.Image,
+    corrections: Corrections,
+    slices: Sequence[Slices],
+    settings: Settings,
+    roi: sitk.Image | None,
+    located: sitk.Image | None,
+    report: Callable[[float], None],
+    guarded: bool = True,
+) -> AdaptedParameters | None:
+    """What the networks of ``engine`` learn from corrected slices; None where they stay as they are.
+
+    Args:
+        engine: with the model as it is; it stays so.
+        image: the volume.
+        corrections: what is known of it.
+        slices: in which.
+        settings: how to learn.
+        roi, located: as of :meth:`.Engine.fields`.
+        report: told the fraction that is done; may raise to stop.
+        guarded: otherwise the whole step is taken, for comparison.
+
+    Raises:
+        InputError: the corrected slices lie where the model does not look.
+        UsageError: the networks do not have the parameters that shall learn.
+    """
+    networks = {name: net.to(engine.device) for name, net in load_networks(engine.package).items()}
+    fields = engine.fields(image, roi=roi, located=located)
+    parts = split_slices(slices, PARTS) if guarded else []
+    if guarded and len(parts) < 2:
+        _learn(engine, networks, fields, corrections)  # says what is wrong with them, if anything is
+        return None
+    gains = np.zeros(len(STEPS))
+    for number, hidden in enumerate(parts):
+        shown = [entry for other in parts if other is not hidden for entry in other]
+        lessons = _learn(engine, networks, fields, Corrections.in_slices(corrections.labels, shown))
+        asked = _learn(engine, networks, fields, Corrections.in_slices(corrections.labels, hidden))
+
+        def told(fraction: float, number: int = number) -> None:
+            report((number + fraction) / (len(parts) + 1))
+
+        adapted = recalibrate(networks, lessons, settings, engine.device, told)
+        before = _dice(networks, asked)
+        gains += [_dice(_between(networks, adapted, step), asked) - before for step in STEPS]
+    least = LEAST_GAIN * len(parts)
+    good = [step for step, gain in zip(STEPS, gains, strict=True) if gain >= least]
+    if not good:
+        return None
+    lessons = _learn(engine, networks, fields, corrections)
+    whole = recalibrate(
+        networks, lessons, settings, engine.device, lambda share: report((len(parts) + share) / (len(parts) + 1))
+    )
+    return _parameters(engine, _between(networks, whole, max(good)), lessons, settings, max(good))
+
+
+def split_slices(slices: Sequence[Slices], parts: int) -> list[list[Slices]]:
+    """Corrected slices in so many parts at most, neighbours together: they tell the same."""
+    groups: list[Slices] = []
+    for entry in slices:
+        numbers = np.array(entry.numbers)
+        for group in np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1):
+            groups.append(Slices(entry.axis, tuple(group.tolist())))
+    split = [groups[n::parts] for n in range(min(parts, len(groups)))]
+    return [[replace(entry) for entry in part] for part in split]
+
+
+def _learn(engine: Engine, networks: Networks, fields: Sequence[Field], corrections: Corrections) -> ByNetwork:
+    """What each network can learn."""
+    lessons: ByNetwork = {name: [] for name in networks}
+    for field in fields:
+        for view in engine.card.views:
+            lesson = prepare_lessons(networks[view.network], view, field, corrections, engine.card, engine.device)
+            if lesson is not None:
+                lessons[view.network].append(lesson)
+    if not any(lessons.values()):
+        raise InputError(
+            "The corrected slices lie where the model does not look.", "Correct slices that cross its structures."
+        )
+    return lessons
+
+
+@torch.inference_mode()
+def _dice(networks: Networks, asked: ByNetwork) -> float:
+    """Mean Dice of the structures on what is known, over all views."""
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for name, lessons in asked.items():
+        for lesson in lessons:
+            for number in lesson.known.flatten(1).any(1).nonzero().flatten().tolist():
+                there = lesson.known[number]
+                if lesson.view.volumetric:
+                    continue
+                labels = lesson.logits(networks[name], slice(number, number + 1))[0].argmax(0)
+                found.append((labels[there].cpu().numpy(), lesson.target[number][there].cpu().numpy()))
+            if lesson.view.volumetric:
+                labels = lesson.logits(networks[name], slice(None)).argmax(1)
+                found.append((labels[lesson.known].cpu().numpy(), lesson.target[lesson.known].cpu().numpy()))
+    ours, truth = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    values = np.union1d(ours, truth)
+    dice = [2 * ((ours == v) & (truth == v)).sum() / ((ours == v).sum() + (truth == v).sum()) for v in values if v]
+    return float(np.mean(dice)) if dice else 1.0
+
+
+def _between(old: Networks, new: Networks, step: float) -> Networks:
+    """Networks a part of the way from the old to the new ones."""
+    if step == 1:
+        return new
+    moved = recalibrate(old, {}, Settings(), torch.device("cpu"))  # copies
+    with torch.no_grad():
+        for name, network in moved.items():
+            for parameter, other in zip(network.parameters(), new[name].parameters(), strict=True):
+                parameter.lerp_(other, step)
+    return moved
+
+
+def _parameters(
+    engine: Engine, adapted: Networks, lessons: ByNetwork, settings: Settings, step: float
+) -> AdaptedParameters:
+    tensors = {
+        f"{name}.{key}": parameter.detach().cpu().clone()
+        for name, network in adapted.items()
+        if lessons[name]
+        for key, parameter in adapted_parameters(network, settings.parameters).items()
+    }
+    card = engine.card
+    notes = {"model": card.name, "version": card.version, "parameters": settings.parameters, "step": f"{step:g}"}
+    return AdaptedParameters(tensors, card.weights_sha256, notes)

@@ -1,0 +1,327 @@
+"""The learnt correction: what a few corrected slices say of all others, structure by structure.
+
+A network that was trained on mistakes of other networks and on corrections of them (:mod:`..networks.correction`) says
+how the probabilities of each corrected structure change, and how much better that will be. Where it expects no gain, or
+where it would not have found a corrected slice that was hidden from it, the structure stays as it is. A structure that
+was not corrected changes only where a corrected one gives way or takes room.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..errors import ModelError
+from ..inference.division import divide
+from ..inference.geometry import Box
+from ..models import ModelCard
+from ..networks.correction import Corrected, CorrectionNetwork
+
+#: beside the module, as its icons are
+FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Correction"
+WEIGHTS, CARD = "correction.safetensors", "correction.json"
+#: voxels round a structure that the network sees too
+MARGIN = 8
+#: a structure of more voxels than this, margin included, is seen coarser
+LARGEST = 150_000
+#: corrected slices are hidden in so many turns at most
+TURNS = 3
+
+Report = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Present:
+    """What a model says of a box, (k, j, i) on its grid.
+
+    Attributes:
+        image: float32, as its networks see it.
+        probabilities: (C, k, j, i), background first.
+        own: output channels of its result, uint8.
+    """
+
+    image: np.ndarray
+    probabilities: Tensor
+    own: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What corrections say of the same box.
+
+    Attributes:
+        channels: (k, j, i) output channels; they count where anything is known.
+        known: (k, j, i) float32: 1 where they are right, 0.5 where they were looked at, 0 elsewhere.
+    """
+
+    channels: np.ndarray
+    known: np.ndarray
+
+    def edited(self, own: np.ndarray) -> np.ndarray:
+        """Where the result was changed, bool."""
+        return (self.known > 0) & (self.channels != own)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What speaks for the correction of a structure.
+
+    Attributes:
+        expected: gain in Dice on the other slices.
+        hidden: gain in Dice on corrected slices when they were hidden; None where that cannot be tried.
+        taken: whether the structure is corrected.
+        divided: whether it shares slices with another by the card's division, which follows the corrected slices.
+    """
+
+    expected: float
+    hidden: float | None
+    taken: bool
+    divided: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of a field.
+
+    Attributes:
+        judgements: by output channel, of the structures that were corrected.
+        box: outside of it nothing changes.
+        probabilities: (C, k, j, i) in the box, with the division that the card asks for; None where nothing changes.
+    """
+
+    judgements: dict[int, Judgement]
+    box: Box | None = None
+    probabilities: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LearntCorrection:
+    """The network and its card.
+
+    Attributes:
+        network: set to evaluation.
+        card: how it was trained, and what to expect of it.
+    """
+
+    network: CorrectionNetwork
+    card: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path = FOLDER) -> LearntCorrection:
+        """Read weights and card; ModelError where they cannot be used."""
+        return _load(folder)
+
+    @property
+    def least_gain(self) -> float:
+        """Structures of which less is expected stay as they are."""
+        return float(self.card["least_gain"])
+
+    def correct(
+        self, present: Present, shown: Shown, card: ModelCard, report: Report = lambda fraction: None
+    ) -> Outcome:
+        """Carry corrections to the slices that nobody corrected.
+
+        Args:
+            present: what the model says.
+            shown: what was corrected.
+            card: of the model.
+            report: told the fraction that is done; may raise to stop.
+        """
+        edited = shown.edited(present.own)
+        channels = sorted({*np.unique(present.own[edited]).tolist(), *np.unique(shown.channels[edited]).tolist()} - {0})
+        judgements: dict[int, Judgement] = {}
+        after: dict[int, tuple[Box, Tensor]] = {}
+        for number, channel in enumerate(channels):
+            seen = _Structure.of(present, shown, channel)
+            logits, expected = self._apply(seen.corrected)
+            hidden = self._hidden_gain(seen)
+            taken = expected >= self.least_gain and (hidden is None or hidden >= 0)
+            divided = card.division is not None and card.labels[channel - 1].value in card.division.values
+            judgements[channel] = Judgement(expected, hidden, taken, divided)
+            if taken:
+                after[channel] = (seen.box, torch.sigmoid(logits))
+            elif divided:  # where the one ends and the other begins is seen anew all the same
+                after[channel] = (seen.box, seen.corrected.probability)
+            report((number + 1) / len(channels))
+        if not after:
+            return Outcome(judgements)
+        whole = tuple(slice(0, n) for n in present.own.shape)
+        box = whole if card.division else _union([there for there, _ in after.values()])
+        return Outcome(judgements, box, divide(_composed(present.probabilities, after, shown, box), card))
+
+    @torch.inference_mode()
+    def _apply(self, corrected: Corrected) -> tuple[Tensor, float]:
+        """Log-odds of the structure after the correction, and the gain that is expected."""
+        factors = _coarser(corrected.own.shape)
+        seen = corrected if factors == (1, 1, 1) else _pooled(corrected, factors)
+        base = seen.base()
+        logits, expected = self.network(seen.inputs()[None], base[None])
+        if seen is corrected:
+            return logits[0], float(expected)
+        change = (logits[0] - torch.logit(base))[None, None]
+        change = F.interpolate(change, tuple(n * f for n, f in zip(base.shape, factors, strict=True)), mode="trilinear")
+        inside = tuple(slice(n) for n in corrected.own.shape)
+        return torch.logit(corrected.base()) + change[0, 0][inside], float(expected)
+
+    def _hidden_gain(self, seen: _Structure) -> float | None:
+        """Mean gain in Dice on corrected slices, each hidden in turn; None where there is nothing to hide."""
+        gains = []
+        for hidden in seen.turns():
+            others = replace(seen.corrected, known=torch.where(hidden, 0.0, seen.corrected.known))
+            there = hidden & (seen.corrected.known > 0)
+            truth, own = (values[there] > 0.5 for values in (seen.corrected.labels, seen.corrected.own))
+            edited_elsewhere = ((seen.corrected.labels != seen.corrected.own) & (others.known > 0)).any()
+            if not edited_elsewhere or not (truth | own).any():
+                continue
+            after = self._apply(others)[0][there] > 0
+            gains.append(_dice(after, truth) - _dice(own, truth))
+        return float(np.mean(gains)) if gains else None
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """One structure in the box round it.
+
+    Attributes:
+        box: in the field.
+        corrected: what the network is shown.
+    """
+
+    box: Box
+    corrected: Corrected
+
+    @classmethod
+    def of(cls, present: Present, shown: Shown, channel: int) -> _Structure:
+        there = (present.own == channel) | ((shown.channels == channel) & (shown.known > 0))
+        box = _box_round(there, MARGIN)
+
+        def part(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array[box], dtype=np.float32))
+
+        probability = present.probabilities[channel][box].float()
+        others = (1 - present.probabilities[0][box].float() - probability).clamp(min=0)
+        is_it, is_other = shown.channels == channel, (shown.channels > 0) & (shown.channels != channel)
+        corrected = Corrected(
+            part(present.image),
+            part(present.own == channel),
+            probability,
+            others,
+            part(shown.known),
+            part(is_it),
+            part(is_other),
+        )
+        return cls(box, corrected)
+
+    def turns(self) -> list[Tensor]:
+        """Masks of corrected slices that can be hidden: neighbours together, since they tell the same."""
+        known = self.corrected.known > 0
+        axis = min(range(3), key=lambda a: int(known.any(a).sum() == 0) or _slices_along(known, a).numel())
+        numbers = _slices_along(known, axis)
+        if not numbers.numel() or numbers.numel() == known.shape[axis]:
+            return []
+        groups = torch.tensor_split(numbers, (torch.diff(numbers) > 1).nonzero().flatten() + 1)
+        if len(groups) < 2:
+            return []
+        masks = []
+        for turn in range(min(len(groups), TURNS)):
+            mask = torch.zeros_like(known)
+            for group in groups[turn::TURNS]:
+                mask.movedim(axis, 0)[group] = True
+            masks.append(mask)
+        return masks
+
+
+def _slices_along(known: Tensor, axis: int) -> Tensor:
+    """Numbers of the slices of an axis in which anything is known."""
+    return known.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
+
+
+def _composed(probabilities: Tensor, after: dict[int, tuple[Box, Tensor]], shown: Shown, box: Box) -> Tensor:
+    """Probabilities in a box in which some structures are corrected; where these are known, they are certain.
+
+    The other structures, and the background, share what these leave.
+    """
+    composed = probabilities[(slice(None), *box)].float().clone()
+    known = torch.from_numpy(shown.known[box] == 1)
+    channels = torch.from_numpy(shown.channels[box].astype(np.int64))
+    for channel, (there, chance) in after.items():
+        inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(there, box, strict=True))
+        composed[channel][inside] = chance
+        composed[channel] = torch.where(known, (channels == channel).float(), composed[channel])
+    rest = [channel for channel in range(len(composed)) if channel not in after]
+    left = (1 - composed[list(after)].sum(0)).clamp(min=0)
+    composed[rest] *= left / composed[rest].sum(0).clamp(min=1e-6)
+    return composed
+
+
+def _union(boxes: list[Box]) -> Box:
+    return tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
+
+
+def _box_round(mask: np.ndarray, margin: int) -> Box:
+    sides = []
+    for axis in range(3):
+        there = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        sides.append(slice(max(int(there[0]) - margin, 0), min(int(there[-1]) + 1 + margin, mask.shape[axis])))
+    return tuple(sides)
+
+
+def _coarser(shape: torch.Size) -> tuple[int, int, int]:
+    """By what to divide the sides of a box, so that it is not too large."""
+    factors = [1, 1, 1]
+    while np.prod([n / f for n, f in zip(shape, factors, strict=True)]) > LARGEST:
+        factors[int(np.argmax([n / f for n, f in zip(shape, factors, strict=True)]))] *= 2
+    return tuple(factors)
+
+
+def _pooled(corrected: Corrected, factors: tuple[int, int, int]) -> Corrected:
+    """The same, coarser: known is what is known in part, with the labels of that part."""
+
+    def mean(values: Tensor) -> Tensor:
+        return F.avg_pool3d(values[None, None], factors, ceil_mode=True)[0, 0]
+
+    certain = (corrected.known > 0).float()
+    share = mean(certain).clamp(min=1e-6)
+    return Corrected(
+        image=mean(corrected.image),
+        own=(mean(corrected.own) > 0.5).float(),
+        probability=mean(corrected.probability),
+        others=mean(corrected.others),
+        known=F.max_pool3d(corrected.known[None, None], factors, ceil_mode=True)[0, 0],
+        labels=(mean(corrected.labels * certain) / share > 0.5).float(),
+        other_labels=(mean(corrected.other_labels * certain) / share > 0.5).float(),
+    )
+
+
+def _dice(found: Tensor, truth: Tensor) -> float:
+    return float((2 * (found & truth).sum() + 1) / (found.sum() + truth.sum() + 1))
+
+
+@cache
+def _load(folder: Path) -> LearntCorrection:
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        network = CorrectionNetwork(tuple(card["channels"]))
+        network.load_state_dict(
+            {
+                key: value.float() if value.is_floating_point() else value
+                for key, value in load_file(folder / WEIGHTS).items()
+            }
+        )
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"The network that learnt to correct cannot be loaded from {folder}: {error}.",
+            "Install the extension again; meanwhile corrections can be carried by recalibration.",
+        ) from error
+    return LearntCorrection(network.eval().requires_grad_(False), card)

@@ -1,0 +1,177 @@
+"""Examples for the network that learns to correct: mistakes of real networks, corrected in a few slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..networks.correction import Corrected
+from .mistakes import Mistaken
+from .simulated_corrections import MANNERS, POLICIES, choose_slices, simulate_correction
+
+#: how often so many slices are corrected
+COUNTS, COUNT_SHARES = (1, 2, 4, 8), (0.25, 0.35, 0.25, 0.15)
+#: how often slices are corrected in which manner
+MANNER_SHARES = (0.4, 0.15, 0.15, 0.3)
+
+
+@dataclass(frozen=True)
+class Example:
+    """What one step learns from, (N, ...) each.
+
+    Attributes:
+        inputs: (N, channels, D, H, W), see :meth:`.Corrected.inputs`.
+        base: (N, D, H, W), see :meth:`.Corrected.base`.
+        truth: (N, D, H, W), 1 where the structure is.
+        counts: (N, D, H, W), 1 where nobody looked: there it counts.
+    """
+
+    inputs: Tensor
+    base: Tensor
+    truth: Tensor
+    counts: Tensor
+
+
+class CorrectionExamples:
+    """Draws examples at random.
+
+    Args:
+        files: of :class:`.Mistaken` volumes.
+        size: edge of the cube that is cut out round a structure, in voxels.
+        plain_share: of examples of volumes as they are.
+        seed: of all randomness.
+    """
+
+    def __init__(self, files: Sequence[Path], size: int, plain_share: float, seed: int) -> None:
+        self.size = size
+        self.plain_share = plain_share
+        self.random = np.random.default_rng(seed)
+        loaded = [Mistaken.load(path) for path in files]
+        self._plain = [each for each in loaded if not each.shifts]
+        self._shifted = [each for each in loaded if each.shifts]
+
+    def draw(self, count: int) -> Example:
+        """``count`` examples, of which some slices are corrected."""
+        drawn: list[tuple[Tensor, ...]] = []
+        while len(drawn) < count:
+            one = self._one()
+            if one is not None:
+                drawn.append(one)
+        return Example(*(torch.stack(parts) for parts in zip(*drawn, strict=True)))
+
+    def _one(self) -> tuple[Tensor, ...] | None:
+        random = self.random
+        plain = random.random() < self.plain_share or not self._shifted
+        group = self._plain if plain and self._plain else self._shifted
+        mistaken = group[random.integers(len(group))]
+        image, probabilities, own, truth = self._zoomed(mistaken)
+        doubt = 1 - probabilities.max(0)
+        # 0: all structures as one
+        channel = int(random.integers(0, len(probabilities))) if mistaken.whole else 1
+        policy = POLICIES[random.integers(len(POLICIES))]
+        manner = random.choice(MANNERS, p=MANNER_SHARES)
+        only = None
+        if channel == 0:
+            own, truth = (own > 0).astype(np.uint8), (truth > 0).astype(np.uint8)
+            probabilities = np.stack([probabilities[0], 1 - probabilities[0]])
+            channel = 1
+        elif manner == "one structure" or not mistaken.whole:  # the slices that are worst for this structure
+            only = np.where(own == channel, own, 0), np.where(truth == channel, truth, 0)
+        if not (truth == channel).any():
+            return None
+        chosen_from = only or (own, truth)
+        slices = choose_slices(
+            policy, *chosen_from, doubt, int(random.choice(COUNTS, p=COUNT_SHARES)), int(random.integers(3))
+        )
+        made = simulate_correction(own, truth, slices, str(manner), channel)
+        if not made.edited.any():
+            return None
+        stated = manner != "stroke" and random.random() < 0.5
+        known = np.where(made.edited, 1.0, np.where(made.seen, 1.0 if stated else 0.5, 0.0))
+        others = 1 - probabilities[0] - probabilities[channel]
+        arrays = [
+            image,
+            own == channel,
+            probabilities[channel],
+            others,
+            known,
+            made.labels == channel,
+            (made.labels > 0) & (made.labels != channel),
+            truth == channel,
+            ~made.seen,
+        ]
+        parts = self._turned(self._cut([np.asarray(array, np.float32) for array in arrays], own, made.labels, channel))
+        corrected = Corrected(self._looks(parts[0]), *parts[1:7])
+        return corrected.inputs(), corrected.base(), parts[7], parts[8]
+
+    def _zoomed(self, mistaken: Mistaken) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Image, probabilities, own labels and truth; often with larger or smaller voxels, or thicker slices."""
+        image = mistaken.image.astype(np.float32)
+        probabilities = mistaken.probabilities.astype(np.float32) / 255
+        if self.random.random() > 0.4:
+            return image, probabilities, mistaken.own, mistaken.truth
+        factors = np.exp(self.random.uniform(np.log(0.8), np.log(1.4), 3))
+        if self.random.random() < 0.4:
+            factors[self.random.integers(3)] /= self.random.uniform(1.5, 4)
+        size = [max(round(n * f), 8) for n, f in zip(image.shape, factors, strict=True)]
+        soft = torch.from_numpy(np.concatenate([image[None], probabilities]))[None]
+        soft = F.interpolate(soft, size, mode="trilinear", align_corners=False)[0].numpy()
+        hard = torch.from_numpy(np.stack([mistaken.own, mistaken.truth]).astype(np.float32))[None]
+        own, truth = F.interpolate(hard, size, mode="nearest-exact")[0].numpy().astype(np.uint8)
+        return soft[0], soft[1:], own, truth
+
+    def _cut(self, arrays: list[np.ndarray], own: np.ndarray, labels: np.ndarray, channel: int) -> list[Tensor]:
+        """A cube round the structure, about its middle, or somewhere in it where it is larger."""
+        where = np.argwhere((own == channel) | (labels == channel))
+        low, high = where.min(0), where.max(0) + 1
+        start = []
+        for a, b, n in zip(low, high, own.shape, strict=True):
+            middle = (a + b - self.size) / 2
+            room = max((b - a + 8 - self.size) / 2, 3)
+            start.append(
+                int(
+                    np.clip(
+                        round(middle + self.random.uniform(-room, room)), min(0, n - self.size), max(0, n - self.size)
+                    )
+                )
+            )
+        parts = []
+        for array in arrays:
+            sides = [slice(max(s, 0), s + self.size) for s in start]
+            part = torch.from_numpy(np.ascontiguousarray(array[tuple(sides)]))
+            missing = [self.size - n for n in part.shape]
+            if any(missing):
+                pads = [side for m in reversed(missing) for side in (m // 2, m - m // 2)]
+                part = F.pad(part[None, None], pads, mode="replicate")[0, 0]
+            parts.append(part)
+        # what lies beyond the volume was padded, and does not count
+        inside = torch.zeros_like(parts[-1])
+        missing = [max(self.size - n, 0) for n in own.shape]
+        inside[tuple(slice(m // 2, self.size - (m - m // 2)) for m in missing)] = 1
+        parts[-1] = parts[-1] * inside
+        return parts
+
+    def _turned(self, parts: list[Tensor]) -> list[Tensor]:
+        """Axes exchanged and mirrored: what is learnt holds in every plane."""
+        axes = self.random.permutation(3).tolist()
+        flips = [axis for axis in range(3) if self.random.random() < 0.5]
+        return [part.permute(axes).flip(flips).contiguous() for part in parts]
+
+    def _looks(self, image: Tensor) -> Tensor:
+        """Another brightness, contrast, sharpness or noise, or the negative."""
+        image = (image - image.mean()) / image.std().clamp(min=1e-6)
+        if self.random.random() < 0.2:
+            image = -image
+        if self.random.random() < 0.3:
+            bent = torch.sigmoid(image * float(self.random.uniform(0.5, 1.5)) + float(self.random.normal()))
+            image = (bent - bent.mean()) / bent.std().clamp(min=1e-6)
+        if self.random.random() < 0.3:
+            generator = torch.Generator().manual_seed(int(self.random.integers(2**31)))
+            image = image + float(self.random.uniform(0, 0.4)) * torch.randn(image.shape, generator=generator)
+        return image
