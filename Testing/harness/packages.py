@@ -1,11 +1,16 @@
-"""Stand-ins for ``slicer.packaging`` and the PyTorch extension: nothing is installed, but all can go well or wrong.
+"""Stand-ins for Slicer's Python packages: pip behind PythonSlicer, ``slicer.packaging``, the PyTorch extension.
 
-A test says with :data:`environment` what is missing and how an installation ends.
+Nothing is installed, but all can go well or wrong. A test says with :data:`environment` what is missing, what pip
+prints and how it ends. Only what the application itself looks at is changed: ``importlib.metadata.version``.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import sys
+import tempfile
+import time
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +20,22 @@ import slicer
 import slicer.util
 from packaging.requirements import Requirement
 
+from .launcher import write_launcher
+
 __all__ = ["Requirement", "load_requirements", "pip_check", "pip_ensure", "pip_install", "pip_uninstall"]
+
+_installed_version = importlib.metadata.version
+#: the Python behind the launcher, of which only ``-m pip`` and the like are asked
+_PYTHON = """#!{python} -IS
+import json, pathlib, sys, time
+folder = pathlib.Path({folder!r})
+arguments = [entry for entry in sys.argv[1:] if entry != "-m"]
+with open(folder / "started", "a") as file:
+    file.write(json.dumps(arguments) + "\\n")
+exec((folder / "pip.py").read_text())
+with open(folder / "succeeded", "a") as file:
+    file.write(json.dumps(arguments) + "\\n")
+"""
 
 
 @dataclass
@@ -24,17 +44,54 @@ class Environment:
 
     Attributes:
         missing: names of distributions that count as not installed.
-        failure: raised by the next installations; None lets them succeed.
-        commands: arguments of every installation so far.
+        versions: versions of those that are there, where they differ from the real ones.
+        replaced: versions that packages have once anything was installed.
+        failure: raised by the next installations within this program; None lets them succeed.
+        seconds: how long an installation within this program stops the window.
     """
 
     missing: set[str] = field(default_factory=set)
+    versions: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
     failure: Exception | None = None
-    commands: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._within: list[str] = []
+        self._folder: Path | None = None
+
+    def python_slicer(self, pip: str = "") -> str:
+        """A PythonSlicer whose pip does what this program says; its packages are there if it ends with success.
+
+        Args:
+            pip: for example ``print("Collecting torch"); time.sleep(1); sys.exit(1)``.
+        """
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(dir=slicer.app.temporaryPath))
+        (self._folder / "pip.py").write_text(pip, encoding="utf-8")
+        real = self._folder / "python-real"
+        real.write_text(_PYTHON.format(python=sys.executable, folder=str(self._folder)), encoding="utf-8")
+        real.chmod(0o755)
+        return str(write_launcher(self._folder, str(real)))
+
+    @property
+    def commands(self) -> list[str]:
+        """Arguments of every installation that was begun."""
+        return self._within + self._recorded("started")
+
+    def version(self, name: str) -> str:
+        """What ``importlib.metadata.version`` says."""
+        done = self._recorded("succeeded")
+        if name in self.missing and not any(f"{name}>" in entry or f"{name}<" in entry for entry in done):
+            raise importlib.metadata.PackageNotFoundError(name)
+        if done and name in self.replaced:
+            return self.replaced[name]
+        return self.versions.get(name) or _installed_version(name)
 
     def install(self, *arguments: str) -> None:
-        """What pip would do with these arguments."""
-        self.commands.append(" ".join(arguments))
+        """What pip would do with these arguments, within this program: no turn of the event loop meanwhile."""
+        self._within.append(" ".join(arguments))
+        time.sleep(self.seconds)
         if self.failure is not None:
             raise self.failure
         self.missing -= {Requirement(entry).name for entry in arguments if not _is_option(entry)}
@@ -43,8 +100,15 @@ class Environment:
         """As at the start: all is there, nothing fails."""
         self.__init__()
 
+    def _recorded(self, name: str) -> list[str]:
+        path = self._folder and self._folder / name
+        if path is None or not path.is_file():
+            return []
+        return [" ".join(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
 
 environment = Environment()
+importlib.metadata.version = environment.version
 
 
 def _is_option(argument: str) -> bool:
@@ -65,10 +129,8 @@ def pip_check(req: Any) -> bool:
 def _installed(requirement: Requirement) -> bool:
     if requirement.marker is not None and not requirement.marker.evaluate():
         return True
-    if requirement.name in environment.missing:
-        return False
     try:
-        return requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
+        return importlib.metadata.version(requirement.name) in requirement.specifier  # never a pre-release
     except importlib.metadata.PackageNotFoundError:
         return False
 
@@ -119,6 +181,8 @@ def pip_install(
         environment.install(*arguments)
     except Exception:
         if blocking:
+            if show_progress:  # tells of it by itself, before the caller can
+                slicer.util.errorDisplay("Package installation failed.", windowTitle="Installation Failed")
             raise
         completedCallback(1)
         return
@@ -145,7 +209,7 @@ class PyTorchUtilsLogic:
         torchVersionRequirement: str | None = None,
         torchvisionVersionRequirement: str | None = None,
     ) -> types.ModuleType | None:
-        """Install torch. Returns it, or None where the user declines."""
+        """Install torch, with no turn of the event loop meanwhile. Returns it, or None where the user declines."""
         requirement = f"torch{torchVersionRequirement or ''}"
         if askConfirmation and not slicer.util.confirmOkCancelDisplay(
             f"PyTorch will be downloaded and installed using light-the-torch (ltt install {requirement})."

@@ -1,17 +1,28 @@
-"""The first run: the Python packages of the worker are asked for at the first click on Segment, and it goes on then."""
+"""The first run: the Python packages of the worker are asked for at the first click on Segment, and it goes on then.
+
+The installation is a program of its own behind PythonSlicer's stand-in; the window goes on and can cancel it.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import time
 
 import pytest
+import qt
 import slicer
-from panel_clicks import click
+from panel_clicks import click, texts, wait, wait_a_moment
+from PySide6 import QtCore
 
 from harness.packages import environment
+from SESegmentationLib.client import launch
+from SESegmentationLib.errors import CancelledError
 
-PIP_FAILED = subprocess.CalledProcessError(1, ["pip", "install"])
+SLOW = "print('Collecting torch', flush=True); time.sleep(60)"
+
+
+def wait_for_installation(widget):
+    wait(lambda: not widget.panel.installation.running)
+    wait_a_moment()  # what follows it is begun then
 
 
 @pytest.fixture
@@ -22,7 +33,20 @@ def missing():
 
 
 @pytest.fixture
-def start(widget, make_volume, dialogs):
+def pip(monkeypatch):
+    """Function that says what pip does from now on."""
+    from SESegmentationLib.panel import install_process
+
+    def does(program: str = "") -> None:
+        path = environment.python_slicer(program)
+        monkeypatch.setattr(install_process, "find_python", lambda: path)
+
+    does()
+    return does
+
+
+@pytest.fixture
+def begin(widget, make_volume, dialogs, pip):
     """Function that clicks Segment; the question, if one comes, is answered so."""
     make_volume()
 
@@ -34,15 +58,16 @@ def start(widget, make_volume, dialogs):
     return run
 
 
-def installing(monkeypatch, happens):
-    """While packages are installed, something happens: Slicer handles events meanwhile."""
-    install = type(environment).install
+@pytest.fixture
+def start(begin, widget):
+    """The same, and waits until what was to be installed is."""
 
-    def install_meanwhile(self, *arguments):
-        happens()
-        install(self, *arguments)
+    def run(*answers):
+        begin(*answers)
+        wait_for_installation(widget)
+        return widget.panel.messages.shown
 
-    monkeypatch.setattr(type(environment), "install", install_meanwhile)
+    return run
 
 
 def test_nothing_is_asked_where_all_is_there(start, segmenter, dialogs):
@@ -54,8 +79,12 @@ def test_asked_once_with_sizes_then_installed_and_segmented(start, missing, segm
     (question,) = dialogs.shown
     assert "torch>=2.2: about " in question.text and "safetensors>=0.4: about 1 MB" in question.text
     assert "your images stay on this computer" in question.text
-    assert environment.commands == ["torch>=2.2", "safetensors>=0.4"]
-    assert len(segmenter.jobs) == 1 and not missing
+    assert environment.commands == [
+        "pip install light-the-torch>=0.5",
+        "light_the_torch install torch>=2.2",
+        "pip install safetensors>=0.4",
+    ]
+    assert len(segmenter.jobs) == 1
 
 
 def test_refusal_says_how_to_go_on_and_the_next_click_asks_again(start, missing, segmenter, dialogs):
@@ -70,6 +99,72 @@ def test_what_is_wrong_with_the_input_is_said_before_anything_is_installed(widge
     assert widget.panel.messages.shown[0].text == "No volume is chosen." and dialogs.shown == []
 
 
+def test_the_window_goes_on_and_shows_how_far_it_is(widget, begin, missing, pip, segmenter):
+    pip("print('Collecting torch', flush=True); time.sleep(1)")
+    ticks, timer = [], qt.QTimer()
+    timer.connect("timeout()", lambda: ticks.append(time.monotonic()))
+    timer.start(10)
+    assert begin(True) == []
+    ui = widget.ui
+    wait(lambda: ui.progressLabel.text == "Installing: Collecting torch")
+    assert ui.segmentButton.text == "Cancel" and ui.progressBar.visible and ui.progressBar.maximum == 0
+    wait_for_installation(widget)
+    timer.stop()
+    pauses = [later - earlier for earlier, later in zip(ticks, ticks[1:], strict=False)]
+    assert len(ticks) > 50 and max(pauses) < 0.8
+    assert len(segmenter.jobs) == 1 and ui.progressBar.maximum == 100
+
+
+def test_it_goes_on_where_no_other_thread_runs(widget, begin, missing, pip, segmenter):
+    """As in Slicer, whose event loop keeps Python's lock: what runs behind it must need no thread."""
+    import ctypes
+    import ctypes.util
+    from pathlib import Path
+
+    library = next(Path(QtCore.__file__).parent.glob("Qt/lib/libQt6Core.so*"), None)
+    if library is None:
+        pytest.skip("only Linux has this library of Qt")
+    process_events = ctypes.PyDLL(
+        str(library)
+    )._ZN16QCoreApplication13processEventsE6QFlagsIN10QEventLoop17ProcessEventsFlagEEi
+    pip("print('Collecting torch', flush=True); time.sleep(0.3)")
+    begin(True)
+    end = time.monotonic() + 30
+    while widget.panel.installation.running and time.monotonic() < end:
+        process_events(4, 20)  # waits for more events
+    wait_a_moment()
+    assert len(segmenter.jobs) == 1 and widget.panel.messages.shown == []
+
+
+def test_cancel_ends_all_that_was_started(widget, begin, missing, pip, segmenter):
+    import psutil
+
+    pip(SLOW)
+    begin(True)
+    wait(lambda: "Collecting" in widget.ui.progressLabel.text)
+    started = psutil.Process().children(recursive=True)
+    time.sleep(0.5)  # a double click does not cancel
+    click(widget.ui.segmentButton)
+    wait(lambda: not widget.panel.installation.running, 10)
+    (message,) = widget.panel.messages.shown
+    assert (message.level, message.text) == ("information", "The installation was cancelled.")
+    psutil.wait_procs(started, 5)
+    assert not any("PythonSlicer" in " ".join(process.cmdline()) for process in started if process.is_running())
+    assert segmenter.jobs == [] and widget.ui.segmentButton.text == "Segment" and widget.ui.segmentButton.enabled
+
+
+def test_the_module_is_unloaded_during_the_installation(widget, begin, missing, pip, segmenter):
+    import psutil
+
+    pip(SLOW)
+    begin(True)
+    wait(lambda: "Collecting" in widget.ui.progressLabel.text)
+    widget.cleanup()
+    assert not widget.panel.installation.running and segmenter.jobs == []
+    left = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert not any("PythonSlicer" in line for line in left)
+
+
 @pytest.mark.parametrize(
     ("printed", "cause", "remedy"),
     [
@@ -79,102 +174,121 @@ def test_what_is_wrong_with_the_input_is_said_before_anything_is_installed(widge
         ("ConnectTimeoutError(<HTTPSConnection>, 'Connection timed out.')", "internet", "pip download"),
         ("ERROR: Could not install packages: [Errno 28] No space left on device", "disk is full", "6 GB"),
         ("ERROR: [Errno 13] Permission denied: '/opt/Slicer/lib'", "cannot be written", "may write"),
-        ("ERROR: the wheel is broken\n", "the wheel is broken.", "Python console"),
+        ("ERROR: No matching distribution found for torch>=2.2", "no version of it", "Slicer 5.10 or newer"),
+        ("ERROR: the wheel is broken\n", "the wheel is broken.", "log below"),
     ],
 )
-def test_failures_are_told_by_what_pip_printed(start, missing, segmenter, monkeypatch, printed, cause, remedy):
-    installing(monkeypatch, lambda: print(printed))
-    environment.failure = PIP_FAILED if "wheel" not in printed else RuntimeError("")
+def test_a_failure_is_told_once_by_what_pip_printed(
+    widget, start, missing, pip, segmenter, dialogs, printed, cause, remedy
+):
+    pip(f"print({printed!r}); sys.exit(1)")
     (message,) = start(True)
     assert message.text.startswith("torch and safetensors could not be installed") and cause in message.text
-    assert remedy in message.remedy and segmenter.jobs == []
+    assert remedy in message.remedy and segmenter.jobs == [] and len(dialogs.shown) == 1  # the question alone
     assert "PythonSlicer -m pip download" in message.remedy or cause not in ("proxy", "not trusted", "internet")
-    environment.failure = None
+    click(widget.ui.logButton)
+    assert printed.strip() in widget.ui.logText.toPlainText()
+    pip()
     assert start(True) == [] and len(segmenter.jobs) == 1
 
 
-def test_an_installation_that_installs_nothing(start, missing, monkeypatch):
-    monkeypatch.setattr(type(environment), "install", lambda self, *arguments: None)
+def test_an_installation_that_installs_nothing(start, missing, pip):
+    pip("sys.exit(0)")
     (message,) = start(True)
     assert message.text.startswith("torch and safetensors could not be installed: the installation ended without them.")
 
 
-def test_without_the_pytorch_extension(start, missing, monkeypatch):
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+def test_a_slicer_without_its_python(start, missing, segmenter, monkeypatch):
+    from SESegmentationLib.panel import install_process
+
+    monkeypatch.setattr(install_process, "find_python", launch.find_python)
+    monkeypatch.setattr("sys.executable", "/opt/Slicer/bin/SlicerApp-real")
+    monkeypatch.setenv("PATH", "")
     (message,) = start(True)
-    assert "extension PyTorch is missing" in message.text and "Extensions Manager" in message.remedy
+    assert message.text == "Slicer's program PythonSlicer was not found." and segmenter.jobs == []
 
 
-def test_an_older_pytorch_extension(start, missing, segmenter, monkeypatch):
-    class Older:
-        def installTorch(self, askConfirmation=False):
-            environment.install("torch")
-            return object()
-
-    monkeypatch.setattr(sys.modules["PyTorchUtils"], "PyTorchUtilsLogic", Older)
-    assert start(True) == [] and environment.commands == ["torch", "safetensors>=0.4"] and len(segmenter.jobs) == 1
+@pytest.mark.parametrize("version", ["2.10.0a0+git123", "2.9.0rc1", "2.2", "10.0.0"])
+def test_a_torch_that_will_do_is_not_asked_for_again(start, dialogs, segmenter, version):
+    environment.versions["torch"] = version  # slicer.packaging.pip_check refuses pre-releases
+    if version == "2.2":
+        environment.versions["numpy"] = "1.26.4"
+    assert start() == [] and dialogs.shown == [] and len(segmenter.jobs) == 1
 
 
-def test_a_slicer_without_its_packaging_module(start, segmenter, monkeypatch):
-    import importlib.metadata
+def test_a_torch_that_is_too_old_is_replaced(start, pip):
+    environment.versions["torch"] = "2.1.2"
+    environment.versions["numpy"] = "1.26.4"
+    environment.replaced["torch"] = "2.2.2"
+    assert start(True) == [] and environment.commands[-1] == "light_the_torch install torch>=2.2"
 
-    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
-    monkeypatch.delattr(slicer, "packaging")
-    version, installed = importlib.metadata.version, []
 
-    def find(name):
-        if name == "safetensors" and not installed:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version(name)
+@pytest.fixture
+def macos(monkeypatch):
+    """Slicer on macOS: torch 2.2.2 is the last, and it needs NumPy 1."""
+    import platform
 
-    monkeypatch.setattr(importlib.metadata, "version", find)
-    monkeypatch.setattr(slicer.util, "pip_install", installed.append)
-    assert start(True) == [] and installed == [["safetensors>=0.4"]] and len(segmenter.jobs) == 1
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    environment.versions["numpy"] = "2.0.2"
+    environment.replaced.update(torch="2.2.2", numpy="1.26.4")
+
+
+def test_numpy_is_replaced_on_macos_and_slicer_must_be_restarted(start, missing, macos, segmenter, dialogs):
+    (message,) = start(True)
+    assert '"numpy<2"' not in dialogs.shown[0].text and "numpy<2: about 20 MB" in dialogs.shown[0].text
+    assert "Slicer must be restarted afterwards" in dialogs.shown[0].text
+    assert environment.commands[-1] == "pip install safetensors>=0.4 numpy<2"
+    assert message.level == "warning" and "Slicer must be restarted" in message.text
+    assert "numpy 2.0.2 → 1.26.4" in message.text
+    assert len(segmenter.jobs) == 1
+
+
+def test_an_old_torch_beside_a_new_numpy_is_mended(start, segmenter, dialogs):
+    """As an older PyTorch extension leaves it; a worker that runs already would not see the new one, so it ends."""
+    assert start() == []
+    segmenter.fail(CancelledError("", ""))
+    wait_a_moment()
+    wait(lambda: not segmenter._events)
+    environment.versions.update(torch="2.2.2", numpy="2.0.2")
+    environment.replaced.update(numpy="1.26.4")
+    (message,) = start(True)
+    assert environment.commands == ["pip install numpy<2"] and "restarted" in message.text
+    assert len(segmenter.jobs) == 2 and segmenter.released == 1
 
 
 def test_a_folder_of_wheels_replaces_the_internet(widget, start, missing, segmenter, dialogs, tmp_path):
     (tmp_path / "torch-2.13.0-cp312-none-any.whl").touch()
     widget.ui.wheelsFolderEdit.currentPath = str(tmp_path)
     assert start(True) == [] and "nothing is downloaded" in dialogs.shown[0].text
-    assert environment.commands == [f"--no-index --find-links {tmp_path} torch>=2.2 safetensors>=0.4"]
+    assert environment.commands == [f"pip install --no-index --find-links {tmp_path} torch>=2.2 safetensors>=0.4"]
     assert len(segmenter.jobs) == 1
 
 
-def test_a_folder_without_wheels_or_without_the_right_ones(widget, start, missing, segmenter, monkeypatch, tmp_path):
+def test_a_folder_without_wheels_or_without_the_right_ones(widget, start, missing, segmenter, pip, tmp_path):
     widget.ui.wheelsFolderEdit.currentPath = str(tmp_path)
     (message,) = start()
     assert message.text == f"There are no wheels in {tmp_path}."
     (tmp_path / "torch-2.13.0-cp39-none-any.whl").touch()
-    installing(monkeypatch, lambda: print("ERROR: No matching distribution found for torch>=2.2"))
-    environment.failure = PIP_FAILED
+    pip("print('ERROR: No matching distribution found for torch>=2.2'); sys.exit(1)")
     (message,) = start(True)
     assert message.text == f"The folder {tmp_path} lacks a wheel that fits this Slicer."
     assert '"torch>=2.2" "safetensors>=0.4"' in message.remedy and segmenter.jobs == []
 
 
-def test_clicks_during_the_installation_do_nothing(widget, start, missing, segmenter, monkeypatch):
-    installing(monkeypatch, lambda: (widget.ui.segmentButton.enabled, widget.panel._on_segment()))
-    assert start(True) == [] and len(segmenter.jobs) == 1 and widget.ui.segmentButton.enabled
+def test_the_scene_is_closed_during_the_installation(widget, begin, missing, pip, segmenter):
+    pip("print('Collecting torch', flush=True); time.sleep(0.3)")
+    begin(True)
+    slicer.mrmlScene.Clear(False)
+    wait_for_installation(widget)
+    assert texts(widget.panel.messages.shown) == [("error", "No volume is chosen.")] and segmenter.jobs == []
 
 
-def test_the_scene_is_closed_during_the_installation(widget, start, missing, segmenter, monkeypatch):
-    installing(monkeypatch, lambda: slicer.mrmlScene.Clear(False))
-    (message,) = start(True)
-    assert message.text == "No volume is chosen." and segmenter.jobs == []
-
-
-def test_the_module_is_unloaded_during_the_installation(widget, start, missing, segmenter, monkeypatch):
-    installing(monkeypatch, lambda: widget.cleanup())
-    assert "closed" in start(True)[0].text and segmenter.jobs == []
-
-
-def test_the_volume_is_replaced_during_the_installation(widget, start, missing, segmenter, make_volume, monkeypatch):
+def test_the_volume_is_replaced_during_the_installation(widget, begin, missing, pip, segmenter, make_volume):
+    pip("print('Collecting torch', flush=True); time.sleep(0.3)")
     other = make_volume((6, 7, 8), "other")
-
-    def replace():
-        if widget.ui.volumeSelector.currentNode() is not other:
-            slicer.mrmlScene.RemoveNode(widget.ui.volumeSelector.currentNode())
-            widget.ui.volumeSelector.setCurrentNode(other)
-
-    installing(monkeypatch, replace)
-    assert start(True) == [] and segmenter.jobs[0].image.GetSize() == (6, 7, 8)
+    begin(True)
+    slicer.mrmlScene.RemoveNode(widget.ui.volumeSelector.currentNode())
+    widget.ui.volumeSelector.setCurrentNode(other)
+    wait_for_installation(widget)
+    assert widget.panel.messages.shown == [] and segmenter.jobs[0].image.GetSize() == (6, 7, 8)

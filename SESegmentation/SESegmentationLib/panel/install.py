@@ -1,45 +1,58 @@
-"""The Python packages that a segmentation needs and Slicer has not: asking for them once, and installing them."""
+"""The Python packages that a segmentation needs and Slicer has not: which they are, and asking for them."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import importlib.metadata
-import inspect
-import io
+import importlib.util
 import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import slicer
 from slicer.i18n import tr as _
 
-from ..errors import DependencyError, SegmentationError
-from .install_failures import explain_failure
+from ..errors import DependencyError
 
 TORCH = "torch"
 TORCH_VERSION = ">=2.2"
-_REQUESTER = "SESegmentation"
-_NOT_INSTALLED = "Nothing was installed."
+#: finds the build of torch that fits the graphics driver; the extension PyTorch uses it too, but stops the window then
+CHOOSER = "light-the-torch>=0.5"
+#: for a torch before 2.3
+OLD_NUMPY = "numpy<2"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An installation that the user has agreed to.
+
+    Attributes:
+        requirements: what is to be installed.
+        folder: of wheels to take it from; empty for the internet.
+        commands: arguments of ``python -m``, one after the other.
+    """
+
+    requirements: list[str]
+    folder: str
+    commands: list[list[str]]
 
 
 class Dependencies(Protocol):
-    """Sees to it that what the worker needs is there."""
+    """Knows what the worker needs."""
 
     def missing(self) -> list[str]:
         """Requirements that are not met."""
 
-    def ensure(self) -> None:
-        """Ask for what is missing and install it; DependencyError where it is missing still."""
+    def ask(self, missing: list[str]) -> Plan:
+        """Ask whether to install; DependencyError where it cannot be, or the user declines."""
 
 
 class DependencyInstaller:
-    """Installs torch through the PyTorch extension, the rest by pip; or everything from a folder of wheels.
+    """Takes torch by way of light-the-torch, the rest by pip; or everything from a folder of wheels.
 
     Args:
         requirements_file: requirements.txt with everything except torch.
@@ -54,101 +67,79 @@ class DependencyInstaller:
         """Requirements that are not met. Takes a few ms; nothing is imported."""
         lines = self._requirements_file.read_text(encoding="utf-8").splitlines()
         requirements = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if _gets_old_torch():
+            requirements.append(OLD_NUMPY)
         return [entry for entry in (TORCH + TORCH_VERSION, *requirements) if not _is_met(entry)]
 
-    def ensure(self) -> None:
-        """Ask for what is missing and install it. Slicer shows the progress of pip; that takes minutes.
+    def ask(self, missing: list[str]) -> Plan:
+        """Ask whether to install what is missing.
 
         Raises:
-            DependencyError: the user declined, or it failed; the remedy says how to go on.
+            DependencyError: there are no wheels, or the user declined; the remedy says how to go on.
         """
-        missing = self.missing()
-        if not missing:
-            return
         folder = self._wheels_folder()
         if folder and not any(Path(folder).glob("*.whl")):
             raise DependencyError(
-                f"There are no wheels in {folder}.",
-                "Choose another folder under This computer, or empty the field to install from the internet.",
+                _("There are no wheels in {folder}.").format(folder=folder),
+                _("Choose another folder under This computer, or empty the field to install from the internet."),
             )
         if not slicer.util.confirmOkCancelDisplay(_question(missing, folder), _("Install Python packages")):
             raise DependencyError(
-                f"{' and '.join(map(_name, missing))} are needed and were not installed, as you chose.",
-                "Click Segment to be asked again, or install them yourself in Slicer's Python.",
+                _("{packages} are needed and were not installed, as you chose.").format(
+                    packages=_(" and ").join(map(_name, missing))
+                ),
+                _("Click Segment to be asked again, or install them yourself in Slicer's Python."),
             )
-        with _printed() as printed:
-            try:
-                self._install(missing, folder)
-            except SegmentationError:
-                raise
-            except Exception as error:
-                raise explain_failure(error, printed.getvalue(), missing, folder) from error
-        importlib.invalidate_caches()
-        still = self.missing()
-        if still:
-            raise explain_failure(
-                RuntimeError("the installation ended without them"), printed.getvalue(), still, folder
-            )
-
-    def _install(self, missing: list[str], folder: str) -> None:
-        if folder:
-            slicer.util.pip_install(["--no-index", "--find-links", folder, *missing])
-            return
-        others = [requirement for requirement in missing if _name(requirement) != TORCH]
-        if len(others) < len(missing):
-            _install_torch()
-        if others:
-            _install_others(others)
+        return Plan(missing, folder, _commands(missing, folder))
 
 
-def _slicer_packaging() -> ModuleType | None:
-    """Slicer's own module for Python packages; None before Slicer 5.12."""
-    try:
-        return importlib.import_module("slicer.packaging")
-    except ImportError:
-        return None
+def loaded_versions() -> dict[str, str]:
+    """Versions on the disk of packages that this program has loaded; another version later needs a restart."""
+    names = {name.partition(".")[0] for name in list(sys.modules)}
+    return {name: version for name in names if (version := _version(name)) is not None}
+
+
+def _commands(missing: list[str], folder: str) -> list[list[str]]:
+    if folder:
+        return [["pip", "install", "--no-index", "--find-links", folder, *missing]]
+    others = [requirement for requirement in missing if _name(requirement) != TORCH]
+    commands = []
+    if len(others) < len(missing):
+        if importlib.util.find_spec("light_the_torch") is None:
+            commands.append(["pip", "install", CHOOSER])
+        commands.append(["light_the_torch", "install", TORCH + TORCH_VERSION])
+    return [*commands, ["pip", "install", *others]] if others else commands
+
+
+def _gets_old_torch() -> bool:
+    """Whether the torch that is there, or the only one there is, was built for NumPy 1."""
+    version = _version(TORCH)
+    if version is not None:
+        return _release(version) < (2, 3)
+    return platform.system() == "Darwin" and platform.machine() == "x86_64"
 
 
 def _is_met(requirement: str) -> bool:
-    packaging = _slicer_packaging()
-    if packaging is not None:
-        return packaging.pip_check(requirement)
-    try:  # the version is left to the worker
-        importlib.metadata.version(_name(requirement))
-    except importlib.metadata.PackageNotFoundError:
+    """Whether a package is there, pre-releases included, in the version that is wanted: one bound, or none."""
+    version = _version(_name(requirement))
+    if version is None:
         return False
-    return True
+    bound = re.search(r"(>=|<)\s*([\d.]+)", requirement)
+    if bound is None:
+        return True
+    at_least = _release(version) >= _release(bound[2])
+    return at_least if bound[1] == ">=" else not at_least
 
 
-def _install_torch() -> None:
+def _version(package: str) -> str | None:
     try:
-        import PyTorchUtils
-    except ImportError:
-        raise DependencyError(
-            f"Slicer's extension PyTorch is missing; it chooses the PyTorch that fits this computer. {_NOT_INSTALLED}",
-            "Install it in the Extensions Manager (View menu), restart Slicer and click Segment. "
-            "Without internet, choose a folder of wheels under This computer.",
-        ) from None
-    install = PyTorchUtils.PyTorchUtilsLogic().installTorch
-    options = _known_options(install, askConfirmation=False, torchVersionRequirement=TORCH_VERSION)
-    if install(**options) is None:
-        raise RuntimeError("the PyTorch extension installed nothing")
+        return importlib.metadata.version(package)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
 
 
-def _install_others(requirements: list[str]) -> None:
-    packaging = _slicer_packaging()
-    if packaging is not None:
-        packaging.pip_ensure(
-            requirements, **_known_options(packaging.pip_ensure, prompt_install=False, requester=_REQUESTER)
-        )
-    else:
-        slicer.util.pip_install(requirements)
-
-
-def _known_options(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
-    """Those of ``options`` that this version of ``function`` takes."""
-    known = inspect.signature(function).parameters
-    return {name: value for name, value in options.items() if name in known}
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.match(r"[\d.]*\d", version)[0].split("."))
 
 
 def _name(requirement: str) -> str:
@@ -162,38 +153,16 @@ def _question(missing: list[str], folder: str) -> str:
         if folder
         else _("They are downloaded from the internet into Slicer's Python; your images stay on this computer.")
     )
-    return _("To segment, these Python packages are needed:\n\n{sizes}\n\n{source} Install them now?").format(
-        sizes=sizes, source=source
+    restart = _(" As NumPy is replaced, Slicer must be restarted afterwards.") if OLD_NUMPY in missing else ""
+    return _("To segment, these Python packages are needed:\n\n{sizes}\n\n{source}{restart} Install them now?").format(
+        sizes=sizes, source=source, restart=restart
     )
 
 
 def _size(package: str) -> str:
     """What a package and all it needs takes to download."""
     if package != TORCH:
-        return _("about 1 MB")
+        return _("about 20 MB") if package == _name(OLD_NUMPY) else _("about 1 MB")
     if shutil.which("nvidia-smi"):
         return _("about 3 GB, because the NVIDIA GPU is supported")
-    return _("about 100 MB") if platform.system() == "Darwin" else _("about 250 MB")
-
-
-class _Tee(io.StringIO):
-    """Keeps what is printed and prints it as well."""
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__()
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        self._stream.write(text)
-        return super().write(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-
-@contextlib.contextmanager
-def _printed() -> Iterator[io.StringIO]:
-    """What is printed meanwhile: Slicer prints pip's output, and gives it to nobody."""
-    tee = _Tee(sys.stdout)
-    with contextlib.redirect_stdout(tee):
-        yield tee
+    return _("about 150 MB") if platform.system() == "Darwin" else _("about 250 MB")

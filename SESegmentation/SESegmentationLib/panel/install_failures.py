@@ -21,7 +21,8 @@ _WHEELS = (
     "on a computer with internet and the same Slicer run: PythonSlicer -m pip download {packages} -d FOLDER; "
     "copy the folder here and choose it under This computer."
 )
-#: the more telling ones first: behind a proxy, pip reports a failed connection as well
+_NO_VERSION = ("No matching distribution", "Could not find a version", "Requires-Python")
+#: the more telling ones first: behind a proxy, pip reports a failed connection as well, and without one no version
 _REASONS = (
     _Reason(
         ("ProxyError", "Cannot connect to proxy", "Tunnel connection failed", "407 Proxy"),
@@ -60,33 +61,37 @@ _REASONS = (
         "Slicer's folder cannot be written.",
         "Close other Slicer windows, start Slicer as a user who may write its folder, and click Segment.",
     ),
+    _Reason(
+        _NO_VERSION,
+        "There is no version of it for this Slicer and this system.",
+        f"Use Slicer 5.10 or newer on a 64-bit system. Or do without the internet: {_WHEELS}",
+    ),
 )
 
 
-def explain_failure(error: Exception, output: str, packages: list[str], folder: str = "") -> DependencyError:
+def explain_failure(output: str, packages: list[str], folder: str = "") -> DependencyError:
     """What to tell the user.
 
     Args:
-        error: what was raised.
-        output: what was printed meanwhile.
+        output: what was printed.
         packages: what was to be installed.
         folder: of wheels, if it was installed from one.
     """
     names = " and ".join(re.split(r"[<>=!~;\[ ]", package, maxsplit=1)[0] for package in packages)
     wanted = " ".join(f'"{package}"' for package in packages)  # a shell would take > for its own
-    text = f"{output}\n{error}"
-    if folder and ("No matching distribution" in text or "Could not find a version" in text):
+    if folder and any(phrase in output for phrase in _NO_VERSION):
         return DependencyError(
             f"The folder {folder} lacks a wheel that fits this Slicer.", _sentence(_WHEELS.format(packages=wanted))
         )
     for reason in _REASONS:
-        if any(phrase in text for phrase in reason.phrases):
+        if any(phrase in output for phrase in reason.phrases):
             return DependencyError(
                 f"{names} could not be installed. {reason.cause}", reason.remedy.format(packages=wanted)
             )
     return DependencyError(
-        f"{names} could not be installed: {_last_line(text)}",
-        "Click Segment to try again. If it fails again, look at what pip says in the Python console (View menu). "
+        f"{names} could not be installed: {_last_line(output)}",
+        "Click Segment to try again. If it fails again, look at what pip says in the log below, or install PyTorch "
+        "in the module PyTorch Util, which stops the window meanwhile. "
         f"Or do without the internet: {_WHEELS.format(packages=wanted)}",
     )
 

@@ -21,6 +21,7 @@ from .computer import ComputerSection, Doctor
 from .correction import open_segment_editor
 from .inputs import Inputs
 from .install import Dependencies
+from .installation import Installation
 from .memory import ComputerMemory
 from .messages import INFORMATION, Message
 from .model_chooser import ModelChooser, ModelSource
@@ -89,17 +90,17 @@ class Panel:
     ) -> None:
         self._ui = ui
         self._choices: Choices | None = None
-        self._dependencies = dependencies
         self._memory = memory
         self._current: _Run | RefineRequest | AttentionRequest | None = None
         self._scene_results = SceneResults()
-        self._attempts = Attempts(ui, lambda: self._choices is not None, lambda: self.run.log)
+        self._attempts = Attempts(ui, lambda: self._choices is not None, lambda: self.installation.log or self.run.log)
         self.messages = self._attempts.messages
         self.models = ModelChooser(ui, models, memory, self._on_model_chosen)
         self._add_model = AddModel(ui, models, package_dialogs, self._on_model_added, self._attempts.failed)
         self.inputs = Inputs(ui, lambda: self._choices, lambda: self.models.card)
         self.patient = PatientNetwork(ui, lambda: self._choices, lambda: self.models.card)
         self.run = RunControl(ui, make_segmenter, self._on_segment, lambda: self._choices is not None)
+        self.installation = Installation(ui, dependencies, self._attempts, self.run.release)
         self.recalibration: Recalibration | None = None
         self.result = ResultView(ui, self._scene_results, self._show_actions, lambda: self._attempts.make(self._attend))
         self.recalibration = Recalibration(
@@ -188,6 +189,7 @@ class Panel:
     def close(self) -> None:
         """End everything; the panel is not used any more."""
         self._choices = None
+        self.installation.close()
         self.run.close()
         self._add_model.close()
         self.computer.close()
@@ -195,13 +197,16 @@ class Panel:
         self.result.close()
 
     def _on_segment(self) -> None:
-        self._attempts.make(self._start)
+        if self.installation.running:
+            self.installation.cancel()
+        else:
+            self._attempts.make(self._start)
 
     def _start(self) -> None:
         self._read_request(self.models.require_package()).check()
-        self._install()
-        if self._choices is None:
-            raise InputError("The scene was closed during the installation.", "Load a volume and click Segment.")
+        self.installation.ensure(self._segment)
+
+    def _segment(self) -> None:
         request = self._read_request(self.models.require_package())  # it may have been changed meanwhile
         self._choices.model = request.package.card.name
         self.recalibration.drop()
@@ -235,13 +240,18 @@ class Panel:
     ) -> None:
         """Ask the worker something about a result."""
         kind.read(node, self._choices, self._memory)
-        self._install()
-        if self._choices is None or not slicer.mrmlScene.IsNodePresent(node):
-            raise InputError("The scene was closed during the installation.", "Load a volume and click Segment.")
-        request = kind.read(node, self._choices, self._memory)  # it may have been edited meanwhile
-        self.run.start(lambda: request.job, on_result, self._on_question_failure)
-        self._current = request
-        self._show_actions()
+
+        def begin() -> None:
+            if not slicer.mrmlScene.IsNodePresent(node):
+                raise InputError(
+                    _("The scene was closed during the installation."), _("Load a volume and click Segment.")
+                )
+            request = kind.read(node, self._choices, self._memory)  # it may have been edited meanwhile
+            self.run.start(lambda: request.job, on_result, self._on_question_failure)
+            self._current = request
+            self._show_actions()
+
+        self.installation.ensure(begin)
 
     def _save_report(self) -> None:
         node = self.result.node
@@ -266,15 +276,6 @@ class Panel:
             low_memory=choices.lowMemory,
             adapted=self.patient.parameters,
         )
-
-    def _install(self) -> None:
-        if not self._dependencies.missing():
-            return
-        self._ui.segmentButton.enabled = False
-        try:
-            self._dependencies.ensure()
-        finally:
-            self._ui.segmentButton.enabled = True
 
     def _on_result(self, event: ResultEvent) -> None:
         run, request = self._current, self._current.request

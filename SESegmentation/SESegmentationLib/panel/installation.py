@@ -1,0 +1,166 @@
+"""An installation from question to end: the button cancels, pip's lines show how far it is, and the window goes on."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from ..errors import CancelledError, SegmentationError
+from .attempts import Attempts
+from .install import Dependencies, Plan, loaded_versions
+from .install_failures import explain_failure
+from .install_process import InstallProcess
+from .messages import WARNING, Message
+
+_POLL_MS = 100
+_LINE_CHARACTERS = 60
+#: the second half of a double click must not cancel what the first half began, in s
+_DOUBLE_CLICK_SECONDS = 0.5
+
+
+class Installation:
+    """Sees to it that what the worker needs is there.
+
+    Args:
+        ui: holds segmentButton, progressBar and progressLabel.
+        dependencies: know what is needed.
+        attempts: what is done afterwards, and how failures are told.
+        on_installed: called when something was installed, before anything else is done.
+    """
+
+    def __init__(
+        self, ui: Any, dependencies: Dependencies, attempts: Attempts, on_installed: Callable[[], None]
+    ) -> None:
+        self._ui = ui
+        self._dependencies = dependencies
+        self._attempts = attempts
+        self._on_installed = on_installed
+        self._process: InstallProcess | None = None
+        self._plan: Plan | None = None
+        self._go_on: Callable[[], None] | None = None
+        self._before: dict[str, str] = {}
+        self._cancelled = False
+        self._log = ""
+        self._started = 0.0
+        self._idle = ("", "")
+        self._timer = qt.QTimer(ui.segmentButton)
+        self._timer.connect("timeout()", self._fetch)
+
+    @property
+    def running(self) -> bool:
+        """Whether packages are being installed."""
+        return self._process is not None
+
+    @property
+    def log(self) -> str:
+        """What was printed by the last installation, where that has failed."""
+        return self._log
+
+    def ensure(self, go_on: Callable[[], None]) -> None:
+        """Do something that needs the packages: at once where they are there, else when they are installed.
+
+        Raises:
+            DependencyError: the installation cannot begin, or the user declined.
+        """
+        if self.running:
+            return
+        self._log = ""
+        missing = self._dependencies.missing()
+        if not missing:
+            go_on()
+            return
+        plan = self._dependencies.ask(missing)
+        self._before = loaded_versions()
+        try:
+            self._process = InstallProcess(plan.commands)
+        except OSError as error:
+            raise explain_failure(str(error), plan.requirements, plan.folder) from error
+        self._plan, self._go_on, self._cancelled = plan, go_on, False
+        self._started = time.monotonic()
+        self._show_running()
+        self._timer.start(_POLL_MS)
+
+    def cancel(self) -> None:
+        """Stop; what was there before stays."""
+        if self.running and not self._cancelled and time.monotonic() - self._started > _DOUBLE_CLICK_SECONDS:
+            self._cancelled = True
+            self._ui.segmentButton.enabled = False
+            self._ui.progressLabel.text = _("Cancelling…")
+            self._process.cancel()
+
+    def close(self) -> None:
+        """Stop at once, and tell nobody."""
+        self._timer.stop()
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def _fetch(self) -> None:
+        code = self._process.poll()
+        if code is None:
+            lines = self._process.printed.split("\n")
+            line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+            if line and not self._cancelled:
+                self._ui.progressLabel.text = _("Installing: {line}").format(line=line[:_LINE_CHARACTERS])
+                self._ui.progressLabel.toolTip = line
+            return
+        printed, go_on = self._process.printed, self._go_on
+        self.close()
+        self._show_idle()
+        try:
+            self._check(code, printed)
+        except SegmentationError as error:
+            self._attempts.failed(error)
+            return
+        self._log = ""
+        self._on_installed()
+        self._attempts.make(go_on)
+        self._tell_replaced()
+
+    def _check(self, code: int, printed: str) -> None:
+        """Raise unless all is there now."""
+        if self._cancelled:
+            raise CancelledError(_("The installation was cancelled."), _("Click Segment to be asked again."))
+        importlib.invalidate_caches()
+        self._log = printed  # it is shown with a failure
+        if code != 0:
+            raise explain_failure(printed, self._plan.requirements, self._plan.folder)
+        still = self._dependencies.missing()
+        if still:
+            raise explain_failure(f"{printed}\nthe installation ended without them", still, self._plan.folder)
+
+    def _tell_replaced(self) -> None:
+        """Say which packages this program goes on using in a version that is no more."""
+        now = loaded_versions()
+        before = self._before
+        replaced = [
+            f"{name} {before[name]} → {now[name]}"
+            for name in sorted(before.keys() & now.keys())
+            if now[name] != before[name]
+        ]
+        if replaced:
+            text = _("Slicer must be restarted: packages that it uses were replaced ({packages}).")
+            consequence = _("Until then other modules may fail; segmentations run with the new versions already.")
+            self._attempts.messages.add(Message(WARNING, text.format(packages=", ".join(replaced)), consequence))
+
+    def _show_running(self) -> None:
+        ui = self._ui
+        self._idle = ui.segmentButton.text, ui.segmentButton.toolTip
+        ui.segmentButton.text = _("Cancel")
+        ui.segmentButton.toolTip = _("Stop the installation.")
+        ui.progressLabel.text = _("Installing Python packages…")
+        ui.progressBar.maximum = 0  # it is not known how long it takes
+        ui.progressBar.visible = ui.progressLabel.visible = True
+
+    def _show_idle(self) -> None:
+        ui = self._ui
+        ui.segmentButton.text, ui.segmentButton.toolTip = self._idle
+        ui.segmentButton.enabled = True
+        ui.progressLabel.toolTip = ""
+        ui.progressBar.maximum = 100
+        ui.progressBar.visible = ui.progressLabel.visible = False
