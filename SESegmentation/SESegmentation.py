@@ -8,6 +8,7 @@ From a script::
 """
 
 import importlib.util
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -156,7 +157,9 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
 
         memory = ComputerMemory(slicer.app.userSettings())
-        installer = DependencyInstaller(self.resourcePath("requirements.txt"), lambda: memory.wheels_folder)
+        installer = DependencyInstaller(
+            self.resourcePath("requirements.txt"), lambda: self.panel.computer.wheels_folder()
+        )
         return Panel(
             self.ui, self.logic.createSegmenter, InstalledModels(), installer, DoctorProcess(), memory, FileDialogs()
         )
@@ -174,6 +177,9 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         self.panel.close()
         self.logic.close()
+        if getattr(sys.modules.get(self.moduleName), type(self).__name__, None) is not type(self):  # it is reloaded
+            for name in [name for name in sys.modules if name.partition(".")[0] == "SESegmentationLib"]:
+                del sys.modules[name]
 
     def useScene(self):
         """Show and change the choices of the scene, but not while it is being read or closed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -219,11 +220,14 @@ class _Browsable:
 
 @behaviour("ctkPathLineEdit")
 class PathLineEdit(_Browsable):
-    """An editable path."""
+    """An editable path. It tells of one that exists and fits; of any other, only that it does not, and not again."""
+
+    _DIRS, _FILES = 0x1, 0x2  # QDir::Filter
+    _valid = False
 
     def _init(self) -> None:
         self._edit = QtWidgets.QLineEdit(self)
-        self._edit.textChanged.connect(lambda text: emit(self, "currentPathChanged(QString)", text))
+        self._edit.textChanged.connect(self._on_text)
         self._button = QtWidgets.QToolButton(self)
         self._button.setText("...")
         self._button.clicked.connect(self.browse)
@@ -231,6 +235,16 @@ class PathLineEdit(_Browsable):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._edit)
         layout.addWidget(self._button)
+
+    def _on_text(self, text: str) -> None:
+        wanted, path = int(self.filters or 0), Path(text)
+        valid = path.is_dir() if wanted & self._DIRS and not wanted & self._FILES else bool(text) and path.exists()
+        valid = valid and bool(text)
+        if valid:
+            emit(self, "currentPathChanged(QString)", text)
+        if valid != self._valid:
+            self._valid = valid
+            emit(self, "validInputChanged(bool)", valid)
 
     def _get_currentPath(self) -> str:
         return self._edit.text

@@ -153,7 +153,8 @@ class NodeComboBox:
         if self.selectNodeUponCreation:
             self.setCurrentNode(node)
         emit(self, "nodeAdded(vtkMRMLNode*)", node)
-        emit(self, "nodeAddedByUser(vtkMRMLNode*)", node)
+        emit(self, "nodeAddedByUser(vtkMRMLNode*)", node)  # deprecated in 5.12
+        emit(self, "nodeAddedByUserAction(vtkMRMLNode*)", node)
         return node
 
     def removeCurrentNode(self) -> None:

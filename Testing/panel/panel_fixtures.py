@@ -49,13 +49,21 @@ write_package(folder / card["name"], card, folder / "tensors")
 """
 
 
+def _library() -> dict[str, Any]:
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "SESegmentationLib"}
+
+
 @pytest.fixture(autouse=True)
 def app() -> Iterator[Any]:
     """``slicer.app``, freshly started; the test fails on an exception in a slot or observer, and on a VTK error."""
     app = application.start()
     faults.take()
+    library = _library()
     yield app
     application.stop()
+    for name in _library():  # a reloaded module has reloaded it, while tests and fakes hold the first one
+        del sys.modules[name]
+    sys.modules.update(library)
     unused = harness_dialogs.dialogs.reset()
     found = faults.take()
     assert not found, "\n".join(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import qt
 import slicer
 from panel_clicks import click, reload_module, wait
@@ -89,3 +90,57 @@ def test_the_panel_fits_a_narrow_window(widget, segment, models):
     for section in ("advancedSection", "computerSection"):
         click(getattr(widget.ui, section))
     assert widget.ui.SESegmentation.minimumSizeHint().width() <= 380
+
+
+def test_the_folder_of_wheels_can_be_emptied_again(widget, dialogs, tmp_path):
+    """The field tells nothing of an empty path, nor of one after another that cannot be used."""
+    edit, computer, memory = widget.ui.wheelsFolderEdit, widget.panel.computer, widget.panel._memory
+    edit.currentPath = str(tmp_path)
+    assert computer.wheels_folder() == memory.wheels_folder == str(tmp_path)
+    edit.currentPath = ""
+    assert memory.wheels_folder == "" == computer.wheels_folder()
+    edit.currentPath = str(tmp_path)
+    edit.currentPath = str(tmp_path / "absent")
+    assert computer.wheels_folder() == str(tmp_path / "absent")  # what is seen is what will be used
+    edit.currentPath = ""
+    assert computer.wheels_folder() == ""
+    assert reload_module().ui.wheelsFolderEdit.currentPath == ""
+
+
+def test_a_folder_emptied_unheard_is_not_remembered(widget, tmp_path):
+    edit = widget.ui.wheelsFolderEdit
+    for path in (str(tmp_path), str(tmp_path / "absent"), ""):
+        edit.currentPath = path
+    assert reload_module().ui.wheelsFolderEdit.currentPath == ""
+
+
+@pytest.mark.parametrize("signal", ["nodeAddedByUser", "nodeAddedByUserAction"])
+def test_a_new_region_lies_round_the_middle_of_the_volume(widget, choices, make_volume, monkeypatch, signal):
+    """By the signal that 5.12 has instead of the older one; by that where there is no other."""
+    from harness import behaviour_nodes
+    from SESegmentationLib.panel import inputs
+
+    emit, other = behaviour_nodes.emit, {"nodeAddedByUser", "nodeAddedByUserAction"} - {signal}
+
+    def emit_but_one(sender, name, *arguments):
+        if name.partition("(")[0] not in other:
+            emit(sender, name, *arguments)
+
+    monkeypatch.setattr(behaviour_nodes, "emit", emit_but_one)
+    if signal == "nodeAddedByUser":  # there is no other one before 5.12
+        monkeypatch.setattr(inputs, "hasattr", lambda thing, name: name != "nodeAddedByUserAction", raising=False)
+        inputs.Inputs(widget.ui, lambda: choices, lambda: None)
+    volume = make_volume()
+    widget.ui.volumeSelector.setCurrentNode(volume)
+    region = widget.ui.regionSelector.addNode()
+    assert min(region.GetSize()) > 0
+
+
+def test_reload_takes_the_library_too(widget):
+    import sys
+
+    old = sys.modules["SESegmentationLib.panel.panel"]
+    again = reload_module()
+    assert sys.modules["SESegmentationLib.panel.panel"] is not old
+    assert type(again.panel) is sys.modules["SESegmentationLib.panel.panel"].Panel
+    assert type(again.panel) is not old.Panel and again.panel.messages.shown == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from panel_clicks import click, click_item, reload_module, type_text
-from panel_fakes import make_package
+from panel_clicks import click, click_item, type_text
+from panel_fakes import MODULE, make_package
+
+from harness import application
 
 
 @pytest.fixture
@@ -99,7 +101,9 @@ def test_terms_that_are_not_free_ask_for_consent_once(widget, choices, models, m
     click(widget.ui.segmentButton)
     assert len(segmenter.jobs) == 1 and widget.panel.messages.shown == []
     click(widget.ui.segmentButton)
-    again = reload_module()
+    application.unload_module("SESegmentation")  # as at the end of Slicer
+    application.load_module(MODULE)
+    again = application.open_module("SESegmentation")
     assert again.ui.licenceCheckBox.checked
     click(again.ui.licenceCheckBox)
     click(again.ui.segmentButton)

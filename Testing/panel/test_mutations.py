@@ -52,7 +52,7 @@ SLIPS = [
     ("SESegmentation.py", "self.panel.on_nodes_changed(", "self.panel.on_node_changed("),
     ("panel/run_control.py", '"clicked(bool)"', '"click(bool)"'),
     ("panel/run_control.py", "progressBar.value = round", "progressBar.valeu = round"),
-    ("panel/inputs.py", "nodeAddedByUser(vtkMRMLNode*)", "nodeAddedByUsers(vtkMRMLNode*)"),
+    ("panel/inputs.py", "nodeAddedByUserAction(vtkMRMLNode*)", "nodeAddedByUserActions(vtkMRMLNode*)"),
     ("panel/inputs.py", "region.SetCenter(", "region.SetCentre("),
     ("panel/inputs.py", "ImageDataModifiedEvent", "ImageDataModifyEvent"),
     ("panel/result_view.py", "setSegmentationNode(", "setSegmentationNod("),

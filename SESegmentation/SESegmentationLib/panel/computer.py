@@ -49,7 +49,8 @@ class ComputerSection:
         ui.checkTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.wheelsFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
         ui.wheelsFolderEdit.currentPath = memory.wheels_folder
-        ui.wheelsFolderEdit.connect("currentPathChanged(QString)", self._on_wheels_folder)
+        ui.wheelsFolderEdit.connect("currentPathChanged(QString)", self.wheels_folder)
+        ui.wheelsFolderEdit.connect("validInputChanged(bool)", self.wheels_folder)
         ui.checkButton.connect("clicked(bool)", self.check)
         ui.copyChecksButton.connect("clicked(bool)", self._copy)
         ui.computerSection.connect("contentsCollapsed(bool)", self._on_collapsed)
@@ -71,6 +72,15 @@ class ComputerSection:
         """Stop what is under way."""
         self._timer.stop()
         self._doctor.close()
+        self.wheels_folder()
+
+    def wheels_folder(self) -> str:
+        """The folder of wheels that the field shows, which is remembered; empty where there is none.
+
+        The field does not tell of every change: not of an empty path that follows one that cannot be used.
+        """
+        self._memory.wheels_folder = folder = self._ui.wheelsFolderEdit.currentPath.strip()
+        return folder
 
     def _fetch(self) -> None:
         checks = self._doctor.poll()
@@ -97,9 +107,6 @@ class ComputerSection:
     def _on_collapsed(self, collapsed: bool) -> None:
         if not collapsed and not self._checks and not self._timer.active:
             self.check()
-
-    def _on_wheels_folder(self, folder: str) -> None:
-        self._memory.wheels_folder = folder
 
 
 def _severity(check: Check) -> int:

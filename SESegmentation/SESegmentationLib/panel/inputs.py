@@ -33,7 +33,9 @@ class Inputs(VTKObservationMixin):
         self._card = card
         self._watched: slicer.vtkMRMLScalarVolumeNode | None = None
         self._messages = MessageList(ui.inputMessageFrame)
-        ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._on_region_added)
+        newer = hasattr(ui.regionSelector, "nodeAddedByUserAction")  # from Slicer 5.12 on
+        added = "nodeAddedByUserAction(vtkMRMLNode*)" if newer else "nodeAddedByUser(vtkMRMLNode*)"
+        ui.regionSelector.connect(added, self._on_region_added)
 
     @property
     def volume(self) -> slicer.vtkMRMLScalarVolumeNode | None:

@@ -128,6 +128,10 @@ def test_what_the_extensions_manager_shows(build):
     lines = (build / "extension.txt").read_text(encoding="utf-8").splitlines()
     said = dict(line.split("=", 1) for line in lines)
     assert said["CATEGORY"] == "Segmentation" and said["DEPENDS"] == "PyTorch"
+    assert said["RECOMMENDS"] == "QuantitativeReporting" and "segmentation" in said["KEYWORDS"].split()
+    module = (ROOT / "SESegmentation" / "SESegmentation.py").read_text(encoding="utf-8")
+    assert f'parent.contributors = ["{said["CONTRIBUTORS"]}"]' in module
+    assert f"name: {said['CONTRIBUTORS']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     raw = said["HOMEPAGE"].replace("https://github.com/", "https://raw.githubusercontent.com/") + "/main/"
     assert said["ICONURL"].startswith(raw)
     assert (ROOT / said["ICONURL"].removeprefix(raw)).is_file()
@@ -142,6 +146,7 @@ def test_catalogue_entry_agrees_with_the_extension(build):
     entry = json.loads((ROOT / "SESegmentation.json").read_text(encoding="utf-8"))
     said = (build / "extension.txt").read_text(encoding="utf-8")
     assert entry.pop("$schema").endswith("/slicer-extension-catalog-entry-schema-v1.0.2.json#")
+    assert entry.pop("dicom_support_rule") == ""  # the module opens no kind of DICOM object that Slicer does not
     assert f"HOMEPAGE={entry.pop('scm_url').removesuffix('.git')}\n" in said
     assert f"CATEGORY={entry.pop('category')}\n" in said
     assert f"DEPENDS={' '.join(entry.pop('build_dependencies'))}\n" in said
