@@ -17,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from ..errors import InputError, SegmentationError
 from ..inference.voxels import voxels_of
@@ -132,8 +133,8 @@ def check_grid(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScala
 
 def _other_volume(node: slicer.vtkMRMLSegmentationNode) -> InputError:
     return InputError(
-        f"The segmentation {node.GetName()} holds corrected slices of another volume.",
-        "Choose a new segmentation as the output, so that no correction is lost.",
+        _("The segmentation {node} holds corrected slices of another volume.").format(node=node.GetName()),
+        _("Choose a new segmentation as the output, so that no correction is lost."),
     )
 
 

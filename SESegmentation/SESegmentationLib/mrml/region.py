@@ -6,6 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from ..errors import InputError
 from .volume import check_linear_transform, check_volume_node, ijk_to_ras, image_from_volume_node
@@ -34,7 +35,10 @@ def region_image(
     image = image_from_volume_node(volume) if image is None else image
     name = roi.GetName()
     if roi.GetNumberOfControlPoints() == 0 or min(roi.GetSize()) <= 0:
-        raise InputError(f"The region {name} is not drawn yet.", "Place it in the views, or choose the whole volume.")
+        raise InputError(
+            _("The region {name} is not drawn yet.").format(name=name),
+            _("Place it in the views, or choose the whole volume."),
+        )
     to_box = _voxels_to_box(roi, volume, image)
     half = np.array(roi.GetSize()) / 2
     size = np.array(image.GetSize())
@@ -43,7 +47,10 @@ def region_image(
     axes = (to_box[row, 0] * i + to_box[row, 1] * j + to_box[row, 2] * k + to_box[row, 3] for row in range(3))
     inside = np.logical_and.reduce([np.abs(axis) <= limit for axis, limit in zip(axes, half, strict=True)])
     if not inside.any():
-        raise InputError(f"The region {name} lies outside the volume {volume.GetName()}.", "Move it over the volume.")
+        raise InputError(
+            _("The region {name} lies outside the volume {volume}.").format(name=name, volume=volume.GetName()),
+            _("Move it over the volume."),
+        )
     region = sitk.GetImageFromArray(np.ascontiguousarray(inside.T, np.uint8))
     region.SetSpacing(image.GetSpacing())
     region.SetOrigin(image.TransformIndexToPhysicalPoint(low.tolist()))

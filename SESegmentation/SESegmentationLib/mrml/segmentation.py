@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 import slicer
+from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..inference.voxels import voxels_of
@@ -181,8 +182,8 @@ def _check_voxels(node: slicer.vtkMRMLSegmentationNode) -> None:
     segmentation = node.GetSegmentation()
     if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
         raise InputError(
-            f"The segmentation {node.GetName()} is made of surfaces, not of voxels.",
-            "Choose a new segmentation, or make the binary labelmap its source in the module Segmentations.",
+            _("The segmentation {node} is made of surfaces, not of voxels.").format(node=node.GetName()),
+            _("Choose a new segmentation, or make the binary labelmap its source in the module Segmentations."),
         )
     segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
 

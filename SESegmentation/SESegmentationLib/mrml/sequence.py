@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 import slicer
+from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..models import Label
@@ -80,7 +81,8 @@ class VolumeSequence:
         check_volume_node(self.volume)
         if self.browser.GetScene() is None or self.sequence.GetScene() is None:
             raise InputError(
-                f"The frames of {self.volume.GetName()} are no longer in the scene.", "Load the sequence again."
+                _("The frames of {volume} are no longer in the scene.").format(volume=self.volume.GetName()),
+                _("Load the sequence again."),
             )
 
 
@@ -171,7 +173,8 @@ class SegmentationSequence:
         self._frames.check()
         if self.node.GetScene() is None or self._sequence.GetScene() is None:
             raise InputError(
-                "The segmentation was removed while frames were segmented.", "Segment again into a new segmentation."
+                _("The segmentation was removed while frames were segmented."),
+                _("Segment again into a new segmentation."),
             )
         frame = self.frame(number)
         if frame is None:

@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..inference.nifti import SHEAR_DEGREES, NiftiHeader, shear_degrees
@@ -30,26 +31,34 @@ def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
             transform that is not linear.
     """
     if node is None:
-        raise InputError("No volume is chosen.", "Load a volume and choose it as the input.")
+        raise InputError(_("No volume is chosen."), _("Load a volume and choose it as the input."))
     name = node.GetName() or "The volume"
     if node.GetScene() is None:
-        raise InputError(f"{name} is no longer in the scene.", "Load it again, or choose another volume.")
+        raise InputError(
+            _("{name} is no longer in the scene.").format(name=name), _("Load it again, or choose another volume.")
+        )
     image = node.GetImageData()
     if image is None or image.GetPointData().GetScalars() is None:
-        raise InputError(f"{name} has no voxels.", "Load its file again: what was loaded is empty.")
+        raise InputError(
+            _("{name} has no voxels.").format(name=name), _("Load its file again: what was loaded is empty.")
+        )
     if min(image.GetDimensions()) < 2:
-        raise InputError(f"{name} is a single slice.", "Choose the whole series or volume.")
+        raise InputError(_("{name} is a single slice.").format(name=name), _("Choose the whole series or volume."))
     if image.GetNumberOfScalarComponents() != 1:
         raise InputError(
-            f"{name} has {image.GetNumberOfScalarComponents()} values in each voxel (colour or vectors).",
-            "Convert it to a scalar volume with the module Vector to Scalar Volume.",
+            _("{name} has {count} values in each voxel (colour or vectors).").format(
+                name=name, count=image.GetNumberOfScalarComponents()
+            ),
+            _("Convert it to a scalar volume with the module Vector to Scalar Volume."),
         )
     check_linear_transform(node)
     shear = shear_degrees(_directions_ras(node))
     if shear > SHEAR_DEGREES:
         raise InputError(
-            f"The axes of {name} are not perpendicular: they are off by {shear:.1f} degrees (a tilted gantry?).",
-            "Resample it with the module Resample Scalar/Vector/DWI Volume, then choose the result.",
+            _(
+                "The axes of {name} are not perpendicular: they are off by {shear:.1f} degrees (a tilted gantry?)."
+            ).format(name=name, shear=shear),
+            _("Resample it with the module Resample Scalar/Vector/DWI Volume, then choose the result."),
         )
 
 
@@ -62,8 +71,10 @@ def check_linear_transform(node: slicer.vtkMRMLTransformableNode) -> None:
     transform = node.GetParentTransformNode()
     if transform is not None and not transform.IsTransformToWorldLinear():
         raise InputError(
-            f"{node.GetName()} is under the non-linear transform {transform.GetName()}.",
-            "Harden the transform in the module Data (right-click on the transform), or move the node out of it.",
+            _("{node} is under the non-linear transform {transform}.").format(
+                node=node.GetName(), transform=transform.GetName()
+            ),
+            _("Harden the transform in the module Data (right-click on the transform), or move the node out of it."),
         )
 
 
@@ -100,9 +111,11 @@ def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
     shear = shear_degrees(header.scan[:, :3])
     if shear > SHEAR_DEGREES:
         raise InputError(
-            f"The axes of {node.GetName()} are sheared by {shear:.1f} degrees in its file (a tilted gantry?), "
-            "which Slicer does not show.",
-            "Load the DICOM series that the file was made from, and harden the transform that Slicer puts it under.",
+            _(
+                "The axes of {node} are sheared by {shear:.1f} degrees in its file (a tilted "
+                "gantry?), which Slicer does not show."
+            ).format(node=node.GetName(), shear=shear),
+            _("Load the DICOM series that the file was made from, and harden the transform that Slicer puts it under."),
         )
 
 

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from slicer.i18n import tr as _
+
 from ..errors import SegmentationError
 from .messages import ERROR, Message, MessageList
 
@@ -69,6 +71,6 @@ def unexpected(error: Exception) -> SegmentationError:
     """What to tell the user of a fault of this program; the error log gets all of it."""
     logging.error("SESegmentation", exc_info=error)
     return SegmentationError(
-        f"Unexpected failure: {type(error).__name__}: {error}",
-        "Try again; if it fails again, report it with the error log (View menu).",
+        _("Unexpected failure: {kind}: {error}").format(kind=type(error).__name__, error=error),
+        _("Try again; if it fails again, report it with the error log (View menu)."),
     )

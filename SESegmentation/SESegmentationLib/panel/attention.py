@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import SimpleITK as sitk
 import slicer
+from slicer.i18n import tr as _
 
 from ..client import AttentionJob
 from ..errors import InputError
@@ -59,7 +60,7 @@ class AttentionRequest:
         """
         node = self.origin.node
         if ResultRecord.read(node) != self.origin.record:
-            raise InputError("The result has changed meanwhile.", "Tick the box again.")
+            raise InputError(_("The result has changed meanwhile."), _("Tick the box again."))
         ATTENTION.make(node, attention)
         ATTENTION.show(node)
         return value_range(voxels_of(attention))

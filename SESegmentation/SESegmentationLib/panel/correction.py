@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import slicer
+from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..models import Label
@@ -18,7 +19,8 @@ def result_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarV
     volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
     if volume is None:
         raise InputError(
-            f"The volume of {node.GetName()} is no longer in the scene.", "Load it again and click Segment."
+            _("The volume of {node} is no longer in the scene.").format(node=node.GetName()),
+            _("Load it again and click Segment."),
         )
     return volume
 
@@ -32,7 +34,9 @@ def open_segment_editor(node: slicer.vtkMRMLSegmentationNode, label: Label) -> N
     volume = result_volume(node)
     segment = find_segment(node.GetSegmentation(), label)
     if segment is None:
-        raise InputError(f"The segment {label.name} was deleted.", "Undo that, or segment again.")
+        raise InputError(
+            _("The segment {label} was deleted.").format(label=label.name), _("Undo that, or segment again.")
+        )
     slicer.util.selectModule("SegmentEditor")
     editor = slicer.modules.SegmentEditorWidget.editor
     editor.setSegmentationNode(node)

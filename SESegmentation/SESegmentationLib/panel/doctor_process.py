@@ -6,6 +6,8 @@ import json
 import subprocess
 import tempfile
 
+from slicer.i18n import tr as _
+
 from ..client.launch import find_python, worker_environment
 from ..client.processes import OWN_GROUP, end_group
 from ..doctor import ERROR, Check
@@ -47,7 +49,9 @@ class DoctorProcess:
         except SegmentationError as error:
             self._error = error
         except OSError as error:
-            self._error = SegmentationError(f"Python cannot be started: {error.strerror or error}.", _AGAIN)
+            self._error = SegmentationError(
+                _("Python cannot be started: {reason}.").format(reason=error.strerror or error), _AGAIN
+            )
 
     def poll(self) -> list[Check] | None:
         """The checks; None until they are made."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from slicer.i18n import tr as _
+
 from ..errors import DependencyError
 
 
@@ -81,18 +83,22 @@ def explain_failure(output: str, packages: list[str], folder: str = "") -> Depen
     wanted = " ".join(f'"{package}"' for package in packages)  # a shell would take > for its own
     if folder and any(phrase in output for phrase in _NO_VERSION):
         return DependencyError(
-            f"The folder {folder} lacks a wheel that fits this Slicer.", _sentence(_WHEELS.format(packages=wanted))
+            _("The folder {folder} lacks a wheel that fits this Slicer.").format(folder=folder),
+            _sentence(_WHEELS.format(packages=wanted)),
         )
     for reason in _REASONS:
         if any(phrase in output for phrase in reason.phrases):
             return DependencyError(
-                f"{names} could not be installed. {reason.cause}", reason.remedy.format(packages=wanted)
+                _("{names} could not be installed. {cause}").format(names=names, cause=_(reason.cause)),
+                reason.remedy.format(packages=wanted),
             )
     return DependencyError(
-        f"{names} could not be installed: {_last_line(output)}",
-        "Click Segment to try again. If it fails again, look at what pip says in the log below, or install PyTorch "
-        "in the module PyTorch Util, which stops the window meanwhile. "
-        f"Or do without the internet: {_WHEELS.format(packages=wanted)}",
+        _("{names} could not be installed: {line}").format(names=names, line=_last_line(output)),
+        _(
+            "Click Segment to try again. If it fails again, look at what pip says in the log "
+            "below, or install PyTorch in the module PyTorch Util, which stops the window "
+            "meanwhile. Or do without the internet: {wheels}"
+        ).format(wheels=_WHEELS.format(packages=wanted)),
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from slicer.i18n import tr as _
+
 from ..errors import UsageError
 from ..models import ModelCard
 
@@ -39,8 +41,10 @@ class ComputerMemory:
         """Raise UsageError unless the user has accepted the terms of this model."""
         if not self.has_accepted(card):
             raise UsageError(
-                f"The terms of {card.title} are not accepted: {card.licence.name} ({card.licence.spdx}).",
-                "Choose the model, read its licence in its card and tick the box below it; or choose another one.",
+                _("The terms of {card} are not accepted: {name} ({spdx}).").format(
+                    card=card.title, name=card.licence.name, spdx=card.licence.spdx
+                ),
+                _("Choose the model, read its licence in its card and tick the box below it; or choose another one."),
             )
 
     def accept(self, card: ModelCard, accepted: bool) -> None:

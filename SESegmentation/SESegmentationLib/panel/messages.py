@@ -9,6 +9,7 @@ from typing import Any
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 from ..errors import CancelledError, SegmentationError
 from ..inference.result import Finding
@@ -35,12 +36,12 @@ class Message:
     def of_error(cls, error: SegmentationError) -> Message:
         """What to show of an error; that the user cancelled is none."""
         level = INFORMATION if isinstance(error, CancelledError) else ERROR
-        return cls(level, error.cause, error.remedy)
+        return cls(level, *_translated(error.cause, error.remedy))
 
     @classmethod
     def of_finding(cls, finding: Finding) -> Message:
         """What to show of a finding."""
-        return cls(WARNING, finding.message, finding.consequence)
+        return cls(WARNING, *_translated(finding.message, finding.consequence))
 
 
 class MessageList:
@@ -97,6 +98,11 @@ def status_icon(level: str) -> Any:
         INFORMATION: qt.QStyle.SP_MessageBoxInformation,
     }
     return slicer.app.style().standardIcon(pictures.get(level, qt.QStyle.SP_DialogApplyButton))
+
+
+def _translated(*texts: str) -> list[str]:
+    """What the worker and the library say in English; what is made here with ``_()`` stays as it is."""
+    return [_(text) if text else text for text in texts]
 
 
 def _row(message: Message) -> Any:

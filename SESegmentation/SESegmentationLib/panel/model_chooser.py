@@ -92,7 +92,7 @@ class ModelChooser:
         if entry is None:
             cause = _missing(self._chosen) if self._chosen else "No model is installed."
             remedy = "Choose a model from the list, or add it" if self._entries else "Click Add model…"
-            raise ModelError(cause, f"{remedy}, and click Segment.")
+            raise ModelError(cause, _("{remedy}, and click Segment.").format(remedy=remedy))
         self._memory.require_accepted(entry.card)
         return entry
 

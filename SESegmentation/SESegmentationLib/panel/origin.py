@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import SimpleITK as sitk
 import slicer
+from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..models import ModelPackage, find_model
@@ -46,21 +47,28 @@ class Origin:
         """
         record = ResultRecord.read(node)
         if record is None:
-            raise InputError("There is no result of this module.", "Click Segment first.")
+            raise InputError(_("There is no result of this module."), _("Click Segment first."))
         volume = result_volume(node)
         if VolumeSequence.of(volume) is not None:
             raise InputError(
-                f"{volume.GetName()} shows the frames of a sequence; this is for results of single volumes only.",
-                "Clone the frame in the module Data (right-click on the volume), and segment the clone.",
+                _("{volume} shows the frames of a sequence; this is for results of single volumes only.").format(
+                    volume=volume.GetName()
+                ),
+                _("Clone the frame in the module Data (right-click on the volume), and segment the clone."),
             )
         if not moves_with(node, volume):
             raise InputError(
-                f"{node.GetName()} is not under the same transform as {volume.GetName()}.",
-                "Move one of them in the module Data.",
+                _("{node} is not under the same transform as {volume}.").format(
+                    node=node.GetName(), volume=volume.GetName()
+                ),
+                _("Move one of them in the module Data."),
             )
         package = find_model(record.model)
         if package.card.weights_sha256 != record.weights_sha256:
-            raise InputError(f"The model {record.model} has changed since this result was made.", "Segment again.")
+            raise InputError(
+                _("The model {model} has changed since this result was made.").format(model=record.model),
+                _("Segment again."),
+            )
         memory.require_accepted(package.card)
         return cls(node, record, volume, package, node.GetNodeReference(REGION_ROLE))
 

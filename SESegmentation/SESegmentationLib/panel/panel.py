@@ -177,8 +177,8 @@ class Panel:
             self._current = None
             self._attempts.failed(
                 InputError(
-                    f"The volume {lost} was removed while it was segmented.",
-                    "Load it again, or choose another volume, and click Segment.",
+                    _("The volume {lost} was removed while it was segmented.").format(lost=lost),
+                    _("Load it again, or choose another volume, and click Segment."),
                 )
             )
         if self.recalibration.node is not None and not slicer.mrmlScene.IsNodePresent(self.recalibration.node):
@@ -218,7 +218,7 @@ class Panel:
     def _correct(self) -> None:
         structure = self.result.review.current
         if structure is None:
-            raise InputError("No structure is chosen.", "Click one in the list.")
+            raise InputError(_("No structure is chosen."), _("Click one in the list."))
         self.recalibration.drop()
         self.result.review.jump()
         open_segment_editor(self.result.node, structure.label)

@@ -69,8 +69,8 @@ class RefineRequest:
         slices = find_corrections(node)
         if corrected_mask(node, image, slices) is None:
             raise InputError(
-                "No slice was corrected yet: there is nothing to learn from.",
-                "Click Correct, draw a slice as it should be, and come back.",
+                _("No slice was corrected yet: there is nothing to learn from."),
+                _("Click Correct, draw a slice as it should be, and come back."),
             )
         job = RefineJob(
             image=image,
@@ -137,7 +137,7 @@ class Recalibration:
         self.drop()
         record = ResultRecord.read(request.node)
         if record is None:
-            raise InputError("The result was taken back while corrections were learnt from.", "Segment again.")
+            raise InputError(_("The result was taken back while corrections were learnt from."), _("Segment again."))
         if refined.kept_because:
             return _reason(refined.kept_because)
         before, after = proposed_labels(request.node, refined.result.labels, record)

@@ -37,7 +37,7 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
     """
     record = ResultRecord.read(node)
     if record is None:
-        raise InputError("There is no result to report.", "Click Segment first.")
+        raise InputError(_("There is no result to report."), _("Click Segment first."))
     volume = result_volume(node)
     check_volume_node(volume)
     labels = label_map(node, record.labels, image_from_volume_node(volume))
@@ -127,6 +127,7 @@ def save_report(report: dict[str, Any], name: str) -> Path | None:
         write_report(file, report)
     except OSError as error:
         raise SegmentationError(
-            f"{file.name} cannot be written: {error.strerror}.", "Choose another folder, or close the file elsewhere."
+            _("{file} cannot be written: {reason}.").format(file=file.name, reason=error.strerror),
+            _("Choose another folder, or close the file elsewhere."),
         ) from error
     return file

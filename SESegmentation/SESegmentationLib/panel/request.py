@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import slicer
+from slicer.i18n import tr as _
 
 from ..client import SegmentJob
 from ..errors import InputError
@@ -64,8 +65,8 @@ class Request:
         volume, output = self.volume, self.output
         if volume is None:
             raise InputError(
-                "No volume is chosen.",
-                "Load a volume and choose it as the input. The module Sample Data has one to try (SESegmentation).",
+                _("No volume is chosen."),
+                _("Load a volume and choose it as the input. The module Sample Data has one to try (SESegmentation)."),
             )
         check_volume_node(volume)
         if output is None:
@@ -73,14 +74,18 @@ class Request:
         check_grid(output, volume)
         if not moves_with(output, volume):
             raise InputError(
-                f"The segmentation {output.GetName()} is not under the same transform as {volume.GetName()}.",
-                "Choose a new segmentation as the output, or move one of them in the module Data.",
+                _("The segmentation {output} is not under the same transform as {volume}.").format(
+                    output=output.GetName(), volume=volume.GetName()
+                ),
+                _("Choose a new segmentation as the output, or move one of them in the module Data."),
             )
         frames = VolumeSequence.of(volume)
         if self.every_frame and frames is not None and SegmentationSequence.of(output, frames) is None:
             raise InputError(
-                f"The segmentation {output.GetName()} does not follow the frames of {volume.GetName()}.",
-                "Choose a new segmentation as the output, or segment the selected frame only.",
+                _("The segmentation {output} does not follow the frames of {volume}.").format(
+                    output=output.GetName(), volume=volume.GetName()
+                ),
+                _("Choose a new segmentation as the output, or segment the selected frame only."),
             )
 
     def frames(self) -> list[int | None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import SimpleITK as sitk
 import slicer
+from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..inference.result import SegmentationResult
@@ -96,7 +97,10 @@ def find_frames(volume: slicer.vtkMRMLScalarVolumeNode) -> VolumeSequence:
     """The frames behind a volume; InputError where there are none any more."""
     frames = VolumeSequence.of(volume)
     if frames is None:
-        raise InputError(f"The frames of {volume.GetName()} are no longer in the scene.", "Load the sequence again.")
+        raise InputError(
+            _("The frames of {volume} are no longer in the scene.").format(volume=volume.GetName()),
+            _("Load the sequence again."),
+        )
     return frames
 
 
@@ -127,7 +131,7 @@ class SceneResults:
         scene = slicer.mrmlScene
         volume = scene.GetNodeByID(target.volume_id)
         if volume is None:
-            raise InputError("The volume was removed while it was segmented.", "Load it again and click Segment.")
+            raise InputError(_("The volume was removed while it was segmented."), _("Load it again and click Segment."))
         node = scene.GetNodeByID(target.output_id) if target.output_id else None
         if node is not None and not moves_with(node, volume):
             node = None
