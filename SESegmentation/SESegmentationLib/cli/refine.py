@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SegmentationError, UsageError
 from ..models import find_model
+from ..models.segment_tags import algorithm_name
 from ..outputs.files import OutputFiles, check_writable
 from .consent import require_consent
 from .jobs import Job, plan_jobs
@@ -111,7 +112,8 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         segmented = time.perf_counter()
         with OutputFiles() as files:
             structures = [structure.label for structure in refined.result.structures]
-            write_segmentation(files.begin(job.output), refined.result.labels, structures)
+            algorithm = algorithm_name(package.card.name, package.card.version)
+            write_segmentation(files.begin(job.output), refined.result.labels, structures, algorithm, corrected=True)
             if options.adapted and refined.adapted:
                 _save(refined, files.begin(options.adapted))
             timings = {"reading": read - begin, "writing": time.perf_counter() - segmented}

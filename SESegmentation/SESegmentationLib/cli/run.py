@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CancelledError, DeviceError, ModelError, SegmentationError, UsageError
 from ..inference.pictures import SLICES
 from ..models import find_model
+from ..models.segment_tags import algorithm_name
 from ..outputs.files import OutputFiles, check_writable
 from ..outputs.images import MAP_ENDINGS, write_image
 from ..progress import Progress, no_progress
@@ -233,7 +234,8 @@ def _segment(
     attended = time.perf_counter()
     structures = [structure.label for structure in result.structures]
     with OutputFiles() as files:
-        write_segmentation(files.begin(job.output), result.labels, structures)
+        algorithm = algorithm_name(result.model.name, result.model.version)
+        write_segmentation(files.begin(job.output), result.labels, structures, algorithm)
         if options.picture and alone:
             title = f"{job.source.name} · {result.model.title}"
             volumes = [structure.volume_ml for structure in result.structures]

@@ -8,8 +8,19 @@ from typing import Any
 
 from .fields import Fields
 
-#: terminology context under which Slicer finds anatomical codes
-TERMINOLOGY_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
+#: terminology contexts in which Slicer finds anatomical codes: its own list, and that of DICOM with some codes more
+GENERAL_ANATOMY = "Segmentation category and type - 3D Slicer General Anatomy list"
+DICOM_MASTER_LIST = "Segmentation category and type - DICOM master list"
+#: SNOMED CT types of the second list alone
+_MASTER_LIST_ONLY = {
+    "5366008": "Hippocampus",
+    "42695009": "Thalamus",
+    "113305005": "Cerebellum",
+    "427667007": "Nucleus accumbens",
+    "49841001": "Third ventricle",
+    "119238007": "Brain stem",
+    "65216001": "Cerebrospinal Fluid",
+}
 #: anatomic context; Slicer writes it also where no region is given
 ANATOMIC_CONTEXT = "Anatomic codes - DICOM master list"
 
@@ -102,7 +113,7 @@ class Label:
         modifier = self.modifier.serialised() if self.modifier else "^^"
         return "~".join(
             (
-                TERMINOLOGY_CONTEXT,
+                DICOM_MASTER_LIST if self.type.value in _MASTER_LIST_ONLY else GENERAL_ANATOMY,
                 self.category.serialised(),
                 self.type.serialised(),
                 modifier,

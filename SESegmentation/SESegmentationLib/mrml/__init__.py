@@ -1,6 +1,7 @@
 """Between a Slicer scene and images: volumes and regions out, named segments in. Needs slicer and vtk only."""
 
 from .adapted import adapted_parameters, keep_adapted_parameters
+from .algorithm import note_algorithm, note_correction, note_corrections
 from .edits import EDIT_ATTRIBUTES, check_grid, corrected_mask, edited_voxels, find_corrections, remember_written
 from .history import UndoHistory
 from .layers import find_segment, label_map
@@ -41,6 +42,9 @@ __all__ = [
     "is_completed",
     "keep_adapted_parameters",
     "label_map",
+    "note_algorithm",
+    "note_correction",
+    "note_corrections",
     "place_beside",
     "region_image",
     "remember_written",

@@ -1,8 +1,8 @@
 """How far the review of a structure is, kept as Slicer's own status of its segment.
 
-What a network wrote is "not started": nobody has worked on it. Slicer's Segment Editor makes that "in progress" with
-the first stroke; "completed" is what the clinician accepts, and nothing is written into it any more. "Flagged" is for
-the clinician's own use, and still to be checked.
+What a network wrote is "not started", in scenes and in the files of the command: nobody has worked on it. Slicer's
+Segment Editor makes that "in progress" with the first stroke; "completed" is what the clinician accepts, and nothing is
+written into it any more. "Flagged" is for the clinician's own use, and still to be checked.
 """
 
 from __future__ import annotations

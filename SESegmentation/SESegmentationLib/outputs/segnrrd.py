@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -10,14 +10,20 @@ import SimpleITK as sitk
 from ..errors import UsageError
 from ..inference.voxels import voxels_of
 from ..models import Label
-from ..models.segments import LABEL_TAG
+from ..models.segment_tags import algorithm_tags, segment_tags
 from .images import write_image
 
 #: the formats by their file name's ending
 FORMATS = (".seg.nrrd", ".nii.gz", ".nii", ".png")
 
 
-def write_segmentation(path: Path, labels: sitk.Image, structures: Sequence[Label]) -> None:
+def write_segmentation(
+    path: Path,
+    labels: sitk.Image,
+    structures: Sequence[Label],
+    algorithm: str = "SESegmentation",
+    corrected: bool = False,
+) -> None:
     """Write a label map in the format that the file's name says.
 
     Args:
@@ -25,6 +31,8 @@ def write_segmentation(path: Path, labels: sitk.Image, structures: Sequence[Labe
             or ``.png`` (the values of a single slice).
         labels: 3-D label map of unsigned integers, in LPS as everywhere in SimpleITK.
         structures: what the values mean; structures without a voxel become empty segments.
+        algorithm: what found them, for DICOM; see :func:`.segment_tags.algorithm_name`.
+        corrected: a person has had a part in it, see :func:`.segment_tags.algorithm_tags`.
 
     Raises:
         UsageError: there are several slices for a PNG file.
@@ -38,13 +46,18 @@ def write_segmentation(path: Path, labels: sitk.Image, structures: Sequence[Labe
             raise UsageError(f"{image.GetSize()[2]} slices do not fit into {path.name}.", "Write .nii.gz instead.")
         image = image[:, :, 0]
     elif path.name.endswith(".seg.nrrd"):
-        for key, value in segment_fields(image, structures).items():
+        for key, value in segment_fields(image, structures, algorithm_tags(algorithm, corrected)).items():
             image.SetMetaData(key, value)
     write_image(path, image)
 
 
-def segment_fields(labels: sitk.Image, structures: Sequence[Label]) -> dict[str, str]:
-    """The header fields by which Slicer knows the segments of a label map: all in one layer over the whole grid."""
+def segment_fields(
+    labels: sitk.Image, structures: Sequence[Label], more_tags: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The header fields by which Slicer knows the segments of a label map: all in one layer over the whole grid.
+
+    ``more_tags`` are those that all segments have, besides what each is.
+    """
     extent = " ".join(f"0 {size - 1}" for size in labels.GetSize())
     fields = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
@@ -54,11 +67,7 @@ def segment_fields(labels: sitk.Image, structures: Sequence[Label]) -> dict[str,
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
     for index, label in enumerate(structures):
-        tags = {
-            LABEL_TAG: label.value,
-            "Segmentation.Status": "inprogress",
-            "TerminologyEntry": label.terminology_entry(),
-        }
+        tags = segment_tags(label) | dict(more_tags or {})
         segment = {
             "ID": f"Segment_{label.value}",
             "Name": label.name,

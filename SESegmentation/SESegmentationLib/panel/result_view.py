@@ -11,6 +11,7 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
+from ..mrml import note_corrections
 from .messages import Message, MessageList
 from .overlays import Overlays
 from .result_record import ResultRecord
@@ -108,6 +109,7 @@ class ResultView(VTKObservationMixin):
         self.show(self._node)
 
     def _on_segment(self, caller: slicer.vtkSegmentation, event: str) -> None:
+        note_corrections(caller)
         self.review.refresh()
         qt.QTimer.singleShot(0, self._show_steps)  # the history of the segmentation hears of it too, perhaps later
 

@@ -16,6 +16,7 @@ from ..mrml import (
     TO_CHECK,
     edited_voxels,
     find_segment,
+    note_correction,
     review_state,
     set_review_state,
 )
@@ -87,12 +88,15 @@ class ReviewList:
         self._show_buttons()
 
     def mark_corrected(self) -> None:
-        """Mark the structures as corrected that were edited since they were written, unless they are accepted."""
+        """Mark the structures as corrected that were edited since they were written; what is accepted stays so."""
         if self._node is None or self._record is None:
             return
         for value, count in edited_voxels(self._node, self._record.labels).items():
             segment = self._segment(value)
-            if count and segment is not None and review_state(segment) == TO_CHECK:
+            if not count or segment is None:
+                continue
+            note_correction(segment)
+            if review_state(segment) == TO_CHECK:
                 set_review_state(segment, CORRECTED)
         self.refresh()
 

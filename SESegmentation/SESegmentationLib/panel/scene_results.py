@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..inference.result import SegmentationResult
+from ..models.segment_tags import algorithm_name
 from ..mrml import (
     ATTENTION,
     DOUBT,
@@ -25,6 +26,7 @@ from ..mrml import (
     find_corrections,
     keep_adapted_parameters,
     label_map,
+    note_algorithm,
     remember_written,
     update_segmentation,
 )
@@ -212,6 +214,8 @@ class SceneResults:
         corrected = [] if held is None else find_corrections(held)
         kept = None if held is None else corrected_mask(held, result.labels, corrected)
         before = _Kept(dict.fromkeys(_ATTRIBUTES), None, None) if held is None else self._kept_with(held)
+        if held is not None:
+            record = record.continued(ResultRecord.read(held), edited_voxels(held, record.labels))
         spared = output.write(frame, result.labels, record.labels, self._history, kept)
         held = output.frame(frame)
         self._note(held, before)
@@ -240,7 +244,10 @@ class SceneResults:
 def _keep_with(
     nodes: Sequence[slicer.vtkMRMLSegmentationNode], record: ResultRecord, geometry: sitk.Image, corrected: Sequence
 ) -> None:
-    """Keep with segmentations, which hold the same, what a result measures and what it wrote."""
+    """Keep with segmentations, which hold the same, what a result measures, what it wrote, and what wrote it."""
+    changed = {structure.label.value for structure in record.structures if structure.corrected or record.adapted}
+    for node in nodes:
+        note_algorithm(node, record.labels, algorithm_name(record.model, record.model_version), changed)
     remember_written(nodes[0], record.labels, geometry, corrected)
     record.measured(label_map(nodes[0], record.labels, geometry)).write(nodes[0])
     for node in nodes[1:]:

@@ -72,13 +72,15 @@ def test_everything(capfd, tiny_model, sample_file, result_file, corrected, out,
     model, given = sha256_of(tiny_model / "model.safetensors"), corrected.read_bytes()
     code, printed, err = refine(
         capfd, sample_file, "--model", tiny_model, "--corrected", corrected, "--slices", "k:14,20",
-        "-o", out / "a.nii.gz", "--report", out / "r.json", "--recalibrate", "--adapted", out / "p.safetensors",
+        "-o", out / "a.seg.nrrd", "--report", out / "r.json", "--recalibrate", "--adapted", out / "p.safetensors",
         "--device", "cpu",
     )  # fmt: skip
     assert code == 0, err
-    assert files_in(out) == ["a.nii.gz", "p.safetensors", "r.json"]
+    assert files_in(out) == ["a.seg.nrrd", "p.safetensors", "r.json"]
+    tags = sitk.ReadImage(str(out / "a.seg.nrrd")).GetMetaData("Segment0_Tags")
+    assert "SegmentAlgorithmType:SEMIAUTOMATIC|" in tags and "Status:notstarted|" in tags
     assert "Corrected in the slices k:14,20" in printed
-    before, left, after = array_in(result_file), array_in(corrected), array_in(out / "a.nii.gz")
+    before, left, after = array_in(result_file), array_in(corrected), array_in(out / "a.seg.nrrd")
     assert (after[[14, 20]] == left[[14, 20]]).all()
     elsewhere = np.delete(after, [14, 20], axis=0)
     assert (elsewhere != np.delete(before, [14, 20], axis=0)).any(), "nothing was learnt"

@@ -12,7 +12,7 @@ from SESegmentationLib.models.terminology import LEFT, STRUCTURES, brain_labels,
 def test_terminology_entry_is_slicers_string():
     label = structure_label(17, "hippocampus", LEFT)
     assert label.terminology_entry() == (
-        "Segmentation category and type - 3D Slicer General Anatomy list"
+        "Segmentation category and type - DICOM master list"
         "~SCT^123037004^Anatomical Structure~SCT^5366008^Hippocampus~SCT^7771000^Left"
         "~Anatomic codes - DICOM master list~^^~^^"
     )
