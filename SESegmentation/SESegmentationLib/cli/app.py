@@ -21,6 +21,13 @@ app = typer.Typer(
 AcceptLicence = Annotated[
     bool, typer.Option("--accept-licence", help="Accept the terms of weights that are not free for every use.")
 ]
+Series = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SERIES",
+        help="Which of several DICOM series: its number, description or UID; without it they are listed.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -79,7 +86,9 @@ def models_add(
 def run(
     volumes: Annotated[
         list[Path],
-        typer.Argument(metavar="VOLUME...", help="NIfTI, NRRD or MHA files, folders of them, DICOM folders."),
+        typer.Argument(
+            metavar="VOLUME...", help="NIfTI, NRRD or MHA files, folders of them; DICOM folders, files or DICOMDIR."
+        ),
     ],
     model: Annotated[
         str, typer.Option("--model", "-m", help="Name of a model (see: sesegment models), or its folder.")
@@ -92,6 +101,7 @@ def run(
     roi: Annotated[
         Path | None, typer.Option(help="Segment this region only: label file or Slicer's ROI (.mrk.json).")
     ] = None,
+    series: Series = None,
     report: Annotated[
         Path | None, typer.Option(help="Write volumes, confidence, timings and versions to this JSON or CSV file.")
     ] = None,
@@ -139,6 +149,7 @@ def run(
         file_format=file_format,
         device=device,
         roi=roi,
+        series=series,
         report=report,
         picture=picture,
         doubt=doubt,
@@ -172,6 +183,7 @@ def refine(
     roi: Annotated[
         Path | None, typer.Option(help="The region that was segmented: label file or Slicer's ROI (.mrk.json).")
     ] = None,
+    series: Series = None,
     report: Annotated[
         Path | None, typer.Option(help="Write volumes, changes, timings and versions to this JSON or CSV file.")
     ] = None,
@@ -206,6 +218,7 @@ def refine(
             output=output,
             device=device,
             roi=roi,
+            series=series,
             report=report,
             recalibrate=recalibrate,
             adapted=adapted,

@@ -32,6 +32,7 @@ class RefineOptions:
         output: file or folder.
         device: "auto", "cpu", "cuda" or "mps".
         roi: label file or Slicer's ROI, as for the result that was corrected.
+        series: number, description or UID of one of several DICOM series.
         report: JSON or CSV file.
         recalibrate: recalibrate the networks before.
         adapted: safetensors file for the adapted parameters.
@@ -46,6 +47,7 @@ class RefineOptions:
     output: Path
     device: str = "auto"
     roi: Path | None = None
+    series: str | None = None
     report: Path | None = None
     recalibrate: bool = False
     adapted: Path | None = None
@@ -95,7 +97,8 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         progress("reading", 0.0, None)
         region = read_roi(options.roi) if options.roi else None
         pixel_mm = pixel_size(package.card.input, package.card.spacing)
-        image, corrected = read_volume(job.source, pixel_mm), read_segmentation(options.corrected, pixel_mm)
+        image = read_volume(job.source, pixel_mm, options.series)
+        corrected = read_segmentation(options.corrected, pixel_mm)
         read = time.perf_counter()
         engine = Engine(package, device=options.device)
         labels = corrected.label_map(engine.structures(image, region), like=image)

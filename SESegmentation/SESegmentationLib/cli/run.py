@@ -41,6 +41,7 @@ class RunOptions:
         file_format: "seg.nrrd", "nii.gz", "png" or None.
         device: "auto", "cpu", "cuda" or "mps".
         roi: label file or Slicer's ROI.
+        series: number, description or UID of one of several DICOM series.
         report: JSON or CSV file.
         picture: PNG file, for one volume only.
         doubt: file for the map of doubt, for one volume only.
@@ -59,6 +60,7 @@ class RunOptions:
     file_format: str | None = None
     device: str = "auto"
     roi: Path | None = None
+    series: str | None = None
     report: Path | None = None
     picture: Path | None = None
     doubt: Path | None = None
@@ -147,13 +149,13 @@ def _all(
         progress.subject("the first volumes")
         finish = partial(_finish, engine, region=region, options=options, progress=no_progress, alone=False)
         # volumes are read here, one by one: reading takes the error stream away from ITK, for all threads
-        tasks = ((job, _read(engine, job, alone=False)) for job in jobs)
+        tasks = ((job, _read(engine, job, options.series, alone=False)) for job in jobs)
         yield from zip(jobs, side_by_side(lambda task: finish(*task), tasks), strict=True)
         return
     for number, job in enumerate(jobs, start=1):
         progress.subject(job.source.name if alone else f"{number}/{len(jobs)} {job.source.name}")
         progress("reading", 0.0, None)
-        yield job, _finish(engine, job, _read(engine, job, alone), region, options, progress, alone)
+        yield job, _finish(engine, job, _read(engine, job, options.series, alone), region, options, progress, alone)
 
 
 @dataclass(frozen=True)
@@ -164,14 +166,15 @@ class _Read:
     seconds: float
 
 
-def _read(engine: Engine, job: Job, alone: bool) -> _Read | SegmentationError:
+def _read(engine: Engine, job: Job, series: str | None, alone: bool) -> _Read | SegmentationError:
     """The volume of a job; of one among several that cannot be read, why."""
     from ..inference.pictures import pixel_size
     from ..inference.reading import read_volume
 
     begin = time.perf_counter()
     try:
-        image = read_volume(job.source, pixel_size(engine.package.card.input, engine.package.card.spacing))
+        pixel_mm = pixel_size(engine.package.card.input, engine.package.card.spacing)
+        image = read_volume(job.source, pixel_mm, series)
     except Exception as error:
         return _failure(error, alone)
     return _Read(image, time.perf_counter() - begin)

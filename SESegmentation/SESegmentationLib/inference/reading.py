@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .dicom import read_dicom_folder
+from .dicom import is_dicom, read_dicom
 from .nifti import SHEAR_DEGREES, NiftiHeader, shear_degrees, sheared
 from .pictures import is_picture, read_picture
 from .remarks import REMARKS
@@ -30,16 +30,17 @@ _LARGEST = 1e15
 _SMALLEST = 1e-9
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 #: ITK's readers of formats that say how the axes lie in the patient
-_FORMATS = ("NiftiImageIO", "NrrdImageIO", "MetaImageIO", "GDCMImageIO", "MINCImageIO", "HDF5ImageIO")
+_FORMATS = ("NiftiImageIO", "NrrdImageIO", "MetaImageIO", "MINCImageIO", "HDF5ImageIO")
 
 
-def read_volume(path: str | Path, pixel_mm: Sequence[float] | None = None) -> sitk.Image:
+def read_volume(path: str | Path, pixel_mm: Sequence[float] | None = None, series: str | None = None) -> sitk.Image:
     """Read a volume and check that it can be segmented.
 
     Args:
-        path: NIfTI, NRRD, MetaImage, MINC or HDF5 (ITK's) file, or a folder with one DICOM series.
+        path: NIfTI, NRRD, MetaImage, MINC or HDF5 (ITK's) file, or DICOM: a folder, a DICOMDIR or a file.
         pixel_mm: for models of slices, the spacing of pictures, which are then read too, as are single slices; see
             :mod:`.pictures`.
+        series: which of several DICOM series, see :func:`.dicom.read_dicom`.
 
     Returns:
         A 3-D scalar image; see :func:`check_volume`.
@@ -47,7 +48,7 @@ def read_volume(path: str | Path, pixel_mm: Sequence[float] | None = None) -> si
     Raises:
         InputError: there is nothing, it cannot be read, is cut off, or is no volume that can be segmented.
     """
-    return check_volume(_read(Path(path), pixel_mm), str(path), single=pixel_mm is not None)
+    return check_volume(_read(Path(path), pixel_mm, series=series), str(path), single=pixel_mm is not None)
 
 
 def read_label_volume(path: str | Path, pixel_mm: Sequence[float] | None = None) -> sitk.Image:
@@ -198,7 +199,9 @@ def _with_metadata_of(original: sitk.Image, derived: sitk.Image) -> sitk.Image:
     return derived
 
 
-def _read(path: Path, pixel_mm: Sequence[float] | None = None, labels: bool = False) -> sitk.Image:
+def _read(
+    path: Path, pixel_mm: Sequence[float] | None = None, labels: bool = False, series: str | None = None
+) -> sitk.Image:
     try:
         exists, is_folder = path.exists(), path.is_dir()
     except OSError as error:  # a folder that may not be searched, a name that is too long
@@ -207,13 +210,18 @@ def _read(path: Path, pixel_mm: Sequence[float] | None = None, labels: bool = Fa
         raise InputError(f"There is no file or folder {path}.", "Check the name and the folder.")
     if is_folder:
         with _quiet():
-            return read_dicom_folder(path)
+            return read_dicom(path, series)
     if path.stat().st_size == 0:
         raise InputError(f"The file {path} is empty (0 bytes).", "Copy or download it again.")
     if not os.access(path, os.R_OK):
         raise InputError(f"The file {path} may not be read.", "Ask its owner for permission, or copy it.")
     if pixel_mm is not None and is_picture(path):
         return read_picture(path, pixel_mm, labels)
+    if is_dicom(path):
+        with _quiet():
+            return read_dicom(path, series)
+    if series is not None:
+        raise InputError(f"{path} is no DICOM file, so that it has no series {series}.", "Leave out --series.")
     header = NiftiHeader.read(path)
     not_numbers = header.check(path) if header else 0
     try:

@@ -1,0 +1,243 @@
+"""The header of one DICOM file, without its pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from ...errors import InputError
+from . import SIGNATURE_BYTES, has_signature
+
+#: what images in one place of the patient can differ in; the telling ones first
+DISTINGUISHING = (
+    "EchoTime",
+    "EffectiveEchoTime",
+    "EchoNumbers",
+    "DiffusionBValue",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "TriggerTime",
+    "NominalCardiacTriggerDelayTime",
+    "InversionTime",
+    "FlipAngle",
+    "ContrastBolusAgent",
+    "ConvolutionKernel",
+    "KVP",
+    "ComplexImageComponent",
+    "FrameType",
+    "ImageType",
+    "StackID",
+    "AcquisitionNumber",
+    "FrameAcquisitionNumber",
+    "FrameReferenceTime",
+    "AcquisitionTime",
+    "FrameAcquisitionDateTime",
+    "ContentTime",
+    "InstanceNumber",
+)
+_KEYWORDS = (
+    *("SOPClassUID", "Modality", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription"),
+    *("StudyInstanceUID", "FrameOfReferenceUID", "DoseGridScaling"),
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("ImagesInAcquisition", "NumberOfSlices", "ConcatenationUID", "InConcatenationNumber"),
+    "InConcatenationTotalNumber",
+)
+#: creator and count of the slices in a Siemens mosaic
+_MOSAIC = ("SIEMENS MR HEADER", 0x0019, 0x0A)
+_TAGS = [*_KEYWORDS, *DISTINGUISHING, (0x0019, 0x0010), (0x0019, 0x100A)]
+_REMEDY = "Correct that tag, or export the series again."
+
+
+class UnreadableError(Exception):
+    """A file that should be DICOM and cannot be read; its text goes on after the file's name."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a DICOM file says without its pixels.
+
+    Attributes:
+        path: the file.
+        dataset: its tags that matter.
+        damage: what is wrong with the file, to go on after its name; empty where nothing is.
+    """
+
+    path: Path
+    dataset: Dataset
+    damage: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Header | None:
+        """The header of ``path``; None where it is no DICOM file.
+
+        Raises:
+            UnreadableError: it may be one, but is empty, cannot be opened, or is damaged in its first tags.
+        """
+        try:
+            with open(path, "rb") as file:
+                start = file.read(SIGNATURE_BYTES)
+                if not start.strip(b"\0"):
+                    raise UnreadableError("is empty" + (" (holds zeros only)" if start else " (0 bytes)"))
+                if not has_signature(start):
+                    return None
+                file.seek(0)
+                header = cls(path, _parsed(file))
+                return replace(header, damage=_damage(file, header))
+        except OSError as error:
+            raise UnreadableError(f"cannot be opened: {error.strerror}") from error
+
+    def text(self, keyword: str) -> str:
+        """The value of a tag as text; empty where it is absent."""
+        return text_of(self.dataset, keyword)
+
+    def number(self, keyword: str) -> int | None:
+        """The value of a tag as a whole number; None where it is absent.
+
+        Raises:
+            InputError: it is no number.
+        """
+        found = numbers_of(self.dataset, keyword, 1, str(self.path))
+        return None if found is None else int(found[0])
+
+    @property
+    def syntax(self) -> str:
+        """UID of the way in which tags and pixels are written; empty where the file does not say."""
+        return text_of(self.dataset.file_meta, "TransferSyntaxUID")
+
+    @cached_property
+    def class_name(self) -> str:
+        """What kind of object the file holds, as DICOM calls it; a UID where it is not known."""
+        return UID(self.text("SOPClassUID") or text_of(self.dataset.file_meta, "MediaStorageSOPClassUID")).name
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the file holds pixels, or should."""
+        return "Rows" in self.dataset or "Image Storage" in self.class_name
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether the file lists others: a DICOMDIR."""
+        return self.class_name == "Media Storage Directory Storage"
+
+    @property
+    def is_mosaic(self) -> bool:
+        """Whether the file holds the slices of a volume side by side in one image, as Siemens stores time series."""
+        if "MOSAIC" in self.text("ImageType").upper():
+            return True
+        creator, group, element = _MOSAIC
+        try:
+            return int(self.dataset.private_block(group, creator)[element].value) > 1
+        except (KeyError, TypeError, ValueError):
+            return False
+
+
+def numbers_of(dataset: Dataset, keyword: str, count: int, source: str) -> tuple[float, ...] | None:
+    """The ``count`` finite numbers of a tag; None where it is absent or empty.
+
+    Args:
+        dataset: holds the tag.
+        keyword: its name.
+        count: how many numbers it must have.
+        source: the file, for messages.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    try:
+        value = dataset.get(keyword)
+        if value is None or value == "":
+            return None
+        values = tuple(float(number) for number in (value if isinstance(value, MultiValue) else [value]))
+    except Exception as error:  # whatever a damaged value makes the conversion raise
+        raise InputError(f"{source}: {keyword} cannot be read as numbers.", _REMEDY) from error
+    if not values:
+        return None
+    if len(values) != count or not all(math.isfinite(number) for number in values):
+        raise InputError(f"{source}: {keyword} is {value}, which is not {count} numbers.", _REMEDY)
+    return values
+
+
+def text_of(dataset: Dataset, keyword: str) -> str:
+    """The value of a tag as text; empty where it is absent or damaged."""
+    try:
+        value = dataset.get(keyword)
+        if value is None or isinstance(value, Sequence):
+            return ""
+        text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
+        return "".join(character if character.isprintable() else " " for character in text).strip()
+    except Exception:  # whatever a damaged value makes the conversion raise
+        return ""
+
+
+def items_of(dataset: Dataset, tag: str | BaseTag) -> list[Dataset]:
+    """The items of a sequence; none where it is absent or damaged, or no sequence."""
+    try:
+        value = dataset[tag].value if tag in dataset else None
+    except Exception:  # whatever a damaged value makes the conversion raise
+        return []
+    return list(value) if isinstance(value, Sequence) else []
+
+
+def some_of(names: Iterable[object], most: int = 3) -> str:
+    """The first of ``names``, and how many more there are."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def _parsed(file: BinaryIO) -> Dataset:
+    try:
+        with pydicom.config.disable_value_validation():
+            return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=True)
+    except Exception as error:  # whatever damaged bytes make the parser raise
+        raise UnreadableError("is damaged: its tags cannot be read") from error
+
+
+def _damage(file: BinaryIO, header: Header) -> str:
+    """What is wrong with the pixels of a file that was read up to them; they themselves are not looked at."""
+    if not header.text("SeriesInstanceUID") and "Rows" not in header.dataset and not header.is_directory:
+        return "is cut off or damaged: it does not say what it holds"
+    if header.syntax == DeflatedExplicitVRLittleEndian:  # the position in the file says nothing
+        return ""
+    implicit, little = header.dataset.original_encoding
+    order = "little" if little else "big"
+    element = file.read(8 if implicit else 12)
+    if len(element) < (8 if implicit else 12):
+        return "is cut off: it holds no pixels" if header.is_image else ""
+    group = int.from_bytes(element[:2], order)
+    if group != 0x7FE0:
+        return "is damaged: its tags cannot be read to the end" if header.is_image else ""
+    length = int.from_bytes(element[-4:], order)
+    begin = file.tell()
+    held = file.seek(0, 2) - begin
+    if length == 0xFFFFFFFF:  # compressed; the decoder will tell
+        return ""
+    needed = max(length, _pixel_bytes(header))
+    held = min(held, length)
+    return f"is cut off: it holds {held} bytes of {needed} of its pixels" if held < needed else ""
+
+
+def _pixel_bytes(header: Header) -> int:
+    """How many bytes the pixels of a file are, uncompressed; 0 where its tags do not tell."""
+    sizes = ("Rows", "Columns", "BitsAllocated")
+    factors = ("SamplesPerPixel", "NumberOfFrames")
+    try:
+        bits = math.prod([*(header.number(size) or 0 for size in sizes), *(header.number(n) or 1 for n in factors)])
+    except InputError:  # told where the tag is used
+        return 0
+    return 0 if header.text("PhotometricInterpretation").endswith("422") else bits // 8
