@@ -26,7 +26,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from SESegmentationLib.errors import InputError
+from SESegmentationLib.errors import InputError, OutOfMemoryError
+from SESegmentationLib.inference.dicom.pixels import StoredPixels
 from SESegmentationLib.inference.reading import read_volume
 from SESegmentationLib.inference.remarks import remarks_of
 
@@ -288,6 +289,34 @@ def test_copies_are_taken_once_and_what_is_no_image_is_passed_over(tmp_path):
 def _make_contours(dataset: Dataset) -> None:
     dataset.SOPClassUID, dataset.Modality = "1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"
     del dataset.Rows, dataset.PixelData
+
+
+@pytest.mark.parametrize(("padding", "written"), [(-2000, -2000), (-2000, 63536), (-20, -20)])
+def test_padding_far_below_the_image_is_taken_out(tmp_path, padding, written):
+    """Where it is near the image's values it changes nothing, and stays."""
+    volume = asymmetric()
+    volume.voxels[:, 0, :2] = padding
+
+    def edit(dataset: Dataset, k: int) -> None:
+        dataset.add_new("PixelPaddingValue", "US" if written > 0 else "SS", written)
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, -5
+
+    write_series(volume, tmp_path, edit)
+    volume.voxels[volume.voxels == -2000] = volume.voxels[volume.voxels > -2000].min()
+    volume.voxels -= 5
+    assert_is(read_volume(tmp_path), volume)
+
+
+def test_memory_is_asked_for_before_anything_is_decoded(tmp_path, monkeypatch):
+    def huge(dataset: Dataset) -> None:
+        dataset.compress(RLELossless)
+        dataset.Rows = dataset.Columns = 60_000
+
+    write_enhanced(asymmetric(), tmp_path / "a.dcm", edit=huge)
+    monkeypatch.setattr("SESegmentationLib.inference.memory.available_gigabytes", lambda: 16.0)
+    monkeypatch.setattr(StoredPixels, "of", None)
+    with pytest.raises(OutOfMemoryError, match="need 2.* GB of memory; 16.0 GB are available"):
+        read_volume(tmp_path / "a.dcm")
 
 
 @pytest.mark.parametrize(("stored", "high"), [(12, 11), (12, 15), (10, 12)])

@@ -50,7 +50,7 @@ _KEYWORDS = (
     *("SOPClassUID", "Modality", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription"),
     *("StudyInstanceUID", "FrameOfReferenceUID", "DoseGridScaling"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames"),
-    *("BitsAllocated", "BitsStored", "PixelRepresentation"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
