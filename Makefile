@@ -1,7 +1,8 @@
 # Every target makes .venv by itself and installs only what it needs.
 #
 #   make segment [VOLUME=... MODEL=...]   segment a real T1 head, which is part of the project, or a volume of yours
-#   make test | lint | bench | screenshots
+#   make test | lint | bench | bench-contrasts | screenshots
+#   make test-slips   a misspelt name in any of the module's files is noticed: all of them, where make test tries ten
 #   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
 #   make experiments [MEASURE=1 DATA=...]   tables and plots of the experiments; MEASURE=1 does the runs that are missing
 
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help segment test bench bench-doubt bench-refine experiments lint screenshots clean
+.PHONY: help segment test test-slips bench bench-contrasts bench-doubt bench-refine experiments lint screenshots clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -51,8 +52,14 @@ test: lint
 	$(BIN)/python -m pytest -m alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile -m 'not alone'
 
+test-slips: $(VENV)/.testing
+	SESEGMENTATION_ALL_SLIPS=1 $(BIN)/python -m pytest Testing/panel/test_mutations.py
+
 bench: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/run.py
+
+bench-contrasts: $(VENV)/.testing
+	$(BIN)/python Testing/benchmarks/contrasts.py $(if $(MODEL),--model '$(MODEL)')
 
 # an interrupted measurement goes on where it stopped
 bench-doubt bench-refine: bench-%: $(VENV)/.testing
