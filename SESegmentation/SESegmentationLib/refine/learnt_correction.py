@@ -34,9 +34,9 @@ WEIGHTS, CARD = "correction.safetensors", "correction.json"
 #: voxels round a structure that the network sees too
 MARGIN = 8
 #: a structure of more voxels than this, margin included, is seen coarser
-LARGEST = 150_000
+LARGEST = 64_000
 #: corrected slices are hidden in so many turns at most
-TURNS = 3
+TURNS = 2
 
 Report = Callable[[float], None]
 
@@ -79,7 +79,7 @@ class Judgement:
 
     Attributes:
         expected: gain in Dice on the other slices.
-        hidden: gain in Dice on corrected slices when they were hidden; None where that cannot be tried.
+        hidden: gain in Dice on corrected slices when they were hidden; None where that cannot be tried, or need not.
         taken: whether the structure is corrected.
         divided: whether it shares slices with another by the card's division, which follows the corrected slices.
     """
@@ -145,8 +145,9 @@ class LearntCorrection:
         for number, channel in enumerate(channels):
             seen = _Structure.of(present, shown, channel)
             logits, expected = self._apply(seen.corrected)
-            hidden = self._hidden_gain(seen)
-            taken = expected >= self.least_gain and (hidden is None or hidden >= 0)
+            promising = expected >= self.least_gain
+            hidden = self._hidden_gain(seen) if promising else None
+            taken = promising and (hidden is None or hidden >= 0)
             divided = card.division is not None and card.labels[channel - 1].value in card.division.values
             judgements[channel] = Judgement(expected, hidden, taken, divided)
             if taken:

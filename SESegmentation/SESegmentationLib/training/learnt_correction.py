@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..inference.engine import Engine
-from ..models import find_model
+from ..models import ModelCard, find_model
 from ..networks.correction import CorrectionNetwork
 from ..progress import Progress, no_progress
 from .calibration import recipe_of
@@ -55,6 +55,7 @@ class CorrectionRecipe:
         plain_share: of examples of volumes as they are; the others are shifted.
         harm: weight of the loss of Dice, where the present result was better.
         settled: share of the steps after which the statistics of batch norms no longer change.
+        least_gain: in Dice; structures of which less is expected are left as they are.
         seed: of all randomness.
     """
 
@@ -67,6 +68,7 @@ class CorrectionRecipe:
     plain_share: float
     harm: float
     settled: float
+    least_gain: float
     seed: int
 
     @classmethod
@@ -159,25 +161,28 @@ def train_correction(dataset: Path, recipe: CorrectionRecipe, output: Path, prog
             sums.clear()
             save_checkpoint(path, {"network": network}, optimizer, {"step": step + 1, "seconds": seconds})
         progress("learning", (step + 1) / recipe.steps, seconds / (step + 1) * (recipe.steps - step - 1))
-    return write_correction(output, network, recipe, split, package.card.licence.spdx, seconds)
+    return write_correction(output, network, recipe, package.card, split, seconds)
 
 
 def write_correction(
-    output: Path, network: CorrectionNetwork, recipe: CorrectionRecipe, split: Split, licence: str, seconds: float
+    output: Path, network: CorrectionNetwork, recipe: CorrectionRecipe, model: ModelCard, split: Split, seconds: float
 ) -> Path:
-    """Write weights in half precision and their card; the weights' file."""
+    """Write weights in half precision and their card, which names data, licence and split; the weights' file."""
     path = output / "correction.safetensors"
     tensors = {
         key: (value.half() if value.is_floating_point() else value).contiguous()
         for key, value in network.state_dict().items()
     }
     save_file(tensors, path)
+    data = model.training.get("data", model.title)
     card = {
         "format": 1,
         "channels": list(recipe.channels),
+        "least_gain": recipe.least_gain,
+        "data": f"What {model.name} {model.version} makes of its training cases: {data}",
+        "licence": model.licence.to_dict(),
         "recipe": asdict(recipe),
         "split": asdict(split),
-        "licence": licence,
         "hours": round(seconds / 3600, 2),
         "machine": machine_words(torch.device("cpu")),
         "date": time.strftime("%Y-%m-%d"),

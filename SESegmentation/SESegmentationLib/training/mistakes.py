@@ -128,7 +128,7 @@ def collect_mistakes(
         for shifts in shifts_of(case.name):
             path = folder / f"{'+'.join([case.name, *shifts]).replace(' ', '-')}.npz"
             if not path.exists():
-                images = images or read_case(case, None)
+                images = images or read_case(case, engine.card.labels, None)
                 seed = zlib.crc32(path.name.encode())
                 find_mistakes(engine, shifted(images[0], shifts, seed), images[1], shifts, case.name).save(path)
             yield path

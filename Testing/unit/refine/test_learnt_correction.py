@@ -1,0 +1,142 @@
+"""The learnt correction, but for what the network says: boxes, hidden slices, other structures, damaged files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from SESegmentationLib.errors import ModelError
+from SESegmentationLib.models import find_model
+from SESegmentationLib.models.store import _PACKAGE
+from SESegmentationLib.networks.correction import CorrectionNetwork
+from SESegmentationLib.refine import learnt_correction
+from SESegmentationLib.refine.learnt_correction import FOLDER, LearntCorrection, Present, Shown
+from SESegmentationLib.training.splits import split_cases
+
+SHAPE = (20, 24, 18)
+
+
+class Growing(torch.nn.Module):
+    """Gives the structure wherever the image is bright, and expects some gain."""
+
+    def __init__(self, expected: float = 0.1) -> None:
+        super().__init__()
+        self.expected, self.shapes = expected, []
+
+    def forward(self, inputs, base):
+        self.shapes.append(tuple(base.shape[1:]))
+        return torch.where(inputs[:, 0] > 0, 4.0, -4.0), torch.tensor([self.expected])
+
+
+@pytest.fixture
+def present():
+    """A structure of which an end is missed, with another one beside it."""
+    own = np.zeros(SHAPE, np.uint8)
+    own[4:16, 6:12, 5:12] = 1
+    own[4:16, 12:15, 5:12] = 2
+    image = np.zeros(SHAPE, np.float32)
+    image[4:16, 3:12, 5:12] = 1
+    chance = torch.stack([torch.from_numpy(own == value).float() for value in range(3)])
+    return Present(image, chance * 0.8 + 0.2 / 3, own)
+
+
+def shown(present, numbers, known=1.0):
+    channels, mask = present.own.copy(), np.zeros(SHAPE, np.float32)
+    for number in numbers:
+        channels[number][present.image[number] > 0] = 1
+        mask[number] = known
+    return Shown(channels, mask)
+
+
+def learnt(network, least=0.0):
+    return LearntCorrection(network, {"least_gain": least})
+
+
+def test_a_missed_end_is_found_and_the_neighbour_stays(present, tiny_engine):
+    outcome = learnt(Growing()).correct(present, shown(present, [6, 12]), tiny_engine.card)
+    after = np.zeros(SHAPE, np.uint8)
+    after[outcome.box] = outcome.probabilities.argmax(0).numpy()
+    assert (after[4:16, 3:12, 5:12] == 1).all() and (after[4:16, 12:15, 5:12] == 2).all()
+    assert torch.allclose(outcome.probabilities.sum(0), torch.tensor(1.0), atol=1e-4)
+    (judged,) = outcome.judgements.values()
+    assert judged.taken and judged.hidden > 0
+
+
+@pytest.mark.parametrize("least", [0.05, 0.2])
+def test_what_is_expected_decides(present, tiny_engine, least):
+    outcome = learnt(Growing(), least).correct(present, shown(present, [6, 12]), tiny_engine.card)
+    assert outcome.judgements[1].taken == (outcome.probabilities is not None) == (least < 0.1)
+
+
+def test_what_makes_a_hidden_slice_worse_is_left(present, tiny_engine):
+    darker = replace(present, image=-present.image)
+    outcome = learnt(Growing()).correct(darker, shown(present, [6, 12]), tiny_engine.card)
+    assert outcome.judgements[1].hidden < 0 and outcome.probabilities is None
+    # neighbours cannot be hidden from each other: they tell the same
+    together = learnt(Growing()).correct(present, shown(present, [6, 7]), tiny_engine.card)
+    assert together.judgements[1].hidden is None
+
+
+def test_large_structures_are_seen_coarser(present, tiny_engine, monkeypatch):
+    monkeypatch.setattr(learnt_correction, "LARGEST", 1000)
+    network = Growing()
+    outcome = learnt(network).correct(present, shown(present, [6]), tiny_engine.card)
+    assert all(np.prod(shape) <= 1000 for shape in network.shapes)
+    after = outcome.probabilities.argmax(0).numpy()
+    bright = present.image[outcome.box] > 0
+    assert (after[bright] == 1).mean() > 0.8 and (after[~bright & (present.own[outcome.box] != 2)] == 0).mean() > 0.9
+
+
+def test_a_border_follows_the_corrected_slices(present):
+    """Head and body of the hippocampus: a corrected slice of the one kind leaves none of the other behind it."""
+    package = _hippocampus()
+    own, chance = present.own.copy(), present.probabilities.clone()
+    own[own == 2] = 0
+    image = (own > 0).astype(np.float32)
+    own[:, :9][own[:, :9] == 1] = 2  # front to back along j; anterior has the higher numbers
+    for value in range(3):
+        chance[value] = torch.from_numpy(own == value).float() * 0.1 + 0.3  # unsure
+    chance[1:, ...] += torch.from_numpy(own > 0).float() * 0.2
+    chance /= chance.sum(0)
+    channels, mask = own.copy(), np.zeros(SHAPE, np.float32)
+    channels[:, 10][own[:, 10] == 1] = 2  # the border lies further to the front than it seemed
+    mask[:, 10] = 1
+    outcome = learnt(Growing(expected=-1)).correct(Present(image, chance, own), Shown(channels, mask), package.card)
+    after = outcome.probabilities.argmax(0).numpy()
+    assert not (after[:, :10] == 1).any() and (after[:, 9] == 2).any()
+
+
+def test_damaged_or_missing_weights_are_told(tmp_path):
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        LearntCorrection.load(tmp_path)
+    (tmp_path / "correction.json").write_text((FOLDER / "correction.json").read_text())
+    (tmp_path / "correction.safetensors").write_bytes((FOLDER / "correction.safetensors").read_bytes()[:-100])
+    with pytest.raises(ModelError, match="cannot be loaded") as raised:
+        LearntCorrection.load(tmp_path)
+    assert raised.value.remedy
+
+
+def test_what_is_shipped_names_its_data_and_never_saw_the_test_cases():
+    card = json.loads((FOLDER / "correction.json").read_text())
+    weights = load_file(FOLDER / "correction.safetensors")
+    assert all(value.dtype == torch.float16 for value in weights.values() if value.is_floating_point())
+    assert sum(value.numel() * value.element_size() for value in weights.values()) < 4e6
+    CorrectionNetwork(tuple(card["channels"])).load_state_dict(weights)
+    split, model = card["split"], _hippocampus().card
+    assert set(split["test"]) == set(model.training["test_cases"]) and card["licence"]["spdx"] == model.licence.spdx
+    names = [name for part in split.values() for name in part]
+    assert len(names) == len(set(names)) == 200
+    again = split_cases(names, len(split["validation"]), len(split["test"]), model.training["split_seed"])
+    assert sorted(again.training) == sorted(split["training"])
+
+
+def _hippocampus():
+    try:
+        return find_model(str(_PACKAGE.parents[1] / "weights" / "hippocampus-t1"))
+    except ModelError:
+        pytest.skip("needs the weights of hippocampus-t1")
