@@ -16,7 +16,8 @@ LARGEST = 4 << 20
 #: objects and arrays within each other
 DEEPEST = 32
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
+#: a string that does not end goes to the end: to look for one anew at each of its quotes would take for ever
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
 def read_json(path: Path) -> Any:

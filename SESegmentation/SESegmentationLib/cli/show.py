@@ -135,7 +135,8 @@ def print_models(packages: Sequence[ModelPackage]) -> None:
         licence = card.licence.spdx if card.licence.free else f"{card.licence.spdx} (restricted)"
         names = ", ".join(label.name for label in card.labels[:4]) + (", …" if len(card.labels) > 4 else "")
         finds = f"{escape(card.summary)}\n[dim]{len(card.labels)}: {escape(names)}[/dim]"
-        table.add_row(card.name, card.version, f"{card.modality} {card.contrast}".strip(), licence, finds)
+        plain = (card.name, card.version, f"{card.modality} {card.contrast}".strip(), licence)
+        table.add_row(*map(escape, plain), finds)
     console().print(table)
 
 

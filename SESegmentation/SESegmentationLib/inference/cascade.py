@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from ..errors import ModelError
 from ..models import Label, ModelCard, ModelPackage, find_model
 from ..models.card import CARD_NAME
+from ..models.store import shipped_models
 from .geometry import Box, Geometry, ModelGrid
 from .structures import find_extents
 from .voxels import voxels_of
@@ -51,7 +52,11 @@ def find_locator(package: ModelPackage) -> ModelPackage:
         raise ModelError(f"The pipeline of the model {package.card.name} names no locator.", _PIPELINE_REMEDY)
     beside = package.path.parent / name
     try:
-        return find_model(beside if (beside / CARD_NAME).is_file() else name)
+        own = name not in shipped_models() and (beside / CARD_NAME).is_file()
+        locator = find_model(beside if own else name)
+        if locator.card.pipeline is not None:
+            raise ModelError(f"The model {name} needs a locator itself.", "Name another one in the pipeline.")
+        return locator
     except ModelError as error:
         raise ModelError(
             f"The model {package.card.name} needs the model {name} to find its structures in a whole volume, and that "

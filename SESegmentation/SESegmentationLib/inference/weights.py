@@ -35,7 +35,11 @@ def load_weights(package: ModelPackage) -> dict[str, dict[str, Tensor]]:
     for key, tensor in tensors.items():
         network, _, parameter = key.partition(".")
         if network not in weights:
-            raise ModelError(f"The weights {package.weights_path} hold {key}, of no network in the card.", _REMEDY)
+            raise ModelError(
+                f"The weights {package.weights_path} hold {key[:80]!a}, of no network in the card.", _REMEDY
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"The weights {package.weights_path} hold numbers that are not finite.", _REMEDY)
         weights[network][parameter] = tensor
     return weights
 
@@ -48,6 +52,7 @@ def load_networks(package: ModelPackage) -> dict[str, nn.Module]:
     """
     networks = {}
     for name, state in load_weights(package).items():
+        _check_size(package, name, state)
         network = build_network(package.card.networks[name])
         # a counter that batch norm only uses in training may have been left out
         counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
@@ -60,6 +65,28 @@ def load_networks(package: ModelPackage) -> dict[str, nn.Module]:
             ) from error
         networks[name] = network.float().eval()
     return networks
+
+
+def _check_size(package: ModelPackage, name: str, state: dict[str, Tensor]) -> None:
+    """Refuse a network that is larger than its weights, or of other inputs or outputs, before it takes memory."""
+    with torch.device("meta"):
+        network = build_network(package.card.networks[name])
+    views = [view for view in package.card.views if view.network == name]
+    inputs = {1 if view.volumetric else view.thickness for view in views}
+    classes = len(package.card.labels) + 1
+    numbers = sum(tensor.numel() for tensor in network.state_dict().values())
+    fits = (
+        numbers <= 2 * sum(tensor.numel() for tensor in state.values()) + 1000
+        and all(getattr(network, "in_channels", slices) == slices for slices in inputs)
+        and getattr(network, "classes", classes) == classes
+    )
+    if not fits:
+        raise ModelError(
+            f"The weights of the model {package.card.name} do not fit its network {name!r}: it has {numbers} "
+            f"parameters, {getattr(network, 'in_channels', '?')} slices in and {getattr(network, 'classes', '?')} "
+            "classes out.",
+            _REMEDY,
+        )
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:

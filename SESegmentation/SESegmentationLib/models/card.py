@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..json_files import DEEPEST, read_json
+from . import sections
 from .fields import REMEDY, Fields
 from .labels import Label
+from .view import PLANES, View
 
 #: version of the card's format that this code writes and the newest that it reads
 FORMAT = 1
@@ -19,84 +22,13 @@ CARD_NAME = "model.json"
 _KEYS = """format name title version summary modality contrast spacing orientation intensity networks views labels
 merged_pairs division overlooked intracranial_error margin_mm input cleanup pipeline training accuracy calibration
 licence weights"""
+#: of labels, views and networks
+MOST_LABELS, MOST_VIEWS, MOST_NETWORKS = 255, 32, 32
+#: values, lists and objects in a whole card
+MOST_ENTRIES = 200_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-PLANES = ("axial", "coronal", "sagittal")
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-
-
-@dataclass(frozen=True)
-class View:
-    """One plane in which a network looks at the volume.
-
-    Attributes:
-        plane: "axial", "coronal" or "sagittal", in patient axes.
-        weight: share of this view in the fused probabilities; the shares need not sum to 1.
-        network: key of ``ModelCard.networks``.
-        thickness: slices that the network sees at once, odd; the middle one is segmented.
-        merged: whether left and right are one class in this view.
-        size: rows and columns of the slices in training, of a volumetric view slices, rows and columns; smaller ones
-            are padded to it with zeros, for what cSE blocks squeeze is a mean over the whole slice. None: slices of
-            any size are taken as they are.
-        mirrored: whether the network looks at the left-right mirror image too, and the mean of both counts; for
-            networks that were trained on mirrored images. Takes twice the time.
-        volumetric: whether the network sees all slices at once, in three dimensions, and segments them all; "plane"
-            then says along which axis they are stacked, and "thickness" is 1. For what fits into memory whole.
-        spacing: pixel size of its slices relative to the model's grid, at least 1: coarse pixels serve a view that is
-            there to see the whole, and cost less. "size" counts these pixels.
-    """
-
-    plane: str
-    weight: float
-    network: str
-    thickness: int = 1
-    merged: bool = False
-    size: tuple[int, ...] | None = None
-    mirrored: bool = False
-    volumetric: bool = False
-    spacing: float = 1.0
-
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any], where: str = "view") -> View:
-        """Read one entry of "views" in model.json; ModelError where that fails."""
-        fields = Fields(entry, where)
-        thickness = fields.integer("thickness", 1, low=1, high=99)
-        if thickness % 2 == 0:
-            fields.fail("thickness", "an odd number")
-        volumetric = fields.flag("volumetric", False)
-        if volumetric and thickness > 1:
-            fields.fail("thickness", "1 where the view is volumetric")
-        return cls(
-            plane=fields.text("plane", choices=PLANES),
-            weight=fields.number("weight", low=0, above=True),
-            network=fields.text("network"),
-            thickness=thickness,
-            merged=fields.flag("merged", False),
-            size=_size(fields, 3 if volumetric else 2) if fields.has("size") else None,
-            mirrored=fields.flag("mirrored", False),
-            volumetric=volumetric,
-            spacing=fields.number("spacing", 1.0, low=1),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The view as it stands in model.json."""
-        return {
-            "plane": self.plane,
-            "weight": self.weight,
-            "network": self.network,
-            "thickness": self.thickness,
-            "merged": self.merged,
-            **({"size": list(self.size)} if self.size else {}),
-            **({"mirrored": True} if self.mirrored else {}),
-            **({"volumetric": True} if self.volumetric else {}),
-            **({"spacing": self.spacing} if self.spacing > 1 else {}),
-        }
-
-
-def _size(fields: Fields, lengths: int) -> tuple[int, ...]:
-    size = fields.sequence("size")
-    if len(size) != lengths or not all(type(length) is int and 0 < length <= 4096 for length in size):
-        fields.fail("size", f"{lengths} whole numbers of pixels")
-    return tuple(size)
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 #: SPDX identifier of weights whose terms follow from data that their user trained them on
@@ -254,6 +186,7 @@ class ModelCard:
             ModelError: something is missing, of another type, contradictory, or of a newer format.
         """
         try:
+            _check_entries(entry)
             card = _parse(cls, Fields(entry))
             _check(card)
         except ModelError as error:
@@ -304,14 +237,35 @@ class ModelCard:
 def read_card_json(path: Path) -> dict[str, Any]:
     """The object in the file ``path``; ModelError where it cannot be read or is no JSON object."""
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = read_json(path)
     except OSError as error:
         raise ModelError(f"The model card {path} cannot be read: {error.strerror or error}.", REMEDY) from error
-    except ValueError as error:  # bad UTF-8 and bad JSON
+    except ValueError as error:
         raise ModelError(f"The model card {path} is not JSON: {error}.", REMEDY) from error
     if not isinstance(entry, dict):
         raise ModelError(f"The model card {path} is damaged: a JSON object is expected.", REMEDY)
     return entry
+
+
+def _check_entries(entry: Any) -> None:
+    """Refuse what no part of a card may hold, wherever it stands: texts that are not plain, numbers that are none."""
+    pending, count = [("it", entry, 0)], 0
+    while pending:
+        where, value, depth = pending.pop()
+        count += 1
+        if count > MOST_ENTRIES or depth > DEEPEST:
+            raise ModelError("The model card is damaged: it holds too many entries, or too deep ones.", REMEDY)
+        if isinstance(value, Mapping):
+            pending += [(str(key)[:80], inner, depth + 1) for key, inner in value.items()]
+            pending += [("a key", str(key), depth + 1) for key in value]
+        elif isinstance(value, list | tuple):
+            pending += [(where, inner, depth + 1) for inner in value]
+        elif value is not None and not isinstance(value, bool):
+            fields = Fields({where: value})
+            if isinstance(value, str):
+                fields.text(where, "" if not value.strip() else None)
+            else:
+                fields.number(where, low=-math.inf)
 
 
 def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
@@ -323,30 +277,39 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         )
     fields.only(*_KEYS.split())
     weights = Fields(fields.mapping("weights"), "weights")
-    pairs = fields.sequence("merged_pairs", [])
+    pairs = fields.sequence("merged_pairs", [], most=MOST_LABELS)
     networks = Fields(fields.mapping("networks"), "networks")
     pair_fields = Fields({str(index): pair for index, pair in enumerate(pairs)}, "merged_pairs")
     spacing = fields.numbers("spacing", 3, low=0, high=100)
+    for key, check in _SECTIONS.items():
+        if fields.has(key):
+            check(fields.section(key))
+    sections.check_networks(fields.section("networks"), list(fields.mapping("networks")))
     if min(spacing) <= 0:
         fields.fail("spacing", "three sizes above 0 mm")
     return cls(
         name=fields.text("name"),
-        title=fields.text("title"),
-        version=fields.text("version"),
+        title=fields.text("title", longest=200),
+        version=fields.text("version", longest=64),
         summary=fields.text("summary"),
-        modality=fields.text("modality"),
-        contrast=fields.text("contrast", ""),
+        modality=fields.text("modality", longest=64),
+        contrast=fields.text("contrast", "", longest=200),
         spacing=spacing,
         orientation=fields.text("orientation", choices=("RAS",)),
         intensity=fields.mapping("intensity"),
         networks={name: networks.mapping(name) for name in fields.mapping("networks")},
-        views=tuple(View.from_dict(view, f"views[{i}]") for i, view in enumerate(fields.sequence("views"))),
-        labels=tuple(Label.from_dict(label, f"labels[{i}]") for i, label in enumerate(fields.sequence("labels"))),
+        views=tuple(
+            View.from_dict(view, f"views[{i}]") for i, view in enumerate(fields.sequence("views", most=MOST_VIEWS))
+        ),
+        labels=tuple(
+            Label.from_dict(label, f"labels[{i}]")
+            for i, label in enumerate(fields.sequence("labels", most=MOST_LABELS))
+        ),
         merged_pairs=tuple(pair_fields.numbers(str(i), 2, whole=True, low=1) for i in range(len(pairs))),
         division=Division.from_dict(fields.mapping("division")) if fields.has("division") else None,
         overlooked=fields.number("overlooked", 0.0, low=0),
-        intracranial_error=fields.number("intracranial_error", 0.0, low=0),
-        margin_mm=fields.number("margin_mm", 0.0, low=0),
+        intracranial_error=fields.number("intracranial_error", 0.0, low=0, high=1),
+        margin_mm=fields.number("margin_mm", 0.0, low=0, high=1000),
         input=fields.mapping("input", {}),
         cleanup=fields.mapping("cleanup", {}),
         pipeline=fields.mapping("pipeline") if fields.has("pipeline") else None,
@@ -359,15 +322,35 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
     )
 
 
+_SECTIONS = {
+    "intensity": sections.check_intensity,
+    "input": sections.check_input,
+    "cleanup": sections.check_cleanup,
+    "pipeline": sections.check_pipeline,
+    "training": sections.check_training,
+    "accuracy": sections.check_accuracy,
+    "calibration": sections.check_calibration,
+}
+
+
 def _check(card: ModelCard) -> None:
     """Raise ModelError where fields that are well by themselves contradict each other."""
     values = [label.value for label in card.labels]
     unpaired = [value for pair in card.merged_pairs for value in pair if value not in values]
     undescribed = sorted({view.network for view in card.views} - set(card.networks))
     divided = card.division.values if card.division else ()
+    locator = (card.pipeline or {}).get("locator")
+    targets = (card.pipeline or {}).get("targets", [])
+    located = sorted({int(own) for target in targets for own in target["values"]} - set(values))
     split = card.merged_pairs or not any(view.merged for view in card.views)
     checks = (
-        (_NAME.fullmatch(card.name), "the name may have lower-case letters, digits, '.', '_' and '-' only"),
+        (_NAME.fullmatch(card.name), "the name may have 64 lower-case letters, digits, '.', '_' and '-' only"),
+        (locator is None or _NAME.fullmatch(locator), "pipeline.locator is no name of a model"),
+        (locator != card.name, "pipeline.locator is the model itself"),
+        (not located, f"pipeline.targets name labels that do not exist: {', '.join(map(str, located))}"),
+        (len(card.networks) <= MOST_NETWORKS, f"there are more than {MOST_NETWORKS} networks"),
+        (_FILE_NAME.fullmatch(card.weights_file), "weights.file is no name of a file"),
+        (card.weights_file.lower() != CARD_NAME, "weights.file is the card"),
         (values, "there is no label"),
         (len(set(values)) == len(values), "two labels have the same value"),
         (len({label.name for label in card.labels}) == len(values), "two labels have the same name"),

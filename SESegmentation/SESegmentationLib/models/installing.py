@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..errors import InputError, ModelError, UsageError
+from ..json_files import LARGEST
+from .archive import COMPANIONS, unpack
 from .card import CARD_NAME
-from .store import ModelPackage, user_models_folder
+from .store import REPLACES_SHIPPED, ModelPackage, shipped_models, user_models_folder
 from .verification import verify_package
-
-#: what a package may hold besides its weights; what else lies in the folder is left behind
-COMPANIONS = (CARD_NAME, "README.md", "LICENSE")
-#: a ZIP that unpacks to more is refused
-MAXIMUM_BYTES = 4 << 30
 
 
 class AlreadyInstalledError(UsageError):
@@ -37,21 +33,21 @@ def add_model(source: Path, folder: Path | None = None, replace: bool = False) -
         replace: overwrite a model of the same name there.
 
     Raises:
-        InputError: ``source`` is neither, or a ZIP that cannot be trusted.
+        InputError: ``source`` is neither, or a ZIP that cannot be trusted; see :mod:`.archive`.
         ModelError: the package is damaged.
-        AlreadyInstalledError: there is a model of that name.
+        AlreadyInstalledError: there is a model of that name, there or among those that come with the program.
         UsageError: the folder cannot be written.
     """
     folder = folder or user_models_folder()
     with _unpacked(source) as unpacked:
         package = verify_package(unpacked)
         name = package.card.name
-        if PurePosixPath(name).name != name or name.startswith("."):
-            raise ModelError(f"{name!r} is no name for a model.", "Ask whoever made the package to correct it.")
-        target = folder / name
-        if target.exists() and not replace:
+        target, shipped = folder / name, name in shipped_models()
+        if (target.exists() or shipped) and not replace:
+            where = "that comes with the program" if shipped else f"in {folder}"
             raise AlreadyInstalledError(
-                f"There is a model {name} in {folder} already.", "Replace it with --replace, or remove it first."
+                f"There is a model {name} {where} already.",
+                "Replace it with --replace, or give the new one another name.",
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +56,10 @@ def add_model(source: Path, folder: Path | None = None, replace: bool = False) -
                 copied.mkdir()
                 for file in (*COMPANIONS, package.card.weights_file):
                     if (unpacked / file).is_file():
+                        _check_size(unpacked / file, file in COMPANIONS)
                         shutil.copyfile(unpacked / file, copied / file)
+                if shipped:
+                    (copied / REPLACES_SHIPPED).touch()
                 if target.exists():
                     os.replace(target, Path(temporary) / "old")
                 os.replace(copied, target)
@@ -81,24 +80,11 @@ def _unpacked(source: Path) -> Iterator[Path]:
         found = "is no ZIP" if source.exists() else "does not exist"
         raise InputError(f"{source} {found}.", f"Give a folder with {CARD_NAME}, or a ZIP of such a folder.")
     with tempfile.TemporaryDirectory() as temporary:
-        try:
-            with zipfile.ZipFile(source) as archive:
-                _check_entries(source, archive)
-                archive.extractall(temporary)
-        except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
-            raise InputError(f"{source} cannot be unpacked: {error}.", "Get the file again.") from error
-        cards = list(Path(temporary).rglob(CARD_NAME))
-        if len(cards) != 1:
-            raise InputError(f"{source} holds {len(cards)} model cards.", "Give a ZIP of one model's folder.")
-        yield cards[0].parent
+        unpack(source, Path(temporary))
+        yield Path(temporary)
 
 
-def _check_entries(source: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse entries that would land outside the folder, links, and more than fits."""
-    for entry in archive.infolist():
-        path = PurePosixPath(entry.filename.replace("\\", "/"))
-        outside = path.is_absolute() or ".." in path.parts or ":" in path.parts[0] if path.parts else False
-        if outside or stat.S_ISLNK(entry.external_attr >> 16):
-            raise InputError(f"{source} holds {entry.filename!r}, which points outside of it.", "Do not use this file.")
-    if sum(entry.file_size for entry in archive.infolist()) > MAXIMUM_BYTES:
-        raise InputError(f"{source} unpacks to more than 4 GiB.", "Give a ZIP of one model's folder.")
+def _check_size(path: Path, companion: bool) -> None:
+    """Refuse a text of unreasonable size; that of the weights is known already."""
+    if companion and path.stat().st_size > LARGEST:
+        raise ModelError(f"{path} is larger than {LARGEST >> 20} MiB.", "Take the model package again.")

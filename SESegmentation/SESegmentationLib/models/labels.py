@@ -43,7 +43,7 @@ class Code:
     def from_dict(cls, entry: Mapping[str, Any], where: str = "code") -> Code:
         """Read ``{"value": ..., "scheme": ..., "meaning": ...}``; ModelError where that fails."""
         fields = Fields(entry, where)
-        return cls(*(fields.text(key, forbidden="~^|") for key in ("value", "scheme", "meaning")))
+        return cls(*(fields.text(key, forbidden="~^|", longest=200) for key in ("value", "scheme", "meaning")))
 
     def to_dict(self) -> dict[str, str]:
         """The code as it stands in model.json."""
@@ -81,12 +81,12 @@ class Label:
         """Read one entry of "labels" in model.json; ModelError where that fails."""
         fields = Fields(entry, where)
         color = fields.numbers("color", 3, whole=True, low=0, high=255)
-        plausible = fields.numbers("plausible_ml", 2, low=0) if fields.has("plausible_ml") else None
+        plausible = fields.numbers("plausible_ml", 2, low=0, high=1e6) if fields.has("plausible_ml") else None
         if plausible and plausible[0] >= plausible[1]:
             fields.fail("plausible_ml", "the smaller volume first")
         return cls(
             value=fields.integer("value", low=1, high=65535),
-            name=fields.text("name"),
+            name=fields.text("name", longest=200),
             category=Code.from_dict(fields.mapping("category"), f"{where}.category"),
             type=Code.from_dict(fields.mapping("type"), f"{where}.type"),
             modifier=Code.from_dict(fields.mapping("modifier"), f"{where}.modifier")

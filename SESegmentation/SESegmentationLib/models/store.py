@@ -12,6 +12,10 @@ from .card import CARD_NAME, ModelCard
 
 #: folders of models, separated as in PATH
 ENVIRONMENT_VARIABLE = "SESEGMENTATION_MODELS"
+#: an empty file in a package that the user has added in place of a shipped one
+REPLACES_SHIPPED = ".replaces-shipped"
+#: weights that are larger are not looked at, in bytes
+LARGEST_WEIGHTS = 1 << 30
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -32,18 +36,28 @@ class ModelPackage:
         """The safetensors file."""
         return self.path / self.card.weights_file
 
+    @property
+    def replaces_shipped(self) -> bool:
+        """Whether the user has asked for it in place of the model of its name that comes with the program."""
+        return (self.path / REPLACES_SHIPPED).is_file()
+
     @classmethod
     def from_folder(cls, path: str | Path) -> ModelPackage:
         """Read the package in ``path``.
 
         Raises:
-            ModelError: no card, a damaged card, or no weights beside it.
+            ModelError: no card, a damaged card, or no weights beside it, or weights that are too large.
         """
         path = Path(path)
         package = cls(path, ModelCard.from_file(path / CARD_NAME))
-        if not package.weights_path.is_file():
+        if not os.path.isfile(package.weights_path):
             raise ModelError(
                 f"The weights of the model {package.card.name} are missing: there is no {package.weights_path}.",
+                "Take the whole model package again from where it came.",
+            )
+        if os.path.getsize(package.weights_path) > LARGEST_WEIGHTS:
+            raise ModelError(
+                f"The weights {package.weights_path} are larger than {LARGEST_WEIGHTS >> 30} GiB.",
                 "Take the whole model package again from where it came.",
             )
         return package
@@ -77,11 +91,12 @@ def user_models_folder() -> Path:
 def search_path() -> list[Path]:
     """Folders that hold model packages, first match first: the environment's, the user's, the program's own."""
     folders = [Path(entry) for entry in os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep) if entry.strip()]
-    folders.append(user_models_folder())
-    folders.append(_PACKAGE.parents[1] / "weights")  # a checkout
-    folders.append(_PACKAGE / "weights")  # an installed Python package
-    folders.append(_PACKAGE.parent / "Resources" / "weights")  # an installed Slicer extension
-    return list(dict.fromkeys(folders))
+    return list(dict.fromkeys([*folders, user_models_folder(), *_program_folders()]))
+
+
+def shipped_models() -> set[str]:
+    """Names of the models that come with the program: no other package is taken for them unasked."""
+    return {found.card.name for found in _scan(_shipped_folders()) if isinstance(found, ModelPackage)}
 
 
 def list_models() -> list[ModelPackage]:
@@ -94,7 +109,7 @@ def list_models() -> list[ModelPackage]:
 
 
 def damaged_models() -> list[DamagedModel]:
-    """Folders on the search path with a model card that cannot be used, and why."""
+    """Folders on the search path with a model that cannot be used, and why."""
     return [found for found in _scan() if isinstance(found, DamagedModel)]
 
 
@@ -104,9 +119,10 @@ def find_model(name_or_folder: str | Path) -> ModelPackage:
     Raises:
         ModelError: there is none (the message names those that exist), or it is damaged.
     """
-    if (Path(name_or_folder) / CARD_NAME).is_file():
-        return ModelPackage.from_folder(name_or_folder)
     name = str(name_or_folder)
+    # a folder that is called like a shipped model needs "./" before its name
+    if name not in shipped_models() and os.path.isfile(os.path.join(name, CARD_NAME)):
+        return ModelPackage.from_folder(name_or_folder)
     damaged = None
     for found in _scan():
         if isinstance(found, ModelPackage):
@@ -125,17 +141,37 @@ def find_model(name_or_folder: str | Path) -> ModelPackage:
     )
 
 
-def _scan() -> list[ModelPackage | DamagedModel]:
-    """Every model folder on the search path, in its order."""
+def _shipped_folders() -> list[Path]:
+    """Folders on the search path whose models come with the program."""
+    own = _program_folders()
+    return [folder for folder in search_path() if folder in own]
+
+
+def _program_folders() -> list[Path]:
+    """Where models lie in a checkout, an installed Python package, and an installed extension of Slicer."""
+    return [_PACKAGE.parents[1] / "weights", _PACKAGE / "weights", _PACKAGE.parent / "Resources" / "weights"]
+
+
+def _scan(folders: list[Path] | None = None) -> list[ModelPackage | DamagedModel]:
+    """Every model in ``folders``, in their order; all of the search path if None."""
+    shipped = {folder.resolve() for folder in _shipped_folders()}
+    names = shipped_models() if folders is None else set()
     found: list[ModelPackage | DamagedModel] = []
-    for folder in search_path():
+    for folder in search_path() if folders is None else folders:
         try:
             cards = sorted(folder.glob(f"*/{CARD_NAME}"))
         except OSError:  # a folder that may not be read is as good as empty
             continue
         for card in cards:
             try:
-                found.append(ModelPackage.from_folder(card.parent))
+                package = ModelPackage.from_folder(card.parent)
+                if package.card.name in names and not (folder.resolve() in shipped or package.replaces_shipped):
+                    raise ModelError(
+                        f"The model in {package.path} is called like {package.card.name}, which comes with the "
+                        "program, and is not used instead of it.",
+                        "Add it with: sesegment models add --replace, or give it another name.",
+                    )
+                found.append(package)
             except ModelError as error:
                 found.append(DamagedModel(card.parent, error))
     return found

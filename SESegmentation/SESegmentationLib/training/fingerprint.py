@@ -17,6 +17,8 @@ from ..inference.structures import find_extents
 from ..inference.voxels import voxels_of
 from ..json_files import read_json
 from ..models import Label
+from ..models.fields import LONGEST
+from ..models.plain_text import plain
 from ..progress import Progress, no_progress
 from .dataset import Case, read_case
 from .label_names import make_labels
@@ -70,12 +72,12 @@ class Description:
             raise InputError(f"{path} is not JSON: {error}.", "Correct the file.") from error
         if not isinstance(entry, dict):
             raise InputError(f"{path} holds no JSON object.", _EXAMPLE)
-        about = [str(entry.get(key, "")).strip() for key in ("name", "description", "reference")]
+        about = [plain(str(entry.get(key, ""))) for key in ("name", "description", "reference")]
         return cls(
             labels=_labels(entry.get("labels"), path),
             modality=_modality(entry.get("channel_names", entry.get("modality")), path),
-            licence=str(entry.get("licence", entry.get("license", ""))).strip(),
-            about=". ".join(part for part in about if part) or dataset.resolve().name,
+            licence=plain(str(entry.get("licence", entry.get("license", "")))),
+            about=". ".join(part for part in about if part)[:LONGEST] or dataset.resolve().name,
         )
 
 
@@ -238,7 +240,7 @@ def _labels(entry: Any, path: Path) -> dict[int, str]:
                 f"{path} has a label for what is to be ignored, which is not known here.", "Label these voxels."
             )
         if int(number):
-            labels[int(number)] = str(name)
+            labels[int(number)] = plain(str(name))[:200]
     if not labels:
         raise InputError(f"{path} names no label but the background.", _EXAMPLE)
     if len(labels) > 255:
@@ -252,4 +254,4 @@ def _modality(entry: Any, path: Path) -> str:
             f"{path} lists {len(entry)} channels ({', '.join(map(str, entry.values()))}); one can be learnt from.",
             "Leave one in channel_names, number 0, whose files end in _0000.",
         )
-    return str(next(iter(entry.values()))).strip() if isinstance(entry, Mapping) and entry else ""
+    return plain(str(next(iter(entry.values()))))[:64] if isinstance(entry, Mapping) and entry else ""

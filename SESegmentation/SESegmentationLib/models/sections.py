@@ -1,0 +1,182 @@
+"""The sections of a card that are kept as JSON: what each may hold. Every one is checked whenever a card is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from .fields import Fields
+
+#: things of one kind in a list that nobody needs more of
+MOST = 1000
+_NETWORK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: smallest and largest whole number of a network's arguments
+_NETWORK_BOUNDS = {
+    "in_channels": (1, 99),
+    "classes": (2, 256),
+    "convolutions": (1, 8),
+    "reduction": (1, 1024),
+    "dimensions": (2, 3),
+    "flat": (0, 7),
+    "blocks": (1, 8),
+}
+_MOST_CHANNELS = 2048
+_MOST_LEVELS = 8
+_LARGEST_KERNEL = 31
+_MEASURES = ("dice", "hausdorff95_mm", "surface_mm")
+
+
+def check_intensity(fields: Fields) -> None:
+    """``inference.intensity``'s recipe."""
+    kind = fields.text("type")
+    if fields.has("foreground"):
+        fields.text("foreground", choices=("all", "nonzero", "bright"))
+    if fields.has("clip"):
+        low, high = fields.numbers("clip", 2, low=0, high=100)
+        if low >= high:
+            fields.fail("clip", "the lower percentile first")
+    if kind in ("percentile", "window"):
+        ends = (0, 100) if kind == "percentile" else (-1e6, 1e6)
+        low, high = (fields.number(key, low=ends[0], high=ends[1]) for key in ("lower", "upper"))
+        if low >= high:
+            fields.fail("lower", "a number below upper")
+
+
+def check_networks(fields: Fields, names: list[str]) -> None:
+    """Descriptions for ``networks.build_network``: sizes and counts, before any memory is taken."""
+    for name in names:
+        if not _NETWORK_NAME.fullmatch(name):
+            fields.fail(name[:80], "a name of letters, digits, '_' and '-'")
+        network = fields.section(name)
+        network.text("type", longest=64)
+        for key, (low, high) in _NETWORK_BOUNDS.items():
+            if network.has(key):
+                network.integer(key, low=low, high=high)
+        for key, most in (("channels", _MOST_CHANNELS), ("widened", _MOST_CHANNELS), ("kernel", _LARGEST_KERNEL)):
+            if not network.has(key):
+                continue
+            if isinstance(network.value(key), list | tuple):
+                longest = {"channels": _MOST_LEVELS, "widened": 2 * _MOST_LEVELS, "kernel": 2}[key]
+                shortest = 2 if key == "channels" else 0
+                network.whole_numbers(key, low=0 if key == "widened" else 1, high=most, most=longest, least=shortest)
+            else:
+                network.integer(key, low=1, high=most)
+        if network.has("dropout") and network.number("dropout", low=0, high=1) >= 1:
+            network.fail("dropout", "a number below 1")
+        for key in ("se", "aggregation"):
+            if network.has(key):
+                network.text(key, longest=64)
+        if network.has("positions"):
+            network.texts("positions", most=8)
+
+
+def check_input(fields: Fields) -> None:
+    """What the model expects of a volume."""
+    if fields.has("kind"):
+        fields.text("kind", longest=64)
+    if fields.has("extent_mm"):
+        extent = fields.value("extent_mm")
+        nested = isinstance(extent, list | tuple) and extent and isinstance(extent[0], list | tuple)
+        pairs = Fields({str(n): pair for n, pair in enumerate(extent)}, "input.extent_mm") if nested else fields
+        keys = [str(n) for n in range(len(extent))] if nested else ["extent_mm"]
+        if nested and len(extent) != 3:
+            fields.fail("extent_mm", "a smallest and largest length for each of three axes")
+        for key in keys:
+            low, high = pairs.numbers(key, 2, low=0, high=1e5)
+            if low > high:
+                pairs.fail(key, "the smaller length first")
+    if fields.has("needs_stripping"):
+        fields.flag("needs_stripping")
+    if fields.has("limits"):
+        fields.texts("limits", most=100)
+
+
+def check_cleanup(fields: Fields) -> None:
+    """``inference.cleanup``'s recipe."""
+    for key in ("largest_union", "faces", "fill_holes"):
+        if fields.has(key):
+            fields.flag(key)
+    if fields.has("largest_component") and fields.value("largest_component") != "all":
+        fields.whole_numbers("largest_component", low=1, high=65535, most=MOST)
+    if fields.has("loose"):
+        loose = fields.section("loose")
+        loose.only("values", "erosion_mm", "reach_mm")
+        loose.whole_numbers("values", low=1, high=65535, most=MOST, least=1)
+        for key in ("erosion_mm", "reach_mm"):
+            loose.number(key, low=0, high=1000, above=True)
+    if fields.has("minimum_ml"):
+        fields.number("minimum_ml", low=0, high=1e5)
+
+
+def check_pipeline(fields: Fields) -> None:
+    """The cascade of ``inference.cascade``."""
+    fields.text("locator", longest=64)
+    if fields.has("margin_mm"):
+        fields.number("margin_mm", low=0, high=1000)
+    targets = fields.sequence("targets", most=100)
+    if not targets:
+        fields.fail("targets", "at least one target")
+    for number, entry in enumerate(targets):
+        target = Fields(entry, f"pipeline.targets[{number}]")
+        target.integer("locator_value", low=1, high=65535)
+        if target.has("mirror"):
+            target.flag("mirror")
+        values = target.section("values")
+        for key in target.mapping("values"):
+            _value_key(values, key)
+            values.integer(key, low=1, high=65535)
+
+
+def check_accuracy(fields: Fields) -> None:
+    """What was measured."""
+    for key in ("data", "command"):
+        if fields.has(key):
+            fields.text(key, "")
+    for key in ("cases", "folds"):
+        if fields.has(key):
+            fields.integer(key, low=0)
+    if fields.has("mean_dice"):
+        fields.number("mean_dice", low=0, high=1)
+    if fields.has("not_in_mean"):
+        fields.whole_numbers("not_in_mean", low=1, high=65535, most=MOST)
+    labels = fields.section("labels", {})
+    for value in fields.mapping("labels", {}):
+        _value_key(labels, value)
+        measures = labels.section(value)
+        for name in _MEASURES:
+            if measures.has(name):
+                measure = measures.section(name)
+                measure.number("mean", low=0, high=1 if name == "dice" else math.inf)
+                measure.number("std", low=0)
+                measure.integer("n", low=1)
+
+
+def check_calibration(fields: Fields) -> None:
+    """The curves of :mod:`.calibration`."""
+    fields.only("data", "command", "views", "fast")
+    for key in ("data", "command"):
+        if fields.has(key):
+            fields.text(key)
+    for kind in ("views", "fast"):
+        curves = fields.section(kind, {})
+        for value in fields.mapping(kind, {}):
+            _value_key(curves, value)
+            curve = curves.section(value)
+            curve.only("confidence", "dice")
+            points = len(curve.sequence("confidence", most=MOST))
+            confidence, _ = (curve.numbers(key, points, low=0, high=1) for key in ("confidence", "dice"))
+            if not points or list(confidence) != sorted(confidence):
+                curve.fail("confidence", "rising numbers, at least one")
+
+
+def check_training(fields: Fields) -> None:
+    """How it was trained; most of that is free."""
+    if fields.has("test_cases"):
+        fields.texts("test_cases", most=100_000)
+
+
+def _value_key(fields: Fields, key: Any) -> None:
+    """Refuse a key that is no voxel value."""
+    if not (str(key).isascii() and str(key).isdecimal() and 0 < int(str(key)[:6]) <= 65535 and str(key)[0] != "0"):
+        fields.fail(str(key)[:80], "the value of a label as the key")
