@@ -38,7 +38,7 @@ from .mistakes import collect_mistakes
 from .processes import machine_words
 from .splits import Split, split_by_recipe
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parent / "corrections"
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,8 @@ class Recipe:
             elsewhere, and together they err less.
         teacher: to learn from beside the labels, see :mod:`.teacher`.
         start: name or folder of a model with the same networks, from whose weights each starts; empty for none.
+        start_class_balance: exponent of the class weights that the model to start from was trained with: its
+            classifiers' biases are freed of them, see :func:`.train.without_class_weights`.
         bits: of each weight of the package, 16 or 8.
     """
 
@@ -199,6 +201,7 @@ class Recipe:
     networks: dict[str, Changes] = field(default_factory=dict)
     teacher: Instruction = field(default_factory=Instruction)
     start: str = ""
+    start_class_balance: float = 0.0
     bits: int = 16
     data: Data = field(default_factory=Data)
     fit: Fit = field(default_factory=Fit)
@@ -268,6 +271,8 @@ def _check(recipe: Recipe) -> None:
         (not taught or not (fit.class_balance or fit.boundary), "[teacher] leaves no class_balance and no boundary"),
         (fit.optimizer in OPTIMIZERS, f"[fit] optimizer is one of {', '.join(OPTIMIZERS)}, not {fit.optimizer!r}"),
         (recipe.bits in (8, 16), "bits is 8 or 16"),
+        (bool(data.scans) == bool(data.scans_share), "[data] scans and scans_share go together"),
+        (not data.scans or data.source == "label-maps", "[data] scans are shown beside label maps"),
         (fit.drops >= 0, "[fit] drops is a number, at least 0"),
         (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),
         (together, "[appearance] darkening and darkened go together"),

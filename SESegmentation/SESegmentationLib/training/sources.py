@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -195,9 +196,12 @@ class SynthesisSource(Source):
         self._ventricle = torch.as_tensor([ventricles.get(int(value), 0) for value in priors.values], device=device)
         self._maps, self._values, self._brain, self._mirrored = maps, priors.values, brain, mirrored
         self._banks = {group: self._bank(group) for group in ("training", "validation")}
-        self._scans = self._scan_bank(dataset / recipe.data.scans) if recipe.data.scans else None
+        self._dataset = dataset
 
-    def _scan_bank(self, folder: Path) -> VolumeBank:
+    @cached_property
+    def _scans(self) -> VolumeBank:
+        """The real scans, read when they are first shown: measuring needs none."""
+        folder = self._dataset / self.recipe.data.scans
         images, labels = zip(*(load_case(case, self.card) for case in find_cases(folder)), strict=True)
         return VolumeBank(
             labels, images, self.card.spacing[::-1], exchanged(channel_pairs(self.card)), device=self.device
@@ -216,7 +220,8 @@ class SynthesisSource(Source):
     def _draw(
         self, group: str, views: Sequence[View], phase: Phase, deformation: Deformation, generator: torch.Generator
     ) -> Batch:
-        if group == "training" and self._scans and torch.rand((), generator=generator) < self.recipe.data.scans_share:
+        share = self.recipe.data.scans_share if group == "training" else 0.0
+        if share and torch.rand((), generator=generator) < share:
             return self._draw_scans(views, phase, deformation, generator)
         settings, rare_share = self.recipe.synthesis, self.recipe.fit.rare_share
         # half of the thick slices lie across the image: these need the slices around

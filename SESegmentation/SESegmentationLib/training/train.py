@@ -29,6 +29,8 @@ from ..progress import Progress, no_progress
 from .case_check import check_cases
 from .dataset import find_cases, find_label_maps
 from .fit import FitState, fit_network
+from .losses import median_frequency_weights
+from .odds import CLASSIFIER_BIASES
 from .plan import draft_card, plan_fits
 from .processes import ProcessGroup, as_first_process, machine_words
 from .recipe import Recipe
@@ -110,7 +112,9 @@ def _train(
         if shared and not fit.volumetric:
             network.load_state_dict(shared)
         elif start:
-            network.load_state_dict(start[fit.name], strict=False)
+            counts = source.class_counts()
+            freed = without_class_weights(start[fit.name], counts, recipe.start_class_balance)
+            network.load_state_dict(freed, strict=False)
         report = _part_of(progress, done / total, fit.work / total)
         limit = 60 * recipe.fit.minutes * fit.work / total or math.inf
         schedule = replace(fit.schedule, seconds=limit)
@@ -140,6 +144,24 @@ def _check_dataset(dataset: Path, recipe: Recipe, card: ModelCard, tell: Tell) -
     holders = check_cases(cases, card.labels, pixel_size(card.input, card.spacing))
     if absent := [label.name for label in card.labels if not set(holders[label.value]) & set(split.training)]:
         tell(f"No case for training has {', '.join(absent)}: the model will not find that.")
+
+
+def without_class_weights(
+    weights: dict[str, torch.Tensor], counts: torch.Tensor, exponent: float
+) -> dict[str, torch.Tensor]:
+    """A network's weights, its classifier freed of the class weights of the cross-entropy that trained it.
+
+    Weighted by w_c, cross-entropy is least where the network says w_c p_c for probabilities p_c, up to a factor: where
+    it is unsure, rare structures are drawn too large. The logarithm of w_c is taken from the bias of class c (logit
+    adjustment: Menon et al., ICLR 2021).
+
+    Args:
+        counts: (C,) voxels of each class in the training.
+        exponent: of the median frequency weights, see :attr:`.recipe.Fit.class_balance`; with 0 nothing is changed.
+    """
+    logs = exponent * median_frequency_weights(counts).clamp(min=1e-6).log()
+    biases = {key: weights[key].float() - logs for key in CLASSIFIER_BIASES if key in weights}
+    return weights | biases
 
 
 def _find_teacher(
