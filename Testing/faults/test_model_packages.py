@@ -157,7 +157,7 @@ def places(entry: object, path: tuple = ()) -> list[tuple]:
 
 
 @given(st.data(), st.lists(SCRAPS, min_size=1, max_size=3))
-@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
 def test_mutated_cards_raise_nothing_else_and_keep_the_schema_where_they_are_read(whole, tmp_path, data, scraps):
     """What the reader accepts the schema does, too, and it can be shown."""
     entry = copy.deepcopy(whole)
@@ -350,7 +350,7 @@ def test_a_zip_that_swells_is_refused_within_bounds(tmp_path, tiny_model, kind, 
 
 
 @given(st.integers(0, 10**6), st.integers(1, 12))
-@settings(deadline=None, max_examples=120, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 def test_mutated_zips_raise_nothing_else(tmp_path, tiny_model, seed, changes):
     chance = random.Random(seed)
     content = bytearray(zipped(tiny_model))

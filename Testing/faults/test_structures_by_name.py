@@ -208,7 +208,9 @@ def test_what_slicer_itself_saves(tmp_path, truth):
     """Its core reads a result, adds an overlapping segment, and saves: layers, numbers and crop are its own."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     slicer = pytest.importorskip("slicer", reason="needs slicer-core (extra 'test')")
-    from harness import runtime
+    from harness import runtime, services
+
+    services.publish()
     from SESegmentationLib.mrml.layers import oriented_image
 
     spleen = np.zeros(SHAPE, np.uint8)
