@@ -145,6 +145,7 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
             self.addObserver(scene, event, self.onNodesChanged)
         self.useScene()
+        self.panel.on_scene_read(self.logic.choicesLeftOut)
 
     def createPanel(self):
         from SESegmentationLib.panel import (
@@ -230,6 +231,7 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.on_nodes_changed()
 
     def onSceneStartReading(self, caller, event):
+        self.logic.choicesLeftOut.clear()
         self.disconnectParameterNode()
         self.panel.pause()
 
@@ -240,7 +242,7 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         if self.hasObserver(scene, scene.EndImportEvent, self.onSceneEndReading):  # otherwise cleaned up meanwhile
             self.useScene()
-            self.panel.on_nodes_changed()
+            self.panel.on_scene_read(self.logic.choicesLeftOut)
 
 
 class SESegmentationLogic(ScriptedLoadableModuleLogic):
@@ -249,9 +251,17 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
         self._segmenter = None
+        #: names of choices that scenes made and that cannot be used
+        self.choicesLeftOut = []
 
     def getParameterNode(self):
+        from SESegmentationLib.panel.choices import leave_out, unusable_choices
+
         node = super().getParameterNode()
+        wrong = unusable_choices(node)
+        if wrong:
+            self.choicesLeftOut += wrong
+            leave_out(node, wrong)
         if not node.HasObserver(vtk.vtkCommand.ModifiedEvent):
             # VTK calls last what observes first: here a wrapper would read the first parameter after it was shown
             node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: None)
@@ -301,6 +311,7 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
         """
         if versionProblem():
             raise RuntimeError(versionProblem())
+        from SESegmentationLib.errors import InputError
         from SESegmentationLib.models import find_model
         from SESegmentationLib.mrml import adapted_parameters
         from SESegmentationLib.panel import ComputerMemory, Request, SceneResults
@@ -309,6 +320,11 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
         if not acceptLicence:
             ComputerMemory(slicer.app.userSettings()).require_accepted(package.card)
         adapted = adapted_parameters(adaptedFrom) if adaptedFrom is not None else None
+        if adaptedFrom is not None and adapted is None:
+            raise InputError(
+                f"{adaptedFrom.GetName()} has no recalibrated network that can be used.",
+                "Recalibrate it again, or segment without adaptedFrom.",
+            )
         request = Request(volumeNode, package, everyFrame, region, output, device, fast, lowMemory, adapted)
         request.check()
         if self._segmenter is None:

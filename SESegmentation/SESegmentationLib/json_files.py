@@ -34,10 +34,10 @@ def read_json(path: Path) -> Any:
         return parse_json(file.read(LARGEST + 1))
 
 
-def parse_json(content: bytes) -> Any:
-    """The content of JSON in UTF-8; ValueError as of :func:`read_json`."""
-    if len(content) > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
+def parse_json(content: bytes, largest: int = LARGEST) -> Any:
+    """The content of JSON in UTF-8, of at most so many bytes; ValueError as of :func:`read_json`."""
+    if len(content) > largest:
+        raise ValueError(f"it is larger than {largest >> 20} MiB")
     if content.startswith(_UTF16):
         raise ValueError("it is in UTF-16; save it in UTF-8")
     try:

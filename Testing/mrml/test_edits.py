@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import struct
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -25,6 +28,7 @@ from SESegmentationLib.mrml import (
     update_segmentation,
     value_range,
 )
+from SESegmentationLib.refine.adapted_file import FORMAT
 
 STRUCTURES = [structure_label(17, "hippocampus", LEFT), structure_label(16, "brain stem")]
 SHAPE = (8, 9, 10)
@@ -143,10 +147,17 @@ def test_what_cannot_be_read_is_nothing(make_volume):
         assert find_corrections(node) == []
 
 
+def adapted_file(weights, count):
+    """A file of so many parameters adapted to a patient."""
+    tensor = {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}
+    header = json.dumps({"__metadata__": {"format": FORMAT, "weights_sha256": weights}, "a.bias": tensor}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(4 * count)
+
+
 def test_adapted_parameters_are_a_text_beside_the_segmentation(make_volume):
     _, node, _ = written(make_volume)
     assert adapted_parameters(node) is None
-    for content in (b"one", b"\x00two\xff"):
+    for content in (adapted_file("0" * 64, 1), adapted_file("f" * 64, 2)):
         keep_adapted_parameters(node, content)
         assert adapted_parameters(node) == content
     (text,) = slicer.util.getNodesByClass("vtkMRMLTextNode")

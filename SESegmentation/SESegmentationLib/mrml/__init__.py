@@ -1,10 +1,12 @@
 """Between a Slicer scene and images: volumes and regions out, named segments in. Needs slicer and vtk only."""
 
-from .adapted import adapted_parameters, keep_adapted_parameters
+from .adapted import adapted_parameters, adapted_text, keep_adapted_parameters
 from .algorithm import note_algorithm, note_correction, note_corrections
-from .edits import EDIT_ATTRIBUTES, check_grid, corrected_mask, edited_voxels, find_corrections, remember_written
+from .edit_notes import EDIT_ATTRIBUTES, EditNotes
+from .edits import check_grid, corrected_mask, edited_voxels, find_corrections, remember_written
 from .history import UndoHistory
 from .layers import find_segment, label_map
+from .made import made_node, refer_to_made, referenced_node
 from .overlay import ATTENTION, DOUBT, show_difference, value_range
 from .region import region_image
 from .segmentation import (
@@ -25,11 +27,13 @@ __all__ = [
     "CORRECTED",
     "DOUBT",
     "EDIT_ATTRIBUTES",
+    "EditNotes",
     "SegmentationSequence",
     "TO_CHECK",
     "UndoHistory",
     "VolumeSequence",
     "adapted_parameters",
+    "adapted_text",
     "add_segmentation",
     "check_grid",
     "check_volume_node",
@@ -42,10 +46,13 @@ __all__ = [
     "is_completed",
     "keep_adapted_parameters",
     "label_map",
+    "made_node",
     "note_algorithm",
     "note_correction",
     "note_corrections",
     "place_beside",
+    "refer_to_made",
+    "referenced_node",
     "region_image",
     "remember_written",
     "review_state",

@@ -6,12 +6,7 @@ was written; both as attributes, so that they are saved with the scene and follo
 
 from __future__ import annotations
 
-import base64
-import json
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,76 +14,20 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ..errors import InputError, SegmentationError
+from ..errors import InputError
 from ..inference.voxels import voxels_of
 from ..models import Label
 from ..refine.slices import Slices, edited_slices, slices_mask
+from .edit_notes import EditNotes, OwnResult
 from .layers import find_layers, find_segment, label_map
 from .volume import ijk_to_ras
-
-_OWN, _CORRECTED = "SESegmentation.Own", "SESegmentation.Corrected"
-#: attributes that belong together, for whoever saves and restores them
-EDIT_ATTRIBUTES = (_OWN, _CORRECTED)
-
-
-@dataclass(frozen=True)
-class OwnResult:
-    """What a model wrote.
-
-    Attributes:
-        labels: label map on the volume's grid.
-        structures: what its values mean.
-    """
-
-    labels: sitk.Image
-    structures: tuple[Label, ...]
-
-    @classmethod
-    def read_all(cls, node: slicer.vtkMRMLSegmentationNode) -> list[OwnResult]:
-        """Those kept with a segmentation; none where they cannot be read."""
-        try:
-            return [cls._from_dict(entry) for entry in json.loads(node.GetAttribute(_OWN) or "[]")]
-        except (ValueError, KeyError, TypeError, zlib.error, SegmentationError):  # of another version, or by hand
-            return []
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; the voxels compressed, some 10 kB for a crop and 300 kB for a whole brain."""
-        values = voxels_of(self.labels)
-        geometry = self.labels
-        return {
-            "structures": [label.to_dict() for label in self.structures],
-            "size": geometry.GetSize(),
-            "spacing": geometry.GetSpacing(),
-            "origin": geometry.GetOrigin(),
-            "direction": geometry.GetDirection(),
-            "type": values.dtype.str,
-            "values": base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes())).decode(),
-        }
-
-    @classmethod
-    def _from_dict(cls, entry: dict[str, Any]) -> OwnResult:
-        voxels = zlib.decompress(base64.b64decode(entry["values"]))
-        labels = sitk.GetImageFromArray(np.frombuffer(voxels, entry["type"]).reshape(entry["size"][::-1]))
-        labels.SetSpacing(entry["spacing"])
-        labels.SetOrigin(entry["origin"])
-        labels.SetDirection(entry["direction"])
-        return cls(labels, tuple(Label.from_dict(label) for label in entry["structures"]))
-
-    def edited(self, segmentation: slicer.vtkSegmentation) -> np.ndarray:
-        """Voxels (k, j, i) in which a segment is no longer as it was written; segments that are gone do not count."""
-        written = voxels_of(self.labels)
-        edited = np.zeros(written.shape, bool)
-        for layer in find_layers(segmentation, self.structures, self.labels):
-            own = np.zeros(int(max(written.max(), *layer.labels)) + 1, layer.values.dtype)
-            own[list(layer.labels)] = list(layer.labels)
-            edited |= layer.values != own[written]
-        return edited
 
 
 def find_corrections(node: slicer.vtkMRMLSegmentationNode) -> list[Slices]:
     """The slices that were corrected: those known from before, and those edited since."""
-    known = [Slices.parse(text) for text in (node.GetAttribute(_CORRECTED) or "").split()]
-    for own in OwnResult.read_all(node):
+    notes = EditNotes.usable(node)
+    known = list(notes.corrected)
+    for own in notes.own:
         known += edited_slices(_not_in(known, own.edited(node.GetSegmentation())))
     numbers: dict[str, set[int]] = {}
     for entry in known:
@@ -107,7 +46,7 @@ def corrected_mask(
     slices = find_corrections(node) if slices is None else slices
     if not slices:
         return None
-    if not all(_same_grid(own.labels, geometry) for own in OwnResult.read_all(node)):
+    if not all(_same_grid(own.labels, geometry) for own in EditNotes.usable(node).own):
         raise _other_volume(node)
     return slices_mask(slices, geometry.GetSize()[::-1])
 
@@ -118,12 +57,12 @@ def check_grid(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScala
     Takes little time: voxels are compared only where the grids differ.
 
     Raises:
-        InputError: so it is.
+        InputError: so it is; or what is known of its corrections cannot be used.
     """
     shape = slicer.util.arrayFromVolume(volume).shape[::-1]
     to_ras = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(to_ras)
-    for own in OwnResult.read_all(node):
+    for own in EditNotes.read(node).own:
         same = np.allclose(
             slicer.util.arrayFromVTKMatrix(ijk_to_ras(own.labels)), slicer.util.arrayFromVTKMatrix(to_ras)
         )
@@ -141,7 +80,7 @@ def _other_volume(node: slicer.vtkMRMLSegmentationNode) -> InputError:
 def edited_voxels(node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Label]) -> dict[int, int]:
     """By value of the structure, how many of its voxels were added or removed since they were written."""
     counts = dict.fromkeys((label.value for label in structures), 0)
-    for own in OwnResult.read_all(node):
+    for own in EditNotes.usable(node).own:
         written = voxels_of(own.labels)
         for layer in find_layers(node.GetSegmentation(), own.structures, own.labels):
             differs = np.nonzero(layer.values != np.where(np.isin(written, list(layer.labels)), written, 0))
@@ -169,13 +108,12 @@ def remember_written(
     segmentation = node.GetSegmentation()
     written = [find_segment(segmentation, label) for label in structures]
     kept = []
-    for own in OwnResult.read_all(node):  # other models' structures, still as they were
+    for own in EditNotes.usable(node).own:  # other models' structures, still as they were
         others = tuple(label for label in own.structures if find_segment(segmentation, label) not in written)
         if others and _same_grid(own.labels, geometry):
             kept.append(OwnResult(own.labels, others))
     kept.append(OwnResult(label_map(node, structures, geometry), tuple(structures)))
-    node.SetAttribute(_OWN, json.dumps([own.to_dict() for own in kept]))
-    node.SetAttribute(_CORRECTED, " ".join(map(str, corrected)))
+    EditNotes(tuple(kept), tuple(corrected)).write(node)
 
 
 def _not_in(slices: Sequence[Slices], voxels: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import slicer
 
 from ..inference.voxels import voxels_of
 from .layers import BINARY_LABELMAP, oriented_image
+from .made import made_node, refer_to_made
 from .segmentation import place_beside
 from .volume import RAS_TO_LPS
 
@@ -38,7 +39,7 @@ class Overlay:
 
     def volume(self, node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
         """The volume that shows the map of a segmentation; None where there is none yet."""
-        return node.GetNodeReference(self.role)
+        return made_node(node, self.role, "vtkMRMLScalarVolumeNode")
 
     def make(self, node: slicer.vtkMRMLSegmentationNode, image: sitk.Image) -> None:
         """Put the map of a segmentation into the scene, as a volume beside it; one that is there shows it anew.
@@ -52,7 +53,7 @@ class Overlay:
         if volume is None:
             name = scene.GenerateUniqueName(f"{node.GetName()} {self.name}")
             volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-            node.SetNodeReferenceID(self.role, volume.GetID())
+            refer_to_made(node, self.role, volume)
             place_beside(volume, node)
             volume.CreateDefaultDisplayNodes()
             self.colour(volume.GetDisplayNode(), voxels)

@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..models import Label
-from ..mrml import find_segment
+from ..mrml import find_segment, referenced_node
 
 
 def result_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode:
@@ -16,7 +16,7 @@ def result_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarV
     Raises:
         InputError: it is no longer in the scene.
     """
-    volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    volume = referenced_node(node, node.GetReferenceImageGeometryReferenceRole(), "vtkMRMLScalarVolumeNode")
     if volume is None:
         raise InputError(
             _("The volume of {node} is no longer in the scene.").format(node=node.GetName()),

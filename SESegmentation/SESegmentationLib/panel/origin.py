@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..models import ModelPackage, find_model
-from ..mrml import VolumeSequence, adapted_parameters, image_from_volume_node, region_image
+from ..mrml import VolumeSequence, adapted_parameters, image_from_volume_node, referenced_node, region_image
 from .correction import result_volume
 from .memory import ComputerMemory
 from .result_record import ResultRecord
@@ -70,7 +70,7 @@ class Origin:
                 _("Segment again."),
             )
         memory.require_accepted(package.card)
-        return cls(node, record, volume, package, node.GetNodeReference(REGION_ROLE))
+        return cls(node, record, volume, package, referenced_node(node, REGION_ROLE, "vtkMRMLMarkupsROINode"))
 
     def image(self) -> sitk.Image:
         """The volume, a copy; InputError where it cannot be segmented."""

@@ -22,6 +22,7 @@ from .correction import open_segment_editor
 from .inputs import Inputs
 from .install import Dependencies
 from .installation import Installation
+from .kept_notes import unusable_notes
 from .memory import ComputerMemory
 from .messages import INFORMATION, Message
 from .model_chooser import ModelChooser, ModelSource
@@ -166,6 +167,13 @@ class Panel:
         self.recalibration.drop()
         self.set_choices(None)
         self._attempts.clear()
+
+    def on_scene_read(self, left_out: list[str]) -> None:
+        """A scene was read into this one; ``left_out`` names choices of it that cannot be used."""
+        if self._choices is not None:
+            for message in unusable_notes(left_out):
+                self.messages.add(message)
+        self.on_nodes_changed()
 
     def on_nodes_changed(self) -> None:
         """Nodes have come into the scene (they may not be complete yet) or have left it."""

@@ -9,10 +9,11 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..models import ModelCard
-from ..mrml import adapted_parameters
+from ..mrml import adapted_parameters, adapted_text
 from ..refine.adapted_file import AdaptedNotes
 from .choices import Choices
 from .result_record import ResultRecord
+from .wording import as_rich_text
 
 
 class PatientNetwork:
@@ -29,6 +30,8 @@ class PatientNetwork:
         self._choices = choices
         self._card = card
         self._tip = ui.adaptedCheckBox.toolTip
+        #: by ID of the text that keeps them, in which state parameters were read, and for which weights they are
+        self._read: dict[str, tuple[int | None, str]] = {}
         ui.adaptedCheckBox.connect("clicked(bool)", self._on_click)
         self.refresh()
 
@@ -47,9 +50,8 @@ class PatientNetwork:
             wanted = self._choices().adaptedFrom
             chosen = wanted if wanted in found else found[-1]
             box.checked = wanted in found
-            box.toolTip = _("{what} It comes with the segmentation {name}.").format(
-                what=self._tip, name=chosen.GetName()
-            )
+            tip = _("{what} It comes with the segmentation {name}.").format(what=self._tip, name=chosen.GetName())
+            box.toolTip = as_rich_text(tip)
 
     def _found(self) -> list[slicer.vtkMRMLSegmentationNode]:
         """Segmentations of the chosen volume with parameters for the chosen model's weights, the newest result last."""
@@ -57,7 +59,7 @@ class PatientNetwork:
         if choices is None or choices.inputVolume is None or card is None:
             return []
         nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-        fitting = [node for node in nodes if _fits(node, choices.inputVolume, card)]
+        fitting = [node for node in nodes if self._fits(node, choices.inputVolume, card.weights_sha256)]
         return sorted(fitting, key=_date)
 
     def _on_click(self, wanted: bool) -> None:
@@ -66,12 +68,16 @@ class PatientNetwork:
             choices.adaptedFrom = found[-1] if wanted and found else None
         self.refresh()
 
-
-def _fits(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode, card: ModelCard) -> bool:
-    if node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is not volume:
-        return False
-    notes = AdaptedNotes.read(adapted_parameters(node))
-    return notes is not None and notes.weights_sha256 == card.weights_sha256
+    def _fits(self, node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode, weights: str) -> bool:
+        """Whether a segmentation of this volume has parameters for these weights."""
+        text = adapted_text(node)
+        if text is None or node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is not volume:
+            return False
+        known, state = self._read.get(text.GetID(), (None, "")), text.GetMTime()
+        if known[0] != state:  # reading takes time, and this is asked often
+            notes = AdaptedNotes.read(adapted_parameters(node))
+            known = self._read[text.GetID()] = (state, notes.weights_sha256 if notes else "")
+        return known[1] == weights
 
 
 def _date(node: slicer.vtkMRMLSegmentationNode) -> str:

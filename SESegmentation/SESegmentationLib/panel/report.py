@@ -19,7 +19,9 @@ from ..mrml import (
     find_segment,
     image_from_volume_node,
     label_map,
+    made_node,
     place_beside,
+    refer_to_made,
     review_state,
 )
 from ..outputs.report import COLUMNS, surfaces_mm2, table_rows, versions, write_report
@@ -88,10 +90,10 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
 
 def show_table(node: slicer.vtkMRMLSegmentationNode, report: dict[str, Any]) -> slicer.vtkMRMLTableNode:
     """Put a report into the scene as a table beside the segmentation (one each), and show it."""
-    table, scene = node.GetNodeReference(_TABLE_ROLE), node.GetScene()
+    table, scene = made_node(node, _TABLE_ROLE, "vtkMRMLTableNode"), node.GetScene()
     if table is None:
         table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} report"))
-        node.SetNodeReferenceID(_TABLE_ROLE, table.GetID())
+        refer_to_made(node, _TABLE_ROLE, table)
         place_beside(table, node)
     table.RemoveAllColumns()
     table.SetUseColumnTitleAsColumnHeader(True)

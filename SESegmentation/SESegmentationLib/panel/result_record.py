@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isnan
@@ -16,9 +17,15 @@ import slicer
 from ..errors import SegmentationError
 from ..inference.result import Finding, SegmentationResult
 from ..inference.voxels import voxels_of
+from ..json_files import parse_json
 from ..models import Label
+from ..models.fields import Fields
+from ..models.plain_text import plain
 
 RECORD_ATTRIBUTE = "SESegmentation.Result"
+#: bounds of what is read, in bytes, entries, s or ml, mm
+_LARGEST_RECORD, _MOST_STRUCTURES, _MOST_FINDINGS, _LARGEST, _FARTHEST_MM = 2**21, 1024, 64, 1e7, 1e6
+_MODEL = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class ResultRecord:
     def of_result(cls, result: SegmentationResult, volume: str, adapted: int = 0) -> ResultRecord:
         """The record of a result of the volume with this name; ``adapted`` as above."""
         return cls(
-            volume=volume,
+            volume=plain(volume)[:200],
             model=result.model.name,
             model_version=result.model.version,
             weights_sha256=result.model.weights_sha256,
@@ -94,7 +101,7 @@ class ResultRecord:
                 RecordedStructure(
                     label=structure.label,
                     volume_ml=structure.volume_ml,
-                    confidence=structure.confidence,
+                    confidence=min(max(structure.confidence, 0.0), 1.0),
                     expected_dice=None if adapted else structure.expected_dice,
                     centre_lps=None if isnan(structure.centre_lps[0]) else tuple(structure.centre_lps),
                     doubtful_lps=structure.doubtful
@@ -102,7 +109,7 @@ class ResultRecord:
                 )
                 for structure in result.structures
             ),
-            findings=tuple(result.findings),
+            findings=tuple(Finding(f.code, plain(f.message), plain(f.consequence)) for f in result.findings),
         )
 
     @property
@@ -142,8 +149,8 @@ class ResultRecord:
         if not text:
             return None
         try:
-            return cls._from_dict(json.loads(text))
-        except (ValueError, TypeError, KeyError, SegmentationError):  # written by another version, or by hand
+            return cls._from_dict(parse_json(text.encode(), _LARGEST_RECORD))
+        except (ValueError, SegmentationError):  # written by another version, by hand, or to do harm
             return None
 
     def write(self, node: slicer.vtkMRMLSegmentationNode) -> None:
@@ -154,17 +161,50 @@ class ResultRecord:
         node.SetAttribute(RECORD_ATTRIBUTE, json.dumps(entry))
 
     @classmethod
-    def _from_dict(cls, entry: dict[str, Any]) -> ResultRecord:
-        structures = tuple(
-            RecordedStructure(
-                **{
-                    **structure,
-                    "label": Label.from_dict(structure["label"]),
-                    "centre_lps": tuple(structure["centre_lps"]) if structure["centre_lps"] else None,
-                    "doubtful_lps": tuple(structure["doubtful_lps"]) if structure["doubtful_lps"] else None,
-                }
-            )
-            for structure in entry["structures"]
+    def _from_dict(cls, entry: Any) -> ResultRecord:
+        """The record, whole and within bounds; ModelError or ValueError where it is not."""
+        fields = Fields(entry, "record")
+        fields.only(*cls.__dataclass_fields__)
+        structures = tuple(map(_structure, fields.sequence("structures", most=_MOST_STRUCTURES)))
+        if not structures or len({structure.label.value for structure in structures}) < len(structures):
+            raise ValueError("no structures, or two of one value")
+        model = fields.text("model")
+        if not _MODEL.fullmatch(model):  # a path would be looked up
+            raise ValueError("no name of a model")
+        date = fields.text("date", longest=64)
+        datetime.datetime.fromisoformat(date)
+        return cls(
+            **{key: fields.text(key, "") for key in ("volume", "model_version", "weights_sha256", "device")},
+            model=model,
+            seconds=fields.number("seconds", low=0, high=_LARGEST),
+            date=date,
+            licence=fields.text("licence", ""),
+            attribution=fields.text("attribution", ""),
+            adapted=fields.integer("adapted", low=0),
+            structures=structures,
+            findings=tuple(map(_finding, fields.sequence("findings", most=_MOST_FINDINGS))),
         )
-        findings = tuple(Finding(**finding) for finding in entry["findings"])
-        return cls(**{**entry, "structures": structures, "findings": findings})
+
+
+def _structure(entry: Any) -> RecordedStructure:
+    fields = Fields(entry, "structure")
+    fields.only(*RecordedStructure.__dataclass_fields__)
+    return RecordedStructure(
+        label=Label.from_dict(fields.mapping("label")),
+        volume_ml=fields.number("volume_ml", low=0, high=_LARGEST),
+        confidence=fields.number("confidence", low=0, high=1),
+        expected_dice=fields.number("expected_dice", low=0, high=1) if fields.has("expected_dice") else None,
+        centre_lps=_point(fields, "centre_lps"),
+        doubtful_lps=_point(fields, "doubtful_lps"),
+        corrected=fields.integer("corrected", 0, low=0, high=2**40),
+    )
+
+
+def _finding(entry: Any) -> Finding:
+    fields = Fields(entry, "finding")
+    fields.only(*Finding.__dataclass_fields__)
+    return Finding(*(fields.text(key, "") for key in Finding.__dataclass_fields__))
+
+
+def _point(fields: Fields, key: str) -> tuple[float, float, float] | None:
+    return fields.numbers(key, 3, low=-_FARTHEST_MM, high=_FARTHEST_MM) if fields.has(key) else None

@@ -22,7 +22,7 @@ from ..mrml import (
 )
 from .result_record import RecordedStructure, ResultRecord
 from .view_jump import jump_to, jump_to_slices
-from .wording import state_name
+from .wording import as_rich_text, state_name
 
 _NAME, _VOLUME, _TRUST, _STATE = range(4)
 _SWATCH = 12  # pixels
@@ -210,7 +210,7 @@ def _trust_rank(structure: RecordedStructure, calibrated: bool) -> tuple[int, fl
 def _items(index: int, structure: RecordedStructure, calibrated: bool) -> tuple[Any, ...]:
     """The cells of a structure; numbers are kept as numbers, so that they are sorted as such."""
     name = qt.QTableWidgetItem(structure.label.name)
-    name.setToolTip(structure.label.name)  # the column may be too narrow for it
+    name.setToolTip(as_rich_text(structure.label.name))  # the column may be too narrow for it
     name.setIcon(_square(structure.label.color))
     name.setData(qt.Qt.UserRole, index)
     volume, trust, state = qt.QTableWidgetItem(), qt.QTableWidgetItem(), qt.QTableWidgetItem()

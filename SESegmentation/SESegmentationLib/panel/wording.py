@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 from slicer.i18n import tr as _
@@ -66,6 +67,11 @@ def progress_line(phase: str, seconds_left: float | None) -> str:
 def state_name(state: str) -> str:
     """How far the review of a structure is, for the list."""
     return {TO_CHECK: _("to check"), CORRECTED: _("corrected"), ACCEPTED: _("accepted")}[state]
+
+
+def as_rich_text(text: str) -> str:
+    """A text for where Qt takes for rich text what looks like it: names in a scene may hold any markup."""
+    return f"<span>{html.escape(text)}</span>"
 
 
 def slice_names(slices: str) -> str:

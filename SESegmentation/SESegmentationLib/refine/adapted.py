@@ -76,7 +76,7 @@ class AdaptedParameters:
         except SafetensorError as error:
             raise InputError(f"The adapted parameters of {source} cannot be read: {error}.", _REMEDY) from error
         notes = AdaptedNotes.read(content)
-        if notes is None:
+        if notes is None or not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise InputError(f"{source} holds no adapted parameters.", _REMEDY)
         return cls(tensors, notes.weights_sha256, notes.notes)
 
