@@ -17,7 +17,7 @@ from harness import application
 from SESegmentationLib.errors import WorkerError
 from SESegmentationLib.models.terminology import structure_label
 from SESegmentationLib.mrml import adapted_parameters, find_corrections, review_state
-from SESegmentationLib.refine.reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID
+from SESegmentationLib.refine.reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
 
 NAMES = ["caudate", "putamen", "pallidum", "amygdala", "thalamus"]
 STATUS = slicer.vtkSlicerSegmentationsModuleLogic
@@ -271,7 +271,7 @@ def test_accepted_structures_are_in_no_proposal(widget, segment, recalibrate):
     assert review_state(node.GetSegmentation().GetSegment("Segment_1")) == "accepted"
 
 
-@pytest.mark.parametrize("reason", [NO_GAIN, HIDDEN_WORSE, NOTHING_CORRECTED, NOTHING_SAID])
+@pytest.mark.parametrize("reason", [NO_GAIN, HIDDEN_WORSE, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN])
 def test_where_nothing_is_to_be_gained_nothing_is_proposed(widget, segment, segmenter, reason):
     node = segment()
     draw(node)

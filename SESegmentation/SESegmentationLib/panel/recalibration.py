@@ -23,7 +23,7 @@ from ..mrml import (
     label_map,
     show_difference,
 )
-from ..refine.reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID
+from ..refine.reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
 from .choices import Choices
 from .memory import ComputerMemory
 from .origin import Origin
@@ -202,6 +202,9 @@ def _reason(reason: str) -> str:
         NOTHING_CORRECTED: _("the slices hold no correction where the model looks"),
         NO_GAIN: _("no gain is expected on the other slices"),
         HIDDEN_WORSE: _("a corrected slice that was hidden for a test was found worse than before"),
+        UNPROVEN: _(
+            "corrections were learnt on another model, and no gain was shown on corrected slices that lie apart"
+        ),
         NOTHING_SAID: _("what was corrected says nothing of the other slices"),
     }.get(reason, reason)
 

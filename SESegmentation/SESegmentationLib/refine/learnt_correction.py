@@ -2,8 +2,9 @@
 
 A network that was trained on mistakes of other networks and on corrections of them (:mod:`..networks.correction`) says
 how the probabilities of each corrected structure change, and how much better that will be. Where it expects no gain, or
-where it would not have found a corrected slice that was hidden from it, the structure stays as it is. A structure that
-was not corrected changes only where a corrected one gives way or takes room.
+where it would not have found a corrected slice that was hidden from it, the structure stays as it is; for models whose
+mistakes it did not learn from, hidden slices even have to become better. A structure that was not corrected changes only
+where a corrected one gives way or takes room.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ WEIGHTS, CARD = "correction.safetensors", "correction.json"
 MARGIN = 8
 #: a structure of more voxels than this, margin included, is seen coarser
 LARGEST = 64_000
+#: of other models than those whose mistakes were learnt from, a structure changes only if corrected slices that were
+#: hidden gain at least so much Dice
+PROOF = 0.01
 #: corrected slices are hidden in so many turns at most
 TURNS = 2
 
@@ -147,7 +151,7 @@ class LearntCorrection:
             logits, expected = self._apply(seen.corrected)
             promising = expected >= self.least_gain
             hidden = self._hidden_gain(seen) if promising else None
-            taken = promising and (hidden is None or hidden >= 0)
+            taken = promising and self._proven(hidden, card)
             divided = card.division is not None and card.labels[channel - 1].value in card.division.values
             judgements[channel] = Judgement(expected, hidden, taken, divided)
             if taken:
@@ -160,6 +164,15 @@ class LearntCorrection:
         whole = tuple(slice(0, n) for n in present.own.shape)
         box = whole if card.division else _union([there for there, _ in after.values()])
         return Outcome(judgements, box, divide(_composed(present.probabilities, after, shown, box), card))
+
+    def knows(self, card: ModelCard) -> bool:
+        """Whether mistakes of this very model were learnt from."""
+        return card.name in self.card["models"]
+
+    def _proven(self, hidden: float | None, card: ModelCard) -> bool:
+        if self.knows(card):
+            return hidden is None or hidden >= 0
+        return hidden is not None and hidden >= PROOF
 
     @torch.inference_mode()
     def _apply(self, corrected: Corrected) -> tuple[Tensor, float]:

@@ -21,14 +21,14 @@ from ..inference.pictures import pixel_size
 from ..inference.reading import check_volume
 from ..inference.result import SegmentationResult
 from ..inference.voxels import voxels_of
-from ..models import Label
+from ..models import Label, ModelCard
 from ..progress import PhasedProgress, Progress, no_progress
 from .adapted import AdaptedParameters
 from .carrying import carry
 from .corrections import Corrections, Slices, check_place, check_values, edited_slices
 from .guarded_recalibration import recalibrate_guarded
 from .learnt_correction import Judgement, LearntCorrection
-from .reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID
+from .reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
 from .recalibration import Settings
 
 
@@ -153,7 +153,7 @@ def refine(
     result = _relabelled(engine, now, corrections.kept_in(carried))
     result = replace(result, timings=phases.seconds(), doubt=_outside(corrections, result.doubt))
     changes = _changes(own, result, corrections)
-    because = "" if any(change.elsewhere for change in changes) else _reason(judgements, learnt)
+    because = "" if any(change.elsewhere for change in changes) else _reason(judgements, learnt, engine.card)
     return Refinement(result, own, changes, list(slices), judgements, because, adapted)
 
 
@@ -162,12 +162,14 @@ def _differs(corrections: Corrections, own: SegmentationResult) -> bool:
     return bool((voxels_of(corrections.labels) != voxels_of(own.labels))[corrections.known].any())
 
 
-def _reason(judgements: dict[int, Judgement], learnt: LearntCorrection) -> str:
+def _reason(judgements: dict[int, Judgement], learnt: LearntCorrection, card: ModelCard) -> str:
     """Why nothing changed outside of the corrected slices."""
     if not judgements:
         return NOTHING_CORRECTED
-    if any(judged.expected < learnt.least_gain for judged in judgements.values()):
+    if all(judged.expected < learnt.least_gain for judged in judgements.values()):
         return NO_GAIN
+    if not learnt.knows(card) and not any(judged.taken for judged in judgements.values()):
+        return UNPROVEN
     if any(judged.hidden is not None and judged.hidden < 0 for judged in judgements.values()):
         return HIDDEN_WORSE
     return NOTHING_SAID

@@ -179,6 +179,7 @@ def write_correction(
         "format": 1,
         "channels": list(recipe.channels),
         "least_gain": recipe.least_gain,
+        "models": [model.name],
         "data": f"What {model.name} {model.version} makes of its training cases: {data}",
         "licence": model.licence.to_dict(),
         "recipe": asdict(recipe),

@@ -53,8 +53,8 @@ def shown(present, numbers, known=1.0):
     return Shown(channels, mask)
 
 
-def learnt(network, least=0.0):
-    return LearntCorrection(network, {"least_gain": least})
+def learnt(network, least=0.0, models=("tiny-t1", "hippocampus-t1")):
+    return LearntCorrection(network, {"least_gain": least, "models": models})
 
 
 def test_a_missed_end_is_found_and_the_neighbour_stays(present, tiny_engine):
@@ -65,6 +65,13 @@ def test_a_missed_end_is_found_and_the_neighbour_stays(present, tiny_engine):
     assert torch.allclose(outcome.probabilities.sum(0), torch.tensor(1.0), atol=1e-4)
     (judged,) = outcome.judgements.values()
     assert judged.taken and judged.hidden > 0
+
+
+@pytest.mark.parametrize(("numbers", "taken"), [([6, 12], True), ([6, 7], False), ([6], False)], ids=str)
+def test_for_other_models_hidden_slices_have_to_become_better(present, tiny_engine, numbers, taken):
+    """Neighbours, and a single slice, prove nothing."""
+    outcome = learnt(Growing(), models=("another",)).correct(present, shown(present, numbers), tiny_engine.card)
+    assert outcome.judgements[1].taken == (outcome.probabilities is not None) == taken
 
 
 @pytest.mark.parametrize("least", [0.05, 0.2])

@@ -96,7 +96,7 @@ def test_without_a_correction_nothing_changes_at_all(tiny_engine, sample, own_la
 
 def test_what_promises_no_gain_is_left(tiny_engine, sample, own_labels, monkeypatch):
     """Only the corrected slices differ, and it is told why."""
-    demanding = replace(LearntCorrection.load(), card={"least_gain": 1.0})
+    demanding = replace(LearntCorrection.load(), card={"least_gain": 1.0, "models": ["tiny-t1"]})
     monkeypatch.setattr(LearntCorrection, "load", lambda: demanding)
     refined = refine(tiny_engine, sample.image, sample.labels, [Slices("k", (16, 20))])
     expected = array_of(own_labels)
@@ -121,7 +121,7 @@ def test_a_structure_that_was_not_corrected_only_gives_way_or_takes_room(tiny_en
         ] = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LearntCorrection, "least_gain", -1.0)
-        patch.setattr(LearntCorrection, "_hidden_gain", lambda self, seen: None)
+        patch.setattr(LearntCorrection, "_hidden_gain", lambda self, seen: 1.0)
         refined = refine(tiny_engine, sample.image, with_array(corrected, own_labels))
     after = array_of(refined.result.labels)
     of_two = (before != after) & ((before == 2) | (after == 2))
