@@ -89,6 +89,9 @@ HABITS = (
     Habit("drawn coarsely", "wrong", manner="coarse"),
     Habit("single strokes", "wrong", manner="stroke"),
 )
+#: numbers of slices and habits of a quick measurement
+QUICK_CORRECTED = (2, 4)
+QUICK_HABITS = ("most wrong, coronal", "most doubtful", "neighbours", "evenly spread", "mixed planes", "single strokes")
 #: those with which recalibration is measured
 COMPARED_HABITS = ("most doubtful", "neighbours", "evenly spread")
 
@@ -221,12 +224,13 @@ def volumes(names: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield VOLUMES[2], name, pairs[(7 * number) % len(pairs)]
 
 
-def trials(names: Sequence[str], compare: bool) -> Iterator[tuple[str, Trial]]:
+def trials(names: Sequence[str], compare: bool, quick: bool) -> Iterator[tuple[str, Trial]]:
     """Everything that is measured, each with the kind of its volume."""
+    habits = QUICK_HABITS if quick else [habit.name for habit in HABITS]
     for kind, name, shifts in volumes(names):
-        for habit in HABITS:
-            for corrected in CORRECTED:
-                yield kind, Trial(name, shifts, habit.name, corrected)
+        for habit in habits:
+            for corrected in QUICK_CORRECTED if quick else CORRECTED:
+                yield kind, Trial(name, shifts, habit, corrected)
     for kind, name, shifts in volumes(names[:COMPARED_CASES] if compare else []):
         for habit in COMPARED_HABITS:
             for method in METHODS[1:]:
@@ -269,10 +273,10 @@ def summarise(entries: Sequence[dict[str, float]]) -> dict:
     }
 
 
-def figures(bench: Bench, names: Sequence[str], compare: bool) -> list[dict]:
+def figures(bench: Bench, measured: Sequence[tuple[str, Trial]]) -> list[dict]:
     """The rows of the table: by method, kind of volume, habit ("all" together too) and number of slices."""
     groups: dict[tuple, list[dict[str, float]]] = {}
-    for kind, trial in trials(names, compare):
+    for kind, trial in measured:
         for habit in ("all", trial.habit):
             groups.setdefault((trial.method, kind, habit, trial.corrected), []).append(bench.measure(trial))
     order = {"all": -1} | {habit.name: number for number, habit in enumerate(HABITS)}
@@ -345,6 +349,7 @@ def main() -> None:
     """Print, or measure, print, write and plot."""
     parser = arguments(__doc__, CASES)
     parser.add_argument("--compare", action="store_true", help="measure recalibration too, guarded and not")
+    parser.add_argument("--quick", action="store_true", help="two and four slices, chosen in six ways")
     chosen = parser.parse_args()
     path = chosen.output / "refine.json"
     content = None if chosen.measure else read_figures(path, chosen.model, "bench-refine")
@@ -353,9 +358,10 @@ def main() -> None:
         package, cases = opened(chosen)
         names = [case.name for case in cases]
         bench = Bench(package, dict(zip(names, cases, strict=True)))
-        for _, trial in track(list(trials(names, chosen.compare)), "measuring", console=console):
+        measured = list(trials(names, chosen.compare, chosen.quick))
+        for _, trial in track(measured, "measuring", console=console):
             bench.measure(trial)
-        rows = figures(bench, names, chosen.compare)
+        rows = figures(bench, measured)
         content = write_figures(path, package, cases, {"recalibration": asdict(Settings()), "rows": rows})
         plot(rows, path.with_suffix(".png"))
     print_rows(content["rows"])

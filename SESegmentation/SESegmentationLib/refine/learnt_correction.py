@@ -3,8 +3,8 @@
 A network that was trained on mistakes of other networks and on corrections of them (:mod:`..networks.correction`) says
 how the probabilities of each corrected structure change, and how much better that will be. Where it expects no gain, or
 where it would not have found a corrected slice that was hidden from it, the structure stays as it is; for models whose
-mistakes it did not learn from, hidden slices even have to become better. A structure that was not corrected changes only
-where a corrected one gives way or takes room.
+mistakes it did not learn from, hidden slices even have to become better. A structure that was not corrected changes
+only where a corrected one gives way or takes room.
 """
 
 from __future__ import annotations
