@@ -67,6 +67,13 @@ class DeviceError(SegmentationError):
     exit_code = 5
 
 
+class NothingFoundError(SegmentationError):
+    """A volume that was segmented, and in which there is none of the model's structures."""
+
+    code = "nothing"
+    exit_code = 6
+
+
 class DependencyError(SegmentationError):
     """A Python package that is needed and not installed."""
 
@@ -121,6 +128,7 @@ ERRORS_BY_CODE = {
         ModelError,
         OutOfMemoryError,
         DeviceError,
+        NothingFoundError,
         DependencyError,
         CancelledError,
         WorkerError,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.nifti import SHEAR_DEGREES
+from SESegmentationLib.inference.volume_image import SHEAR_DEGREES
 from SESegmentationLib.mrml import check_volume_node, image_from_volume_node
 from SESegmentationLib.mrml.volume import ijk_to_ras
 
@@ -170,6 +170,50 @@ def test_shear_that_slicer_drops_from_a_nifti_file_is_refused(tmp_path):
     node = slicer.util.loadVolume(path)
     check_volume_node(node)  # nothing of it is left in the scene
     assert refusal(node).startswith("The axes of tilted are sheared by 20.3 degrees in its file")
+
+
+@pytest.mark.parametrize("mirrored", [1, 2, 3])
+@pytest.mark.parametrize("right_handed", [True, False])
+def test_a_volume_that_slicer_shows_otherwise_than_its_file_says_is_refused(tmp_path, mirrored, right_handed):
+    """Slicer's reader takes a negative voxel size for a mirror image, where only the sform says how axes lie."""
+    path = tmp_path / "volume.nii"
+    sitk.WriteImage(file_image(np.diag([1, 1, 1 if right_handed else -1])), path)
+    image_from_volume_node(slicer.util.loadVolume(path))
+    content = bytearray(path.read_bytes())
+    content[252:254] = bytes(2)
+    sizes = np.frombuffer(content, "<f4", 3, 80).copy()
+    sizes[mirrored - 1] *= -1
+    content[80:92] = sizes.tobytes()
+    path.write_bytes(content)
+    node = slicer.util.loadVolume(path)
+    try:
+        image = image_from_volume_node(node)
+    except InputError as error:
+        assert "otherwise than its file says" in error.cause
+    else:  # a reader that knows better
+        corner = image.TransformIndexToPhysicalPoint((0, 0, 0 if right_handed else 3))
+        assert corner == pytest.approx((11, -7, 3.5), abs=1e-3)
+
+
+def test_units_that_slicer_does_not_know_are_refused(tmp_path):
+    path = tmp_path / "volume.nrrd"
+    sitk.WriteImage(file_image(), path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"\nkinds:", b'\nspace units: "cm" "cm" "cm"\nkinds:', 1))
+    assert "with voxels of [0.8, 1.3, 2.9] mm instead of [8.0, 13.0, 29.0] mm" in refusal(slicer.util.loadVolume(path))
+
+
+def test_a_volume_that_was_moved_since_it_was_loaded_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "volume.nrrd"
+    sitk.WriteImage(file_image(), path)
+    node = slicer.util.loadVolume(path)
+    turn = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(turn)
+    for row in (0, 1):
+        for column in range(4):
+            turn.SetElement(row, column, -turn.GetElement(row, column))
+    node.SetIJKToRASMatrix(turn)
+    assert image_from_volume_node(node).GetSize() == (6, 5, 4)
 
 
 def test_a_real_sheared_file_is_refused(shared_data):

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 2 wrong use or unusable input, 3 no such or damaged model, 4 not enough memory, 5 device,
-        1 anything else.
+        6 nothing was found in the volume, 1 anything else.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..inference.pictures import PICTURE_ENDINGS, is_picture
 
-VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 OUTPUT_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii")
 #: the same for models of slices
 SLICE_OUTPUT_ENDINGS = (*OUTPUT_ENDINGS, ".png")

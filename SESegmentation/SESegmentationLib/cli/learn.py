@@ -11,6 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from ..client.reading import reading_apart
 from ..errors import ERRORS_BY_CODE, UsageError
 from ..models import find_model
 from ..outputs.files import check_writable
@@ -18,6 +19,7 @@ from .entry import report_failure
 from .show import ProgressBar, console, print_json
 
 
+@reading_apart()
 def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes: float | None = None) -> None:
     """Train the model of ``recipe`` on ``dataset``, write its package to ``output`` and report what came of it.
 
@@ -65,6 +67,7 @@ def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes
         print(training_report(package))
 
 
+@reading_apart()
 def evaluate_predictions(
     predictions: Path, references: Path, model: str | None, as_json: bool, resample: bool = False
 ) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..client.reading import reading_apart, reading_process
 from ..errors import SegmentationError, UsageError
 from ..models import find_model
 from ..models.segment_tags import algorithm_name
@@ -56,6 +57,7 @@ class RefineOptions:
     accept_licence: bool = False
 
 
+@reading_apart()
 def refine_volume(volume: Path, options: RefineOptions) -> None:
     """Refine the segmentation of one volume and write what belongs to it.
 
@@ -80,6 +82,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
             check_writable(path)
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    reading_process().start()  # while libraries are imported here
     from ..inference.engine import Engine
     from ..inference.pictures import pixel_size
     from ..inference.reading import read_volume

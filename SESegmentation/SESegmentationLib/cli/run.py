@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CancelledError, DeviceError, ModelError, SegmentationError, UsageError
+from ..client.reading import reading_apart, reading_process
+from ..errors import CancelledError, DeviceError, ModelError, NothingFoundError, SegmentationError, UsageError
 from ..inference.pictures import SLICES
 from ..models import find_model
 from ..models.segment_tags import algorithm_name
@@ -74,11 +75,12 @@ class RunOptions:
     accept_licence: bool = False
 
 
+@reading_apart()
 def run(volumes: Sequence[Path], options: RunOptions) -> int:
     """Segment ``volumes``. One that fails among several does not keep the others from being done.
 
     Returns:
-        0, or the exit code of the first volume that failed.
+        0, or the exit code of the first volume that failed, else of one in which nothing was found.
 
     Raises:
         SegmentationError: options, model, device or region cannot be used, or the only volume fails.
@@ -100,12 +102,13 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
             check_writable(path)
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    reading_process().start()  # while libraries are imported here
     from ..inference.attention import gated_views
     from ..inference.engine import Engine
     from ..inference.roi import read_roi
     from ..outputs.report import write_report
 
-    reports, first_code, alone = [], 0, len(jobs) == 1
+    reports, nothing, first_code, alone = [], [], 0, len(jobs) == 1
     with ProgressBar() as progress:
         region = read_roi(options.roi) if options.roi else None
         engine = Engine(package, device=options.device)
@@ -119,19 +122,34 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
                     first_code = first_code or code
                 elif not alone and not options.as_json:
                     _print_line(report)
+                if not error and not any(structure["voxels"] for structure in report["structures"]):
+                    nothing.append(report)
             if not alone:
                 progress.subject(f"{number} of {len(jobs)} done")
     if alone:
         (print_json if options.as_json else print_segmentation)(reports[0])
-        return first_code
+        return first_code or _tell_of_nothing(nothing)
     if options.report:
         with OutputFiles() as files:
             write_report(files.begin(options.report), reports)
     if options.as_json:
         print_json(reports)
     done = sum("error" not in report for report in reports)
+    code = _tell_of_nothing(nothing)
     print(f"{done} of {len(reports)} volumes segmented.", file=sys.stderr)
-    return first_code
+    return first_code or code
+
+
+def _tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
+    """Say in which volumes nothing was found; the exit code."""
+    code = 0
+    for report in reports:
+        error = NothingFoundError(
+            f"Nothing was found in {report['input']}: it shows none of the structures of {report['model']['name']}.",
+            "See that volume and model belong together: part of the body, modality and contrast, field of view.",
+        )
+        code = report_failure(error)
+    return code
 
 
 #: the report of a volume, and what it failed by

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import SimpleITK as sitk
+
+from ..errors import SegmentationError
+from ..inference.formats import read_header
+from ..inference.pictures import is_picture
 
 #: a volume with more voxels on the model's grid, about 100^3, keeps all cores busy by itself, and needs the memory
 SMALL = 1_000_000
@@ -22,20 +25,20 @@ Task = TypeVar("Task")
 def all_small(volumes: Sequence[Path], spacing: Sequence[float]) -> bool:
     """Whether every volume has at most ``SMALL`` voxels of ``spacing`` (mm); a DICOM folder counts as large.
 
-    Only headers are read; what has none that SimpleITK knows counts as small, it will be refused.
+    Only headers are read; a file that has none that is known here counts as small where it has few bytes.
     """
     return not any(volume.is_dir() or _voxels(volume, spacing) > SMALL for volume in volumes)
 
 
 def _voxels(volume: Path, spacing: Sequence[float]) -> float:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(volume))
     try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return 0
-    extent = np.multiply(reader.GetSize(), reader.GetSpacing())[:3]
-    return float(np.prod(extent / np.asarray(spacing)[: len(extent)]))
+        header = None if is_picture(volume) else read_header(volume)
+        if header is None:
+            return volume.stat().st_size
+        extent = np.multiply(header.size, np.linalg.norm(header.affine[:3, :3], axis=0))
+    except (SegmentationError, OSError):
+        return 0  # it will be refused
+    return float(np.prod(extent / np.asarray(spacing)))
 
 
 def side_by_side(work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]:

@@ -21,7 +21,7 @@ from .device import choose_device
 from .division import divide
 from .doubt import voxel_doubt
 from .foreground import box_of_pieces, foreground_box
-from .geometry import Box, Geometry, ModelGrid, is_thick, on_model_grid, to_model_grid
+from .geometry import Box, Geometry, ModelGrid, check_room, is_thick, on_model_grid, to_model_grid
 from .intensity import normalise
 from .intracranial import intracranial_ml
 from .measuring import measure_structures
@@ -157,6 +157,7 @@ class Engine:
             CancelledError: from ``progress``.
         """
         with memory_errors():
+            check_room(image, self.card)
             image = check_volume(image, single=pixel_size(self.card.input, self.card.spacing) is not None)
             views = [self._predictor.best_view()] if fast else self._predictor.views
             given = image

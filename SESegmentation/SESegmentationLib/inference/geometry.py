@@ -20,7 +20,7 @@ import SimpleITK as sitk
 import torch
 
 from ..models import ModelCard
-from .memory import require
+from .memory import require, require_for_grid
 from .pictures import pixel_size
 
 #: rotation between the input's axes and the patient's that the networks bear (they are trained with 15 degrees)
@@ -223,6 +223,14 @@ class ModelGrid:
             best[there][wins] = values[wins]
             labels[there][wins] = table[channel]
         return self.input.image(labels)
+
+
+def check_room(image: sitk.Image, card: ModelCard) -> None:
+    """Raise OutOfMemoryError where the memory is not enough to bring ``image`` to the grid of a model."""
+    voxels = math.prod(image.GetSize())
+    resampled = math.prod(Geometry.of(image).extent_mm) / math.prod(card.spacing)
+    slices = pixel_size(card.input, card.spacing) is not None  # their grid is the image's
+    require_for_grid(voxels, voxels if slices else max(resampled, 0.0))
 
 
 def to_model_grid(image: sitk.Image, card: ModelCard) -> tuple[sitk.Image, ModelGrid]:

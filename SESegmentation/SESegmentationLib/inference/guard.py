@@ -51,7 +51,7 @@ def extent_of(image: sitk.Image) -> np.ndarray:
 
 
 def _orientation(image: sitk.Image) -> Iterator[Finding]:
-    """What the header of a NIfTI file leaves open about directions; SimpleITK keeps it as metadata."""
+    """What the header of a NIfTI file that SimpleITK itself has read leaves open; it keeps that as metadata."""
     keys = ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units")
     if not all(image.HasMetaDataKey(key) for key in keys):
         return
@@ -100,6 +100,12 @@ def _head(survey: HeadSurvey, card: ModelCard) -> Iterator[Finding]:
             "orientation",
             f"The head is mirror-symmetric {survey.symmetry_axis} rather than from left to right.",
             "The directions in the file are probably wrong; then all structures and sides are.",
+        )
+    if survey.facing:
+        yield Finding(
+            "facing",
+            f"The head seems to be {survey.facing}, by the directions in the file.",
+            "If these are wrong, left and right may be exchanged, and structures are missed.",
         )
     if survey.cut_sides:
         yield Finding(

@@ -27,6 +27,12 @@ BRIGHT_VESSELS = 0.002
 VESSEL_CONTRAST = 1.4
 #: area of the head in a volume's outermost slice over that in its largest one: ears and nose reach 0.1
 CUT_AREA = 0.2
+#: how far the core lies above the middle of a head, in its height: here 0 to 0.05, below it where it is upside down
+UPSIDE_DOWN = -0.01
+#: what is below it faces backwards: 0.3 to 4 in heads here, and the negative of that where they are turned round
+BACKWARDS = -0.3
+#: what the skewness of a head's profile from back to front, and the place of its core, are about; see ``forward``
+_USUAL_SKEWNESS, _USUAL_PLACE = 0.08, 0.012
 _AXES = ("from bottom to top", "from back to front", "from left to right")
 _SIDES = (("bottom", "top"), ("back", "front"), ("left", "right"))
 
@@ -40,12 +46,16 @@ class HeadSurvey:
         skewness: Bowley's, from the 5th and 95th percentile, of the intensities in the core of the head.
         bright_share: share of the core brighter than its 90th percentile by ``VESSEL_CONTRAST``.
         edge_areas: area of the head in the outermost slices over the largest, by axis (k, j, i): lower and upper end.
+        upward: how far the core lies above the head's middle, in heights of the head.
+        forward: above 0 where the head faces forward. Brain lies behind the middle, and a head ends steeper behind.
     """
 
     symmetry: tuple[float, float, float]
     skewness: float
     bright_share: float
     edge_areas: tuple[tuple[float, float], ...]
+    upward: float = 0.0
+    forward: float = 0.0
 
     @classmethod
     def of(cls, image: sitk.Image) -> HeadSurvey | None:
@@ -55,19 +65,32 @@ class HeadSurvey:
         head = array > 0.15 * bright
         if not head.any():
             return None
-        core = array[_core(head)]
+        deep = _core(head)
+        core, place = array[deep], _place_of(deep, head)
         low, middle, white, high = np.percentile(core, [5, 50, 90, 95])
         return cls(
             symmetry=tuple(_mirror_correlation(np.minimum(array, bright), axis) for axis in range(3)),
             skewness=float((high + low - 2 * middle) / max(high - low, 1e-6)),
             bright_share=float((core > VESSEL_CONTRAST * white).mean()),
             edge_areas=tuple(_edge_areas(head, axis) for axis in range(3)),
+            upward=float(place[0]),
+            forward=float(_skewness(head, 1) / _USUAL_SKEWNESS - place[1] / _USUAL_PLACE),
         )
 
     @property
     def sideways(self) -> bool:
         """Whether the head's plane of symmetry is not where the file's directions put it."""
         return max(self.symmetry[:2]) > self.symmetry[2] + SYMMETRY_LEAD
+
+    @property
+    def facing(self) -> str | None:
+        """How the head lies against the file's directions: "upside down", "backwards"; None where it faces forward.
+
+        Of a head that is cut off on several sides this cannot be told.
+        """
+        if len(self.cut_sides) > 1 or self.sideways:
+            return None
+        return "upside down" if self.upward < UPSIDE_DOWN else "backwards" if self.forward < BACKWARDS else None
 
     @property
     def symmetry_axis(self) -> str:
@@ -112,6 +135,20 @@ def _core(mask: np.ndarray) -> np.ndarray:
     depth = sitk.SignedMaurerDistanceMap(filled, insideIsPositive=True, squaredDistance=False)
     depth = sitk.GetArrayFromImage(depth)[3:-3, 3:-3, 3:-3]
     return depth >= CORE_DEPTH * depth.max()
+
+
+def _place_of(core: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """How far the middle of ``core`` lies from that of ``head`` along (k, j, i), in lengths of the head."""
+    voxels = np.argwhere(head)
+    lengths = np.subtract(*np.percentile(voxels, (99, 1), axis=0))
+    return (np.argwhere(core).mean(0) - voxels.mean(0)) / np.maximum(lengths, 1)
+
+
+def _skewness(head: np.ndarray, axis: int) -> float:
+    """Of how many voxels of a head there are along an axis."""
+    places = np.nonzero(head)[axis].astype(float)
+    deviation = places.std()
+    return float(((places - places.mean()) ** 3).mean() / deviation**3) if deviation else 0.0
 
 
 def _mirror_correlation(array: np.ndarray, axis: int) -> float:

@@ -6,12 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from ..errors import OutOfMemoryError
 
 REMEDY = "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
-#: how PyTorch's and ITK's allocators on the CPU say it
+#: how the allocators of PyTorch (which raises a RuntimeError, on a GPU too) and ITK say it
 _PHRASES = ("can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc", "out of memory")
 #: what oneDNN says where it has no memory for a convolution; longer messages that begin so mean something else
 _ONEDNN_MESSAGE = "could not create a primitive"
@@ -19,7 +17,7 @@ _ONEDNN_MESSAGE = "could not create a primitive"
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` means that main or device memory is exhausted."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+    if isinstance(error, MemoryError):
         return True
     message = str(error).strip().lower()
     return isinstance(error, RuntimeError) and (
@@ -48,6 +46,16 @@ def require(gigabytes: float) -> None:
         raise OutOfMemoryError(
             f"This volume and model need {gigabytes:.1f} GB of memory; {available:.1f} GB are available.", REMEDY
         )
+
+
+def require_for_grid(voxels: float, on_grid: float) -> None:
+    """Raise OutOfMemoryError unless an image can be brought to a model's grid, before memory is taken for that.
+
+    Args:
+        voxels: of the image: in single precision it is turned, and perhaps smoothed.
+        on_grid: of the grid: in single precision it is resampled and normalised.
+    """
+    require(8 * (voxels + on_grid) / 1e9)
 
 
 def available_gigabytes() -> float | None:

@@ -6,38 +6,60 @@ Positions are SimpleITK's: LPS in mm.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from .dicom import is_dicom, read_dicom
-from .nifti import SHEAR_DEGREES, NiftiHeader, shear_degrees, sheared
-from .pictures import is_picture, read_picture
-from .remarks import REMARKS
+from .formats import open_file
+from .padding import without_padding
+from .volume_image import SHEAR_DEGREES, complex_valued, several_frames, several_values, shear_degrees, sheared
 from .voxels import voxels_of
 
 #: metadata of a checked volume: how many of its voxels were no numbers
 NOT_NUMBERS = "SESegmentation_not_numbers"
 #: a volume longer than this along an axis is no part of a person, but has its spacing in another unit
 LONGEST_MM = 3000.0
+#: nor is one that is shorter than the one along its longest axis, or than the other along any
+SHORTEST_MM = (1.0, 0.1)
 #: sums and squares of larger values leave the range of single precision
 _LARGEST = 1e15
 #: smaller cosines, and sizes in mm, are rounding errors; ITK inverts matrices of denormal numbers wrongly
 _SMALLEST = 1e-9
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
-#: ITK's readers of formats that say how the axes lie in the patient
-_FORMATS = ("NiftiImageIO", "NrrdImageIO", "MetaImageIO", "MINCImageIO", "HDF5ImageIO")
+
+
+class Opener(Protocol):
+    """Opens a file or folder as :func:`.formats.open_file` does."""
+
+    def __call__(
+        self, path: Path, pixel_mm: Sequence[float] | None = None, labels: bool = False, series: str | None = None
+    ) -> sitk.Image:
+        """The image; InputError where there is none."""
+
+
+_open: Opener = open_file
+
+
+@contextlib.contextmanager
+def opening_by(opener: Opener) -> Iterator[None]:
+    """Let files be opened by ``opener``, for example in a process that may die of them, instead of here."""
+    global _open
+    before, _open = _open, opener
+    try:
+        yield
+    finally:
+        _open = before
 
 
 def read_volume(path: str | Path, pixel_mm: Sequence[float] | None = None, series: str | None = None) -> sitk.Image:
     """Read a volume and check that it can be segmented.
 
     Args:
-        path: NIfTI, NRRD, MetaImage, MINC or HDF5 (ITK's) file, or DICOM: a folder, a DICOMDIR or a file.
+        path: see :func:`.formats.open_file`.
         pixel_mm: for models of slices, the spacing of pictures, which are then read too, as are single slices; see
             :mod:`.pictures`.
         series: which of several DICOM series, see :func:`.dicom.read_dicom`.
@@ -48,7 +70,7 @@ def read_volume(path: str | Path, pixel_mm: Sequence[float] | None = None, serie
     Raises:
         InputError: there is nothing, it cannot be read, is cut off, or is no volume that can be segmented.
     """
-    return check_volume(_read(Path(path), pixel_mm, series=series), str(path), single=pixel_mm is not None)
+    return check_volume(_open(Path(path), pixel_mm, series=series), str(path), single=pixel_mm is not None)
 
 
 def read_label_volume(path: str | Path, pixel_mm: Sequence[float] | None = None) -> sitk.Image:
@@ -64,7 +86,7 @@ def read_label_volume(path: str | Path, pixel_mm: Sequence[float] | None = None)
     Raises:
         InputError: as :func:`read_volume`, or the values are no labels.
     """
-    return _as_labels(_read(Path(path), pixel_mm, labels=True), str(path), single=pixel_mm is not None)
+    return _as_labels(_open(Path(path), pixel_mm, labels=True), str(path), single=pixel_mm is not None)
 
 
 def read_label_layers(path: str | Path, pixel_mm: Sequence[float] | None = None) -> list[sitk.Image]:
@@ -75,7 +97,7 @@ def read_label_layers(path: str | Path, pixel_mm: Sequence[float] | None = None)
     Returns:
         Label maps on one grid, each with the fields of the file's header.
     """
-    image = _read(Path(path), pixel_mm, labels=True)
+    image = _open(Path(path), pixel_mm, labels=True)
     layers = [image]
     if image.HasMetaDataKey("Segment0_ID") or image.HasMetaDataKey("Segment0_Name"):
         if (count := image.GetNumberOfComponentsPerPixel()) > 1:
@@ -114,14 +136,14 @@ def check_volume(image: sitk.Image, name: str = "The volume", single: bool = Fal
 
     Returns:
         The image as a 3-D scalar one: a single frame of a 4-D image or a single component of a vector is taken out.
-        Voxels that are no numbers (NaN or infinite) are 0, as ITK makes them in NIfTI files; the metadata
-        ``NOT_NUMBERS`` holds their count.
+        Voxels that are no numbers (NaN or infinite) are 0, and the metadata ``NOT_NUMBERS`` holds their count. Padding
+        far below the image has its lowest value, see :func:`.padding.without_padding`.
 
     Raises:
         InputError: several frames or components, a single slice, complex, sheared, empty, constant, or values too
             large for single precision.
     """
-    image = _numbers_only(check_geometry(image, name, single))
+    image = without_padding(_numbers_only(check_geometry(image, name, single)))
     array = voxels_of(image)
     low, high = array.min(), array.max()
     if low == high:
@@ -138,12 +160,9 @@ def check_volume(image: sitk.Image, name: str = "The volume", single: bool = Fal
 def check_geometry(image: sitk.Image, name: str = "The volume", single: bool = False) -> sitk.Image:
     """The part of :func:`check_volume` that holds for label maps too: everything but the values."""
     if image.GetNumberOfComponentsPerPixel() > 1:
-        raise InputError(
-            f"{name} has {image.GetNumberOfComponentsPerPixel()} values in each voxel (colour, vectors or layers).",
-            "Give a volume with one value in each voxel: convert colour to grey, or extract one component.",
-        )
+        raise InputError(*several_values(name, image.GetNumberOfComponentsPerPixel()))
     if image.GetPixelID() in _COMPLEX:
-        raise InputError(f"{name} is complex-valued.", "Give its magnitude.")
+        raise InputError(*complex_valued(name))
     if "vector" in image.GetPixelIDTypeAsString():
         image = _with_metadata_of(image, sitk.VectorIndexSelectionCast(image, 0))
     if 0 in image.GetSize():
@@ -151,10 +170,7 @@ def check_geometry(image: sitk.Image, name: str = "The volume", single: bool = F
     while image.GetDimension() > 3:
         frames = image.GetSize()[-1]
         if frames > 1:
-            raise InputError(
-                f"{name} is {image.GetDimension()}-dimensional, with {frames} frames.",
-                "Extract one frame (a time point or a contrast) and give that.",
-            )
+            raise InputError(*several_frames(name, image.GetDimension(), frames))
         image = _with_metadata_of(image, image[(slice(None),) * (image.GetDimension() - 1) + (0,)])
     if single and image.GetDimension() == 2:
         image = _with_metadata_of(image, sitk.JoinSeries(image))
@@ -173,10 +189,12 @@ def check_geometry(image: sitk.Image, name: str = "The volume", single: bool = F
         )
     if shear > SHEAR_DEGREES:
         raise InputError(*sheared(name, shear))
-    longest = max(n * spacing for n, spacing in zip(image.GetSize(), image.GetSpacing(), strict=True))
-    if longest > LONGEST_MM and not single:  # the pixels of a picture have no size in mm
+    edges = [n * spacing for n, spacing in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    impossible = max(edges) > LONGEST_MM or max(edges) < SHORTEST_MM[0] or min(edges) < SHORTEST_MM[1]
+    if impossible and not single:  # the pixels of a picture have no size in mm
+        length = f"{max(edges) / 1000:.3g} m" if max(edges) > LONGEST_MM else f"only {min(edges):.2g} mm"
         raise InputError(
-            f"{name} is {longest / 1000:.3g} m long: its spacing is probably in another unit than mm.",
+            f"{name} is {length} long: its spacing is probably in another unit than mm.",
             "Correct its spacing, and save it again.",
         )
     return image
@@ -197,76 +215,3 @@ def _with_metadata_of(original: sitk.Image, derived: sitk.Image) -> sitk.Image:
     for key in original.GetMetaDataKeys():
         derived.SetMetaData(key, original.GetMetaData(key))
     return derived
-
-
-def _read(
-    path: Path, pixel_mm: Sequence[float] | None = None, labels: bool = False, series: str | None = None
-) -> sitk.Image:
-    try:
-        exists, is_folder = path.exists(), path.is_dir()
-    except OSError as error:  # a folder that may not be searched, a name that is too long
-        raise InputError(f"{path} cannot be opened: {error.strerror}.", "Check the name and the folder.") from error
-    if not exists:
-        raise InputError(f"There is no file or folder {path}.", "Check the name and the folder.")
-    if is_folder:
-        with _quiet():
-            return read_dicom(path, series)
-    if path.stat().st_size == 0:
-        raise InputError(f"The file {path} is empty (0 bytes).", "Copy or download it again.")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"The file {path} may not be read.", "Ask its owner for permission, or copy it.")
-    if pixel_mm is not None and is_picture(path):
-        return read_picture(path, pixel_mm, labels)
-    if is_dicom(path):
-        with _quiet():
-            return read_dicom(path, series)
-    if series is not None:
-        raise InputError(f"{path} is no DICOM file, so that it has no series {series}.", "Leave out --series.")
-    header = NiftiHeader.read(path)
-    not_numbers = header.check(path) if header else 0
-    try:
-        with _quiet():
-            kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
-            if kind and kind not in _FORMATS:
-                raise InputError(
-                    f"{path} is of a format ({kind.removesuffix('ImageIO')}) that does not say how its axes lie in the "
-                    "patient.",
-                    "Convert the original to NIfTI, NRRD or MetaImage, or give the DICOM folder.",
-                )
-            image = sitk.ReadImage(str(path))
-            for key in (NOT_NUMBERS, REMARKS):  # a NRRD file can hold any field
-                image.EraseMetaData(key)
-    except RuntimeError as error:
-        raise InputError(_reason(path, str(error)), _REMEDY) from error
-    if not_numbers:
-        image.SetMetaData(NOT_NUMBERS, str(not_numbers))
-    return image
-
-
-_REMEDY = "Give a NIfTI, NRRD or MetaImage file or a DICOM folder; if it is one, copy or download it again."
-
-
-def _reason(path: Path, message: str) -> str:
-    """One line of cause from ITK's several."""
-    if "Unable to determine ImageIO" in message:
-        return f"{path} is no medical volume of a format known here, whatever its name says."
-    if "orthonormal" in message:
-        return f"{path}: its axes are not perpendicular, or its orientation is not valid."
-    return f"{path} cannot be read: it is damaged, cut off, or of an unknown kind."
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what ITK's C and C++ libraries print off the error stream: the exception says it better."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # a program without an error stream
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

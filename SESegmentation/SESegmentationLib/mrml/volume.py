@@ -16,9 +16,15 @@ import vtk
 from slicer.i18n import tr as _
 
 from ..errors import InputError
-from ..inference.nifti import SHEAR_DEGREES, NiftiHeader, shear_degrees
+from ..inference.formats import read_header
+from ..inference.memory import require
+from ..inference.volume_image import NO_ORIENTATION, SHEAR_DEGREES, ShearedError, contradict, shear_degrees
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+#: files whose headers say where their voxels are, which is compared with what Slicer makes of it
+_CHECKED = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
+#: relative difference of two voxel sizes that rounding explains
+_SAME_SIZE = 0.01
 
 
 def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
@@ -89,8 +95,12 @@ def image_from_volume_node(node: slicer.vtkMRMLScalarVolumeNode) -> sitk.Image:
 
     Raises:
         InputError: the volume cannot be segmented.
+        OutOfMemoryError: the memory is not enough for it.
     """
     check_volume_node(node)
+    data = node.GetImageData()
+    # a copy for the image, one on its way to the worker and two there, of which one becomes single precision
+    require(data.GetNumberOfPoints() * (3 * data.GetScalarSize() + 8) / 1e9)
     _check_file(node)
     image = sitk.GetImageFromArray(slicer.util.arrayFromVolume(node))
     image.SetSpacing(node.GetSpacing())
@@ -100,23 +110,52 @@ def image_from_volume_node(node: slicer.vtkMRMLScalarVolumeNode) -> sitk.Image:
 
 
 def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Refuse a volume from a NIfTI file whose axes are sheared: Slicer drops the shear and shows it straightened."""
+    """Refuse a volume that Slicer shows otherwise than its file says, as it was loaded.
+
+    Slicer drops shear and shows the volume straightened; it takes a negative voxel size for a mirror image; it goes by
+    no unit. Where the volume was moved or changed since, what the file says is no matter any more.
+    """
     storage = node.GetStorageNode()
     path = Path((storage.GetFileName() if storage else None) or "")
-    if not path.name.lower().endswith((".nii", ".nii.gz", ".hdr", ".img", ".img.gz")):
+    if not path.name.lower().endswith(_CHECKED) or node.GetModifiedSinceRead():
         return
-    header = NiftiHeader.read(path)
-    if header is None or header.scan is None:
-        return
-    shear = shear_degrees(header.scan[:, :3])
-    if shear > SHEAR_DEGREES:
+    try:
+        header = read_header(path)
+        if header is None or NO_ORIENTATION in header.findings:
+            return
+        theirs = header.affine
+    except ShearedError as error:
         raise InputError(
             _(
                 "The axes of {node} are sheared by {shear:.1f} degrees in its file (a tilted "
                 "gantry?), which Slicer does not show."
-            ).format(node=node.GetName(), shear=shear),
+            ).format(node=node.GetName(), shear=error.degrees),
             _("Load the DICOM series that the file was made from, and harden the transform that Slicer puts it under."),
+        ) from error
+    except (OSError, ImportError):  # moved meanwhile; nibabel is not installed yet
+        return
+    ours = np.eye(4)
+    ours[:3, :3] = RAS_TO_LPS @ _directions_ras(node) * node.GetSpacing()
+    ours[:3, 3] = RAS_TO_LPS @ node.GetOrigin()
+    last = ours[:3, 2] * (node.GetImageData().GetDimensions()[2] - 1)
+    if np.linalg.det(ours) * np.linalg.det(theirs) < 0:  # Slicer turns the third axis of left-handed files round
+        theirs = theirs.copy()
+        theirs[:3, 2] *= -1
+        theirs[:3, 3] -= theirs[:3, 2] * (node.GetImageData().GetDimensions()[2] - 1)
+    sizes = [np.linalg.norm(affine[:3, :3], axis=0) for affine in (ours, theirs)]
+    apart = ours[:3, 3] - theirs[:3, 3]
+    if contradict(ours, theirs) or min(np.abs(apart - last).max(), np.abs(apart + last).max()) < sizes[0].min():
+        what = _("turned or mirrored, so that left and right may be exchanged")
+    elif np.abs(sizes[0] / sizes[1] - 1).max() > _SAME_SIZE:
+        what = _("with voxels of {shown} mm instead of {told} mm").format(
+            shown=sizes[0].round(4).tolist(), told=sizes[1].round(4).tolist()
         )
+    else:
+        return
+    raise InputError(
+        _("Slicer shows {node} otherwise than its file says: {what}.").format(node=node.GetName(), what=what),
+        _("Correct the header of the file, save it from another program, or load the DICOM series it was made from."),
+    )
 
 
 def ijk_to_ras(image: sitk.Image) -> vtk.vtkMatrix4x4:

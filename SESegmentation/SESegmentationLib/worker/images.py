@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isfinite
 from typing import Any
 
@@ -19,8 +20,12 @@ from .frames import DTYPES
 KEPT_METADATA = ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units", NOT_NUMBERS, REMARKS)
 
 
-def pack_image(image: sitk.Image) -> tuple[dict[str, Any], np.ndarray]:
+def pack_image(image: sitk.Image, metadata: Iterable[str] = KEPT_METADATA) -> tuple[dict[str, Any], np.ndarray]:
     """Description (JSON) and voxels of an image; the voxels are a view, which keeps the image.
+
+    Args:
+        image: any that is not complex-valued.
+        metadata: the keys of what is sent with it.
 
     Raises:
         InputError: voxels are neither integers nor real numbers, or their places are not.
@@ -33,8 +38,8 @@ def pack_image(image: sitk.Image) -> tuple[dict[str, Any], np.ndarray]:
     geometry = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
     if not all(isfinite(number) for numbers in geometry.values() for number in numbers):
         raise InputError("The place of the volume in space is not given by numbers.", "Correct its origin and spacing.")
-    metadata = {key: image.GetMetaData(key) for key in KEPT_METADATA if image.HasMetaDataKey(key)}
-    return {**geometry, "vector": voxels.ndim > image.GetDimension(), "metadata": metadata}, voxels
+    kept = {key: image.GetMetaData(key) for key in metadata if image.HasMetaDataKey(key)}
+    return {**geometry, "vector": voxels.ndim > image.GetDimension(), "metadata": kept}, voxels
 
 
 def unpack_image(description: dict[str, Any], voxels: np.ndarray) -> sitk.Image:

@@ -34,6 +34,7 @@ from .messages import (
     failure,
     hello,
 )
+from .pipes import take_pipes
 from .runner import EngineFactory, JobRunner, load_engine, release_memory
 
 HEARTBEAT_SECONDS = 1.0
@@ -52,7 +53,7 @@ def serve(engine_factory: EngineFactory = load_engine) -> None:
         engine_factory: makes the engine of a model; tests give another one from a script of their own.
     """
     prepare()
-    incoming, outgoing = _take_pipes()
+    incoming, outgoing = take_pipes()
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with contextlib.suppress(OSError):  # Linux: where memory runs out, end this process, not Slicer with its scene
@@ -182,21 +183,3 @@ class _Worker:
             self._moved = False
             self._send({"type": HEARTBEAT, "stalled": stalled})
             time.sleep(HEARTBEAT_SECONDS)
-
-
-def _take_pipes() -> tuple[FileIO, FileIO]:
-    """Standard input and output for frames alone: nothing else reads from the one or prints to the other any more."""
-    incoming, outgoing = os.dup(0), os.dup(1)
-    if sys.platform == "win32":
-        import msvcrt
-
-        for descriptor in (incoming, outgoing):
-            msvcrt.setmode(descriptor, os.O_BINARY)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    with contextlib.suppress(ValueError):
-        sys.stdout.flush()
-    sys.stdout = sys.stderr
-    return open(incoming, "rb", buffering=0), open(outgoing, "wb", buffering=0)

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference import reading
+from SESegmentationLib.inference import formats
 from SESegmentationLib.inference.reading import NOT_NUMBERS, check_volume, read_label_volume, read_volume
 
 SHAPE = (6, 7, 8)
@@ -167,7 +167,7 @@ def test_files_that_are_not_there_or_empty_are_refused(tmp_path):
 def test_unreadable_files_are_refused(tmp_path, monkeypatch):
     """Permissions themselves mean nothing to the superuser, who may run these tests."""
     sitk.WriteImage(noise(), str(tmp_path / "a.nrrd"))
-    monkeypatch.setattr(reading.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(formats.os, "access", lambda path, mode: False)
     assert "may not be read" in refusal(lambda: read_volume(tmp_path / "a.nrrd"))
 
 

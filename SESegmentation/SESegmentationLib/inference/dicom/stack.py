@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InputError
-from ..nifti import SHEAR_DEGREES, sheared
+from ..volume_image import SHEAR_DEGREES, sheared
 from .frames import Frame
 from .headers import some_of
 

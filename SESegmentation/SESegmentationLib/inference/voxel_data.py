@@ -1,0 +1,161 @@
+"""The bytes of voxels in a file, compressed or not, and what they lack."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ..errors import InputError
+from .memory import require
+from .result import Finding
+
+CUT_OFF_REMEDY = "Copy or download it again: the transfer was probably cut off."
+GZIP_MAGIC = b"\x1f\x8b"
+#: deflate cannot make more bytes than this of one
+_MOST_INFLATED = 1032
+#: copies that are held at once: as read here, as sent to the process that asked, and as an image there
+_COPIES = 3
+_BLOCK_BYTES = 1 << 20
+#: what follows the voxels is read for its checksum, but no further than this
+_SURPLUS_BYTES = 1 << 28
+
+
+class Inflated(io.RawIOBase):
+    """What is compressed in a file, from where it stands on: gzip, also in several members, or zlib.
+
+    Reading raises EOFError where it is cut off, and zlib.error where it is damaged; a checksum is verified at its end.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._inflater = zlib.decompressobj(47)  # either format, by its first bytes
+        self._ahead = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        while not self._inflater.eof or self._next_member():
+            given = self._inflater.unconsumed_tail or self._ahead or self._file.read(_BLOCK_BYTES)
+            self._ahead = b""
+            made = self._inflater.decompress(given, len(buffer))
+            if made:
+                buffer[: len(made)] = made
+                return len(made)
+            if not given and not self._inflater.eof:
+                raise EOFError("its compressed part ends early")
+        return 0
+
+    def _next_member(self) -> bool:
+        """Go on with what was compressed by itself and appended; anything else that follows is not read."""
+        self._ahead = self._inflater.unused_data or self._file.read(_BLOCK_BYTES)
+        if not self._ahead.startswith(GZIP_MAGIC):
+            return False
+        self._inflater = zlib.decompressobj(47)
+        return True
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file ``path``, inflated if it is compressed, whatever its name says.
+
+    Raises:
+        InputError: it cannot be opened; it is damaged or cut off.
+    """
+    try:
+        with open(path, "rb") as file:
+            compressed = file.read(2) == GZIP_MAGIC
+            file.seek(0)
+            yield io.BufferedReader(Inflated(file), _BLOCK_BYTES) if compressed else file
+    except (EOFError, zlib.error) as error:
+        raise InputError(f"{path} is cut off or corrupt: {error}.", CUT_OFF_REMEDY) from error
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror or error}.", "Check the name, the folder and its permissions."
+        ) from error
+
+
+def check_room(path: Path, voxels: int, dtype: np.dtype) -> None:
+    """Refuse what the memory, or the file, cannot hold; before any memory is taken.
+
+    Raises:
+        InputError: the header promises more than the file can hold, however well compressed.
+        OutOfMemoryError: the memory is not enough.
+    """
+    needed, size = voxels * dtype.itemsize, path.stat().st_size
+    if needed > size * _MOST_INFLATED:
+        raise InputError(
+            f"{path} is cut off, or its header is wrong: {size} bytes cannot hold {voxels} voxels.", CUT_OFF_REMEDY
+        )
+    require(_COPIES * needed / 1e9)
+
+
+def skip(file: BinaryIO, count: int) -> int:
+    """Go on by ``count`` bytes, or to the end; how many that were."""
+    left = count
+    while left and (block := file.read(min(left, _BLOCK_BYTES))):
+        left -= len(block)
+    return count - left
+
+
+def read_voxels(files: Sequence[tuple[BinaryIO, Path]], shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Voxels from where ``files`` stand, equal parts of them from each.
+
+    Args:
+        files: opened ones with their names, in order.
+        shape: of the array, slowest axis first.
+        dtype: of the voxels as they are stored, with its order of bytes.
+
+    Raises:
+        InputError: one is cut off or damaged.
+    """
+    array = np.empty(shape, dtype)
+    buffer = memoryview(array.reshape(-1).view(np.uint8))
+    part = len(buffer) // len(files)
+    for number, (file, path) in enumerate(files):
+        room, filled = buffer[number * part : (number + 1) * part], 0
+        try:
+            while filled < part and (count := file.readinto(room[filled : filled + _BLOCK_BYTES])):
+                filled += count
+        except (EOFError, zlib.error, OSError) as error:
+            raise InputError(f"{path} is cut off or corrupt: {error}.", CUT_OFF_REMEDY) from error
+        if filled < part:
+            raise InputError(f"{path} is cut off: it holds {filled} bytes of voxels, of {part}.", CUT_OFF_REMEDY)
+    return array
+
+
+def surplus(file: BinaryIO, path: Path, shape: Sequence[int], dtype: np.dtype) -> list[Finding]:
+    """Read on to the end, which verifies checksums; a finding where as much as another slice follows the voxels."""
+    count = 0
+    try:
+        while count < _SURPLUS_BYTES and (block := file.read(_BLOCK_BYTES)):
+            count += len(block)
+    except (EOFError, zlib.error, OSError) as error:
+        raise InputError(f"{path} is cut off or corrupt: {error}.", CUT_OFF_REMEDY) from error
+    if count < math.prod(shape[1:]) * dtype.itemsize:
+        return []
+    return [
+        Finding(
+            "surplus",
+            f"{path.name} holds {count} bytes more than the size in its header tells.",
+            "If that size is wrong, the volume is distorted, and the result meaningless.",
+        )
+    ]
+
+
+def as_numbers(path: Path, text: bytes, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Voxels that are written as text; InputError where they are too few, or no numbers of ``dtype``."""
+    words = text.split(None, math.prod(shape))[: math.prod(shape)]
+    if len(words) < math.prod(shape):
+        raise InputError(f"{path} is cut off: it holds {len(words)} voxels of {math.prod(shape)}.", CUT_OFF_REMEDY)
+    try:
+        return np.array(words).astype(dtype).reshape(shape)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path}: its voxels are no numbers of its type: {error}.", CUT_OFF_REMEDY) from error
