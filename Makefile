@@ -3,6 +3,7 @@
 #   make segment [VOLUME=... MODEL=...]   segment a real T1 head, which is part of the project, or a volume of yours
 #   make test | lint | bench | bench-contrasts | screenshots
 #   make test-slips   a misspelt name in any of the module's files is noticed: all of them, where make test tries ten
+#   make fuzz [COUNT=50000]   damaged headers, others each time
 #   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
 #   make experiments [MEASURE=1 DATA=...]   tables and plots of the experiments; MEASURE=1 does the runs that are missing
 
@@ -13,6 +14,7 @@ OUTPUT ?= output
 VOLUME ?= SESegmentation/Resources/SampleData/SESegmentationHead.nii.gz
 MODEL ?=
 MEASURE ?=
+COUNT ?= 50000
 DATA ?= ../shared/data
 PLANS ?= hippocampus hippocampus-long hippocampus-paper brain abdomen-mr
 
@@ -20,7 +22,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help segment test test-slips bench bench-contrasts bench-doubt bench-refine experiments lint screenshots clean
+.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-doubt bench-refine experiments lint screenshots clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -54,6 +56,11 @@ test: lint
 
 test-slips: $(VENV)/.testing
 	SESEGMENTATION_ALL_SLIPS=1 $(BIN)/python -m pytest Testing/panel/test_mutations.py
+
+# damaged headers are part of the tests, always the same; here others, and more
+fuzz: $(VENV)/.testing
+	FUZZ_MUTATIONS='$(COUNT)' FUZZ_SEED="$$(date +%s)" OMP_NUM_THREADS=1 \
+	    $(BIN)/python -m pytest --numprocesses 4 --timeout 0 Testing/faults/test_fuzzing.py
 
 bench: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/run.py
