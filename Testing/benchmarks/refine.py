@@ -262,12 +262,16 @@ def with_interval(statistic, entries: Sequence[dict[str, float]]) -> dict[str, f
 def summarise(entries: Sequence[dict[str, float]]) -> dict:
     """Figures of several trials of one kind."""
     change = np.array([entry["after"] - entry["before"] for entry in entries])
+    cases = [
+        [entry for entry in entries if entry["case"] == case] for case in {entry["case"]: None for entry in entries}
+    ]
+    by_case = [{key: float(np.mean([entry[key] for entry in case])) for key in ("before", "after")} for case in cases]
     return {
         "volumes": len(entries),
         "before": float(np.mean([entry["before"] for entry in entries])),
         "after": float(np.mean([entry["after"] for entry in entries])),
-        "gain": with_interval(gain, entries),
-        "regained": with_interval(regained, entries),
+        "gain": with_interval(gain, by_case),
+        "regained": with_interval(regained, by_case),
         "worse": float((change < -0.01).mean()),
         "cpu_seconds": float(np.mean([entry["cpu_seconds"] for entry in entries])),
     }
@@ -278,7 +282,9 @@ def figures(bench: Bench, measured: Sequence[tuple[str, Trial]]) -> list[dict]:
     groups: dict[tuple, list[dict[str, float]]] = {}
     for kind, trial in measured:
         for habit in ("all", trial.habit):
-            groups.setdefault((trial.method, kind, habit, trial.corrected), []).append(bench.measure(trial))
+            groups.setdefault((trial.method, kind, habit, trial.corrected), []).append(
+                {"case": trial.case, **bench.measure(trial)}
+            )
     order = {"all": -1} | {habit.name: number for number, habit in enumerate(HABITS)}
     ranked = sorted(groups, key=lambda key: (METHODS.index(key[0]), VOLUMES.index(key[1]), order[key[2]], key[3]))
     keys = ("method", "volumes_are", "habit", "corrected")
@@ -327,6 +333,8 @@ def plot(rows: Sequence[dict], path: Path) -> None:
         shown = [row for row in rows if row["method"] == METHODS[0] and row["volumes_are"] == kind]
         for name in ("all", *(habit.name for habit in HABITS)):
             chosen = [row for row in shown if row["habit"] == name]
+            if not chosen:  # a quick measurement
+                continue
             counts = [row["corrected"] for row in chosen]
             means = [100 * row["regained"]["mean"] for row in chosen]
             if name == "all":
