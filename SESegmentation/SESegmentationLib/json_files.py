@@ -16,6 +16,7 @@ LARGEST = 4 << 20
 #: objects and arrays within each other
 DEEPEST = 32
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_ESCAPED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 #: a string that does not end goes to the end: to look for one anew at each of its quotes would take for ever
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
@@ -52,9 +53,15 @@ def parse_json(content: bytes, largest: int = LARGEST) -> Any:
     return json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_object)
 
 
-def to_json(content: Any, indent: int | None = 2) -> str:
-    """``content`` as JSON; what is no number (NaN, infinite) becomes null."""
-    return json.dumps(_numbers_only(content), indent=indent, ensure_ascii=False, allow_nan=False)
+def to_json(content: Any, indent: int | None = 2, encoding: str = "utf-8") -> str:
+    """``content`` as JSON that ``encoding`` can hold; what is no number (NaN, infinite) becomes null.
+
+    Characters that are no text (bytes of a file's name that are no UTF-8), and those on which a terminal acts, are
+    written as escapes.
+    """
+    ascii_only = not encoding.lower().startswith("utf")
+    text = json.dumps(_numbers_only(content), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _no_number(text: str) -> NoReturn:

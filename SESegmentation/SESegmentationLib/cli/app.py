@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from .. import __version__
+from .streams import say, warn
 
 app = typer.Typer(
     help="Segment anatomy in medical volumes by networks with squeeze & excitation blocks.",
@@ -56,8 +57,6 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
     """List the models that can be used, or add one."""
     if context.invoked_subcommand is not None:
         return
-    import sys
-
     from ..models import damaged_models, list_models
     from .show import print_json, print_models
 
@@ -67,7 +66,7 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
     else:
         print_models(packages)
     for model in damaged_models():
-        print(f"Damaged: {model.error.cause} {model.error.remedy}", file=sys.stderr)
+        warn(f"Damaged: {model.error.cause} {model.error.remedy}")
 
 
 @models_app.command("add")
@@ -79,7 +78,7 @@ def models_add(
     from ..models import add_model
 
     package = add_model(source, replace=replace)
-    print(f"{package.card.name} {package.card.version}: {package.path}")
+    say(f"{package.card.name} {package.card.version}: {package.path}")
 
 
 @app.command()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
 from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, no_memory_to_load
+from ..files.output_files import anything_placed
+from ..interruption import MESSAGE, end_on_signals
+from .streams import own_streams, printing_failure, warn
 
 DEBUG = "--debug"
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: without the program's name; those of the process where absent.
+        arguments: without the program's name. Where absent, those of the process, which is then this command's own: its
+            streams and signals too.
 
     Returns:
         Exit code: 0 done, 2 wrong use or unusable input, 3 no such or damaged model, 4 not enough memory, 5 device,
@@ -29,13 +30,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given
     os.environ["PYTHONSAFEPATH"] = "1"  # no Python process that is started imports from the working folder
-    _on_interrupt(_interrupt)
+    if arguments is None:
+        own_streams(quiet=not debug)
+        end_on_signals()
     try:
-        return _invoke([argument for argument in given if argument != DEBUG])
+        code = _invoke([argument for argument in given if argument != DEBUG])
     except BaseException as error:
         if debug:
             traceback.print_exc()
         return report_failure(error)
+    lost = printing_failure() if arguments is None else None
+    if lost is None:
+        return code
+    warn(f"What was printed is lost: {lost.strerror}.")
+    if anything_placed():
+        warn("The files are written, and whole.")
+        return code
+    warn("Print to another file or disk.")
+    return code or 1
 
 
 def report_failure(error: BaseException, subject: str = "") -> int:
@@ -45,14 +57,11 @@ def report_failure(error: BaseException, subject: str = "") -> int:
         error: what was raised.
         subject: the file it concerns, where there are several.
     """
-    if isinstance(error, BrokenPipeError):  # the reader of our output went away: nothing to tell anybody
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     known = as_segmentation_error(error)
     cause = known.cause if subject in known.cause else f"{subject}: {known.cause}"
     for line in (cause, known.remedy):
         if line:
-            print(" ".join(line.split()), file=sys.stderr)
+            warn(line)
     return known.exit_code
 
 
@@ -63,7 +72,7 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
     if isinstance(error, SegmentationError):
         return error
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return SegmentationError("Cancelled.", "Finished files are complete; nothing else was written.")
+        return SegmentationError(*MESSAGE)
     if isinstance(error, MemoryError):
         return OutOfMemoryError("There is not enough memory.", "Close other programs, or use --low-memory.")
     if isinstance(error, ImportError) and (known := no_memory_to_load(str(error))):
@@ -77,6 +86,11 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
         command = context.command_path if context else "sesegment"
         message = error.format_message()  # empty where the help was printed instead
         return UsageError(message, f"See: {command} --help" if message else "")
+    if isinstance(error, OSError) and error.strerror:
+        where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "A file"
+        return SegmentationError(
+            f"{where} cannot be read or written: {error.strerror}.", "Check the file, its folder and its disk."
+        )
     return SegmentationError(
         f"Unexpected failure: {type(error).__name__}: {error}", f"Run it again with {DEBUG} and report what it prints."
     )
@@ -89,28 +103,3 @@ def _invoke(arguments: list[str]) -> int:
     if code == _INTERRUPTED:
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM.
-
-    Where a KeyboardInterrupt itself comes while a library is imported that runs code of its own, Python remembers it
-    for good, and the process dies of the signal in the end, whatever its exit code was to be.
-    """
-
-
-def _on_interrupt(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    """What Ctrl-C and SIGTERM do from now on."""
-    with contextlib.suppress(ValueError):  # not the main thread: whoever started the thread handles signals
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, handler)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """End by SIGTERM as by Ctrl-C, so that temporary files are removed.
-
-    Only once: threads that compute are waited for, and Python 3.11 takes one for ended where that is interrupted, and
-    aborts in the end.
-    """
-    _on_interrupt(signal.SIG_IGN)
-    raise Interrupted

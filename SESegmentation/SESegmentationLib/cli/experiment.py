@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..outputs.files import check_writable
+from ..files import check_writable, refuse_overwriting
 from .show import ProgressBar, console, duration
+from .streams import say
 
 
 def run_experiments(
@@ -28,13 +29,18 @@ def run_experiments(
     Raises:
         SegmentationError: plan, data, output or device cannot be used, or runs failed.
     """
+    from ..training.dataset import dataset_paths
     from ..training.experiments.plan import Plan, Run
     from ..training.experiments.report import summary, write_report
-    from ..training.experiments.results import RESULTS_NAME, gather_results, read_results
+    from ..training.experiments.results import RESULTS_NAME, gather_results, read_results, result_path
     from ..training.experiments.schedule import do_runs
 
     loaded = [Plan.load(plan) for plan in plans]
-    check_writable(output / RESULTS_NAME)
+    written = [output / RESULTS_NAME, *(output / f"{plan.name}.md" for plan in loaded)]
+    datasets = [path for plan in loaded for path in dataset_paths(data / plan.dataset)]
+    refuse_overwriting([*map(Path, plans), *datasets], written)
+    for path in (*written, result_path(output, "run")):
+        check_writable(path)
     results = read_results(output) if report_only else gather_results(output)
     runs = {run.key: run for plan in loaded for run in plan.runs()}
     missing = [run for key, run in runs.items() if key not in results]
@@ -42,7 +48,7 @@ def run_experiments(
     def finished(run: Run, result: Mapping[str, Any]) -> None:
         dice, seconds = np.mean(list(result["dice"].values())), 3600 * result["hours"]
         with progress.paused():
-            print(f"{run.title}: Dice {dice:.3f} ({duration(seconds)})", flush=True)
+            say(f"{run.title}: Dice {dice:.3f} ({duration(seconds)})")
 
     try:
         if missing and not report_only:
@@ -52,4 +58,4 @@ def run_experiments(
         results = read_results(output) if report_only else gather_results(output)
         lines = [line for plan in loaded for line in summary(plan, write_report(plan, results, output))]
     for line in [*lines, f"Tables and plots are in {output}."]:
-        console().print(line, markup=False, soft_wrap=True)
+        console().print(line, soft_wrap=True)

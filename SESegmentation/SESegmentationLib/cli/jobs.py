@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
+from ..files import same_name
 from ..inference.pictures import PICTURE_ENDINGS, is_picture
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
@@ -48,13 +50,14 @@ def plan_jobs(volumes: Sequence[Path], output: Path, file_format: str | None = N
     if file_format == "png" and not slices:
         raise UsageError("Only models of slices write PNG files.", "Choose --format nii.gz or seg.nrrd.")
     endings = SLICE_OUTPUT_ENDINGS if slices else OUTPUT_ENDINGS
-    ending = next((ending for ending in endings if output.name.endswith(ending)), None)
+    name = output.name.lower()
+    ending = next((ending for ending in endings if name.endswith(ending)), None)
     if ending and not output.is_dir():
         if len(sources) > 1:
             raise UsageError(
                 f"{len(sources)} volumes cannot go into the one file {output}.", "Name a folder with -o instead."
             )
-        if file_format and not output.name.endswith(f".{file_format}"):
+        if file_format and not name.endswith(f".{file_format}"):
             raise UsageError(
                 f"{output.name} does not end in .{file_format}.", "Leave out --format, or change the name."
             )
@@ -62,8 +65,10 @@ def plan_jobs(volumes: Sequence[Path], output: Path, file_format: str | None = N
     elif output.is_file() or (not output.is_dir() and output.suffix.lower() in _FILE_ENDINGS):
         raise UsageError(f"{output} is neither .seg.nrrd nor .nii.gz nor a folder.", "Choose one of these with -o.")
     else:
-        jobs = [Job(source, output / f"{case_name(source)}.{file_format or _format(source)}") for source in sources]
-    _refuse_collisions(jobs)
+        jobs = [
+            Job(source, output / f"{name}.{file_format or _format(source)}")
+            for source, name in case_names(sources).items()
+        ]
     return jobs
 
 
@@ -82,9 +87,50 @@ def expand(volume: Path, slices: bool = False) -> list[Path]:
     return inside or [volume]
 
 
+def case_names(sources: Sequence[Path]) -> dict[Path, str]:
+    """A name for the result of each source; of one that is given twice, one.
+
+    It is that of :func:`case_name`. Where several have the same, folders stand before it, as many as tell them apart:
+    ``sub-01_anat_T1w``.
+
+    Raises:
+        UsageError: sources that no folders tell apart.
+    """
+    names: dict[Path, str] = {}
+    alike: dict[str, list[Path]] = {}
+    for source in dict.fromkeys(sources):
+        alike.setdefault(same_name(case_name(source)), []).append(source)
+    for group in alike.values():
+        names |= _told_apart(group)
+    taken: dict[str, Path] = {}
+    for source in sources:
+        other = taken.setdefault(same_name(names[source]), source)
+        if other is not source:
+            raise UsageError(
+                f"{other} and {source} would both be written to {names[source]}.",
+                "Segment them in two calls with different folders.",
+            )
+    return {source: names[source] for source in sources}
+
+
+def _told_apart(group: Sequence[Path]) -> dict[Path, str]:
+    """Names for sources of one case name."""
+    folders = {source: Path(os.path.abspath(source)).parent.parts[1:] for source in group}
+    for count in range(0 if len(group) == 1 else 1, max(map(len, folders.values())) + 1):
+        names = {
+            source: "_".join([*folders[source][len(folders[source]) - count :], case_name(source)]) for source in group
+        }
+        if len({same_name(name) for name in names.values()}) == len(group):
+            return names
+    return {source: case_name(source) for source in group}
+
+
 def case_name(source: Path) -> str:
-    """Name of the case: the file's name without its ending and without nnU-Net's channel number ``_0000``."""
-    name = source.resolve().name
+    """Name of the case: the file's name without its ending and without nnU-Net's channel number ``_0000``.
+
+    A link has the name that it bears itself: what it leads to may be called by a hash.
+    """
+    name = Path(os.path.abspath(source)).name
     for ending in (*VOLUME_ENDINGS, *PICTURE_ENDINGS, ".dcm"):
         if name.lower().endswith(ending):
             name = name[: -len(ending)]
@@ -95,18 +141,3 @@ def case_name(source: Path) -> str:
 def _format(source: Path) -> str:
     """The format of a result in a folder: PNG for pictures of one page."""
     return "png" if is_picture(source) and not source.name.lower().endswith((".tif", ".tiff")) else "nii.gz"
-
-
-def _refuse_collisions(jobs: Sequence[Job]) -> None:
-    sources = {job.source.resolve() for job in jobs}
-    outputs: dict[Path, Path] = {}
-    for job in jobs:
-        target = job.output.resolve()
-        if target in sources:
-            raise UsageError(f"The output {job.output} would overwrite a volume.", "Choose another folder with -o.")
-        if target in outputs:
-            raise UsageError(
-                f"{outputs[target]} and {job.source} would both be written to {job.output}.",
-                "Segment them in two calls with different folders.",
-            )
-        outputs[target] = job.source

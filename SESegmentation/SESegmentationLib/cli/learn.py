@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from ..client.reading import reading_apart
 from ..errors import ERRORS_BY_CODE, UsageError
+from ..files import check_writable, refuse_overwriting
 from ..models import find_model
-from ..outputs.files import check_writable
+from ..models.card import CARD_NAME
+from ..models.readme import README_NAME
+from ..models.writing import WEIGHTS_NAME
+from ..text import printable
 from .entry import report_failure
 from .show import ProgressBar, console, print_json
+from .streams import warn
 
 
 @reading_apart()
@@ -40,7 +43,7 @@ def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes
 
     if minutes is not None and recipe != AUTOMATIC:
         raise UsageError("--minutes is for --recipe auto.", "In a recipe's file the phases say how long it trains.")
-    check_writable(output / "model.json")
+    _check_output(output, dataset, recipe)
     first = os.environ.get("RANK", "0") == "0"
     with ProgressBar(output.name) as progress:
         if recipe == AUTOMATIC:
@@ -57,14 +60,32 @@ def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes
 
         def tell(text: str) -> None:
             with progress.paused():
-                print(f"Warning: {text}", file=sys.stderr, flush=True)
+                warn(f"Warning: {text}")
 
         progress("check all cases", 0.0, None)
         package = train_model(dataset, chosen, output, device, progress, tell)
         if package is not None and first and chosen.data.source == "folder":
             package = measure_kept_out(package, dataset, progress)
     if package is not None and first:
-        print(training_report(package))
+        print(printable(training_report(package), lines=True))
+
+
+def _check_output(output: Path, dataset: Path, recipe: str) -> None:
+    """Refuse to train into the dataset, over what is read, or over the README of something that is no model."""
+    from ..training.dataset import dataset_paths
+
+    written = [output / name for name in (CARD_NAME, WEIGHTS_NAME, README_NAME)]
+    kept = output / "training" / "split.json"
+    if output.is_dir() and dataset.is_dir() and output.samefile(dataset):
+        raise UsageError(f"{output} is the dataset itself.", "Name another folder for the model with -o.")
+    refuse_overwriting([*dataset_paths(dataset), Path(recipe)], [*written, kept])
+    if (output / README_NAME).exists() and not (output / CARD_NAME).exists():
+        raise UsageError(
+            f"{output} holds no model, but a {README_NAME}, which would be overwritten.",
+            "Name another folder for the model with -o.",
+        )
+    for path in (*written, kept):
+        check_writable(path)
 
 
 @reading_apart()
@@ -103,12 +124,12 @@ def _print_measures(measures: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right")
     for value, label in measures["labels"].items():
         cells = [_mean(label.get("dice"), 3), _mean(label.get("hausdorff95_mm"), 2), _mean(label.get("surface_mm"), 2)]
-        table.add_row(escape(f"{value} {label['name']}".strip()), *cells)
+        table.add_row(f"{value} {label['name']}".strip(), *cells)
     console().print(table)
     if measures["mean_dice"] is not None:
         console().print(f"mean Dice over the labels: {measures['mean_dice']:.3f}")
     if measures["missing"]:
-        print(f"Warning: {len(measures['missing'])} reference(s) have no segmentation.", file=sys.stderr)
+        warn(f"Warning: {len(measures['missing'])} reference(s) have no segmentation.")
 
 
 def _mean(measure: Mapping[str, float] | None, digits: int) -> str:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..client.reading import reading_apart, reading_process
 from ..errors import SegmentationError, UsageError
+from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..models import find_model
 from ..models.segment_tags import algorithm_name
-from ..outputs.files import OutputFiles, check_writable
+from ..outputs.report import check_report_name
 from .consent import require_consent
-from .jobs import Job, plan_jobs
+from .jobs import plan_jobs
 from .show import ProgressBar, console, print_json, print_segmentation
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     if len(jobs) > 1:
         raise UsageError(f"{volume} holds {len(jobs)} volumes; one is refined at a time.", "Name one of them.")
     job = jobs[0]
-    _check_files(job, options)
     if options.adapted and not options.recalibrate:
         raise UsageError(
             "Without recalibration no parameters are adapted.", "Add --recalibrate, or leave --adapted out."
@@ -77,9 +77,12 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         raise UsageError(f"{options.adapted} does not end in .safetensors.", "Choose another name for --adapted.")
     package = find_model(options.model)
     require_consent(package.card, options.accept_licence)
-    for path in (job.output, options.report, options.adapted):
-        if path:
-            check_writable(path)
+    read = [job.source, options.corrected, options.roi, *package.files]
+    written = [path for path in (job.output, options.report, options.adapted) if path]
+    refuse_overwriting(read, written)
+    for path in written:
+        check_writable(path)
+    check_report_name(options.report)
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     reading_process().start()  # while libraries are imported here
@@ -121,7 +124,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
             algorithm = algorithm_name(package.card.name, package.card.version)
             write_segmentation(files.begin(job.output), refined.result.labels, structures, algorithm, corrected=True)
             if options.adapted and refined.adapted:
-                _save(refined, files.begin(options.adapted))
+                files.write(options.adapted, refined.adapted.to_bytes())
             timings = {"reading": read - begin, "writing": time.perf_counter() - segmented}
             report = build_report(refined.result, image, job.source, job.output, timings)
             report = with_refinement(report, refined, options.corrected)
@@ -132,14 +135,6 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     else:
         print_segmentation(report)
         _print_changes(report)
-
-
-def _check_files(job: Job, options: RefineOptions) -> None:
-    """Refuse outputs that would overwrite what is read, above all the corrected labels."""
-    read = {path.resolve() for path in (job.source, options.corrected, options.roi) if path}
-    for path in (job.output, options.report, options.adapted):
-        if path and path.resolve() in read:
-            raise UsageError(f"{path} is read, and would be overwritten.", "Choose another name for what is written.")
 
 
 def with_refinement(report: dict[str, Any], refined: Refinement, corrected: Path) -> dict[str, Any]:
@@ -173,24 +168,16 @@ def with_refinement(report: dict[str, Any], refined: Refinement, corrected: Path
     }
 
 
-def _save(refined: Refinement, path: Path) -> None:
-    try:
-        refined.adapted.save(path)
-    except OSError as error:
-        raise SegmentationError(f"{path.name} cannot be written: {error}.", "See that the disk has space.") from error
-
-
 def _print_changes(report: dict[str, Any]) -> None:
     """What the refinement changed, a line for each structure."""
     output = console()
     refinement = report["refinement"]
     output.print(f"Corrected in the slices {' '.join(refinement['slices'])}, which stay as they were left.")
     if refinement["kept_because"]:
-        output.print(f"Nothing else was changed, because {refinement['kept_because']}.", markup=False)
+        output.print(f"Nothing else was changed, because {refinement['kept_because']}.")
     for structure in report["structures"]:
         elsewhere = structure["gained_voxels"] + structure["lost_voxels"] - structure["corrected_voxels"]
         output.print(
             f"  {structure['name']}: {structure['gained_voxels']} voxels gained, {structure['lost_voxels']} lost; "
             f"{structure['corrected_voxels']} of these corrected, {elsewhere} outside of the corrected slices",
-            markup=False,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..client.reading import reading_apart, reading_process
 from ..errors import CancelledError, DeviceError, ModelError, NothingFoundError, SegmentationError, UsageError
+from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..inference.pictures import SLICES
 from ..models import find_model
 from ..models.segment_tags import algorithm_name
-from ..outputs.files import OutputFiles, check_writable
 from ..outputs.images import MAP_ENDINGS, write_image
+from ..outputs.report import check_report_name
 from ..progress import Progress, no_progress
 from .consent import require_consent
 from .entry import as_segmentation_error, report_failure
 from .jobs import Job, plan_jobs
 from .show import ProgressBar, print_findings, print_json, print_segmentation
 from .side_by_side import all_small, side_by_side
+from .streams import say, warn
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -97,9 +98,12 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     for option, path in maps.items():
         if path and not path.name.lower().endswith(MAP_ENDINGS):
             raise UsageError(f"{path} does not end in {' or '.join(MAP_ENDINGS)}.", f"Choose another for {option}.")
-    for path in (jobs[0].output, options.report, options.picture, *maps.values()):
-        if path:
-            check_writable(path)
+    extras = [path for path in (options.report, options.picture, *maps.values()) if path]
+    read = [*(job.source for job in jobs), options.roi, *package.files]
+    refuse_overwriting(read, [*(job.output for job in jobs), *extras])
+    for path in (jobs[0].output, *extras):
+        check_writable(path)
+    check_report_name(options.report)
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     reading_process().start()  # while libraries are imported here
@@ -136,7 +140,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
         print_json(reports)
     done = sum("error" not in report for report in reports)
     code = _tell_of_nothing(nothing)
-    print(f"{done} of {len(reports)} volumes segmented.", file=sys.stderr)
+    warn(f"{done} of {len(reports)} volumes segmented.")
     return first_code or code
 
 
@@ -239,6 +243,7 @@ def _segment(
     from ..outputs.segnrrd import write_segmentation
 
     image = read.image
+    check_writable(job.output)
     result = engine.segment(
         image,
         roi=region,
@@ -296,4 +301,4 @@ def _print_line(report: dict[str, Any]) -> None:
     """One of several volumes that is done, in one line, after what was noticed."""
     if "error" not in report:
         print_findings(report, subject=f"{report['input']}: ")
-        print(f"{report['input']} -> {report['output']}", flush=True)
+        say(f"{report['input']} -> {report['output']}")

@@ -9,25 +9,34 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from ..doctor import ERROR, OK, Check
 from ..json_files import to_json
 from ..models import ModelPackage
+from ..text import printable
+from .streams import warn
 
 _STATUS_STYLES = {OK: "green", ERROR: "red"}
 
 
+class _PlainConsole(Console):
+    """A console for which strings are what they are: they come from files and packages."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text, lines=True), **options)
+
+
 def console() -> Console:
-    """The console for results."""
-    return Console(file=sys.stdout, highlight=False)
+    """The console for results; texts in it are no markup, and what a terminal would act on is escaped."""
+    return _PlainConsole(file=sys.stdout, highlight=False, markup=False, emoji=False)
 
 
 def print_json(content: Any) -> None:
     """Print ``content`` as JSON on stdout."""
-    print(to_json(content))
+    print(to_json(content, encoding=getattr(sys.stdout, "encoding", None) or "utf-8"))
 
 
 class ProgressBar:
@@ -38,7 +47,7 @@ class ProgressBar:
 
     def __init__(self, subject: str = "") -> None:
         self._bar = Progress(
-            TextColumn("{task.fields[subject]}{task.description}"),
+            TextColumn("{task.fields[subject]}{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[left]}"),
@@ -51,7 +60,7 @@ class ProgressBar:
 
     def subject(self, subject: str) -> None:
         """Name what is being worked on."""
-        self._bar.update(self._task, subject=f"{escape(subject)}: " if subject else "")
+        self._bar.update(self._task, subject=f"{printable(subject)}: " if subject else "")
 
     def __enter__(self) -> ProgressBar:
         self._bar.start()
@@ -71,7 +80,7 @@ class ProgressBar:
 
     def __call__(self, phase: str, fraction: float, seconds_left: float | None) -> None:
         left = "" if seconds_left is None else f"{duration(round(seconds_left))} left"
-        self._bar.update(self._task, description=escape(phase), completed=fraction, left=left)
+        self._bar.update(self._task, description=printable(phase), completed=fraction, left=left)
 
 
 def duration(seconds: float) -> str:
@@ -114,14 +123,13 @@ def print_segmentation(report: Mapping[str, Any]) -> None:
     output.print(table)
     print_findings(report)
     seconds = sum(report["timings_s"].values())
-    output.print(f"{report['output']}  ({duration(seconds)} on {report['device']})", markup=False, soft_wrap=True)
+    output.print(f"{report['output']}  ({duration(seconds)} on {report['device']})", soft_wrap=True)
 
 
 def print_findings(report: Mapping[str, Any], subject: str = "") -> None:
     """What was noticed in one volume, a line each, on stderr."""
     for finding in report["findings"]:
-        line = f"{subject}Warning: {finding['message']} {finding['consequence']}"
-        print(" ".join(line.split()), file=sys.stderr)
+        warn(f"{subject}Warning: {finding['message']} {finding['consequence']}")
 
 
 def print_models(packages: Sequence[ModelPackage]) -> None:
@@ -134,9 +142,8 @@ def print_models(packages: Sequence[ModelPackage]) -> None:
         card = package.card
         licence = card.licence.spdx if card.licence.free else f"{card.licence.spdx} (restricted)"
         names = ", ".join(label.name for label in card.labels[:4]) + (", …" if len(card.labels) > 4 else "")
-        finds = f"{escape(card.summary)}\n[dim]{len(card.labels)}: {escape(names)}[/dim]"
-        plain = (card.name, card.version, f"{card.modality} {card.contrast}".strip(), licence)
-        table.add_row(*map(escape, plain), finds)
+        finds = Text.assemble(printable(card.summary), (f"\n{len(card.labels)}: {printable(names)}", "dim"))
+        table.add_row(card.name, card.version, f"{card.modality} {card.contrast}".strip(), licence, finds)
     console().print(table)
 
 
@@ -148,6 +155,8 @@ def print_checks(checks: Sequence[Check]) -> None:
     table.add_column("finding", overflow="fold")
     for check in checks:
         style = _STATUS_STYLES.get(check.status, "yellow")
-        remedy = f"\n[bold]→ {escape(check.remedy)}[/bold]" if check.remedy else ""
-        table.add_row(f"[{style}]{check.status}[/{style}]", check.name, escape(check.finding) + remedy)
+        finding = Text(printable(check.finding, lines=True))
+        if check.remedy:
+            finding.append(f"\n→ {printable(check.remedy, lines=True)}", "bold")
+        table.add_row(Text(check.status, style), check.name, finding)
     console().print(table)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InputError, ModelError, UsageError
+from ..files import cannot_write, staging_folder, sync
+from ..files.staging import placing, remove_leftovers
 from ..json_files import LARGEST
 from .archive import COMPANIONS, unpack
 from .card import CARD_NAME
@@ -36,13 +38,16 @@ def add_model(source: Path, folder: Path | None = None, replace: bool = False) -
         InputError: ``source`` is neither, or a ZIP that cannot be trusted; see :mod:`.archive`.
         ModelError: the package is damaged.
         AlreadyInstalledError: there is a model of that name, there or among those that come with the program.
-        UsageError: the folder cannot be written.
+        UsageError: ``source`` is what it would replace.
+        OutputError: the folder cannot be written.
     """
     folder = folder or user_models_folder()
     with _unpacked(source) as unpacked:
         package = verify_package(unpacked)
         name = package.card.name
         target, shipped = folder / name, name in shipped_models()
+        if target.exists() and target.resolve() in (source.resolve(), *source.resolve().parents):
+            raise UsageError(f"{source} is what would be replaced.", "Give a copy that lies elsewhere.")
         if (target.exists() or shipped) and not replace:
             where = "that comes with the program" if shipped else f"in {folder}"
             raise AlreadyInstalledError(
@@ -51,23 +56,25 @@ def add_model(source: Path, folder: Path | None = None, replace: bool = False) -
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".adding-", dir=folder) as temporary:
-                copied = Path(temporary) / "new"
+            remove_leftovers(folder)
+            with staging_folder(folder) as temporary:
+                copied = temporary / "new"
                 copied.mkdir()
                 for file in (*COMPANIONS, package.card.weights_file):
                     if (unpacked / file).is_file():
                         _check_size(unpacked / file, file in COMPANIONS)
                         shutil.copyfile(unpacked / file, copied / file)
+                        sync(copied / file)
+                verify_package(copied)
                 if shipped:
                     (copied / REPLACES_SHIPPED).touch()
-                if target.exists():
-                    os.replace(target, Path(temporary) / "old")
-                os.replace(copied, target)
+                with placing:
+                    if target.exists():
+                        os.replace(target, temporary / "old")
+                    os.replace(copied, target)
         except OSError as error:
-            raise UsageError(
-                f"{folder} cannot be written: {error.strerror or error}.", "Make it writable, or free some space."
-            ) from error
-    return verify_package(target)
+            raise cannot_write(folder / name, error) from error
+    return ModelPackage.from_folder(target)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import ModelError
 from .card import CARD_NAME, ModelCard
+from .readme import README_NAME
 
 #: folders of models, separated as in PATH
 ENVIRONMENT_VARIABLE = "SESEGMENTATION_MODELS"
@@ -40,6 +41,11 @@ class ModelPackage:
     def replaces_shipped(self) -> bool:
         """Whether the user has asked for it in place of the model of its name that comes with the program."""
         return (self.path / REPLACES_SHIPPED).is_file()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What of the folder belongs to the package."""
+        return self.path / CARD_NAME, self.weights_path, self.path / README_NAME
 
     @classmethod
     def from_folder(cls, path: str | Path) -> ModelPackage:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import OutputFiles, incomplete, sync
 from .card import CARD_NAME, FORMAT, ModelCard
-from .readme import render_readme
+from .readme import README_NAME, render_readme
 from .store import ModelPackage
 from .verification import sha256_of
 
@@ -28,7 +27,8 @@ def write_package(directory: str | Path, card: Mapping[str, Any] | ModelCard, te
 
     Raises:
         ModelError: the card is not valid; nothing is written then.
-        OSError: the folder or a file cannot be written.
+        UsageError: the folder cannot be written to.
+        OutputError: a file cannot be written.
     """
     directory, tensors_file = Path(directory), Path(tensors_file)
     entry = dict(card.to_dict() if isinstance(card, ModelCard) else card)
@@ -38,25 +38,16 @@ def write_package(directory: str | Path, card: Mapping[str, Any] | ModelCard, te
     # the card after the weights that it is about, and before what is made from it
     texts = {
         CARD_NAME: json.dumps(checked.to_dict(), indent=2, ensure_ascii=False) + "\n",
-        "README.md": render_readme(checked),
+        README_NAME: render_readme(checked),
     }
-    directory.mkdir(parents=True, exist_ok=True)
     weights = directory / WEIGHTS_NAME
-    if not (weights.exists() and weights.samefile(tensors_file)):
-        with _replacing(weights) as temporary:
-            shutil.copyfile(tensors_file, temporary)
-    for name, text in texts.items():
-        with _replacing(directory / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    with OutputFiles() as files:
+        if not (weights.exists() and weights.samefile(tensors_file)):
+            copied = files.begin(weights)
+            shutil.copyfile(tensors_file, copied)
+            sync(copied)
+            if sha256_of(copied) != entry["weights"]["sha256"]:
+                raise incomplete(copied, tensors_file.stat().st_size)
+        for name, text in texts.items():
+            files.write(directory / name, text)
     return ModelPackage(directory, checked)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write to, which takes its place once it is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import SegmentationError
+from ..files import store
 from ..inference.geometry import Geometry
 from ..inference.voxels import voxels_of
 from ..models import Label
+from ..text import printable
 
 PANEL = 420  # pixels of a panel's longer side
 MARGIN = 30.0  # mm shown round the segmentation
@@ -61,7 +63,7 @@ def write_picture(
         title: one line on top.
 
     Raises:
-        SegmentationError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     grid = Geometry.of(labels)
     if Geometry.of(image) != grid:
@@ -75,10 +77,14 @@ def write_picture(
     palette = {label.value: label.color for label in structures}
     panels = [_panel(plane, grey, values, spacing, palette) for plane in _PLANES]
     legend = [(label.name, label.color, ml) for label, ml in zip(structures, volumes_ml, strict=True)]
-    try:
-        _compose(panels, legend, title).save(path, format="PNG")
-    except OSError as error:
-        raise SegmentationError(f"{path.name} cannot be written: {error}.", "See that the disk has space.") from error
+    store(path, as_png(_compose(panels, legend, printable(title))))
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """The content of a PNG file."""
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return content.getvalue()
 
 
 def _window(values: np.ndarray, spacing: Sequence[float]) -> tuple[slice, ...]:

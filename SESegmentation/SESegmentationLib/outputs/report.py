@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import datetime
 import importlib.metadata
+import io
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import SimpleITK as sitk
 
 from .. import __version__
+from ..errors import UsageError
+from ..files import store
 from ..json_files import to_json
 from ..models import ModelCard
 
@@ -122,16 +125,40 @@ def surfaces_mm2(labels: sitk.Image) -> dict[int, float]:
     return {value: shapes.GetPerimeter(value) for value in shapes.GetLabels()}
 
 
+#: endings of files for reports
+REPORT_ENDINGS = (".json", ".csv")
+#: a spreadsheet computes what begins so
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def check_report_name(path: Path | None) -> None:
+    """Raise UsageError for a file whose name says neither JSON nor CSV."""
+    if path and path.suffix.lower() not in REPORT_ENDINGS:
+        raise UsageError(f"{path} ends neither in .json nor in .csv.", "Choose another name for --report.")
+
+
 def write_report(path: Path, content: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
-    """Write one report or several: a table where the file's name ends in .csv, JSON otherwise."""
+    """Write one report or several: a table where the file's name ends in .csv, JSON otherwise.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     if path.suffix.lower() != ".csv":
-        path.write_text(to_json(content) + "\n", encoding="utf-8")
+        store(path, (to_json(content) + "\n").encode())
         return
     reports = [content] if isinstance(content, Mapping) else content
-    with path.open("w", encoding="utf-8-sig", newline="") as file:  # the mark tells spreadsheets that it is UTF-8
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(row for report in reports for row in table_rows(report))
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, COLUMNS)
+    table.writeheader()
+    for report in reports:
+        table.writerows({column: _cell(value) for column, value in row.items()} for row in table_rows(report))
+    # the mark tells spreadsheets that it is UTF-8; names of files can hold bytes that are no text
+    store(path, text.getvalue().encode("utf-8-sig", "backslashreplace"))
+
+
+def _cell(value: Any) -> Any:
+    """A value of a table, made a text where a spreadsheet would take it for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 _STRUCTURE_COLUMNS = (

@@ -41,11 +41,12 @@ def write_segmentation(
     # without the fields that came with the input's file: they do not hold for labels
     image = sitk.GetImageFromArray(voxels_of(labels))
     image.CopyInformation(labels)
-    if path.name.endswith(".png"):
+    name = path.name.lower()
+    if name.endswith(".png"):
         if image.GetSize()[2] > 1:
             raise UsageError(f"{image.GetSize()[2]} slices do not fit into {path.name}.", "Write .nii.gz instead.")
         image = image[:, :, 0]
-    elif path.name.endswith(".seg.nrrd"):
+    elif name.endswith(".seg.nrrd"):
         for key, value in segment_fields(image, structures, algorithm_tags(algorithm, corrected)).items():
             image.SetMetaData(key, value)
     write_image(path, image)

@@ -11,7 +11,8 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ..errors import InputError, SegmentationError
+from ..errors import InputError
+from ..files import OutputFiles
 from ..mrml import (
     check_volume_node,
     edited_voxels,
@@ -117,7 +118,7 @@ def save_report(report: dict[str, Any], name: str) -> Path | None:
     """Ask for a file, CSV or JSON, and write a report there; None where the user changes their mind.
 
     Raises:
-        SegmentationError: it cannot be written.
+        UsageError, OutputError: it cannot be written.
     """
     path = qt.QFileDialog.getSaveFileName(
         slicer.util.mainWindow(), _("Save report"), f"{name}.csv", _("Table (*.csv);;All of it (*.json)")
@@ -125,11 +126,6 @@ def save_report(report: dict[str, Any], name: str) -> Path | None:
     if not path:
         return None
     file = Path(path) if Path(path).suffix.lower() in (".csv", ".json") else Path(f"{path}.csv")
-    try:
-        write_report(file, report)
-    except OSError as error:
-        raise SegmentationError(
-            _("{file} cannot be written: {reason}.").format(file=file.name, reason=error.strerror),
-            _("Choose another folder, or close the file elsewhere."),
-        ) from error
+    with OutputFiles() as files:
+        write_report(files.begin(file), report)
     return file

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ..errors import InputError, ModelError
+from ..files import write_whole
 from ..inference.weights import load_networks
 from ..models import ModelPackage
 from .adapted_file import FORMAT, AdaptedNotes
@@ -43,8 +44,8 @@ class AdaptedParameters:
         return sum(tensor.numel() for tensor in self.tensors.values())
 
     def save(self, path: str | Path) -> None:
-        """Write the file; OSError where that fails."""
-        Path(path).write_bytes(self.to_bytes())
+        """Write the file, whole or not at all; UsageError or OutputError where that fails."""
+        write_whole(Path(path), self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """What :meth:`save` writes."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
+from ..files import write_whole
 from ..inference.engine import Engine
 from ..inference.pictures import pixel_size
 from ..inference.reading import read_volume
@@ -198,9 +199,7 @@ def write_recipe(path: Path, entries: Mapping[str, Any], reasons: Sequence[str])
     head = [f"# Made by sesegment train --recipe {AUTOMATIC}. Edit it, and train with --recipe FILE.", "#"]
     lines = [*head, *(f"# {' '.join(reason.split())}" for reason in reasons), ""]
     text = "\n".join([*lines, *_table(entries, "")]) + "\n"
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, text)
 
 
 def read_reasons(path: Path) -> list[str]:
@@ -236,4 +235,4 @@ def _value(value: Any) -> str:
 
 def _model_name(output: Path) -> str:
     """The folder's name as a model's: lower case, no spaces."""
-    return re.sub(r"[^a-z0-9._-]+", "-", output.resolve().name.lower()).strip("-._") or "model"
+    return re.sub(r"[^a-z0-9._-]+", "-", output.absolute().name.lower()).strip("-._") or "model"

@@ -20,10 +20,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..files import OutputFiles, refuse_overwriting, write_whole
 from ..inference.geometry import same_grid
 from ..inference.reading import read_label_volume, read_volume
 from ..inference.voxels import voxels_of
 from ..models import Label
+from ..outputs.images import write_image
 from .commands import as_command
 from .dataset import volumes_in
 from .recipe import Recipe
@@ -136,8 +138,8 @@ def _recoded(labels: sitk.Image, table: np.ndarray) -> sitk.Image:
 
 def _write_case(dataset: Path, part: str, name: str, image: sitk.Image, labels: sitk.Image) -> None:
     for folder, file, content in ((f"images{part}", f"{name}_0000", image), (f"labels{part}", name, labels)):
-        (dataset / folder).mkdir(parents=True, exist_ok=True)
-        sitk.WriteImage(content, str(dataset / folder / f"{file}.nii.gz"), useCompression=True)
+        with OutputFiles() as files:
+            write_image(files.begin(dataset / folder / f"{file}.nii.gz"), content)
 
 
 def _describe(dataset: Path, recipe: str, channel: str, cases: int) -> None:
@@ -151,7 +153,7 @@ def _describe(dataset: Path, recipe: str, channel: str, cases: int) -> None:
         "numTraining": cases,
         "file_ending": ".nii.gz",
     }
-    (dataset / "dataset.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(dataset / "dataset.json", json.dumps(content, indent=1) + "\n")
 
 
 def _stem(path: Path) -> str:
@@ -167,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("dataset", type=Path, help="folder to write")
     parser.add_argument("--test", action="store_true", help="visceral: these cases are for test only")
     chosen = parser.parse_args(arguments)
+    refuse_overwriting([chosen.source], [chosen.dataset])
     if chosen.benchmark == "malc":
         counts = lay_out_malc(chosen.source, chosen.dataset)
         print(f"{counts['Tr']} cases for training, {counts['Ts']} for test")

@@ -6,15 +6,15 @@ Tensors go to safetensors and the rest to JSON inside its header: nothing is pic
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..files import write_whole
 
 
 def save_checkpoint(
@@ -30,9 +30,7 @@ def save_checkpoint(
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer|{index}|{key}": torch.as_tensor(value) for key, value in slots.items()}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary, metadata={"state": json.dumps(state)})
-    os.replace(temporary, path)
+    write_whole(path, save(tensors, metadata={"state": json.dumps(state)}))
 
 
 def load_checkpoint(path: Path, parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, object]:

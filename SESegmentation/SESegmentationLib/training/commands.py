@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 
 from ..errors import SegmentationError
+from ..interruption import end_on_signals
 
 Command = Callable[[Sequence[str] | None], int | None]
 
@@ -16,6 +17,8 @@ def as_command(main: Command) -> Callable[..., int]:
 
     @wraps(main)
     def told(arguments: Sequence[str] | None = None) -> int:
+        if arguments is None:
+            end_on_signals()
         try:
             return main(arguments) or 0
         except SegmentationError as error:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..files import write_whole
 from ..models import verify_package, write_package
 from ..models.calibration import expected_dice
 from ..progress import Progress, no_progress
@@ -122,9 +123,7 @@ def _from_to(progress: Progress, name: str, low: float, high: float) -> Progress
 
 
 def _write(path: Path, content: Any) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=1))
 
 
 @as_command

@@ -62,6 +62,12 @@ def find_cases(dataset: Path, part: str = "Tr") -> list[Case]:
     return cases
 
 
+def dataset_paths(dataset: Path) -> list[Path]:
+    """What of a dataset is read: its folders of cases and its description."""
+    folders = [dataset / f"{kind}{part}" for kind in ("images", "labels") for part in ("Tr", "Ts")]
+    return [*(folder for folder in folders if folder.is_dir()), dataset / "dataset.json"]
+
+
 def find_label_maps(dataset: Path) -> dict[str, Path]:
     """Label maps directly in ``dataset``, by name; InputError where there are none."""
     maps = volumes_in(dataset) if dataset.is_dir() else []

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..errors import UsageError
+from ..files import check_writable, refuse_overwriting, write_whole
 from ..models.card import ModelCard
-from ..outputs.files import OutputFiles
 from .commands import as_command
+from .dataset import dataset_paths
 from .plan import draft_card
 from .recipe import Phase, Recipe
 from .sources import Batch, open_source
@@ -64,9 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the picture, .png or .jpg")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
-    picture = draw_gallery(chosen.dataset, Recipe.load(chosen.recipe), chosen.seed)
-    with OutputFiles() as files:
-        picture.save(files.begin(chosen.output))
+    formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+    kind = formats.get(chosen.output.suffix.lower())
+    if kind is None:
+        raise UsageError(f"{chosen.output} ends neither in .png nor in .jpg.", "Choose another name for -o.")
+    refuse_overwriting([*dataset_paths(chosen.dataset), Path(chosen.recipe)], [chosen.output])
+    check_writable(chosen.output)
+    content = io.BytesIO()
+    draw_gallery(chosen.dataset, Recipe.load(chosen.recipe), chosen.seed).save(content, format=kind)
+    write_whole(chosen.output, content.getvalue())
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..files import write_whole
 from ..inference.engine import Engine
 from ..models import ModelCard, find_model
 from ..networks.correction import CorrectionNetwork
@@ -173,7 +174,7 @@ def write_correction(
         key: (value.half() if value.is_floating_point() else value).contiguous()
         for key, value in network.state_dict().items()
     }
-    save_file(tensors, path)
+    write_whole(path, save(tensors))
     data = model.training.get("data", model.title)
     card = {
         "format": 1,
@@ -188,7 +189,7 @@ def write_correction(
         "machine": machine_words(torch.device("cpu")),
         "date": time.strftime("%Y-%m-%d"),
     }
-    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_whole(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
     return path
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from ..files import write_whole
 
 
 class Log:
@@ -51,6 +52,4 @@ class Log:
             return
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        temporary = self._path.with_name(self._path.name + ".part")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self._path)
+        write_whole(self._path, "".join(kept))

@@ -18,13 +18,15 @@ import sys
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from ..errors import InputError, UsageError
+from ..files import staging_folder, store
 from ..inference.device import choose_device
 from ..inference.predictor import Predictor
 from ..inference.weights import load_networks
 from ..models import ModelPackage, verify_model, write_package
+from ..models.writing import WEIGHTS_NAME
 from .commands import as_command
 from .sources import channels_by_value
 from .validation import FEWEST_VOXELS, add_options, validation_cases
@@ -88,12 +90,9 @@ def with_odds(package: ModelPackage, values: Sequence[int], factor: float) -> Mo
     training = dict(package.card.training)
     odds = {str(value): factor * training.get("odds", {}).get(str(value), 1.0) for value in values}
     training["odds"] = training.get("odds", {}) | odds
-    temporary = package.path / ".odds.safetensors"
-    try:
-        save_file(tensors, temporary)
-        return write_package(package.path, {**package.card.to_dict(), "training": training}, temporary)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with staging_folder(package.path) as folder:
+        store(folder / WEIGHTS_NAME, save(tensors))
+        return write_package(package.path, {**package.card.to_dict(), "training": training}, folder / WEIGHTS_NAME)
 
 
 def _channels(package: ModelPackage, values: Sequence[int]) -> list[int]:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..files import OutputFiles
 from ..inference.voxels import voxels_of
-from ..outputs.files import OutputFiles
+from ..outputs.images import write_image
 
 SIZE = (36, 50, 36)  # voxels to the right, front and head, 1 mm each
 FINE = 2  # partial volumes: drawn in steps of 1/2 mm, then averaged
@@ -107,7 +108,7 @@ def draw_sample(seed: int = 0) -> Sample:
 def write_sample(path: Path, seed: int = 0) -> None:
     """Write the image of :func:`draw_sample` to ``path``, whole or not at all."""
     with OutputFiles() as files:
-        sitk.WriteImage(draw_sample(seed).image, str(files.begin(path)))
+        write_image(files.begin(path), draw_sample(seed).image)
 
 
 def _coordinates() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .. import __version__
 from ..errors import SegmentationError, UsageError
+from ..files import staging_folder, store, write_whole
 from ..inference.pictures import pixel_size
 from ..inference.segmentations import read_segmentation
 from ..inference.weights import load_weights
@@ -226,8 +226,6 @@ def _write(
         )
     if recipe.bits == 8:
         halves = to_eight_bits(halves)
-    temporary = output / "training" / WEIGHTS_NAME
-    save_file({key: value.contiguous() for key, value in halves.items()}, temporary)
     training = {
         **card.training,
         "recipe": recipe.name,
@@ -242,9 +240,9 @@ def _write(
         "date": time.strftime("%Y-%m-%d"),
         "version": __version__,
     }
-    package = write_package(output, {**card.to_dict(), "training": training}, temporary)
-    temporary.unlink()
-    return package
+    with staging_folder(output / "training") as folder:
+        store(folder / WEIGHTS_NAME, save({key: value.contiguous() for key, value in halves.items()}))
+        return write_package(output, {**card.to_dict(), "training": training}, folder / WEIGHTS_NAME)
 
 
 def _read_json(path: Path) -> Any:
@@ -256,6 +254,4 @@ def _read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(content, indent=1))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from SESegmentationLib.errors import UsageError
-from SESegmentationLib.outputs.files import OutputFiles, check_writable
+from SESegmentationLib.files import OutputFiles, check_writable
 
 
 def test_files_appear_together_at_the_end(tmp_path):

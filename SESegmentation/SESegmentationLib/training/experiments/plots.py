@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 import numpy as np
 
@@ -12,8 +12,8 @@ COLOURS = ("#7f7f7f", "#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3")
 MARKERS, STYLES = "osD^v", ("-", "--", ":", "-.", (0, (1, 3)))
 
 
-def plot_outcome(outcome: Outcome, title: str, path: Path) -> None:
-    """Draw a comparison that has entries to ``path``, a PNG."""
+def plot_outcome(outcome: Outcome, title: str) -> bytes:
+    """Draw a comparison that has entries; the content of a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -26,7 +26,9 @@ def plot_outcome(outcome: Outcome, title: str, path: Path) -> None:
     _curves(curves, outcome)
     for axes in (boxes, costs, curves):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=100)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    return content.getvalue()
 
 
 def _colour(entry: Entry, outcome: Outcome) -> str:

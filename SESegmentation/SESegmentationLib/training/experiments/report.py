@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...outputs.files import OutputFiles
+from ...files import OutputFiles
 from .plan import Plan
 from .plots import plot_outcome
 from .statistics import Outcome, Results, outcome_of
@@ -23,11 +23,11 @@ def write_report(plan: Plan, results: Results, folder: Path) -> list[Outcome]:
     """
     outcomes = [outcome_of(plan, comparison, results) for comparison in plan.comparisons]
     with OutputFiles() as files:
-        files.begin(folder / f"{plan.name}.md").write_text(plan_table(plan, outcomes), encoding="utf-8")
+        files.write(folder / f"{plan.name}.md", plan_table(plan, outcomes))
         for outcome in outcomes:
             if outcome.entries:
                 title = f"{plan.title}: {outcome.comparison.title}"
-                plot_outcome(outcome, title, files.begin(folder / plot_name(plan, outcome)))
+                files.write(folder / plot_name(plan, outcome), plot_outcome(outcome, title))
     return outcomes
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...outputs.files import OutputFiles
+from ...files import write_whole
 
 RESULTS_NAME = "results.json"
 #: entries that many runs have in common
@@ -71,15 +71,12 @@ def write_results(folder: Path, results: Iterable[Mapping[str, Any]]) -> None:
         ",\n".join(map(_line, runs)),
         "]}\n",
     ]
-    with OutputFiles() as files:
-        files.begin(folder / RESULTS_NAME).write_text("\n".join(lines), encoding="utf-8")
+    write_whole(folder / RESULTS_NAME, "\n".join(lines))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write one run's result, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with OutputFiles() as files:
-        files.begin(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

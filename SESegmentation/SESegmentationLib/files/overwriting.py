@@ -1,0 +1,125 @@
+"""Nothing that is read is written over, and no two outputs are one file: compared before any work."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path
+
+from ..errors import UsageError
+
+#: headers whose voxels lie in other files
+_HEADERS = (".mhd", ".nhdr")
+#: halves of one image
+_PAIRS = {".hdr": (".img", ".img.gz"), ".img": (".hdr",), ".img.gz": (".hdr", ".hdr.gz"), ".hdr.gz": (".img.gz",)}
+#: no more of a header is looked at, bytes
+_HEADER_BYTES = 1 << 20
+#: files in a folder of images that are none
+_BESIDE_IMAGES = (".json", ".csv", ".png")
+
+
+def refuse_overwriting(read: Iterable[Path | None], written: Iterable[Path | None]) -> None:
+    """Refuse outputs that are an input, part of one, or one another.
+
+    Two paths are one where they lead to the same file, by whatever links, or will on a disk that does not tell upper
+    from lower case or spellings of Unicode. A folder that is read (of a DICOM series, a dataset) stands for itself and
+    the files in it; a header for the files of its voxels too.
+
+    Args:
+        read: files and folders; None for options that are not given.
+        written: files and folders.
+
+    Raises:
+        UsageError: which path is in the way.
+    """
+    known = {key for path in read if path for part in _parts(path) for key in _keys(part)}
+    seen: dict[Hashable, Path] = {}
+    for path in (path for path in written if path):
+        keys = _keys(path)
+        if not known.isdisjoint(keys):
+            raise UsageError(f"{path} is read, and would be overwritten.", "Choose another name for what is written.")
+        for key in (*keys, *_folders(path)):
+            if key in seen:
+                raise UsageError(
+                    f"{seen[key]} and {path} cannot both be written: they are one file, or one lies in the other.",
+                    "Choose another name for one of them.",
+                )
+        seen |= dict.fromkeys(keys, path)
+
+
+def same_name(name: str) -> str:
+    """What names have in common that are one name on some disk."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _keys(path: Path) -> list[Hashable]:
+    """What a path has in common with every other one to the same file: its place, and the file where it exists."""
+    absolute = os.path.abspath(path)
+    keys: list[Hashable] = [_place(absolute), _place(os.path.realpath(absolute))]
+    try:
+        status = os.stat(absolute)
+    except (OSError, ValueError):
+        return keys
+    return [*keys, (status.st_dev, status.st_ino)] if status.st_ino else keys
+
+
+def _place(path: str) -> Hashable:
+    """The folder, by its number where it exists, and the names below."""
+    below: list[str] = []
+    folder = path
+    while True:
+        folder, name = os.path.split(folder)
+        below.append(same_name(name))
+        try:
+            status = os.stat(folder)
+        except (OSError, ValueError):
+            if name:
+                continue
+            return path
+        return (status.st_dev, status.st_ino, *reversed(below))
+
+
+def _folders(path: Path) -> Iterator[Hashable]:
+    """Places of the folders above ``path`` that do not exist yet."""
+    for folder in path.parents:
+        if folder.exists():
+            return
+        yield _place(os.path.abspath(folder))
+
+
+def _parts(path: Path) -> Iterator[Path]:
+    """The files that are read where ``path`` is."""
+    yield path
+    name = path.name.lower()
+    try:
+        if path.is_dir():
+            for folder, _, files in os.walk(path):
+                yield from (Path(folder, file) for file in files if not file.lower().endswith(_BESIDE_IMAGES))
+        elif name.endswith(_HEADERS):
+            yield from _named_in(path)
+        for ending, others in _PAIRS.items():
+            if name.endswith(ending):
+                stem = path.name[: -len(ending)]
+                twins = [stem + other for other in others]
+                yield from (
+                    entry for entry in path.absolute().parent.iterdir() if entry.name.lower() in map(str.lower, twins)
+                )
+    except (OSError, ValueError):  # whoever reads it will say why it cannot be
+        return
+
+
+def _named_in(header: Path) -> Iterator[Path]:
+    """The files that a detached header may take its voxels from: those that its text names, and numbered ones."""
+    with header.open("rb") as file:
+        text = os.fsdecode(file.read(_HEADER_BYTES))
+    words = re.findall(r"[^\s:=]+", text)
+    folder = header.absolute().parent
+    numbered = [re.sub(r"%0?\d*d", r"\\d+", re.escape(word).replace("\\%", "%")) for word in words if "%" in word]
+    for entry in folder.iterdir():
+        if entry.name in text or any(re.fullmatch(pattern, entry.name) for pattern in numbered):
+            yield entry
+    for word in words:
+        if os.sep in word:
+            yield folder / word

@@ -1,0 +1,128 @@
+"""Hidden folders in which files are made before they get their place.
+
+Whoever has one holds a lock in it, which the system lets go when the process ends in whatever way. So what a killed
+process left is told from what another one is working with, on every computer that shares the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = ".sesegment-"
+_LOCK = ".lock"
+#: a folder without a lock may be one that is just being made
+_GRACE_S = 600.0
+
+#: taken while folders are made or files get their place: neither is ever interrupted in between
+placing = threading.RLock()
+_open: dict[Path, int] = {}
+
+
+@contextlib.contextmanager
+def staging_folder(beside: Path) -> Iterator[Path]:
+    """A hidden folder in the folder ``beside``, removed with what is still in it at the end.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = open_staging(beside)
+    try:
+        yield folder
+    finally:
+        close_staging(folder)
+
+
+def open_staging(beside: Path) -> Path:
+    """Make a folder as :func:`staging_folder` gives it; OSError where that fails."""
+    with placing:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=beside))
+        try:
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+        except OSError:
+            folder.rmdir()
+            raise
+        _open[folder] = descriptor
+        with contextlib.suppress(OSError):  # a disk without locks: others then leave the folder alone
+            _lock(descriptor)
+    return folder
+
+
+def close_staging(folder: Path) -> None:
+    """Remove a folder of :func:`open_staging`."""
+    with placing:
+        descriptor = _open.pop(folder, None)
+        if descriptor is None:
+            return
+        if os.name == "nt":  # where an open file cannot be removed
+            os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
+        if os.name != "nt":
+            os.close(descriptor)
+
+
+def close_all_staging(seconds: float = 1.0) -> None:
+    """Remove every folder of this process, though threads may still write there: for the end of it."""
+    until = time.monotonic() + seconds
+    for folder in list(_open):
+        close_staging(folder)
+        while folder.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove from ``folder`` what processes left that were killed; what cannot be removed stays."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [Path(entry.path) for entry in entries if entry.name.startswith(PREFIX)]
+    except OSError:
+        return
+    for leftover in found:
+        if leftover not in _open and not leftover.is_symlink() and _is_abandoned(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path) -> bool:
+    lock = folder / _LOCK
+    try:
+        if not lock.exists():
+            return folder.is_dir() and time.time() - folder.stat().st_mtime > _GRACE_S
+        if os.name == "nt":
+            lock.unlink()  # fails while it is open
+            return True
+        descriptor = os.open(lock, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        _lock(descriptor)
+    except OSError:  # held, or the disk has no locks
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file for as long as it is open here; OSError where another process did."""
+    if os.name != "nt":
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _let_go() -> None:
+    """A process forked from this one owns none of its folders."""
+    for descriptor in _open.values():
+        os.close(descriptor)
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=placing.acquire, after_in_parent=placing.release, after_in_child=_let_go)
