@@ -38,6 +38,12 @@ def end_on_signals() -> None:
         os.register_at_fork(after_in_child=lambda: _forget(numbers))
 
 
+def let_finish() -> None:
+    """All is done and told: signals do not change any more how this process ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _noticed(_signal: int, _frame: object) -> None:
     """Python has written to the pipe already."""
 

@@ -94,7 +94,8 @@ def run(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd or .nii.gz file, or a folder.")],
     file_format: Annotated[
-        Literal["seg.nrrd", "nii.gz", "png"] | None, typer.Option("--format", help="Format of files in a folder.")
+        Literal["seg.nrrd", "nii.gz", "png"] | None,
+        typer.Option("--format", case_sensitive=False, help="Format in a folder."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     roi: Annotated[

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, no_memory_to_load
 from ..files.output_files import anything_placed
-from ..interruption import MESSAGE, end_on_signals
+from ..interruption import MESSAGE, end_on_signals, let_finish
 from .streams import own_streams, printing_failure, warn
 
 DEBUG = "--debug"
@@ -27,27 +27,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 2 wrong use or unusable input, 3 no such or damaged model, 4 not enough memory, 5 device,
         6 nothing was found in the volume, 1 anything else.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = DEBUG in given
     os.environ["PYTHONSAFEPATH"] = "1"  # no Python process that is started imports from the working folder
-    if arguments is None:
-        own_streams(quiet=not debug)
-        end_on_signals()
+    if arguments is not None:
+        return _outcome(list(arguments))
+    own_streams(quiet=DEBUG not in sys.argv)
+    end_on_signals()
+    code = _outcome(sys.argv[1:])
+    if lost := printing_failure():
+        warn(f"What was printed is lost: {lost.strerror}.")
+        warn("The files are written, and whole." if anything_placed() else "Print to another file or disk.")
+        code = code if anything_placed() else code or 1
+    let_finish()
+    return code
+
+
+def _outcome(arguments: list[str]) -> int:
+    """Exit code of the command with these arguments; its failure is told."""
     try:
-        code = _invoke([argument for argument in given if argument != DEBUG])
+        return _invoke([argument for argument in arguments if argument != DEBUG])
     except BaseException as error:
-        if debug:
+        if DEBUG in arguments:
             traceback.print_exc()
         return report_failure(error)
-    lost = printing_failure() if arguments is None else None
-    if lost is None:
-        return code
-    warn(f"What was printed is lost: {lost.strerror}.")
-    if anything_placed():
-        warn("The files are written, and whole.")
-        return code
-    warn("Print to another file or disk.")
-    return code or 1
 
 
 def report_failure(error: BaseException, subject: str = "") -> int:

@@ -98,7 +98,8 @@ def case_names(sources: Sequence[Path]) -> dict[Path, str]:
     """
     names: dict[Path, str] = {}
     alike: dict[str, list[Path]] = {}
-    for source in dict.fromkeys(sources):
+    sources = list(dict.fromkeys(sources))
+    for source in sources:
         alike.setdefault(same_name(case_name(source)), []).append(source)
     for group in alike.values():
         names |= _told_apart(group)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..client.reading import reading_apart, reading_process
-from ..errors import SegmentationError, UsageError
+from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..models import find_model
 from ..models.segment_tags import algorithm_name

@@ -138,9 +138,8 @@ def _refuse_folder(path: Path) -> None:
         return
     except NotADirectoryError:  # above it; told where the folder is made
         return
-    except (OSError, ValueError) as error:
-        what = error if isinstance(error, OSError) else OSError(errno.EINVAL, "a name cannot hold a null character")
-        failure = cannot_write(path, what)
+    except OSError as error:
+        failure = cannot_write(path, error)
         raise UsageError(failure.cause, failure.remedy) from error
     if is_folder:
         raise UsageError(f"{path} is a folder, not a file.", "Name a file.")

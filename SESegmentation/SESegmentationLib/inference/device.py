@@ -11,11 +11,12 @@ def choose_device(name: str = "auto") -> torch.device:
     """The device of that name; for "auto" the first of CUDA, Apple's MPS and the CPU that is there.
 
     Args:
-        name: "auto", "cpu", "mps", "cuda" or, with several GPUs, "cuda:1" and so on.
+        name: "auto", "cpu", "mps", "cuda" or, with several GPUs, "cuda:1" and so on; in capitals too.
 
     Raises:
         DeviceError: no such device, or it does not work.
     """
+    name = name.strip().lower()
     if name == "auto":
         return torch.device("cuda" if _works("cuda") else "mps" if _works("mps") else "cpu")
     try:

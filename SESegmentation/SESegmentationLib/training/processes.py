@@ -15,6 +15,7 @@ class ProcessGroup:
     """Joins the processes that ``torchrun`` started, if it did; yields this one's device and rank."""
 
     def __init__(self, device: str) -> None:
+        device = device.strip().lower()
         if device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"There is no device {device!r}.", "Use auto, cpu or cuda.")
         if device == "cuda" and not torch.cuda.is_available():

@@ -32,6 +32,7 @@ def choose_devices(device: str) -> list[torch.device]:
         UsageError: another name.
         DeviceError: there is no GPU.
     """
+    device = device.strip().lower()
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"There is no device {device!r}.", "Use auto, cpu or cuda.")
     count = torch.cuda.device_count() if device != "cpu" else 0
