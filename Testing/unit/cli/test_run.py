@@ -139,7 +139,9 @@ def write_dicom(image: sitk.Image, folder: Path) -> None:
     direction = image.GetDirection()
     common = {
         "0008|0060": "MR",
+        "0020|000d": "1.2.826.0.1.3680043.8.498.2",
         "0020|000e": "1.2.826.0.1.3680043.8.498.1",
+        "0020|0052": "1.2.826.0.1.3680043.8.498.3",
         "0020|0037": "\\".join(str(direction[i]) for i in (0, 3, 6, 1, 4, 7)),
     }
     writer = sitk.ImageFileWriter()
