@@ -40,7 +40,7 @@ $(VENV)/.testing: $(REQUIREMENTS) | $(BIN)/python
 	@touch $@ $(VENV)/.runtime
 
 segment: $(VENV)/.runtime
-	$(BIN)/sesegment run '$(VOLUME)' --model '$(or $(MODEL),brain-t1)' \
+	$(BIN)/sesegment run '$(VOLUME)' --model '$(or $(MODEL),brain-mr)' \
 	    --output '$(OUTPUT)/segmentation.seg.nrrd' --report '$(OUTPUT)/report.json' --picture '$(OUTPUT)/picture.png'
 
 lint: $(VENV)/.testing

@@ -82,9 +82,9 @@ def time_and_memory(models: dict[str, ModelPackage]) -> None:
     runs: list[tuple[str, str, list[Path], tuple[str, ...]]] = []
     head = SHARED_DATA / "volumes" / "t1-head-lia-256.nii.gz"
     crops = sorted((SHARED_DATA / "hippocampus" / "imagesTr").glob("*_0000.nii.gz"))
-    if "brain-t1" in models and head.exists():
-        runs.append(("256^3 head, all views", "brain-t1", [head], ()))
-        runs.append(("256^3 head, --fast", "brain-t1", [head], ("--fast",)))
+    if "brain-mr" in models and head.exists():
+        runs.append(("256^3 head, all views", "brain-mr", [head], ()))
+        runs.append(("256^3 head, --fast", "brain-mr", [head], ("--fast",)))
     if "hippocampus-t1" in models and crops:
         runs.append(("one crop", "hippocampus-t1", crops[:1], ()))
         runs.append(("100 crops", "hippocampus-t1", crops[:100], ()))
@@ -111,10 +111,10 @@ def accuracy(models: dict[str, ModelPackage]) -> None:
     """A table of Dice and 95 % Hausdorff distance per structure, on cases the weights never saw."""
     brain = SHARED_DATA / "volumes" / "t1-brain-stripped.nii.gz"
     truth = brain.with_name("t1-brain-stripped-aparc2009s+aseg.nii.gz")
-    if "brain-t1" in models and truth.exists():
+    if "brain-mr" in models and truth.exists():
         for fast in (False, True):
-            title = "brain-t1 on t1-brain-stripped" + (", --fast" if fast else "")
-            _print_accuracy(title, models["brain-t1"], [Case("t1-brain-stripped", brain, truth)], fast)
+            title = "brain-mr on t1-brain-stripped" + (", --fast" if fast else "")
+            _print_accuracy(title, models["brain-mr"], [Case("t1-brain-stripped", brain, truth)], fast)
     hippocampus = SHARED_DATA / "hippocampus"
     if "hippocampus-t1" in models and hippocampus.is_dir():
         package = models["hippocampus-t1"]

@@ -1,6 +1,6 @@
-"""Draws Resources/brain-t1-3d.png: ``python Testing/harness/brain_picture.py HEAD.nii.gz``.
+"""Draws Resources/brain-mr-3d.png: ``python Testing/harness/brain_picture.py HEAD.nii.gz``.
 
-The module's logic segments the head by brain-t1; Slicer's core makes the surfaces.
+The module's logic segments the head by brain-mr; Slicer's core makes the surfaces.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> int:
     application.load_module(ROOT / "SESegmentation" / "SESegmentation.py")
     application.open_module("SESegmentation")
     volume = slicer.util.loadVolume(sys.argv[1])
-    node = sys.modules["SESegmentation"].SESegmentationLogic().segment(volume, "brain-t1")
+    node = sys.modules["SESegmentation"].SESegmentationLogic().segment(volume, "brain-mr")
     node.CreateClosedSurfaceRepresentation()
     display, segmentation = node.GetDisplayNode(), node.GetSegmentation()
     view = slicer.app.layoutManager().threeDWidget(0)._view
@@ -47,7 +47,7 @@ def main() -> int:
         view.look_from(*direction)
         pictures.append(view.picture())
     Image.fromarray(np.hstack(pictures)).quantize(255, dither=Image.Dither.NONE).save(
-        ROOT / "Resources" / "brain-t1-3d.png", optimize=True
+        ROOT / "Resources" / "brain-mr-3d.png", optimize=True
     )
     view.close()
     application.stop()

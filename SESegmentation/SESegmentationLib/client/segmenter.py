@@ -34,7 +34,7 @@ class Segmenter(Protocol):
     Example::
 
         segmenter = LocalSegmenter()
-        handle = segmenter.submit(SegmentJob(image, "brain-t1"))
+        handle = segmenter.submit(SegmentJob(image, "brain-mr"))
         # every 50 ms, from a timer
         for event in segmenter.poll():
             if event.job == handle.number: ...

@@ -98,7 +98,7 @@ class Engine:
 
     Example::
 
-        engine = Engine(find_model("brain-t1"))
+        engine = Engine(find_model("brain-mr"))
         result = engine.segment(read_volume("head.nii.gz"))
         sitk.WriteImage(result.labels, "head-labels.nii.gz")
     """

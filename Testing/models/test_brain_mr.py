@@ -1,4 +1,4 @@
-"""brain-t1, the shipped weights, on real heads: accuracy, sides, islands, orientation."""
+"""brain-mr, the shipped weights, on real heads: accuracy, sides, islands, orientation, other contrasts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CSF = 24
 
 @pytest.fixture(scope="module")
 def engine(shipped_weights):
-    return Engine(verify_package(shipped_weights / "brain-t1"), "cpu")
+    return Engine(verify_package(shipped_weights / "brain-mr"), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +60,15 @@ def test_a_rotated_copy_gives_the_rotated_result(engine, head):
     found = one > 0
     assert (one[found] == other[found]).mean() > 0.98
     assert result.labels.GetSize() == image.GetSize()
+
+
+@pytest.mark.parametrize("contrast", ["T2W", "FLAIR"])
+def test_a_clinical_scan_of_thick_slices_loses_no_structure(engine, shared_data, contrast):
+    """Of a patient whom the training did not see, 3 mm slices, answered at 1 mm."""
+    image = read_volume(shared_data / "ms-contrasts" / "clinical" / f"p12-study1-{contrast}_0000.nii.gz")
+    result = engine.segment(image, fast=True, grid="auto")
+    assert max(image.GetSpacing()) > 2.9 and result.labels.GetSpacing() == pytest.approx((1.0, 1.0, 1.0))
+    assert all(structure.voxels for structure in result.structures)
+    assert "contrast" not in {finding.code for finding in result.findings}
+    assert 1300 < result.intracranial.ml < 1800
+    assert swapped_voxels(result.labels, engine.card.merged_pairs) == 0
