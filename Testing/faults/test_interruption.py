@@ -33,6 +33,7 @@ def begun(*arguments: object) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
     assert process.stdout.readline() == "begun\n"
     return process
@@ -80,7 +81,7 @@ class Callback:
 def work():
     with staging_folder(Path({str(tmp_path)!r})) as folder:
         while True:
-            (folder / "half").write_text("half")
+            (folder / "half").write_text("half", encoding="utf-8")
 
 end_on_signals()
 threading.Thread(target=work).start()
@@ -91,7 +92,7 @@ while True:
         pass
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
     assert process.stdout.readline() == "now\n"
     process.send_signal(signal.SIGTERM)
@@ -106,16 +107,19 @@ import os, signal, sys, time
 sys.path.insert(0, {str(LIBRARY)!r})
 from SESegmentationLib.interruption import end_on_signals
 end_on_signals()
+ready, tell = os.pipe()
 child = os.fork()
 if child == 0:
+    os.write(tell, b".")  # what is done after a fork has been done
     time.sleep(60)
     os._exit(3)
+os.read(ready, 1)
 os.kill(child, signal.SIGTERM)
 _, status = os.waitpid(child, 0)
 time.sleep(0.2)
 print(os.WTERMSIG(status))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{int(signal.SIGTERM)}\n", "")
 
 

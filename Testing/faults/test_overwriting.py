@@ -116,8 +116,8 @@ def test_the_voxels_beside_a_header_are_read_too(tmp_path):
     sitk.WriteImage(image, str(tmp_path / "a.mhd"))
     sitk.WriteImage(image, str(tmp_path / "b.nhdr"))
     sitk.WriteImage(image, str(tmp_path / "c.img"))
-    (tmp_path / "d.nhdr").write_text("NRRD0004\ndata file: slice%03d.raw 1 3 1\n")
-    (tmp_path / "e.nhdr").write_text("NRRD0004\ndata file: LIST\nfirst.raw\nsecond.raw\n")
+    (tmp_path / "d.nhdr").write_text("NRRD0004\ndata file: slice%03d.raw 1 3 1\n", encoding="utf-8")
+    (tmp_path / "e.nhdr").write_text("NRRD0004\ndata file: LIST\nfirst.raw\nsecond.raw\n", encoding="utf-8")
     for name in ("slice001.raw", "second.raw", "unrelated.raw"):
         (tmp_path / name).touch()
     voxels = {"a.mhd": "a.raw", "b.nhdr": "b.raw", "c.img": "c.hdr", "d.nhdr": "slice001.raw", "e.nhdr": "second.raw"}
@@ -141,7 +141,7 @@ def test_a_training_writes_over_nothing(capfd, blobs_folder, tmp_path):
     dataset = tmp_path / "data"
     shutil.copytree(blobs_folder, dataset)
     (tmp_path / "project").mkdir()
-    (tmp_path / "project" / "README.md").write_text("not about a model")
+    (tmp_path / "project" / "README.md").write_text("not about a model", encoding="utf-8")
     for output, cause in ((dataset, "is the dataset itself"), (tmp_path / "project", "would be overwritten")):
         assert cause in refused(capfd, tmp_path, "train", dataset, "--recipe", "auto", "-o", output)
 
@@ -157,7 +157,7 @@ def test_an_experiment_writes_over_no_plan(capfd, tmp_path):
 
 def test_a_model_is_not_replaced_by_itself(tiny_model, tmp_path):
     added = add_model(tiny_model, tmp_path).path
-    (added / "notes.txt").write_text("mine")
+    (added / "notes.txt").write_text("mine", encoding="utf-8")
     before = contents(tmp_path)
     with pytest.raises(UsageError, match="would be replaced"):
         add_model(added, tmp_path, replace=True)
@@ -179,8 +179,8 @@ def test_what_is_accepted_leaves_what_is_read_as_it_was(tmp_path_factory, parts,
     top = tmp_path_factory.mktemp("paths")
     (top / "x").mkdir()
     for name in ("a.nii", "b.nii", "é.nii"):
-        (top / name).write_text(name)
-        (top / "x" / name).write_text(f"x {name}")
+        (top / name).write_text(name, encoding="utf-8")
+        (top / "x" / name).write_text(f"x {name}", encoding="utf-8")
     (top / "link").symlink_to("a.nii")
     (top / "x" / "link").symlink_to("../b.nii")
     os.link(top / "a.nii", top / "hard")
@@ -196,6 +196,6 @@ def test_what_is_accepted_leaves_what_is_read_as_it_was(tmp_path_factory, parts,
     assert os.path.realpath(read) != os.path.realpath(written)
     given = read.read_bytes() if read.exists() else None
     if written.parent.is_dir():
-        written.with_name("temporary").write_text("result")
+        written.with_name("temporary").write_text("result", encoding="utf-8")
         os.replace(written.with_name("temporary"), written)
         assert (read.read_bytes() if read.exists() and given is not None else None) == given

@@ -137,15 +137,16 @@ def test_sliders_and_ranges():
 def test_paths_and_search(dialogs):
     path, seen = ctk.ctkPathLineEdit(), []
     path.connect("currentPathChanged(QString)", seen.append)
-    path.currentPath = "/a"
-    dialogs.answer("/b")
+    path.currentPath = "/"
+    path.currentPath = "/no such folder"  # said to be unacceptable, not to be another path
+    dialogs.answer("/tmp")
     path.browse()
     folder = ctk.ctkDirectoryButton()
     folder.directory = "/c"
     search = ctk.ctkSearchBox()
     search.textChanged.connect(seen.append)
     search.text = "hippo"
-    assert seen == ["/a", "/b", "hippo"] and folder.directory == "/c"
+    assert seen == ["/", "/tmp", "hippo"] and folder.directory == "/c"
 
 
 def test_checkable_combo_box():

@@ -82,7 +82,12 @@ def test_size_does_not_matter_where_a_region_is_chosen_or_another_model_looks_fo
 ):
     expected = {"kind": "crop", "extent_mm": [1, 10]}
     make_package(models, "crop", input=expected)
-    make_package(models, "cascade", input=expected, pipeline={"locator": "tiny-t1", "targets": {}})
+    make_package(
+        models,
+        "cascade",
+        input=expected,
+        pipeline={"locator": "tiny-t1", "targets": [{"locator_value": 1, "values": {"1": 1}}]},
+    )
     make_volume()
     choices.model = "crop"
     widget.enter()

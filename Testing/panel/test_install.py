@@ -5,6 +5,7 @@ The installation is a program of its own behind PythonSlicer's stand-in; the win
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -216,7 +217,9 @@ def test_a_torch_that_will_do_is_not_asked_for_again(start, dialogs, segmenter, 
     assert start() == [] and dialogs.shown == [] and len(segmenter.jobs) == 1
 
 
-def test_a_torch_that_is_too_old_is_replaced(start, pip):
+def test_a_torch_that_is_too_old_is_replaced(start, pip, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torch"]:
+        monkeypatch.delitem(sys.modules, name)  # the program itself has not imported it
     environment.versions["torch"] = "2.1.2"
     environment.versions["numpy"] = "1.26.4"
     environment.replaced["torch"] = "2.2.2"

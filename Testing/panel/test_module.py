@@ -356,4 +356,8 @@ def test_sample_files_are_those_whose_checksums_are_given():
 
 def test_requirements_are_few():
     lines = (ROOT / "SESegmentation" / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert [line.split(">")[0] for line in lines if line and not line.startswith("#")] == ["safetensors", "pydicom"]
+    assert [line.split(">")[0] for line in lines if line and not line.startswith("#")] == [
+        "safetensors",
+        "pydicom",
+        "nibabel",
+    ]

@@ -47,7 +47,7 @@ SHARE_OF_STEPS = 0.85
 FEWEST_STEPS = 200
 #: what steps get at least, however long reading and measuring take: a share of the time, and seconds
 LEAST_SHARE = 0.25
-LEAST_SECONDS = 10.0
+LEAST_SECONDS = 20.0
 #: cases that a step is timed on
 TIMED_CASES = 2
 

@@ -31,7 +31,7 @@ def run(capfd: pytest.CaptureFixture[str], volume: Path, model: Path, folder: Pa
     capfd.readouterr()
     code = main(
         ["run", str(volume), "-m", str(model), "-o", str(folder / "a.nii.gz"), "--report", str(folder / "r.json"),
-         "--device", "cpu", "--fast"],
+         "--device", "cpu", "--fast", "--grid", "input"],
     )  # fmt: skip
     return code, capfd.readouterr().err
 
