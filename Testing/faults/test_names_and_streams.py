@@ -134,6 +134,11 @@ def test_equal_names_of_several_folders_get_their_folders(tmp_path):
         plan_jobs([Path("x/a.nii"), Path("y/a.nii"), Path("z/x_a.nii")], tmp_path / "out")
 
 
+def test_equal_names_of_one_folder_get_their_endings(tmp_path):
+    jobs = plan_jobs([Path("x/a.nii"), Path("x/a.mha"), Path("x/b.nii.gz")], tmp_path / "out")
+    assert [job.output.name for job in jobs] == ["a_nii.nii.gz", "a_mha.nii.gz", "b.nii.gz"]
+
+
 def test_a_link_keeps_its_own_name(tmp_path, monkeypatch):
     """As in annexed datasets, where the content is called by its hash."""
     (tmp_path / "annex").mkdir()

@@ -91,10 +91,10 @@ def case_names(sources: Sequence[Path]) -> dict[Path, str]:
     """A name for the result of each source; of one that is given twice, one.
 
     It is that of :func:`case_name`. Where several have the same, folders stand before it, as many as tell them apart:
-    ``sub-01_anat_T1w``.
+    ``sub-01_anat_T1w``; in one folder their endings are part of the name: ``scan_nii``, ``scan_mha``.
 
     Raises:
-        UsageError: sources that no folders tell apart.
+        UsageError: sources that neither tells apart.
     """
     names: dict[Path, str] = {}
     alike: dict[str, list[Path]] = {}
@@ -123,7 +123,8 @@ def _told_apart(group: Sequence[Path]) -> dict[Path, str]:
         }
         if len({same_name(name) for name in names.values()}) == len(group):
             return names
-    return {source: case_name(source) for source in group}
+    # files of one folder that differ in their endings only
+    return {source: case_name(source) if len(group) == 1 else source.name.replace(".", "_") for source in group}
 
 
 def case_name(source: Path) -> str:

@@ -61,8 +61,8 @@ def test_another_folder_stands_for_a_dicom_series(tmp_path):
         (["a.nii"], "out.nrrd", None, "neither"),
         (["a.nii"], "out.png", None, "neither"),
         (["a.nii"], "out.nii.gz", "seg.nrrd", "does not end"),
-        (["x/a.nii", "x/a_0000.mha"], "out", None, "both"),
-        (["x/a.nii", "x/A.mha"], "out", None, "both"),
+        (["x/a.nii", "y/a.nii", "z/x_a.nii"], "out", None, "both"),
+        (["x/a.nii", "x/A.NII"], "out", None, "both"),
     ],
 )
 def test_outputs_that_do_not_suit_are_refused(volumes, output, file_format, message):
