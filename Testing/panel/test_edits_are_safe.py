@@ -174,6 +174,9 @@ class Clinic(RuleBasedStateMachine):
             self.segmenter.succeed_refinement(make_refined(job, ModelPackage.from_folder(job.model).card, grow))
         self.finish()
         self.unchanged(before)
+        if end in ("reject", "accept") and not ui.previewFrame.isVisible():  # there is nothing to change
+            assert "already as they would be" in self.widget.panel.messages.shown[-1].text
+            return
         if end == "reject":
             click(ui.rejectChangesButton)
         if end == "accept":
