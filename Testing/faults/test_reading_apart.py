@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.client.reading import ReadingProcess
-from SESegmentationLib.errors import InputError, OutOfMemoryError
+from SESegmentationLib.errors import InputError, OutOfMemoryError, WorkerError
 from SESegmentationLib.inference import memory
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.reading import read_volume
@@ -57,6 +57,15 @@ def test_a_file_that_ends_or_stops_the_process_is_a_failure_and_the_next_is_read
         assert traps(sample_file).GetSize() == read_volume(sample_file).GetSize()
 
 
+def test_a_process_that_does_not_start_is_no_fault_of_the_file(tmp_path, sample_file, monkeypatch):
+    (tmp_path / "SimpleITK.py").write_text("raise ImportError('no such library')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = ReadingProcess()
+    with pytest.raises(WorkerError, match="cannot be started"):
+        process(sample_file)
+    process.close()
+
+
 def test_what_is_read_apart_is_what_is_read_here(sample_file, tmp_path):
     process = ReadingProcess()
     here, there = read_volume(sample_file), process(sample_file)
@@ -94,6 +103,7 @@ def test_an_interrupt_leaves_no_process_behind(sample_file, traps, tmp_path):
     signal.setitimer(signal.ITIMER_REAL, 0.7)
     with pytest.raises(KeyboardInterrupt):
         traps(Path(bad))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     assert not Path(f"/proc/{pid}").exists()
 
 

@@ -26,6 +26,8 @@ from .launch import worker_command, worker_environment
 #: seconds that a file may take, and bytes more that each further one is for
 _SECONDS = 60.0
 _BYTES_A_SECOND = 1e6
+#: seconds in which the process is ready, on a computer that is very busy
+_START_SECONDS = 120.0
 _REMEDY = "Copy or download it again, or save it again from a program that shows it correctly."
 
 
@@ -39,6 +41,7 @@ class ReadingProcess:
     def __init__(self, seconds: float = _SECONDS) -> None:
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._greeted = False
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -81,26 +84,19 @@ class ReadingProcess:
 
     def _ask(self, request: dict[str, object], path: Path, limit: float) -> Frame:
         process, kills = self._running(), count_memory_kills()
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(limit, end)
-        timer.daemon = True
-        timer.start()
         try:
-            write_frame(process.stdin, request)
-            if (answer := read_frame(process.stdout, bytearray())) is not None:
-                return answer
-        except (OSError, FrameError):
-            pass  # as if it had ended: its code says more
+            if not self._greeted:
+                with _ending_after(process, _START_SECONDS):
+                    self._greeted = read_frame(process.stdout, bytearray()) is not None
+                if not self._greeted:
+                    raise _not_started(f"exit code {_code_of(process)}")
+            with _ending_after(process, limit) as late, contextlib.suppress(OSError, FrameError):
+                write_frame(process.stdin, request)
+                if (answer := read_frame(process.stdout)) is not None:
+                    return answer
         except BaseException:  # Ctrl-C; or no memory for the voxels, of which the rest would be read as an answer
             self.close()
             raise
-        finally:
-            timer.cancel()
         code = _code_of(process)
         self.close()
         raise _explain(path, code, late.is_set(), count_memory_kills() > kills)
@@ -125,9 +121,8 @@ class ReadingProcess:
                     **apart,
                 )
             except OSError as error:
-                raise WorkerError(
-                    f"The process that reads files cannot be started: {error.strerror or error}.", "Install it anew."
-                ) from error
+                raise _not_started(error.strerror or str(error)) from error
+            self._greeted = False
         return self._process
 
 
@@ -144,6 +139,30 @@ def reading_process() -> ReadingProcess:
     process = ReadingProcess()
     atexit.register(process.close)
     return process
+
+
+@contextlib.contextmanager
+def _ending_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
+    """End ``process`` where the block takes longer; the event is set then."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+
+
+def _not_started(why: str) -> WorkerError:
+    return WorkerError(
+        f"The process that reads files cannot be started: {why}.", "Run: sesegment doctor. It says what is missing."
+    )
 
 
 def _code_of(process: subprocess.Popen[bytes]) -> int | None:

@@ -19,6 +19,7 @@ from ..inference.formats import open_file
 from .ending import prepare
 from .frames import read_frame, write_frame
 from .images import pack_image
+from .messages import hello
 from .pipes import take_pipes
 
 
@@ -30,6 +31,7 @@ def serve() -> None:
     with contextlib.suppress(OSError):  # Linux: where memory runs out, end this process, not the one that asks
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     with contextlib.suppress(OSError):  # who asks is gone
+        write_frame(outgoing, hello())
         while frame := read_frame(incoming):
             write_frame(outgoing, *_answer(frame.header))
     os._exit(0)  # libraries may take long to unload
