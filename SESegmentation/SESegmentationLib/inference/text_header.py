@@ -16,17 +16,21 @@ _MOST_FILES = 1 << 16
 _UNITS_MM = {"": 1.0, "?": 1.0, "???": 1.0, "m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 1e-3, "nm": 1e-6}
 _UNIT_NAMES = {"meter": "m", "metre": "m", "centimeter": "cm", "millimeter": "mm", "millimetre": "mm"}
 _UNIT_NAMES |= {"micron": "um", "micrometer": "um", "µm": "um", "μm": "um", "micrometre": "um", "nanometer": "nm"}
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 REMEDY = "Correct it, or save the volume again from a program that shows it correctly."
 
 
 def header_lines(file: BinaryIO, path: Path) -> Iterator[str]:
-    """The lines of a header without their ends, to the end of the file; InputError where it goes on for too long."""
+    """The lines of a header without their ends, to the end of the file; InputError where they are none, or too long."""
     read = 0
     while line := file.readline(_MOST_BYTES):
         read += len(line)
         if read >= _MOST_BYTES:
             raise InputError(f"{path} has a header of more than {_MOST_BYTES >> 20} MB.", REMEDY)
-        yield line.decode(errors="replace").rstrip("\r\n")
+        text = line.decode(errors="replace").rstrip("\r\n")
+        if _CONTROL.search(text):
+            raise InputError(f"{path}: its header holds {text[:60]!r}, with control characters.", REMEDY)
+        yield text
 
 
 def impossible(path: Path, field: str, value: str, meant: str) -> InputError:
@@ -93,10 +97,15 @@ def files_beside(path: Path, field: str, value: str, listed: list[str]) -> list[
             found = False
         if not found:
             raise InputError(
-                f"{path}: the file {file.name} with its voxels, which the header's {field} names, is not there.",
+                f"{path}: the file {_shown(file.name)}, which the header's {field} names, is not there.",
                 "Copy it into the folder of the header.",
             )
     return files
+
+
+def _shown(name: str) -> str:
+    """A name as it can stand in a line."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name[:80])
 
 
 def _plain_name(path: Path, field: str, name: str) -> str:
