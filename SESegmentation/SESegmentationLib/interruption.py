@@ -35,7 +35,12 @@ def end_on_signals() -> None:
     for number in numbers:
         signal.signal(number, _noticed)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: _forget(numbers))
+        # a signal that a child gets before it has forgotten this would be taken for one of this process
+        os.register_at_fork(
+            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, numbers),
+            after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers),
+            after_in_child=lambda: _forget(numbers),
+        )
 
 
 def let_finish() -> None:
@@ -53,6 +58,7 @@ def _forget(numbers: list[signal.Signals]) -> None:
     signal.set_wakeup_fd(-1)
     for number in numbers:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def _end(pipe: int) -> None:

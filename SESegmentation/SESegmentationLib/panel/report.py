@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ..errors import InputError
+from ..errors import InputError, UsageError
 from ..files import OutputFiles
 from ..mrml import (
     check_volume_node,
@@ -126,6 +128,11 @@ def save_report(report: dict[str, Any], name: str) -> Path | None:
     if not path:
         return None
     file = Path(path) if Path(path).suffix.lower() in (".csv", ".json") else Path(f"{path}.csv")
+    if not file.parent.is_dir():  # typed wrong: none is made for that
+        raise UsageError(
+            _("{file} cannot be written: {reason}.").format(file=file.name, reason=os.strerror(errno.ENOENT)),
+            _("Choose another folder, or close the file elsewhere."),
+        )
     with OutputFiles() as files:
         write_report(files.begin(file), report)
     return file
