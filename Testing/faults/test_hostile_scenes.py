@@ -89,7 +89,11 @@ def use(widget, node):
         button.click()
         panel.run.abandon()
         panel._current = None
-    for ask in (scene_report, find_corrections, lambda node: check_grid(node, widget.panel._choices.inputVolume)):
+    for ask in (
+        scene_report,
+        find_corrections,
+        lambda node: check_grid(node, widget.panel._choices.inputVolume, (1, 1, 1)),
+    ):
         try:
             ask(node)
         except SegmentationError as error:
@@ -138,7 +142,7 @@ def test_hostile_notes_of_edits(widget, corrected):
     corrected.SetAttribute(OWN, json.dumps(valid))
     corrected.SetAttribute(CORRECTED, "k:9999")
     with pytest.raises(InputError, match="cannot be used"):  # corrections might be lost
-        check_grid(corrected, widget.panel._choices.inputVolume)
+        check_grid(corrected, widget.panel._choices.inputVolume, (1, 1, 1))
 
 
 @EXAMPLES

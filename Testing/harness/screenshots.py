@@ -32,6 +32,7 @@ COLORS = 255  # of a picture; keeps the files small
 SECONDS = 120
 CORRECTED = 18  # the axial slice that is corrected
 VIEW_FROM = (-1.0, -0.4, 0.6)  # where the camera of the 3-D view stands: right, anterior, superior
+SETTLING = 12  # rounds of events until layouts within layouts have their sizes
 MAXIMUM = 16777215  # QWIDGETSIZE_MAX
 
 
@@ -192,8 +193,9 @@ def panel_picture() -> np.ndarray:
     import slicer
 
     panel = slicer.app._window._area.widget()
-    panel.setFixedSize(PANEL_WIDTH, panel.layout().totalHeightForWidth(PANEL_WIDTH))
-    application.process_events()
+    for _ in range(SETTLING):
+        panel.setFixedSize(PANEL_WIDTH, panel.layout().totalHeightForWidth(PANEL_WIDTH))
+        application.process_events()
     picture = pixels(panel.grab())
     panel.setMinimumSize(0, 0)
     panel.setMaximumSize(MAXIMUM, MAXIMUM)
@@ -218,7 +220,8 @@ def window_picture() -> np.ndarray:
     window.setCentralWidget(middle)
     window._area.setMinimumWidth(PANEL_WIDTH + 20)
     window.resize(PANEL_WIDTH + 2 * VIEW_SIZE + 40, 2 * VIEW_SIZE + 30)
-    application.process_events()
+    for _ in range(SETTLING):
+        application.process_events()
     return pixels(window.grab())
 
 

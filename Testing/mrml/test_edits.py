@@ -129,13 +129,13 @@ def test_corrections_survive_what_another_model_writes(make_volume):
 def test_other_grids_are_refused_where_there_are_corrections(make_volume):
     volume, node, _ = written(make_volume)
     other = make_volume(size=SHAPE[::-1], spacing=(1.0, 1.0, 1.0))
-    check_grid(node, other)
+    check_grid(node, other, (1, 1, 1))
     voxels = held(node, volume, 17)
     voxels[4, 1:7, 1:7] = True
     put(node, volume, 17, voxels)
-    check_grid(node, volume)
+    check_grid(node, volume, (1, 1, 1))
     with pytest.raises(InputError, match="another volume"):
-        check_grid(node, other)
+        check_grid(node, other, (1, 1, 1))
     with pytest.raises(InputError, match="another volume"):
         corrected_mask(node, image_from_volume_node(other))
 

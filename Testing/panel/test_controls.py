@@ -71,7 +71,7 @@ def test_folder_of_wheels_is_remembered(widget, dialogs, tmp_path):
 
 
 def test_everything_that_can_be_used_explains_itself_and_is_reached_by_keyboard(widget):
-    sections = ("inputsSection", "resultSection", "advancedSection", "computerSection")
+    sections = ("inputsSection", "aboutModelSection", "resultSection", "advancedSection", "computerSection")
     own = {name: w for name, w in vars(widget.ui).items() if isinstance(w, qt.QWidget) and not name.startswith("q")}
     usable = {name: w for name, w in own.items() if w.focusPolicy & qt.Qt.TabFocus and name not in sections}
     without = [name for name, w in usable.items() if not w.toolTip and name not in ("modelCardLabel", "logText")]

@@ -48,24 +48,29 @@ def test_card_says_what_how_well_and_on_what_terms(widget, models):
         "mean Dice 0.91 over 40 cases that it had not seen (hippocampus crops)",
         "Adults only.",
         '<a href="https://x.org/a">CC &lt;BY&gt;</a>. A &amp; B',
-        "known after the first segmentation",
     ):
         assert text in card
+    ui, summary = widget.ui, widget.ui.modelSummaryLabel.text
+    assert "anterior hippocampus, posterior hippocampus" in summary and summary.count("<br>") == 1
+    assert "mean Dice 0.91; time known after the first segmentation" in summary
+    assert not ui.modelCardLabel.isVisible()
+    click(ui.aboutModelSection)
+    assert ui.modelCardLabel.isVisible()
 
 
 def test_card_tells_the_expected_time_once_it_is_known(widget, segment, choices, make_volume):
     segment(make_volume((20, 18, 16)))
-    assert "Time on this computer:</b> about 2 s" in widget.ui.modelCardLabel.text
+    assert "about 2 s here" in widget.ui.modelSummaryLabel.text
     choices.inputVolume = make_volume((40, 36, 32), "larger")
-    assert "Time on this computer:</b> about 16 s" in widget.ui.modelCardLabel.text
+    assert "about 16 s here" in widget.ui.modelSummaryLabel.text
     choices.fast = True
-    assert "known after the first" in widget.ui.modelCardLabel.text
+    assert "known after the first" in widget.ui.modelSummaryLabel.text
 
 
 def test_a_damaged_model_says_so_in_its_card_and_at_segment(widget, three_models, make_volume, segmenter):
     make_volume()
     click_item(widget.ui.modelList, three_models[2])
-    assert "is not JSON" in widget.ui.modelCardLabel.text
+    assert "is not JSON" in widget.ui.modelSummaryLabel.text and not widget.ui.aboutModelSection.isVisible()
     click(widget.ui.segmentButton)
     assert "is not JSON" in widget.panel.messages.shown[0].text and not segmenter.jobs
 
@@ -73,7 +78,7 @@ def test_a_damaged_model_says_so_in_its_card_and_at_segment(widget, three_models
 def test_a_model_that_a_scene_asks_for_and_is_not_there(widget, choices, make_volume, segmenter):
     make_volume()
     choices.model = "elsewhere"
-    assert "elsewhere" in widget.ui.modelCardLabel.text and widget.ui.modelList.currentRow == -1
+    assert "elsewhere" in widget.ui.modelSummaryLabel.text and widget.ui.modelList.currentRow == -1
     click(widget.ui.segmentButton)
     assert "not installed" in widget.panel.messages.shown[0].text and not segmenter.jobs
 
@@ -83,7 +88,7 @@ def test_no_model_at_all(widget, models, make_volume, segmenter):
         file.unlink()
     make_volume()
     widget.enter()
-    assert widget.ui.modelCardLabel.text == "No model is installed."
+    assert widget.ui.modelSummaryLabel.text == "No model is installed."
     click(widget.ui.segmentButton)
     assert widget.panel.messages.shown[0].text == "No model is installed."
 

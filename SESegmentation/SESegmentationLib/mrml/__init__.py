@@ -3,7 +3,15 @@
 from .adapted import adapted_parameters, adapted_text, keep_adapted_parameters
 from .algorithm import note_algorithm, note_correction, note_corrections
 from .edit_notes import EDIT_ATTRIBUTES, EditNotes
-from .edits import check_grid, corrected_mask, edited_voxels, find_corrections, remember_written
+from .edits import (
+    check_grid,
+    corrected_mask,
+    edited_voxels,
+    find_corrections,
+    is_on_grid,
+    remember_written,
+    result_grid,
+)
 from .history import UndoHistory
 from .layers import find_segment, label_map
 from .made import made_node, refer_to_made, referenced_node
@@ -44,6 +52,7 @@ __all__ = [
     "find_segment",
     "image_from_volume_node",
     "is_completed",
+    "is_on_grid",
     "keep_adapted_parameters",
     "label_map",
     "made_node",
@@ -55,6 +64,7 @@ __all__ = [
     "referenced_node",
     "region_image",
     "remember_written",
+    "result_grid",
     "review_state",
     "set_review_state",
     "set_surfaces_visible",

@@ -41,7 +41,7 @@ class OwnResult:
     """What a model wrote.
 
     Attributes:
-        labels: label map on the volume's grid.
+        labels: label map on the grid of the result.
         structures: what its values mean.
     """
 

@@ -6,6 +6,7 @@ was written; both as attributes, so that they are saved with the scene and follo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,23 +52,63 @@ def corrected_mask(
     return slices_mask(slices, geometry.GetSize()[::-1])
 
 
-def check_grid(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
+def result_grid(node: slicer.vtkMRMLSegmentationNode, image: sitk.Image) -> sitk.Image:
+    """An image on the grid of the results in a segmentation: a model's, where slices are thick, or the volume's own.
+
+    Args:
+        node: the segmentation.
+        image: the volume, for segmentations of which nothing is known.
+    """
+    found = EditNotes.usable(node).own
+    return found[-1].labels if found else image
+
+
+def is_on_grid(node: slicer.vtkMRMLSegmentationNode | None, volume: slicer.vtkMRMLScalarVolumeNode) -> bool | None:
+    """Whether the results in a segmentation lie on a volume's own grid; None where it holds no segment."""
+    if node is None or not node.GetSegmentation().GetNumberOfSegments():
+        return None
+    return all(_is_grid_of(own.labels, volume) for own in EditNotes.usable(node).own)
+
+
+def check_grid(
+    node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode, spacing: Sequence[float]
+) -> None:
     """Refuse to write results of a volume into a segmentation that holds corrected slices of another.
 
     Takes little time: voxels are compared only where the grids differ.
 
+    Args:
+        spacing: of the model, in mm: its grid over the volume is as good as the volume's own.
+
     Raises:
         InputError: so it is; or what is known of its corrections cannot be used.
     """
-    shape = slicer.util.arrayFromVolume(volume).shape[::-1]
+    for own in EditNotes.read(node).own:
+        fits = _is_grid_of(own.labels, volume) or _is_grid_over(own.labels, volume, spacing)
+        if not fits and find_corrections(node):
+            raise _other_volume(node)
+
+
+def _is_grid_of(labels: sitk.Image, volume: slicer.vtkMRMLScalarVolumeNode) -> bool:
+    same = np.allclose(slicer.util.arrayFromVTKMatrix(ijk_to_ras(labels)), _ijk_to_ras(volume))
+    return same and labels.GetSize() == volume.GetImageData().GetDimensions()
+
+
+def _is_grid_over(labels: sitk.Image, volume: slicer.vtkMRMLScalarVolumeNode, spacing: Sequence[float]) -> bool:
+    """Whether a label map has voxels of this size and the volume's centre, and covers the volume."""
+    volume_to_labels = np.linalg.inv(slicer.util.arrayFromVTKMatrix(ijk_to_ras(labels))) @ _ijk_to_ras(volume)
+    size, own_size = np.array(volume.GetImageData().GetDimensions()), np.array(labels.GetSize())
+    corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in size))))
+    there = corners @ volume_to_labels[:3, :3].T + volume_to_labels[:3, 3]
+    middle, slack = (there.min(0) + there.max(0)) / 2, own_size - np.ptp(there, axis=0)
+    centred = np.allclose(middle, (own_size - 1) / 2, atol=0.01)
+    return np.allclose(labels.GetSpacing(), spacing) and centred and bool((np.abs(slack) < 1.01).all())
+
+
+def _ijk_to_ras(volume: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
     to_ras = vtk.vtkMatrix4x4()
     volume.GetIJKToRASMatrix(to_ras)
-    for own in EditNotes.read(node).own:
-        same = np.allclose(
-            slicer.util.arrayFromVTKMatrix(ijk_to_ras(own.labels)), slicer.util.arrayFromVTKMatrix(to_ras)
-        )
-        if not (same and own.labels.GetSize() == shape) and find_corrections(node):
-            raise _other_volume(node)
+    return slicer.util.arrayFromVTKMatrix(to_ras)
 
 
 def _other_volume(node: slicer.vtkMRMLSegmentationNode) -> InputError:
@@ -102,7 +143,7 @@ def remember_written(
     Args:
         node: the segmentation.
         structures: that were written.
-        geometry: the volume's.
+        geometry: that of the result.
         corrected: the slices that had been corrected before, and were kept.
     """
     segmentation = node.GetSegmentation()

@@ -35,8 +35,9 @@ def add_segmentation(
 ) -> slicer.vtkMRMLSegmentationNode:
     """Put a result into the scene as a new segmentation; nothing that is there is changed.
 
-    It gets the volume's geometry as its reference, the volume's parent transform and a place beside the volume in the
-    subject hierarchy. Structures that were not found become empty segments.
+    It refers to the volume, with the geometry of the labels, which may be finer than the volume's. It gets the volume's
+    parent transform and a place beside the volume in the subject hierarchy. Structures that were not found become empty
+    segments.
 
     Args:
         labels: label map in the volume's own coordinates (LPS, mm), of unsigned integers.
@@ -94,6 +95,7 @@ def update_segmentation(
     """
     segmentation = node.GetSegmentation()
     _check_voxels(node)
+    is_empty = not segmentation.GetNumberOfSegments()
     if volume is not None and node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is None:
         _refer_to(node, volume)
     node.RemoveClosedSurfaceRepresentation()
@@ -106,9 +108,7 @@ def update_segmentation(
     values, apart = _with_kept(values, kept, segmentation, structures, labels)
     shared = oriented_image(values, labels)
     modified = node.StartModify()
-    if not segmentation.GetConversionParameter(_REFERENCE_GEOMETRY):
-        grid = slicer.vtkSegmentationConverter.SerializeImageGeometry(grid_of(labels))
-        segmentation.SetConversionParameter(_REFERENCE_GEOMETRY, grid)
+    _set_geometry(segmentation, labels, is_empty)
     for label in structures:
         segment = find_segment(segmentation, label)
         voxels = oriented_image(apart[label.value], labels) if label.value in apart else shared
@@ -175,6 +175,16 @@ def _refer_to(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalar
     """Say which volume a segmentation belongs to, and put it there."""
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     place_beside(node, volume)
+
+
+def _set_geometry(segmentation: slicer.vtkSegmentation, labels: sitk.Image, is_empty: bool) -> None:
+    """Let a segmentation that was empty, or has no geometry, be edited on the grid of the labels."""
+    converter, grid = slicer.vtkSegmentationConverter, grid_of(labels)
+    known, present = segmentation.GetConversionParameter(_REFERENCE_GEOMETRY), slicer.vtkOrientedImageData()
+    if known:
+        converter.DeserializeImageGeometry(known, present, False)
+    if not known or (is_empty and not slicer.vtkOrientedImageDataResample.DoGeometriesMatch(grid, present)):
+        segmentation.SetConversionParameter(_REFERENCE_GEOMETRY, converter.SerializeImageGeometry(grid))
 
 
 def _check_voxels(node: slicer.vtkMRMLSegmentationNode) -> None:

@@ -24,6 +24,7 @@ from ..models import ModelCard
 
 if TYPE_CHECKING:
     from ..inference.engine import SegmentationResult
+    from ..inference.result import IntracranialVolume
     from ..inference.sampling import StructureSpread
 
 _LIBRARIES = ("torch", "numpy", "SimpleITK", "safetensors")
@@ -51,11 +52,11 @@ def build_report(
         "input": str(source),
         "output": str(output) if output else None,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "volume": _size_and_spacing(image),
-        "grid": _size_and_spacing(result.labels),
+        "volume": size_and_spacing(image),
+        "grid": size_and_spacing(result.labels),
         "model": model_entry(result.model),
         "device": result.device,
-        "intracranial": _intracranial(result),
+        "intracranial": intracranial_entry(result.intracranial),
         "structures": [
             {
                 "value": structure.label.value,
@@ -63,7 +64,7 @@ def build_report(
                 "code": structure.label.type.to_dict(),
                 "voxels": structure.voxels,
                 "volume_ml": round(structure.volume_ml, 4),
-                "intracranial_share": _share(structure.volume_ml, result),
+                "intracranial_share": intracranial_share(structure.volume_ml, result.intracranial),
                 "surface_mm2": round(surfaces.get(structure.label.value, 0.0), 2),
                 "confidence": round(structure.confidence, 4),
                 "expected_dice": None if structure.expected_dice is None else round(structure.expected_dice, 4),
@@ -80,19 +81,19 @@ def build_report(
     }
 
 
-def _size_and_spacing(image: sitk.Image) -> dict[str, list]:
+def size_and_spacing(image: sitk.Image) -> dict[str, list]:
+    """Size of an image in voxels, and spacing in mm."""
     return {"size": list(image.GetSize()), "spacing_mm": [round(size, 6) for size in image.GetSpacing()]}
 
 
-def _intracranial(result: SegmentationResult) -> dict[str, float] | None:
+def intracranial_entry(known: IntracranialVolume | None) -> dict[str, float] | None:
     """Intracranial volume and its error, in ml; None where it is not known."""
-    known = result.intracranial
     return known and {"volume_ml": round(known.ml, 1), "error_ml": round(known.error_ml, 1)}
 
 
-def _share(volume_ml: float, result: SegmentationResult) -> float | None:
+def intracranial_share(volume_ml: float, known: IntracranialVolume | None) -> float | None:
     """A volume as a share of the intracranial one; None where that is not known."""
-    return None if result.intracranial is None else round(volume_ml / result.intracranial.ml, 6)
+    return None if known is None else round(volume_ml / known.ml, 6)
 
 
 def with_samples(

@@ -7,15 +7,31 @@ import html
 from slicer.i18n import tr as _
 
 from ..models import DamagedModel, ModelCard
+from ..models.naming import split_side
 from .wording import about, structure_list
 
+#: characters of the names of structures in the summary: one line of a narrow panel
+_SUMMARY_LENGTH = 44
 
-def card_html(card: ModelCard, expected_seconds: float | None) -> str:
-    """What the model finds, how well, under which licence and in what time.
+
+def summary_html(card: ModelCard, expected_seconds: float | None) -> str:
+    """Two lines: what the model finds; how well, and in what time.
 
     Args:
         expected_seconds: on this computer for the volume that is chosen, in s; None where that is not known yet.
     """
+    measured = _("accuracy not measured")
+    if "mean_dice" in card.accuracy:
+        measured = _("mean Dice {dice:.2f}").format(dice=card.accuracy["mean_dice"])
+    seconds = _("time known after the first segmentation")
+    if expected_seconds is not None:
+        seconds = _("{time} here").format(time=about(expected_seconds))
+    found = _few([label.name for label in card.labels])
+    return f"{found}<br>{html.escape(f'{measured}; {seconds}')}"
+
+
+def card_html(card: ModelCard) -> str:
+    """All that the model finds, how well and under which licence."""
     lines = [f"<b>{html.escape(card.title)}</b> {html.escape(card.version)}", html.escape(card.summary)]
     lines.append(_line(_("Finds"), structure_list([label.name for label in card.labels])))
     lines.append(_line(_("Accuracy"), _accuracy(card)))
@@ -23,10 +39,6 @@ def card_html(card: ModelCard, expected_seconds: float | None) -> str:
     if limits:
         lines.append(_line(_("Limits"), limits))
     lines.append(f"<b>{html.escape(_('Licence'))}:</b> {_licence(card)}")
-    if expected_seconds is None:
-        lines.append(_line(_("Time on this computer"), _("known after the first segmentation")))
-    else:
-        lines.append(_line(_("Time on this computer"), about(expected_seconds)))
     return "<br>".join(lines)
 
 
@@ -37,6 +49,17 @@ def damage_html(model: DamagedModel) -> str:
 
 def _line(name: str, text: str) -> str:
     return f"<b>{html.escape(name)}:</b> {html.escape(text)}"
+
+
+def _few(names: list[str]) -> str:
+    """All names, or how many there are and as many as there is room for, those of pairs without their sides."""
+    text = structure_list(names)
+    if len(text) <= _SUMMARY_LENGTH:
+        return _line(_("Finds"), text)
+    words = list(dict.fromkeys(split_side(name)[1] for name in names))
+    while len(words) > 1 and len(", ".join(words)) > _SUMMARY_LENGTH:
+        words.pop()
+    return _line(_("{count} structures").format(count=len(names)), f"{', '.join(words)}, \u2026")
 
 
 def _accuracy(card: ModelCard) -> str:

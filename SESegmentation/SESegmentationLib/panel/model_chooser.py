@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from ..errors import ModelError
 from ..models import DamagedModel, ModelCard, ModelPackage, add_model, damaged_models, list_models
-from .card_text import card_html, damage_html
+from .card_text import card_html, damage_html, summary_html
 from .memory import ComputerMemory
 
 #: models that are seen without scrolling
@@ -46,10 +46,10 @@ class InstalledModels:
 
 
 class ModelChooser:
-    """The list of models and the card of the chosen one.
+    """The list of models, and the chosen one in two lines, with its card below.
 
     Args:
-        ui: holds modelSearchBox, modelList, modelCardLabel and licenceCheckBox.
+        ui: holds modelSearchBox, modelList, modelSummaryLabel, aboutModelSection, modelCardLabel and licenceCheckBox.
         source: where models come from.
         memory: knows the terms that the user has accepted.
         on_chosen: called with the name of the model that the user has chosen.
@@ -129,7 +129,7 @@ class ModelChooser:
         self._show_card()
 
     def set_expected_seconds(self, seconds: float | None) -> None:
-        """Say in the card how long the chosen volume will take, in s; None where that is not known."""
+        """Say how long the chosen volume will take, in s; None where that is not known."""
         if seconds != self._expected_seconds:
             self._expected_seconds = seconds
             self._show_card()
@@ -158,18 +158,21 @@ class ModelChooser:
         entry = self._entries.get(self._chosen)
         consent = self._ui.licenceCheckBox
         consent.visible = isinstance(entry, ModelPackage) and entry.card.licence.asks_consent
+        self._ui.aboutModelSection.visible = isinstance(entry, ModelPackage)
+        summary = self._ui.modelSummaryLabel
         if isinstance(entry, ModelPackage):
-            self._ui.modelCardLabel.text = card_html(entry.card, self._expected_seconds)
+            summary.text = summary_html(entry.card, self._expected_seconds)
+            self._ui.modelCardLabel.text = card_html(entry.card)
             consent.text = _("I accept the terms of {licence}").format(licence=entry.card.licence.spdx)
             consent.blockSignals(True)
             consent.checked = self._memory.has_accepted(entry.card)
             consent.blockSignals(False)
         elif entry is not None:
-            self._ui.modelCardLabel.text = damage_html(entry)
+            summary.text = damage_html(entry)
         elif self._chosen:
-            self._ui.modelCardLabel.text = html.escape(_missing(self._chosen))
+            summary.text = html.escape(_missing(self._chosen))
         else:
-            self._ui.modelCardLabel.text = _("No model is installed.")
+            summary.text = _("No model is installed.")
 
 
 def _fit_height(models: Any, rows: int) -> None:

@@ -21,6 +21,7 @@ from ..mrml import (
     find_segment,
     is_completed,
     label_map,
+    result_grid,
     show_difference,
 )
 from ..refine.reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
@@ -66,15 +67,15 @@ class RefineRequest:
         """
         origin = Origin.of(node, memory)
         image = origin.image()
-        slices = find_corrections(node)
-        if corrected_mask(node, image, slices) is None:
+        slices, grid = find_corrections(node), result_grid(node, image)
+        if corrected_mask(node, grid, slices) is None:
             raise InputError(
                 _("No slice was corrected yet: there is nothing to learn from."),
                 _("Click Correct, draw a slice as it should be, and come back."),
             )
         job = RefineJob(
             image=image,
-            labels=label_map(node, origin.record.labels, image),
+            labels=label_map(node, origin.record.labels, grid),
             slices=tuple(map(str, slices)),
             model=origin.package.path,
             roi=origin.roi(image),

@@ -25,9 +25,19 @@ from ..mrml import (
     made_node,
     place_beside,
     refer_to_made,
+    result_grid,
     review_state,
 )
-from ..outputs.report import COLUMNS, surfaces_mm2, table_rows, versions, write_report
+from ..outputs.report import (
+    COLUMNS,
+    intracranial_entry,
+    intracranial_share,
+    size_and_spacing,
+    surfaces_mm2,
+    table_rows,
+    versions,
+    write_report,
+)
 from .correction import result_volume
 from .result_record import ResultRecord
 
@@ -45,7 +55,8 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
         raise InputError(_("There is no result to report."), _("Click Segment first."))
     volume = result_volume(node)
     check_volume_node(volume)
-    labels = label_map(node, record.labels, image_from_volume_node(volume))
+    image = image_from_volume_node(volume)
+    labels = label_map(node, record.labels, result_grid(node, image))
     record = record.measured(labels)
     voxel_ml = float(np.prod(labels.GetSpacing())) / 1000
     surfaces, edited = surfaces_mm2(labels), edited_voxels(node, record.labels)
@@ -61,6 +72,7 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
                 "code": label.type.to_dict(),
                 "voxels": voxels,
                 "volume_ml": round(structure.volume_ml, 4),
+                "intracranial_share": intracranial_share(structure.volume_ml, record.intracranial),
                 "surface_mm2": round(surfaces.get(label.value, 0.0), 2),
                 "confidence": round(structure.confidence, 4),
                 "expected_dice": None if structure.expected_dice is None else round(structure.expected_dice, 4),
@@ -73,7 +85,8 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
         "input": volume.GetName(),
         "output": node.GetName(),
         "date": record.date,
-        "volume": {"size": list(labels.GetSize()), "spacing_mm": [round(size, 6) for size in labels.GetSpacing()]},
+        "volume": size_and_spacing(image),
+        "grid": size_and_spacing(labels),
         "model": {
             "name": record.model,
             "version": record.model_version,
@@ -83,6 +96,7 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
             "adapted_parameters": record.adapted,
         },
         "device": record.device,
+        "intracranial": intracranial_entry(record.intracranial),
         "structures": structures,
         "corrected_slices": [str(entry) for entry in find_corrections(node)],
         "findings": [vars(finding) for finding in record.findings],

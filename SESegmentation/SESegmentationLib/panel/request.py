@@ -17,6 +17,7 @@ from ..mrml import (
     check_grid,
     check_volume_node,
     image_from_volume_node,
+    is_on_grid,
     region_image,
 )
 from .scene_results import Target, find_frames, moves_with
@@ -71,7 +72,7 @@ class Request:
         check_volume_node(volume)
         if output is None:
             return
-        check_grid(output, volume)
+        check_grid(output, volume, self.package.card.spacing)
         if not moves_with(output, volume):
             raise InputError(
                 _("The segmentation {output} is not under the same transform as {volume}.").format(
@@ -112,8 +113,16 @@ class Request:
             low_memory=self.low_memory,
             device=self.device,
             doubt=frame is None,
+            grid=self._grid(frame),
             adapted=self.adapted,
         )
+
+    def _grid(self, frame: int | None) -> str:
+        """On which grid the result shall lie: a segmentation that is written into keeps its own, and frames theirs."""
+        on_volume = is_on_grid(self.output, self.volume)
+        if frame is not None or on_volume:
+            return "input"
+        return "auto" if on_volume is None else "model"
 
     def target(self, frame: int | None, output_id: str | None = None) -> Target:
         """Where the result goes.

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 import slicer
 
 from ..errors import SegmentationError
-from ..inference.result import Finding, SegmentationResult
+from ..inference.result import Finding, IntracranialVolume, SegmentationResult
 from ..inference.voxels import voxels_of
 from ..json_files import parse_json
 from ..models import Label
@@ -68,6 +68,7 @@ class ResultRecord:
         adapted: how many parameters were adapted to this patient; 0: the model as it is.
         structures: every structure that was looked for.
         findings: what the user should know.
+        intracranial: volume inside the skull; None where it is not known.
     """
 
     volume: str
@@ -82,6 +83,7 @@ class ResultRecord:
     adapted: int
     structures: tuple[RecordedStructure, ...]
     findings: tuple[Finding, ...]
+    intracranial: IntracranialVolume | None = None
 
     @classmethod
     def of_result(cls, result: SegmentationResult, volume: str, adapted: int = 0) -> ResultRecord:
@@ -110,6 +112,7 @@ class ResultRecord:
                 for structure in result.structures
             ),
             findings=tuple(Finding(f.code, plain(f.message), plain(f.consequence)) for f in result.findings),
+            intracranial=result.intracranial,
         )
 
     @property
@@ -183,6 +186,7 @@ class ResultRecord:
             adapted=fields.integer("adapted", low=0),
             structures=structures,
             findings=tuple(map(_finding, fields.sequence("findings", most=_MOST_FINDINGS))),
+            intracranial=_intracranial(fields),
         )
 
 
@@ -204,6 +208,16 @@ def _finding(entry: Any) -> Finding:
     fields = Fields(entry, "finding")
     fields.only(*Finding.__dataclass_fields__)
     return Finding(*(fields.text(key, "") for key in Finding.__dataclass_fields__))
+
+
+def _intracranial(fields: Fields) -> IntracranialVolume | None:
+    """Records of earlier versions have none."""
+    if not fields.has("intracranial"):
+        return None
+    volume = Fields(fields.mapping("intracranial"), "intracranial")
+    volume.only(*IntracranialVolume.__dataclass_fields__)
+    ml = volume.number("ml", low=1, high=_LARGEST)  # shares of it are told
+    return IntracranialVolume(ml, volume.number("error_ml", low=0, high=_LARGEST))
 
 
 def _point(fields: Fields, key: str) -> tuple[float, float, float] | None:

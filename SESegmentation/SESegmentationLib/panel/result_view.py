@@ -137,4 +137,10 @@ def _summary(record: ResultRecord) -> str:
         seconds=duration(record.seconds),
         device=record.device,
     )
-    return _("{summary}; recalibrated on corrected slices").format(summary=summary) if record.adapted else summary
+    if record.adapted:
+        summary = _("{summary}; recalibrated on corrected slices").format(summary=summary)
+    volume = record.intracranial
+    if volume is None:
+        return summary
+    told = _("Intracranial volume {ml:.0f} \u00b1 {error:.0f} ml").format(ml=volume.ml, error=volume.error_ml)
+    return f"{summary}\n{told}"

@@ -123,7 +123,7 @@ class SceneResults:
         """Put a result where it belongs; into a new segmentation if the one that was chosen no longer fits.
 
         Args:
-            result: labels on the volume's grid.
+            result: labels on the volume's grid, or on the model's.
             target: where it belongs.
             adapted: the file of parameters adapted to this patient with which it was made; None: the model as it is.
 

@@ -62,12 +62,14 @@ class SegmentJob(VolumeJob):
 
     Attributes:
         doubt: give the map of doubt, in steps of 1/255, and the most doubtful slices of each structure.
+        grid: on which the result lies: "input" or "model", or "auto" for the model's where slices are thick.
         others: as for :class:`VolumeJob`.
     """
 
     kind = "segment"
 
     doubt: bool = False
+    grid: str = "input"
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ class RefineJob:
 
     Attributes:
         image: the volume; it and ``labels`` must stay unchanged until the job is accepted.
-        labels: the corrected label map on the same grid.
-        slices: those that were corrected, for example ("k:12,17", "j:40").
+        labels: the corrected label map, on the grid of the image or on the model's over it.
+        slices: those of ``labels`` that were corrected, for example ("k:12,17", "j:40").
         model: name or folder of the model.
         roi: as it was given for the result that was corrected.
         low_memory: smaller batches.

@@ -41,6 +41,7 @@ class EngineLike(Protocol):
         fast: bool,
         low_memory: bool,
         doubt: bool,
+        grid: str,
         progress: Progress,
     ) -> SegmentationResult:
         """Segment a volume."""
@@ -108,19 +109,29 @@ class JobRunner:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device, job.adapted)
         result = engine.segment(
-            job.image, roi=job.roi, fast=job.fast, low_memory=job.low_memory, doubt=job.doubt, progress=progress
+            job.image,
+            roi=job.roi,
+            fast=job.fast,
+            low_memory=job.low_memory,
+            doubt=job.doubt,
+            grid=job.grid,
+            progress=progress,
         )
         return pack_result(with_doubtful_slices(result))
 
     def _refine(self, job: RefineJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device)
+        from ..inference.geometry import on_model_grid, same_grid
         from ..refine.recalibration import Settings
         from ..refine.refinement import refine
 
+        image = job.image
+        if not same_grid(image, job.labels):
+            image = on_model_grid(image, engine.card)  # where slices are thick, the result lies there
         refined = refine(
             engine,
-            job.image,
+            image,
             job.labels,
             [Slices.parse(text) for text in job.slices],
             roi=job.roi,

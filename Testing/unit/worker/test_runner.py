@@ -29,7 +29,7 @@ class RecordingEngine:
         self.card = package.card
         self.made.append((package.path, device))
 
-    def segment(self, image, *, roi, fast, low_memory, doubt, progress):
+    def segment(self, image, *, roi, fast, low_memory, doubt, grid, progress):
         progress("axial", 0.5, 1.0)
         self.options = roi, fast, low_memory
         return SegmentationResult(image, [], {}, [], self.card, "cpu")

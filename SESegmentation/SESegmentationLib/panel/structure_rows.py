@@ -1,0 +1,92 @@
+"""Which structures of a result stand in one row of the list, and in what order they are reviewed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..models.naming import split_side
+from ..models.regions import REGIONS, region_of
+from ..models.terminology import LEFT, RIGHT
+from .result_record import RecordedStructure
+
+#: lists with more rows are divided into regions, and can be filtered
+FEW_ROWS = 6
+
+
+@dataclass(frozen=True)
+class StructureRow:
+    """One row: a structure, or left and right of a pair.
+
+    Attributes:
+        name: of the structure; that of a pair without its side.
+        members: indices into the structures of the record: one, or left and right.
+        region: under which it stands; empty where there is none.
+    """
+
+    name: str
+    members: tuple[int, ...]
+    region: str = ""
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether left and right stand in it."""
+        return len(self.members) == 2
+
+
+def review_order(structures: Sequence[RecordedStructure], calibrated: bool) -> list[int]:
+    """Indices of structures: what was not found, what was not measured, then the least certain first."""
+    return sorted(range(len(structures)), key=lambda index: _rank(structures[index], calibrated))
+
+
+def trust(structure: RecordedStructure, calibrated: bool) -> float | None:
+    """How far to trust it, 0 to 1: expected Dice, or confidence; None where it was not found or not measured."""
+    if structure.centre_lps is None:
+        return None
+    return structure.expected_dice if calibrated else structure.confidence
+
+
+def asymmetry(left_ml: float, right_ml: float) -> float | None:
+    """Difference of two volumes over their mean, in %, positive where the left one is larger; None if one is 0."""
+    return 200 * (left_ml - right_ml) / (left_ml + right_ml) if left_ml and right_ml else None
+
+
+def find_rows(structures: Sequence[RecordedStructure]) -> list[StructureRow]:
+    """The rows of a list, in the order of their structures."""
+    sides: dict[str, dict[str, list[int]]] = {}
+    for index, structure in enumerate(structures):
+        side, name = split_side(structure.label.name)
+        if side is not None:
+            sides.setdefault(name, {}).setdefault(side.value, []).append(index)
+    rows, placed = [], set()
+    for index, structure in enumerate(structures):
+        name = split_side(structure.label.name)[1]
+        members = [sides.get(name, {}).get(side.value, []) for side in (LEFT, RIGHT)]
+        pair = tuple(found[0] for found in members if len(found) == 1)
+        if index in placed:
+            continue
+        if len(pair) == 2 and index in pair:
+            rows.append(StructureRow(name, pair))
+        else:
+            rows.append(StructureRow(structure.label.name, (index,)))
+        placed.update(rows[-1].members)
+    return _divided(rows, structures)
+
+
+def _divided(rows: list[StructureRow], structures: Sequence[RecordedStructure]) -> list[StructureRow]:
+    """Many rows, region by region; what lies in none comes last."""
+    regions = [region_of(structures[row.members[0]].label) for row in rows]
+    if len(rows) <= FEW_ROWS or not any(regions):
+        return rows
+    known = [*REGIONS, "Other structures"]
+    named = [
+        StructureRow(row.name, row.members, region or known[-1]) for row, region in zip(rows, regions, strict=True)
+    ]
+    return sorted(named, key=lambda row: known.index(row.region))
+
+
+def _rank(structure: RecordedStructure, calibrated: bool) -> tuple[int, float]:
+    if structure.centre_lps is None:
+        return 0, 0.0
+    number = trust(structure, calibrated)
+    return (1, structure.confidence) if number is None else (2, number)
