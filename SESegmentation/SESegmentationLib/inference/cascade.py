@@ -17,8 +17,8 @@ from ..errors import ModelError
 from ..models import Label, ModelCard, ModelPackage, find_model
 from ..models.card import CARD_NAME
 from ..models.store import shipped_models
-from .geometry import Box, Geometry, ModelGrid
-from .structures import find_extents
+from .geometry import Box, Geometry, find_extents
+from .grid import ModelGrid
 from .voxels import voxels_of
 
 _PIPELINE_REMEDY = "Correct the pipeline in model.json, or take the packages again from where they came."

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from .structures import find_extents
+from .geometry import find_extents
 from .voxels import voxels_of
 
 

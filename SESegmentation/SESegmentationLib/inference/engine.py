@@ -21,7 +21,8 @@ from .device import choose_device
 from .division import divide
 from .doubt import voxel_doubt
 from .foreground import box_of_pieces, foreground_box
-from .geometry import Box, Geometry, ModelGrid, check_room, is_thick, on_model_grid, to_model_grid
+from .geometry import Box, Geometry
+from .grid import ModelGrid, check_room, is_thick, on_model_grid, to_model_grid
 from .intensity import normalise
 from .intracranial import intracranial_ml
 from .measuring import measure_structures

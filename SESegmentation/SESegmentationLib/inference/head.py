@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from .geometry import RAS, Geometry, covering
+from .geometry import RAS, Geometry
+from .grid import covering
 from .voxels import voxels_of
 
 SPACING_MM = 3.0

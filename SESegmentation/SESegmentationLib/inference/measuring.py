@@ -9,9 +9,8 @@ import SimpleITK as sitk
 
 from ..models import Label
 from . import plausibility
-from .geometry import Geometry
+from .geometry import Geometry, find_extents
 from .result import Finding, StructureResult
-from .structures import find_extents
 from .voxels import voxels_of
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import SimpleITK as sitk
 
 from ..models import Label
+from .geometry import Extent
 from .result import Finding, StructureResult
-from .structures import Extent
 
 #: difference of both sides' volumes over their mean that is remarked on
 ASYMMETRY = 0.5

@@ -14,9 +14,8 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..json_files import read_json
-from .geometry import Geometry
+from .geometry import Geometry, find_extents
 from .segmentations import read_segmentation
-from .structures import find_extents
 from .voxels import voxels_of
 
 _REMEDY = "Save a markups ROI from Slicer as .mrk.json, or give a label file."

@@ -9,7 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..inference.geometry import Geometry, ModelGrid, same_grid
+from ..inference.geometry import Geometry, same_grid
+from ..inference.grid import ModelGrid
 from ..inference.voxels import voxels_of
 from .slices import AXES, Slices, edited_slices, slices_mask
 

@@ -13,7 +13,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..inference.geometry import same_grid, to_model_grid
+from ..inference.geometry import same_grid
+from ..inference.grid import to_model_grid
 from ..inference.intensity import normalise
 from ..inference.pictures import PICTURE_ENDINGS, pixel_size
 from ..inference.reading import read_volume

@@ -12,8 +12,8 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..inference.expectation import is_hounsfield
+from ..inference.geometry import find_extents
 from ..inference.pictures import is_picture
-from ..inference.structures import find_extents
 from ..inference.voxels import voxels_of
 from ..json_files import read_json
 from ..models import Label

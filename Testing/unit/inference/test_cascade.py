@@ -13,7 +13,8 @@ import SimpleITK as sitk
 from SESegmentationLib.errors import CancelledError, ModelError
 from SESegmentationLib.inference import cascade
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.geometry import Geometry, to_model_grid
+from SESegmentationLib.inference.geometry import Geometry
+from SESegmentationLib.inference.grid import to_model_grid
 from SESegmentationLib.models.terminology import structure_label
 
 PIPELINE = {

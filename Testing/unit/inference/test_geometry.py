@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import OutOfMemoryError
-from SESegmentationLib.inference.geometry import RAS, Geometry, covering, smoothed, to_model_grid
+from SESegmentationLib.inference.geometry import RAS, Geometry
+from SESegmentationLib.inference.grid import covering, smoothed, to_model_grid
 from SESegmentationLib.models import ModelCard
 
 lengths = st.floats(0.3, 4.0)

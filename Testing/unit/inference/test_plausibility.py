@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.inference import plausibility
+from SESegmentationLib.inference.geometry import find_extents
 from SESegmentationLib.inference.result import StructureResult
-from SESegmentationLib.inference.structures import find_extents
 from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
 
 LEFT_LABEL = replace(structure_label(17, "hippocampus", LEFT), plausible_ml=(1.8, 6.0))

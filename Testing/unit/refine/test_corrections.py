@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.inference.geometry import Geometry, to_model_grid
+from SESegmentationLib.inference.geometry import Geometry
+from SESegmentationLib.inference.grid import to_model_grid
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.refine.corrections import AXES, Corrections, Slices, check_place, check_values, edited_slices
 
