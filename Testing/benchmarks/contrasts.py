@@ -17,9 +17,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.reading import read_label_volume, read_volume
+from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import find_model
-from SESegmentationLib.training.accuracy import fold_parcels
+from SESegmentationTraining.accuracy import fold_parcels
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 #: what the model calls cerebrospinal fluid is all fluid round the brain, FreeSurfer's label of that name is not

@@ -29,11 +29,11 @@ from rich.table import Table
 from scipy.stats import bootstrap, spearmanr
 
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.reading import read_label_volume, read_volume
+from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage
-from SESegmentationLib.models.calibration import expected_dice
-from SESegmentationLib.training.dataset import Case
-from SESegmentationLib.training.shifts import SHIFTS, shift_volume
+from SESegmentationLib.models.sections import expected_dice
+from SESegmentationTraining.calibration import SHIFTS, shift_volume
+from SESegmentationTraining.dataset import Case
 
 #: test cases that are measured
 CASES = 40
@@ -257,7 +257,7 @@ def main() -> None:
         package, cases = opened(chosen)
         if not package.card.calibration:
             raise SystemExit(
-                f"{package.card.name} is not calibrated. Run: python -m SESegmentationLib.training.calibration "
+                f"{package.card.name} is not calibrated. Run: python -m SESegmentationTraining.calibration "
                 f"{package.path} --dataset {chosen.dataset} --write"
             )
         engine, kept = Engine(package, "cpu"), Kept("doubt", package)

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from SESegmentationLib.models import ModelPackage, find_model
-from SESegmentationLib.training.accuracy import test_cases
-from SESegmentationLib.training.dataset import Case
-from SESegmentationLib.training.processes import machine_words
+from SESegmentationTraining.accuracy import test_cases
+from SESegmentationTraining.dataset import Case
+from SESegmentationTraining.processes import machine_words
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = ROOT.parent / "shared" / "data" / "hippocampus"

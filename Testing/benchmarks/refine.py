@@ -2,7 +2,7 @@
 
 Corrections are simulated as clinicians make them: slices of one plane or of several, chosen by their errors, their
 doubt, their place; drawn exactly, coarsely, or a single stroke in each; see
-:mod:`SESegmentationLib.training.simulated_corrections`. Cases are those that the model's training kept out for test,
+:mod:`SESegmentationTraining.simulated_corrections`. Cases are those that the model's training kept out for test,
 each as it is, under one shift (bias field, noise, low contrast, thick slices, another contrast; in turn), and under two
 at once. Measured is the mean Dice of the structures on all slices that were not corrected, before and after, with 95 %
 confidence intervals by bootstrap over cases. "Regained" is the share of the Dice missing to 1 that is regained; "worse"
@@ -34,17 +34,17 @@ from rich.table import Table
 from scipy.stats import bootstrap
 
 from SESegmentationLib.inference.engine import Engine, Field, SegmentationResult
-from SESegmentationLib.inference.reading import read_label_volume, read_volume
+from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage, sha256_of
 from SESegmentationLib.refine.corrections import AXES, Corrections, Slices
 from SESegmentationLib.refine.guarded_recalibration import recalibrate_guarded
 from SESegmentationLib.refine.learnt_correction import FOLDER, WEIGHTS
 from SESegmentationLib.refine.recalibration import Settings
 from SESegmentationLib.refine.refinement import refine
-from SESegmentationLib.training.dataset import Case
-from SESegmentationLib.training.mistakes import shifted
-from SESegmentationLib.training.shifts import SHIFTS
-from SESegmentationLib.training.simulated_corrections import Slice, choose_slices, simulate_correction
+from SESegmentationTraining.calibration import SHIFTS
+from SESegmentationTraining.correction_examples import shifted
+from SESegmentationTraining.dataset import Case
+from SESegmentationTraining.simulated_corrections import Slice, choose_slices, simulate_correction
 
 #: test cases that are measured
 CASES = 40

@@ -23,10 +23,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.models import ModelPackage, list_models
-from SESegmentationLib.training.accuracy import measure, test_cases
-from SESegmentationLib.training.dataset import Case
+from SESegmentationLib.predict.device import fast_precision
+from SESegmentationTraining.accuracy import measure, test_cases
+from SESegmentationTraining.dataset import Case
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 console = Console(width=110)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from SESegmentationLib.client import FailureEvent, LocalSegmenter, ResultEvent, SegmentJob
-from SESegmentationLib.inference.reading import read_volume
+from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import list_models
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

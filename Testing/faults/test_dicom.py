@@ -27,9 +27,9 @@ from pydicom.uid import (
 )
 
 from SESegmentationLib.errors import InputError, OutOfMemoryError
-from SESegmentationLib.inference.dicom.pixels import StoredPixels
-from SESegmentationLib.inference.reading import read_volume
-from SESegmentationLib.inference.remarks import remarks_of
+from SESegmentationLib.io.dicom.volume import StoredPixels
+from SESegmentationLib.io.reading import read_volume
+from SESegmentationLib.io.volume_image import remarks_of
 
 SHARED_FAULTS = Path(__file__).resolve().parents[3] / "shared" / "faults"
 READ = ""
@@ -313,7 +313,7 @@ def test_memory_is_asked_for_before_anything_is_decoded(tmp_path, monkeypatch):
         dataset.Rows = dataset.Columns = 60_000
 
     write_enhanced(asymmetric(), tmp_path / "a.dcm", edit=huge)
-    monkeypatch.setattr("SESegmentationLib.inference.memory.available_gigabytes", lambda: 16.0)
+    monkeypatch.setattr("SESegmentationLib.memory.available_gigabytes", lambda: 16.0)
     monkeypatch.setattr(StoredPixels, "of", None)
     with pytest.raises(OutOfMemoryError, match="need 2.* GB of memory; 16.0 GB are available"):
         read_volume(tmp_path / "a.dcm")

@@ -16,8 +16,8 @@ from pydicom.uid import RLELossless
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.reading import read_volume
-from SESegmentationLib.inference.remarks import remarks_of
+from SESegmentationLib.io.reading import read_volume
+from SESegmentationLib.io.volume_image import remarks_of
 
 VOLUME = asymmetric()
 

@@ -23,9 +23,8 @@ import SimpleITK as sitk
 
 from SESegmentationLib.client.reading import ReadingProcess
 from SESegmentationLib.errors import SegmentationError
-from SESegmentationLib.inference.reading import opening_by, read_volume
-from SESegmentationLib.inference.remarks import remarks_of
-from SESegmentationLib.inference.volume_image import RAS_TO_LPS, affine_of
+from SESegmentationLib.io.reading import opening_by, read_volume
+from SESegmentationLib.io.volume_image import RAS_TO_LPS, affine_of, remarks_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 

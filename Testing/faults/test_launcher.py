@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.client import FailureEvent, LocalSegmenter, ResultEvent, SegmentJob
-from SESegmentationLib.client.launch import worker_environment
+from SESegmentationLib.client.processes import worker_environment
 from SESegmentationLib.errors import OutOfMemoryError, WorkerError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -33,7 +33,7 @@ from SESegmentationLib.worker.ending import prepare
 prepare()
 LATE
 import SimpleITK as sitk
-from SESegmentationLib.inference.result import SegmentationResult
+from SESegmentationLib.result import SegmentationResult
 from SESegmentationLib.worker.process import serve
 
 class Engine:

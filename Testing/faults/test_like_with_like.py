@@ -11,10 +11,10 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.cli import main
-from SESegmentationLib.json_files import to_json
-from SESegmentationLib.training import accuracy, fit, train
-from SESegmentationLib.training.fit import Schedule
-from SESegmentationLib.training.recipe import Phase
+from SESegmentationLib.files.json_files import to_json
+from SESegmentationTraining import accuracy, fit, train
+from SESegmentationTraining.fit import Schedule
+from SESegmentationTraining.recipe import Phase
 
 
 def write(path: Path, array: np.ndarray, shift: float = 0.0) -> Path:

@@ -22,8 +22,7 @@ from safetensors.torch import load_file, save_file
 from SESegmentationLib.cli import main
 from SESegmentationLib.doctor import check_models
 from SESegmentationLib.errors import InputError, ModelError, SegmentationError, UsageError
-from SESegmentationLib.inference.weights import load_networks
-from SESegmentationLib.json_files import parse_json
+from SESegmentationLib.files.json_files import parse_json
 from SESegmentationLib.models import (
     ModelCard,
     ModelPackage,
@@ -35,8 +34,9 @@ from SESegmentationLib.models import (
     user_models_folder,
     write_package,
 )
-from SESegmentationLib.models.plain_text import fault_of, plain
 from SESegmentationLib.models.verification import verify_schema
+from SESegmentationLib.predict.weights import load_networks
+from SESegmentationLib.text import fault_of, plain
 
 MEMORY = 64 << 20
 

@@ -21,10 +21,10 @@ from SESegmentationLib.cli import show
 from SESegmentationLib.cli.jobs import case_name, plan_jobs
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.files import OutputFiles
-from SESegmentationLib.inference.device import choose_device
-from SESegmentationLib.json_files import to_json
-from SESegmentationLib.outputs.images import write_image
-from SESegmentationLib.outputs.report import check_report_name, write_report
+from SESegmentationLib.files.json_files import to_json
+from SESegmentationLib.io.writing import write_image
+from SESegmentationLib.predict.device import choose_device
+from SESegmentationLib.report import check_report_name, write_report
 from SESegmentationLib.text import printable
 
 LIBRARY = Path(__file__).parents[2] / "SESegmentation"

@@ -17,8 +17,8 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.client import FailureEvent, LocalSegmenter, RefineJob, ResultEvent, SegmentJob
-from SESegmentationLib.client.launch import worker_environment
-from SESegmentationLib.training.sample import draw_sample
+from SESegmentationLib.client.processes import worker_environment
+from SESegmentationTraining.sample import draw_sample
 
 SHIM = Path(__file__).with_name("old_torch.py")
 MODEL = Path(__file__).parents[2] / "weights" / "hippocampus-t1"
@@ -63,8 +63,8 @@ def test_the_networks_of_every_kind_run_with_old_signatures():
 import sys; sys.path.insert(0, {str(SHIM.parent)!r})
 import old_torch; old_torch.take_back()
 import torch
-from SESegmentationLib.inference.device import fast_precision
-from SESegmentationLib.inference.memory import is_out_of_memory
+from SESegmentationLib.predict.device import fast_precision
+from SESegmentationLib.memory import is_out_of_memory
 from SESegmentationLib.networks import build_network
 assert fast_precision(torch.device("cpu")) == fast_precision(torch.device("mps")) == torch.float32
 for capability, precision in (((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):

@@ -147,7 +147,7 @@ def test_a_training_writes_over_nothing(capfd, blobs_folder, tmp_path):
 
 
 def test_an_experiment_writes_over_no_plan(capfd, tmp_path):
-    shutil.copytree(Path(__file__).parents[2] / "SESegmentation/SESegmentationLib/training/plans", tmp_path / "plans")
+    shutil.copytree(Path(__file__).parents[2] / "SESegmentation/SESegmentationTraining/plans", tmp_path / "plans")
     plan = tmp_path / "results.json"  # what the experiment calls its results
     plan.symlink_to(tmp_path / "plans" / "hippocampus.toml")
     link = tmp_path / "plan.toml"

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SESegmentationLib import memory
 from SESegmentationLib.cli import main
 from SESegmentationLib.client.reading import ReadingProcess
 from SESegmentationLib.errors import InputError, OutOfMemoryError, WorkerError
-from SESegmentationLib.inference import memory
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.reading import read_volume
+from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import find_model
 
 #: read by the worker's Python at its start: opening a file called so ends or stops the process
 TRAP = """
 import os, signal, time
-from SESegmentationLib.inference import formats
+from SESegmentationLib.io import formats
 whole = formats.open_file
 def open_file(path, *others):
     if "segv" in path.name: os.kill(os.getpid(), signal.SIGSEGV)

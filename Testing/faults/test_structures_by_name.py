@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.geometry import Geometry
-from SESegmentationLib.inference.roi import read_roi, region_box
-from SESegmentationLib.inference.segmentations import placed, read_segmentation
+from SESegmentationLib.geometry import Geometry
+from SESegmentationLib.io.segmentations import placed, read_segmentation
+from SESegmentationLib.io.writing import segment_fields, write_segmentation
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.models.segments import Segment, identify
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
-from SESegmentationLib.outputs.segnrrd import segment_fields, write_segmentation
-from SESegmentationLib.training.dataset import find_cases, read_case
+from SESegmentationLib.preprocess.crops import read_roi, region_box
+from SESegmentationTraining.dataset import find_cases, read_case
 
 LABELS = (
     structure_label(1, "anterior hippocampus"),

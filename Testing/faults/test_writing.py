@@ -19,11 +19,11 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib.errors import SegmentationError, UsageError
-from SESegmentationLib.files import OutputError, OutputFiles, check_writable, staging_folder, storing, write_whole
-from SESegmentationLib.outputs.images import write_image
-from SESegmentationLib.outputs.picture import write_picture
-from SESegmentationLib.outputs.report import write_report
-from SESegmentationLib.outputs.segnrrd import write_segmentation
+from SESegmentationLib.files import OutputError, OutputFiles, check_writable, staging_folder, write_whole
+from SESegmentationLib.files import writing as storing
+from SESegmentationLib.io.picture import write_picture
+from SESegmentationLib.io.writing import write_image, write_segmentation
+from SESegmentationLib.report import write_report
 
 LIBRARY = Path(__file__).parents[2] / "SESegmentation"
 posix = pytest.mark.skipif(os.name == "nt", reason="there are no such limits")
@@ -131,7 +131,7 @@ def test_a_full_disk_is_named(small_disk):
 def test_packages_checkpoints_and_recipes_are_whole_or_absent(tmp_path, card_dict, tiny_model):
     from SESegmentationLib.models import add_model, find_model, verify_package, write_package
     from SESegmentationLib.refine.adapted import AdaptedParameters
-    from SESegmentationLib.training.checkpoint import save_checkpoint
+    from SESegmentationTraining.fit import save_checkpoint
 
     layer = torch.nn.Linear(100, 200)
     optimizer = torch.optim.SGD(layer.parameters(), 0.1)

@@ -116,7 +116,7 @@ def take_review(widget: Any) -> None:
     import slicer
 
     from harness.segment_editor import paint
-    from SESegmentationLib.training.sample import draw_sample
+    from SESegmentationTraining.sample import draw_sample
 
     ui, run, node = widget.ui, widget.panel.run, widget.panel.result.node
     volume = widget.logic.getParameterNode().inputVolume

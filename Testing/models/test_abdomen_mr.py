@@ -8,9 +8,9 @@ import SimpleITK as sitk
 from SESegmentationLib.cli.entry import main
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.reading import read_volume
+from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import verify_package
-from SESegmentationLib.training.evaluation import compare
+from SESegmentationTraining.evaluation import compare
 
 CASE = "chaos_021"
 

@@ -7,11 +7,10 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.reading import read_label_volume, read_volume
+from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import verify_package
-from SESegmentationLib.training.accuracy import fold_parcels
-from SESegmentationLib.training.evaluation import compare
-from SESegmentationLib.training.sides import island_voxels, swapped_voxels
+from SESegmentationTraining.accuracy import fold_parcels
+from SESegmentationTraining.evaluation import compare, island_voxels, swapped_voxels
 
 #: FreeSurfer's CSF is a thin rest in the real labels, all of the fluid round the brain in the training's
 CSF = 24

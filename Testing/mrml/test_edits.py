@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import slicer
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.models.terminology import LEFT, structure_label
+from SESegmentationLib.models.labels import LEFT, structure_label
 from SESegmentationLib.mrml import (
     ATTENTION,
     DOUBT,

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
+from SESegmentationLib.io.writing import write_segmentation
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.mrml import add_segmentation, image_from_volume_node, is_completed, set_surfaces_visible
-from SESegmentationLib.outputs.segnrrd import write_segmentation
 
 STRUCTURES = [
     structure_label(17, "hippocampus", LEFT),

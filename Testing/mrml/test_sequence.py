@@ -8,7 +8,7 @@ import SimpleITK as sitk
 import slicer
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.mrml import SegmentationSequence, UndoHistory, VolumeSequence, region_image
 
 STRUCTURES = [structure_label(17, "hippocampus", LEFT), structure_label(53, "hippocampus", RIGHT)]

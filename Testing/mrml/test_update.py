@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.mrml import (
     UndoHistory,
     add_segmentation,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.volume_image import SHEAR_DEGREES
+from SESegmentationLib.io.volume_image import SHEAR_DEGREES
 from SESegmentationLib.mrml import check_volume_node, image_from_volume_node
 from SESegmentationLib.mrml.volume import ijk_to_ras
 

@@ -24,13 +24,12 @@ from SESegmentationLib.client import (
 )
 from SESegmentationLib.doctor import Check
 from SESegmentationLib.errors import CancelledError, SegmentationError
-from SESegmentationLib.inference.doubtful import with_doubtful_slices
-from SESegmentationLib.inference.result import Finding, SegmentationResult, StructureResult
 from SESegmentationLib.models import ModelCard, ModelPackage, write_package
-from SESegmentationLib.models.terminology import structure_label
+from SESegmentationLib.models.labels import structure_label
+from SESegmentationLib.quality.confidence import with_doubtful_slices
 from SESegmentationLib.refine.adapted_file import FORMAT
-from SESegmentationLib.worker.images import pack_image
-from SESegmentationLib.worker.results import pack_result
+from SESegmentationLib.result import Finding, SegmentationResult, StructureResult
+from SESegmentationLib.worker.results import pack_image, pack_result
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SESegmentation" / "SESegmentation.py"

@@ -8,7 +8,7 @@ import slicer
 from panel_clicks import click, reload_module, wait
 from panel_fakes import make_package
 
-from SESegmentationLib.inference.result import Finding
+from SESegmentationLib.result import Finding
 
 
 def test_advanced_choices_reach_the_job(widget, choices, segmenter, make_volume):

@@ -27,7 +27,7 @@ def crop(tmp_path):
     """A volume node of thick slices, and the truth (k, j, i)."""
     if not DATA.is_dir() or not (MODEL / "model.safetensors").is_file():
         pytest.skip("needs ../shared/data/hippocampus and the weights of hippocampus-t1")
-    from SESegmentationLib.training.shifts import shift_volume
+    from SESegmentationTraining.calibration import shift_volume
 
     image = sitk.ReadImage(str(DATA / "imagesTr" / f"{CASE}_0000.nii.gz"))
     path = tmp_path / "crop.nii.gz"

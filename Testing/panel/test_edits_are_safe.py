@@ -17,7 +17,7 @@ from harness import application
 from harness.segment_editor import paint
 from SESegmentationLib.errors import WorkerError
 from SESegmentationLib.models import ModelPackage
-from SESegmentationLib.models.terminology import structure_label
+from SESegmentationLib.models.labels import structure_label
 from SESegmentationLib.mrml import adapted_parameters, find_corrections
 from SESegmentationLib.refine.slices import slices_mask
 

@@ -15,7 +15,7 @@ from panel_clicks import click, texts, wait, wait_a_moment
 from PySide6 import QtCore
 
 from harness.packages import environment
-from SESegmentationLib.client import launch
+from SESegmentationLib.client import processes as launch
 from SESegmentationLib.errors import CancelledError
 
 SLOW = "print('Collecting torch', flush=True); time.sleep(60)"

@@ -11,7 +11,6 @@ from panel_clicks import wait
 from panel_fakes import card_dict, make_result
 
 from harness import application
-from SESegmentationLib.inference.result import Finding
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.mrml import image_from_volume_node
 from SESegmentationLib.panel import ComputerMemory, DoctorProcess
@@ -19,6 +18,7 @@ from SESegmentationLib.panel.install_failures import explain_failure
 from SESegmentationLib.panel.memory import Settings
 from SESegmentationLib.panel.result_record import ResultRecord
 from SESegmentationLib.panel.wording import about, duration, phase_name, progress_line, structure_list
+from SESegmentationLib.result import Finding
 
 
 class DictSettings(dict, Settings):

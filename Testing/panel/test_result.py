@@ -7,7 +7,7 @@ import pytest
 import slicer
 from panel_clicks import click, click_item, texts
 
-from SESegmentationLib.inference.result import Finding
+from SESegmentationLib.result import Finding
 
 
 def test_result_is_listed_the_least_certain_first(widget, segment):

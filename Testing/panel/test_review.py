@@ -15,9 +15,9 @@ from PySide6.QtTest import QTest
 
 from harness import application
 from SESegmentationLib.errors import WorkerError
-from SESegmentationLib.models.terminology import structure_label
+from SESegmentationLib.models.labels import structure_label
 from SESegmentationLib.mrml import adapted_parameters, find_corrections, review_state
-from SESegmentationLib.refine.reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
+from SESegmentationLib.refine.adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
 
 NAMES = ["caudate", "putamen", "pallidum", "amygdala", "thalamus"]
 STATUS = slicer.vtkSlicerSegmentationsModuleLogic

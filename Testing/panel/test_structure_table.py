@@ -15,8 +15,8 @@ from PySide6.QtCore import QPoint, QRect, Qt
 from PySide6.QtTest import QTest
 
 from harness import application
-from SESegmentationLib.inference.result import IntracranialVolume
-from SESegmentationLib.models.terminology import LEFT, RIGHT, brain_labels, structure_label
+from SESegmentationLib.models.labels import LEFT, RIGHT, brain_labels, structure_label
+from SESegmentationLib.result import IntracranialVolume
 
 #: expected Dice; that of all others is 0.9
 DICE = {"right hippocampus": 0.3, "left thalamus": 0.4, "left hippocampus": 0.5}

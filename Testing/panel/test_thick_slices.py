@@ -16,8 +16,9 @@ from panel_story import load_sample
 
 from harness import application
 from harness.segment_editor import paint
-from SESegmentationLib.inference.geometry import Geometry, covering
+from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.mrml import find_corrections, image_from_volume_node, result_grid
+from SESegmentationLib.preprocess.grid import covering
 
 THICKNESS = 4.0
 AXIAL = 9  # a slice of the fine grid

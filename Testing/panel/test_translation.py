@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.result import Finding
 from SESegmentationLib.panel import messages
+from SESegmentationLib.result import Finding
 
 LIBRARY = Path(__file__).parents[2] / "SESegmentation" / "SESegmentationLib"
 FILES = sorted(path for folder in ("panel", "mrml") for path in (LIBRARY / folder).glob("*.py"))

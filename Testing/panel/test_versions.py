@@ -16,7 +16,7 @@ from panel_fakes import MODULE
 from harness import application
 from harness.launcher import write_launcher
 from SESegmentationLib import doctor
-from SESegmentationLib.worker.failures import as_segmentation_error
+from SESegmentationLib.worker.messages import as_segmentation_error
 
 needs_launcher = pytest.mark.skipif(sys.platform == "win32", reason="the launcher is no Windows program")
 

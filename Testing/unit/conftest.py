@@ -10,7 +10,7 @@ import pytest
 
 def make_card() -> dict[str, Any]:
     """A valid model card of a tiny three-view network, without "weights"; tests change what they need."""
-    from SESegmentationLib.models.terminology import structure_label
+    from SESegmentationLib.models.labels import structure_label
 
     labels = [structure_label(1, "anterior hippocampus"), structure_label(2, "posterior hippocampus")]
     network = {"type": "PyramidUNet", "in_channels": 3, "classes": 3, "channels": [4, 8], "se": "scSE"}
@@ -67,7 +67,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sample_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small volume on disk, called as in nnU-Net's layout."""
-    from SESegmentationLib.training.sample import write_sample
+    from SESegmentationTraining.sample import write_sample
 
     path = tmp_path_factory.mktemp("volumes") / "sample_0000.nii.gz"
     write_sample(path)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from .. import __version__
-from .streams import say, warn
+from .entry import say, warn
 
 app = typer.Typer(
     help="Segment anatomy in medical volumes by networks with squeeze & excitation blocks.",
@@ -262,7 +262,7 @@ def experiment(
     report: Annotated[bool, typer.Option("--report", help="Only tables and plots of the runs that are there.")] = False,
 ) -> None:
     """Compare networks: train and test all variants of a plan. An experiment that was interrupted goes on."""
-    from .experiment import run_experiments
+    from .learn import run_experiments
 
     run_experiments(plans, output, data, device, workers, report)
 

@@ -1,15 +1,21 @@
-"""Which volumes are segmented and where each result goes."""
+"""Which volumes are segmented, where each result goes, and how many are worked on at once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from ..errors import UsageError
+import numpy as np
+
+from ..errors import SegmentationError, UsageError
 from ..files import same_name
-from ..inference.pictures import PICTURE_ENDINGS, is_picture
+from ..io.formats import read_header
+from ..io.pictures import PICTURE_ENDINGS, is_picture
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 OUTPUT_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii")
@@ -143,3 +149,47 @@ def case_name(source: Path) -> str:
 def _format(source: Path) -> str:
     """The format of a result in a folder: PNG for pictures of one page."""
     return "png" if is_picture(source) and not source.name.lower().endswith((".tif", ".tiff")) else "nii.gz"
+
+
+#: a volume with more voxels on the model's grid, about 100^3, keeps all cores busy by itself, and needs the memory
+SMALL = 1_000_000
+
+Done = TypeVar("Done")
+Task = TypeVar("Task")
+
+
+def all_small(volumes: Sequence[Path], spacing: Sequence[float]) -> bool:
+    """Whether every volume has at most ``SMALL`` voxels of ``spacing`` (mm); a DICOM folder counts as large.
+
+    Only headers are read; a file that has none that is known here counts as small where it has few bytes.
+    """
+    return not any(volume.is_dir() or _voxels(volume, spacing) > SMALL for volume in volumes)
+
+
+def _voxels(volume: Path, spacing: Sequence[float]) -> float:
+    try:
+        header = None if is_picture(volume) else read_header(volume)
+        if header is None:
+            return volume.stat().st_size
+        extent = np.multiply(header.size, np.linalg.norm(header.affine[:3, :3], axis=0))
+    except (SegmentationError, OSError):
+        return 0  # it will be refused
+    return float(np.prod(extent / np.asarray(spacing)))
+
+
+def side_by_side(work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]:
+    """What ``work`` gives for each of ``tasks``, in their order, each on one core. What it raises ends the rest.
+
+    Tasks are drawn in the thread that asks for results, a few ahead of what is done.
+    """
+    from ..predict.device import MOST, compute_pool
+
+    cores = min(MOST, os.cpu_count() or 1)
+    begun: deque[Future[Done]] = deque()
+    with compute_pool(cores) as pool:
+        for task in tasks:
+            begun.append(pool.submit(work, task))
+            if len(begun) == 2 * cores:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()

@@ -1,25 +1,39 @@
-"""``sesegment train`` and ``sesegment evaluate``."""
+"""``sesegment train``, ``sesegment evaluate`` and ``sesegment experiment``."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from ..client.reading import reading_apart
 from ..errors import ERRORS_BY_CODE, UsageError
 from ..files import check_writable, refuse_overwriting
-from ..models import find_model
+from ..models import ModelCard, find_model
 from ..models.card import CARD_NAME
 from ..models.readme import README_NAME
 from ..models.writing import WEIGHTS_NAME
 from ..text import printable
-from .entry import report_failure
-from .show import ProgressBar, console, print_json
-from .streams import warn
+from .entry import report_failure, say, warn
+from .show import ProgressBar, console, duration, print_json
+
+OPTION = "--accept-licence"
+
+
+def require_consent(card: ModelCard, accepted: bool) -> None:
+    """Raise UsageError where the terms of a model are not free and not accepted."""
+    licence = card.licence
+    if accepted or not licence.asks_consent:
+        return
+    where = f" at {licence.url}" if licence.url else ""
+    raise UsageError(
+        f"The weights of {card.name} may not be used for every purpose: {licence.name} ({licence.spdx}).",
+        f"Read these terms{where}; if you accept them, add {OPTION}.",
+    )
 
 
 @reading_apart()
@@ -36,10 +50,10 @@ def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes
     Raises:
         SegmentationError: recipe, dataset, output or device cannot be used.
     """
-    from ..training.automatic import AUTOMATIC, RECIPE_NAME, automatic_recipe, read_reasons
-    from ..training.recipe import Recipe
-    from ..training.report import measure_kept_out, training_report
-    from ..training.train import train_model
+    from SESegmentationTraining.automatic import AUTOMATIC, RECIPE_NAME, automatic_recipe, read_reasons
+    from SESegmentationTraining.recipe import Recipe
+    from SESegmentationTraining.report import measure_kept_out, training_report
+    from SESegmentationTraining.train import train_model
 
     if minutes is not None and recipe != AUTOMATIC:
         raise UsageError("--minutes is for --recipe auto.", "In a recipe's file the phases say how long it trains.")
@@ -72,7 +86,7 @@ def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes
 
 def _check_output(output: Path, dataset: Path, recipe: str) -> None:
     """Refuse to train into the dataset, over what is read, or over the README of something that is no model."""
-    from ..training.dataset import dataset_paths
+    from SESegmentationTraining.dataset import dataset_paths
 
     written = [output / name for name in (CARD_NAME, WEIGHTS_NAME, README_NAME)]
     kept = output / "training" / "split.json"
@@ -100,7 +114,7 @@ def evaluate_predictions(
     Raises:
         SegmentationError: a folder or file cannot be used, or there is nothing to compare.
     """
-    from ..training.evaluation import evaluate_folders
+    from SESegmentationTraining.evaluation import evaluate_folders
 
     labels = find_model(model).card.labels if model else None
     measures = evaluate_folders(predictions, references, labels, resample)
@@ -134,3 +148,51 @@ def _print_measures(measures: Mapping[str, Any]) -> None:
 
 def _mean(measure: Mapping[str, float] | None, digits: int) -> str:
     return f"{measure['mean']:.{digits}f} ± {measure['std']:.{digits}f}" if measure else "-"
+
+
+def run_experiments(
+    plans: Sequence[str], output: Path, data: Path, device: str, workers: int | None, report_only: bool
+) -> None:
+    """Do what is missing of ``plans``, then write tables and plots of all that is there to ``output``.
+
+    Args:
+        plans: names or files.
+        output: folder of results; what is there is not done again.
+        data: folder that holds the datasets.
+        device: "auto", "cpu" or "cuda".
+        workers: processes.
+        report_only: do nothing but tables and plots.
+
+    Raises:
+        SegmentationError: plan, data, output or device cannot be used, or runs failed.
+    """
+    from SESegmentationTraining.dataset import dataset_paths
+    from SESegmentationTraining.experiments.plan import Plan, Run
+    from SESegmentationTraining.experiments.report import summary, write_report
+    from SESegmentationTraining.experiments.results import RESULTS_NAME, gather_results, read_results, result_path
+    from SESegmentationTraining.experiments.schedule import do_runs
+
+    loaded = [Plan.load(plan) for plan in plans]
+    written = [output / RESULTS_NAME, *(output / f"{plan.name}.md" for plan in loaded)]
+    datasets = [path for plan in loaded for path in dataset_paths(data / plan.dataset)]
+    refuse_overwriting([*map(Path, plans), *datasets], written)
+    for path in (*written, result_path(output, "run")):
+        check_writable(path)
+    results = read_results(output) if report_only else gather_results(output)
+    runs = {run.key: run for plan in loaded for run in plan.runs()}
+    missing = [run for key, run in runs.items() if key not in results]
+
+    def finished(run: Run, result: Mapping[str, Any]) -> None:
+        dice, seconds = np.mean(list(result["dice"].values())), 3600 * result["hours"]
+        with progress.paused():
+            say(f"{run.title}: Dice {dice:.3f} ({duration(seconds)})")
+
+    try:
+        if missing and not report_only:
+            with ProgressBar() as progress:
+                do_runs(missing, data, output, device, workers, progress, finished)
+    finally:  # what was done is to be seen, whatever came then
+        results = read_results(output) if report_only else gather_results(output)
+        lines = [line for plan in loaded for line in summary(plan, write_report(plan, results, output))]
+    for line in [*lines, f"Tables and plots are in {output}."]:
+        console().print(line, soft_wrap=True)

@@ -13,10 +13,10 @@ from ..client.reading import reading_apart, reading_process
 from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..models import find_model
-from ..models.segment_tags import algorithm_name
-from ..outputs.report import check_report_name
-from .consent import require_consent
+from ..models.segments import algorithm_name
+from ..report import check_report_name
 from .jobs import plan_jobs
+from .learn import require_consent
 from .show import ProgressBar, console, print_json, print_segmentation
 
 if TYPE_CHECKING:
@@ -87,15 +87,15 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     reading_process().start()  # while libraries are imported here
     from ..inference.engine import Engine
-    from ..inference.pictures import pixel_size
-    from ..inference.reading import read_volume
-    from ..inference.roi import read_roi
-    from ..inference.segmentations import read_segmentation
-    from ..outputs.report import build_report, write_report
-    from ..outputs.segnrrd import write_segmentation
+    from ..io.pictures import pixel_size
+    from ..io.reading import read_volume
+    from ..io.segmentations import read_segmentation
+    from ..io.writing import write_segmentation
+    from ..preprocess.crops import read_roi
     from ..refine.corrections import Slices
     from ..refine.recalibration import Settings
     from ..refine.refinement import refine
+    from ..report import build_report, write_report
 
     slices = [Slices.parse(text) for text in options.slices] or None
     with ProgressBar(job.source.name) as progress:

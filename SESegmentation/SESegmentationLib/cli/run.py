@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 from ..client.reading import reading_apart, reading_process
 from ..errors import CancelledError, DeviceError, ModelError, NothingFoundError, SegmentationError, UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
-from ..inference.pictures import SLICES
+from ..io.pictures import SLICES
+from ..io.writing import MAP_ENDINGS, write_image
 from ..models import find_model
-from ..models.segment_tags import algorithm_name
-from ..outputs.images import MAP_ENDINGS, write_image
-from ..outputs.report import check_report_name
+from ..models.segments import algorithm_name
 from ..progress import Progress, no_progress
-from .consent import require_consent
-from .entry import as_segmentation_error, report_failure
-from .jobs import Job, plan_jobs
+from ..report import check_report_name
+from .entry import as_segmentation_error, report_failure, say, warn
+from .jobs import Job, all_small, plan_jobs, side_by_side
+from .learn import require_consent
 from .show import ProgressBar, print_findings, print_json, print_segmentation
-from .side_by_side import all_small, side_by_side
-from .streams import say, warn
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -109,8 +107,8 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     reading_process().start()  # while libraries are imported here
     from ..inference.attention import gated_views
     from ..inference.engine import Engine
-    from ..inference.roi import read_roi
-    from ..outputs.report import write_report
+    from ..preprocess.crops import read_roi
+    from ..report import write_report
 
     reports, nothing, first_code, alone = [], [], 0, len(jobs) == 1
     with ProgressBar() as progress:
@@ -190,8 +188,8 @@ class _Read:
 
 def _read(engine: Engine, job: Job, series: str | None, alone: bool) -> _Read | SegmentationError:
     """The volume of a job; of one among several that cannot be read, why."""
-    from ..inference.pictures import pixel_size
-    from ..inference.reading import read_volume
+    from ..io.pictures import pixel_size
+    from ..io.reading import read_volume
 
     begin = time.perf_counter()
     try:
@@ -238,9 +236,9 @@ def _segment(
     alone: bool,
 ) -> dict[str, Any]:
     """Segment one volume and write what belongs to it; its report."""
-    from ..outputs.picture import write_picture
-    from ..outputs.report import build_report, with_samples, write_report
-    from ..outputs.segnrrd import write_segmentation
+    from ..io.picture import write_picture
+    from ..io.writing import write_segmentation
+    from ..report import build_report, with_samples, write_report
 
     image = read.image
     check_writable(job.output)

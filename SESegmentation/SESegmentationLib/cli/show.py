@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..doctor import ERROR, OK, Check
-from ..json_files import to_json
+from ..files.json_files import to_json
 from ..models import ModelPackage
 from ..text import printable
-from .streams import warn
+from .entry import warn
 
 _STATUS_STYLES = {OK: "green", ERROR: "red"}
 

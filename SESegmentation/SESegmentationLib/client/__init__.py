@@ -5,9 +5,8 @@ Needs neither torch nor Qt. Nothing here blocks the thread that calls it.
 
 from ..worker.jobs import AttentionJob, Job, RefineJob, SegmentJob, WarmUpJob
 from ..worker.results import RefinedResult
-from .events import AcceptedEvent, Event, FailureEvent, ProgressEvent, ResultEvent
 from .local import Limits, LocalSegmenter
-from .segmenter import JobHandle, Segmenter
+from .segmenter import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent, Segmenter
 
 __all__ = [
     "AcceptedEvent",

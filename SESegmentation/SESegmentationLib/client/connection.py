@@ -19,11 +19,9 @@ import numpy as np
 
 from ..errors import OutOfMemoryError, SegmentationError, WorkerError
 from ..worker.ending import LAST_WORDS
-from ..worker.failures import MEMORY_REMEDY
 from ..worker.frames import Frame, FrameError, read_frame, write_frame
-from ..worker.messages import HELLO, SHUTDOWN
-from .endings import AGAIN, Ending, count_memory_kills
-from .processes import OWN_GROUP, end_group
+from ..worker.messages import HELLO, MEMORY_REMEDY, SHUTDOWN
+from .processes import AGAIN, OWN_GROUP, Ending, count_memory_kills, end_group
 
 #: what is kept of what the worker prints
 LOG_LINES = 300

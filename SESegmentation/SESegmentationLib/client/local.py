@@ -15,23 +15,10 @@ import numpy as np
 from ..errors import CancelledError, SegmentationError, WorkerError
 from ..worker.frames import Frame
 from ..worker.jobs import Job
-from ..worker.messages import (
-    ACCEPTED,
-    CANCEL,
-    FAILURE,
-    HEARTBEAT,
-    HELLO,
-    JOB,
-    PROGRESS,
-    RESULT,
-    check_hello,
-    error_of,
-)
+from ..worker.messages import ACCEPTED, CANCEL, FAILURE, HEARTBEAT, HELLO, JOB, PROGRESS, RESULT, check_hello, error_of
 from .connection import Connection
-from .endings import AGAIN, Ending
-from .events import AcceptedEvent, Event, FailureEvent, ProgressEvent, ResultEvent
-from .launch import worker_command, worker_environment
-from .segmenter import JobHandle
+from .processes import AGAIN, Ending, worker_command, worker_environment
+from .segmenter import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import InputError, OutOfMemoryError, SegmentationError, WorkerError
-from ..inference.reading import opening_by
+from ..io.reading import opening_by
 from ..worker.frames import Frame, FrameError, read_frame, write_frame
-from ..worker.images import unpack_image
 from ..worker.messages import error_of
-from .endings import count_memory_kills
-from .launch import worker_command, worker_environment
+from ..worker.results import unpack_image
+from .processes import count_memory_kills, worker_command, worker_environment
 
 #: seconds that a file may take, and bytes more that each further one is for
 _SECONDS = 60.0
@@ -52,7 +51,7 @@ class ReadingProcess:
     def __call__(
         self, path: Path, pixel_mm: Sequence[float] | None = None, labels: bool = False, series: str | None = None
     ) -> sitk.Image:
-        """Open a file or folder, see :func:`SESegmentationLib.inference.formats.open_file`.
+        """Open a file or folder, see :func:`SESegmentationLib.io.formats.open_file`.
 
         Raises:
             InputError: as there; or the process died of the file, or did not come back.

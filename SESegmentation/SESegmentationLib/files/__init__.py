@@ -1,9 +1,8 @@
 """Files that are written: never over what is read, whole or not at all, and known to be."""
 
-from .output_files import OutputFiles, check_writable, write_whole
 from .overwriting import refuse_overwriting, same_name
 from .staging import staging_folder
-from .storing import OutputError, cannot_write, incomplete, store, sync
+from .writing import OutputError, OutputFiles, cannot_write, check_writable, incomplete, store, sync, write_whole
 
 __all__ = [
     "OutputError",

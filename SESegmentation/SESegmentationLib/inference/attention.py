@@ -12,14 +12,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import UsageError
+from ..geometry import Geometry
+from ..io.pictures import pixel_size
+from ..io.reading import check_volume
+from ..memory import memory_errors
 from ..models import View
+from ..preprocess.crops import inside, region_box
 from ..progress import PhasedProgress, Progress, no_progress
 from .engine import Engine
-from .geometry import Geometry
-from .memory import memory_errors
-from .pictures import pixel_size
-from .reading import check_volume
-from .roi import inside, region_box
 
 
 def gated_views(engine: Engine, fast: bool = False) -> list[View]:

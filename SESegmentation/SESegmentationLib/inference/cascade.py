@@ -14,12 +14,12 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..errors import ModelError
+from ..geometry import Box, Geometry, find_extents
+from ..io.volume_image import voxels_of
 from ..models import Label, ModelCard, ModelPackage, find_model
 from ..models.card import CARD_NAME
 from ..models.store import shipped_models
-from .geometry import Box, Geometry, find_extents
-from .grid import ModelGrid
-from .voxels import voxels_of
+from ..preprocess.grid import ModelGrid
 
 _PIPELINE_REMEDY = "Correct the pipeline in model.json, or take the packages again from where they came."
 

@@ -12,30 +12,30 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..geometry import Box, Geometry
+from ..io.pictures import pixel_size
+from ..io.reading import check_volume
+from ..io.volume_image import voxels_of
+from ..memory import memory_errors
 from ..models import Label, ModelPackage, View
-from ..models.calibration import expected_dice
+from ..models.sections import expected_dice
+from ..postprocess.cleanup import clean
+from ..postprocess.dividing_plane import divide
+from ..postprocess.intracranial import intracranial_ml
+from ..predict.device import choose_device
+from ..predict.predictor import Predictor
+from ..predict.views import PLANE_AXIS
+from ..predict.weights import load_networks
+from ..preprocess.crops import box_of_pieces, foreground_box, inside, region_box
+from ..preprocess.grid import ModelGrid, check_room, is_thick, on_model_grid, to_model_grid
+from ..preprocess.intensity import normalise
 from ..progress import PhasedProgress, Progress, no_progress
-from . import cascade, expectation, guard
-from .cleanup import clean
-from .device import choose_device
-from .division import divide
-from .doubt import voxel_doubt
-from .foreground import box_of_pieces, foreground_box
-from .geometry import Box, Geometry
-from .grid import ModelGrid, check_room, is_thick, on_model_grid, to_model_grid
-from .intensity import normalise
-from .intracranial import intracranial_ml
-from .measuring import measure_structures
-from .memory import memory_errors
-from .pictures import pixel_size
-from .predictor import Predictor
-from .reading import check_volume
-from .result import Finding, IntracranialVolume, SegmentationResult, StructureResult
-from .roi import inside, region_box
-from .uncertainty import confidence
-from .views import PLANE_AXIS
-from .voxels import voxels_of
-from .weights import load_networks
+from ..quality import expected_input as expectation
+from ..quality import input_checks as guard
+from ..quality.confidence import confidence, voxel_doubt
+from ..quality.output_checks import measure_structures
+from ..result import Finding, IntracranialVolume, SegmentationResult, StructureResult
+from . import cascade
 
 __all__ = ["Engine", "Finding", "SegmentationResult", "StructureResult"]
 #: volumes larger than this along any axis are no crops, where the card does not say how large those are, in mm

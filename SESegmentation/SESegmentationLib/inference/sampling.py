@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..io.pictures import pixel_size
+from ..io.reading import check_volume
+from ..memory import memory_errors
 from ..models import View
+from ..predict.predictor import Predictor
 from ..progress import PhasedProgress, Progress, no_progress
 from .engine import Engine
-from .memory import memory_errors
-from .pictures import pixel_size
-from .predictor import Predictor
-from .reading import check_volume
 
 Kind = Literal["augmentation", "dropout"]
 #: samples drawn where nothing else is asked for

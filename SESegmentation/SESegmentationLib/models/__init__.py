@@ -3,15 +3,7 @@
 from .card import Division, Licence, ModelCard, View
 from .installing import AlreadyInstalledError, add_model
 from .labels import Code, Label
-from .store import (
-    DamagedModel,
-    ModelPackage,
-    damaged_models,
-    find_model,
-    list_models,
-    search_path,
-    user_models_folder,
-)
+from .store import DamagedModel, ModelPackage, damaged_models, find_model, list_models, search_path, user_models_folder
 from .verification import sha256_of, verify_model, verify_package, verify_weights
 from .writing import write_package
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from ..json_files import DEEPEST, read_json
+from ..files.json_files import DEEPEST, read_json
 from . import sections
 from .fields import REMEDY, Fields
 from .labels import Label
-from .view import PLANES, View
+from .sections import PLANES, View
 
 #: version of the card's format that this code writes and the newest that it reads
 FORMAT = 1
@@ -194,6 +194,17 @@ class ModelCard:
                 raise
             raise ModelError(f"{path}: {error.cause}", error.remedy) from None
         return card
+
+    @property
+    def channels(self) -> dict[int, int]:
+        """The output channel of each label value; channel 0 is background."""
+        return {label.value: channel for channel, label in enumerate(self.labels, start=1)}
+
+    @property
+    def channel_pairs(self) -> list[tuple[int, int]]:
+        """The output channels (left, right) of the merged pairs."""
+        channels = self.channels
+        return [(channels[left], channels[right]) for left, right in self.merged_pairs]
 
     def to_dict(self) -> dict[str, Any]:
         """The card as it stands in model.json; ``from_dict(card.to_dict()) == card``."""

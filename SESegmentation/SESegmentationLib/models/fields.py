@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ..errors import ModelError
-from .plain_text import fault_of
+from ..text import fault_of
 
 REMEDY = "Correct model.json, or take the model package again from where it came."
 #: characters of a text, where nothing else is said

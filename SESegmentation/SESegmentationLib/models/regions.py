@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .labels import Label
-from .terminology import STRUCTURES
+from .labels import STRUCTURES, Label
 
 #: region: its structures, as the terminology names them
 REGIONS: dict[str, tuple[str, ...]] = {

@@ -1,8 +1,5 @@
 """Between a Slicer scene and images: volumes and regions out, named segments in. Needs slicer and vtk only."""
 
-from .adapted import adapted_parameters, adapted_text, keep_adapted_parameters
-from .algorithm import note_algorithm, note_correction, note_corrections
-from .edit_notes import EDIT_ATTRIBUTES, EditNotes
 from .edits import (
     check_grid,
     corrected_mask,
@@ -14,19 +11,29 @@ from .edits import (
 )
 from .history import UndoHistory
 from .layers import find_segment, label_map
-from .made import made_node, refer_to_made, referenced_node
+from .notes import EDIT_ATTRIBUTES, EditNotes, adapted_parameters, adapted_text, keep_adapted_parameters
 from .overlay import ATTENTION, DOUBT, show_difference, value_range
 from .region import region_image
 from .segmentation import (
+    ACCEPTED,
+    CORRECTED,
+    TO_CHECK,
     add_segmentation,
     completed_voxels,
     is_completed,
+    made_node,
+    note_algorithm,
+    note_correction,
+    note_corrections,
     place_beside,
+    refer_to_made,
+    referenced_node,
+    review_state,
+    set_review_state,
     set_surfaces_visible,
     update_segmentation,
 )
 from .sequence import SegmentationSequence, VolumeSequence
-from .status import ACCEPTED, CORRECTED, TO_CHECK, review_state, set_review_state
 from .volume import check_volume_node, image_from_volume_node
 
 __all__ = [

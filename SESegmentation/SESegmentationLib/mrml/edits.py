@@ -16,11 +16,11 @@ import vtk
 from slicer.i18n import tr as _
 
 from ..errors import InputError
-from ..inference.voxels import voxels_of
+from ..io.volume_image import voxels_of
 from ..models import Label
 from ..refine.slices import Slices, edited_slices, slices_mask
-from .edit_notes import EditNotes, OwnResult
 from .layers import find_layers, find_segment, label_map
+from .notes import EditNotes, OwnResult
 from .volume import ijk_to_ras
 
 

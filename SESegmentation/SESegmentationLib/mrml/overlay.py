@@ -9,10 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 
-from ..inference.voxels import voxels_of
+from ..io.volume_image import voxels_of
 from .layers import BINARY_LABELMAP, oriented_image
-from .made import made_node, refer_to_made
-from .segmentation import place_beside
+from .segmentation import made_node, place_beside, refer_to_made
 from .volume import RAS_TO_LPS
 
 _GAINED, _LOST = ("gained", (0.2, 0.9, 0.3)), ("lost", (0.95, 0.2, 0.2))

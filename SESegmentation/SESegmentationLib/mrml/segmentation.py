@@ -1,8 +1,16 @@
-"""Results as segmentation nodes: named, coloured, with terminology, beside the volume they were found in."""
+"""Results as segmentation nodes: named, coloured, with terminology, review state and who drew them.
+
+What a network wrote is "not started", in scenes and in the files of the command: nobody has worked on it. Slicer's
+Segment Editor makes that "in progress" with the first stroke; "completed" is what the clinician accepts, and nothing is
+written into it any more. "Flagged" is for the clinician's own use, and still to be checked.
+
+Scenes come from anywhere, and a reference may name any node. What was not made for the purpose is neither changed nor
+removed, whatever a reference says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -10,24 +18,83 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import InputError
-from ..inference.voxels import voxels_of
+from ..io.volume_image import voxels_of
 from ..models import Label
-from ..models.segment_tags import segment_tags
+from ..models.segments import ALGORITHM_TYPE_TAG, AUTOMATIC, SEMIAUTOMATIC, algorithm_tags, segment_tags
 from .history import UndoHistory
-from .layers import (
-    BINARY_LABELMAP,
-    find_layers,
-    find_segment,
-    grid_of,
-    occupied,
-    oriented_image,
-    segments_of,
-)
+from .layers import BINARY_LABELMAP, find_layers, find_segment, grid_of, occupied, oriented_image, segments_of, tag
 from .volume import check_volume_node
+
+_LOGIC = slicer.vtkSlicerSegmentationsModuleLogic
+TO_CHECK, CORRECTED, ACCEPTED = "to check", "corrected", "accepted"
+_STATUS = {TO_CHECK: _LOGIC.NotStarted, CORRECTED: _LOGIC.InProgress, ACCEPTED: _LOGIC.Completed}
+
+
+def review_state(segment: slicer.vtkSegment) -> str:
+    """One of ``TO_CHECK``, ``CORRECTED`` and ``ACCEPTED``."""
+    status = _LOGIC.GetSegmentStatus(segment)
+    return next((state for state, known in _STATUS.items() if known == status), TO_CHECK)
+
+
+def set_review_state(segment: slicer.vtkSegment, state: str) -> None:
+    """Mark a segment; see :func:`review_state`."""
+    _LOGIC.SetSegmentStatus(segment, _STATUS[state])
+
+
+def note_algorithm(
+    node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Label], name: str, corrected: Collection[int]
+) -> None:
+    """Note which algorithm has just written into a segmentation; segments marked completed were not written.
+
+    Args:
+        node: the segmentation.
+        structures: that were written.
+        name: of the algorithm, see :func:`.segment_tags.algorithm_name`.
+        corrected: values of the structures that a clinician has had a part in, see :func:`.algorithm_tags`.
+    """
+    for label in structures:
+        segment = find_segment(node.GetSegmentation(), label)
+        if segment is not None and not is_completed(segment):
+            for key, value in algorithm_tags(name, label.value in corrected).items():
+                segment.SetTag(key, value)
+
+
+def note_correction(segment: slicer.vtkSegment) -> None:
+    """Note that a clinician has changed a segment; of those that no network wrote nothing is said."""
+    if tag(segment, ALGORITHM_TYPE_TAG) == AUTOMATIC:
+        segment.SetTag(ALGORITHM_TYPE_TAG, SEMIAUTOMATIC)
+
+
+def note_corrections(segmentation: slicer.vtkSegmentation) -> None:
+    """Note it of every segment with which a clinician has begun, by its status."""
+    for segment in segments_of(segmentation):
+        if review_state(segment) == CORRECTED:
+            note_correction(segment)
+
+
+_MADE_FOR = "SESegmentation.MadeFor"
+
+
+def made_node(owner: slicer.vtkMRMLNode, role: str, kind: str) -> slicer.vtkMRMLNode | None:
+    """The node of a class that was made for this role of ``owner``; None where there is none."""
+    node = referenced_node(owner, role, kind)
+    return node if node is not None and node.GetAttribute(_MADE_FOR) == role else None
+
+
+def refer_to_made(owner: slicer.vtkMRMLNode, role: str, node: slicer.vtkMRMLNode) -> None:
+    """Say that a node was made for this role of ``owner``."""
+    node.SetAttribute(_MADE_FOR, role)
+    owner.SetNodeReferenceID(role, node.GetID())
+
+
+def referenced_node(owner: slicer.vtkMRMLNode, role: str, kind: str) -> slicer.vtkMRMLNode | None:
+    """The node of a class to which ``owner`` refers; None where there is none, or it is of another class."""
+    node = owner.GetNodeReference(role)
+    return node if node is not None and node.IsA(kind) else None
+
 
 _CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
 _REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
-_LOGIC = slicer.vtkSlicerSegmentationsModuleLogic
 
 
 def add_segmentation(

@@ -45,7 +45,7 @@ def describe(network: nn.Module, *size: int) -> NetworkCost:
     Nothing is computed and ``network`` stays as it is: the pass runs on a copy without data (PyTorch's "meta" device).
 
     Args:
-        network: one of :data:`~SESegmentationLib.networks.factory.NETWORKS`, or any that has ``in_channels`` and
+        network: one of :data:`~SESegmentationLib.networks.architectures.NETWORKS`, or any that has ``in_channels`` and
             calls no layer from outside of its modules' ``forward``.
         size: height and width of the image, in three dimensions depth before them.
     """

@@ -9,6 +9,10 @@ All blocks take feature maps (N, C, H, W), or (N, C, D, H, W) for three dimensio
 
 from __future__ import annotations
 
+import contextlib
+import copy
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -128,3 +132,26 @@ def build_se(
     if kind == "scSE":
         return ConcurrentSE(channels, reduction, aggregation, dimensions)
     raise ValueError(f"SE kind is one of {', '.join(KINDS)} or None, not {kind!r}")
+
+
+def spatial_gate(network: nn.Module) -> SpatialSE | None:
+    """The sSE block, or the sSE branch of the scSE block, of the decoder that runs last; None where it has none."""
+    block = getattr(network, "last_se", None)
+    if isinstance(block, ConcurrentSE):
+        return block.sSE
+    return block if isinstance(block, SpatialSE) else None
+
+
+@contextlib.contextmanager
+def recorded_gates(block: SpatialSE) -> Iterator[list[Tensor]]:
+    """A list that gets the gates (N, 1, H, W) of each forward pass of ``block``, float32 whatever it runs in.
+
+    Gates that are all but open differ by less than half precision can tell.
+    """
+    gates: list[Tensor] = []
+    exact = copy.deepcopy(block).float()
+    hook = block.register_forward_hook(lambda module, inputs, output: gates.append(exact.gate(inputs[0].float())))
+    try:
+        yield gates
+    finally:
+        hook.remove()

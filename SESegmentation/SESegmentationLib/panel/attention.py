@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from ..client import AttentionJob
 from ..errors import InputError
-from ..inference.voxels import voxels_of
+from ..io.volume_image import voxels_of
 from ..mrml import ATTENTION, value_range
 from .choices import Choices
 from .memory import ComputerMemory

@@ -7,7 +7,7 @@ import html
 from slicer.i18n import tr as _
 
 from ..models import DamagedModel, ModelCard
-from ..models.naming import split_side
+from ..models.labels import split_side
 from .wording import about, structure_list
 
 #: characters of the names of structures in the summary: one line of a narrow panel

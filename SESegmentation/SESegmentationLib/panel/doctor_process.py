@@ -8,8 +8,7 @@ import tempfile
 
 from slicer.i18n import tr as _
 
-from ..client.launch import find_python, worker_environment
-from ..client.processes import OWN_GROUP, end_group
+from ..client.processes import OWN_GROUP, end_group, find_python, worker_environment
 from ..doctor import ERROR, Check
 from ..errors import SegmentationError
 

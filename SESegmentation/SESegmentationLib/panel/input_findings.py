@@ -6,9 +6,9 @@ import numpy as np
 import slicer
 import vtk
 
-from ..inference.expectation import unmet_expectations
-from ..inference.result import Finding
 from ..models import ModelCard
+from ..quality.expected_input import unmet_expectations
+from ..result import Finding
 
 
 def input_findings(node: slicer.vtkMRMLScalarVolumeNode, card: ModelCard, has_region: bool) -> list[Finding]:

@@ -7,8 +7,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from ..client.launch import find_python, worker_environment
-from ..client.processes import OWN_GROUP, end_group
+from ..client.processes import OWN_GROUP, end_group, find_python, worker_environment
 
 #: after being asked to end, pip puts back what it had taken out; so long it may take, in s
 GRACE_SECONDS = 5.0

@@ -12,7 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import CancelledError, SegmentationError
-from ..inference.result import Finding
+from ..result import Finding
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
 _ICON_SIZE = 16

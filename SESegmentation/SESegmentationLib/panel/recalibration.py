@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from ..client import RefinedResult, RefineJob
 from ..errors import InputError
-from ..inference.voxels import voxels_of
+from ..io.volume_image import voxels_of
 from ..mrml import (
     completed_voxels,
     corrected_mask,
@@ -24,7 +24,7 @@ from ..mrml import (
     result_grid,
     show_difference,
 )
-from ..refine.reasons import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
+from ..refine.adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
 from .choices import Choices
 from .memory import ComputerMemory
 from .origin import Origin

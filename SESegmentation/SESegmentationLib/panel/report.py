@@ -28,7 +28,7 @@ from ..mrml import (
     result_grid,
     review_state,
 )
-from ..outputs.report import (
+from ..report import (
     COLUMNS,
     intracranial_entry,
     intracranial_share,

@@ -15,12 +15,12 @@ import SimpleITK as sitk
 import slicer
 
 from ..errors import SegmentationError
-from ..inference.result import Finding, IntracranialVolume, SegmentationResult
-from ..inference.voxels import voxels_of
-from ..json_files import parse_json
+from ..files.json_files import parse_json
+from ..io.volume_image import voxels_of
 from ..models import Label
 from ..models.fields import Fields
-from ..models.plain_text import plain
+from ..result import Finding, IntracranialVolume, SegmentationResult
+from ..text import plain
 
 RECORD_ATTRIBUTE = "SESegmentation.Result"
 #: bounds of what is read, in bytes, entries, s or ml, mm

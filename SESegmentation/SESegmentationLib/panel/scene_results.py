@@ -10,8 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import InputError
-from ..inference.result import SegmentationResult
-from ..models.segment_tags import algorithm_name
+from ..models.segments import algorithm_name
 from ..mrml import (
     ATTENTION,
     DOUBT,
@@ -31,6 +30,7 @@ from ..mrml import (
     update_segmentation,
 )
 from ..refine.adapted_file import AdaptedNotes
+from ..result import SegmentationResult
 from .result_record import RECORD_ATTRIBUTE, ResultRecord
 
 _ATTRIBUTES = (RECORD_ATTRIBUTE, *EDIT_ATTRIBUTES)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..models.naming import split_side
+from ..models.labels import LEFT, RIGHT, split_side
 from ..models.regions import REGIONS, region_of
-from ..models.terminology import LEFT, RIGHT
 from .result_record import RecordedStructure
 
 #: lists with more rows are divided into regions, and can be filtered

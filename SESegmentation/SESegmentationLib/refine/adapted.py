@@ -1,4 +1,4 @@
-"""Parameters adapted to a patient: a small file beside the scene, never part of the model.
+"""Parameters adapted to a patient: which they are, and the small file beside the scene that keeps them.
 
 The file is safetensors: the adapted tensors, named as in the model's weights (``network.parameter``), single
 precision. Its metadata say which weights they belong to and how they came about.
@@ -15,11 +15,41 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from ..errors import InputError, ModelError
+from ..errors import InputError, ModelError, UsageError
 from ..files import write_whole
-from ..inference.weights import load_networks
 from ..models import ModelPackage
+from ..networks.se import ChannelSE, SpatialSE
+from ..predict.weights import load_networks
 from .adapted_file import FORMAT, AdaptedNotes
+
+#: the sets that can be adapted
+PARAMETER_SETS = ("se", "classifier", "all")
+
+
+def adapted_parameters(network: nn.Module, which: str) -> dict[str, nn.Parameter]:
+    """The parameters of a set, by name.
+
+    Args:
+        network: any of :mod:`SESegmentationLib.networks`; what gives its logits is called ``classifier``.
+        which: "se" for the squeeze & excitation blocks and the classifier's bias, "classifier", or "all".
+
+    Raises:
+        UsageError: there is no such set, or the network has none of its parameters.
+    """
+    if which not in PARAMETER_SETS:
+        raise UsageError(f"There is no set of parameters {which!r}.", f"Choose one of {', '.join(PARAMETER_SETS)}.")
+    blocks = [name + "." for name, module in network.named_modules() if isinstance(module, ChannelSE | SpatialSE)]
+    if which == "se" and not blocks:
+        raise UsageError(
+            "The network has no squeeze & excitation blocks to recalibrate.", "Adapt its classifier or all weights."
+        )
+    chosen = {
+        "se": lambda name: name.startswith(tuple(blocks)) or (name.startswith("classifier.") and name.endswith("bias")),
+        "classifier": lambda name: name.startswith("classifier."),
+        "all": lambda name: True,
+    }[which]
+    return {name: parameter for name, parameter in network.named_parameters() if chosen(name)}
+
 
 _REMEDY = "Refine again with this model, or give the file that was written with it."
 

@@ -1,4 +1,4 @@
-"""What a file of adapted parameters says of itself. Needs no torch: panels use it too.
+"""What a file of adapted parameters says of itself, and why nothing was learnt. Needs no torch: panels use it too.
 
 It is a safetensors file: the length of a header (8 bytes, little-endian), the header (JSON: of every tensor its type,
 shape and place; under ``__metadata__`` texts), the numbers. The texts say which weights the parameters belong to.
@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from ..json_files import parse_json
+from ..files.json_files import parse_json
 
 FORMAT = "sesegmentation-adapted-1"
 #: the largest file that is read
@@ -71,3 +71,10 @@ def _size(tensor: dict[str, Any]) -> int:
     if end - begin != _BYTES * size:
         raise ValueError("shape and place differ")
     return size
+
+
+NOTHING_CORRECTED = "the slices hold no correction where the model looks"
+NO_GAIN = "no gain is expected on the other slices"
+HIDDEN_WORSE = "a corrected slice that was hidden for a test was found worse than before"
+UNPROVEN = "corrections were learnt on another model, and no gain was shown on corrected slices that lie apart"
+NOTHING_SAID = "what was corrected says nothing of the other slices"

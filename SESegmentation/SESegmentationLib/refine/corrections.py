@@ -9,9 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..inference.geometry import Geometry, same_grid
-from ..inference.grid import ModelGrid
-from ..inference.voxels import voxels_of
+from ..geometry import Geometry, same_grid
+from ..io.volume_image import voxels_of
+from ..preprocess.grid import ModelGrid
 from .slices import AXES, Slices, edited_slices, slices_mask
 
 __all__ = ["AXES", "Corrections", "Slices", "check_place", "check_values", "edited_slices"]

@@ -17,12 +17,10 @@ from torch import nn
 
 from ..errors import InputError
 from ..inference.engine import Engine, Field
-from ..inference.weights import load_networks
-from .adapted import AdaptedParameters
+from ..predict.weights import load_networks
+from .adapted import AdaptedParameters, adapted_parameters
 from .corrections import Corrections, Slices
-from .lessons import Lessons, prepare_lessons
-from .parameters import adapted_parameters
-from .recalibration import Settings, recalibrate
+from .recalibration import Lessons, Settings, prepare_lessons, recalibrate
 
 #: shares of the way to what was learnt that are tried
 STEPS = (1.0, 0.5, 0.25)

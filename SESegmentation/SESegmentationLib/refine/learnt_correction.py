@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ModelError
-from ..inference.division import divide
-from ..inference.geometry import Box
+from ..geometry import Box
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
+from ..postprocess.dividing_plane import divide
 
 #: beside the module, as its icons are
 FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Correction"

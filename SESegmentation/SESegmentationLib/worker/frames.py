@@ -1,4 +1,4 @@
-r"""Frames: messages between processes, as a JSON header and the raw bytes of arrays.
+"""Frames: messages between processes through pipes, as a JSON header and the raw bytes of arrays.
 
 A frame is the 8 bytes of ``MAGIC``, the length of the JSON text (4 bytes, little endian), the JSON text (UTF-8)
 ``{"header": {...}, "arrays": [{"dtype": "<f4", "shape": [256, 256, 256]}, ...]}``, and then the bytes of each array in
@@ -8,14 +8,40 @@ read into where they stay. Nothing in a frame is ever executed.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from math import prod
 from typing import Any, Protocol
 
 import numpy as np
+
+
+def take_pipes() -> tuple[FileIO, FileIO]:
+    """Standard input and output, unbuffered; nothing else reads from the one or prints to the other any more.
+
+    Whatever libraries print to standard output goes to standard error instead.
+    """
+    incoming, outgoing = os.dup(0), os.dup(1)
+    if sys.platform == "win32":
+        import msvcrt
+
+        for descriptor in (incoming, outgoing):
+            msvcrt.setmode(descriptor, os.O_BINARY)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    with contextlib.suppress(ValueError):
+        sys.stdout.flush()
+    sys.stdout = sys.stderr
+    return open(incoming, "rb", buffering=0), open(outgoing, "wb", buffering=0)
+
 
 #: begins every frame; no text contains it, and a translation of line ends would spoil it
 MAGIC = b"\x93SESEG\r\n"

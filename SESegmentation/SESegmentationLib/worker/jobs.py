@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 import SimpleITK as sitk
 
-from .images import pack_image, unpack_image
+from .results import pack_image, unpack_image
 
 
 class Job(Protocol):
@@ -58,7 +58,7 @@ class VolumeJob:
 
 @dataclass(frozen=True)
 class SegmentJob(VolumeJob):
-    """Segment a volume. Its result is a :class:`~SESegmentationLib.inference.result.SegmentationResult`.
+    """Segment a volume. Its result is a :class:`~SESegmentationLib.result.SegmentationResult`.
 
     Attributes:
         doubt: give the map of doubt, in steps of 1/255, and the most doubtful slices of each structure.

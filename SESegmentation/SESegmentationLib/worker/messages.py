@@ -1,4 +1,4 @@
-"""The messages between a client and the worker, each a frame whose header has a "type".
+"""The messages between a client and the worker, each a frame whose header has a "type"; failures among them.
 
 To the worker: ``job`` (job, kind, value; arrays), ``cancel`` (job), ``shutdown``. From the worker: ``hello`` (protocol,
 version, pid) before all else, ``heartbeat`` (stalled: seconds without progress of the job at hand), and of a job
@@ -9,10 +9,25 @@ version, pid) before all else, ``heartbeat`` (stalled: seconds without progress 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from typing import Any
 
 from .. import __version__
-from ..errors import ERRORS_BY_CODE, SegmentationError, WorkerError
+from ..errors import (
+    ERRORS_BY_CODE,
+    CancelledError,
+    DependencyError,
+    DeviceError,
+    InputError,
+    ModelError,
+    OutOfMemoryError,
+    SegmentationError,
+    UsageError,
+    WorkerError,
+    install_advice,
+    no_memory_to_load,
+)
 
 #: counts up when messages change their meaning
 PROTOCOL = 2
@@ -60,3 +75,63 @@ def failure(job: int, error: SegmentationError, ends: bool) -> dict[str, Any]:
 def error_of(header: dict[str, Any]) -> SegmentationError:
     """The error of a failure that was received."""
     return ERRORS_BY_CODE.get(header["code"], SegmentationError)(header["cause"], header["remedy"])
+
+
+#: after any other failure nobody knows what state the libraries are in: the worker ends and is started anew
+HARMLESS = (UsageError, InputError, ModelError, DeviceError, CancelledError)
+_MISSING = re.compile(r"No module named '?([^'.]+)")
+MEMORY_REMEDY = "Segment a region of interest only, choose low memory, or close other programs."
+
+
+def as_segmentation_error(error: BaseException) -> SegmentationError:
+    """``error`` with a cause and a remedy."""
+    if isinstance(error, SegmentationError):
+        return error
+    if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
+        return OutOfMemoryError("There is not enough memory for this volume and model.", MEMORY_REMEDY)
+    if isinstance(error, ImportError):
+        return import_failure(str(error))
+    message = f"{type(error).__name__}: {error}".rstrip(": ")
+    if "Numpy is not available" in message:
+        return DependencyError(
+            "This PyTorch is too old for the NumPy that is installed.", install_advice('"numpy<2"') + ". Then restart."
+        )
+    if "CUDA" in message or "MPS" in message:
+        return DeviceError(
+            f"The GPU failed: {_first_line(message)}.", "Segment again; if it fails again, choose the device cpu."
+        )
+    return SegmentationError(
+        f"Unexpected failure: {_first_line(message)}.", "Segment again; if it fails again, report it with the log."
+    )
+
+
+def _is_torch_out_of_memory(error: BaseException) -> bool:
+    if sys.modules.get("torch") is None:
+        return False
+    from ..memory import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+def import_failure(message: str) -> SegmentationError:
+    """What to tell the user of an ImportError that says ``message``."""
+    if known := no_memory_to_load(message):
+        return known
+    missing = _MISSING.search(message)
+    name = missing.group(1) if missing else ""
+    if name == "torch":
+        return DependencyError(
+            "PyTorch is not installed.",
+            "In Slicer, install it through the extension PyTorch; elsewhere, run: pip install torch",
+        )
+    if name and name != "SESegmentationLib":
+        return DependencyError(f"The Python package {name} is not installed.", install_advice(name))
+    return DependencyError(
+        f"A Python package cannot be loaded: {_first_line(message)}.",
+        "Look at This computer in the panel, or run: sesegment doctor. It says what to install anew.",
+    )
+
+
+def _first_line(message: str) -> str:
+    lines = message.strip().splitlines() or ["no message"]
+    return lines[0].rstrip(".")

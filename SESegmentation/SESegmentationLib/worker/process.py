@@ -18,23 +18,23 @@ import numpy as np
 
 from ..errors import CancelledError
 from .ending import dump_after, prepare, say
-from .failures import HARMLESS, as_segmentation_error
-from .frames import Frame, read_frame, write_frame
+from .frames import Frame, read_frame, take_pipes, write_frame
 from .jobs import JOBS
 from .messages import (
     ACCEPTED,
     CANCEL,
     EXIT_MEMORY,
     EXIT_PROTOCOL,
+    HARMLESS,
     HEARTBEAT,
     JOB,
     PROGRESS,
     RESULT,
     SHUTDOWN,
+    as_segmentation_error,
     failure,
     hello,
 )
-from .pipes import take_pipes
 from .runner import EngineFactory, JobRunner, load_engine, release_memory
 
 HEARTBEAT_SECONDS = 1.0

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, OutOfMemoryError, SegmentationError
-from ..inference.formats import open_file
+from ..io.formats import open_file
 from .ending import prepare
-from .frames import read_frame, write_frame
-from .images import pack_image
+from .frames import read_frame, take_pipes, write_frame
 from .messages import hello
-from .pipes import take_pipes
+from .results import pack_image
 
 
 def serve() -> None:

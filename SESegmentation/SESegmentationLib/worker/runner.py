@@ -16,15 +16,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ModelError
-from ..inference.doubtful import with_doubtful_slices
-from ..inference.result import SegmentationResult
 from ..models import ModelPackage, find_model
 from ..models.card import CARD_NAME
 from ..progress import Progress
 from ..refine.slices import Slices
-from .images import pack_image
+from ..result import SegmentationResult
 from .jobs import AttentionJob, Job, RefineJob, SegmentJob, WarmUpJob
-from .results import pack_refinement, pack_result
+from .results import pack_image, pack_refinement, pack_result
 
 #: what a job gives: JSON and arrays
 Value = tuple[dict[str, Any], list[np.ndarray]]
@@ -117,12 +115,14 @@ class JobRunner:
             grid=job.grid,
             progress=progress,
         )
+        from ..quality.confidence import with_doubtful_slices
+
         return pack_result(with_doubtful_slices(result))
 
     def _refine(self, job: RefineJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device)
-        from ..inference.geometry import on_model_grid, same_grid
+        from ..preprocess.grid import on_model_grid, same_grid
         from ..refine.recalibration import Settings
         from ..refine.refinement import refine
 
@@ -141,6 +141,8 @@ class JobRunner:
             recalibration=Settings() if job.recalibrate else None,
             progress=progress,
         )
+        from ..quality.confidence import with_doubtful_slices
+
         return pack_refinement(replace(refined, result=with_doubtful_slices(refined.result)))
 
     def _attention(self, job: AttentionJob, progress: Progress) -> Value:

@@ -14,11 +14,11 @@ import SimpleITK as sitk
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.reading import read_volume
+from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelPackage, sha256_of
 from SESegmentationLib.refine.adapted import AdaptedParameters
 from SESegmentationLib.refine.recalibration import Settings
-from SESegmentationLib.training.sample import draw_sample
+from SESegmentationTraining.sample import draw_sample
 
 
 def refine(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

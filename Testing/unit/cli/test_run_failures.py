@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.inference import reading
+from SESegmentationLib.io import reading
 
 LIBRARY = Path(__file__).parents[3] / "SESegmentation"
 

@@ -19,7 +19,7 @@ from SESegmentationLib.client import Event, FailureEvent, JobHandle, Limits, Loc
 SCRIPT = """
 import os, signal, sys, time
 import SimpleITK as sitk
-from SESegmentationLib.inference.result import SegmentationResult
+from SESegmentationLib.result import SegmentationResult
 from SESegmentationLib.worker.process import serve
 
 

@@ -10,7 +10,7 @@ from SESegmentationLib.client import FailureEvent, ProgressEvent, RefineJob, Res
 from SESegmentationLib.errors import CancelledError, InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models.store import ModelPackage
-from SESegmentationLib.training.sample import draw_sample
+from SESegmentationTraining.sample import draw_sample
 
 SLICE = 16
 

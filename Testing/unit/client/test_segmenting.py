@@ -14,11 +14,12 @@ import psutil
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.client import AcceptedEvent, FailureEvent, ProgressEvent, ResultEvent, SegmentJob, launch
+from SESegmentationLib.client import AcceptedEvent, FailureEvent, ProgressEvent, ResultEvent, SegmentJob
+from SESegmentationLib.client import processes as launch
 from SESegmentationLib.errors import CancelledError, InputError, ModelError, OutOfMemoryError, WorkerError
-from SESegmentationLib.inference.result import SegmentationResult
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.models.card import CARD_NAME
+from SESegmentationLib.result import SegmentationResult
 
 IDLE_BYTES = 700e6
 

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from SESegmentationLib.models import ModelPackage, write_package
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
-from SESegmentationLib.networks import factory
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
+from SESegmentationLib.networks import architectures as factory
 
 #: centre (LPS) and radii in mm of the phantom's ellipsoids, by class; the left one is the larger. They are so large
 #: because a surface interpolated between probabilities 1 mm apart lies about 0.07 mm off on average, without any shift

@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 from SESegmentationLib.errors import CancelledError, UsageError
 from SESegmentationLib.inference.attention import attention_map
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.gates import recorded_gates, spatial_gate
-from SESegmentationLib.inference.intensity import normalise
-from SESegmentationLib.inference.weights import load_networks
 from SESegmentationLib.models import ModelPackage, write_package
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import build_network
+from SESegmentationLib.networks.se import recorded_gates, spatial_gate
+from SESegmentationLib.predict.weights import load_networks
+from SESegmentationLib.preprocess.intensity import normalise
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import CancelledError, ModelError
+from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference import cascade
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.geometry import Geometry
-from SESegmentationLib.inference.grid import to_model_grid
-from SESegmentationLib.models.terminology import structure_label
+from SESegmentationLib.models.labels import structure_label
+from SESegmentationLib.preprocess.grid import to_model_grid
 
 PIPELINE = {
     "locator": "phantom",

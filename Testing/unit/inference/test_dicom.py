@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.reading import read_volume
+from SESegmentationLib.io.reading import read_volume
 
 SERIES = "1.2.826.0.1.3680043.8.498.1"
 

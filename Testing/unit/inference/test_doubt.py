@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SESegmentationLib.inference.doubt import doubtful_slices, voxel_doubt
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.quality.confidence import doubtful_slices, voxel_doubt
 
 
 def test_doubt_is_what_the_winner_lacks():

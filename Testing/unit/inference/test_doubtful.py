@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.inference.doubtful import ROUND, with_doubtful_slices
-from SESegmentationLib.inference.result import SegmentationResult, StructureResult
 from SESegmentationLib.models import ModelPackage
+from SESegmentationLib.quality.confidence import ROUND, with_doubtful_slices
+from SESegmentationLib.result import SegmentationResult, StructureResult
 
 
 @pytest.fixture

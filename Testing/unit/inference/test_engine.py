@@ -7,9 +7,9 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import CancelledError, InputError, OutOfMemoryError
+from SESegmentationLib.geometry import RAS, Geometry
 from SESegmentationLib.inference import engine as engine_module
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.geometry import RAS, Geometry
 from SESegmentationLib.models import ModelPackage
 
 

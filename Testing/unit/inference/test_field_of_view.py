@@ -8,12 +8,12 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib.inference import engine as engine_module
-from SESegmentationLib.inference import predictor
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.foreground import box_of_pieces
-from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.networks import build_network
+from SESegmentationLib.predict import predictor
+from SESegmentationLib.predict.predictor import Predictor
+from SESegmentationLib.preprocess.crops import box_of_pieces
 
 CPU = torch.device("cpu")
 SIZE = (24, 32)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import OutOfMemoryError
-from SESegmentationLib.inference.geometry import RAS, Geometry
-from SESegmentationLib.inference.grid import covering, smoothed, to_model_grid
+from SESegmentationLib.geometry import RAS, Geometry
 from SESegmentationLib.models import ModelCard
+from SESegmentationLib.preprocess.grid import covering, smoothed, to_model_grid
 
 lengths = st.floats(0.3, 4.0)
 geometries = st.builds(
@@ -192,7 +192,7 @@ def test_outside_the_box_in_use_is_background(card, spacing):
 
 
 def test_values_above_255_need_16_bits(make_package):
-    from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
+    from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 
     labels = [structure_label(17, "hippocampus", LEFT), structure_label(300, "hippocampus", RIGHT)]
     package = make_package(labels=[label.to_dict() for label in labels], merged_pairs=[[17, 300]])

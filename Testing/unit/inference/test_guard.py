@@ -10,11 +10,11 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference import guard
-from SESegmentationLib.inference.reading import read_volume
+from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.training.plan import draft_card
-from SESegmentationLib.training.recipe import Recipe
+from SESegmentationLib.quality import input_checks as guard
+from SESegmentationTraining.recipe import Recipe
+from SESegmentationTraining.train import draft_card
 
 
 @pytest.fixture(scope="module")

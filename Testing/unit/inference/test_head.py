@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.inference.geometry import RAS, Geometry
-from SESegmentationLib.inference.head import HeadSurvey
+from SESegmentationLib.geometry import RAS, Geometry
+from SESegmentationLib.quality.head import HeadSurvey
 
 RADII = np.array([70.0, 90.0, 75.0])
 

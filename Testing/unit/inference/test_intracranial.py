@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.geometry import Geometry
-from SESegmentationLib.inference.intracranial import intracranial_ml
-from SESegmentationLib.outputs.report import build_report
+from SESegmentationLib.postprocess.intracranial import intracranial_ml
+from SESegmentationLib.report import build_report
 from SESegmentationLib.worker.results import pack_result, unpack_result
 
 

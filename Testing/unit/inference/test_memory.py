@@ -8,9 +8,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from SESegmentationLib import memory
 from SESegmentationLib.errors import OutOfMemoryError
-from SESegmentationLib.inference import memory
-from SESegmentationLib.inference.memory import available_gigabytes, is_out_of_memory, memory_errors, require
+from SESegmentationLib.memory import available_gigabytes, is_out_of_memory, memory_errors, require
 
 
 def raised_by(function) -> BaseException:

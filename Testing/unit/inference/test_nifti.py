@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference import voxel_data
-from SESegmentationLib.inference.nifti import NiftiHeader
-from SESegmentationLib.inference.reading import NOT_NUMBERS, read_volume
-from SESegmentationLib.inference.volume_image import shear_degrees
+from SESegmentationLib.io import voxel_data
+from SESegmentationLib.io.nifti import NiftiHeader
+from SESegmentationLib.io.reading import NOT_NUMBERS, read_volume
+from SESegmentationLib.io.volume_image import shear_degrees
 
 SIZE = (5, 6, 7)
 SFORM = ((-2.0, 0.0, 0.0, 10.0), (0.0, 3.0, 0.0, -20.0), (0.0, 0.0, 4.0, 30.0))

@@ -10,8 +10,8 @@ import SimpleITK as sitk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.geometry import Geometry
 
 PERMUTATIONS_AND_FLIPS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 LEFT_VALUE, RIGHT_VALUE = 17, 53

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from SESegmentationLib.errors import CancelledError
-from SESegmentationLib.inference import predictor
-from SESegmentationLib.inference.overlooked import heard_alone
-from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import ModelCard
+from SESegmentationLib.predict import predictor
+from SESegmentationLib.predict.predictor import Predictor
+from SESegmentationLib.predict.views import heard_alone
 
 CPU = torch.device("cpu")
 SHAPE = (10, 10, 10)

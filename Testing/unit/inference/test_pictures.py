@@ -8,8 +8,8 @@ import SimpleITK as sitk
 from PIL import Image
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.pictures import read_picture
-from SESegmentationLib.inference.reading import check_volume, read_label_volume, read_volume
+from SESegmentationLib.io.pictures import read_picture
+from SESegmentationLib.io.reading import check_volume, read_label_volume, read_volume
 
 PIXEL = (0.5, 0.25, 2.0)
 GREY = np.random.default_rng(0).integers(0, 200, (7, 9)).astype(np.uint8)

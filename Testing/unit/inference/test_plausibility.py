@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.inference import plausibility
-from SESegmentationLib.inference.geometry import find_extents
-from SESegmentationLib.inference.result import StructureResult
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
+from SESegmentationLib.geometry import find_extents
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
+from SESegmentationLib.quality import output_checks as plausibility
+from SESegmentationLib.result import StructureResult
 
 LEFT_LABEL = replace(structure_label(17, "hippocampus", LEFT), plausible_ml=(1.8, 6.0))
 RIGHT_LABEL = replace(structure_label(53, "hippocampus", RIGHT), plausible_ml=(1.8, 6.0))

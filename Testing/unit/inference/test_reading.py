@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference import formats
-from SESegmentationLib.inference.reading import NOT_NUMBERS, check_volume, read_label_volume, read_volume
+from SESegmentationLib.io import formats
+from SESegmentationLib.io.reading import NOT_NUMBERS, check_volume, read_label_volume, read_volume
 
 SHAPE = (6, 7, 8)
 

@@ -9,11 +9,11 @@ import torch
 
 from SESegmentationLib.errors import CancelledError, InputError, UsageError
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.inference.sampling import draw_samples, sample_spread, sample_structures
-from SESegmentationLib.inference.weights import load_networks
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks import build_network
+from SESegmentationLib.predict.predictor import Predictor
+from SESegmentationLib.predict.weights import load_networks
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from SESegmentationLib.inference.geometry import find_extents
+from SESegmentationLib.geometry import find_extents
 
 VALUES = (3, 200, 1, 7)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from SESegmentationLib.inference.uncertainty import agreement, confidence, margin
+from SESegmentationLib.quality.confidence import agreement, confidence, margin
 
 
 def votes(*rows: list[int]) -> list[torch.Tensor]:

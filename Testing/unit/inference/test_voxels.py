@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.inference.voxels import voxels_of
+from SESegmentationLib.io.volume_image import voxels_of
 
 
 def test_nothing_is_copied():

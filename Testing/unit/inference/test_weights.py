@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from SESegmentationLib.errors import ModelError
-from SESegmentationLib.inference.weights import fold_batch_norms, load_networks, load_weights
 from SESegmentationLib.models import ModelPackage, write_package
 from SESegmentationLib.models.card import ModelCard
 from SESegmentationLib.networks import build_network
+from SESegmentationLib.predict.weights import fold_batch_norms, load_networks, load_weights
 
 
 def randomised(network: nn.Module) -> nn.Module:

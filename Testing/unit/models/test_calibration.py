@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.models.calibration import expected_dice
+from SESegmentationLib.models.sections import expected_dice
 
 CALIBRATION = {
     "views": {"1": {"confidence": [0.2, 0.5, 0.9], "dice": [0.1, 0.4, 0.8]}, "2": {"confidence": [0.7], "dice": [0.6]}},

@@ -6,7 +6,7 @@ import pytest
 
 from SESegmentationLib.errors import ModelError
 from SESegmentationLib.models import Code, Label
-from SESegmentationLib.models.terminology import LEFT, STRUCTURES, brain_labels, structure_label
+from SESegmentationLib.models.labels import LEFT, STRUCTURES, brain_labels, structure_label
 
 
 def test_terminology_entry_is_slicers_string():

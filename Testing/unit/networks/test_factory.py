@@ -6,7 +6,7 @@ import pytest
 
 from SESegmentationLib.errors import ModelError
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.networks.factory import NETWORKS
+from SESegmentationLib.networks.architectures import NETWORKS
 
 
 @pytest.mark.parametrize("kind", ["PyramidUNet", "UNet", "SDNet", "DenseFCN"])

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from SESegmentationLib.inference.weights import fold_batch_norms
 from SESegmentationLib.networks import build_network
+from SESegmentationLib.networks.losses import segmentation_loss
 from SESegmentationLib.networks.se import AGGREGATIONS, KINDS
 from SESegmentationLib.networks.template import POSITIONS
-from SESegmentationLib.training.losses import segmentation_loss
+from SESegmentationLib.predict.weights import fold_batch_norms
 
 TEMPLATE = ["UNet", "SDNet", "DenseFCN"]
 UNPOOLING = ["SDNet", "DenseFCN"]

@@ -7,8 +7,8 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
-from SESegmentationLib.outputs.picture import PANEL, write_picture
+from SESegmentationLib.io.picture import PANEL, write_picture
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 
 LEFT_LABEL, RIGHT_LABEL = structure_label(17, "hippocampus", LEFT), structure_label(58, "accumbens", RIGHT)
 

@@ -7,8 +7,8 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import SegmentationError
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
-from SESegmentationLib.outputs.segnrrd import write_segmentation
+from SESegmentationLib.io.writing import write_segmentation
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 
 STRUCTURES = (
     structure_label(17, "hippocampus", LEFT),

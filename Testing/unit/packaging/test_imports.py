@@ -19,10 +19,7 @@ ONCE_STARTED = {"SampleData", "PyTorchUtils"}
 ROOTS = (
     "SESegmentation.py",
     *(f"{LIBRARY}/{name}" for name in ("panel", "mrml", "client", "models", "doctor.py", "errors.py", "progress.py")),
-    *(
-        f"{LIBRARY}/worker/{name}.py"
-        for name in ("ending", "failures", "frames", "images", "jobs", "messages", "results")
-    ),
+    *(f"{LIBRARY}/worker/{name}.py" for name in ("ending", "frames", "jobs", "messages", "results")),
 )
 #: of these also what functions import runs there; elsewhere functions may belong to the worker process
 ONLY_IN_SLICER = ("SESegmentation.py", f"{LIBRARY}/panel", f"{LIBRARY}/mrml")

@@ -11,10 +11,11 @@ LISTS = MODULE / "CMakeLists.txt"
 
 
 def main() -> None:
-    """List every file of the module that is or will be committed."""
+    """List every file of the module that is or will be committed, but for the training."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=MODULE, capture_output=True, text=True, check=True).stdout.split("\0")
     files = sorted({path for path in listed if path and (MODULE / path).is_file()} - {LISTS.name})
+    files = [path for path in files if not path.startswith("SESegmentationTraining/")]
     scripts = [path for path in files if path.endswith(".py") and path != "SESegmentation.py"]
     text = LISTS.read_text(encoding="utf-8")
     text = _replaced(text, "SCRIPTS", ["${MODULE_NAME}.py", *scripts])

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage
-from SESegmentationLib.training.sample import Sample, draw_sample
+from SESegmentationTraining.sample import Sample, draw_sample
 
 
 @pytest.fixture(scope="session")

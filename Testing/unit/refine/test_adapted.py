@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from SESegmentationLib.errors import InputError, ModelError
-from SESegmentationLib.inference.weights import load_networks
 from SESegmentationLib.models import ModelPackage
+from SESegmentationLib.predict.weights import load_networks
 from SESegmentationLib.refine.adapted import AdaptedParameters
 from SESegmentationLib.refine.adapted_file import AdaptedNotes
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.inference.geometry import Geometry
-from SESegmentationLib.inference.grid import to_model_grid
+from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.models import ModelCard
+from SESegmentationLib.preprocess.grid import to_model_grid
 from SESegmentationLib.refine.corrections import AXES, Corrections, Slices, check_place, check_values, edited_slices
 
 

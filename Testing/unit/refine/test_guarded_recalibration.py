@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from SESegmentationLib.inference.weights import load_networks
+from SESegmentationLib.predict.weights import load_networks
 from SESegmentationLib.refine import guarded_recalibration
-from SESegmentationLib.refine.adapted import AdaptedParameters
+from SESegmentationLib.refine.adapted import AdaptedParameters, adapted_parameters
 from SESegmentationLib.refine.corrections import Corrections, Slices
 from SESegmentationLib.refine.guarded_recalibration import STEPS, recalibrate_guarded, split_slices
-from SESegmentationLib.refine.parameters import adapted_parameters
 from SESegmentationLib.refine.recalibration import Settings
 
 QUICK = Settings(steps=3, rate=0.05)

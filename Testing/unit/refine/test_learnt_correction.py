@@ -16,7 +16,7 @@ from SESegmentationLib.models.store import _PACKAGE
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.refine import learnt_correction
 from SESegmentationLib.refine.learnt_correction import FOLDER, LearntCorrection, Present, Shown
-from SESegmentationLib.training.splits import split_cases
+from SESegmentationTraining.dataset import split_cases
 
 SHAPE = (20, 24, 18)
 

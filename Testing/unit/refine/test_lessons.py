@@ -11,14 +11,14 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib.inference.engine import Field
-from SESegmentationLib.inference.predictor import Predictor
-from SESegmentationLib.inference.views import along
-from SESegmentationLib.inference.weights import load_networks
 from SESegmentationLib.models import View
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import build_network
+from SESegmentationLib.predict.predictor import Predictor
+from SESegmentationLib.predict.views import along
+from SESegmentationLib.predict.weights import load_networks
 from SESegmentationLib.refine.corrections import Corrections, Slices
-from SESegmentationLib.refine.lessons import known_channels, prepare_lessons
+from SESegmentationLib.refine.recalibration import known_channels, prepare_lessons
 
 CPU = torch.device("cpu")
 

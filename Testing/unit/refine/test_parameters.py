@@ -6,7 +6,7 @@ import pytest
 
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.refine.parameters import PARAMETER_SETS, adapted_parameters
+from SESegmentationLib.refine.adapted import PARAMETER_SETS, adapted_parameters
 
 NETWORKS = [
     {"type": "PyramidUNet", "in_channels": 3, "classes": 3, "channels": [4, 8, 16]},

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from SESegmentationLib.errors import CancelledError, UsageError
-from SESegmentationLib.inference.weights import load_networks
+from SESegmentationLib.predict.weights import load_networks
+from SESegmentationLib.refine.adapted import PARAMETER_SETS, adapted_parameters
 from SESegmentationLib.refine.corrections import Corrections, Slices
-from SESegmentationLib.refine.lessons import prepare_lessons
-from SESegmentationLib.refine.parameters import PARAMETER_SETS, adapted_parameters
-from SESegmentationLib.refine.recalibration import Settings, recalibrate
+from SESegmentationLib.refine.recalibration import Settings, prepare_lessons, recalibrate
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 from numpy.random import default_rng
 
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
-from SESegmentationLib.training.recipe import Recipe
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
+from SESegmentationTraining.recipe import Recipe
 
 #: direction of a RAS image in LPS coordinates
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)

@@ -11,9 +11,9 @@ import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError, ModelError, UsageError
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.reading import read_volume
+from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import verify_package
-from SESegmentationLib.training import accuracy
+from SESegmentationTraining import accuracy
 
 
 @pytest.fixture

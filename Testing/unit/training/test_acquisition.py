@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SESegmentationLib.training.acquisition import acquisition_matrix, thick_slabs, thick_slices
+from SESegmentationTraining.transforms import acquisition_matrix, thick_slabs, thick_slices
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from SESegmentationLib.training.appearance import (
+from SESegmentationTraining.transforms import (
     Appearance,
     bias_field,
     change_appearance,

@@ -15,15 +15,9 @@ from PIL import Image
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models import ModelCard, user_models_folder
-from SESegmentationLib.training.automatic import (
-    FEWEST_STEPS,
-    automatic_recipe,
-    read_reasons,
-    with_steps,
-    write_recipe,
-)
-from SESegmentationLib.training.choices import Machine, plan_recipe
-from SESegmentationLib.training.recipe import Recipe
+from SESegmentationTraining.automatic import FEWEST_STEPS, automatic_recipe, read_reasons, with_steps, write_recipe
+from SESegmentationTraining.choices import Machine, plan_recipe
+from SESegmentationTraining.recipe import Recipe
 
 CPU = Machine(torch.device("cpu"), 4.0, False)
 
@@ -145,7 +139,7 @@ def test_the_plan_says_why(plan):
 
 
 def test_steps_fit_the_time(plan, trunks, monkeypatch):
-    monkeypatch.setattr("SESegmentationLib.training.automatic.seconds_per_step", lambda *_: 0.1)
+    monkeypatch.setattr("SESegmentationTraining.automatic.seconds_per_step", lambda *_: 0.1)
     steps = {}
     for minutes in (0.001, 2, 4, 100_000):
         entries = with_steps(plan, trunks, CPU, minutes)

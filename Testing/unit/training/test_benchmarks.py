@@ -13,11 +13,11 @@ from PIL import Image
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.models import ModelCard, verify_package
-from SESegmentationLib.models.terminology import PAIRED_BRAIN_STRUCTURES
-from SESegmentationLib.training import benchmarks
-from SESegmentationLib.training.dataset import find_cases
-from SESegmentationLib.training.plan import draft_card
-from SESegmentationLib.training.recipe import Recipe
+from SESegmentationLib.models.labels import PAIRED_BRAIN_STRUCTURES
+from SESegmentationTraining import benchmarks
+from SESegmentationTraining.dataset import find_cases
+from SESegmentationTraining.recipe import Recipe
+from SESegmentationTraining.train import draft_card
 
 #: what the recipes are too large for in a test
 SMALL = """

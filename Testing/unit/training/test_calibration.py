@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.predictor import Prediction
-from SESegmentationLib.inference.reading import read_volume
+from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelPackage, verify_package, write_package
-from SESegmentationLib.models.calibration import expected_dice
-from SESegmentationLib.training import calibration
-from SESegmentationLib.training.automatic import write_recipe
-from SESegmentationLib.training.calibration import Observation, compare, fit, fit_curve, kept_out_cases, observe
-from SESegmentationLib.training.dataset import find_cases
-from SESegmentationLib.training.shifts import SHIFTS
-from SESegmentationLib.training.splits import split_cases
+from SESegmentationLib.models.sections import expected_dice
+from SESegmentationLib.predict.predictor import Prediction
+from SESegmentationTraining import calibration
+from SESegmentationTraining.automatic import write_recipe
+from SESegmentationTraining.calibration import SHIFTS, Observation, compare, fit, fit_curve, kept_out_cases, observe
+from SESegmentationTraining.dataset import find_cases, split_cases
 
 
 def seen(confidence: float, dice: float, value: int = 17, views: int = 2, case: str = "a") -> Observation:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from SESegmentationLib.training.choices import (
+from SESegmentationTraining.choices import (
     BYTES_PER_PIXEL,
     Machine,
     choose_intensity,
@@ -19,8 +19,7 @@ from SESegmentationLib.training.choices import (
     same_patient,
     thick_axis,
 )
-from SESegmentationLib.training.fingerprint import CaseLook, Description, Fingerprint
-from SESegmentationLib.training.licences import data_licence
+from SESegmentationTraining.fingerprint import CaseLook, Description, Fingerprint, data_licence
 
 CPU = Machine(torch.device("cpu"), 8.0, False)
 GPU = Machine(torch.device("cuda"), 40.0, True)

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from SESegmentationLib.training.losses import median_frequency_weights
-from SESegmentationLib.training.train import without_class_weights
+from SESegmentationLib.networks.losses import median_frequency_weights
+from SESegmentationTraining.train import without_class_weights
 
 
 @pytest.mark.parametrize("exponent", [0.25, 1.0])

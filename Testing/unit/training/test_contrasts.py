@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from SESegmentationLib.training.contrasts import Contrast, ContrastTable, own_classes
+from SESegmentationTraining.synthesis import Contrast, ContrastTable, own_classes
 
 #: background, left and right white matter, left and right cortex, left and right caudate, skull
 VALUES = np.array([0, 2, 41, 3, 42, 11, 50, 258])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.training import cross_contrast
-from SESegmentationLib.training.dataset import find_cases
+from SESegmentationTraining import cross_contrast
+from SESegmentationTraining.dataset import find_cases
 
 
 @pytest.fixture

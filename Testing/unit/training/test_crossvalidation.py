@@ -8,17 +8,10 @@ import pytest
 
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.models import verify_package
-from SESegmentationLib.training import crossvalidation
-from SESegmentationLib.training.automatic import write_recipe
-from SESegmentationLib.training.calibration import Observation
-from SESegmentationLib.training.crossvalidation import (
-    MEASURED_NAME,
-    OBSERVED_NAME,
-    cross_validate,
-    expected_of_folds,
-    main,
-)
-from SESegmentationLib.training.shifts import SHIFTS
+from SESegmentationTraining import crossvalidation
+from SESegmentationTraining.automatic import write_recipe
+from SESegmentationTraining.calibration import SHIFTS, Observation
+from SESegmentationTraining.crossvalidation import MEASURED_NAME, OBSERVED_NAME, cross_validate, expected_of_folds, main
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,8 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.training.dataset import (
-    box_round,
-    find_cases,
-    find_label_maps,
-    load_case,
-    load_label_map,
-    same_grid,
-)
-from SESegmentationLib.training.plan import draft_card
+from SESegmentationTraining.dataset import box_round, find_cases, find_label_maps, load_case, load_label_map, same_grid
+from SESegmentationTraining.train import draft_card
 
 
 @pytest.fixture

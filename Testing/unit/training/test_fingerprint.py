@@ -11,8 +11,8 @@ import SimpleITK as sitk
 from PIL import Image
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.training.dataset import find_cases
-from SESegmentationLib.training.fingerprint import MOST_CASES, Description, look_at
+from SESegmentationTraining.dataset import find_cases
+from SESegmentationTraining.fingerprint import MOST_CASES, Description, look_at
 
 LABELS = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 4}}
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.errors import CancelledError, InputError, SegmentationError
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.training import fit
-from SESegmentationLib.training.fit import FitState, Schedule, fit_network, validate
-from SESegmentationLib.training.log import Log
-from SESegmentationLib.training.plan import draft_card, plan_fits
-from SESegmentationLib.training.recipe import Phase
-from SESegmentationLib.training.sources import Batch, channel_pairs, open_source
+from SESegmentationTraining import fit
+from SESegmentationTraining.fit import FitState, Schedule, fit_network, validate
+from SESegmentationTraining.processes import Log
+from SESegmentationTraining.recipe import Phase
+from SESegmentationTraining.sources import Batch, open_source
+from SESegmentationTraining.train import draft_card, plan_fits
 
 CPU = torch.device("cpu")
 COARSE, FINE = Phase(30, 8, (48, 48), 2.0), Phase(70, 4, (96, 96))
@@ -73,7 +73,7 @@ class Trainer:
             network,
             source or self.source,
             self.plan.views,
-            channel_pairs(self.card),
+            self.card.channel_pairs,
             self.recipe,
             self.plan.schedule,
             folder,
@@ -155,7 +155,7 @@ def test_training_learns_and_what_is_kept_is_the_moving_average(trainer, tmp_pat
     network = build_network(one.plan.description)
     network.load_state_dict(weights)
     phase = one.recipe.phases[0]
-    dice = validate(network, one.source, one.plan.views, channel_pairs(one.card), one.recipe, phase, CPU)
+    dice = validate(network, one.source, one.plan.views, one.card.channel_pairs, one.recipe, phase, CPU)
     assert sum(dice) / 2 == pytest.approx(state.history[-1]["mean"], abs=1e-4)
     losses = [entry["loss"] for entry in entries(tmp_path) if "loss" in entry]
     assert len(losses) == 2  # at step 50 and at the end
@@ -270,7 +270,7 @@ def test_validation_is_the_dice_of_the_whole_set(trainer):
 
     one = trainer()
     phase = one.recipe.phases[1]
-    dice = validate(Guess(), one.source, one.plan.views, channel_pairs(one.card), one.recipe, phase, CPU)
+    dice = validate(Guess(), one.source, one.plan.views, one.card.channel_pairs, one.recipe, phase, CPU)
     overlap = size = 0
     for index in range(one.recipe.fit.validation_batches):
         generator = torch.Generator().manual_seed(10_000_019 + index)

@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.predictor import Predictor
-from SESegmentationLib.inference.weights import load_networks
 from SESegmentationLib.models import verify_package
-from SESegmentationLib.training import fusion
-from SESegmentationLib.training.plan import draft_card
-from SESegmentationLib.training.recipe import Recipe
-from SESegmentationLib.training.sources import open_source
-from SESegmentationLib.training.train import train_model
+from SESegmentationLib.predict.predictor import Predictor
+from SESegmentationLib.predict.weights import load_networks
+from SESegmentationTraining import view_weights as fusion
+from SESegmentationTraining.recipe import Recipe
+from SESegmentationTraining.sources import open_source
+from SESegmentationTraining.train import draft_card, train_model
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from SESegmentationLib.training import gallery
+from SESegmentationTraining import report as gallery
 
 
 def test_slices_stand_beside_their_targets(blobs_folder, blobs_recipe):

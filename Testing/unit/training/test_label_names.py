@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from SESegmentationLib.models import Label
-from SESegmentationLib.models.terminology import LEFT, RIGHT
-from SESegmentationLib.training.label_names import TISSUE, make_labels, mirrored_pairs, split_side
+from SESegmentationLib.models.labels import LEFT, RIGHT
+from SESegmentationTraining.fingerprint import TISSUE, make_labels, mirrored_pairs, split_side
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,18 @@ from SESegmentationLib.errors import InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks.correction import CorrectionNetwork
-from SESegmentationLib.training import learnt_correction
-from SESegmentationLib.training.correction_examples import CorrectionExamples, Example
-from SESegmentationLib.training.dataset import find_cases
-from SESegmentationLib.training.learnt_correction import CorrectionRecipe, correction_loss, train_correction
-from SESegmentationLib.training.mistakes import Mistaken, collect_mistakes, find_mistakes, shifts_of
-from SESegmentationLib.training.sample import draw_sample
-from SESegmentationLib.training.splits import Split
+from SESegmentationTraining import learnt_correction
+from SESegmentationTraining.correction_examples import (
+    CorrectionExamples,
+    Example,
+    Mistaken,
+    collect_mistakes,
+    find_mistakes,
+    shifts_of,
+)
+from SESegmentationTraining.dataset import Split, find_cases
+from SESegmentationTraining.learnt_correction import CorrectionRecipe, correction_loss, train_correction
+from SESegmentationTraining.sample import draw_sample
 
 QUICK = replace(CorrectionRecipe.load("correction"), channels=(4, 8), steps=2, batch=2, size=16, settled=0.5)
 
@@ -48,7 +53,7 @@ def train(dataset, tmp_path, tiny_model, monkeypatch):
     """Function that trains on the first case, the other one kept out."""
     monkeypatch.setattr(learnt_correction, "recipe_of", lambda package: None)
     monkeypatch.setattr(learnt_correction, "split_by_recipe", lambda names, recipe: Split(["a"], [], ["b"]))
-    monkeypatch.setattr("SESegmentationLib.training.mistakes.shifts_of", lambda case: [(), ("noise",)])
+    monkeypatch.setattr("SESegmentationTraining.correction_examples.shifts_of", lambda case: [(), ("noise",)])
 
     def run(steps: int = 2, name: str = "out") -> Path:
         (tmp_path / name).mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from monai.losses import DiceCELoss, DiceLoss
 from scipy import ndimage
 
-from SESegmentationLib.training.losses import (
+from SESegmentationLib.networks.losses import (
     boundary_weights,
     distillation_loss,
     median_frequency_weights,

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.inference.predictor import Prediction, Predictor
-from SESegmentationLib.inference.weights import load_networks
 from SESegmentationLib.models import verify_package
-from SESegmentationLib.training import odds
-from SESegmentationLib.training.recipe import Recipe
-from SESegmentationLib.training.train import train_model
+from SESegmentationLib.predict.predictor import Prediction, Predictor
+from SESegmentationLib.predict.weights import load_networks
+from SESegmentationTraining import odds
+from SESegmentationTraining.recipe import Recipe
+from SESegmentationTraining.train import train_model
 
 VALUE = 17
 

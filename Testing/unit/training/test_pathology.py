@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from SESegmentationLib.training.pathology import add_lesions, add_vessels, enlarge_ventricles
+from SESegmentationTraining.transforms import add_lesions, add_vessels, enlarge_ventricles
 
 #: label indices: background, white matter, ventricle, caudate
 VENTRICLE = torch.tensor([0, 0, 2, 0])

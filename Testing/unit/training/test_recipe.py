@@ -9,11 +9,11 @@ import pytest
 
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.models.terminology import LEFT, RIGHT
+from SESegmentationLib.models.labels import LEFT, RIGHT
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.training.plan import draft_card, plan_fits
-from SESegmentationLib.training.recipe import RECIPES_FOLDER, SOURCE_KINDS, Recipe
-from SESegmentationLib.training.sources import SOURCES
+from SESegmentationTraining.recipe import RECIPES_FOLDER, SOURCE_KINDS, Recipe
+from SESegmentationTraining.sources import SOURCES
+from SESegmentationTraining.train import draft_card, plan_fits
 
 SHIPPED = sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml"))
 BRAIN = [name for name in SHIPPED if name.startswith("brain-t1")]

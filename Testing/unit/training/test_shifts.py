@@ -8,8 +8,8 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SESegmentationLib.training.sample import draw_sample
-from SESegmentationLib.training.shifts import NOISE, SHIFTS, THICKNESS, shift_array, shift_volume
+from SESegmentationTraining.calibration import NOISE, SHIFTS, THICKNESS, shift_array, shift_volume
+from SESegmentationTraining.sample import draw_sample
 
 
 @pytest.fixture(scope="module")

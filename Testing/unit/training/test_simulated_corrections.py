@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SESegmentationLib.training.simulated_corrections import (
+from SESegmentationTraining.simulated_corrections import (
     APART,
     MANNERS,
     POLICIES,

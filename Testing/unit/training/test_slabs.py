@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SESegmentationLib.inference import views
-from SESegmentationLib.training.slabs import PLANE_AXES, Deformation, VolumeBank
-from SESegmentationLib.training.sources import UPRIGHT
+from SESegmentationLib.predict import views
+from SESegmentationTraining.slabs import PLANE_AXES, Deformation, VolumeBank
+from SESegmentationTraining.sources import UPRIGHT
 
 PLANES = tuple(PLANE_AXES)
 SAME = np.arange(256, dtype=np.uint8)

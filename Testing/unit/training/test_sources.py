@@ -8,11 +8,11 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.models.terminology import LEFT, RIGHT, structure_label
-from SESegmentationLib.training import sources
-from SESegmentationLib.training.dataset import find_cases, load_case
-from SESegmentationLib.training.plan import draft_card
-from SESegmentationLib.training.sources import exchanged, open_source
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
+from SESegmentationTraining import sources
+from SESegmentationTraining.dataset import find_cases, load_case
+from SESegmentationTraining.sources import exchanged, open_source
+from SESegmentationTraining.train import draft_card
 
 CPU = torch.device("cpu")
 MERGED = [

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.training.splits import fold_of_cases, split_by_recipe, split_cases
+from SESegmentationTraining.dataset import fold_of_cases, split_by_recipe, split_cases
 
 names = st.lists(st.text("abc123", min_size=1, max_size=4), min_size=3, max_size=30, unique=True)
 

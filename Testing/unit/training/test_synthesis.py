@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.intensity import normalise
-from SESegmentationLib.training.recipe import Recipe
-from SESegmentationLib.training.slabs import Slabs
-from SESegmentationLib.training.synthesis import ImageSynthesiser, Synthesis, TissuePriors, scale_to_unit
+from SESegmentationLib.preprocess.intensity import normalise
+from SESegmentationTraining.recipe import Recipe
+from SESegmentationTraining.slabs import Slabs
+from SESegmentationTraining.synthesis import ImageSynthesiser, Synthesis, TissuePriors, scale_to_unit
 
 #: background, left and right white matter, left and right caudate, fluid, skull
 VALUES = np.array([0, 2, 41, 11, 50, 24, 258])

@@ -9,10 +9,9 @@ import torch
 
 from SESegmentationLib.errors import ModelError, UsageError
 from SESegmentationLib.models import find_model
-from SESegmentationLib.training.plan import draft_card
-from SESegmentationLib.training.sources import open_source
-from SESegmentationLib.training.teacher import Teacher
-from SESegmentationLib.training.train import train_model
+from SESegmentationTraining.sources import open_source
+from SESegmentationTraining.teacher import Teacher
+from SESegmentationTraining.train import draft_card, train_model
 
 CPU = torch.device("cpu")
 VIEWS = [

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 
 from SESegmentationLib.errors import CancelledError, DeviceError, InputError, UsageError
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.reading import read_volume
+from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import verify_package
-from SESegmentationLib.training.evaluation import compare
-from SESegmentationLib.training.recipe import Recipe
-from SESegmentationLib.training.train import train_model
+from SESegmentationTraining.evaluation import compare
+from SESegmentationTraining.recipe import Recipe
+from SESegmentationTraining.train import train_model
 
 PACKAGE = Path(__file__).parents[3] / "SESegmentation"
 

@@ -7,14 +7,8 @@ import sys
 
 import pytest
 
-from SESegmentationLib.errors import (
-    DependencyError,
-    DeviceError,
-    InputError,
-    OutOfMemoryError,
-    SegmentationError,
-)
-from SESegmentationLib.worker.failures import as_segmentation_error
+from SESegmentationLib.errors import DependencyError, DeviceError, InputError, OutOfMemoryError, SegmentationError
+from SESegmentationLib.worker.messages import as_segmentation_error
 
 
 def caught(action) -> BaseException:

@@ -14,15 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference import guard
-from SESegmentationLib.inference.reading import NOT_NUMBERS
-from SESegmentationLib.inference.remarks import add_remarks
-from SESegmentationLib.inference.result import Finding, SegmentationResult, StructureResult
-from SESegmentationLib.inference.voxels import voxels_of
+from SESegmentationLib.io.reading import NOT_NUMBERS
+from SESegmentationLib.io.volume_image import add_remarks, voxels_of
 from SESegmentationLib.models import ModelPackage
-from SESegmentationLib.worker.images import pack_image, unpack_image
+from SESegmentationLib.quality import input_checks as guard
+from SESegmentationLib.result import Finding, SegmentationResult, StructureResult
 from SESegmentationLib.worker.jobs import JOBS, AttentionJob, RefineJob, SegmentJob, WarmUpJob
-from SESegmentationLib.worker.results import pack_result, unpack_result
+from SESegmentationLib.worker.results import pack_image, pack_result, unpack_image, unpack_result
 
 LENGTHS = st.floats(0.01, 100, allow_nan=False)
 POSITIONS = st.floats(-1e4, 1e4, allow_nan=False)

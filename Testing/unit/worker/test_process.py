@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from SESegmentationLib import __version__
-from SESegmentationLib.client.launch import worker_environment
+from SESegmentationLib.client.processes import worker_environment
 from SESegmentationLib.worker.frames import Frame, read_frame, write_frame
 from SESegmentationLib.worker.jobs import SegmentJob, WarmUpJob
 from SESegmentationLib.worker.messages import EXIT_PROTOCOL, PROTOCOL

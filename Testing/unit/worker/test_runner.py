@@ -14,10 +14,10 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib.errors import InputError, ModelError
-from SESegmentationLib.inference.result import SegmentationResult
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.progress import no_progress
 from SESegmentationLib.refine.adapted import AdaptedParameters
+from SESegmentationLib.result import SegmentationResult
 from SESegmentationLib.worker.jobs import AttentionJob, SegmentJob, WarmUpJob
 from SESegmentationLib.worker.runner import JobRunner, release_memory
 

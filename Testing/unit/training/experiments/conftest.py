@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.training.experiments.plan import Plan
-from SESegmentationLib.training.experiments.results import write_results
+from SESegmentationTraining.experiments.plan import Plan
+from SESegmentationTraining.experiments.results import write_results
 
 #: a plan on the dataset of ``blobs_folder``, a run of which takes a moment
 TEXT = """

@@ -6,7 +6,7 @@ import pytest
 
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.networks import build_network, describe
-from SESegmentationLib.training.experiments.control import widened_to
+from SESegmentationTraining.experiments.plan import widened_to
 
 
 def parameters(description):

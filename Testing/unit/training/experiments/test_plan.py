@@ -7,8 +7,8 @@ import torch
 
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.training.experiments.plan import PLANS_FOLDER, Plan
-from SESegmentationLib.training.plan import draft_card
+from SESegmentationTraining.experiments.plan import PLANS_FOLDER, Plan
+from SESegmentationTraining.train import draft_card
 
 SHIPPED = sorted(path.stem for path in PLANS_FOLDER.glob("*.toml"))
 

@@ -10,12 +10,12 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib.errors import CancelledError, InputError, UsageError
-from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.training.evaluation import compare
-from SESegmentationLib.training.experiments.results import read_results, result_path
-from SESegmentationLib.training.experiments.run import Runner, dice_of
-from SESegmentationLib.training.plan import draft_card
+from SESegmentationLib.predict.predictor import Predictor
+from SESegmentationTraining.evaluation import compare
+from SESegmentationTraining.experiments.results import read_results, result_path
+from SESegmentationTraining.experiments.run import Runner, dice_of
+from SESegmentationTraining.train import draft_card
 
 CPU = torch.device("cpu")
 

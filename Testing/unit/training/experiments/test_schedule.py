@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from SESegmentationLib.errors import CancelledError, DeviceError, SegmentationError, UsageError
-from SESegmentationLib.training.experiments.results import read_results
-from SESegmentationLib.training.experiments.schedule import Tally, choose_devices, do_runs, work_of
+from SESegmentationTraining.experiments.results import read_results
+from SESegmentationTraining.experiments.schedule import Tally, choose_devices, do_runs, work_of
 
 
 def test_processes_side_by_side_give_what_one_gives(plan, blobs_folder, tmp_path):
@@ -41,7 +41,7 @@ def test_progress_counts_all_runs_and_ends_at_one(plan, blobs_folder, tmp_path):
 def test_the_time_left_is_in_proportion_to_the_work(plan, monkeypatch):
     runs = plan().runs()[:2]
     now = 0.0
-    monkeypatch.setattr("SESegmentationLib.training.experiments.schedule.time.monotonic", lambda: now)
+    monkeypatch.setattr("SESegmentationTraining.experiments.schedule.time.monotonic", lambda: now)
     seen = []
     tally = Tally(runs, lambda phase, fraction, left: seen.append((fraction, left)))
     now = 60.0

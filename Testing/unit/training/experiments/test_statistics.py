@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
-from SESegmentationLib.training.experiments.statistics import compare_pairs, outcome_of
+from SESegmentationTraining.experiments.statistics import compare_pairs, outcome_of
 
 
 def dice_of(results, runs):

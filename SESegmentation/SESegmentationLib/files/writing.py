@@ -1,0 +1,245 @@
+"""Output files: durable on the disk, read back, and in their place whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from ..errors import SegmentationError, UsageError
+from .staging import close_staging, open_staging, placing, remove_leftovers
+
+#: a file system that has no such operation keeps nothing back
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+#: what is written at once to see why a file is incomplete, bytes
+_PROBE = 1 << 20
+
+
+class OutputError(SegmentationError):
+    """A file that cannot be written."""
+
+    code = "output"
+
+
+def store(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, and see that it is there.
+
+    Raises:
+        OutputError: it is not, for want of space for example.
+    """
+    try:
+        path.write_bytes(content)
+        sync(path)
+        if path.read_bytes() == content:
+            return
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    raise incomplete(path)
+
+
+def sync(path: Path) -> None:
+    """Have the disk keep a file, or the entries of a folder; OSError where it cannot."""
+    try:
+        # Windows makes only files durable that are open for writing, and no folders
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def incomplete(path: Path, size: int = 0) -> OutputError:
+    """What to tell of a file that is not what was written, without a reason given.
+
+    What keeps more from being written is found by trying.
+
+    Args:
+        path: the file, which is of no use any more.
+        size: bytes that it would have had at most.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            for _ in range(max(size // _PROBE, 1)):
+                if file.write(bytes(_PROBE)) < _PROBE:  # all that was left
+                    file.write(bytes(_PROBE))
+            os.fsync(file.fileno())
+    except OSError as error:
+        return cannot_write(path, error)
+    return OutputError(
+        f"{path.name} reads differently from what was written to the disk {disk_of(path)}.",
+        "Check that disk, or write to another.",
+    )
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """The failure to write ``path``, with the disk and what can be done."""
+    disk = disk_of(path)
+    reasons = {
+        errno.ENOSPC: (f"the disk {disk} is full", "Free some space there, or write to another disk."),
+        errno.EDQUOT: (f"your quota of the disk {disk} is used up", "Free some space there, or write to another disk."),
+        errno.EFBIG: (
+            f"files may not become that large on the disk {disk}",
+            "Write to another disk, or raise the limit (ulimit -f).",
+        ),
+        errno.EROFS: (f"the disk {disk} is read-only", "Choose an output on another disk."),
+        errno.EIO: (f"the disk {disk} reports a failure of the device", "Check that disk, or write to another."),
+        errno.ENAMETOOLONG: ("the name is longer than the disk allows", "Choose a shorter name for the output."),
+        errno.ENOENT: ("its folder is no longer there", "Choose another output with -o, or make its folder again."),
+    }
+    cause, remedy = reasons.get(
+        error.errno,
+        (f"{error.strerror or error} (disk {disk})", "Choose another output with -o, or make its folder writable."),
+    )
+    return OutputError(f"{path.name} cannot be written: {cause}.", remedy)
+
+
+def disk_of(path: Path) -> Path:
+    """Where the disk of ``path`` is mounted."""
+    place = Path(os.path.realpath(path)).parent
+    while not os.path.ismount(place) and place != place.parent:
+        place = place.parent
+    return place
+
+
+_REMEDY = "Choose another output with -o, or make its folder writable."
+#: errors of the disk, whoever wrote
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+#: where this process has put files
+_placed: set[Path] = set()
+
+
+class OutputFiles:
+    """Files written together: under temporary names first, under their own once all are complete and on the disk.
+
+    Leaving the ``with`` block by any exception removes what was begun; so does the end of the process by Ctrl-C (see
+    :mod:`..interruption`), and what a killed process leaves is removed by the next (:func:`check_writable`).
+
+    Example::
+
+        with OutputFiles() as files:
+            files.write(Path("report.json"), "{}")
+            write_image(files.begin(Path("labels.nii.gz")), labels)
+
+    Raises:
+        UsageError: a folder cannot be made or written to.
+        OutputError: a file cannot be written or put in place; it names the disk.
+    """
+
+    def __init__(self) -> None:
+        self._begun: list[tuple[Path, Path]] = []
+
+    def __enter__(self) -> OutputFiles:
+        return self
+
+    def begin(self, path: Path) -> Path:
+        """A temporary file for ``path``, with the same name and on the same disk.
+
+        For writers that see by themselves that what they wrote is there, as :func:`..outputs.images.write_image` does;
+        everything else is for :meth:`write`.
+        """
+        _refuse_folder(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = open_staging(path.parent)
+        except OSError as error:
+            raise _cannot_write_to(path.parent, error) from error
+        self._begun.append((folder / path.name, path))
+        return folder / path.name
+
+    def write(self, path: Path, content: str | bytes) -> None:
+        """Write ``content``, a text as UTF-8, and see that it is there."""
+        # names of files can hold bytes that are no text
+        store(self.begin(path), content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._place()
+            elif isinstance(error, OSError) and error.errno in _OF_THE_DISK and self._begun:
+                raise cannot_write(self._begun[-1][1], error) from error
+        finally:
+            for temporary, _ in self._begun:
+                close_staging(temporary.parent)
+
+    def _place(self) -> None:
+        for temporary, path in self._begun:
+            with _told(path):
+                sync(temporary)
+        with placing:
+            for temporary, path in self._begun:
+                with _told(path):
+                    os.replace(temporary, path)
+                _placed.add(path)
+        for folder in {path.parent for _, path in self._begun}:
+            with _told(folder):
+                sync(folder)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say which file it is that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def anything_placed() -> bool:
+    """Whether this process has written any file for the user."""
+    return bool(_placed)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write one file, a text as UTF-8, whole or not at all; errors as of :class:`OutputFiles`."""
+    with OutputFiles() as files:
+        files.write(path, content)
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of ``path`` where absent, and see that a file of that name can be written there.
+
+    What killed processes left in the folder is removed.
+
+    Raises:
+        UsageError: it cannot be.
+    """
+    _refuse_folder(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _cannot_write_to(path.parent, error) from error
+
+
+def _refuse_folder(path: Path) -> None:
+    """Refuse a folder, and a name that the disk does not take."""
+    try:
+        is_folder = path.is_dir()
+        if not is_folder:
+            path.lstat()  # is_dir is silent about names that are too long
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:  # above it; told where the folder is made
+        return
+    except OSError as error:
+        failure = cannot_write(path, error)
+        raise UsageError(failure.cause, failure.remedy) from error
+    if is_folder:
+        raise UsageError(f"{path} is a folder, not a file.", "Name a file.")
+
+
+def _cannot_write_to(folder: Path, error: OSError) -> UsageError:
+    return UsageError(f"The folder {folder} cannot be written to: {error.strerror}.", _REMEDY)

@@ -1,0 +1,217 @@
+"""From DICOM files to a volume: their stored values, rescaled and put in place.
+
+pydicom decodes what is not compressed; what is, ITK's GDCM, which knows JPEG, JPEG 2000, JPEG-LS and RLE. It gets the
+pixels in a file without scale or place, so that it cannot apply those of the first frame to all.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels import pixel_array
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+from ...errors import InputError
+from ...memory import require
+from ...result import Finding
+from ..volume_image import add_remarks
+from .frames import Frame, frames_of
+from .headers import Header, some_of
+from .series import Found, choose_series
+from .stack import Stack, perhaps_missing, refuse_missing
+
+_REMEDY = "Copy or export it again, uncompressed where the program offers that."
+#: what says how pixels are stored
+_STORAGE = (
+    *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
+    *("BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
+)
+
+
+class StoredPixels:
+    """Reads files, and keeps the last, for several images in a row are often frames of one file."""
+
+    def __init__(self) -> None:
+        self._file: Path | None = None
+        self._frames = np.empty(0)
+
+    def of(self, file: Path, number: int) -> np.ndarray:
+        """The stored values (rows, columns) of frame ``number``, counted from 0, of ``file``.
+
+        Raises:
+            InputError: they are cut off, damaged, or compressed in an unknown way.
+        """
+        if file != self._file:
+            self._file, self._frames = None, np.empty(0)  # so that never two files are held
+            self._frames = _decoded(file)
+            self._file = file
+        if number >= len(self._frames):
+            raise InputError(f"{file} is cut off: it holds {len(self._frames)} frames.", _REMEDY)
+        return self._frames[number]
+
+
+def _decoded(file: Path) -> np.ndarray:
+    """The stored values (frames, rows, columns) of a file."""
+    try:
+        with pydicom.config.disable_value_validation():
+            dataset = pydicom.dcmread(file, force=True)
+            if "PixelData" not in dataset:
+                raise InputError(f"{file} is cut off: it does not hold all of its pixels.", _REMEDY)
+            if "TransferSyntaxUID" not in dataset.file_meta:  # files of before 2000 or so
+                implicit, little = dataset.original_encoding
+                explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+                dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+            array = _decompressed(dataset) if dataset.file_meta.TransferSyntaxUID.is_encapsulated else _native(dataset)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # whatever damaged bytes make the decoders raise
+        raise InputError(
+            f"The pixels of {file} cannot be read: they are cut off, damaged, or compressed in an unknown way.", _REMEDY
+        ) from error
+    return array.reshape(-1, dataset.Rows, dataset.Columns)
+
+
+def _native(dataset: Dataset) -> np.ndarray:
+    stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    above = allocated - 1 - int(dataset.get("HighBit", stored - 1))
+    if not (0 < stored <= allocated and 0 <= above <= allocated - stored):
+        raise ValueError(f"{stored} bits in {allocated}, {above} from the top")
+    dataset.BitsStored = allocated  # pydicom takes them for the lowest bits, which they need not be
+    array = pixel_array(dataset, raw=True)
+    # bits above and below may hold overlays; a shift to the right repeats the sign of what is signed
+    return array if stored == allocated else (array << above) >> (allocated - stored)
+
+
+def _decompressed(dataset: Dataset) -> np.ndarray:
+    pixels = Dataset()
+    for keyword in _STORAGE:
+        if keyword in dataset:
+            pixels[keyword] = dataset[keyword]
+    pixels.SOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    pixels.SOPInstanceUID = generate_uid()
+    pixels.file_meta = FileMetaDataset()
+    pixels.file_meta.MediaStorageSOPClassUID = pixels.SOPClassUID
+    pixels.file_meta.MediaStorageSOPInstanceUID = pixels.SOPInstanceUID
+    pixels.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    with tempfile.TemporaryDirectory(prefix="sesegment-") as folder:
+        file = Path(folder, "pixels.dcm")
+        pixels.save_as(file, enforce_file_format=True)
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))
+
+
+#: padding this share of the image's range below its lowest value is taken out: less changes nothing in the networks
+FAR_BELOW = 0.1
+#: a volume is in memory as NumPy's and as ITK's
+_COPIES = 2
+#: bytes of a pixel while a file is decoded, at most
+_DECODING = 8
+#: types of voxels that hold whole numbers, the first that does is taken
+_WHOLE = (np.int16, np.uint16, np.int32, np.uint32)
+
+
+def read_scan(path: Path, series: str | None) -> sitk.Image:
+    """See :func:`.read_dicom`."""
+    chosen = choose_series(Found.at(path), series, path)
+    frames = frames_of(chosen.headers, str(path))
+    stack, pixels = Stack.of(frames, str(path)), StoredPixels()
+    (columns, rows), kind = frames[0].size, _voxel_type(chosen.headers, frames)
+    in_a_file = max(Counter(frame.file for frame in frames).values())
+    require(rows * columns * (_COPIES * np.dtype(kind).itemsize * len(stack.places) + _DECODING * in_a_file) / 1e9)
+    slices = [_only(images, pixels, str(path)) for images in stack.places]
+    refuse_missing(chosen.headers, len(slices), str(path))
+    voxels = np.empty((len(slices), rows, columns), kind)
+    for k in sorted(range(len(slices)), key=lambda k: (str(slices[k].file), slices[k].number)):  # file by file
+        voxels[k] = _rescaled(slices[k], pixels)
+    _fill_padding(voxels, slices, chosen.headers)
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing(stack.spacing)
+    image.SetOrigin(stack.origin)
+    image.SetDirection(stack.direction.ravel())
+    add_remarks(image, [*perhaps_missing(chosen.headers, slices, len(slices)), *_inverted(chosen.headers)])
+    return image
+
+
+def _only(images: list[Frame], pixels: StoredPixels, name: str) -> Frame:
+    """The image in one place; the first of several that are copies. InputError where they differ."""
+    first = images[0]
+    for other in images[1:]:
+        if not np.array_equal(_rescaled(first, pixels), _rescaled(other, pixels)):
+            one, another = first.distinguishing(), other.distinguishing()
+            differing = [
+                f"{key} {one.get(key, 'none')} and {another.get(key, 'none')}"
+                for key in {**one, **another}
+                if one.get(key) != another.get(key)
+            ]
+            by = f", which differ in {some_of(differing, 2)}" if differing else ""
+            raise InputError(
+                f"{name} has several images in the same place (time points or contrasts): {first.name} and "
+                f"{other.name}{by}.",
+                "Put the images of one time point or contrast into a file or folder of their own, and give that.",
+            )
+    return first
+
+
+def _rescaled(frame: Frame, pixels: StoredPixels) -> np.ndarray:
+    stored = pixels.of(frame.file, frame.number)
+    return stored if (frame.slope, frame.intercept) == (1, 0) else stored * frame.slope + frame.intercept
+
+
+def _voxel_type(headers: Iterable[Header], frames: Iterable[Frame]) -> type[np.number]:
+    """A type that holds every value: whole numbers where nothing is scaled to others."""
+    if any(frame.slope != 1 or frame.intercept % 1 for frame in frames):
+        return np.float32
+    low = high = 0
+    for header in headers:
+        bits = min(max(header.number("BitsStored") or 32, 1), 64)
+        signed = header.number("PixelRepresentation") == 1
+        low, high = min(low, -(1 << bits - 1) if signed else 0), max(high, (1 << bits - signed) - 1)
+    low, high = low + min(frame.intercept for frame in frames), high + max(frame.intercept for frame in frames)
+    return next((kind for kind in _WHOLE if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), np.float32)
+
+
+def _fill_padding(voxels: np.ndarray, slices: Iterable[Frame], headers: Iterable[Header]) -> None:
+    """Give what the tags call padding the lowest value of the image, where it is far below that: it is no tissue."""
+    values = {header.path: _padding(header) for header in headers}
+    if all(value is None for value in values.values()):
+        return
+    padded = np.zeros(voxels.shape, bool)
+    for k, frame in enumerate(slices):
+        if (value := values[frame.file]) is not None:
+            padded[k] = voxels[k] == value * frame.slope + frame.intercept
+    if padded.all() or not padded.any():
+        return
+    low, high = voxels.min(where=~padded, initial=voxels.max()), voxels.max(where=~padded, initial=voxels.min())
+    if float(low) - float(voxels[padded].max()) > FAR_BELOW * (float(high) - float(low)):
+        voxels[padded] = low
+
+
+def _padding(header: Header) -> int | None:
+    """The stored value that is no image; some programs write a negative one as if it had no sign."""
+    value, bits = header.number("PixelPaddingValue"), header.number("BitsAllocated") or 16
+    signed = value is not None and header.number("PixelRepresentation") == 1
+    return value - (1 << bits) if signed and value >= 1 << (bits - 1) else value
+
+
+def _inverted(headers: Iterable[Header]) -> list[Finding]:
+    if all(header.text("PhotometricInterpretation") != "MONOCHROME1" for header in headers):
+        return []
+    return [
+        Finding(
+            "inverted",
+            "The images are to be shown with low values bright (MONOCHROME1); their values were taken as they are.",
+            "If the scanner stored them inverted, nothing in the result can be trusted.",
+        )
+    ]

@@ -1,0 +1,184 @@
+"""Opening one file or folder, whatever its format: an image, with what is doubtful about it among its remarks.
+
+On the command line this is done in a process of its own, see :mod:`SESegmentationLib.client.reading`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+from ..result import Finding
+from .dicom import is_dicom, read_dicom
+from .metaimage import ENDINGS as METAIMAGE_ENDINGS
+from .metaimage import MetaImageHeader
+from .mgh import ENDINGS as MGH_ENDINGS
+from .mgh import MghHeader
+from .nifti import NiftiHeader
+from .nrrd import MAGIC as NRRD_MAGIC
+from .nrrd import NrrdHeader
+from .pictures import is_picture, read_picture
+from .volume_image import REMARKS
+from .voxel_data import GZIP_MAGIC, opened
+
+#: ITK's readers of further formats that say how the axes lie in the patient
+_FORMATS = ("MINCImageIO", "HDF5ImageIO")
+_REMEDY = "Give a NIfTI, NRRD or MetaImage file or a DICOM folder; if it is one, copy or download it again."
+
+
+class Header(Protocol):
+    """The header of a file of one format."""
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Voxels along (i, j, k); InputError where they are impossible, or there are several volumes."""
+
+    @property
+    def affine(self) -> np.ndarray:
+        """From voxel indices (i, j, k) to LPS in mm, 4 x 4; InputError where it is impossible."""
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is doubtful about it."""
+
+    def image(self) -> sitk.Image:
+        """Read the volume; InputError or OutOfMemoryError where that cannot be."""
+
+
+def open_file(
+    path: Path, pixel_mm: Sequence[float] | None = None, labels: bool = False, series: str | None = None
+) -> sitk.Image:
+    """Read the file or folder ``path`` as it is.
+
+    Args:
+        path: NIfTI, NRRD, MetaImage, FreeSurfer's MGH, MINC or HDF5 (ITK's) file, or DICOM: a folder, a DICOMDIR or a
+            file.
+        pixel_mm: for models of slices, the spacing of pictures, which are then read too; see :mod:`.pictures`.
+        labels: of a picture with a palette take the numbers, not the colours.
+        series: which of several DICOM series, see :func:`.dicom.read_dicom`.
+
+    Returns:
+        An image, mostly of three dimensions; several values in a voxel are its components.
+
+    Raises:
+        InputError: there is nothing, it cannot be read, is cut off, or contradicts itself.
+        OutOfMemoryError: the memory is not enough.
+    """
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file or folder {path}.", "Check the name and the folder.") from error
+    except (OSError, ValueError) as error:  # a folder that may not be searched, a name that is too long
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be opened: {why}.", "Check the name and the folder.") from error
+    if stat.S_ISDIR(kind):
+        with _quiet():
+            return read_dicom(path, series)
+    if not stat.S_ISREG(kind):
+        raise InputError(f"{path} is no file, but a device or pipe.", "Give a file.")
+    if path.stat().st_size == 0:
+        raise InputError(f"The file {path} is empty (0 bytes).", "Copy or download it again.")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"The file {path} may not be read.", "Ask its owner for permission, or copy it.")
+    if pixel_mm is not None and is_picture(path):
+        return read_picture(path, pixel_mm, labels)
+    try:
+        if is_dicom(path):
+            with _quiet():
+                return read_dicom(path, series)
+        if series is not None:
+            raise InputError(f"{path} is no DICOM file, so that it has no series {series}.", "Leave out --series.")
+        header = read_header(path)
+        return header.image() if header else _by_itk(path)
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read: {why}.", "Copy or download it again.") from error
+
+
+def read_header(path: Path) -> Header | None:
+    """The header of a file; None where there is no file, or its format is none that is read here.
+
+    Raises:
+        InputError: it is damaged.
+        OSError: it cannot be read.
+        ImportError: nibabel, which knows some formats, is not installed.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        return None
+    name = path.name.lower()
+    if name.endswith(METAIMAGE_ENDINGS):
+        return MetaImageHeader.read(path) if _is_metaimage(path) else None
+    if name.endswith(MGH_ENDINGS):
+        return MghHeader.read(path)
+    with open(path, "rb") as file:
+        if file.read(len(NRRD_MAGIC)) == NRRD_MAGIC:
+            return NrrdHeader.read(path)
+    return NiftiHeader.read(path)
+
+
+def _is_metaimage(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return b"NDims" in file.read(1 << 12)
+
+
+def _by_itk(path: Path) -> sitk.Image:
+    """A file of a format that ITK alone knows; it is refused where that does not say how its axes lie."""
+    with opened(path) as file:
+        start = file.read(24)
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} holds no volume, only where Git LFS keeps it.", "Get it, by: git lfs pull.")
+    if start.startswith(GZIP_MAGIC):
+        raise InputError(f"{path} is compressed twice.", "Decompress it once, by gunzip for example.")
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path} has a name that is not UTF-8, which ITK cannot open.", "Rename it.") from error
+    try:
+        with _quiet():
+            kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
+            if kind and kind not in _FORMATS:
+                raise InputError(
+                    f"{path} is of a format ({kind.removesuffix('ImageIO')}) that does not say how its axes lie in the "
+                    "patient.",
+                    "Convert the original to NIfTI, NRRD or MetaImage, or give the DICOM folder.",
+                )
+            image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(_reason(path, str(error)), _REMEDY) from error
+    image.EraseMetaData(REMARKS)
+    return image
+
+
+def _reason(path: Path, message: str) -> str:
+    """One line of cause from ITK's several."""
+    if "Unable to determine ImageIO" in message:
+        return f"{path} is no medical volume of a format known here, whatever its name says."
+    if "orthonormal" in message:
+        return f"{path}: its axes are not perpendicular, or its orientation is not valid."
+    return f"{path} cannot be read: it is damaged, cut off, or of an unknown kind."
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what ITK's C and C++ libraries print off the error stream: the exception says it better."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # a program without an error stream
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,226 @@
+"""Segmentations from files: label maps, whose numbers count, and Slicer's ``.seg.nrrd``, whose segments have names.
+
+In a ``.seg.nrrd`` a structure is found by its name and code: the numbers in it are dealt anew whenever Slicer saves.
+Slicer also saves it cropped to what is segmented, and segments that overlap in several layers.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+from ..geometry import Geometry, same_grid
+from ..memory import require
+from ..models import Label
+from ..models.segments import Segment, identify
+from .reading import read_label_layers
+from .volume_image import voxels_of
+
+_FIELD = re.compile(r"Segment(\d{1,6})_(ID|Name|LabelValue|Layer|Tags)")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a segment's voxels are: the layer, and their value in it."""
+
+    layer: int
+    value: int
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a file of labels holds.
+
+    Attributes:
+        name: of the file, for messages.
+        layers: label maps on one grid, the values as they are in the file.
+        segments: by where they are; none in a plain label map.
+    """
+
+    name: str
+    layers: list[sitk.Image]
+    segments: dict[_Place, Segment]
+
+    @property
+    def named(self) -> bool:
+        """Whether its structures have names; else its numbers say what they are."""
+        return bool(self.segments)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The grid of the file; of one that Slicer saved only the part with segments."""
+        return Geometry.of(self.layers[0])
+
+    @property
+    def present(self) -> dict[_Place, Segment]:
+        """The segments that have voxels; InputError where there are voxels of none."""
+        places = {_Place(n, int(v)) for n, a in enumerate(self.layers) for v in np.unique(voxels_of(a)) if v}
+        if strange := sorted(place.value for place in places - set(self.segments)):
+            raise InputError(
+                f"{self.name} holds the value {strange[0]}, which is no segment's.",
+                "Load it in Slicer, and save it again.",
+            )
+        return {place: segment for place, segment in self.segments.items() if place in places}
+
+    def foreground(self) -> sitk.Image:
+        """Where anything is segmented, 1 there."""
+        anywhere = np.any([voxels_of(layer) > 0 for layer in self.layers], axis=0)
+        return self.geometry.image(anywhere.astype(np.uint8))
+
+    def valued(self, structures: Sequence[Label] = ()) -> list[sitk.Image]:
+        """The layers with the values of the structures that the segments are; a plain label map as it is.
+
+        Args:
+            structures: what is known; without any, segments count as the labels that they were made for.
+
+        Raises:
+            InputError: a segment with voxels is none of them, or they cannot be told apart.
+        """
+        if not self.named:
+            return self.layers
+        present = self.present
+        if structures:
+            found = identify(list(present.values()), structures, self.name)
+            values = [label.value if label else None for label in found]
+        else:
+            values = [segment.made_for for segment in present.values()]
+        unknown = [segment.name for segment, value in zip(present.values(), values, strict=True) if not value]
+        if unknown:
+            raise InputError(*self._unknown(unknown, structures))
+        valued = []
+        for number, layer in enumerate(self.layers):
+            array = voxels_of(layer)
+            table = np.zeros(int(array.max()) + 1, np.min_scalar_type(max([0, *values])))
+            for place, value in zip(present, values, strict=True):
+                if place.layer == number:
+                    table[place.value] = value
+            valued.append(self.geometry.image(table[array]))
+        return valued
+
+    def _unknown(self, names: Sequence[str], structures: Sequence[Label]) -> tuple[str, str]:
+        """Cause and remedy where segments are none of ``structures``."""
+        listed = ", ".join(map(repr, names[:8]))
+        if not structures:
+            return (
+                f"{self.name} names its structures ({listed}), where numbers are needed.",
+                "Name the model whose structures they are, or export it as a label map.",
+            )
+        known = ", ".join(label.name for label in structures[:8]) + (", ..." if len(structures) > 8 else "")
+        return (
+            f"{self.name} holds segments that are none of the structures known here: {listed}.",
+            f"Name them as one of these, or remove them: {known}.",
+        )
+
+    def label_map(self, structures: Sequence[Label] = (), like: sitk.Image | None = None) -> sitk.Image:
+        """All of it as one label map.
+
+        Args:
+            structures: see :meth:`valued`.
+            like: a volume; a segmentation that Slicer cropped is put where it was in it.
+
+        Raises:
+            InputError: as :meth:`valued`, or structures overlap, or lie outside of ``like``.
+        """
+        first, *others = (voxels_of(layer) for layer in self.valued(structures))
+        merged = first.astype(np.result_type(first, *others)) if others else first
+        for layer in others:
+            both = (merged > 0) & (layer > 0) & (merged != layer)
+            if both.any():
+                raise InputError(
+                    f"{self.name} holds structures that overlap in {int(both.sum())} voxels.",
+                    "In Slicer, give each voxel to one structure: Segment Editor, masking, allow no overlap.",
+                )
+            merged = np.where(layer > 0, layer, merged)
+        labels = self.geometry.image(np.ascontiguousarray(merged))
+        return placed(labels, Geometry.of(like), self.name) if self.named and like is not None else labels
+
+
+def read_segmentation(path: str | Path, pixel_mm: Sequence[float] | None = None) -> Segmentation:
+    """Read a file of labels, of whatever kind.
+
+    Args:
+        path: a label map (see :func:`.reading.read_label_volume`), or a ``.seg.nrrd``.
+        pixel_mm: see :func:`.reading.read_label_volume`.
+
+    Raises:
+        InputError: it cannot be read, holds no labels, or the header's fields of the segments are damaged.
+    """
+    layers = read_label_layers(path, pixel_mm)
+    fields: dict[int, dict[str, str]] = {}
+    for key in layers[0].GetMetaDataKeys():
+        if match := _FIELD.fullmatch(key):
+            fields.setdefault(int(match[1]), {})[match[2]] = layers[0].GetMetaData(key)
+    segments: dict[_Place, Segment] = {}
+    for number, field in sorted(fields.items()):
+        # before Slicer 4.11 every segment had a layer of its own, in which it was 1
+        layer = _number(path, number, "Layer", field.get("Layer", str(number)), len(layers) - 1)
+        value = _number(path, number, "LabelValue", field.get("LabelValue", "1"), (1 << 32) - 1)
+        if _Place(layer, value) in segments or not value:
+            raise InputError(
+                f"{path}: Segment{number}_LabelValue is {value}, as another segment's or the background's.",
+                "Load it in Slicer, and save it again.",
+            )
+        segments[_Place(layer, value)] = Segment.from_tags(
+            field.get("Name", field.get("ID", "")), field.get("Tags", "")
+        )
+    return Segmentation(str(path), layers, segments)
+
+
+def placed(labels: sitk.Image, grid: Geometry, name: str) -> sitk.Image:
+    """A label map in its place in a larger grid of the same voxels; as it is where its voxels are others.
+
+    Raises:
+        InputError: it holds something outside of the grid.
+    """
+    own = Geometry.of(labels)
+    shift = grid.shift_of(own)
+    if shift is None or own == grid:
+        return labels
+    array = voxels_of(labels)
+    require(math.prod(grid.size) * array.itemsize / 1e9)
+    whole = np.zeros(grid.shape, array.dtype)
+    there, here = [], []
+    for first, size, room in zip(shift[::-1], array.shape, grid.shape, strict=True):
+        low, high = max(first, 0), max(min(first + size, room), max(first, 0))
+        there.append(slice(low, high))
+        here.append(slice(low - first, high - first))
+    whole[tuple(there)] = array[tuple(here)]
+    if np.count_nonzero(whole) < np.count_nonzero(array):
+        raise InputError(
+            f"{name} lies partly or wholly outside of the volume.", "Give the segmentation of this very volume."
+        )
+    return grid.image(whole)
+
+
+def common_grid(first: Segmentation, second: Segmentation) -> Geometry | None:
+    """The grid on which two segmentations can be compared voxel by voxel, None where their voxels are others.
+
+    A plain label map shows the whole volume; of two cropped ones it is the smallest grid that holds both.
+    """
+    shift = first.geometry.shift_of(second.geometry)
+    if shift is None:
+        return None
+    if not first.named or not second.named:
+        whole, other = (second, first) if first.named else (first, second)
+        cropped = other.named or same_grid(first.layers[0], second.layers[0])
+        return whole.geometry if cropped else None
+    low = [min(start, 0) for start in shift]
+    high = [max(a, n + b) for a, b, n in zip(first.geometry.size, shift, second.geometry.size, strict=True)]
+    origin = first.geometry.points(np.array([low]))[0]
+    size = tuple(stop - start for start, stop in zip(low, high, strict=True))
+    return Geometry(size, first.geometry.spacing, tuple(map(float, origin)), first.geometry.direction)
+
+
+def _number(path: str | Path, segment: int, field: str, text: str, most: int) -> int:
+    """A whole number from 0 to ``most`` in a segment's header field."""
+    text = text.strip()
+    if not text.isdecimal() or len(text) > 10 or int(text) > most:
+        raise InputError(f"{path}: Segment{segment}_{field} is {text[:40]!r}.", "Load it in Slicer, and save it again.")
+    return int(text)

@@ -1,0 +1,1 @@
+"""After the networks: clean-up of label maps, and what structures measure."""

@@ -1,0 +1,87 @@
+"""Clean-up of a label map: small islands and holes, as the model card asks.
+
+The card's "cleanup" entry:
+
+- ``"largest_union"``: true keeps only the largest connected piece of all structures together;
+- ``"loose"``: {"values": [...], "erosion_mm": r, "reach_mm": d} erodes these structures together by r and removes of
+  them what is farther than d from the largest piece that is left: tissue that hangs on it by thin bridges, as muscles
+  of the neck may on the cerebellum;
+- ``"largest_component"``: "all" or a list of values; of these only the largest connected piece is kept;
+- ``"minimum_ml"``: smaller connected pieces of any structure are removed;
+- ``"faces"``: true for these two where slices lie far apart: what touches by an edge or a corner is no piece;
+- ``"fill_holes"``: true gives background wholly enclosed by a structure to that structure.
+
+What is removed becomes background. Pieces hang together by faces, edges or corners, unless ``"faces"`` is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..geometry import find_extents
+from ..io.volume_image import voxels_of
+
+
+def clean(labels: sitk.Image, values: tuple[int, ...], cleanup: Mapping[str, Any]) -> sitk.Image:
+    """A cleaned copy of a label map.
+
+    Args:
+        labels: voxel values of structures, 0 elsewhere.
+        values: the structures.
+        cleanup: see the module's description.
+    """
+    array = sitk.GetArrayFromImage(labels)
+    if cleanup.get("largest_union"):
+        array[~_pieces_kept(array > 0, largest_only=True)] = 0
+    if loose := cleanup.get("loose"):
+        mask = np.isin(array, loose["values"])
+        if box := find_extents(mask.astype(np.uint8), (1,))[1].box:
+            # depths are those in the whole image as long as there is a layer of background where there was one
+            part = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
+            hanging = _hanging_loose(mask[part], labels.GetSpacing(), loose["erosion_mm"], loose["reach_mm"])
+            array[part][hanging] = 0
+    largest = cleanup.get("largest_component", [])
+    smallest = cleanup.get("minimum_ml", 0.0) * 1000 / float(np.prod(labels.GetSpacing()))
+    for value, extent in find_extents(array, values).items():
+        if extent.box is None:
+            continue
+        part = array[extent.box]
+        structure = part == value
+        largest_only = largest == "all" or value in largest
+        if largest_only or smallest > 1:
+            kept = _pieces_kept(structure, largest_only, smallest, corners=not cleanup.get("faces"))
+            part[structure & ~kept] = 0
+            structure = kept
+        if cleanup.get("fill_holes"):
+            filled = sitk.GetArrayFromImage(sitk.BinaryFillhole(_as_image(structure), fullyConnected=False)) > 0
+            part[filled & (part == 0)] = value
+    cleaned = sitk.GetImageFromArray(array)
+    cleaned.CopyInformation(labels)
+    return cleaned
+
+
+def _pieces_kept(mask: np.ndarray, largest_only: bool, smallest: float = 0.0, corners: bool = True) -> np.ndarray:
+    """The connected pieces of ``mask`` that have ``smallest`` voxels or more, or the largest of these only."""
+    pieces = sitk.ConnectedComponent(_as_image(mask), corners)
+    numbers = sitk.GetArrayFromImage(sitk.RelabelComponent(pieces, minimumObjectSize=int(np.ceil(smallest))))
+    return numbers == 1 if largest_only else numbers > 0
+
+
+def _hanging_loose(mask: np.ndarray, spacing: tuple[float, ...], erosion_mm: float, reach_mm: float) -> np.ndarray:
+    """The voxels of ``mask`` (k, j, i) that are far from the largest piece that is left of it after erosion."""
+    image = _as_image(mask)
+    image.SetSpacing(spacing)
+    depth = sitk.SignedMaurerDistanceMap(image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True)
+    core = sitk.RelabelComponent(sitk.ConnectedComponent(depth > erosion_mm, True)) == 1
+    if not voxels_of(core).any():  # too thin throughout to tell
+        return np.zeros_like(mask)
+    distance = sitk.SignedMaurerDistanceMap(core, squaredDistance=False, useImageSpacing=True)
+    return mask & (voxels_of(distance) > reach_mm)
+
+
+def _as_image(mask: np.ndarray) -> sitk.Image:
+    return sitk.GetImageFromArray(mask.astype(np.uint8))

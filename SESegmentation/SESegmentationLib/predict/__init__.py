@@ -1,0 +1,1 @@
+"""Networks at work: weights, devices, views, class probabilities."""

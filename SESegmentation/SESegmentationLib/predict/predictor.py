@@ -1,0 +1,378 @@
+"""From a normalised volume to fused class probabilities: the networks, slice by slice, in every view.
+
+Arrays are (k, j, i) on a model grid, see :mod:`.views`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError, OutOfMemoryError
+from ..memory import REMEDY, is_out_of_memory, require
+from ..models import ModelCard, View
+from ..networks.se import recorded_gates, spatial_gate
+from .device import MOST, fast_precision, map_on_cores
+from .views import (
+    PLANE_AXIS,
+    across_axis,
+    along,
+    as_slices,
+    fastest_order,
+    framed,
+    fuse,
+    heard_alone,
+    logits_of,
+    other_sides,
+    resized,
+    slab,
+    split_merged,
+    stack,
+)
+from .weights import fold_batch_norms
+
+#: pixels of slices that go through a network at once, by kind of device: enough to be quick, few enough to fit; on a
+#: CPU few enough for a core's caches, and every core has a batch of its own
+BATCH_PIXELS = {"cpu": 80_000, "mps": 1_500_000, "cuda": 6_000_000}
+#: the same where memory is scarce
+LOW_MEMORY_PIXELS = 35_000
+
+#: what a look at some slices gives
+Seen = TypeVar("Seen")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the views say of a volume.
+
+    Attributes:
+        probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views; where some
+            find a structure that others overlook, over those alone.
+        votes: each view's own most probable channel, (k, j, i) uint8 (int16 for more than 256 channels).
+    """
+
+    probabilities: Tensor
+    votes: list[Tensor]
+
+
+class Predictor:
+    """The networks of a model, ready on a device.
+
+    Args:
+        card: views, labels and merged pairs.
+        networks: by name, set to evaluation; they are changed (folded, moved, lowered in precision).
+        device: where they run.
+
+    Raises:
+        ModelError: no view tells left from right, or a network does not suit a view.
+    """
+
+    def __init__(self, card: ModelCard, networks: dict[str, nn.Module], device: torch.device) -> None:
+        _check_views(card, networks)
+        self.device = device
+        self._card = card
+        #: those last that cannot tell left from right: they need what the others say
+        self.views = sorted(card.views, key=lambda view: view.merged)
+        self._precision = fast_precision(device)
+        self._dropping = False
+        self._networks = {
+            name: fold_batch_norms(network).to(
+                device, self._precision, memory_format=fastest_order(_in_3d(network), device)
+            )
+            for name, network in networks.items()
+        }
+        self._pairs = card.channel_pairs
+        self._other_side = other_sides(self._pairs, len(card.labels) + 1)
+        #: C; what networks give beyond the background and the labels is not used
+        self.classes = len(card.labels) + 1
+
+    def best_view(self) -> View:
+        """The view with the largest weight among those that tell left from right, as quick as can be: not mirrored."""
+        best = max((view for view in self.views if not view.merged), key=lambda view: view.weight)
+        return replace(best, mirrored=False)
+
+    @property
+    def drops(self) -> bool:
+        """Whether networks drop channels in training."""
+        return any(layer.p > 0 for layer in self._dropouts())
+
+    def _dropouts(self) -> list[nn.Module]:
+        kinds = nn.Dropout | nn.Dropout2d | nn.Dropout3d
+        return [layer for network in self._networks.values() for layer in network.modules() if isinstance(layer, kinds)]
+
+    @contextlib.contextmanager
+    def dropout(self, seed: int) -> Iterator[None]:
+        """Let the networks drop channels as in training: Monte Carlo dropout."""
+        layers = self._dropouts()
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            try:
+                for layer in layers:
+                    layer.train()
+                self._dropping = True
+                yield
+            finally:
+                self._dropping = False
+                for layer in layers:
+                    layer.eval()
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        volume: np.ndarray,
+        views: Sequence[View],
+        low_memory: bool = False,
+        report: Callable[[View, float], None] = lambda view, fraction: None,
+    ) -> Prediction:
+        """Look at ``volume`` in ``views`` and fuse what they say.
+
+        Args:
+            volume: (k, j, i) float32, normalised.
+            views: some of ``self.views`` in their order; merged ones only after one that is not.
+            low_memory: small batches, and the fused probabilities in main memory.
+            report: told the view and the fraction of its slices that are done, after each batch; may raise to stop.
+
+        Raises:
+            OutOfMemoryError: not even single slices fit.
+        """
+        total, votes = self._fused(volume, views, low_memory, report)
+        for heard, channels in heard_alone(self._card, views, votes).items():
+            some = [views[position] for position in heard]
+            # they were asked and counted before
+            alone, _ = self._fused(volume, some, low_memory, lambda view, fraction: report(view, 1.0))
+            where = torch.zeros_like(votes[0], dtype=torch.bool)
+            for position, channel in itertools.product(heard, channels):
+                where |= votes[position] == channel
+            total[:, where] = alone[:, where]
+        return Prediction(total, votes)
+
+    def _fused(
+        self, volume: np.ndarray, views: Sequence[View], low_memory: bool, report: Callable[[View, float], None]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The weighted mean of what ``views`` say, and the votes of each."""
+        on_cpu = low_memory or self.device.type == "cpu"
+        if on_cpu:
+            require(volume.size * (2 * self.classes + 8) / 1e9)
+        store = torch.device("cpu") if on_cpu else self.device
+        image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
+        # channels last: what a network gives for a slice then lies together in every plane
+        total = torch.zeros((*volume.shape, self.classes), dtype=torch.float16, device=store).permute(3, 0, 1, 2)
+        whole = sum(view.weight for view in views)
+        votes = [self._look(view, image, total, view.weight / whole, low_memory, report) for view in views]
+        return total, votes
+
+    def _limit(self, low_memory: bool) -> int:
+        return LOW_MEMORY_PIXELS if low_memory else BATCH_PIXELS[self.device.type]
+
+    def gated(self, views: Sequence[View]) -> list[View]:
+        """Those of ``views`` whose networks have a spatial gate in their last decoder."""
+        return [view for view in views if spatial_gate(self._networks[view.network]) is not None]
+
+    def gates(
+        self,
+        volume: np.ndarray,
+        views: Sequence[View],
+        low_memory: bool = False,
+        report: Callable[[View, float], None] = lambda view, fraction: None,
+    ) -> np.ndarray:
+        """What the spatial gates of the last decoders let through, the mean over ``views``: (k, j, i) float32, 0 to 1.
+
+        Args:
+            volume, low_memory, report: as for :meth:`predict`.
+            views: of those that :meth:`gated` gives.
+        """
+        limit = self._limit(low_memory)
+        whole = sum(view.weight for view in views)
+        require(volume.size * 8 / 1e9)
+        with torch.inference_mode():
+            image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
+            total = torch.zeros(volume.shape, dtype=torch.float32)
+            for view in views:
+
+                def look(which: slice, view: View = view) -> Tensor:
+                    return self._gates(view, image, which).cpu()
+
+                def keep(which: slice, gates: Tensor, view: View = view) -> None:
+                    along(total, view.plane, which).add_(gates, alpha=view.weight / whole)
+
+                self._in_batches(view, image, limit, report, look, keep)
+        return total.numpy()
+
+    def _gates(self, view: View, image: Tensor, which: slice) -> Tensor:
+        """(N, H, W) float32 for the slices ``which``; of a mirrored view the mean with the mirror image's."""
+        slabs = self._slabs(view, image, which)
+        gates = self._gate(view, slabs)
+        if not view.mirrored:
+            return gates
+        across = across_axis(view.plane)
+        mirrored = self._gate(view, slabs.flip(across))
+        return (gates + (mirrored if across == -3 and not view.volumetric else mirrored.flip(across))) / 2
+
+    def _gate(self, view: View, slabs: Tensor) -> Tensor:
+        """What the spatial gate of a view's network lets through of ``slabs``: (N, H, W) float32."""
+        seen, inside = framed(slabs, view)
+        network = self._networks[view.network]
+        with recorded_gates(spatial_gate(network)) as gates:
+            network(seen.contiguous(memory_format=fastest_order(view.volumetric, seen.device)))
+        # the network pads at the ends what it cannot halve often enough
+        shown = tuple(slice(length) for length in seen.shape[2:])
+        return resized(as_slices(gates[0][(..., *shown)][inside], view.volumetric), slabs.shape[-2:])[:, 0]
+
+    @staticmethod
+    def _slabs(view: View, image: Tensor, which: slice) -> Tensor:
+        """The view's input for the slices ``which``; a volumetric one sees all of them, whichever are asked for."""
+        return stack(image, view.plane) if view.volumetric else slab(image, view.plane, which, view.thickness)
+
+    def find(self, volume: np.ndarray, step: int) -> np.ndarray:
+        """Where there is any structure, in every ``step``-th slice of the best view.
+
+        Args:
+            volume: (k, j, i) float32, normalised.
+
+        Returns:
+            Mask like ``volume``, without the slices between.
+        """
+        view = self.best_view()
+        axis = PLANE_AXIS[view.plane]
+        count = volume.shape[axis]
+        with torch.inference_mode():
+            image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
+
+        def look(which: slice) -> Tensor:
+            with torch.inference_mode():
+                return self._probabilities(view, image, which).argmax(1) > 0
+
+        if view.volumetric:
+            return np.moveaxis(look(slice(0, count))[step // 2 :: step].cpu().numpy(), 0, axis)
+        chosen = [slice(n, n + 1) for n in range(step // 2, count, step)]
+        with map_on_cores(self._workers()) as map_slices:
+            return np.moveaxis(torch.cat(list(map_slices(look, chosen))).cpu().numpy(), 0, axis)
+
+    def _look(
+        self,
+        view: View,
+        image: Tensor,
+        total: Tensor,
+        weight: float,
+        low_memory: bool,
+        report: Callable[[View, float], None],
+    ) -> Tensor:
+        """Add one view to ``total``; its own most probable channels."""
+        votes = torch.empty(total.shape[1:], dtype=torch.uint8 if self.classes <= 256 else torch.int16)
+        votes = votes.to(total.device)
+
+        def look(which: slice) -> tuple[Tensor, Tensor]:
+            probabilities = self._probabilities(view, image, which).to(total.device)
+            if view.merged:
+                probabilities = split_merged(probabilities, along(total, view.plane, which), self._pairs)
+            return probabilities, probabilities.max(dim=1).indices
+
+        def keep(which: slice, seen: tuple[Tensor, Tensor]) -> None:
+            probabilities, winners = seen
+            fuse(total, view.plane, which, probabilities, weight)
+            along(votes, view.plane, which).copy_(winners)
+
+        self._in_batches(view, image, self._limit(low_memory), report, look, keep, 1 if low_memory else self._workers())
+        return votes
+
+    def _workers(self) -> int:
+        """How many looks at slices are taken at once, each on cores of its own."""
+        # what is dropped follows from the order of the batches
+        return 1 if self._dropping or self.device.type != "cpu" else min(MOST, torch.get_num_threads())
+
+    def _in_batches(
+        self,
+        view: View,
+        image: Tensor,
+        limit: int,
+        report: Callable[[View, float], None],
+        look: Callable[[slice], Seen],
+        keep: Callable[[slice, Seen], None],
+        workers: int = 1,
+    ) -> None:
+        """Look at all slices of a view, ``limit`` pixels at once or fewer if these do not fit, and keep what is seen.
+
+        Args:
+            look: at some slices; it changes nothing, because it is tried again with fewer where memory runs out.
+            keep: what that gave; in the slices' order.
+            workers: how many looks are taken at once; they share the cores.
+        """
+        count = image.shape[PLANE_AXIS[view.plane]]
+        batch = count if view.volumetric else max(1, min(count, limit // (image.numel() // count)))
+        workers = min(workers, -(-count // batch))
+        report(view, 0.0)
+        start = 0
+
+        def look_at(which: slice) -> Seen:
+            with torch.inference_mode():
+                return look(which)
+
+        with map_on_cores(workers) as map_parts:
+            while start < count:
+                parts = [slice(n, min(n + batch, count)) for n in range(start, count, batch)[:workers]]
+                try:
+                    seen = list(map_parts(look_at, parts))
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    batch = 0 if view.volumetric else batch // 2
+                    if batch == 0:
+                        what = "The volume" if view.volumetric else "A single slice"
+                        cause = f"{what} does not fit into the memory of {self.device}."
+                        raise OutOfMemoryError(cause, REMEDY) from error
+                    if self.device.type == "cuda":
+                        torch.cuda.empty_cache()
+                    continue
+                for which, found in zip(parts, seen, strict=True):
+                    keep(which, found)
+                start = parts[-1].stop
+                report(view, start / count)
+
+    def _probabilities(self, view: View, image: Tensor, which: slice) -> Tensor:
+        """(N, C, H, W) half precision for the slices ``which``; of a mirrored view the mean with the mirror image's."""
+        slabs = self._slabs(view, image, which)
+        probabilities = self._softmax(view, slabs)
+        if view.mirrored:
+            probabilities = (probabilities + self._softmax(view, slabs, mirror=True)) / 2
+        return probabilities[which] if view.volumetric else probabilities
+
+    def _softmax(self, view: View, slabs: Tensor, mirror: bool = False) -> Tensor:
+        """What a view's network says of ``slabs``, or of their mirror images: (N, C, H, W) half precision."""
+        logits = logits_of(self._networks[view.network], view, slabs, self._other_side, mirror)
+        return torch.softmax(logits.permute(0, 2, 3, 1), dim=-1, dtype=torch.float16).permute(0, 3, 1, 2)
+
+
+def _in_3d(network: nn.Module) -> bool:
+    return getattr(network, "dimensions", 2) == 3
+
+
+def _check_views(card: ModelCard, networks: dict[str, nn.Module]) -> None:
+    remedy = "Correct model.json, or take the model package again from where it came."
+    if card.views and all(view.merged for view in card.views):
+        raise ModelError(f"No view of the model {card.name} tells left from right.", remedy)
+    for view in card.views:
+        network = networks[view.network]
+        classes, thickness = getattr(network, "classes", None), getattr(network, "in_channels", None)
+        if _in_3d(network) != view.volumetric:
+            raise ModelError(
+                f"The {view.plane} view of {card.name} is {'' if view.volumetric else 'not '}volumetric, "
+                f"its network has {3 if _in_3d(network) else 2} dimensions.",
+                remedy,
+            )
+        if thickness not in (None, view.thickness):
+            raise ModelError(
+                f"The {view.plane} view of {card.name} is {view.thickness} slices thick, its network {thickness}.",
+                remedy,
+            )
+        if classes not in (None, len(card.labels) + 1):
+            raise ModelError(
+                f"The network {view.network!r} of {card.name} has {classes} classes for {len(card.labels)} labels.",
+                remedy,
+            )

@@ -1,0 +1,199 @@
+"""Views: a volume as slices along one of the patient's axes, and their predictions put together again.
+
+In a mean of two, a network that has never seen the like of an organ and is sure that there is none outvotes the one
+that finds it. That it overlooks the organ shows by the volumes: it finds hardly any of what another finds in a volume
+that such an organ may have.
+
+Arrays are (k, j, i) on a model grid: k to the head, j to the front, i to the right. An axial slice has rows j and
+columns i, a coronal one rows k and columns i, a sagittal one rows k and columns j.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models import ModelCard, View
+
+
+def heard_alone(card: ModelCard, views: Sequence[View], votes: Sequence[Tensor]) -> dict[tuple[int, ...], list[int]]:
+    """The views that are heard alone, and about what.
+
+    A view overlooks a structure where it finds less than the share ``card.overlooked`` of the largest plausible volume
+    that a view finds. Views that merge left and right are not heard alone.
+
+    Args:
+        views: that were asked.
+        votes: each one's most probable channels, (k, j, i) on the model's grid.
+
+    Returns:
+        Output channels by the positions in ``views`` of those that do not overlook them; without what none overlooks.
+    """
+    if not card.overlooked or len(views) < 2:
+        return {}
+    voxel_ml = math.prod(card.spacing) / 1000
+    volumes = [torch.bincount(vote.flatten(), minlength=len(card.labels) + 1) * voxel_ml for vote in votes]
+    alone: dict[tuple[int, ...], list[int]] = {}
+    for channel, label in enumerate(card.labels, start=1):
+        found = [float(volume[channel]) for volume in volumes]
+        low, high = label.plausible_ml or (0.0, math.inf)
+        most = max((volume for volume in found if low <= volume <= high), default=0.0)
+        heard = tuple(position for position, volume in enumerate(found) if volume >= card.overlooked * most)
+        if len(heard) < len(found) and not all(views[position].merged for position in heard):
+            alone.setdefault(heard, []).append(channel)
+    return alone
+
+
+#: array axis that a plane's slices are stacked along
+PLANE_AXIS = {"axial": 0, "coronal": 1, "sagittal": 2}
+
+
+def fastest_order(volumes: bool, device: torch.device) -> torch.memory_format:
+    """The memory order in which networks run and learn fastest, of volumes or of slices."""
+    if not volumes:
+        return torch.channels_last
+    return torch.contiguous_format if device.type == "cpu" else torch.channels_last_3d
+
+
+def slab(volume: Tensor, plane: str, which: slice, thickness: int = 1) -> Tensor:
+    """Cut a batch of thick slices out of a volume.
+
+    Args:
+        volume: (k, j, i).
+        plane: "axial", "coronal" or "sagittal".
+        which: the slices, by their number along the plane's axis; without a step.
+        thickness: T, odd: a slice and its (T - 1) / 2 neighbours on each side, in ascending order; beyond the ends the
+            outermost slice is repeated.
+
+    Returns:
+        (N, T, H, W).
+    """
+    slices = volume.movedim(PLANE_AXIS[plane], 0)
+    centres = torch.arange(which.start, which.stop, device=volume.device)
+    neighbours = torch.arange(thickness, device=volume.device) - thickness // 2
+    return slices[(centres[:, None] + neighbours).clamp(0, len(slices) - 1)]
+
+
+def slabs(volume: Tensor, plane: str, thickness: int = 1, batch: int = 8) -> Iterator[tuple[slice, Tensor]]:
+    """Cut a whole volume into batches: which slices, and their slabs (N, T, H, W), see :func:`slab`."""
+    count = volume.shape[PLANE_AXIS[plane]]
+    for start in range(0, count, batch):
+        which = slice(start, min(start + batch, count))
+        yield which, slab(volume, plane, which, thickness)
+
+
+def along(volume: Tensor, plane: str, which: slice) -> Tensor:
+    """The slices ``which`` of ``volume`` (..., k, j, i) as a view (N, ..., H, W), to be read or written."""
+    return volume.movedim(PLANE_AXIS[plane] - 3, 0)[which]
+
+
+def stack(volume: Tensor, plane: str) -> Tensor:
+    """All slices of ``volume`` (k, j, i) as what a volumetric view's network sees: (1, 1, D, H, W)."""
+    return volume.movedim(PLANE_AXIS[plane], 0)[None, None]
+
+
+def framed(slabs: Tensor, view: View) -> tuple[Tensor, tuple[slice, ...]]:
+    """``slabs`` (..., H, W) as the view's network sees them, and where in that they then lie.
+
+    With pixels as large as the view's, in the middle of zeros where they are smaller than its size.
+    """
+    slabs = resized(slabs, [max(1, round(length / view.spacing)) for length in slabs.shape[-2:]])
+    if view.size is None:
+        return slabs, (...,)
+    lengths = slabs.shape[-len(view.size) :]
+    missing = [max(least - length, 0) for least, length in zip(view.size, lengths, strict=True)]
+    before = [length // 2 for length in missing]
+    inside = [slice(one, one + length) for one, length in zip(before, lengths, strict=True)]
+    sides = [side for one, both in zip(before, missing, strict=True) for side in (both - one, one)]
+    return F.pad(slabs, sides[::-1]), (..., *inside)
+
+
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """``maps`` (..., H, W) with as many pixels as ``size`` says, linearly, each slice by itself."""
+    if tuple(size) == maps.shape[-2:]:
+        return maps
+    sliced = F.interpolate(maps.reshape(1, -1, *maps.shape[-2:]), tuple(size), mode="bilinear", align_corners=False)
+    return sliced.reshape(*maps.shape[:-2], *size)
+
+
+def as_slices(maps: Tensor, volumetric: bool) -> Tensor:
+    """What a network gives (N, C, H, W), slice by slice: of a volumetric view (1, C, D, H, W) becomes (D, C, H, W)."""
+    return maps[0].movedim(1, 0) if volumetric else maps
+
+
+def logits_of(
+    network: nn.Module, view: View, slabs: Tensor, other_side: Sequence[int] = (), mirror: bool = False
+) -> Tensor:
+    """What a view's network says of slabs, or of their mirror images: (N, C, H, W), slice by slice.
+
+    Slabs are brought to the view's pixels and size; what is said of a mirror image is mirrored back.
+
+    Args:
+        slabs: (N, T, H, W), see :func:`slab`; of a volumetric view (1, 1, D, H, W), see :func:`stack`.
+        other_side: see :func:`other_sides`; needed for mirror images.
+    """
+    across = across_axis(view.plane)
+    seen, inside = framed(slabs.flip(across) if mirror else slabs, view)
+    logits = network(seen.contiguous(memory_format=fastest_order(view.volumetric, seen.device)))[inside]
+    if mirror:
+        logits = logits[:, other_side]
+        if view.volumetric or across == -1:
+            logits = logits.flip(across)
+    return resized(as_slices(logits, view.volumetric), slabs.shape[-2:])
+
+
+def across_axis(plane: str) -> int:
+    """The axis of slabs (..., T, H, W) from left to right: the columns, or in sagittal slabs the slices."""
+    return -3 if plane == "sagittal" else -1
+
+
+def other_sides(pairs: Sequence[tuple[int, int]], classes: int) -> list[int]:
+    """Of every channel that of the same structure on the other side, given the pairs of channels (left, right)."""
+    table = list(range(classes))
+    for left, right in pairs:
+        table[left], table[right] = right, left
+    return table
+
+
+def fuse(total: Tensor, plane: str, which: slice, probabilities: Tensor, weight: float) -> None:
+    """Add the weighted prediction of one batch of slices to the fused probabilities.
+
+    Args:
+        total: (C, k, j, i), changed in place; any memory order.
+        plane: the plane that the slices were cut in.
+        which: the slices.
+        probabilities: (N, C, H, W).
+        weight: share of this view; the shares of all views add up to 1.
+    """
+    along(total, plane, which).add_(probabilities, alpha=weight)
+
+
+def split_merged(probabilities: Tensor, others: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
+    """Give each side its part of what a view that cannot tell left from right says of a pair of structures.
+
+    The sum of both is divided in the ratio of what the other views together say of left and right (QuickNAT's rule of
+    remapping, Roy et al., NeuroImage 2019, made continuous); evenly where they say nothing.
+
+    Args:
+        probabilities: (N, C, H, W) of the merged view.
+        others: (N, C, H, W), fused probabilities of the views that tell the sides apart, up to a factor.
+        pairs: channels (left, right).
+
+    Returns:
+        (N, C, H, W).
+    """
+    if not pairs:
+        return probabilities
+    left, right = (list(side) for side in zip(*pairs, strict=True))
+    tiny = 1e-4  # half precision knows 6e-5
+    others_left, others_right = others[:, left].float() + tiny, others[:, right].float() + tiny
+    together = probabilities[:, left] + probabilities[:, right]
+    share = (others_left / (others_left + others_right)).to(together.dtype)
+    result = probabilities.clone()
+    result[:, left] = together * share
+    result[:, right] = together * (1 - share)
+    return result

@@ -1,0 +1,1 @@
+"""Checks of inputs and outputs, and how far to trust a result."""

@@ -1,0 +1,266 @@
+"""Measure a finished model on cases it never saw, and write the figures into its card.
+
+    python -m SESegmentationTraining.accuracy MODEL --dataset DATASET      the test cases of the training's split,
+                                                                               or those of imagesTs and labelsTs
+    python -m SESegmentationTraining.accuracy MODEL --pair IMAGE LABELS    volumes of your own; repeatable
+
+With ``--write`` model.json and the model's README.md are rewritten with the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scipy.stats import spearmanr
+
+from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.geometry import Geometry, same_grid
+from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.io.pictures import pixel_size
+from SESegmentationLib.io.reading import read_volume
+from SESegmentationLib.io.segmentations import read_segmentation
+from SESegmentationLib.io.volume_image import voxels_of
+from SESegmentationLib.models import ModelPackage, verify_model, write_package
+from SESegmentationLib.progress import Progress, no_progress
+
+from .dataset import Case, check_cases, find_cases
+from .evaluation import compare, summarise
+from .processes import as_command
+from .recipe import Recipe
+from .sources import open_source
+
+#: structures smaller than this in a case are not counted there, in voxels: a rest cut off by the field of view
+FEWEST_VOXELS = 30
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What a command must be told to find the cases."""
+    parser.add_argument("model", help="name of the model, or its folder")
+    parser.add_argument("--dataset", type=Path, required=True, help="folder that the model was trained on")
+    parser.add_argument("--recipe", required=True, help="name or file")
+    parser.add_argument("--volumes", type=int, default=1, help="times that each validation case is looked at")
+
+
+def validation_cases(
+    options: argparse.Namespace, package: ModelPackage, seed: int
+) -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, normalised image float32 and output channels uint8 (k, j, i) of each case.
+
+    Args:
+        options: see :func:`add_options`. Where the recipe synthesises its images, each of ``options.volumes`` looks at
+            a case is another volume.
+        seed: of what is synthesised.
+
+    Raises:
+        InputError, UsageError: dataset or recipe cannot be used.
+    """
+    source = open_source(options.dataset, Recipe.load(options.recipe), package.card, torch.device("cpu"))
+    generators = [torch.Generator().manual_seed(seed + number) for number in range(options.volumes)]
+    return itertools.chain.from_iterable(source.whole_volumes(generator) for generator in generators)
+
+
+#: FreeSurfer's cortical parcels (aparc and aparc.a2009s), by the label of the whole cortex they are part of
+CORTICAL_PARCELS = {3: ((1000, 1999), (11100, 11199)), 42: ((2000, 2999), (12100, 12199))}
+
+
+def measure(
+    package: ModelPackage,
+    cases: Sequence[Case],
+    fast: bool = False,
+    progress: Progress = no_progress,
+    others: bool = False,
+    resample: bool = False,
+) -> dict[str, Any]:
+    """Segment ``cases`` and compare with their labels. All of them are read before the first is segmented.
+
+    Args:
+        others: references may hold structures that the model does not have; they count as background.
+        resample: bring references on another grid to that of their image, from the nearest voxel.
+
+    Returns:
+        "cases": measures by case and label value, and the Dice that the model expected; "labels": mean, standard
+        deviation and number by label value.
+
+    Raises:
+        InputError: a case cannot be used, its labels lie on another grid, or hold what the model does not have.
+    """
+    pixel_mm = pixel_size(package.card.input, package.card.spacing)
+
+    def read(case: Case) -> tuple[sitk.Image, sitk.Image]:
+        return _read_pair(package, case, pixel_mm, others, resample)
+
+    check_cases(cases, package.card.labels, pixel_mm, progress, read)
+    engine = Engine(package, device="cpu")
+    by_case = {}
+    for index, case in enumerate(cases):
+        progress(case.name, index / len(cases), None)
+        image, reference = read(case)
+        result = engine.segment(image, fast=fast)
+        expected = {structure.label.value: structure.expected_dice for structure in result.structures}
+        by_case[case.name] = {
+            str(label.value): asdict(compare(result.labels, reference, label.value))
+            | {"expected_dice": expected.get(label.value)}
+            for label in package.card.labels
+        }
+    return {"cases": by_case, "labels": summarise(by_case)}
+
+
+def _read_pair(
+    package: ModelPackage, case: Case, pixel_mm: Sequence[float] | None, others: bool, resample: bool
+) -> tuple[sitk.Image, sitk.Image]:
+    """Image and reference of a case, the parcels of a cortex folded."""
+    image, found = read_volume(case.image, pixel_mm), read_segmentation(case.label, pixel_mm)
+    reference = fold_parcels(found.label_map(package.card.labels, like=image))
+    if not same_grid(image, reference):
+        if not resample:
+            raise InputError(
+                f"The labels {case.label} lie on another grid than their image {case.image}.",
+                "Give the labels of this very image, or add --resample.",
+            )
+        reference = Geometry.of(image).resample(reference, sitk.sitkNearestNeighbor)
+    values = set(np.unique(voxels_of(reference)).tolist())
+    unknown = sorted(values - {0, *(label.value for label in package.card.labels)})
+    if unknown and not others:
+        raise InputError(
+            f"The labels {case.label} hold values that the model does not have: {', '.join(map(str, unknown[:8]))}.",
+            "Correct them, or add --others to count them as background.",
+        )
+    return image, reference
+
+
+def expectation(measured: dict[str, Any], apart: Collection[int] = ()) -> dict[str, float]:
+    """How well the Dice that was expected of structures fits theirs, over all cases; nothing for a single structure.
+
+    Returns:
+        "n": how many; "mean_error": mean absolute difference; "spearman": correlation of their ranks.
+    """
+    pairs = [
+        (entry["expected_dice"], entry["dice"])
+        for case in measured["cases"].values()
+        for value, entry in case.items()
+        if int(value) not in apart and None not in (entry["expected_dice"], entry["dice"])
+    ]
+    if len(pairs) < 3:
+        return {}
+    expected, true = np.array(pairs).T
+    rank = float(spearmanr(expected, true).statistic) if np.ptp(expected) and np.ptp(true) else 0.0
+    return {"n": len(pairs), "mean_error": round(float(np.abs(expected - true).mean()), 4), "spearman": round(rank, 4)}
+
+
+def fold_parcels(labels: sitk.Image) -> sitk.Image:
+    """FreeSurfer's cortical parcels as the left (3) and right (42) cortex; label maps without them are unchanged."""
+    values = sitk.GetArrayFromImage(labels)
+    if values.max() < 1000:
+        return labels
+    for cortex, ranges in CORTICAL_PARCELS.items():
+        for low, high in ranges:
+            values[(values >= low) & (values <= high)] = cortex
+    folded = sitk.GetImageFromArray(values)
+    folded.CopyInformation(labels)
+    return folded
+
+
+def test_cases(package: ModelPackage, dataset: Path) -> list[Case]:
+    """The cases that the training of ``package`` kept out for test; if none, those of ``imagesTs`` and ``labelsTs``.
+
+    Raises:
+        InputError: the split is not recorded, or the dataset lacks its cases.
+    """
+    names = package.card.training.get("test_cases", [])
+    if not names and (dataset / "labelsTs").is_dir():
+        return find_cases(dataset, "Ts")
+    known = {case.name: case for case in find_cases(dataset)}
+    if not names or not set(names) <= set(known):
+        raise InputError(
+            f"{dataset} does not hold the test cases of {package.card.name}.", "Give the dataset it was trained on."
+        )
+    return [known[name] for name in names]
+
+
+def card_accuracy(
+    package: ModelPackage, measured: dict[str, Any], data: str, command: str, apart: Collection[int] = ()
+) -> dict[str, Any]:
+    """The "accuracy" entry of a model card.
+
+    Args:
+        data: what was measured on, in words.
+        command: how to measure it again.
+        apart: values of structures that the references define in another way: shown, but not in the mean.
+
+    Raises:
+        UsageError: the model has no structure of a value in ``apart``, or no other.
+    """
+    values = {label.value for label in package.card.labels}
+    if not set(apart) <= values or set(apart) == values:
+        raise UsageError(f"--apart {sorted(apart)} leaves no mean.", f"Give some of the values {sorted(values)}.")
+    by_label = {
+        value: {key: {k: round(v, 4) for k, v in entry.items()} for key, entry in measures.items()}
+        for value, measures in measured["labels"].items()
+    }
+    mean = float(np.mean([entry["dice"]["mean"] for value, entry in by_label.items() if int(value) not in apart]))
+    return {
+        "data": data,
+        "cases": len(measured["cases"]),
+        "mean_dice": round(mean, 4),
+        "labels": by_label,
+        **({"not_in_mean": sorted(apart)} if apart else {}),
+        "command": command,
+    }
+
+
+def write_accuracy(package: ModelPackage, accuracy: dict[str, Any]) -> ModelPackage:
+    """Write an "accuracy" entry into the card."""
+    return write_package(package.path, package.card.to_dict() | {"accuracy": accuracy}, package.weights_path)
+
+
+@as_command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of ``python -m SESegmentationTraining.accuracy``; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="name of the model, or its folder")
+    parser.add_argument("--dataset", type=Path, help="folder that the model was trained on")
+    parser.add_argument("--pair", nargs=2, action="append", type=Path, default=[], metavar=("IMAGE", "LABELS"))
+    parser.add_argument("--data", default="", help="description of the data, for the card")
+    parser.add_argument(
+        "--apart",
+        type=int,
+        action="append",
+        default=[],
+        metavar="VALUE",
+        help="a structure that the references define in another way: shown, but not in the mean; repeatable",
+    )
+    parser.add_argument("--others", action="store_true", help="structures that the model lacks count as background")
+    parser.add_argument("--resample", action="store_true", help="bring labels on another grid to that of their image")
+    parser.add_argument("--write", action="store_true", help="write the figures into the card and its README")
+    chosen = parser.parse_args(arguments)
+    package = verify_model(chosen.model)
+    cases = [Case(image.name, image, label) for image, label in chosen.pair]
+    if chosen.dataset:
+        cases += test_cases(package, chosen.dataset)
+    told = {"progress": lambda name, *_: print(name, file=sys.stderr)}
+    measured = measure(package, cases, **told, others=chosen.others, resample=chosen.resample)
+    names = " ".join(["--dataset DATASET"] * bool(chosen.dataset) + ["--pair IMAGE LABELS"] * len(chosen.pair))
+    names += "".join(f" --apart {value}" for value in chosen.apart)
+    names += " --others" * chosen.others + " --resample" * chosen.resample
+    command = f"python -m SESegmentationTraining.accuracy {package.path.name} {names}"
+    before = package.card.accuracy
+    data = chosen.data or (before.get("data", "") if before.get("command") == command else "")
+    accuracy = card_accuracy(package, measured, data, command, chosen.apart)
+    found = expectation(measured, chosen.apart)
+    print(json.dumps({**accuracy, **({"expected_dice": found} if found else {})}, indent=1))
+    if chosen.write:
+        write_accuracy(package, accuracy)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

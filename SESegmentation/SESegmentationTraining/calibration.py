@@ -1,0 +1,302 @@
+"""What Dice to expect at what confidence: measured on validation cases, as they are and under shifts.
+
+Each shift takes intensities (k, j, i) of any range and gives new ones of the range 0 to 1, float32; the geometry stays,
+and so does the truth. They are stronger than what networks see in training, or of another kind.
+
+    python -m SESegmentationTraining.calibration MODEL --dataset DATASET [--recipe NAME] [--write]
+
+With ``--write`` model.json gets the entry "calibration", from which results get their expected Dice. How well it holds
+on test cases is shown by ``Testing/benchmarks/doubt.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scipy.optimize import nnls
+
+from SESegmentationLib.errors import InputError
+from SESegmentationLib.io.volume_image import voxels_of
+from SESegmentationLib.models import ModelPackage, verify_model, write_package
+from SESegmentationLib.models.sections import ONE_VIEW, SEVERAL_VIEWS
+from SESegmentationLib.predict.device import choose_device
+from SESegmentationLib.predict.predictor import Prediction, Predictor
+from SESegmentationLib.predict.weights import load_networks
+from SESegmentationLib.preprocess.intensity import normalise
+from SESegmentationLib.quality.confidence import confidence
+
+from .dataset import find_cases, load_case, split_by_recipe
+from .processes import as_command
+from .recipe import Recipe
+from .sources import open_source
+
+#: standard deviation of the logarithm of the bias field
+BIAS = 0.5
+#: standard deviation of the noise in each channel of the receiver, as a share of the brightest tissue
+NOISE = 0.12
+#: exponent that lifts grey matter up to white matter
+FLATTENING = 3.0
+#: slices that are averaged into one
+THICKNESS = 4
+
+
+def bias_field(unit: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A smooth field of sensitivity, as of a surface coil."""
+    knots = sitk.GetImageFromArray(random.normal(size=(3, 3, 3)).astype(np.float32))
+    size = unit.shape[::-1]
+    spacing = [2 / max(n - 1, 1) for n in size]  # the outer knots lie on the outer voxels
+    identity = sitk.Transform(3, sitk.sitkIdentity)
+    field = sitk.GetArrayFromImage(sitk.Resample(knots, size, identity, sitk.sitkBSpline, (0.0,) * 3, spacing))
+    return unit * np.exp(BIAS * (field - field.mean()) / field.std())
+
+
+def noise(unit: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Rician noise, as in magnitude images of a fast or weak scanner (Gudbjartsson & Patz, MRM 1995)."""
+    real, imaginary = NOISE * random.normal(size=(2, *unit.shape))
+    return np.hypot(unit + real, imaginary)
+
+
+def low_contrast(unit: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Grey matter nearly as bright as white matter, as with a badly chosen inversion time, and a little noise."""
+    return 1 - (1 - unit) ** FLATTENING + 0.02 * random.normal(size=unit.shape)
+
+
+def thick_slices(unit: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Axial slices averaged over ``THICKNESS``, interpolated again to the old distance."""
+    numbers = np.arange(len(unit))
+    blocks = (numbers + random.integers(THICKNESS)) // THICKNESS
+    thick = np.stack([unit[blocks == block].mean(0) for block in np.unique(blocks)])
+    centres = [numbers[blocks == block].mean() for block in np.unique(blocks)]
+    position = np.interp(numbers, centres, np.arange(len(centres)))
+    below = position.astype(int)
+    above = np.minimum(below + 1, len(thick) - 1)
+    share = (position - below)[:, None, None]
+    return (1 - share) * thick[below] + share * thick[above]
+
+
+def other_contrast(unit: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Dark tissue bright and bright tissue dark, as in T2-weighted images."""
+    return 1 - unit
+
+
+#: every shift by its name
+SHIFTS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "bias field": bias_field,
+    "noise": noise,
+    "low contrast": low_contrast,
+    "thick slices": thick_slices,
+    "other contrast": other_contrast,
+}
+
+
+def shift_array(array: np.ndarray, name: str, seed: int) -> np.ndarray:
+    """Intensities (k, j, i) under the shift ``name``; the same ``seed`` gives the same result."""
+    array = array.astype(np.float32)
+    low, high = np.percentile(array, (0.5, 99.5))
+    unit = np.clip((array - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    return SHIFTS[name](unit, np.random.default_rng(seed)).astype(np.float32)
+
+
+def shift_volume(image: sitk.Image, name: str, seed: int) -> sitk.Image:
+    """A volume under the shift ``name``, float32, on the same grid."""
+    shifted = sitk.GetImageFromArray(shift_array(voxels_of(image), name, seed))
+    shifted.CopyInformation(image)
+    return shifted
+
+
+#: points of a curve
+POINTS = 6
+#: structures with fewer voxels in truth and result together are left out: a rest cut off by the field of view
+FEWEST_VOXELS = 30
+SEED = 5
+
+#: a case's name, its normalised image and its true channels, (k, j, i)
+Case = tuple[str, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One structure of one case as it was, or under a shift.
+
+    Attributes:
+        case, shift: which; the shift is None for a case as it is.
+        value: of the structure's label.
+        views: how many views were asked.
+        confidence: of the result.
+        dice: with the truth.
+    """
+
+    case: str
+    shift: str | None
+    value: int
+    views: int
+    confidence: float
+    dice: float
+
+
+def kept_out_cases(package: ModelPackage, dataset: Path, recipe: Recipe, group: str) -> Iterator[Case]:
+    """The cases that the training kept out.
+
+    Args:
+        group: "validation" or "test"; images are synthesised for validation only.
+
+    Raises:
+        InputError: there are none, or the dataset lacks them.
+    """
+    if recipe.data.source == "folder":
+        cases = {case.name: case for case in find_cases(dataset)}
+        split = split_by_recipe(list(cases), recipe)
+        names = getattr(split, group)
+        if group == "test" and set(names) != set(package.card.training.get("test_cases", names)):
+            raise InputError(
+                f"{dataset} does not hold the test cases of {package.card.name}.", "Give the dataset it was trained on."
+            )
+        for name in names:
+            image, truth = load_case(cases[name], package.card)
+            yield name, image.astype(np.float32), truth
+    elif group == "validation":
+        source = open_source(dataset, recipe, package.card, torch.device("cpu"))
+        yield from source.whole_volumes(torch.Generator().manual_seed(SEED))
+    else:
+        raise InputError("Images are synthesised for validation cases only.", "Measure on real volumes instead.")
+
+
+def under_shifts(package: ModelPackage, cases: Iterable[Case]) -> Iterator[tuple[str | None, Case]]:
+    """Every case as it is and under every shift."""
+    for number, (name, image, truth) in enumerate(cases):
+        yield None, (name, image, truth)
+        for shift in SHIFTS:
+            shifted = normalise(shift_array(image, shift, SEED + number), package.card.intensity)
+            yield shift, (name, shifted, truth)
+
+
+def observe(package: ModelPackage, cases: Iterable[Case], fast: bool = True) -> Iterator[tuple[Observation, ...]]:
+    """Segment every case as it is and under every shift, with all views and, with ``fast``, with one.
+
+    Yields:
+        The observations of one case under one shift.
+    """
+    predictor = Predictor(package.card, load_networks(package), choose_device("auto"))
+    alternatives = [predictor.views]
+    if fast and len(predictor.views) > 1:
+        alternatives.append([predictor.best_view()])
+    for shift, (name, image, truth) in under_shifts(package, cases):
+        print(name, shift or "", file=sys.stderr)
+        found: list[Observation] = []
+        for views in alternatives:
+            predicted = predictor.predict(image, views)
+            found += compare(package, predicted, truth, name, shift)
+        yield tuple(found)
+
+
+def compare(
+    package: ModelPackage, predicted: Prediction, truth: np.ndarray, name: str, shift: str | None
+) -> list[Observation]:
+    """One observation for each structure that is there, or was found."""
+    trust = confidence(predicted.probabilities, predicted.votes)
+    classes = len(package.card.labels) + 1
+    labels = predicted.probabilities.argmax(0).flatten().cpu()
+    target = torch.from_numpy(truth.astype(np.int64)).flatten()
+    sizes = torch.bincount(labels, minlength=classes) + torch.bincount(target, minlength=classes)
+    overlap = torch.bincount(target[labels == target], minlength=classes)
+    return [
+        Observation(
+            name,
+            shift,
+            label.value,
+            len(predicted.votes),
+            float(trust[channel]),
+            float(2 * overlap[channel] / sizes[channel]),
+        )
+        for channel, label in enumerate(package.card.labels, start=1)
+        if sizes[channel] >= FEWEST_VOXELS
+    ]
+
+
+def fit_curve(observations: Sequence[Observation]) -> dict[str, list[float]]:
+    """A rising line through a few points, closest to what was seen in the sense of least squares.
+
+    The points lie where equal parts of the confidences seen end, the lowest and the highest one included. That the
+    line rises, non-negative least squares see to: their unknowns are its first height and how much each part adds.
+    """
+    confidence, dice = np.array([(seen.confidence, seen.dice) for seen in observations]).T
+    knots = np.unique(np.quantile(confidence, np.linspace(0, 1, POINTS)).round(4))
+    rises = [
+        np.clip((confidence - start) / (end - start), 0, 1) for start, end in zip(knots[:-1], knots[1:], strict=True)
+    ]
+    heights = nnls(np.stack([np.ones(len(dice)), *rises], axis=1), dice)[0].cumsum()
+    return {"confidence": knots.tolist(), "dice": heights.clip(0, 1).round(4).tolist()}
+
+
+def fit(observations: Sequence[Observation]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """The curves of a card's "calibration", by number of views and label value."""
+    curves: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for entry, several in ((SEVERAL_VIEWS, True), (ONE_VIEW, False)):
+        values = sorted({seen.value for seen in observations if (seen.views > 1) == several})
+        for value in values:
+            those = [seen for seen in observations if seen.value == value and (seen.views > 1) == several]
+            curves.setdefault(entry, {})[str(value)] = fit_curve(those)
+    return curves
+
+
+def calibrate(package: ModelPackage, dataset: Path, recipe: Recipe) -> dict[str, Any]:
+    """The "calibration" entry of a card.
+
+    Raises:
+        InputError: there are no validation cases.
+    """
+    observations = [
+        seen for those in observe(package, kept_out_cases(package, dataset, recipe, "validation")) for seen in those
+    ]
+    if not observations:
+        raise InputError("There are no validation cases.", "Keep some out in the recipe's [data].")
+    made = "" if recipe.data.source == "folder" else " with synthesised images"
+    command = f"python -m SESegmentationTraining.calibration {package.path.name} --dataset DATASET"
+    return card_calibration(observations, f"validation cases{made}", command)
+
+
+def card_calibration(observations: Sequence[Observation], data: str, command: str) -> dict[str, Any]:
+    """The "calibration" entry of a model card.
+
+    Args:
+        data: what the cases are, in words, without their number.
+        command: how to measure it again.
+    """
+    cases = len({seen.case for seen in observations})
+    under = f"as they are and under {len(SHIFTS)} shifts: {', '.join(SHIFTS)}"
+    return {"data": f"{cases} {data}, {under}", "command": command, **fit(observations)}
+
+
+def recipe_of(package: ModelPackage, name: str | None = None) -> Recipe:
+    """The recipe of that name or file; that which the card names where there is none."""
+    return Recipe.load(name or str(package.card.training.get("recipe", package.card.name)))
+
+
+@as_command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of ``python -m SESegmentationTraining.calibration``; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="name of the model, or its folder")
+    parser.add_argument("--dataset", type=Path, required=True, help="folder that the model was trained on")
+    parser.add_argument("--recipe", help="name or file, where the card's training does not name it")
+    parser.add_argument("--write", action="store_true", help="write the curves into the card and its README")
+    chosen = parser.parse_args(arguments)
+    package = verify_model(chosen.model)
+    calibration = calibrate(package, chosen.dataset, recipe_of(package, chosen.recipe))
+    print(json.dumps(calibration, indent=1))
+    if chosen.write:
+        entries = {**package.card.to_dict(), "calibration": calibration}
+        write_package(package.path, entries, package.weights_path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,363 @@
+"""What an automatic recipe holds: everything but the number of steps, decided from a plain look at the data.
+
+Axes are the patient's, 0 right-left, 1 posterior-anterior and 2 inferior-superior, unless arrays are spoken of.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from SESegmentationLib.io.pictures import SLICES
+from SESegmentationLib.memory import available_gigabytes
+from SESegmentationLib.models.card import PLANES
+from SESegmentationLib.predict.device import choose_device, fast_precision
+from SESegmentationLib.progress import Progress, no_progress
+
+from .dataset import find_cases, split_cases
+from .fingerprint import Fingerprint, data_licence, look_at, make_labels, mirrored_pairs
+from .slabs import PLANE_AXES
+
+#: a voxel this many times as long as wide leaves only the plane of its short edges
+ANISOTROPIC = 3.0
+#: beyond this distance in mm neighbouring slices tell little of each other
+FARTHEST_NEIGHBOUR_MM = 10.0
+#: volumes smaller than this along every axis are crops round a structure
+LARGEST_CROP_MM = 100.0
+#: bytes of memory for a pixel of a batch and a channel of the finest level, with a margin (measured: 180 saved for the
+#: backward pass in single precision)
+BYTES_PER_PIXEL = 400
+#: bytes for a voxel of the training cases, image and label
+BYTES_PER_VOXEL = 3
+SPLIT_SEED = 2019
+#: volumes of a structure in fewer cases say nothing of what is plausible
+FEW_VOLUMES = 5
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to train on.
+
+    Attributes:
+        device: where.
+        gigabytes: of memory that may be used there, in GB.
+        bf16: whether bfloat16 is fast there.
+    """
+
+    device: torch.device
+    gigabytes: float
+    bf16: bool
+
+    @classmethod
+    def of(cls, name: str = "auto") -> Machine:
+        """The machine's device of that name, as training chooses it; DeviceError where there is none."""
+        device = choose_device("cpu" if name == "auto" and not torch.cuda.is_available() else name)
+        free = torch.cuda.mem_get_info(device)[0] / 1e9 if device.type == "cuda" else available_gigabytes() or 4.0
+        return cls(device, 0.6 * free, fast_precision(device) == torch.bfloat16)
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is a GPU."""
+        return self.device.type == "cuda"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An automatic recipe before its steps are counted.
+
+    Attributes:
+        entries: of the recipe; each phase has 1 step.
+        reasons: why, a line each.
+        shares: of the time, by phase.
+        most_steps: of all phases together, that the number of slices justifies.
+    """
+
+    entries: dict[str, Any]
+    reasons: list[str]
+    shares: list[float]
+    most_steps: int
+
+
+def plan_recipe(dataset: Path, name: str, machine: Machine, progress: Progress = no_progress) -> Plan:
+    """Look at ``dataset`` and decide.
+
+    Args:
+        dataset: folder in nnU-Net's layout, with ``dataset.json``.
+        name: of the model.
+        machine: to train on.
+
+    Raises:
+        InputError: the dataset cannot be used.
+    """
+    cases = {case.name: case for case in find_cases(dataset)}
+    together = same_patient(list(cases))
+    validation, test = kept_out(len(cases))
+    if (dataset / "labelsTs").is_dir():
+        test = 0
+    split = split_cases(list(cases), validation, test, SPLIT_SEED, together)
+    look = look_at(dataset, [cases[case] for case in split.training], progress)
+    description = look.description
+    pairs, alone = mirrored_pairs(description.labels)
+    aside = [] if look.slices else [description.labels[value] for value in look.to_one_side(pairs)]
+    across = thick_axis(look)
+    spacing = choose_spacing(look, across, len(split.training), machine)
+    pixels = np.maximum(np.rint(np.median(look.extents, axis=0) / spacing), 1).astype(int)
+    views = choose_views(spacing, across, look.slices, bool(pairs))
+    levels, size = choose_size(pixels, views, machine)
+    base = 32 if machine.is_gpu else 16
+    phases, shares = choose_phases(size, levels, base, machine)
+    intensity, appearance = choose_intensity(look)
+    seen = {value: ml for value in description.labels if len(ml := look.millilitres(value)) >= FEW_VOLUMES}
+    plausible = {value: (_round(0.5 * min(ml)), _round(2 * max(ml))) for value, ml in seen.items()}
+    labels = make_labels(description.labels, {} if look.slices else plausible)
+    volumes = [float(np.mean(look.millilitres(value) or [0])) for value in description.labels]
+    uneven = len(volumes) > 1 and max(volumes) > 4 * min(volumes)
+    patch_mm = np.array(size) * min(spacing)
+    beyond = [np.median(look.extents, axis=0)[axis] - patch_mm.min() for view in views for axis in _in_plane(view)]
+    kind = SLICES if look.slices else "crop" if (look.extents < LARGEST_CROP_MM).all() else "volume"
+    entries = {
+        "name": name,
+        "network": {
+            "type": "PyramidUNet",
+            "channels": [base * 2**level for level in range(levels)],
+            "se": "scSE",
+            "dropout": 0.1 if len(split.training) < 20 else 0.05,
+        },
+        "data": {
+            "source": "folder",
+            "validation": validation,
+            "test": test,
+            "split_seed": SPLIT_SEED,
+            "together": together,
+            "mirrored_pairs": [list(pair) for pair in pairs],
+        },
+        "deformation": {
+            "rotation_degrees": 15.0,
+            "scale": 0.15,
+            "elastic_mm": [_round(0.03 * patch_mm.min()), _round(0.012 * patch_mm.min())],
+            "shift_mm": _round(max(0.1 * patch_mm.min(), max(beyond) / 2)),
+            "mirror": not (alone or aside),
+            "share": 0.8,
+            "in_plane": across is not None,
+        },
+        "appearance": appearance,
+        "fit": {
+            "seed": 1,
+            "learning_rate": 2e-3,
+            "class_balance": 0.25 if uneven else 0.0,
+            "rare_share": 0.6 if uneven else 0.4,
+            "bf16": machine.bf16,
+            "validation_batches": 8,
+        },
+        "phases": phases,
+        "card": {
+            "title": f"{name} ({description.modality})" if description.modality else name,
+            "version": "1.0.0",
+            "summary": f"{_names([label.name for label in labels])} in {description.modality or 'images'}.",
+            "modality": "CT" if look.is_ct else "MR" if is_mr(look) else "OT",
+            "contrast": "" if look.is_ct else description.modality,
+            "spacing": spacing.tolist(),
+            "intensity": intensity,
+            "margin_mm": 10.0,
+            "input": {
+                "kind": kind,
+                "extent_mm": None if look.pictures else _expected(look.extents),
+                "limits": [
+                    f"Trained on {len(split.training)} cases of one dataset; images of other kinds were not measured.",
+                    "Not a medical device; a trained person must review every result.",
+                ],
+            },
+            "cleanup": {"largest_component": [] if look.slices else look.in_one_piece(), "fill_holes": False},
+            "merged_pairs": [list(pair) for pair in pairs],
+            "training": {"data": description.about},
+            "licence": data_licence(description.licence),
+            "views": views,
+            "labels": [label.to_dict() for label in labels],
+        },
+    }
+    per_view = [pixels[_axis(view["plane"])] for view in views]
+    most = max(200 * len(split.training) * sum(per_view) // phases[-1]["batch"], 1)
+    reasons = [
+        f"{len(cases)} cases: {len(split.training)} for training, {len(split.validation)} for validation, "
+        f"{len(split.test)} for test" + (f"; cases that begin alike ({together}) stay together" if together else ""),
+        f"grid {_by(spacing)} mm: the cases' median is {_by(look.spacing)} mm; {_by(pixels)} voxels",
+        _why_views(views, across),
+        f"intensities: {_why_intensity(intensity)}; modality {description.modality or 'not stated'}",
+        f"mirrored: {_why_mirror(pairs, alone, aside)}",
+        f"network: {levels} levels from {base} channels, slices of {size[0]} x {size[1]} pixels, for "
+        f"{machine.gigabytes:.0f} GB on {machine.device.type}",
+        f"class balance: {'volumes of labels differ more than fourfold' if uneven else 'none needed'}",
+    ]
+    return Plan(entries, reasons, shares, int(most))
+
+
+def kept_out(cases: int) -> tuple[int, int]:
+    """How many of ``cases`` to keep out for validation and for test: none of very few, a share of many, at most 40."""
+    if cases < 4:
+        return 0, 1 if cases == 3 else 0
+    return min(max(round(0.1 * cases), 1), 20), min(max(round(0.2 * cases), 1), 40)
+
+
+def same_patient(names: Sequence[str]) -> str:
+    """Expression for cases of one patient, by their names: "P07_12" and "P07_13" belong together.
+
+    Empty where names do not tell: if all cases but for their last number are called alike, or none are.
+    """
+    expression = r"(.+)[_-]\d+$"
+    found = [re.match(expression, name) for name in names]
+    patients = {match[1] for match in found if match}
+    return expression if all(found) and 3 <= len(patients) < len(names) else ""
+
+
+def thick_axis(look: Fingerprint) -> int | None:
+    """Axis along which slices are thick or single, or None."""
+    if look.slices:
+        return 2
+    axis = int(np.argmax(look.spacing))
+    return axis if look.spacing[axis] >= ANISOTROPIC * look.spacing.min() else None
+
+
+def choose_spacing(look: Fingerprint, across: int | None, cases: int, machine: Machine) -> np.ndarray:
+    """Voxel size (3) of the grid in mm: the median, coarser in the slices' plane where it would be too many voxels.
+
+    Args:
+        across: see :func:`thick_axis`.
+        cases: that are kept in memory.
+    """
+    spacing = look.spacing.copy()
+    if look.slices:
+        return spacing.round(4)
+    axes = [axis for axis in range(3) if axis != across]
+    median = np.median(look.extents, axis=0)
+    longest = 512 if machine.is_gpu else 256
+    factor = max(1.0, float((median[axes] / spacing[axes]).max()) / longest)
+    voxels = cases * float(np.mean(np.prod(look.extents, axis=1))) / float(np.prod(spacing * factor))
+    room = 0.5 * machine.gigabytes * 1e9 / BYTES_PER_VOXEL
+    factor *= max(1.0, voxels / room) ** (1 / len(axes))
+    spacing[axes] *= factor
+    return spacing.round(2 if spacing.min() > 0.5 else 4)
+
+
+def choose_views(spacing: np.ndarray, across: int | None, slices: bool, paired: bool) -> list[dict[str, Any]]:
+    """Views of the card: all planes, or that of thick slices alone.
+
+    In sagittal slices left and right look alike; they are one class there where labels have sides (``paired``).
+    """
+    planes = PLANES if across is None else [plane for plane in PLANES if _axis(plane) == across]
+    near = not slices and (across is None or spacing[across] <= FARTHEST_NEIGHBOUR_MM)
+    areas = [float(np.prod(np.delete(spacing, _axis(plane)))) for plane in planes]
+    views = []
+    for plane, area in zip(planes, areas, strict=True):
+        merged = plane == "sagittal" and paired and across is None
+        weight = 0.5 if merged or area > 1.5 * min(areas) else 1.0
+        thickness = 3 if near else 1
+        views.append({"plane": plane, "weight": weight, "network": "planes", "thickness": thickness, "merged": merged})
+    return views
+
+
+def choose_size(pixels: np.ndarray, views: Sequence[dict[str, Any]], machine: Machine) -> tuple[int, tuple[int, int]]:
+    """Levels of the network, and height and width of the slices that it is trained on."""
+    largest = 320 if machine.is_gpu else 192
+    height, width = (min(max(pixels[_in_plane(view)[side]] for view in views), largest) for side in (0, 1))
+    levels = int(np.clip(math.log2(max(min(height, width), 1) / 6) + 1, 2, 5))
+    stride = 2 ** (levels - 1)
+    return levels, (-(-int(height) // stride) * stride, -(-int(width) // stride) * stride)
+
+
+def choose_phases(
+    size: tuple[int, int], levels: int, base: int, machine: Machine
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """Phases of one step each and their shares of the time: coarse first, where slices are large."""
+    fitting = 0.5 * machine.gigabytes * 1e9 / (BYTES_PER_PIXEL * base)
+    pixels = min(1_500_000 if machine.is_gpu else 75_000, fitting)
+
+    def phase(height: int, width: int, spacing: float) -> dict[str, Any]:
+        batch = int(np.clip(pixels / (height * width), 2, 64 if machine.is_gpu else 16))
+        return {"steps": 1, "batch": batch, "size": [height, width], "spacing": spacing}
+
+    if min(size) < 96:
+        return [phase(*size, 1.0)], [1.0]
+    stride = 2 ** (levels - 1)
+    half = [-(-side // (2 * stride)) * stride for side in size]
+    return [phase(*half, 2.0), phase(*size, 1.0)], [0.4, 0.6]
+
+
+def choose_intensity(look: Fingerprint) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Recipe for the intensities, and how far they are changed at random.
+
+    CT: a window from the labelled voxels' 0.5th to 99.5th percentile (as nnU-Net clips: Isensee et al., Nature Methods
+    2021). All else: percentiles of each image by itself, of its foreground where there is much background.
+    """
+    if look.is_ct:
+        low, high = np.floor(look.labelled_percentiles((0.5, 99.5)) / 10) * 10 + (0, 10)
+        window = {"type": "window", "lower": float(low), "upper": float(high)}
+        return window, {"bias": 0.0, "blur_pixels": 0.7, "gamma": 0.1, "noise": 0.05, "gain": 0.05}
+    recipe: dict[str, Any] = {"type": "percentile", "lower": 0.5, "upper": 99.5}
+    if np.median([case.zeros for case in look.cases]) > 0.2:
+        recipe |= {"lower": 0.0, "foreground": "nonzero"}
+    elif is_mr(look) and (look.extents >= LARGEST_CROP_MM).any():
+        recipe |= {"lower": 0.0, "foreground": "bright"}
+    return recipe, {"bias": 0.25, "blur_pixels": 0.8, "gamma": 0.25, "noise": 0.06, "gain": 0.15}
+
+
+def is_mr(look: Fingerprint) -> bool:
+    """Whether the images are MRI: by the channel's name ("MRI", "T1", "FLAIR", ...), which must begin so."""
+    return re.match(r"(mr|t1|t2|pd|flair|dwi|adc|dce|swi)", look.description.modality.lower()) is not None
+
+
+def _axis(plane: str) -> int:
+    """Axis along which a plane's slices are stacked."""
+    return 2 - PLANE_AXES[plane][0]
+
+
+def _in_plane(view: dict[str, Any]) -> tuple[int, int]:
+    """Axes of a view's rows and columns (height and width of its slices)."""
+    _, rows, columns = PLANE_AXES[view["plane"]]
+    return 2 - rows, 2 - columns
+
+
+def _expected(extents: np.ndarray) -> list[list[float]]:
+    """Smallest and largest extent in mm to be expected along each axis, a little beyond those seen."""
+    ends = zip(extents.min(0), extents.max(0), strict=True)
+    return [[float(np.floor(0.7 * low)), float(np.ceil(1.4 * high))] for low, high in ends]
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
+def _by(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{number:g}" for number in np.round(numbers, 4))
+
+
+def _names(names: Sequence[str]) -> str:
+    listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return listed[:1].upper() + listed[1:]
+
+
+def _why_intensity(intensity: dict[str, Any]) -> str:
+    ends = f"{intensity['lower']:g} to {intensity['upper']:g}"
+    if intensity["type"] == "window":
+        return f"{ends}, the labelled voxels' range"
+    return f"percentiles {ends} of {intensity.get('foreground', 'all')} voxels"
+
+
+def _why_views(views: Sequence[dict[str, Any]], across: int | None) -> str:
+    planes = ", ".join(view["plane"] for view in views)
+    why = "voxels are about as long as wide" if across is None else "slices are thick or single"
+    return f"views: {planes}, {views[0]['thickness']} slices at once: {why}"
+
+
+def _why_mirror(pairs: Sequence[tuple[int, int]], alone: Sequence[str], aside: Sequence[str]) -> str:
+    if alone:
+        return f"no: {', '.join(alone)} has a side and no counterpart"
+    if aside:  # in a mirror image nothing would tell the sides of the pairs
+        return f"no: left and right are told by what lies to one side: {', '.join(aside)}"
+    return f"yes: labels that change sides: {len(pairs)} pair(s)" if pairs else "yes: no label has a side"

@@ -1,0 +1,364 @@
+"""Examples for the network that learns to correct: mistakes of real networks, corrected in a few slices.
+
+They are what a network that learns to correct learns from. Segmenting is the slow part of that, so each volume is kept
+in a file, and done once.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from SESegmentationLib.geometry import RAS
+from SESegmentationLib.inference.engine import Engine, Field
+from SESegmentationLib.models import ModelCard
+from SESegmentationLib.networks.correction import Corrected
+from SESegmentationLib.postprocess.dividing_plane import divide
+from SESegmentationLib.predict.predictor import Prediction
+from SESegmentationLib.progress import Progress, no_progress
+
+from .calibration import SHIFTS, shift_volume
+from .dataset import Case, box_round, read_case
+from .simulated_corrections import MANNERS, POLICIES, choose_slices, simulate_correction
+
+#: volumes under one shift, and under two at once, for each volume as it is
+ONE, TWO = 4, 4
+#: structures of fewer voxels are not learnt from
+LEAST_VOXELS = 200
+#: voxels round a structure that is cut out
+CROP_MARGIN = 12
+#: what is cut out and has more voxels is halved along every axis
+LARGEST_CROP = 250_000
+
+
+@dataclass(frozen=True)
+class Mistaken:
+    """A volume with what a model makes of it, and the truth; all on the model's grid, (k, j, i).
+
+    Attributes:
+        image: float16, as the networks see it.
+        probabilities: (C, k, j, i) uint8, in steps of 1/255.
+        own: output channels that the model gives, uint8.
+        truth: output channels that are right, uint8.
+        shifts: under which the volume was segmented.
+        case: name of the volume.
+        whole: whether all its structures are there; otherwise channel 1 is one of them, 2 is all others.
+    """
+
+    image: np.ndarray
+    probabilities: np.ndarray
+    own: np.ndarray
+    truth: np.ndarray
+    shifts: tuple[str, ...]
+    case: str
+    whole: bool = True
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        temporary = path.with_suffix(".part.npz")
+        arrays = {name: getattr(self, name) for name in ("image", "probabilities", "own", "truth")}
+        np.savez(
+            temporary, **arrays, shifts=np.array(self.shifts, dtype=np.str_), case=np.array(self.case), whole=self.whole
+        )
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Mistaken:
+        """Read what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as content:
+            arrays = [content[name] for name in ("image", "probabilities", "own", "truth")]
+            whole = bool(content["whole"]) if "whole" in content else True
+            return cls(*arrays, tuple(content["shifts"].tolist()), str(content["case"]), whole)
+
+
+def shifts_of(case: str, one: int = ONE, two: int = TWO) -> list[tuple[str, ...]]:
+    """The shifts under which a case is segmented: none, ``one`` singly, ``two`` pairs; always the same for a case."""
+    random = np.random.default_rng(zlib.crc32(case.encode()))
+    names = list(SHIFTS)
+    single = [(names[n],) for n in random.permutation(len(names))[:one]]
+    pairs = [tuple(names[n] for n in random.permutation(len(names))[:2]) for _ in range(two)]
+    return [(), *single, *pairs]
+
+
+def shifted(image: sitk.Image, shifts: Sequence[str], seed: int) -> sitk.Image:
+    """A volume under several shifts, one after the other."""
+    for number, name in enumerate(shifts):
+        image = shift_volume(image, name, seed + number)
+    return image
+
+
+def find_mistakes(engine: Engine, image: sitk.Image, truth: sitk.Image, shifts: tuple[str, ...], case: str) -> Mistaken:
+    """What the model of ``engine``, one of crops, makes of ``image``."""
+    (field,) = engine.fields(image)
+    prediction = engine.predictor.predict(field.volume, engine.predictor.views, False, lambda view, fraction: None)
+    own = own_channels(prediction, engine.card)
+    channels = np.zeros_like(own)
+    values = field.grid.labels_to_grid(truth)
+    for channel, label in enumerate(engine.card.labels, start=1):
+        channels[values == label.value] = channel
+    return Mistaken(field.volume.astype(np.float16), in_steps(prediction.probabilities), own, channels, shifts, case)
+
+
+def own_channels(prediction: Prediction, card: ModelCard) -> np.ndarray:
+    """The output channel of every voxel, uint8 (k, j, i), as a result has it."""
+    return divide(prediction.probabilities, card).float().argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def in_steps(probabilities: torch.Tensor) -> np.ndarray:
+    """Probabilities as uint8, in steps of 1/255."""
+    return (probabilities.float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+def collect_mistakes(
+    engine: Engine, cases: Sequence[Case], folder: Path, progress: Progress = no_progress
+) -> Iterator[Path]:
+    """Files of what the model makes of ``cases``; those that are there already are not made again.
+
+    Raises:
+        InputError: a case cannot be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, case in enumerate(cases):
+        progress("segmenting", number / len(cases), None)
+        images = None
+        for shifts in shifts_of(case.name):
+            path = folder / f"{'+'.join([case.name, *shifts]).replace(' ', '-')}.npz"
+            if not path.exists():
+                images = images or read_case(case, engine.card.labels, None)
+                seed = zlib.crc32(path.name.encode())
+                find_mistakes(engine, shifted(images[0], shifts, seed), images[1], shifts, case.name).save(path)
+            yield path
+
+
+def collect_head_mistakes(
+    engine: Engine, heads: Iterable[tuple[str, np.ndarray, np.ndarray]], folder: Path, progress: Progress = no_progress
+) -> Iterator[Path]:
+    """Files of what a model of heads makes of their structures, each cut out of its head.
+
+    Args:
+        engine: of the model.
+        heads: name, intensities and output channels (k, j, i) on the model's grid.
+        folder: where the files go; heads that are there already are not segmented again.
+        progress: told how many heads are done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (name, intensities, channels) in enumerate(heads):
+        progress("segmenting", 0.0, None)
+        shifts = ((), *shifts_of(name)[1:])[(0, 1, 5)[number % 3]]
+        done = folder / f"{name}.done"
+        if not done.exists():
+            image, truth = (_on_grid(array, engine.card) for array in (intensities, channels))
+            shift = shifted(image, shifts, zlib.crc32(name.encode()))
+            for part, mistaken in enumerate(_structures(engine, shift, truth, shifts, name)):
+                mistaken.save(folder / f"{name}-{part:02}.npz")
+            done.touch()
+        yield from sorted(folder.glob(f"{name}-*.npz"))
+
+
+def _structures(
+    engine: Engine, image: sitk.Image, truth: sitk.Image, shifts: tuple[str, ...], name: str
+) -> Iterator[Mistaken]:
+    """Every structure that is large enough, in a box round it."""
+    seen: list[tuple[Field, torch.Tensor]] = []
+    engine.segment(image, observe=lambda field, probabilities: seen.append((field, probabilities)))
+    ((field, probabilities),) = seen
+    own = probabilities.argmax(0).numpy()
+    right = field.grid.labels_to_grid(truth)
+    for channel in range(1, len(probabilities)):
+        if (right == channel).sum() < LEAST_VOXELS:
+            continue
+        low, high = box_round((own == channel) | (right == channel), [CROP_MARGIN] * 3)
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        step = 1 if np.prod(high - low) < LARGEST_CROP else 2
+        chance = probabilities[(channel, *box)].float()
+        three = torch.stack([probabilities[(0, *box)].float(), chance, torch.zeros_like(chance)])
+        three[2] = (1 - three.sum(0)).clamp(min=0)
+        maps = torch.cat([torch.from_numpy(field.volume[box].astype(np.float32))[None], three])
+        maps = F.avg_pool3d(maps[None], step)[0]
+        labels = [
+            _three(array[box], channel)[tuple(slice(0, n * step, step) for n in maps.shape[1:])]
+            for array in (own, right)
+        ]
+        yield Mistaken(maps[0].numpy().astype(np.float16), in_steps(maps[1:]), *labels, shifts, name, whole=False)
+
+
+def _three(labels: np.ndarray, channel: int) -> np.ndarray:
+    """0 the background, 1 a structure, 2 any other one."""
+    return np.where(labels == channel, 1, np.where(labels > 0, 2, 0)).astype(np.uint8)
+
+
+def _on_grid(array: np.ndarray, card: ModelCard) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(card.spacing)
+    image.SetDirection(RAS)
+    return image
+
+
+#: how often so many slices are corrected
+COUNTS, COUNT_SHARES = (1, 2, 4, 8), (0.25, 0.35, 0.25, 0.15)
+#: how often slices are corrected in which manner
+MANNER_SHARES = (0.4, 0.15, 0.15, 0.3)
+
+
+@dataclass(frozen=True)
+class Example:
+    """What one step learns from, (N, ...) each.
+
+    Attributes:
+        inputs: (N, channels, D, H, W), see :meth:`.Corrected.inputs`.
+        base: (N, D, H, W), see :meth:`.Corrected.base`.
+        truth: (N, D, H, W), 1 where the structure is.
+        counts: (N, D, H, W), 1 where nobody looked: there it counts.
+    """
+
+    inputs: Tensor
+    base: Tensor
+    truth: Tensor
+    counts: Tensor
+
+
+class CorrectionExamples:
+    """Draws examples at random.
+
+    Args:
+        files: of :class:`.Mistaken` volumes.
+        size: edge of the cube that is cut out round a structure, in voxels.
+        plain_share: of examples of volumes as they are.
+        seed: of all randomness.
+    """
+
+    def __init__(self, files: Sequence[Path], size: int, plain_share: float, seed: int) -> None:
+        self.size = size
+        self.plain_share = plain_share
+        self.random = np.random.default_rng(seed)
+        loaded = [Mistaken.load(path) for path in files]
+        self._plain = [each for each in loaded if not each.shifts]
+        self._shifted = [each for each in loaded if each.shifts]
+
+    def draw(self, count: int) -> Example:
+        """``count`` examples, of which some slices are corrected."""
+        drawn: list[tuple[Tensor, ...]] = []
+        while len(drawn) < count:
+            one = self._one()
+            if one is not None:
+                drawn.append(one)
+        return Example(*(torch.stack(parts) for parts in zip(*drawn, strict=True)))
+
+    def _one(self) -> tuple[Tensor, ...] | None:
+        random = self.random
+        plain = random.random() < self.plain_share or not self._shifted
+        group = self._plain if plain and self._plain else self._shifted
+        mistaken = group[random.integers(len(group))]
+        image, probabilities, own, truth = self._zoomed(mistaken)
+        doubt = 1 - probabilities.max(0)
+        # 0: all structures as one
+        channel = int(random.integers(0, len(probabilities))) if mistaken.whole else 1
+        policy = POLICIES[random.integers(len(POLICIES))]
+        manner = random.choice(MANNERS, p=MANNER_SHARES)
+        only = None
+        if channel == 0:
+            own, truth = (own > 0).astype(np.uint8), (truth > 0).astype(np.uint8)
+            probabilities = np.stack([probabilities[0], 1 - probabilities[0]])
+            channel = 1
+        elif manner == "one structure" or not mistaken.whole:  # the slices that are worst for this structure
+            only = np.where(own == channel, own, 0), np.where(truth == channel, truth, 0)
+        if not (truth == channel).any():
+            return None
+        chosen_from = only or (own, truth)
+        slices = choose_slices(
+            policy, *chosen_from, doubt, int(random.choice(COUNTS, p=COUNT_SHARES)), int(random.integers(3))
+        )
+        made = simulate_correction(own, truth, slices, str(manner), channel)
+        if not made.edited.any():
+            return None
+        stated = manner != "stroke" and random.random() < 0.5
+        known = np.where(made.edited, 1.0, np.where(made.seen, 1.0 if stated else 0.5, 0.0))
+        others = 1 - probabilities[0] - probabilities[channel]
+        arrays = [
+            image,
+            own == channel,
+            probabilities[channel],
+            others,
+            known,
+            made.labels == channel,
+            (made.labels > 0) & (made.labels != channel),
+            truth == channel,
+            ~made.seen,
+        ]
+        parts = self._turned(self._cut([np.asarray(array, np.float32) for array in arrays], own, made.labels, channel))
+        corrected = Corrected(self._looks(parts[0]), *parts[1:7])
+        return corrected.inputs(), corrected.base(), parts[7], parts[8]
+
+    def _zoomed(self, mistaken: Mistaken) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Image, probabilities, own labels and truth; often with larger or smaller voxels, or thicker slices."""
+        image = mistaken.image.astype(np.float32)
+        probabilities = mistaken.probabilities.astype(np.float32) / 255
+        if self.random.random() > 0.4:
+            return image, probabilities, mistaken.own, mistaken.truth
+        factors = np.exp(self.random.uniform(np.log(0.8), np.log(1.4), 3))
+        if self.random.random() < 0.4:
+            factors[self.random.integers(3)] /= self.random.uniform(1.5, 4)
+        size = [max(round(n * f), 8) for n, f in zip(image.shape, factors, strict=True)]
+        soft = torch.from_numpy(np.concatenate([image[None], probabilities]))[None]
+        soft = F.interpolate(soft, size, mode="trilinear", align_corners=False)[0].numpy()
+        hard = torch.from_numpy(np.stack([mistaken.own, mistaken.truth]).astype(np.float32))[None]
+        own, truth = F.interpolate(hard, size, mode="nearest-exact")[0].numpy().astype(np.uint8)
+        return soft[0], soft[1:], own, truth
+
+    def _cut(self, arrays: list[np.ndarray], own: np.ndarray, labels: np.ndarray, channel: int) -> list[Tensor]:
+        """A cube round the structure, about its middle, or somewhere in it where it is larger."""
+        where = np.argwhere((own == channel) | (labels == channel))
+        low, high = where.min(0), where.max(0) + 1
+        start = []
+        for a, b, n in zip(low, high, own.shape, strict=True):
+            middle = (a + b - self.size) / 2
+            room = max((b - a + 8 - self.size) / 2, 3)
+            start.append(
+                int(
+                    np.clip(
+                        round(middle + self.random.uniform(-room, room)), min(0, n - self.size), max(0, n - self.size)
+                    )
+                )
+            )
+        parts = []
+        for array in arrays:
+            sides = [slice(max(s, 0), s + self.size) for s in start]
+            part = torch.from_numpy(np.ascontiguousarray(array[tuple(sides)]))
+            missing = [self.size - n for n in part.shape]
+            if any(missing):
+                pads = [side for m in reversed(missing) for side in (m // 2, m - m // 2)]
+                part = F.pad(part[None, None], pads, mode="replicate")[0, 0]
+            parts.append(part)
+        # what lies beyond the volume was padded, and does not count
+        inside = torch.zeros_like(parts[-1])
+        missing = [max(self.size - n, 0) for n in own.shape]
+        inside[tuple(slice(m // 2, self.size - (m - m // 2)) for m in missing)] = 1
+        parts[-1] = parts[-1] * inside
+        return parts
+
+    def _turned(self, parts: list[Tensor]) -> list[Tensor]:
+        """Axes exchanged and mirrored: what is learnt holds in every plane."""
+        axes = self.random.permutation(3).tolist()
+        flips = [axis for axis in range(3) if self.random.random() < 0.5]
+        return [part.permute(axes).flip(flips).contiguous() for part in parts]
+
+    def _looks(self, image: Tensor) -> Tensor:
+        """Another brightness, contrast, sharpness or noise, or the negative."""
+        image = (image - image.mean()) / image.std().clamp(min=1e-6)
+        if self.random.random() < 0.2:
+            image = -image
+        if self.random.random() < 0.3:
+            bent = torch.sigmoid(image * float(self.random.uniform(0.5, 1.5)) + float(self.random.normal()))
+            image = (bent - bent.mean()) / bent.std().clamp(min=1e-6)
+        if self.random.random() < 0.3:
+            generator = torch.Generator().manual_seed(int(self.random.integers(2**31)))
+            image = image + float(self.random.uniform(0, 0.4)) * torch.randn(image.shape, generator=generator)
+        return image

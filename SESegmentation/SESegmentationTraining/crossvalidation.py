@@ -1,0 +1,183 @@
+"""Cross-validation: every case is measured once by weights that never saw it; then one model learns from all of them.
+
+    python -m SESegmentationTraining.crossvalidation NAME --recipe RECIPE --dataset DATASET -o DIR
+        [--folds 5] [--only K [K ...]] [--write PACKAGE]
+
+``DIR/fold-K`` holds the model of each fold, ``DIR/NAME`` the final one, whose card states the figures of the folds, and
+what Dice to expect at what confidence as they showed it. What was done before in DIR is not done again. ``--only``
+trains some folds and stops there, so that several processes can share the work. ``--write`` puts the figures into a
+package that was trained before instead of training one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from SESegmentationLib.errors import UsageError
+from SESegmentationLib.files import write_whole
+from SESegmentationLib.models import verify_package, write_package
+from SESegmentationLib.models.sections import expected_dice
+from SESegmentationLib.progress import Progress, no_progress
+
+from .accuracy import card_accuracy, expectation, measure, test_cases
+from .calibration import Observation, card_calibration, fit, kept_out_cases, observe
+from .evaluation import summarise
+from .processes import as_command
+from .recipe import Recipe
+from .train import train_model
+
+#: measures of a fold's cases, beside its model
+MEASURED_NAME = "measured.json"
+#: what its cases show of confidence and Dice, beside them
+OBSERVED_NAME = "observed.json"
+
+
+def cross_validate(
+    dataset: Path,
+    recipe: Recipe,
+    output: Path,
+    folds: int,
+    only: Sequence[int] = (),
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Train and measure a model for each fold.
+
+    Args:
+        dataset: folder in nnU-Net's layout.
+        recipe: of the model; its cases for test are those of the fold.
+        output: gets a folder ``fold-K`` for each.
+        folds: at least 2.
+        only: folds to do, counted from 0; all if empty.
+
+    Returns:
+        "cases": measures by case and label value; "labels": mean, standard deviation and number by label value.
+
+    Raises:
+        InputError, UsageError, DeviceError: dataset, recipe, folds or device cannot be used.
+        CancelledError: from ``progress``.
+    """
+    chosen = list(only) or list(range(folds))
+    by_case: dict[str, Any] = {}
+    for number, fold in enumerate(chosen):
+        folder = output / f"fold-{fold}"
+        of_fold = recipe_of_fold(recipe, folds, fold)
+        if not (folder / MEASURED_NAME).exists():
+            report = _from_to(progress, f"fold {fold}", number / len(chosen), (number + 1) / len(chosen))
+            package = train_model(dataset, of_fold, folder, device, report)
+            measured = measure(package, test_cases(package, dataset))
+            _write(folder / MEASURED_NAME, {"sha256": package.card.weights_sha256, **measured})
+        by_case |= json.loads((folder / MEASURED_NAME).read_text(encoding="utf-8"))["cases"]
+    return {"cases": by_case, "labels": summarise(by_case)}
+
+
+def recipe_of_fold(recipe: Recipe, folds: int, fold: int) -> Recipe:
+    """The recipe that keeps out the cases of ``fold``, counted from 0; UsageError for folds that make no sense."""
+    changed = replace(recipe, data=replace(recipe.data, test=0, folds=folds, fold=fold))
+    Recipe.from_dict(changed.to_dict(), recipe.name)
+    return changed
+
+
+def observe_folds(dataset: Path, recipe: Recipe, output: Path, folds: int) -> list[list[Observation]]:
+    """What the cases of each fold show of confidence and Dice, as they are and under shifts, by the fold's own model.
+
+    Args and errors: as of :func:`cross_validate`, which has been there before.
+    """
+    found = []
+    for fold in range(folds):
+        folder = output / f"fold-{fold}"
+        if not (folder / OBSERVED_NAME).exists():
+            package = verify_package(folder)
+            cases = kept_out_cases(package, dataset, recipe_of_fold(recipe, folds, fold), "test")
+            _write(folder / OBSERVED_NAME, [asdict(seen) for those in observe(package, cases) for seen in those])
+        entries = json.loads((folder / OBSERVED_NAME).read_text(encoding="utf-8"))
+        found.append([Observation(**entry) for entry in entries])
+    return found
+
+
+def expected_of_folds(observed: Sequence[Sequence[Observation]]) -> dict[str, float]:
+    """How well the expected Dice fits cases as they are, with all views; each fold's is learnt from the other folds."""
+    cases: dict[str, Any] = {}
+    for fold, own in enumerate(observed):
+        curves = fit([seen for number, those in enumerate(observed) if number != fold for seen in those])
+        most = max((seen.views for seen in own), default=0)
+        for seen in own:
+            if seen.shift is None and seen.views == most:
+                expected = expected_dice(curves, seen.value, seen.confidence, seen.views)
+                cases.setdefault(seen.case, {})[str(seen.value)] = {"expected_dice": expected, "dice": seen.dice}
+    return expectation({"cases": cases})
+
+
+def _from_to(progress: Progress, name: str, low: float, high: float) -> Progress:
+    """Progress of one fold as part of all; the time left is that of the fold."""
+
+    def report(phase: str, fraction: float, seconds_left: float | None) -> None:
+        progress(f"{name}, {phase}", low + (high - low) * fraction, seconds_left)
+
+    return report
+
+
+def _write(path: Path, content: Any) -> None:
+    write_whole(path, json.dumps(content, indent=1))
+
+
+@as_command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of ``python -m SESegmentationTraining.crossvalidation``; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="of the model, for its folder")
+    parser.add_argument("--recipe", required=True, help="name or .toml file")
+    parser.add_argument("--dataset", type=Path, required=True, help="folder in nnU-Net's layout")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for folds and final model")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--only", type=int, nargs="+", default=[], metavar="K", help="folds to do, counted from 0")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--data", default="", help="description of the data, for the card")
+    parser.add_argument("--write", type=Path, metavar="PACKAGE", help="a package to write the figures into")
+    chosen = parser.parse_args(arguments)
+    shown = -1
+
+    def progress(phase: str, fraction: float, seconds_left: float | None) -> None:
+        nonlocal shown
+        if int(100 * fraction) > shown:
+            shown = int(100 * fraction)
+            left = "" if seconds_left is None else f", {seconds_left / 60:.0f} min left in this fold"
+            print(f"{shown} % {phase}{left}", file=sys.stderr, flush=True)
+
+    recipe = Recipe.load(chosen.recipe)
+    if chosen.folds < 2 or not set(chosen.only) <= set(range(chosen.folds)):
+        raise UsageError(
+            "There are at least 2 folds, and those of --only are counted from 0.", "Correct --folds or --only."
+        )
+    measured = cross_validate(chosen.dataset, recipe, chosen.output, chosen.folds, chosen.only, chosen.device, progress)
+    if chosen.only:
+        print(json.dumps(measured["labels"], indent=1))
+        return
+    shown = -1
+    package = (
+        verify_package(chosen.write)
+        if chosen.write
+        else train_model(chosen.dataset, recipe, chosen.output / chosen.name, chosen.device, progress)
+    )
+    about = chosen.data or f"{chosen.folds}-fold cross-validation: every case by weights that never saw it"
+    command = (
+        f"python -m SESegmentationTraining.crossvalidation {chosen.name} --recipe {recipe.name} "
+        f"--dataset DATASET -o DIR --folds {chosen.folds}"
+    )
+    accuracy = card_accuracy(package, measured, about, command)
+    observed = observe_folds(chosen.dataset, recipe, chosen.output, chosen.folds)
+    everything = [seen for those in observed for seen in those]
+    calibration = card_calibration(everything, "cases by weights that never saw them", command)
+    shown_by_folds = {"accuracy": {**accuracy, "folds": chosen.folds}, "calibration": calibration}
+    write_package(package.path, package.card.to_dict() | shown_by_folds, package.weights_path)
+    print(json.dumps({**accuracy, "expected_dice": expected_of_folds(observed)}, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

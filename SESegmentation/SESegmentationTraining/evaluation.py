@@ -1,0 +1,313 @@
+"""How good a segmentation is: Dice, 95 % Hausdorff distance and mean surface distance per label.
+
+Distances are in mm. They are symmetric: between the voxels of one surface and the other surface, both ways.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from SESegmentationLib.errors import InputError, SegmentationError
+from SESegmentationLib.geometry import Geometry
+from SESegmentationLib.io.segmentations import Segmentation, common_grid, placed, read_segmentation
+from SESegmentationLib.io.volume_image import voxels_of
+from SESegmentationLib.models import Label
+from SESegmentationLib.models.segments import identify
+
+from .dataset import SUFFIXES, stem, volumes_in
+
+#: structures that no model names get numbers above those that labels can have
+_FIRST_FREE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Measures:
+    """One structure of one case.
+
+    Attributes:
+        dice: 2 |A and B| / (|A| + |B|); 1 where both are empty.
+        hausdorff95_mm: the larger of both directions' 95th percentile of surface distances; None if one is empty.
+        surface_mm: mean of all surface distances of both directions; None if one is empty.
+        predicted_ml, reference_ml: volumes.
+    """
+
+    dice: float
+    hausdorff95_mm: float | None
+    surface_mm: float | None
+    predicted_ml: float
+    reference_ml: float
+
+
+def compare(predicted: sitk.Image, reference: sitk.Image, value: int) -> Measures:
+    """Measures of the structure of voxel value ``value`` in two label maps of one geometry."""
+    return _compare_masks(*[sitk.Equal(_flat(image), value) for image in (predicted, reference)])
+
+
+def _compare_masks(*masks: sitk.Image) -> Measures:
+    arrays = [voxels_of(mask).astype(bool) for mask in masks]
+    sizes = [int(array.sum()) for array in arrays]
+    millilitres = [size * float(np.prod(masks[1].GetSpacing())) / 1000 for size in sizes]
+    if not all(sizes):
+        return Measures(1.0 if not any(sizes) else 0.0, None, None, *millilitres)
+    dice = 2 * int((arrays[0] & arrays[1]).sum()) / sum(sizes)
+    distances = _surface_distances(*_cropped_to(arrays[0] | arrays[1], masks))
+    hausdorff = max(float(np.percentile(side, 95)) for side in distances)
+    return Measures(dice, hausdorff, float(np.concatenate(distances).mean()), *millilitres)
+
+
+def evaluate_folders(
+    predictions: Path, references: Path, labels: Sequence[Label] | None = None, resample: bool = False
+) -> dict[str, Any]:
+    """Compare segmentations of the same names in two folders, or two files.
+
+    Structures of a ``.seg.nrrd`` are known by name and code, those of a label map by their values. A pair that cannot
+    be compared does not keep the others from it.
+
+    Args:
+        predictions: folder or file of segmentations.
+        references: folder or file of true labels.
+        labels: of the model; without them every structure in either file counts.
+        resample: bring predictions on another grid to that of their reference, from the nearest voxel, instead of
+            refusing them.
+
+    Returns:
+        "cases": measures by case and label value; "labels": mean, standard deviation and number of cases of each
+        measure by label value, with "name" where known; "mean_dice" over labels, None where there is none; "missing":
+        references without prediction; "failed": of each pair that cannot be compared "case", "code", "cause", "remedy"
+        and "exit_code".
+
+    Raises:
+        InputError: nothing to compare.
+    """
+    pairs, missing, failed = _pairs(predictions, references)
+    structures = _Structures(labels or ())
+    cases: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, (ours, theirs) in pairs.items():
+        try:
+            cases[name] = _evaluate_pair(name, ours, theirs, structures, resample)
+        except SegmentationError as error:
+            failed.append(_failure(name, error))
+    by_label = summarise(cases)
+    for value, entry in by_label.items():
+        entry["name"] = structures.name_of(int(value))
+    dice = [entry["dice"]["mean"] for entry in by_label.values()]
+    return {
+        "cases": cases,
+        "labels": by_label,
+        "mean_dice": float(np.mean(dice)) if dice else None,
+        "missing": missing,
+        "failed": failed,
+    }
+
+
+class _Structures:
+    """The structures that are compared: those of a model, and what else is met, the same in all cases.
+
+    Args:
+        labels: of the model.
+    """
+
+    def __init__(self, labels: Sequence[Label]) -> None:
+        self._model = list(labels)
+        self._known = list(labels)
+
+    @property
+    def values(self) -> list[int]:
+        """Values of the model's."""
+        return [label.value for label in self._model]
+
+    def name_of(self, value: int) -> str:
+        """Of a structure; empty where only its value is known."""
+        return next((label.name for label in self._known if label.value == value), "")
+
+    def valued(self, segmentation: Segmentation, by_number: bool) -> list[sitk.Image]:
+        """Layers with the values of the structures that there are.
+
+        Args:
+            by_number: whether the values have to be those of a label map that it is compared with.
+        """
+        if not segmentation.named:
+            return segmentation.layers
+        if by_number and not self._model:
+            layers = segmentation.valued()
+            self._add([segment.to_label(segment.made_for) for segment in segmentation.present.values()])
+            return layers
+        present = list(segmentation.present.values())
+        found = identify(present, self._known, segmentation.name)
+        for segment, label in zip(present, found, strict=True):
+            if label is None:
+                free = max([_FIRST_FREE - 1, *(label.value for label in self._known)]) + 1
+                taken = {label.value for label in self._known}
+                own = None if self._model or segment.made_for in taken else segment.made_for
+                self._add([segment.to_label(own or free)])
+        return segmentation.valued(self._known)
+
+    def _add(self, labels: Sequence[Label]) -> None:
+        self._known += [label for label in labels if label.value not in {known.value for known in self._known}]
+
+
+def _evaluate_pair(
+    name: str, ours: Path, theirs: Path, structures: _Structures, resample: bool
+) -> dict[str, dict[str, Any]]:
+    """Measures by label value of one case."""
+    # a picture has the pixels of what it is compared with
+    predicted = read_segmentation(ours, (1.0, 1.0, 1.0))
+    reference = read_segmentation(theirs, predicted.geometry.spacing)
+    grid = common_grid(predicted, reference)
+    if grid is None and not resample:
+        raise InputError(
+            f"Prediction and reference of {name} lie on different grids.",
+            "Compare results with labels of their volume, or add --resample.",
+        )
+    by_number = predicted.named != reference.named
+    both = [structures.valued(segmentation, by_number) for segmentation in (predicted, reference)]
+    if grid is None:
+        grid = reference.geometry
+        both[0] = [grid.resample(layer, sitk.sitkNearestNeighbor) for layer in both[0]]
+    else:
+        files = (predicted, reference)
+        both = [[placed(layer, grid, s.name) for layer in layers] for layers, s in zip(both, files, strict=True)]
+    found = {int(v) for layers in both for layer in layers for v in np.unique(voxels_of(layer)) if v}
+    values = [*structures.values, *sorted(found - set(structures.values))]
+    return {str(v): asdict(_compare_masks(*[_mask(layers, v) for layers in both])) for v in values}
+
+
+def _mask(layers: Sequence[sitk.Image], value: int) -> sitk.Image:
+    first, *others = [sitk.Equal(_flat(layer), value) for layer in layers]
+    for other in others:
+        first = sitk.Or(first, other)
+    return first
+
+
+def _failure(case: str, error: SegmentationError) -> dict[str, Any]:
+    told = {"code": error.code, "cause": error.cause, "remedy": error.remedy}
+    return {"case": case, **told, "exit_code": error.exit_code}
+
+
+def summarise(cases: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Mean, standard deviation and number of cases of every measure by label value."""
+    values = sorted({value for case in cases.values() for value in case}, key=int)
+    summary: dict[str, dict[str, Any]] = {}
+    for value in values:
+        summary[value] = {}
+        for measure in ("dice", "hausdorff95_mm", "surface_mm"):
+            known = [case[value][measure] for case in cases.values() if case.get(value, {}).get(measure) is not None]
+            if known:
+                summary[value][measure] = {
+                    "mean": float(np.mean(known)),
+                    "std": float(np.std(known)),
+                    "n": len(known),
+                }
+    return summary
+
+
+def _pairs(predictions: Path, references: Path) -> tuple[dict[str, tuple[Path, Path]], list[str], list[dict[str, Any]]]:
+    """Pairs of files by case, cases without a prediction, and those of which there are several files."""
+    for path in (predictions, references):
+        if not path.exists():
+            raise InputError(f"There is no {path}.", "Give a folder of label maps, or one file.")
+    if predictions.is_file() and references.is_file():
+        return {stem(references): (predictions, references)}, [], []
+    if predictions.is_file() or references.is_file():
+        raise InputError("A file cannot be compared with a folder.", "Give two files or two folders.")
+    ours, theirs = (volumes_in(folder, SUFFIXES) for folder in (predictions, references))
+    common = sorted({stem(path) for path in ours} & {stem(path) for path in theirs})
+    if not common:
+        raise InputError(
+            f"No file of {predictions} has the name of one in {references}.",
+            "Segment into a folder first: results are called like their volume, without _0000.",
+        )
+    failed = []
+    for folder, files in ((predictions, ours), (references, theirs)):
+        for name, count in Counter(stem(path) for path in files).items():
+            if count > 1 and name in common:
+                error = InputError(f"There are {count} files of {name} in {folder}.", "Leave one of them there.")
+                failed.append(_failure(name, error))
+                common.remove(name)
+    pairs = {name: tuple(next(p for p in files if stem(p) == name) for files in (ours, theirs)) for name in common}
+    return pairs, sorted({stem(path) for path in theirs} - {stem(path) for path in ours}), failed
+
+
+def _flat(image: sitk.Image) -> sitk.Image:
+    """A single slice as a plane: in three dimensions all of it would be surface."""
+    return image[:, :, 0] if image.GetSize()[2] == 1 else image
+
+
+def _cropped_to(union: np.ndarray, masks: Sequence[sitk.Image]) -> list[sitk.Image]:
+    """Masks cropped to the bounding box of ``union``, with one voxel of margin so that surfaces close."""
+    axes = range(union.ndim)
+    inside = [np.flatnonzero(union.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
+    low = [int(side[0]) for side in reversed(inside)]
+    size = [int(side[-1]) - int(side[0]) + 1 for side in reversed(inside)]
+    margin = [1] * union.ndim
+    return [sitk.ConstantPad(sitk.RegionOfInterest(mask, size, low), margin, margin, 0) for mask in masks]
+
+
+def _surface_distances(first: sitk.Image, second: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Distances in mm from each surface voxel of one mask to the other's surface, both ways."""
+    surfaces = [sitk.BinaryContour(mask, fullyConnected=False) for mask in (first, second)]
+    maps = [
+        np.abs(voxels_of(sitk.SignedMaurerDistanceMap(s, squaredDistance=False, useImageSpacing=True)))
+        for s in surfaces
+    ]
+    on = [voxels_of(surface).astype(bool) for surface in surfaces]
+    return maps[1][on[0]], maps[0][on[1]]
+
+
+#: voxels of a side may lie this far beyond the plane of symmetry, in mm: brains are not quite symmetrical
+TOLERANCE_MM = 10.0
+#: pieces farther than this from the largest one, in mm, are islands
+ISLAND_MM = 10.0
+
+
+def swapped_voxels(labels: sitk.Image, pairs: Sequence[tuple[int, int]]) -> int:
+    """How many voxels of sided structures lie on the other side of the head.
+
+    The plane of symmetry halves the lines between the centres of left and right structures; were most of them swapped,
+    that they lie left and right in the patient (LPS) would tell.
+
+    Args:
+        labels: label map.
+        pairs: values (left, right).
+    """
+    array = voxels_of(labels)
+    geometry = Geometry.of(labels)
+    points = {}
+    for pair in pairs:
+        for value in pair:
+            where = np.argwhere(array == value)
+            if len(where):
+                points[value] = geometry.points(where[:, ::-1])
+    centres = [
+        (points[left].mean(0), points[right].mean(0)) for left, right in pairs if left in points and right in points
+    ]
+    if not centres:
+        return 0
+    lines = np.array([right - left for left, right in centres])
+    to_the_right = np.median(lines, axis=0)
+    to_the_right /= np.linalg.norm(to_the_right)
+    if to_the_right[0] > 0:  # x runs to the patient's left
+        to_the_right = -to_the_right
+    middle = np.median([(left + right) / 2 @ to_the_right for left, right in centres])
+    wrong = 0
+    for left, right in pairs:
+        for value, sign in ((left, -1), (right, 1)):
+            if value in points:
+                wrong += int((sign * (points[value] @ to_the_right - middle) < -TOLERANCE_MM).sum())
+    return wrong
+
+
+def island_voxels(labels: sitk.Image) -> int:
+    """How many voxels lie in pieces farther than ``ISLAND_MM`` from the largest piece of all structures together."""
+    pieces = sitk.RelabelComponent(sitk.ConnectedComponent(labels > 0, True))
+    distance = sitk.SignedMaurerDistanceMap(pieces == 1, squaredDistance=False, useImageSpacing=True)
+    numbers, distances = voxels_of(pieces), voxels_of(distance)
+    near = np.unique(numbers[(numbers > 1) & (distances <= ISLAND_MM)])
+    return int(((numbers > 1) & ~np.isin(numbers, near)).sum())

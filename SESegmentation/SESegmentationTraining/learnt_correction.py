@@ -1,0 +1,246 @@
+"""Train the network that learns to correct, on mistakes of real networks and simulated corrections.
+
+    python -m SESegmentationTraining.learnt_correction --recipe RECIPE --dataset DATASET -o DIR
+
+``DATASET`` is the one on which the recipe's model was trained; of its cases only those are used that this model kept
+neither for validation nor for test. ``DIR`` keeps what the model makes of them, checkpoints, and at the end
+``correction.safetensors`` and its card ``correction.json``. What was done before is resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from SESegmentationLib.errors import InputError
+from SESegmentationLib.files import write_whole
+from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.models import ModelCard, find_model
+from SESegmentationLib.networks.correction import CorrectionNetwork
+from SESegmentationLib.progress import Progress, no_progress
+
+from .calibration import recipe_of
+from .correction_examples import CorrectionExamples, Example, collect_mistakes
+from .dataset import Split, find_cases, split_by_recipe
+from .fit import load_checkpoint, save_checkpoint
+from .processes import as_command, machine_words
+
+RECIPES = Path(__file__).parent / "corrections"
+
+
+@dataclass(frozen=True)
+class CorrectionRecipe:
+    """How the network is trained.
+
+    Attributes:
+        model: whose mistakes it learns from.
+        channels: of the network, by level.
+        steps: of the optimiser.
+        batch: examples a step.
+        size: edge of an example, in voxels.
+        rate: of learning at first; it falls to 0 as a cosine.
+        plain_share: of examples of volumes as they are; the others are shifted.
+        harm: weight of the loss of Dice, where the present result was better.
+        settled: share of the steps after which the statistics of batch norms no longer change.
+        least_gain: in Dice; structures of which less is expected are left as they are.
+        seed: of all randomness.
+    """
+
+    model: str
+    channels: tuple[int, ...]
+    steps: int
+    batch: int
+    size: int
+    rate: float
+    plain_share: float
+    harm: float
+    settled: float
+    least_gain: float
+    seed: int
+
+    @classmethod
+    def load(cls, name: str) -> CorrectionRecipe:
+        """Read a recipe, by name or path; InputError where it cannot be used."""
+        path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            return cls(**content | {"channels": tuple(content["channels"])})
+        except (OSError, TypeError, KeyError, ValueError) as error:
+            raise InputError(f"The recipe {path} cannot be used: {error}.", "Name one with all its entries.") from error
+
+
+def correction_loss(logits: Tensor, expected: Tensor, example: Example, harm: float) -> Tensor:
+    """What a step lowers: errors where nobody looked, harm done there, and a wrong idea of what was gained.
+
+    Args:
+        logits: (N, D, H, W) after the correction.
+        expected: (N,) gain in Dice, as the network says.
+        example: what it saw, and the truth.
+        harm: weight of Dice lost.
+    """
+    counts, truth = example.counts, example.truth
+    own = (example.base > 0.5).float()
+    size = _total((truth + own) * counts) / 2 + 50
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    after = torch.sigmoid(logits)
+    # of the present result as soft as a network leaves it, so that being surer alone is no gain
+    soft = (2 * own - 1) * 0.4 + 0.5
+    before = _dice(soft, truth, counts)
+    lost = F.relu(before - _dice(after, truth, counts))
+    done = _dice((after.detach() > 0.5).float(), truth, counts) - _dice(own, truth, counts)
+    idea = F.smooth_l1_loss(10 * expected, 10 * done, beta=0.2)
+    return (
+        (_total(entropy * counts) / size).mean() + (1 - _dice(after, truth, counts)).mean() + harm * lost.mean() + idea
+    )
+
+
+def _total(values: Tensor) -> Tensor:
+    return values.flatten(1).sum(1)
+
+
+def _dice(found: Tensor, truth: Tensor, counts: Tensor) -> Tensor:
+    """Dice of each example where it counts."""
+    return (2 * _total(found * truth * counts) + 1) / (_total(found * counts) + _total(truth * counts) + 1)
+
+
+def train_correction(dataset: Path, recipe: CorrectionRecipe, output: Path, progress: Progress = no_progress) -> Path:
+    """Train the network and write it; the weights' file.
+
+    Raises:
+        InputError: the dataset, or a checkpoint, cannot be used.
+        ModelError: the recipe's model is not there.
+    """
+    package = find_model(recipe.model)
+    cases = {case.name: case for case in find_cases(dataset)}
+    split = split_by_recipe(list(cases), recipe_of(package))
+    files = list(
+        collect_mistakes(
+            Engine(package, "cpu"), [cases[name] for name in split.training], output / "mistakes", progress
+        )
+    )
+    torch.manual_seed(recipe.seed)
+    network = CorrectionNetwork(recipe.channels)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-4)
+    path = output / "checkpoint.safetensors"
+    state = {"step": 0, "seconds": 0.0}
+    if path.exists():
+        state = load_checkpoint(path, {"network": network}, optimizer)
+    examples = CorrectionExamples(files, recipe.size, recipe.plain_share, recipe.seed + int(state["step"]))
+    sums: dict[str, float] = {}
+    begin = time.monotonic() - float(state["seconds"])
+    for step in range(int(state["step"]), recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(recipe, step)
+        _settle(network, step < recipe.settled * recipe.steps)
+        example = examples.draw(recipe.batch)
+        logits, expected = network(example.inputs, example.base)
+        loss = correction_loss(logits, expected, example, recipe.harm)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 2.0)
+        optimizer.step()
+        _note(sums, loss, logits, expected, example)
+        seconds = time.monotonic() - begin
+        if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
+            with (output / "log.jsonl").open("a", encoding="utf-8") as log:
+                count = sums.pop("count")
+                log.write(json.dumps({"step": step + 1, **{k: round(v / count, 4) for k, v in sums.items()}}) + "\n")
+            sums.clear()
+            save_checkpoint(path, {"network": network}, optimizer, {"step": step + 1, "seconds": seconds})
+        progress("learning", (step + 1) / recipe.steps, seconds / (step + 1) * (recipe.steps - step - 1))
+    return write_correction(output, network, recipe, package.card, split, seconds)
+
+
+def write_correction(
+    output: Path, network: CorrectionNetwork, recipe: CorrectionRecipe, model: ModelCard, split: Split, seconds: float
+) -> Path:
+    """Write weights in half precision and their card, which names data, licence and split; the weights' file."""
+    path = output / "correction.safetensors"
+    tensors = {
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in network.state_dict().items()
+    }
+    write_whole(path, save(tensors))
+    data = model.training.get("data", model.title)
+    card = {
+        "format": 1,
+        "channels": list(recipe.channels),
+        "least_gain": recipe.least_gain,
+        "models": [model.name],
+        "data": f"What {model.name} {model.version} makes of its training cases: {data}",
+        "licence": model.licence.to_dict(),
+        "recipe": asdict(recipe),
+        "split": asdict(split),
+        "hours": round(seconds / 3600, 2),
+        "machine": machine_words(torch.device("cpu")),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    write_whole(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
+    return path
+
+
+def _rate(recipe: CorrectionRecipe, step: int) -> float:
+    warm = min((step + 1) / 100, 1.0)
+    return recipe.rate * warm * max((1 + math.cos(math.pi * step / recipe.steps)) / 2, 0.01)
+
+
+def _settle(network: nn.Module, learning: bool) -> None:
+    network.train()
+    if not learning:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.eval()
+
+
+@torch.no_grad()
+def _note(sums: dict[str, float], loss: Tensor, logits: Tensor, expected: Tensor, example: Example) -> None:
+    """Add to the sums what the log tells of some steps."""
+    before = _dice((example.base > 0.5).float(), example.truth, example.counts)
+    after = _dice((logits > 0).float(), example.truth, example.counts)
+    told = {
+        "loss": float(loss.detach()),
+        "before": float(before.mean()),
+        "after": float(after.mean()),
+        "worse": float((after < before - 0.01).float().mean()),
+        "idea": float((expected - (after - before)).abs().mean()),
+        "count": 1.0,
+    }
+    for key, value in told.items():
+        sums[key] = sums.get(key, 0.0) + value
+
+
+@as_command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of ``python -m SESegmentationTraining.learnt_correction``; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="correction", help="name or .toml file")
+    parser.add_argument("--dataset", type=Path, required=True, help="folder in nnU-Net's layout")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything")
+    chosen = parser.parse_args(arguments)
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    shown = -1
+
+    def progress(phase: str, fraction: float, seconds_left: float | None) -> None:
+        nonlocal shown
+        if int(100 * fraction) != shown:
+            shown = int(100 * fraction)
+            left = "" if seconds_left is None else f", {seconds_left / 60:.0f} min left"
+            print(f"{shown} % {phase}{left}", file=sys.stderr, flush=True)
+
+    print(train_correction(chosen.dataset, CorrectionRecipe.load(chosen.recipe), chosen.output, progress))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,368 @@
+"""Recipes: what to train, as TOML.
+
+A recipe names the network, its views, the data's grid and intensities, augmentation, the phases of the schedule, and
+the card's fixed parts (labels, licence). See ``recipes/*.toml``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from SESegmentationLib.errors import UsageError
+from SESegmentationLib.models.card import PLANES
+
+from .slabs import Deformation
+from .synthesis import Synthesis
+from .transforms import Appearance
+
+RECIPES_FOLDER = Path(__file__).parent / "recipes"
+#: what ``source`` in [data] may be
+SOURCE_KINDS = ("folder", "label-maps")
+#: what ``optimizer`` in [fit] may be
+OPTIMIZERS = ("adamw", "sgd")
+#: entries of [appearance] that are for intensities from 0 on
+UNIT_ONLY = ("bias", "gamma", "invert", "contrast")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of the schedule; coarse phases come first.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: slabs per step.
+        size: (height, width) in pixels.
+        spacing: pixel size, relative to the model's (2: half the resolution, a quarter of the cost).
+        depth: slices of a volumetric view.
+    """
+
+    steps: int
+    batch: int
+    size: tuple[int, int]
+    spacing: float = 1.0
+    depth: int = 1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the optimiser is run.
+
+    Attributes:
+        seed: of initialisation, order and augmentation.
+        optimizer: "adamw", or "sgd" with plain momentum, the paper's protocol.
+        momentum: of "sgd".
+        learning_rate: peak; cosine decay to a hundredth over all phases after a linear warm-up.
+        drops: instead of that decay, how often the rate is divided by ten, at equal distances (the paper's protocol).
+        weight_decay: of the optimiser.
+        warmup: steps.
+        average: decay of the moving average of the weights, which is what is kept; 0 keeps the last weights.
+        bf16: autocast to bfloat16, where the hardware has it.
+        rare_share: share of slabs centred on a slice that holds a label drawn uniformly.
+        class_balance: exponent of median frequency over its own as the weight of a class in the cross-entropy: 1 is the
+            paper's protocol, 0 none; between, rare classes are found without being drawn too large.
+        boundary: extra weight of the cross-entropy at boundaries within a slice (the paper's protocol: 2).
+        validate_every: steps between validations, where cases are kept out for them; 0 for none.
+        validation_batches: batches per validation.
+        patience: validations without improvement before the last phase stops early; 0 for never.
+        checkpoint_seconds: time between checkpoints.
+        minutes: that all networks together may take; where a machine needs longer, steps are left out; 0 for no limit.
+    """
+
+    seed: int = 0
+    optimizer: str = "adamw"
+    momentum: float = 0.95
+    learning_rate: float = 2e-3
+    drops: int = 0
+    weight_decay: float = 1e-4
+    warmup: int = 100
+    average: float = 0.998
+    bf16: bool = True
+    rare_share: float = 0.5
+    class_balance: float = 0.0
+    boundary: float = 0.0
+    validate_every: int = 500
+    validation_batches: int = 20
+    patience: int = 0
+    checkpoint_seconds: float = 60.0
+    minutes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the examples come from.
+
+    Attributes:
+        source: "folder" (nnU-Net layout, images and labels) or "label-maps" (images are synthesised).
+        validation: number of cases kept out for validation.
+        test: number of cases kept out for the card's accuracy.
+        split_seed: of the shuffle that splits the cases.
+        folds: number of folds of a cross-validation, 0 for none; then ``test`` does not count.
+        fold: whose cases are for test, counted from 0.
+        together: regular expression matched with the beginning of cases' names; cases that agree in its group go to
+            the same part of the split (slices of one patient). Empty: each case for itself.
+        priors: folder of tissue priors, relative to the dataset ("label-maps" only, as the next one).
+        fluid_values: values learnt that skull stripping may remove (cerebrospinal fluid round the brain).
+        mirrored_pairs: (left, right) values in the files, exchanged in a mirror; the card's merged pairs always are.
+        scans: folder of scans and labels in nnU-Net's layout, relative to the dataset, that are shown beside the
+            synthesised images ("label-maps" only); empty for none.
+        scans_share: of the batches that show them.
+    """
+
+    source: str = "folder"
+    validation: int = 0
+    test: int = 0
+    split_seed: int = 0
+    folds: int = 0
+    fold: int = 0
+    together: str = ""
+    priors: str = "priors"
+    fluid_values: tuple[int, ...] = ()
+    mirrored_pairs: tuple[tuple[int, int], ...] = ()
+    scans: str = ""
+    scans_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Volumetric:
+    """How networks are trained that see all slices at once.
+
+    Attributes:
+        network: what differs from the recipe's; ``flat`` levels suit slices that lie far apart, see ``PyramidUNet``.
+        phases: the schedule of each; their ``depth`` is the number of slices.
+    """
+
+    network: dict[str, Any] = field(default_factory=dict)
+    phases: list[Phase] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How one network of the card is trained otherwise than the recipe says; it starts from nothing.
+
+    Attributes:
+        seed: of its own; below 0 it has the next one, see :func:`.plan.plan_fits`.
+        appearance: entries of [appearance] that differ.
+    """
+
+    seed: int = -1
+    appearance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What a larger model, trained before, adds to the labels.
+
+    Attributes:
+        model: its name on the search path of models, or its folder; empty for none.
+        recipe: name or file of the recipe that makes it: where there is no such model, it is trained first, on the
+            same cases; empty for none.
+        share: of its probabilities in what is learnt; the rest are the labels.
+    """
+
+    model: str = ""
+    recipe: str = ""
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe.
+
+    Attributes:
+        name: of the model.
+        network: its description, without input channels and classes, which follow from the card.
+        card: what goes into model.json as it stands (title, labels, views, licence, ...).
+        phases: the schedule of every network of slices.
+        specialise: with these, ``phases`` train one network on all views, and each network of the card starts from its
+            weights and goes through these phases at a quarter of the learning rate, on its own views only.
+        shared_planes: planes that the network learns from which the others start, where these are not those of the
+            views: what slices of another plane show helps too.
+        volumetric: the same for volumetric views, which start from nothing.
+        networks: what differs for some networks, by their names in the card: those that are taught otherwise err
+            elsewhere, and together they err less.
+        teacher: to learn from beside the labels, see :mod:`.teacher`.
+        start: name or folder of a model with the same networks, from whose weights each starts; empty for none.
+        start_class_balance: exponent of the class weights that the model to start from was trained with: its
+            classifiers' biases are freed of them, see :func:`.train.without_class_weights`.
+        bits: of each weight of the package, 16 or 8.
+    """
+
+    name: str
+    network: dict[str, Any]
+    card: dict[str, Any]
+    phases: list[Phase] = field(default_factory=list)
+    specialise: list[Phase] = field(default_factory=list)
+    shared_planes: tuple[str, ...] = ()
+    volumetric: Volumetric = field(default_factory=Volumetric)
+    networks: dict[str, Changes] = field(default_factory=dict)
+    teacher: Instruction = field(default_factory=Instruction)
+    start: str = ""
+    start_class_balance: float = 0.0
+    bits: int = 16
+    data: Data = field(default_factory=Data)
+    fit: Fit = field(default_factory=Fit)
+    deformation: Deformation = field(default_factory=Deformation)
+    appearance: Appearance = field(default_factory=Appearance)
+    synthesis: Synthesis = field(default_factory=Synthesis)
+
+    @classmethod
+    def load(cls, name_or_file: str | Path) -> Recipe:
+        """Read a recipe by the name of one that is shipped, or from a file.
+
+        One that ``extends`` another takes over its entries; tables are merged, everything else replaced.
+
+        Raises:
+            UsageError: no such recipe, or one with unknown or missing entries.
+        """
+        return cls.from_dict(read_entries(name_or_file), str(name_or_file))
+
+    @classmethod
+    def from_dict(cls, entries: dict[str, Any], origin: str = "the recipe") -> Recipe:
+        """Build a recipe from parsed TOML; raises UsageError naming the entry at fault."""
+        try:
+            recipe = converted(entries, cls)
+            _check(recipe)
+        except ValueError as error:
+            raise UsageError(f"{origin}: {error}.", "Compare it with a recipe that is shipped.") from error
+        return recipe
+
+    def look(self, network: str) -> Appearance:
+        """How images change for a network of the card."""
+        if network not in self.networks:
+            return self.appearance
+        entries = dataclasses.asdict(self.appearance) | self.networks[network].appearance
+        return converted(entries, Appearance, f"networks.{network}.appearance")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain values, for the record kept with the model."""
+        return dataclasses.asdict(self)
+
+
+def _check(recipe: Recipe) -> None:
+    """Raise ValueError where entries that are well by themselves make no sense together."""
+    data, fit = recipe.data, recipe.fit
+    taught = bool(recipe.teacher.model)
+    phases = [*recipe.phases, *recipe.specialise, *recipe.volumetric.phases]
+    positive = all(min(phase.steps, phase.batch, phase.depth, *phase.size, phase.spacing) > 0 for phase in phases)
+    labels = len(listed) if isinstance(listed := recipe.card.get("labels"), list) else 0
+    intensity = recipe.card.get("intensity")
+    zscore = isinstance(intensity, dict) and intensity.get("type") == "zscore"
+    looks = [recipe.appearance, *(recipe.look(network) for network in recipe.networks)]
+    unfit = any(getattr(look, name) for look in looks for name in UNIT_ONLY)
+    darkened = all(0 < channel <= labels for look in looks for channel in look.darkened)
+    together = all(bool(look.darkening) == bool(look.darkened) for look in looks)
+    checks = (
+        (phases, "there is no phase"),
+        (set(recipe.shared_planes) <= set(PLANES), f"shared_planes are some of {', '.join(PLANES)}"),
+        (recipe.specialise or not recipe.shared_planes, "shared_planes are for networks that specialise"),
+        (not (recipe.specialise and recipe.networks), "[networks] is for networks that do not specialise"),
+        (not (recipe.volumetric.phases and fit.boundary), "[fit] boundary is for slices, not for volumetric phases"),
+        (positive, "steps, batch, size, spacing and depth of a phase must be above 0"),
+        (data.source in SOURCE_KINDS, f"[data] source is one of {', '.join(SOURCE_KINDS)}, not {data.source!r}"),
+        (min(data.validation, data.test) >= 0, "[data] validation and test are numbers of cases"),
+        (not data.folds or 0 <= data.fold < data.folds > 1, "[data] fold is below folds, which are at least 2"),
+        (not data.together or _groups(data.together) == 1, "[data] together is a regular expression with one group"),
+        (not taught or 0 < recipe.teacher.share <= 1, "[teacher] share is above 0, at most 1"),
+        (not taught or data.source == "folder", "[teacher] is for images, not for label maps"),
+        (not taught or not (fit.class_balance or fit.boundary), "[teacher] leaves no class_balance and no boundary"),
+        (fit.optimizer in OPTIMIZERS, f"[fit] optimizer is one of {', '.join(OPTIMIZERS)}, not {fit.optimizer!r}"),
+        (recipe.bits in (8, 16), "bits is 8 or 16"),
+        (bool(data.scans) == bool(data.scans_share), "[data] scans and scans_share go together"),
+        (not data.scans or data.source == "label-maps", "[data] scans are shown beside label maps"),
+        (fit.drops >= 0, "[fit] drops is a number, at least 0"),
+        (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),
+        (together, "[appearance] darkening and darkened go together"),
+        (darkened, f"[appearance] darkened are channels from 1 to {labels}"),
+        (not (zscore and unfit), f"[appearance] {', '.join(UNIT_ONLY)} must be 0 where intensities have the mean 0"),
+    )
+    for well, problem in checks:
+        if not well:
+            raise ValueError(problem)
+
+
+def _groups(expression: str) -> int:
+    """Number of groups of a regular expression; 0 for what is none."""
+    try:
+        return re.compile(expression).groups
+    except re.error:
+        return 0
+
+
+def read_entries(
+    name_or_file: str | Path, folder: Path = RECIPES_FOLDER, extended_by: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """The entries of a TOML file, those of the file it ``extends`` included.
+
+    Args:
+        name_or_file: name of one in ``folder``, or a file.
+        folder: of the recipes that are shipped, or of other files of this kind.
+        extended_by: files on the way here.
+
+    Raises:
+        UsageError: no such file, or one that cannot be read or extends itself.
+    """
+    path, kind = Path(name_or_file), folder.name.removesuffix("s")
+    if path.suffix != ".toml":
+        path = folder / f"{name_or_file}.toml"
+    elif extended_by:
+        path = extended_by[-1].parent / path
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
+        raise UsageError(f"There is no {kind} {name_or_file}.", f"Give a .toml file or one of: {names}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"The {kind} {path} cannot be read: {error}.", "Correct the file.") from error
+    path = path.resolve()
+    if path in extended_by:
+        raise UsageError(f"The {kind} {path} extends itself.", "Let it extend another one, or none.")
+    base = entries.pop("extends", None)
+    return merged(read_entries(str(base), folder, (*extended_by, path)), entries) if base else entries
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes``: tables are merged, everything else replaced."""
+    both = {key: merged(base[key], value) for key, value in changes.items() if isinstance(base.get(key), dict)}
+    return base | changes | both
+
+
+def converted(value: Any, kind: Any, where: str = "") -> Any:
+    """A TOML value as what a dataclass declares; ValueError says ``where`` another type stands."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _built(kind, value, where)
+    if origin is list and isinstance(value, list):
+        return [converted(entry, parts[0], f"{where}[{index}]") for index, entry in enumerate(value)]
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = [parts[0]] * len(value) if parts[-1] is Ellipsis else parts
+        if len(kinds) == len(value):
+            return tuple(converted(*both, f"{where}[{i}]") for i, both in enumerate(zip(value, kinds, strict=True)))
+    if origin is dict and isinstance(value, dict):
+        if dataclasses.is_dataclass(parts[1]):
+            return {key: converted(entry, parts[1], f"{where}.{key}") for key, entry in value.items()}
+        return value
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", tuple: "other numbers"}
+    raise ValueError(f"{where} is {value!r}, expected {names.get(kind) or names.get(origin) or 'a table'}")
+
+
+def _built(kind: Any, entries: dict[str, Any], where: str) -> Any:
+    """A dataclass from a TOML table."""
+    hints = get_type_hints(kind)
+    below = f"{where}." if where else ""
+    unknown = [key for key in entries if key not in hints]
+    if unknown:
+        raise ValueError(f"there is no entry {below}{unknown[0]}")
+    for entry in dataclasses.fields(kind):
+        optional = entry.default is not dataclasses.MISSING or entry.default_factory is not dataclasses.MISSING
+        if entry.name not in entries and not optional:
+            raise ValueError(f"the entry {below}{entry.name} is missing")
+    return kind(**{key: converted(value, hints[key], f"{below}{key}") for key, value in entries.items()})

@@ -1,0 +1,391 @@
+"""What a recipe makes: the card of its model, and the fits that train its networks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from SESegmentationLib import __version__
+from SESegmentationLib.errors import ModelError, SegmentationError, UsageError
+from SESegmentationLib.files import staging_folder, store, write_whole
+from SESegmentationLib.io.pictures import pixel_size
+from SESegmentationLib.io.segmentations import read_segmentation
+from SESegmentationLib.models.card import ModelCard, View
+from SESegmentationLib.models.fields import Fields
+from SESegmentationLib.models.store import CARD_NAME, ModelPackage, damaged_models, find_model, list_models
+from SESegmentationLib.models.writing import WEIGHTS_NAME, write_package
+from SESegmentationLib.networks import build_network, describe
+from SESegmentationLib.networks.losses import median_frequency_weights
+from SESegmentationLib.networks.weights import to_eight_bits
+from SESegmentationLib.predict.weights import load_weights
+from SESegmentationLib.progress import Progress, no_progress
+
+from .dataset import Split, check_cases, find_cases, find_label_maps, split_by_recipe
+from .fit import FitState, Schedule, fit_network
+from .odds import CLASSIFIER_BIASES
+from .processes import ProcessGroup, as_first_process, machine_words
+from .recipe import Changes, Recipe
+from .sources import open_source
+from .teacher import Teacher
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """One network to be fitted.
+
+    Attributes:
+        name: key of the card's networks, or "shared".
+        description: of the network.
+        views: that it learns.
+        schedule: phases and learning rate.
+        seed: of its initialisation, order and augmentation.
+    """
+
+    name: str
+    description: dict[str, Any]
+    views: Sequence[View]
+    schedule: Schedule
+    seed: int
+
+    @property
+    def volumetric(self) -> bool:
+        """Whether it sees all slices at once; such a network starts from nothing."""
+        return self.views[0].volumetric
+
+    @property
+    def work(self) -> float:
+        """Multiplications for all pixels that it sees, to which the time it takes is about proportional."""
+        size = (64,) * (3 if self.volumetric else 2)
+        with torch.device("meta"):
+            network = build_network(self.description)
+        return self.schedule.work(self.schedule.steps) * describe(network, *size).multiply_adds / math.prod(size)
+
+
+def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
+    """What is fitted, in order: with ``recipe.specialise`` first one "shared" network, from which the others start.
+
+    Networks that start from nothing have a seed each, so that several of one plane do not become the same; one that
+    is taught otherwise may have its own.
+    """
+    fit, deep = recipe.fit, {view.network for view in card.views if view.volumetric}
+    main = Schedule(recipe.phases, fit.learning_rate, fit.warmup, fit.drops)
+    own = Schedule(recipe.specialise, fit.learning_rate / 4, fit.warmup, fit.drops)
+    volumetric = Schedule(recipe.volumetric.phases, fit.learning_rate, fit.warmup, fit.drops)
+    plan, seeds = [], itertools.count(fit.seed)
+    flat = [view for view in card.views if not view.volumetric]
+    if recipe.specialise and flat:
+        views = [replace(flat[0], plane=plane) for plane in recipe.shared_planes] or flat
+        plan.append(PlannedFit("shared", card.networks[flat[0].network], views, main, fit.seed))
+    for name, description in card.networks.items():
+        views = [view for view in card.views if view.network == name]
+        if recipe.specialise and name not in deep:
+            plan.append(PlannedFit(name, description, views, own, fit.seed))
+        else:
+            changes = recipe.networks.get(name, Changes())
+            seed = changes.seed if changes.seed >= 0 else next(seeds)
+            plan.append(PlannedFit(name, description, views, volumetric if name in deep else main, seed))
+    return plan
+
+
+def draft_card(recipe: Recipe) -> ModelCard:
+    """The card of a model before it is trained.
+
+    There is one network for each name that the views mention; its input channels and classes follow from views and
+    labels.
+
+    Raises:
+        UsageError: the recipe's card or network is not valid.
+    """
+    try:
+        fields = Fields(recipe.card)
+        entries = [
+            {**_frame(recipe, view), **view} if isinstance(view, dict) else view for view in fields.sequence("views")
+        ]
+        views = [View.from_dict(view, f"views[{index}]") for index, view in enumerate(entries)]
+        classes = len(fields.sequence("labels")) + 1
+        networks = {
+            view.network: recipe.network
+            | ({"dimensions": 3, **recipe.volumetric.network} if view.volumetric else {})
+            | {"in_channels": view.thickness, "classes": classes}
+            for view in views
+        }
+        card = ModelCard.from_dict(
+            {
+                "format": 1,
+                "name": recipe.name,
+                "orientation": "RAS",
+                "networks": networks,
+                "weights": {"file": WEIGHTS_NAME, "sha256": "0" * 64},
+                **recipe.card,
+                "views": entries,
+            }
+        )
+        with torch.device("meta"):  # whether it can be built shows without the numbers
+            for description in networks.values():
+                build_network(description)
+    except ModelError as error:
+        cause = error.cause.removeprefix("The model card is damaged: ")
+        raise UsageError(f"The recipe {recipe.name} makes no model: {cause}", "Correct the recipe.") from error
+    if unknown := sorted(set(recipe.networks) - set(networks)):
+        raise UsageError(
+            f"The recipe {recipe.name} changes a network that no view has: {', '.join(unknown)}.",
+            f"Name one of {', '.join(networks)} in [networks].",
+        )
+    for kind, where, phases in (
+        (False, "phases", recipe.phases),
+        (True, "[volumetric] phases", recipe.volumetric.phases),
+    ):
+        if not phases and any(view.volumetric == kind for view in views):
+            raise UsageError(
+                f"The recipe {recipe.name} has {'volumetric ' * kind}views, but no {where} to train them.",
+                f"Add {where}, or take these views out.",
+            )
+    shared = "shared" if recipe.specialise else None
+    thickness = {
+        (view.network if view.volumetric else shared or view.network, view.thickness, view.volumetric) for view in views
+    }
+    if len(thickness) > len({name for name, *_ in thickness}):
+        raise UsageError(
+            f"In the recipe {recipe.name} one network has views of different thickness.",
+            "Give them the same thickness, or networks of their own (without specialise).",
+        )
+    return card
+
+
+def _frame(recipe: Recipe, view: dict[str, Any]) -> dict[str, Any]:
+    """What a view's network sees when its training ends: "size" (of a volumetric one slices included) and "spacing"."""
+    deep = bool(view.get("volumetric"))
+    phases = recipe.volumetric.phases if deep else recipe.specialise or recipe.phases
+    if not phases:
+        return {}
+    last = phases[-1]
+    return {"size": [*([last.depth] if deep else []), *last.size], "spacing": last.spacing}
+
+
+#: told what is worth knowing before the training begins, a sentence each
+Tell = Callable[[str], None]
+
+
+def _to_stderr(text: str) -> None:
+    print(f"Warning: {text}", file=sys.stderr, flush=True)
+
+
+def train_model(
+    dataset: Path,
+    recipe: Recipe,
+    output: Path,
+    device: str = "auto",
+    progress: Progress = no_progress,
+    tell: Tell = _to_stderr,
+) -> ModelPackage | None:
+    """Train all networks of ``recipe`` on ``dataset`` and write a model package to ``output``.
+
+    All cases are read and checked before anything else. What was trained before in ``output`` is resumed. A recipe's
+    teacher that is not installed is trained first, in ``training/teacher``. Under ``torchrun`` the processes share the
+    work.
+
+    Args:
+        dataset: folder, see :mod:`.dataset`.
+        output: folder of the package; its ``training`` folder keeps checkpoints, logs and the split.
+        device: "auto", "cpu" or "cuda".
+        tell: told of labels that no case has.
+
+    Returns:
+        The package; None in processes other than the first.
+
+    Raises:
+        InputError, UsageError, DeviceError: dataset, recipe or device cannot be used.
+        ModelError: there is no such teacher, or it is damaged.
+    """
+    with ProcessGroup(device) as (chosen, rank):
+        return _train(dataset, recipe, output, chosen, rank, progress, tell)
+
+
+def _train(
+    dataset: Path,
+    recipe: Recipe,
+    output: Path,
+    device: torch.device,
+    rank: int,
+    progress: Progress,
+    tell: Tell = _to_stderr,
+) -> ModelPackage | None:
+    card = draft_card(recipe)
+    if rank == 0:
+        _check_dataset(dataset, recipe, card, tell)
+    source = open_source(dataset, recipe, card, device)
+    folder = output / "training"
+    _note_split(folder, asdict(source.split), rank)
+    if rank == 0:
+        _write_json(folder / "recipe.json", recipe.to_dict())
+    plan = plan_fits(card, recipe)
+    total, done = sum(fit.work for fit in plan), 0.0
+    teacher = None
+    if recipe.teacher.model:
+        package, progress = _find_teacher(dataset, recipe, folder / "teacher", total, device, rank, progress)
+        teacher = Teacher(package, card, source.split, device)
+        source.instruct(teacher, _part_of(progress, 0, 0))  # seconds, of hours
+    start = load_weights(find_model(recipe.start)) if recipe.start else {}
+    weights: dict[str, torch.Tensor] = {}
+    states: dict[str, FitState] = {}
+    shared: dict[str, torch.Tensor] = {}
+    for fit in plan:
+        seeded = replace(recipe, fit=replace(recipe.fit, seed=fit.seed))
+        torch.manual_seed(fit.seed)
+        network = build_network(fit.description)
+        if shared and not fit.volumetric:
+            network.load_state_dict(shared)
+        elif start:
+            counts = source.class_counts()
+            freed = without_class_weights(start[fit.name], counts, recipe.start_class_balance)
+            network.load_state_dict(freed, strict=False)
+        report = _part_of(progress, done / total, fit.work / total)
+        limit = 60 * recipe.fit.minutes * fit.work / total or math.inf
+        schedule = replace(fit.schedule, seconds=limit)
+        trained, states[fit.name] = fit_network(
+            network, source, fit.views, card.channel_pairs, seeded, schedule, folder, fit.name, device, report
+        )
+        done += fit.work
+        if fit.name in card.networks:
+            weights |= {f"{fit.name}.{key}": value for key, value in trained.items()}
+        else:
+            shared = trained
+    if rank != 0:
+        return None
+    return _write(output, card, recipe, source.split, weights, states, device, teacher)
+
+
+def _check_dataset(dataset: Path, recipe: Recipe, card: ModelCard, tell: Tell) -> None:
+    """Read every case, those for test too, which are needed hours later; tell of labels that cannot be learnt."""
+    if recipe.data.source != "folder":
+        for path in find_label_maps(dataset).values():
+            read_segmentation(path)
+        return
+    cases = find_cases(dataset)
+    split = split_by_recipe([case.name for case in cases], recipe)
+    if not split.test and (dataset / "labelsTs").is_dir():
+        cases += find_cases(dataset, "Ts")
+    holders = check_cases(cases, card.labels, pixel_size(card.input, card.spacing))
+    if absent := [label.name for label in card.labels if not set(holders[label.value]) & set(split.training)]:
+        tell(f"No case for training has {', '.join(absent)}: the model will not find that.")
+
+
+def without_class_weights(
+    weights: dict[str, torch.Tensor], counts: torch.Tensor, exponent: float
+) -> dict[str, torch.Tensor]:
+    """A network's weights, its classifier freed of the class weights of the cross-entropy that trained it.
+
+    Weighted by w_c, cross-entropy is least where the network says w_c p_c for probabilities p_c, up to a factor: where
+    it is unsure, rare structures are drawn too large. The logarithm of w_c is taken from the bias of class c (logit
+    adjustment: Menon et al., ICLR 2021).
+
+    Args:
+        counts: (C,) voxels of each class in the training.
+        exponent: of the median frequency weights, see :attr:`.recipe.Fit.class_balance`; with 0 nothing is changed.
+    """
+    logs = exponent * median_frequency_weights(counts).clamp(min=1e-6).log()
+    biases = {key: weights[key].float() - logs for key in CLASSIFIER_BIASES if key in weights}
+    return weights | biases
+
+
+def _find_teacher(
+    dataset: Path, recipe: Recipe, folder: Path, work: float, device: torch.device, rank: int, progress: Progress
+) -> tuple[ModelPackage, Progress]:
+    """The recipe's teacher, and the progress of what is left: ``work``.
+
+    One that is not installed is trained in ``folder``, if the recipe says how, on the same cases.
+    """
+    known = {package.card.name for package in list_models()} | {found.path.name for found in damaged_models()}
+    if not recipe.teacher.recipe or recipe.teacher.model in known or Path(recipe.teacher.model).is_dir():
+        return find_model(recipe.teacher.model), progress
+    own = replace(Recipe.load(recipe.teacher.recipe), data=recipe.data)
+    before = sum(fit.work for fit in plan_fits(draft_card(own), own))
+    share = before / (before + work)
+    if not as_first_process((folder / CARD_NAME).is_file(), device):
+        _train(dataset, own, folder, device, rank, _part_of(progress, 0, share))
+        as_first_process(True, device)  # the others wait until the first has written it
+    return ModelPackage.from_folder(folder), _part_of(progress, share, 1 - share)
+
+
+def _note_split(folder: Path, split: dict[str, list[str]], rank: int) -> None:
+    """Record which cases are for what, and refuse to go on where it was otherwise: test cases must stay unseen."""
+    path = folder / "split.json"
+    if any(folder.glob("*.checkpoint.safetensors")) and path.exists() and _read_json(path) != split:
+        raise UsageError(
+            f"{folder} holds a training that was begun with other cases.",
+            "Train into another folder, or delete that one to start again.",
+        )
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(path, split)
+
+
+def _part_of(progress: Progress, before: float, share: float) -> Progress:
+    """Progress of a fit that is ``share`` of the whole and has ``before`` of it behind."""
+
+    def report(phase: str, fraction: float, seconds_left: float | None) -> None:
+        overall = min(before + share * fraction, 1.0)
+        known = seconds_left is not None and fraction < 1
+        progress(phase, overall, seconds_left * (1 - overall) / (share * (1 - fraction)) if known else None)
+
+    return report
+
+
+def _write(
+    output: Path,
+    card: ModelCard,
+    recipe: Recipe,
+    split: Split,
+    weights: dict[str, torch.Tensor],
+    states: dict[str, FitState],
+    device: torch.device,
+    teacher: Teacher | None,
+) -> ModelPackage:
+    # half precision halves the package; the loss of accuracy is below what can be measured
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
+    if not all(bool(torch.isfinite(value).all()) for value in halves.values()):
+        raise SegmentationError(
+            "The training diverged: there are weights that are not finite.",
+            "Lower learning_rate in [fit], and delete the checkpoints.",
+        )
+    if recipe.bits == 8:
+        halves = to_eight_bits(halves)
+    training = {
+        **card.training,
+        "recipe": recipe.name,
+        "seed": recipe.fit.seed,
+        **({"teacher": {**teacher.record, "share": recipe.teacher.share}} if teacher else {}),
+        "split_seed": recipe.data.split_seed,
+        "cases": {group: len(names) for group, names in asdict(split).items()},
+        "test_cases": split.test,
+        "steps": {name: state.step - state.left_out for name, state in states.items()},
+        "hours": round(sum(state.seconds for state in states.values()) / 3600, 2),
+        "machine": machine_words(device),
+        "date": time.strftime("%Y-%m-%d"),
+        "version": __version__,
+    }
+    with staging_folder(output / "training") as folder:
+        store(folder / WEIGHTS_NAME, save({key: value.contiguous() for key, value in halves.items()}))
+        return write_package(output, {**card.to_dict(), "training": training}, folder / WEIGHTS_NAME)
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file, or None where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_whole(path, json.dumps(content, indent=1))
