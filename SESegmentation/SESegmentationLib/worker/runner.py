@@ -122,7 +122,8 @@ class JobRunner:
     def _refine(self, job: RefineJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device)
-        from ..preprocess.grid import on_model_grid, same_grid
+        from ..geometry import same_grid
+        from ..preprocess.grid import on_model_grid
         from ..refine.recalibration import Settings
         from ..refine.refinement import refine
 
