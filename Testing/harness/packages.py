@@ -181,7 +181,7 @@ def pip_install(
         environment.install(*arguments)
     except Exception:
         if blocking:
-            if show_progress:  # tells of it by itself, before the caller can
+            if show_progress and not slicer.app.testingEnabled():  # a pop-up, before the caller can tell of it
                 slicer.util.errorDisplay("Package installation failed.", windowTitle="Installation Failed")
             raise
         completedCallback(1)
