@@ -289,7 +289,7 @@ def _windows_memory() -> tuple[float | None, float]:
         ]
 
     status = Status(length=ctypes.sizeof(Status))
-    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
+    if sys.platform != "win32" or not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
         return None, 0.0
     return status.total / 1e9, status.free / 1e9
 

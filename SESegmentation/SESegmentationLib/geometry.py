@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import SimpleITK as sitk
@@ -21,6 +22,17 @@ RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
 #: a box in an array: slices along (k, j, i)
 Box = tuple[slice, slice, slice]
+_T = TypeVar("_T")
+
+
+def triple(values: Iterable[_T]) -> tuple[_T, _T, _T]:
+    """One value for each of three axes, as a tuple.
+
+    Raises:
+        ValueError: there are more or fewer than three.
+    """
+    first, second, third = values
+    return first, second, third
 
 
 def same_grid(first: sitk.Image, second: sitk.Image) -> bool:
@@ -62,7 +74,7 @@ class Geometry:
     @property
     def extent_mm(self) -> tuple[float, float, float]:
         """Lengths of the edges along (i, j, k), outer voxels in full."""
-        return tuple(n * s for n, s in zip(self.size, self.spacing, strict=True))
+        return triple(n * s for n, s in zip(self.size, self.spacing, strict=True))
 
     def points(self, indices: np.ndarray) -> np.ndarray:
         """Positions (N, 3), LPS in mm, of continuous ``indices`` (N, 3) along (i, j, k)."""
@@ -92,7 +104,7 @@ class Geometry:
         margin = margin_mm / np.asarray(self.spacing)
         low = np.clip(np.floor(indices.min(0) - margin + 0.5), 0, self.size).astype(int)
         high = np.clip(np.ceil(indices.max(0) + margin + 0.5), 0, self.size).astype(int)
-        return tuple(slice(int(a), max(int(a), int(b))) for a, b in zip(low[::-1], high[::-1], strict=True))
+        return triple(slice(int(a), max(int(a), int(b))) for a, b in zip(low[::-1], high[::-1], strict=True))
 
     def resample(self, image: sitk.Image, interpolator: int, outside: float = 0.0) -> sitk.Image:
         """``image`` at this geometry's voxels, ``outside`` where it has none; its pixel type is kept.
@@ -114,7 +126,7 @@ class Geometry:
         corners = np.array(list(itertools.product(*[(0, n - 1) for n in other.size])))
         apart = self.indices(other.points(corners)) - corners
         shift = np.rint(apart[0])
-        return tuple(int(n) for n in shift) if np.abs(apart - shift).max() < 0.1 else None
+        return triple(int(n) for n in shift) if np.abs(apart - shift).max() < 0.1 else None
 
     def image(self, array: np.ndarray) -> sitk.Image:
         """``array`` (k, j, i) as an image with this geometry."""
@@ -158,7 +170,7 @@ def find_extents(array: np.ndarray, values: Sequence[int]) -> dict[int, Extent]:
 def _extent(profiles: Sequence[np.ndarray]) -> Extent:
     voxels = int(profiles[0].sum())
     if voxels == 0:
-        return Extent(0, (np.nan,) * 3, None)
-    centre = tuple(float(profile @ np.arange(len(profile)) / voxels) for profile in profiles)
+        return Extent(0, (np.nan, np.nan, np.nan), None)
+    centre = triple(float(profile @ np.arange(len(profile)) / voxels) for profile in profiles)
     filled = [np.flatnonzero(profile) for profile in profiles]
-    return Extent(voxels, centre, tuple(slice(int(f[0]), int(f[-1]) + 1) for f in filled))
+    return Extent(voxels, centre, triple(slice(int(f[0]), int(f[-1]) + 1) for f in filled))

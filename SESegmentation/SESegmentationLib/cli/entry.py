@@ -7,12 +7,15 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, no_memory_to_load
 from ..files.writing import anything_placed
 from ..interruption import MESSAGE, end_on_signals, let_finish
 from ..text import printable
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 class _Stream(io.FileIO):
@@ -20,10 +23,10 @@ class _Stream(io.FileIO):
 
     failure: OSError | None = None
 
-    def write(self, data: bytes) -> int | None:
+    def write(self, data: ReadableBuffer, /) -> int:
         if self.failure is None:
             try:
-                return super().write(data)
+                return super().write(data) or 0
             except OSError as error:
                 self.failure = error
         return memoryview(data).nbytes
@@ -72,10 +75,11 @@ def printing_failure() -> OSError | None:
     return None if isinstance(failure, BrokenPipeError) else failure
 
 
-def _text(number: int, given: TextIO | None) -> TextIO:
+def _text(number: int, given: TextIO) -> TextIO:
     encoding = getattr(given, "encoding", None) or "utf-8"
     if os.name == "nt" and os.isatty(number):  # a console of Windows takes no bytes
-        given.reconfigure(errors="backslashreplace")
+        if isinstance(given, io.TextIOWrapper):
+            given.reconfigure(errors="backslashreplace")
         return given
     line_buffering = os.isatty(number) or number != 1
     raw = io.BufferedWriter(_Stream(number, "w", closefd=False))

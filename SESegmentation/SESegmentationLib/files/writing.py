@@ -96,7 +96,7 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
         errno.ENOENT: ("its folder is no longer there", "Choose another output with -o, or make its folder again."),
     }
     cause, remedy = reasons.get(
-        error.errno,
+        error.errno or 0,
         (f"{error.strerror or error} (disk {disk})", "Choose another output with -o, or make its folder writable."),
     )
     return OutputError(f"{path.name} cannot be written: {cause}.", remedy)

@@ -21,6 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..geometry import triple
 from ..result import Finding
 from .volume_image import NO_ORIENTATION, NO_SIZE, check_axes, several_frames, volume_image
 from .voxel_data import (
@@ -131,7 +132,7 @@ class MetaImageHeader:
         frames = math.prod(self._shape[3:])
         if frames > 1:
             raise InputError(*several_frames(str(self.path), len(self._shape), frames))
-        return tuple([*self._shape, 1, 1][:3])
+        return triple([*self._shape, 1, 1][:3])
 
     @functools.cached_property
     def components(self) -> int:
@@ -145,8 +146,8 @@ class MetaImageHeader:
         kind = self._field("ElementType")
         if kind.removesuffix("_ARRAY") not in _DTYPES:
             raise impossible(self.path, "ElementType", kind, "a type of voxels that is known here")
-        order = ">" if self._flag("BinaryDataByteOrderMSB", "False") else "<"
-        return np.dtype(_DTYPES[kind.removesuffix("_ARRAY")]).newbyteorder(order)
+        is_big = self._flag("BinaryDataByteOrderMSB", "False")
+        return np.dtype(_DTYPES[kind.removesuffix("_ARRAY")]).newbyteorder(">" if is_big else "<")
 
     @functools.cached_property
     def affine(self) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..geometry import triple
 from ..result import Finding
 from .volume_image import NO_ORIENTATION, RAS_TO_LPS, check_axes, several_frames, volume_image
 from .voxel_data import CUT_OFF_REMEDY, check_room, opened, read_voxels, skip
@@ -64,7 +65,7 @@ class MghHeader:
             raise InputError(f"{self.path}: the header's dims are {dims}, which is no size.", CUT_OFF_REMEDY)
         if dims[3] > 1:
             raise InputError(*several_frames(str(self.path), 4, dims[3]))
-        return tuple(dims[:3])
+        return triple(dims[:3])
 
     @functools.cached_property
     def dtype(self) -> np.dtype:

@@ -18,6 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..geometry import triple
 from ..result import Finding
 from .volume_image import (
     GEOMETRY_REMEDY,
@@ -129,7 +130,7 @@ class NiftiHeader:
             raise InputError(*several_values(str(self.path), beyond))
         if beyond > 1:
             raise InputError(*several_frames(str(self.path), dim[0], beyond))
-        return tuple(lengths[:3])
+        return triple(lengths[:3])
 
     @functools.cached_property
     def dtype(self) -> np.dtype:
@@ -222,9 +223,9 @@ class NiftiHeader:
             found["sform"] = self._in_mm(self.fields.get_sform())
         if codes["qform"]:
             found["qform"] = self._in_mm(self._qform())
-        for other, transform in found.items():
-            if other != name and not (np.isfinite(transform).all() and np.linalg.det(transform[:3, :3])):
-                raise InputError(f"{self.path}: the header's directions ({other}) are impossible.", GEOMETRY_REMEDY)
+        for another, transform in found.items():
+            if another != name and not (np.isfinite(transform).all() and np.linalg.det(transform[:3, :3])):
+                raise InputError(f"{self.path}: the header's directions ({another}) are impossible.", GEOMETRY_REMEDY)
         taken = found.pop(name)
         check_axes(taken, str(self.path), f"directions ({name})")
         self._check_sizes(taken, name)
@@ -307,8 +308,9 @@ def _scaled(voxels: np.ndarray, slope: float, inter: float) -> np.ndarray:
         voxels = voxels.astype(np.float64)
     if (slope, inter) == (1.0, 0.0):
         return voxels
-    kind = np.float32 if voxels.dtype.itemsize < 4 or voxels.dtype == np.float32 else np.float64
-    return voxels.astype(kind) * kind(slope) + kind(inter)
+    if voxels.dtype.itemsize < 4 or voxels.dtype == np.float32:
+        return voxels.astype(np.float32) * np.float32(slope) + np.float32(inter)
+    return voxels.astype(np.float64) * slope + inter
 
 
 def _is_nifti(path: Path, block: bytes) -> bool:

@@ -15,11 +15,13 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
+from ..geometry import triple
 from ..result import Finding
 from .volume_image import NO_ORIENTATION, NO_SIZE, check_axes, volume_image
 from .voxel_data import (
@@ -136,10 +138,10 @@ class NrrdHeader:
             raise impossible(self.path, "type", self._field("type"), "a type of voxels that is known here")
         if dtype.itemsize == 1 or self.encoding == "text":
             return dtype
-        order = {"little": "<", "big": ">"}.get(self._field("endian").lower().strip())
-        if order is None:
+        endian = self._field("endian").lower().strip()
+        if endian not in ("little", "big"):
             raise impossible(self.path, "endian", self._field("endian"), "little or big")
-        return dtype.newbyteorder(order)
+        return dtype.newbyteorder("<" if endian == "little" else ">")
 
     @functools.cached_property
     def encoding(self) -> str:
@@ -183,7 +185,7 @@ class NrrdHeader:
     @property
     def size(self) -> tuple[int, int, int]:
         """Voxels along (i, j, k); InputError where they are impossible."""
-        return tuple([*(self.sizes[axis] for axis in self.spatial), 1][:3])
+        return triple([*(self.sizes[axis] for axis in self.spatial), 1][:3])
 
     @functools.cached_property
     def affine(self) -> np.ndarray:
@@ -192,9 +194,9 @@ class NrrdHeader:
         if self._directions is None:
             affine[:3, :3] = np.diag(self._spacings())
         else:
-            columns = [self._directions[axis] for axis in self.spatial]
+            columns = [direction for axis in self.spatial if (direction := self._directions[axis]) is not None]
             if len(columns) == 2:
-                across = np.cross(*columns)
+                across = np.cross(columns[0], columns[1])
                 columns.append((across / (np.linalg.norm(across) or 1.0)).tolist())
             affine[:3, :3] = np.transpose(columns)
         if "spaceorigin" in self.fields:
@@ -279,19 +281,19 @@ class NrrdHeader:
         if len(paths) > 1 and encoding in ("text", "hex"):
             raise InputError(f"{self.path}: text in several files is not read here.", "Save it as one file.")
         with contextlib.ExitStack() as stack:
-            files = []
+            files: list[tuple[BinaryIO, Path]] = []
             for path in paths:
-                file = stack.enter_context(open(path, "rb"))
+                file: BinaryIO = stack.enter_context(open(path, "rb"))
                 file.seek(start)
                 for _ in range(lines):
                     if not file.readline(_LONGEST):
                         break
                 if encoding == "gzip":
-                    file = io.BufferedReader(Inflated(file), 1 << 20)
+                    file = cast(BinaryIO, io.BufferedReader(Inflated(file), 1 << 20))
                 elif encoding == "bzip2":
                     import bz2  # not every Python has it
 
-                    file = stack.enter_context(bz2.BZ2File(file))
+                    file = cast(BinaryIO, stack.enter_context(bz2.BZ2File(file)))
                 if skipped < 0 and encoding == "raw":  # the voxels are what the file ends with
                     file.seek(max(path.stat().st_size - count // len(paths) * dtype.itemsize, 0))
                 elif skipped > 0:

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..geometry import Geometry, same_grid
+from ..geometry import Geometry, same_grid, triple
 from ..memory import require
 from ..models import Label
 from ..models.segments import Segment, identify
@@ -92,13 +92,14 @@ class Segmentation:
         else:
             values = [segment.made_for for segment in present.values()]
         unknown = [segment.name for segment, value in zip(present.values(), values, strict=True) if not value]
+        known = [value for value in values if value]
         if unknown:
             raise InputError(*self._unknown(unknown, structures))
         valued = []
         for number, layer in enumerate(self.layers):
             array = voxels_of(layer)
-            table = np.zeros(int(array.max()) + 1, np.min_scalar_type(max([0, *values])))
-            for place, value in zip(present, values, strict=True):
+            table = np.zeros(int(array.max()) + 1, np.min_scalar_type(max([0, *known])))
+            for place, value in zip(present, known, strict=True):
                 if place.layer == number:
                     table[place.value] = value
             valued.append(self.geometry.image(table[array]))
@@ -214,8 +215,8 @@ def common_grid(first: Segmentation, second: Segmentation) -> Geometry | None:
     low = [min(start, 0) for start in shift]
     high = [max(a, n + b) for a, b, n in zip(first.geometry.size, shift, second.geometry.size, strict=True)]
     origin = first.geometry.points(np.array([low]))[0]
-    size = tuple(stop - start for start, stop in zip(low, high, strict=True))
-    return Geometry(size, first.geometry.spacing, tuple(map(float, origin)), first.geometry.direction)
+    size = triple(stop - start for start, stop in zip(low, high, strict=True))
+    return Geometry(size, first.geometry.spacing, triple(map(float, origin)), first.geometry.direction)
 
 
 def _number(path: str | Path, segment: int, field: str, text: str, most: int) -> int:

@@ -9,13 +9,16 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
 from ..errors import InputError
 from ..memory import require
 from ..result import Finding
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CUT_OFF_REMEDY = "Copy or download it again: the transfer was probably cut off."
 GZIP_MAGIC = b"\x1f\x8b"
@@ -42,13 +45,14 @@ class Inflated(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        room = memoryview(buffer).cast("B")
         while not self._inflater.eof or self._next_member():
             given = self._inflater.unconsumed_tail or self._ahead or self._file.read(_BLOCK_BYTES)
             self._ahead = b""
-            made = self._inflater.decompress(given, len(buffer))
+            made = self._inflater.decompress(given, len(room))
             if made:
-                buffer[: len(made)] = made
+                room[: len(made)] = made
                 return len(made)
             if not given and not self._inflater.eof:
                 raise EOFError("its compressed part ends early")
@@ -118,12 +122,13 @@ def read_voxels(files: Sequence[tuple[BinaryIO, Path]], shape: Sequence[int], dt
         InputError: one is cut off or damaged.
     """
     array = np.empty(shape, dtype)
-    buffer = memoryview(array.reshape(-1).view(np.uint8))
+    buffer = array.reshape(-1).view(np.uint8).data
     part = len(buffer) // len(files)
     for number, (file, path) in enumerate(files):
         room, filled = buffer[number * part : (number + 1) * part], 0
+        readable = cast(io.BufferedReader, file)
         try:
-            while filled < part and (count := file.readinto(room[filled : filled + _BLOCK_BYTES])):
+            while filled < part and (count := readable.readinto(room[filled : filled + _BLOCK_BYTES])):
                 filled += count
         except (EOFError, zlib.error, OSError) as error:
             raise InputError(f"{path} is cut off or corrupt: {error}.", CUT_OFF_REMEDY) from error

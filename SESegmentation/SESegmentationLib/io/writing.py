@@ -62,7 +62,8 @@ def _compare(image: sitk.Image, read: sitk.Image, has_geometry: bool) -> None:
     """Raise ValueError where an image is not what was written."""
     if read.GetSize() != image.GetSize() or read.GetPixelID() != image.GetPixelID():
         raise ValueError("another size or type")
-    if not np.array_equal(*(np.ascontiguousarray(voxels_of(part)).view(np.uint8) for part in (image, read))):
+    bytes_of = (np.ascontiguousarray(voxels_of(part)).view(np.uint8) for part in (image, read))
+    if not np.array_equal(next(bytes_of), next(bytes_of)):
         raise ValueError("other voxels")
     close = 1e-2 * max(image.GetSpacing())  # formats keep single precision
     if has_geometry and not (

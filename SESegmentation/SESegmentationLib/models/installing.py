@@ -8,6 +8,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -35,8 +36,8 @@ _REMEDY = "Give a ZIP of one model's folder, as it came from whoever made the mo
 class _Bounded(io.FileIO):
     """A file of which no large part is read at once: the list of files in a ZIP is read as a whole before all else."""
 
-    def read(self, size: int = -1) -> bytes:
-        content = super().read(min(size, LARGEST_LIST + 1) if size >= 0 else LARGEST_LIST + 1)
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(LARGEST_LIST + 1 if size is None or size < 0 else min(size, LARGEST_LIST + 1))
         if len(content) > LARGEST_LIST:
             raise zipfile.BadZipFile("its list of files is too long")
         return content
@@ -71,9 +72,7 @@ def _reading(source: Path) -> Iterator[None]:
     """What a damaged ZIP raises, in words."""
     try:
         yield
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError, LookupError) as error:
-        raise InputError(f"{source} cannot be unpacked: {error}.", "Get the file again.") from error
-    except zipfile.zlib.error as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError, LookupError) as error:
         raise InputError(f"{source} cannot be unpacked: {error}.", "Get the file again.") from error
 
 

@@ -5,7 +5,7 @@ What a card leaves out, its README leaves out too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .card import ModelCard, View
@@ -127,6 +127,6 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [header, tuple("---" for _ in header), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)

@@ -123,7 +123,7 @@ def identify(segments: Sequence[Segment], structures: Sequence[Label], where: st
 def _named(segment: Segment, structures: Sequence[Label]) -> Label | None:
     exact = [label for label in structures if label.name == segment.name]
     spelt = [label for label in structures if same_name(label.name, segment.name)]
-    return (exact or spelt or [None])[0]
+    return next(iter(exact or spelt), None)
 
 
 def _tells(segment: Segment) -> bool:

@@ -106,10 +106,9 @@ class CorrectionNetwork(nn.Module):
         super().__init__()
         self.body = PyramidUNet(INPUTS, 1 + ASIDE, channels, dimensions=3)
         self.expectation = nn.Sequential(nn.Linear(2 * ASIDE + FIGURES, 32), nn.ReLU(), nn.Linear(32, 1))
-        nn.init.zeros_(self.body.classifier.weight[:1])
-        nn.init.zeros_(self.body.classifier.bias[:1])
-        nn.init.zeros_(self.expectation[-1].weight)
-        nn.init.zeros_(self.expectation[-1].bias)
+        for name in ("weight", "bias"):
+            nn.init.zeros_(self.body.classifier.get_parameter(name)[:1])
+            nn.init.zeros_(self.expectation[-1].get_parameter(name))
 
     def forward(self, inputs: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds (N, D, H, W) of the structure after the correction, and the gain in Dice (N,) that is expected.

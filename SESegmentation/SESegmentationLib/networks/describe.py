@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,8 @@ def describe(network: nn.Module, *size: int) -> NetworkCost:
         nonlocal multiply_adds, se_multiply_adds
         # every weight is used once at each position: of the output, or of the input where that is spread out
         maps = inputs[0] if isinstance(layer, _TRANSPOSED) else output
-        here = maps.numel() // layer.weight.shape[0] * layer.weight.numel()
+        weight = layer.get_parameter("weight")
+        here = maps.numel() // weight.shape[0] * weight.numel()
         multiply_adds += here
         se_multiply_adds += here if layer in se_layers else 0
 
@@ -66,7 +68,7 @@ def describe(network: nn.Module, *size: int) -> NetworkCost:
         if isinstance(module, _COUNTED):
             module.register_forward_hook(count)
     with torch.no_grad():
-        network(torch.empty(1, network.in_channels, *size, device="meta"))
+        network(torch.empty((1, cast(int, network.in_channels), *size), device="meta"))
     return NetworkCost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         se_parameters=sum(parameter.numel() for branch in branches for parameter in branch.parameters()),

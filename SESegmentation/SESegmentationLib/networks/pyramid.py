@@ -8,7 +8,7 @@ the end of every encoder and decoder block (Roy et al., IEEE TMI 2019). It costs
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,14 +30,20 @@ class Convolution3d(nn.Conv3d):
             return super().forward(maps)
         if torch.is_grad_enabled() and len(maps) == 1 and maps.shape[2] % 2 == 0:
             return self._in_halves(maps)
-        return self._onednn(maps, self.padding)
+        return self._onednn(maps, self._around)
+
+    @property
+    def _around(self) -> tuple[int, ...]:
+        """Zeros put around the maps, along each axis."""
+        assert not isinstance(self.padding, str)
+        return self.padding
 
     def _in_halves(self, maps: Tensor) -> Tensor:
         """The same, computed of a volume's lower and upper slices side by side, each with the other's next ones."""
-        around, half = self.padding[0], maps.shape[2] // 2
+        around, half = self._around[0], maps.shape[2] // 2
         padded = F.pad(maps, (0, 0, 0, 0, around, around))
         halves = torch.cat((padded[:, :, : half + 2 * around], padded[:, :, half:]))
-        return torch.cat(self._onednn(halves, (0, *self.padding[1:])).split(1), dim=2)
+        return torch.cat(self._onednn(halves, (0, *self._around[1:])).split(1), dim=2)
 
     def _onednn(self, maps: Tensor, padding: Sequence[int]) -> Tensor:
         return torch.mkldnn_convolution(maps, self.weight, self.bias, padding, self.stride, self.dilation, self.groups)
@@ -48,6 +54,12 @@ def _is_autocast_on_cpu() -> bool:
         return torch.is_autocast_enabled("cpu")
     except TypeError:  # before torch 2.4
         return torch.is_autocast_cpu_enabled()
+
+
+#: layers by the number of dimensions
+_CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: Convolution3d}
+_NORM: dict[int, Callable[[int], nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_UPSAMPLING: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 class ConvolutionBlock(nn.Sequential):
@@ -71,7 +83,7 @@ class ConvolutionBlock(nn.Sequential):
         dimensions: int = 2,
         flat: bool = False,
     ) -> None:
-        convolution, norm = (Convolution3d, nn.BatchNorm3d) if dimensions == 3 else (nn.Conv2d, nn.BatchNorm2d)
+        convolution, norm = _CONVOLUTION[dimensions], _NORM[dimensions]
         size, around = ((1, 3, 3), (0, 1, 1)) if flat else (3, 1)
         layers: list[nn.Module] = []
         for index in range(convolutions):
@@ -133,7 +145,7 @@ class PyramidUNet(nn.Module):
             return ConvolutionBlock(inputs, channels[level], convolutions, se_block, dimensions, level < flat)
 
         three = dimensions == 3
-        upsampling, classifier = (nn.ConvTranspose3d, nn.Conv3d) if three else (nn.ConvTranspose2d, nn.Conv2d)
+        upsampling = _UPSAMPLING[dimensions]
 
         self.in_channels = in_channels
         self.classes = classes
@@ -153,13 +165,15 @@ class PyramidUNet(nn.Module):
         )
         self.decoders = nn.ModuleList(block(2 * channels[level], level, "decoder") for level in levels)
         self.dropout = (nn.Dropout3d if three else nn.Dropout2d)(dropout)
-        self.classifier = classifier(channels[0], classes, 1)
+        self.classifier = (nn.Conv3d if three else nn.Conv2d)(channels[0], classes, 1)
         self.apply(_initialise)
 
     @property
     def last_se(self) -> nn.Module:
         """The SE block of the decoder that runs last, at the resolution of the input; identity where it has none."""
-        return self.decoders[0][-1]
+        decoder = self.decoders[0]
+        assert isinstance(decoder, ConvolutionBlock)
+        return decoder[-1]
 
     def forward(self, maps: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of the centre slices of ``maps`` (N, in_channels, H, W).

@@ -33,9 +33,10 @@ class Block(nn.Sequential):
     """
 
     def __init__(self, layers: Sequence[nn.Module], channels: int, se: nn.Module) -> None:
-        super().__init__(OrderedDict(layers=nn.Sequential(*layers), se=se))
-        self.out_channels = getattr(se, "out_channels", channels)
-        for module in self.layers.modules():
+        own = nn.Sequential(*layers)
+        super().__init__(OrderedDict(layers=own, se=se))
+        self.out_channels: int = getattr(se, "out_channels", channels)
+        for module in own.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
@@ -48,7 +49,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__(in_channels, channels, 2, stride=2)
 
-    def forward(self, maps: Tensor, indices: Tensor | None) -> Tensor:
+    def forward(self, maps: Tensor, indices: Tensor | None) -> Tensor:  # type: ignore[override]  # as Unpooling's
         return super().forward(maps)
 
 
@@ -69,7 +70,7 @@ class Unpooling(nn.Module):
         self.fit = nn.Identity() if in_channels == channels else nn.Conv2d(in_channels, channels, 1)
 
     def forward(self, maps: Tensor, indices: Tensor) -> Tensor:
-        return F.max_unpool2d(self.fit(maps), indices, 2)
+        return F.max_unpool2d(self.fit(maps), indices, (2, 2))
 
 
 class Template(nn.Module):
@@ -120,9 +121,11 @@ class Template(nn.Module):
         for name, number in sizes.items():
             if number < 1:
                 raise ValueError(f"{name} is at least 1, not {number}")
-        self.kernel = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
-        if len(self.kernel) != 2 or any(size < 1 or size % 2 == 0 for size in self.kernel):
+        sides = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
+        if len(sides) != 2 or any(side < 1 or side % 2 == 0 for side in sides):
             raise ValueError(f"the kernel is one odd number, or an odd height and width, not {kernel}")
+
+        self.kernel = (sides[0], sides[1])
 
         def recalibration(position: str, width: int) -> nn.Module:
             return build_se(se if position in positions else None, width, reduction, aggregation)
@@ -135,18 +138,19 @@ class Template(nn.Module):
         self.channels = channels
         #: heights and widths are padded to a multiple of this
         self.stride = 2**blocks
-        self.encoders = nn.ModuleList([block("encoder", self.layers(in_channels))])
-        skip = self.encoders[0].out_channels
-        self.encoders.extend(block("encoder", self.layers(skip)) for _ in range(blocks - 1))
+        first = block("encoder", self.layers(in_channels))
+        skip = first.out_channels
+        self.encoders = nn.ModuleList([first, *(block("encoder", self.layers(skip)) for _ in range(blocks - 1))])
         self.bottleneck = block("bottleneck", self.bottleneck_layers(skip))
         #: both from the bottleneck upwards
         self.upsamplings, self.decoders = nn.ModuleList(), nn.ModuleList()
         below = self.bottleneck.out_channels
         for _ in range(blocks):
             upsampling = Unpooling(below, skip) if self.unpools else TransposedConvolution(below, channels)
+            decoder = block("decoder", self.layers(skip + upsampling.out_channels))
             self.upsamplings.append(upsampling)
-            self.decoders.append(block("decoder", self.layers(skip + upsampling.out_channels)))
-            below = self.decoders[-1].out_channels
+            self.decoders.append(decoder)
+            below = decoder.out_channels
         self.dropout = nn.Dropout2d(dropout)
         se_block = recalibration("classifier", below)
         linear = nn.Conv2d(getattr(se_block, "out_channels", below), classes, 1)
@@ -167,7 +171,7 @@ class Template(nn.Module):
     @property
     def last_se(self) -> nn.Module:
         """The SE block of the decoder that runs last, at the resolution of the input; identity where it has none."""
-        return self.decoders[-1].se
+        return self.decoders[-1].get_submodule("se")
 
     def forward(self, slices: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of the centre slices of ``slices`` (N, in_channels, H, W)."""
@@ -180,6 +184,6 @@ class Template(nn.Module):
             skips.append((skip, indices if self.unpools else None))
         maps = self.dropout(self.bottleneck(maps))
         for upsampling, decoder in zip(self.upsamplings, self.decoders, strict=True):
-            skip, indices = skips.pop()
-            maps = self.dropout(decoder(torch.cat([skip, upsampling(maps, indices)], dim=1)))
+            skip, places = skips.pop()
+            maps = self.dropout(decoder(torch.cat([skip, upsampling(maps, places)], dim=1)))
         return self.classifier(maps)[..., :height, :width]

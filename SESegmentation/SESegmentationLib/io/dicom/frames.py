@@ -105,7 +105,7 @@ def _says_where(header: Header) -> bool:
 
 def _frames(header: Header) -> list[Frame]:
     dataset, file = header.dataset, str(header.path)
-    size = tuple(header.number(keyword) or 0 for keyword in ("Columns", "Rows"))
+    size = (header.number("Columns") or 0, header.number("Rows") or 0)
     if min(size) < 1:
         raise InputError(f"{file} does not say how many pixels it has (Rows, Columns).", _EXPORT)
     if (header.number("SamplesPerPixel") or 1) > 1 or header.text("PhotometricInterpretation") == "PALETTE COLOR":

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ...errors import InputError
@@ -59,7 +59,12 @@ _KEYWORDS = (
 )
 #: creator and count of the slices in a Siemens mosaic
 _MOSAIC = ("SIEMENS MR HEADER", 0x0019, 0x0A)
-_TAGS = [*_KEYWORDS, *DISTINGUISHING, (0x0019, 0x0010), (0x0019, 0x100A)]
+_TAGS: list[BaseTag] = [
+    *map(Tag, _KEYWORDS),
+    *map(Tag, DISTINGUISHING),
+    Tag(0x0019, 0x0010),
+    Tag(0x0019, 0x100A),
+]
 _REMEDY = "Correct that tag, or export the series again."
 
 
@@ -215,7 +220,7 @@ def _damage(file: BinaryIO, header: Header) -> str:
     if header.syntax == DeflatedExplicitVRLittleEndian:  # the position in the file says nothing
         return ""
     implicit, little = header.dataset.original_encoding
-    order = "little" if little else "big"
+    order: Literal["little", "big"] = "little" if little else "big"
     element = file.read(8 if implicit else 12)
     if len(element) < (8 if implicit else 12):
         return "is cut off: it holds no pixels" if header.is_image else ""

@@ -202,8 +202,8 @@ def perhaps_missing(headers: Sequence[Header], frames: Sequence[Frame], places: 
 
 
 def _numbers(frames: Sequence[Frame]) -> Iterator[str]:
-    numbers = {frame.count for frame in frames}
-    if None in numbers or len(numbers) < len(frames):  # without number, or numbered by stack or time
+    numbers = {frame.count for frame in frames if frame.count is not None}
+    if len(numbers) < len(frames):  # without number, or numbered by stack or time
         return
     begin, end = min(1, *numbers), max(numbers)
     if end - begin > 2 * len(numbers):  # numbered in some other way

@@ -173,7 +173,7 @@ def _voxel_type(headers: Iterable[Header], frames: Iterable[Frame]) -> type[np.n
     """A type that holds every value: whole numbers where nothing is scaled to others."""
     if any(frame.slope != 1 or frame.intercept % 1 for frame in frames):
         return np.float32
-    low = high = 0
+    low = high = 0.0
     for header in headers:
         bits = min(max(header.number("BitsStored") or 32, 1), 64)
         signed = header.number("PixelRepresentation") == 1
@@ -201,8 +201,9 @@ def _fill_padding(voxels: np.ndarray, slices: Iterable[Frame], headers: Iterable
 def _padding(header: Header) -> int | None:
     """The stored value that is no image; some programs write a negative one as if it had no sign."""
     value, bits = header.number("PixelPaddingValue"), header.number("BitsAllocated") or 16
-    signed = value is not None and header.number("PixelRepresentation") == 1
-    return value - (1 << bits) if signed and value >= 1 << (bits - 1) else value
+    if value is None or header.number("PixelRepresentation") != 1:
+        return value
+    return value - (1 << bits) if value >= 1 << (bits - 1) else value
 
 
 def _inverted(headers: Iterable[Header]) -> list[Finding]:
