@@ -135,7 +135,8 @@ def check_torch(python: str = sys.executable) -> list[Check]:
             [python, "-P", "-c", _ASK_TORCH],  # a torch.py in the working folder is not torch
             env={**os.environ, "PYTHONPATH": os.pathsep.join(_absolute(os.environ.get("PYTHONPATH", "")))},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=TORCH_SECONDS,
             stdin=subprocess.DEVNULL,
         )
@@ -187,7 +188,7 @@ def check_driver() -> Check:
         return Check("driver", OK, "There is no NVIDIA driver; the CPU is used.")
     try:
         query = [program, "--query-gpu=driver_version,name", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20)
+        answer = subprocess.run(query, capture_output=True, encoding="utf-8", errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         answer = None
     if answer is None or answer.returncode != 0 or not answer.stdout.strip():
@@ -274,7 +275,7 @@ def memory_gb() -> tuple[float | None, float]:
         if sys.platform == "darwin":
             total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
             return total / 1e9, total / 2e9  # macOS frees cached memory on demand: half is a fair guess
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 / 1e9 for line in lines}
         return sizes["MemTotal"], sizes["MemAvailable"]
     except (OSError, ValueError, KeyError, IndexError):

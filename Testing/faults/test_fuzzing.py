@@ -80,7 +80,7 @@ class Itk:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                text=True,
+                encoding="utf-8",
             )
         print(json.dumps(str(path)), file=self._process.stdin, flush=True)
         told = json.loads(self._process.stdout.readline() or "null")

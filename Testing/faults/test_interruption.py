@@ -32,7 +32,6 @@ def begun(*arguments: object) -> subprocess.Popen:
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         encoding="utf-8",
     )
     assert process.stdout.readline() == "begun\n"
@@ -92,7 +91,7 @@ while True:
         pass
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
     assert process.stdout.readline() == "now\n"
     process.send_signal(signal.SIGTERM)
@@ -116,7 +115,7 @@ _, status = os.waitpid(child, 0)
 time.sleep(0.2)
 print(os.WTERMSIG(status))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, encoding="utf-8", timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{int(signal.SIGTERM)}\n", "")
 
 

@@ -60,7 +60,7 @@ def command(tmp_path):
 
     def make(body: str = "pass", late: str = "") -> list[str]:
         script = tmp_path / "worker.py"
-        script.write_text(ENGINE.replace("BODY", body).replace("LATE", late))
+        script.write_text(ENGINE.replace("BODY", body).replace("LATE", late), encoding="utf-8")
         return [str(launcher), str(script)]
 
     return make
@@ -164,9 +164,9 @@ def test_it_ends_with_those_it_works_for(command, tiny_model, tmp_path, state, w
     path = tmp_path / "client.py"
     given = command(body, late.replace("MARK", repr(str(mark))))
     text = CLIENT.replace("COMMAND", repr(given)).replace("MODEL", repr(str(tiny_model))).replace("READY", ready)
-    path.write_text("from pathlib import Path\n" + text.replace("MARK", f"Path({str(mark)!r})"))
+    path.write_text("from pathlib import Path\n" + text.replace("MARK", f"Path({str(mark)!r})"), encoding="utf-8")
     with subprocess.Popen(
-        [sys.executable, str(path)], env=worker_environment(), stdout=subprocess.PIPE, text=True
+        [sys.executable, str(path)], env=worker_environment(), stdout=subprocess.PIPE, encoding="utf-8"
     ) as client:
         try:
             pids = [int(pid) for pid in client.stdout.readline().split()]
@@ -200,6 +200,6 @@ def test_a_check_that_is_given_up_leaves_nothing_running(tmp_path, monkeypatch):
 
 def _sleeping(folder: Path) -> Path:
     program = folder / "python-real"
-    program.write_text("#!/bin/sh\nexec sleep 100\n")
+    program.write_text("#!/bin/sh\nexec sleep 100\n", encoding="utf-8")
     program.chmod(0o755)
     return program

@@ -140,7 +140,7 @@ def test_every_case_is_checked_before_training(capfd, dataset, tmp_path, monkeyp
     arguments = ["train", str(dataset), "--recipe", "auto", "-o", str(tmp_path / "m"), "--minutes", "0.05"]
     assert main(arguments) == 1
     assert "No case for training has aorta" in capfd.readouterr().err
-    split = json.loads((tmp_path / "m" / "training" / "split.json").read_text())
+    split = json.loads((tmp_path / "m" / "training" / "split.json").read_text(encoding="utf-8"))
     assert split["test"]
     label = dataset / "labelsTr" / f"{split['test'][0]}.nii.gz"
     array = sitk.GetArrayFromImage(sitk.ReadImage(str(label)))
@@ -165,7 +165,9 @@ def test_a_fit_ends_when_its_time_is_up(blobs_folder, blobs_recipe, tmp_path, mo
     package = train.train_model(blobs_folder, recipe, tmp_path / "m", "cpu")
     steps = package.card.training["steps"]["planes"]
     assert 5 <= steps <= 12
-    lines = [json.loads(line) for line in (tmp_path / "m/training/planes.log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "m/training/planes.log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [line["step"] for line in lines if "validation" in line][-1] >= 80
     assert lines[-1]["step"] == 100
 

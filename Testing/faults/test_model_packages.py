@@ -234,7 +234,7 @@ def test_a_shipped_model_is_replaced_only_when_asked_for(tmp_path, tiny_model, m
     shipped = find_model("hippocampus-t1").path
     false = write_package(
         tmp_path / "false",
-        json.loads((tiny_model / "model.json").read_text()) | {"name": "hippocampus-t1"},
+        json.loads((tiny_model / "model.json").read_text(encoding="utf-8")) | {"name": "hippocampus-t1"},
         tiny_model / "model.safetensors",
     )
     with pytest.raises(UsageError, match="comes with the program"):
@@ -264,7 +264,7 @@ def test_a_shipped_model_is_replaced_only_when_asked_for(tmp_path, tiny_model, m
     ],
 )
 def test_weights_that_do_not_suit_the_card_are_refused_before_memory_is_taken(tmp_path, tiny_model, alter, cause):
-    card = json.loads((tiny_model / "model.json").read_text())
+    card = json.loads((tiny_model / "model.json").read_text(encoding="utf-8"))
     tensors = load_file(tiny_model / "model.safetensors")
     alter(card, tensors)
     save_file(tensors, tmp_path / "tensors")

@@ -177,7 +177,7 @@ def test_any_encoding_of_the_output_will_do(encoding):
     models = command(["models", "--json"], PYTHONIOENCODING=encoding)
     assert models.returncode == 0, models.stderr
     assert json.loads(models.stdout.decode(encoding))
-    for arguments in (["models"], ["run", "é/ü.nii", "-o", "x", "-m", "€"]):
+    for arguments in (["models"], ["run", "é/ü.nii".encode(), "-o", "x", "-m", "€".encode()]):
         done = command(arguments, PYTHONIOENCODING=encoding)
         (done.stdout + done.stderr).decode(encoding)
         assert b"Unexpected" not in done.stderr

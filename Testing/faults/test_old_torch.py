@@ -80,7 +80,11 @@ for kind in ("PyramidUNet", "UNet", "SDNet", "DenseFCN"):
         assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], env=worker_environment(), capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        env=worker_environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
 
@@ -91,6 +95,6 @@ for kind in ("PyramidUNet", "UNet", "SDNet", "DenseFCN"):
 )
 def test_real_torch_2_2():
     python = os.environ["SESEGMENTATION_OLD_PYTHON"]
-    versions = subprocess.check_output([python, "-c", "import torch; print(torch.__version__)"], text=True)
+    versions = subprocess.check_output([python, "-c", "import torch; print(torch.__version__)"], encoding="utf-8")
     assert versions.startswith("2.2."), versions
     segment_and_refine([python, "-m", "SESegmentationLib.worker"])

@@ -40,7 +40,7 @@ def traps(tmp_path, monkeypatch):
     """Makes the names of files do what damaged ones do to libraries."""
     folder = tmp_path / "traps"
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(TRAP)
+    (folder / "sitecustomize.py").write_text(TRAP, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     process = ReadingProcess(seconds=3.0)
     yield process
@@ -58,7 +58,7 @@ def test_a_file_that_ends_or_stops_the_process_is_a_failure_and_the_next_is_read
 
 
 def test_a_process_that_does_not_start_is_no_fault_of_the_file(tmp_path, sample_file, monkeypatch):
-    (tmp_path / "SimpleITK.py").write_text("raise ImportError('no such library')")
+    (tmp_path / "SimpleITK.py").write_text("raise ImportError('no such library')", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     process = ReadingProcess()
     with pytest.raises(WorkerError, match="cannot be started"):

@@ -20,9 +20,11 @@ NAMES = ("torch", "numpy", "json", "ctypes", "subprocess", "SimpleITK", "safeten
 def trap(tmp_path, monkeypatch) -> Path:
     """A working folder of modules and a program that leave a trace when they run."""
     for name in NAMES:
-        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / name)!r} + '.ran', 'w').close()\n")
+        (tmp_path / f"{name}.py").write_text(
+            f"open({str(tmp_path / name)!r} + '.ran', 'w').close()\n", encoding="utf-8"
+        )
     program = tmp_path / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/nvidia-smi.ran\n")
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/nvidia-smi.ran\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{os.pathsep}.{os.pathsep}{os.environ['PATH']}")
@@ -40,7 +42,7 @@ def test_the_doctor_runs_nothing_from_where_it_is_called(trap):
     assert torch.status == "ok", torch
     assert "NVIDIA driver" in doctor.check_driver().finding
     command = [sys.executable, "-m", "SESegmentationLib.doctor", "--json"]
-    checks = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+    checks = json.loads(subprocess.run(command, capture_output=True, encoding="utf-8").stdout)
     assert {"name": "torch", "status": "ok"}.items() <= next(c for c in checks if c["name"] == "torch").items()
     assert ran(trap) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -79,12 +80,12 @@ def limited(size: int):
 @posix
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_that_does_not_fit_is_told_and_the_old_one_stays(tmp_path, name):
-    (tmp_path / name).write_text("old")
+    (tmp_path / name).write_text("old", encoding="utf-8")
     with limited(LIMIT), pytest.raises(OutputError, match="may not become that large on the disk") as caught:
         write(tmp_path / name)
     assert str(storing.disk_of(tmp_path)) in caught.value.cause
     assert caught.value.remedy
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "old"}
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {name: "old"}
     write(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -155,7 +156,7 @@ def test_packages_checkpoints_and_recipes_are_whole_or_absent(tmp_path, card_dic
 
 @posix
 def test_the_command_tells_of_a_full_disk_and_leaves_the_old_result(tiny_model, sample_file, tmp_path):
-    (tmp_path / "a.nii").write_text("old")
+    (tmp_path / "a.nii").write_text("old", encoding="utf-8")
     program = f"""
         import resource, sys
         resource.setrlimit(resource.RLIMIT_FSIZE, ({LIMIT}, {LIMIT}))
@@ -167,7 +168,7 @@ def test_the_command_tells_of_a_full_disk_and_leaves_the_old_result(tiny_model, 
         [sys.executable, "-c", textwrap.dedent(program), *map(str, call)],
         env={**os.environ, "PYTHONPATH": str(LIBRARY)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
     assert done.returncode == 1
@@ -175,7 +176,7 @@ def test_the_command_tells_of_a_full_disk_and_leaves_the_old_result(tiny_model, 
     told = [line for line in done.stderr.splitlines() if not line.startswith("Warning: ")]
     assert len(told) == 2, done.stderr
     assert "a.nii cannot be written: files may not become that large on the disk" in told[0]
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.nii": "old"}
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"a.nii": "old"}
 
 
 def test_names_and_folders_that_cannot_be_are_refused_before_the_work(tmp_path):
@@ -235,7 +236,7 @@ def test_what_a_killed_process_left_is_removed_and_what_another_works_with_is_no
         [sys.executable, "-c", textwrap.dedent(program)],
         env={**os.environ, "PYTHONPATH": str(LIBRARY)},
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     try:
         assert process.stdout.readline() == "ready\n"
@@ -247,9 +248,54 @@ def test_what_a_killed_process_left_is_removed_and_what_another_works_with_is_no
         process.kill()
         process.communicate()
     assert len(list(tmp_path.iterdir())) == 1
-    old = tmp_path / ".sesegment-old"
-    old.mkdir()
-    os.utime(old, (time.time() - 86_400,) * 2)
-    (tmp_path / ".sesegment-new").mkdir()
+    (tmp_path / ".sesegment-empty").mkdir()  # killed before it had its lock
+    (tmp_path / ".sesegment-cut").mkdir()  # killed while it was being removed
+    (tmp_path / ".sesegment-cut" / "half.nii.gz").touch()
     check_writable(tmp_path / "a.json")
-    assert [path.name for path in tmp_path.iterdir()] == [".sesegment-new"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_by_a_kill_at_any_moment_and_nothing_is_taken_from_the_living(tmp_path):
+    """Some make, fill and place without a pause, and remove what they find; one after another is killed."""
+    program = f"""
+        import itertools, os
+        from pathlib import Path
+        from SESegmentationLib.files import OutputFiles, check_writable
+        print("ready", flush=True)
+        for number in itertools.count():
+            path = Path({str(tmp_path)!r}, f"{{os.getpid()}}-{{number % 3}}")
+            check_writable(path)
+            with OutputFiles() as files:
+                files.write(path, "whole")
+    """
+    chance = random.Random(0)
+
+    def begin():
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(program)],
+            env={**os.environ, "PYTHONPATH": str(LIBRARY)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        return process
+
+    processes = [begin() for _ in range(3)]
+    try:
+        for _ in range(20):
+            time.sleep(chance.random() * 0.05)
+            process = processes.pop(0)
+            assert process.poll() is None, process.communicate()[1]
+            process.kill()
+            process.communicate()
+            processes.append(begin())
+    finally:
+        for process in processes:
+            assert process.poll() is None, process.communicate()[1]
+            process.kill()
+            process.communicate()
+    check_writable(tmp_path / "a")
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names and not [name for name in names if name.startswith(".")]
+    assert {path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"whole"}

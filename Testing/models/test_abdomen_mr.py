@@ -26,7 +26,7 @@ def test_the_card_states_a_cross_validation_and_the_terms(package):
     assert accuracy["cases"] == 15
     assert training["cases"] == {"training": 15, "validation": 0, "test": 0}
     assert not package.card.licence.free
-    assert "NonCommercial" in (package.path / "LICENSE").read_text()
+    assert "NonCommercial" in (package.path / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_four_organs_on_their_sides(package, shared_data):

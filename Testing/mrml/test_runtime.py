@@ -148,7 +148,7 @@ def test_parameters_fall_back_to_defaults_after_the_scene_was_closed(scene):
 
 def test_packages_can_be_missing_and_installing_can_fail(tmp_path):
     requirements = tmp_path / "requirements.txt"
-    requirements.write_text("# what is needed\nnumpy>=1.20\nsafetensors>=0.4\n")
+    requirements.write_text("# what is needed\nnumpy>=1.20\nsafetensors>=0.4\n", encoding="utf-8")
     entries = slicer.packaging.load_requirements(requirements)
     packages.environment.missing.add("safetensors")
     assert not slicer.packaging.pip_check(entries)

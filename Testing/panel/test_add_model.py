@@ -98,7 +98,7 @@ def test_what_cannot_be_added_says_why_in_place(widget, add, passed_on, tmp_path
     add(folder / "model.json")
     (message,) = widget.panel.messages.shown
     assert message.level == "error" and "are damaged" in message.text and "again from where" in message.remedy
-    (folder / "model.json").write_text("{")
+    (folder / "model.json").write_text("{", encoding="utf-8")
     add(folder / "model.json")
     (message,) = widget.panel.messages.shown
     assert "is not JSON" in message.text and message.remedy

@@ -59,7 +59,7 @@ class ExampleTest(ScriptedLoadableModuleTest):
 @pytest.fixture
 def module(tmp_path):
     path = tmp_path / "Example.py"
-    path.write_text(MODULE)
+    path.write_text(MODULE, encoding="utf-8")
     return application.load_module(path)
 
 

@@ -41,7 +41,7 @@ UI = """<?xml version="1.0" encoding="UTF-8"?>
 
 def load_ui(tmp_path, text=UI):
     path = tmp_path / "panel.ui"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return slicer.util.loadUI(str(path))
 
 

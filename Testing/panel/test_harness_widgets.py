@@ -24,7 +24,9 @@ def add_volume(name="volume"):
 def test_contract_is_the_compact_form_of_the_full_list():
     if not FULL_CONTRACT.is_file():
         pytest.skip(f"needs {FULL_CONTRACT}")
-    assert contract.PATH.read_text() == contract.compact(json.loads(FULL_CONTRACT.read_text()))
+    assert contract.PATH.read_text(encoding="utf-8") == contract.compact(
+        json.loads(FULL_CONTRACT.read_text(encoding="utf-8"))
+    )
 
 
 # --- PythonQt ---------------------------------------------------------------------------------------------------------

@@ -119,7 +119,6 @@ def test_the_window_goes_on_and_shows_how_far_it_is(widget, begin, missing, pip,
 def test_it_goes_on_where_no_other_thread_runs(widget, begin, missing, pip, segmenter):
     """As in Slicer, whose event loop keeps Python's lock: what runs behind it must need no thread."""
     import ctypes
-    import ctypes.util
     from pathlib import Path
 
     library = next(Path(QtCore.__file__).parent.glob("Qt/lib/libQt6Core.so*"), None)

@@ -13,7 +13,7 @@ from harness import application
 def three_models(widget, models):
     make_package(models, "brain-t1", title="Brain", summary="Sections of a head.")
     (models / "broken").mkdir()
-    (models / "broken" / "model.json").write_text("{")
+    (models / "broken" / "model.json").write_text("{", encoding="utf-8")
     widget.enter()
     return [widget.ui.modelList.item(row) for row in range(3)]
 

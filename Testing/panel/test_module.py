@@ -60,7 +60,7 @@ application.open_module("SESegmentation")
 print([name for name in ("torch", "monai", "safetensors", "jsonschema", "typer", "rich") if name in sys.modules])
 application.stop()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 

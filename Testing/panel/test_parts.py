@@ -116,7 +116,7 @@ def test_doctor_without_python_or_with_one_that_says_nothing(monkeypatch, tmp_pa
     doctor.start()
     assert "cannot be started" in doctor.poll()[0].finding
     silent = tmp_path / "python"
-    silent.write_text(f"#!{sys.executable}\n")
+    silent.write_text(f"#!{sys.executable}\n", encoding="utf-8")
     silent.chmod(0o755)
     monkeypatch.setattr(doctor_process, "find_python", lambda: str(silent))
     doctor.start()

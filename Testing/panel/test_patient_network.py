@@ -67,9 +67,9 @@ def test_it_is_for_its_own_volume_and_model_only(
     make_package(models, "another", title="Another", version="2.0.0")
     weights = models / "another" / "model.safetensors"
     weights.write_bytes(b"other weights")
-    card = json.loads((models / "another" / "model.json").read_text())
+    card = json.loads((models / "another" / "model.json").read_text(encoding="utf-8"))
     card["weights"]["sha256"] = hashlib.sha256(b"other weights").hexdigest()
-    (models / "another" / "model.json").write_text(json.dumps(card))
+    (models / "another" / "model.json").write_text(json.dumps(card), encoding="utf-8")
     widget.enter()
     box, volume, model = widget.ui.adaptedCheckBox, choices.inputVolume, choices.model
     click(box)

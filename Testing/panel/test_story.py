@@ -166,7 +166,9 @@ def test_weights_that_are_damaged_or_missing(story):
 
 
 def test_torch_that_cannot_be_imported(story, tmp_path, monkeypatch):
-    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    (tmp_path / "torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n", encoding="utf-8"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     load_sample()
     click(story.ui.segmentButton)

@@ -7,6 +7,7 @@ process left is told from what another one is working with, on every computer th
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -17,8 +18,6 @@ from pathlib import Path
 
 PREFIX = ".sesegment-"
 _LOCK = ".lock"
-#: a folder without a lock may be one that is just being made
-_GRACE_S = 600.0
 
 #: taken while folders are made or files get their place: neither is ever interrupted in between
 placing = threading.RLock()
@@ -42,16 +41,33 @@ def staging_folder(beside: Path) -> Iterator[Path]:
 def open_staging(beside: Path) -> Path:
     """Make a folder as :func:`staging_folder` gives it; OSError where that fails."""
     with placing:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=beside))
-        try:
-            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
-        except OSError:
-            folder.rmdir()
-            raise
+        folder, descriptor = _make(beside)
         _open[folder] = descriptor
-        with contextlib.suppress(OSError):  # a disk without locks: others then leave the folder alone
-            _lock(descriptor)
     return folder
+
+
+def _make(beside: Path, tries: int = 10) -> tuple[Path, int]:
+    """A new folder and its lock, which is held: made anew where another process took it for a leftover before that."""
+    folder, descriptor = Path(tempfile.mkdtemp(prefix=PREFIX, dir=beside)), None
+    lock = folder / _LOCK
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
+        try:
+            _lock(descriptor)
+        except BlockingIOError:
+            raise
+        except OSError:  # a disk without locks: others then leave the folder alone
+            return folder, descriptor
+        lock.stat()
+        return folder, descriptor
+    except OSError as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        if tries == 1 or not isinstance(error, (FileNotFoundError, BlockingIOError)):
+            raise
+    return _make(beside, tries - 1)
 
 
 def close_staging(folder: Path) -> None:
@@ -85,28 +101,34 @@ def remove_leftovers(folder: Path) -> None:
     except OSError:
         return
     for leftover in found:
-        if leftover not in _open and not leftover.is_symlink() and _is_abandoned(leftover):
-            shutil.rmtree(leftover, ignore_errors=True)
+        if leftover not in _open and not leftover.is_symlink():
+            with contextlib.suppress(OSError):
+                _remove_if_left(leftover)
 
 
-def _is_abandoned(folder: Path) -> bool:
+def _remove_if_left(folder: Path) -> None:
+    """Remove a folder that no process has; OSError where one has it, or where it cannot be removed."""
+    try:
+        folder.rmdir()  # empty: a process that has just made it makes another one
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
     lock = folder / _LOCK
+    if os.name == "nt":
+        lock.unlink(missing_ok=True)  # fails while it is open
+        shutil.rmtree(folder)
+        return
     try:
-        if not lock.exists():
-            return folder.is_dir() and time.time() - folder.stat().st_mtime > _GRACE_S
-        if os.name == "nt":
-            lock.unlink()  # fails while it is open
-            return True
         descriptor = os.open(lock, os.O_RDWR)
-    except OSError:
-        return False
+    except FileNotFoundError:  # it is made before everything else: the folder was being removed
+        shutil.rmtree(folder)
+        return
     try:
-        _lock(descriptor)
-    except OSError:  # held, or the disk has no locks
-        return False
+        _lock(descriptor)  # fails while it is held, and on a disk without locks
+        shutil.rmtree(folder)
     finally:
         os.close(descriptor)
-    return True
 
 
 def _lock(descriptor: int) -> None:

@@ -77,7 +77,7 @@ def test_a_model_is_added_and_can_be_used(capfd, tiny_model, tmp_path, monkeypat
 
 def test_damaged_models_are_told_of(capfd, tmp_path, monkeypatch):
     (tmp_path / "models" / "broken").mkdir(parents=True)
-    (tmp_path / "models" / "broken" / "model.json").write_text("{")
+    (tmp_path / "models" / "broken" / "model.json").write_text("{", encoding="utf-8")
     monkeypatch.setenv("SESEGMENTATION_MODELS", str(tmp_path / "models"))
     code, out, err = call(capfd, "models", "--json")
     assert code == 0
@@ -104,7 +104,7 @@ def test_doctor_works_without_torch(capfd, tmp_path):
         "            raise ModuleNotFoundError(name=name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "from SESegmentationLib.cli import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+        "sys.exit(main())\n"
     )
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -131,7 +131,10 @@ def test_what_needs_no_torch_does_not_import_it():
         "print([name for name in ('torch', 'SimpleITK', 'numpy', 'monai') if name in sys.modules])"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(LIBRARY)}, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(LIBRARY)},
+        capture_output=True,
+        encoding="utf-8",
     )
     assert result.stdout.splitlines()[-1] == "[]", result.stderr
 

@@ -87,7 +87,7 @@ def test_everything(capfd, tiny_model, sample_file, result_file, corrected, out,
     assert sha256_of(tiny_model / "model.safetensors") == model
     assert corrected.read_bytes() == given
 
-    report = json.loads((out / "r.json").read_text())
+    report = json.loads((out / "r.json").read_text(encoding="utf-8"))
     assert report["refinement"]["slices"] == ["k:14,20"]
     assert report["refinement"]["corrected"] == str(corrected)
     for structure in report["structures"]:
@@ -126,9 +126,9 @@ def test_slices_are_found_where_none_is_named(capfd, tiny_model, sample_file, co
 
 def test_terms_that_are_not_free_must_be_accepted(capfd, tiny_model, sample_file, corrected, out, tmp_path):
     model = shutil.copytree(tiny_model, tmp_path / "paid")
-    card = json.loads((model / "model.json").read_text())
+    card = json.loads((model / "model.json").read_text(encoding="utf-8"))
     card["licence"]["free"] = False
-    (model / "model.json").write_text(json.dumps(card))
+    (model / "model.json").write_text(json.dumps(card), encoding="utf-8")
     arguments = [sample_file, "-m", model, "--corrected", corrected, "-o", out / "a.nii.gz", "--device", "cpu"]
     code, _, err = refine(capfd, *arguments)
     assert code == 2
@@ -219,7 +219,7 @@ def test_labels_that_cannot_be_used_are_refused(capfd, tiny_model, sample_file, 
         labels, says, slices = sitk.ReadImage(str(result_file)), "No slice is corrected", []
     sitk.WriteImage(labels, str(corrected))
     if kind == "text":
-        corrected.write_text("no labels")
+        corrected.write_text("no labels", encoding="utf-8")
         says = str(corrected)
     elif kind == "absent":
         corrected.unlink()

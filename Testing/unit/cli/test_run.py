@@ -38,7 +38,7 @@ def test_one_volume_with_everything(run, tiny_model, sample_file, tmp_path):
     assert np.allclose(labels.GetDirection(), volume.GetDirection())
     assert labels.GetMetaData("Segment1_Name") == "posterior hippocampus"
     assert Image.open(tmp_path / "p.png").format == "PNG"
-    report = json.loads((tmp_path / "r.json").read_text())
+    report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     values = sitk.GetArrayFromImage(labels)
     for structure in report["structures"]:
         assert structure["voxels"] == (values == structure["value"]).sum()
@@ -80,9 +80,9 @@ def test_doubt_attention_and_samples_on_request(run, tiny_model, sample_file, tm
 
 def test_terms_that_are_not_free_must_be_accepted(run, refused, tiny_model, sample_file, tmp_path):
     model = shutil.copytree(tiny_model, tmp_path / "paid")
-    card = json.loads((model / "model.json").read_text())
+    card = json.loads((model / "model.json").read_text(encoding="utf-8"))
     card["licence"] |= {"spdx": "CC-BY-NC-SA-4.0", "name": "CC for non-profits", "free": False, "url": "https://x.org"}
-    (model / "model.json").write_text(json.dumps(card))
+    (model / "model.json").write_text(json.dumps(card), encoding="utf-8")
     arguments = [sample_file, "-m", model, "-o", tmp_path / "out" / "a.nii.gz", "--device", "cpu"]
     err = refused(2, *arguments)
     assert "CC for non-profits (CC-BY-NC-SA-4.0)" in err
@@ -106,7 +106,7 @@ def test_a_folder_gets_nifti_files_called_like_the_volumes(run, tiny_model, samp
     assert code == 0, err
     assert files_in(tmp_path / "out") == ["a.nii.gz", "b.nii.gz"]
     assert len(out.splitlines()) == 2
-    reports = json.loads((tmp_path / "r.json").read_text())
+    reports = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert [Path(report["output"]).name for report in reports] == ["a.nii.gz", "b.nii.gz"]
     assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "a.nii.gz"))))) <= {0, 1, 2}
 

@@ -63,7 +63,7 @@ def test_attention_of_networks_without_a_gate_is_refused_before_anything_is_done
 
 def test_one_bad_volume_does_not_keep_the_others_from_being_done(run, tiny_model, sample_file, tmp_path):
     bad = tmp_path / "bad_0000.nii.gz"
-    bad.write_text("this is text")
+    bad.write_text("this is text", encoding="utf-8")
     good = tmp_path / "good_0000.nii.gz"
     shutil.copy(sample_file, good)
     code, out, err = run(
@@ -75,7 +75,7 @@ def test_one_bad_volume_does_not_keep_the_others_from_being_done(run, tiny_model
     assert "bad_0000" in err
     assert "absent" in err
     assert "Traceback" not in err
-    reports = json.loads((tmp_path / "r.json").read_text())
+    reports = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert json.loads(out) == reports
     assert [report.get("error", {}).get("code") for report in reports] == ["input", "input", None]
 
@@ -87,7 +87,7 @@ def test_every_failure_among_many_small_volumes_is_told(run, tiny_model, sample_
     for number in range(12):
         volumes.append(tmp_path / f"case{number:02}_0000.nii.gz")
         if number % 3:
-            volumes[-1].write_text("this is text")
+            volumes[-1].write_text("this is text", encoding="utf-8")
         else:
             shutil.copy(sample_file, volumes[-1])
     code, out, err = run(*volumes, "-m", tiny_model, "-o", tmp_path / "out", "--device", "cpu")
@@ -104,7 +104,7 @@ def test_every_failure_among_many_small_volumes_is_told(run, tiny_model, sample_
 def test_unusable_input_is_refused(refused, tiny_model, sample_file, tmp_path, kind):
     path = tmp_path / "v.nii.gz"
     if kind == "text":
-        path.write_text("this is text")
+        path.write_text("this is text", encoding="utf-8")
     elif kind == "truncated":
         path.write_bytes(sample_file.read_bytes()[:9000])
     elif kind == "empty":
@@ -153,7 +153,7 @@ def test_a_damaged_model_is_exit_code_3(refused, tiny_model, sample_file, tmp_pa
     assert "damaged" in refused(3, sample_file, "-m", model, "-o", tmp_path / "a.nii.gz")
     weights.unlink()
     assert "missing" in refused(3, sample_file, "-m", model, "-o", tmp_path / "a.nii.gz")
-    (model / "model.json").write_text("{")
+    (model / "model.json").write_text("{", encoding="utf-8")
     assert "JSON" in refused(3, sample_file, "-m", model, "-o", tmp_path / "a.nii.gz")
     assert not (tmp_path / "a.nii.gz").exists()
 
@@ -186,7 +186,7 @@ def test_no_memory_even_for_the_libraries_is_exit_code_4(sample_file, tmp_path):
         "from SESegmentationLib.cli import main; sys.exit(main())"
     )
     call = [sys.executable, "-c", program, "run", sample_file, "-m", "hippocampus-t1", "-o", tmp_path / "a.nii.gz"]
-    done = subprocess.run(list(map(str, call)), capture_output=True, text=True, timeout=120, cwd=LIBRARY)
+    done = subprocess.run(list(map(str, call)), capture_output=True, encoding="utf-8", timeout=120, cwd=LIBRARY)
     assert done.returncode == 4, done.stderr
     assert done.stderr.splitlines() == [
         "There is not enough memory to load a library that is needed.",
@@ -214,7 +214,7 @@ def test_anything_else_is_exit_code_1_and_a_traceback_only_with_debug(
 
 
 def test_a_region_that_cannot_be_read_is_refused(refused, tiny_model, sample_file, tmp_path):
-    (tmp_path / "roi.mrk.json").write_text("{}")
+    (tmp_path / "roi.mrk.json").write_text("{}", encoding="utf-8")
     arguments = [sample_file, "-m", tiny_model, "-o", tmp_path / "a.nii.gz", "--roi", tmp_path / "roi.mrk.json"]
     assert "roi.mrk.json" in refused(2, *arguments)
 
@@ -231,7 +231,7 @@ def test_an_interrupted_run_leaves_nothing(tiny_model, tmp_path, number, seconds
         [*command, "-m", str(tiny_model), "-o", str(tmp_path / "out"), "--report", str(tmp_path / "out" / "r.json")],
         env={**os.environ, "PYTHONPATH": str(LIBRARY)},
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     while not (tmp_path / "out").exists():  # made before the model is loaded
         assert process.poll() is None
@@ -254,7 +254,7 @@ def test_who_interrupts_again_and_again_is_told_no_other(sample_file, tmp_path):
         env={**os.environ, "PYTHONPATH": str(LIBRARY)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     while not files_in(tmp_path / "out"):
         assert process.poll() is None

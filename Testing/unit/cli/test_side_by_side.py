@@ -35,7 +35,7 @@ def test_small_is_what_a_model_sees_of_a_volume(tmp_path):
     assert all_small([crop, head], (3.0, 3.0, 3.0))
     assert not all_small([tmp_path], ONE_MM), "a DICOM series can be large"
     assert all_small([write(tmp_path / "slice.png", (64, 64))], ONE_MM)
-    (tmp_path / "text.nii.gz").write_text("no image")
+    (tmp_path / "text.nii.gz").write_text("no image", encoding="utf-8")
     assert all_small([crop, tmp_path / "text.nii.gz", tmp_path / "absent.nii.gz"], ONE_MM)
 
 

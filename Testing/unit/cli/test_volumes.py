@@ -61,7 +61,7 @@ def test_a_real_volume(capfd, shared_data, tiny_model, tmp_path, name):
         (labels.GetDirection(), original.GetDirection()),
     ):
         assert one == pytest.approx(other, abs=1e-3)
-    report = json.loads((tmp_path / "r.json").read_text())
+    report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     counts = sitk.LabelShapeStatisticsImageFilter()
     counts.Execute(sitk.Cast(labels, sitk.sitkUInt8))
     found = {value: counts.GetNumberOfPixels(value) for value in counts.GetLabels()}
@@ -76,7 +76,7 @@ def test_every_real_volume_is_run(shared_data):
 
 def test_a_text_file_by_another_name(capfd, tiny_model, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "letter.nii.gz").write_text("Dear colleague, " * 99)
+    (tmp_path / "letter.nii.gz").write_text("Dear colleague, " * 99, encoding="utf-8")
     code, err = run(capfd, tmp_path / "letter.nii.gz", tiny_model, tmp_path / "out")
     assert_refused(code, err, tmp_path / "out")
     assert "letter.nii.gz" in err

@@ -35,4 +35,4 @@ def test_explanations(ending, kind, cause):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts them")
 def test_memory_kills_are_counted():
-    assert f"oom_kill {count_memory_kills()}\n" in Path("/proc/vmstat").read_text()
+    assert f"oom_kill {count_memory_kills()}\n" in Path("/proc/vmstat").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ def slicer_folder(tmp_path):
     """A folder with a program called PythonSlicer."""
     program = tmp_path / "bin" / NAME
     program.parent.mkdir()
-    program.write_text("#!/bin/sh\n")
+    program.write_text("#!/bin/sh\n", encoding="utf-8")
     program.chmod(0o755)
     return program.parent
 
@@ -52,13 +52,13 @@ def test_no_second_slicer_is_started(executable, monkeypatch):
 
 
 def test_the_library_comes_first_and_the_current_folder_not_at_all(tmp_path):
-    (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')\n")
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')\n", encoding="utf-8")
     environment = launch.worker_environment({**os.environ, "PYTHONPATH": str(tmp_path / "other")})
     assert environment["PYTHONPATH"] == f"{launch.LIBRARY_FOLDER}{os.pathsep}{tmp_path / 'other'}"
     assert launch.worker_environment({})["PYTHONPATH"] == str(launch.LIBRARY_FOLDER)
     code = "import sys; print(sys.path[0])"
     command = [sys.executable, "-c", code]
-    assert subprocess.check_output(command, env=environment, text=True).strip() == str(launch.LIBRARY_FOLDER)
+    assert subprocess.check_output(command, env=environment, encoding="utf-8").strip() == str(launch.LIBRARY_FOLDER)
     ended = subprocess.run(
         [sys.executable, "-m", "SESegmentationLib.worker"],
         env=environment,
@@ -81,5 +81,5 @@ tops = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_name
 print(sorted(name for name in tops if not name.startswith("_") and name not in allowed))
 """
     command = [sys.executable, "-c", code]
-    printed = subprocess.check_output(command, env=launch.worker_environment(), text=True)
+    printed = subprocess.check_output(command, env=launch.worker_environment(), encoding="utf-8")
     assert printed == "[]\n"

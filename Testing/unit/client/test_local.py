@@ -324,7 +324,7 @@ def test_close_while_the_worker_starts(script, watch, small_image, tiny_model, t
     watched.segmenter.submit(SegmentJob(small_image, tiny_model))
     watched.segmenter.close()
     time.sleep(0.5)
-    assert not mark.exists() or has_ended(int(mark.read_text()))
+    assert not mark.exists() or has_ended(int(mark.read_text(encoding="utf-8")))
 
 
 def test_a_programming_error_is_raised_where_it_was_made(engine, watch, small_image, tiny_model):

@@ -46,7 +46,12 @@ def parent(engine, tiny_model, tmp_path):
         path: Path = tmp_path / "parent.py"
         path.write_text(text, encoding="utf-8")
         programs.append(
-            subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, env=worker_environment(), text=True)
+            subprocess.Popen(
+                [sys.executable, str(path)],
+                stdout=subprocess.PIPE,
+                env=worker_environment(),
+                encoding="utf-8",
+            )
         )
         pid = int(programs[-1].stdout.readline())
         assert "worker script" in " ".join(psutil.Process(pid).cmdline())

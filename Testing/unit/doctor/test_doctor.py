@@ -50,7 +50,7 @@ def test_torch_is_asked_in_another_process():
     ],
 )
 def test_a_torch_that_cannot_be_imported_is_a_finding(tmp_path, monkeypatch, program, finding):
-    (tmp_path / "torch.py").write_text(program)
+    (tmp_path / "torch.py").write_text(program, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (check,) = doctor.check_torch()
     assert check.status == "error"
@@ -59,7 +59,7 @@ def test_a_torch_that_cannot_be_imported_is_a_finding(tmp_path, monkeypatch, pro
 
 
 def test_a_torch_that_hangs_is_a_finding(tmp_path, monkeypatch):
-    (tmp_path / "torch.py").write_text("import time; time.sleep(60)")
+    (tmp_path / "torch.py").write_text("import time; time.sleep(60)", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(doctor, "TORCH_SECONDS", 0.5)
     (check,) = doctor.check_torch()
@@ -72,7 +72,7 @@ def test_a_driver_that_torch_does_not_use_is_told(tmp_path, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("torch uses the GPU here")
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho '570.10, Some GPU'\n")
+    program.write_text("#!/bin/sh\necho '570.10, Some GPU'\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert doctor.check_driver().finding == "NVIDIA driver 570.10 for Some GPU."
@@ -83,7 +83,7 @@ def test_a_driver_that_torch_does_not_use_is_told(tmp_path, monkeypatch):
 
 def test_a_driver_that_does_not_answer_is_told(tmp_path, monkeypatch):
     program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\nexit 9\n")
+    program.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert doctor.check_driver().status == "warning"
@@ -105,7 +105,10 @@ def test_it_needs_only_the_standard_library():
 
 def test_as_json():
     result = subprocess.run(
-        [sys.executable, "-m", "SESegmentationLib.doctor", "--json"], cwd=LIBRARY, capture_output=True, text=True
+        [sys.executable, "-m", "SESegmentationLib.doctor", "--json"],
+        cwd=LIBRARY,
+        capture_output=True,
+        encoding="utf-8",
     )
     checks = json.loads(result.stdout)
     assert {"name", "status", "finding", "remedy"} == set(checks[0])
@@ -138,7 +141,7 @@ def test_models_are_found_and_their_hashes_checked(models_folder, tmp_path, card
     (tmp_path / "tensors").write_bytes(b"weights")
     package = write_package(models_folder / "tiny", card_dict, tmp_path / "tensors")
     (models_folder / "broken").mkdir()
-    (models_folder / "broken" / "model.json").write_text("{")
+    (models_folder / "broken" / "model.json").write_text("{", encoding="utf-8")
     by_name = {check.name: check for check in doctor.check_models()}
     assert by_name["model tiny-t1"].status == "ok"
     assert package.card.weights_sha256[:12] in by_name["model tiny-t1"].finding

@@ -65,7 +65,7 @@ def refusal(folder: Path) -> str:
 
 def test_a_series_is_read_with_its_geometry(volume, tmp_path):
     write_series(volume, tmp_path / "a", slices=[4, 2, 8, 0, 6, 1, 7, 3, 5])
-    (tmp_path / "a" / "readme.txt").write_text("not an image")
+    (tmp_path / "a" / "readme.txt").write_text("not an image", encoding="utf-8")
     image = read_volume(tmp_path / "a")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(volume))
     assert image.GetSpacing() == pytest.approx(volume.GetSpacing(), abs=1e-4)
@@ -120,5 +120,5 @@ def test_one_file_of_a_series_is_a_single_slice(volume, tmp_path):
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    (tmp_path / "readme.txt").write_text("not an image")
+    (tmp_path / "readme.txt").write_text("not an image", encoding="utf-8")
     assert "no DICOM images" in refusal(tmp_path)

@@ -132,7 +132,7 @@ def test_formats_are_read_and_refused_where_they_are_cut_off(tmp_path, ending):
 
 @pytest.mark.parametrize("name", ["text.nii.gz", "text.nii", "text.nrrd", "text.mha", "text.dcm", "text"])
 def test_text_by_another_name_is_no_volume(tmp_path, name, capfd):
-    (tmp_path / name).write_text("Dear colleague, " * 99)
+    (tmp_path / name).write_text("Dear colleague, " * 99, encoding="utf-8")
     assert "whatever its name says" in refusal(lambda: read_volume(tmp_path / name))
     os.write(2, b"after")
     assert capfd.readouterr().err == "after"  # nothing of ITK's, and the error stream is back

@@ -23,7 +23,7 @@ VOLUME = Geometry((80, 90, 100), (1.0, 1.0, 1.0), (-35.0, -50.0, -40.0), (1, 0, 
 
 
 def write_markups(path: Path, *markups: dict[str, Any]) -> Path:
-    path.write_text(json.dumps({"markups": list(markups)}))
+    path.write_text(json.dumps({"markups": list(markups)}), encoding="utf-8")
     return path
 
 

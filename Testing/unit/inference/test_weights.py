@@ -121,11 +121,11 @@ def test_a_pickle_is_not_loaded_even_if_the_card_vouches_for_it(tiny_model, tmp_
     (tmp_path / "tensors").write_bytes(pickle.dumps(Trap()))
     shutil.copytree(tiny_model, tmp_path / "model")
     shutil.copy(tmp_path / "tensors", tmp_path / "model" / "model.safetensors")
-    card = (tmp_path / "model" / "model.json").read_text()
+    card = (tmp_path / "model" / "model.json").read_text(encoding="utf-8")
     from SESegmentationLib.models import sha256_of
 
     old, new = sha256_of(tiny_model / "model.safetensors"), sha256_of(tmp_path / "tensors")
-    (tmp_path / "model" / "model.json").write_text(card.replace(old, new))
+    (tmp_path / "model" / "model.json").write_text(card.replace(old, new), encoding="utf-8")
     with pytest.raises(ModelError, match="cannot be read"):
         load_weights(ModelPackage.from_folder(tmp_path / "model"))
     assert not (tmp_path / "sprung").exists()

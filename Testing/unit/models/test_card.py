@@ -54,12 +54,14 @@ def test_what_a_card_writes_keeps_the_schema(complete, tmp_path):
         "overlooked": 0.5,
         "pipeline": {"locator": "brain-t1", "targets": [{"locator_value": 17, "values": {"1": 1}}]},
     }
-    path.write_text(json.dumps(ModelCard.from_dict(full).to_dict()))
+    path.write_text(json.dumps(ModelCard.from_dict(full).to_dict()), encoding="utf-8")
     verify_schema(path)
     whole = {"plane": "coronal", "weight": 1.0, "network": "coronal", "size": [48, 40, 40], "volumetric": True}
     coarse = whole | {"size": [48, 20, 20], "spacing": 2.0}
     flat = {"plane": "coronal", "weight": 1.0, "network": "coronal", "thickness": 3, "size": [40, 40]}
-    path.write_text(json.dumps(ModelCard.from_dict(complete | {"views": [whole, coarse, flat]}).to_dict()))
+    path.write_text(
+        json.dumps(ModelCard.from_dict(complete | {"views": [whole, coarse, flat]}).to_dict()), encoding="utf-8"
+    )
     verify_schema(path)
 
 
@@ -116,7 +118,7 @@ def test_a_wrong_field_is_refused_by_card_and_by_schema(complete, tmp_path, path
     assert "\n" not in caught.value.cause
     assert caught.value.remedy
     if value == value:  # JSON Schema has no opinion on NaN
-        (tmp_path / "model.json").write_text(json.dumps(wrong))
+        (tmp_path / "model.json").write_text(json.dumps(wrong), encoding="utf-8")
         with pytest.raises(ModelError):
             verify_schema(tmp_path / "model.json")
 
@@ -166,7 +168,7 @@ def test_models_need_nothing_but_the_standard_library():
         "from SESegmentationLib.models.verification import verify_schema\n"
         "print(len(models.list_models()) >= 0)\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=library)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", cwd=library)
     assert result.stdout.strip() == "True", result.stderr
 
 

@@ -23,9 +23,9 @@ def package(tmp_path, card_dict) -> Path:
     """A package as somebody passes it on, with more in its folder than belongs to it."""
     (tmp_path / "tensors").write_bytes(b"weights")
     folder = write_package(tmp_path / "passed on", card_dict | {"name": "given"}, tmp_path / "tensors").path
-    (folder / "README.md").write_text("read me")
+    (folder / "README.md").write_text("read me", encoding="utf-8")
     (folder / "training").mkdir()
-    (folder / "run.py").write_text("raise SystemExit")
+    (folder / "run.py").write_text("raise SystemExit", encoding="utf-8")
     return folder
 
 
@@ -88,7 +88,7 @@ def test_a_zip_with_a_link_is_refused(package, tmp_path):
 
 
 def test_what_is_no_package_is_refused(package, tmp_path):
-    (tmp_path / "text.zip").write_text("no zip")
+    (tmp_path / "text.zip").write_text("no zip", encoding="utf-8")
     empty = zipped(tmp_path / "data", tmp_path / "empty.zip")
     two = zipped(package, tmp_path / "two.zip", "one/")
     with zipfile.ZipFile(two, "a") as archive:

@@ -81,9 +81,9 @@ def test_changed_weights_are_noticed(models_folder, card_dict, tensors):
 
 def test_a_card_that_breaks_the_schema_is_noticed(models_folder, card_dict, tensors):
     package = write_package(models_folder / "tiny", card_dict, tensors)
-    entry = json.loads((package.path / "model.json").read_text())
+    entry = json.loads((package.path / "model.json").read_text(encoding="utf-8"))
     entry["cleanup"]["largest_component"] = "some"
-    (package.path / "model.json").write_text(json.dumps(entry))
+    (package.path / "model.json").write_text(json.dumps(entry), encoding="utf-8")
     with pytest.raises(ModelError, match="largest_component"):
         verify_package(package.path)
 
@@ -93,7 +93,7 @@ def test_damaged_packages_are_told_apart(models_folder, card_dict, tensors):
     missing = write_package(models_folder / "missing", card_dict | {"name": "missing"}, tensors)
     missing.weights_path.unlink()
     (models_folder / "broken").mkdir()
-    (models_folder / "broken" / "model.json").write_text("{")
+    (models_folder / "broken" / "model.json").write_text("{", encoding="utf-8")
     (models_folder / "no-model").mkdir()
     damaged = {model.path.name: model.error.cause for model in damaged_models() if model.path.parent == models_folder}
     assert set(damaged) == {"missing", "broken"}

@@ -14,25 +14,25 @@ from SESegmentationLib.files import OutputFiles, check_writable
 def test_files_appear_together_at_the_end(tmp_path):
     first, second = tmp_path / "new" / "a.nii.gz", tmp_path / "b.json"
     with OutputFiles() as files:
-        files.begin(first).write_text("1")
+        files.begin(first).write_text("1", encoding="utf-8")
         temporary = files.begin(second)
         assert temporary.name == "b.json"
-        temporary.write_text("2")
+        temporary.write_text("2", encoding="utf-8")
         assert not first.exists()
         assert not second.exists()
-    assert (first.read_text(), second.read_text()) == ("1", "2")
+    assert (first.read_text(encoding="utf-8"), second.read_text(encoding="utf-8")) == ("1", "2")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.nii.gz", "b.json", "new"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_nothing_remains_of_what_was_interrupted(tmp_path, error):
     kept = tmp_path / "kept.json"
-    kept.write_text("old")
+    kept.write_text("old", encoding="utf-8")
     with pytest.raises(error), OutputFiles() as files:
-        files.begin(kept).write_text("new")
+        files.begin(kept).write_text("new", encoding="utf-8")
         files.begin(tmp_path / "other.json")
         raise error
-    assert kept.read_text() == "old"
+    assert kept.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [kept]
 
 
@@ -42,7 +42,7 @@ def test_a_folder_is_no_file(tmp_path):
 
 
 def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UsageError, match="cannot be written to") as caught:
         check_writable(tmp_path / "file" / "a.json")
     assert "-o" in caught.value.remedy

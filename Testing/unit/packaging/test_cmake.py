@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cma
 def files_of_the_project() -> list[str]:
     """Every file that is or will be committed, relative to the root."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     if listed.returncode:
         pytest.skip("needs a git checkout")
     return [path for path in sorted(set(listed.stdout.split("\0"))) if path and (ROOT / path).is_file()]
@@ -69,7 +69,7 @@ def package(build, tmp_path_factory) -> Path:
 
 
 def run_cmake(*arguments) -> None:
-    done = subprocess.run(["cmake", *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run(["cmake", *map(str, arguments)], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -104,7 +104,12 @@ def test_the_installed_module_finds_its_models(request, place, checkout, tmp_pat
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     environment.pop("SESEGMENTATION_MODELS", None)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     names = sorted(path.name for path in (checkout / "weights").iterdir() if (path / "model.json").is_file())
     assert "tiny-t1" in names
@@ -123,7 +128,7 @@ def test_a_model_that_arrives_later_is_built_without_changing_a_list(checkout, b
 
 
 def test_the_module_tests_itself_in_slicer(build):
-    assert (build / "tests.txt").read_text().split() == ["SESegmentation.py"]
+    assert (build / "tests.txt").read_text(encoding="utf-8").split() == ["SESegmentation.py"]
 
 
 def test_what_the_extensions_manager_shows(build):

@@ -145,19 +145,19 @@ def test_the_module_file_imports_no_library_of_ours_before_it_is_needed():
 def test_the_check_finds_what_it_must(tmp_path, source, found):
     library = tmp_path / LIBRARY
     (library / "b").mkdir(parents=True)
-    (library / "__init__.py").write_text("")
-    (library / "a.py").write_text("from .b.c import X")
-    (library / "b" / "__init__.py").write_text("import jsonschema")
-    (library / "b" / "c.py").write_text("from ..d import Y\nimport pydicom")
-    (library / "d.py").write_text("def later():\n    import monai")
+    (library / "__init__.py").write_text("", encoding="utf-8")
+    (library / "a.py").write_text("from .b.c import X", encoding="utf-8")
+    (library / "b" / "__init__.py").write_text("import jsonschema", encoding="utf-8")
+    (library / "b" / "c.py").write_text("from ..d import Y\nimport pydicom", encoding="utf-8")
+    (library / "d.py").write_text("def later():\n    import monai", encoding="utf-8")
     start = tmp_path / "start.py"
-    start.write_text(source)
+    start.write_text(source, encoding="utf-8")
     assert foreign_imports(tmp_path, [start], []) == found
 
 
 def test_functions_of_the_panel_are_looked_into(tmp_path):
     start = tmp_path / "start.py"
-    start.write_text("def f():\n    import SampleData, torch\n    from . import nothing")
+    start.write_text("def f():\n    import SampleData, torch\n    from . import nothing", encoding="utf-8")
     assert foreign_imports(tmp_path, [start], []) == []
     assert "start.py: torch" in foreign_imports(tmp_path, [start], [start])
     assert "start.py: SampleData" not in foreign_imports(tmp_path, [start], [start])

@@ -13,7 +13,7 @@ LISTS = MODULE / "CMakeLists.txt"
 def main() -> None:
     """List every file of the module that is or will be committed, but for the training."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=MODULE, capture_output=True, text=True, check=True).stdout.split("\0")
+    listed = subprocess.run(command, cwd=MODULE, capture_output=True, encoding="utf-8", check=True).stdout.split("\0")
     files = sorted({path for path in listed if path and (MODULE / path).is_file()} - {LISTS.name})
     files = [path for path in files if not path.startswith("SESegmentationTraining/")]
     scripts = [path for path in files if path.endswith(".py") and path != "SESegmentation.py"]

@@ -121,7 +121,9 @@ def test_a_border_follows_the_corrected_slices(present):
 def test_damaged_or_missing_weights_are_told(tmp_path):
     with pytest.raises(ModelError, match="cannot be loaded"):
         LearntCorrection.load(tmp_path)
-    (tmp_path / "correction.json").write_text((FOLDER / "correction.json").read_text())
+    (tmp_path / "correction.json").write_text(
+        (FOLDER / "correction.json").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     (tmp_path / "correction.safetensors").write_bytes((FOLDER / "correction.safetensors").read_bytes()[:-100])
     with pytest.raises(ModelError, match="cannot be loaded") as raised:
         LearntCorrection.load(tmp_path)
@@ -129,7 +131,7 @@ def test_damaged_or_missing_weights_are_told(tmp_path):
 
 
 def test_what_is_shipped_names_its_data_and_never_saw_the_test_cases():
-    card = json.loads((FOLDER / "correction.json").read_text())
+    card = json.loads((FOLDER / "correction.json").read_text(encoding="utf-8"))
     weights = load_file(FOLDER / "correction.safetensors")
     assert all(value.dtype == torch.float16 for value in weights.values() if value.is_floating_point())
     assert sum(value.numel() * value.element_size() for value in weights.values()) < 4e6

@@ -60,7 +60,7 @@ def trunks(tmp_path_factory, to_image) -> Path:
         "numTraining": 10,
         "file_ending": ".nii.gz",
     }
-    (folder / "dataset.json").write_text(json.dumps(description))
+    (folder / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     return folder
 
 
@@ -220,7 +220,7 @@ def test_a_folder_of_pictures_becomes_a_model_that_segments_pictures(tmp_path, c
             Image.fromarray(grey).save(dataset / f"images{part}" / f"P{patient}_{number:02}_0000.png")
             Image.fromarray(labels).save(dataset / f"labels{part}" / f"P{patient}_{number:02}.png")
     description = {"channel_names": {"0": "OCT"}, "labels": {"background": 0, "upper": 1, "lower": 2}}
-    (dataset / "dataset.json").write_text(json.dumps(description))
+    (dataset / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     train = ["train", str(dataset), "--recipe", "auto", "-o", str(model), "--device", "cpu", "--minutes", "0.05"]
     assert main(train) == 0, capfd.readouterr().err
     assert "Dice on 3 test cases" in capfd.readouterr().out
@@ -228,7 +228,7 @@ def test_a_folder_of_pictures_becomes_a_model_that_segments_pictures(tmp_path, c
     assert card.input["kind"] == "slices"
     assert [(view.plane, view.thickness) for view in card.views] == [("axial", 1)]
     assert card.accuracy["mean_dice"] > 0.7
-    split = json.loads((model / "training" / "split.json").read_text())
+    split = json.loads((model / "training" / "split.json").read_text(encoding="utf-8"))
     patients = [{name[:2] for name in names} for names in split.values()]
     assert len(patients[0] & patients[1]) == 0  # no patient is in two parts
     assert sum(len(names) for names in split.values()) == 12

@@ -48,7 +48,9 @@ shift_mm = {shift_mm}
 def train(tmp_path: Path, dataset: Path, name: str, **small: object) -> ModelCard:
     """Train the recipe ``name``, made small, by the command; the card of what comes of it."""
     recipe = tmp_path / f"small-{name}.toml"
-    recipe.write_text(SMALL.format(**{"name": name, "channels": 4, "validation": 1, "shift_mm": 2.0} | small))
+    recipe.write_text(
+        SMALL.format(**{"name": name, "channels": 4, "validation": 1, "shift_mm": 2.0} | small), encoding="utf-8"
+    )
     assert main(["train", str(dataset), "--recipe", str(recipe), "-o", str(tmp_path / name), "--device", "cpu"]) == 0
     return verify_package(tmp_path / name).card
 
@@ -168,7 +170,7 @@ def test_duke_oct_from_pictures(tmp_path, capfd):
     card = train(tmp_path, dataset, "duke-oct", **small)
     assert [label.value for label in card.labels] == list(range(1, 9))
     assert card.training["cases"] == {"training": 6, "validation": 3, "test": 0}  # the subject's third comes along
-    split = json.loads((tmp_path / "duke-oct/training/split.json").read_text())
+    split = json.loads((tmp_path / "duke-oct/training/split.json").read_text(encoding="utf-8"))
     assert len({name[:3] for name in split["validation"]}) == 1
     assert card.accuracy["cases"] == 3
     assert card.accuracy["mean_dice"] > 0.5

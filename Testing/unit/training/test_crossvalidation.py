@@ -44,9 +44,9 @@ def test_every_case_is_measured_by_weights_that_never_saw_it(finished):
     seen = []
     for fold in (0, 1):
         training = verify_package(folder / f"fold-{fold}").card.training
-        measured = json.loads((folder / f"fold-{fold}" / MEASURED_NAME).read_text())
+        measured = json.loads((folder / f"fold-{fold}" / MEASURED_NAME).read_text(encoding="utf-8"))
         assert sorted(measured["cases"]) == sorted(training["test_cases"])
-        split = json.loads((folder / f"fold-{fold}" / "training" / "split.json").read_text())
+        split = json.loads((folder / f"fold-{fold}" / "training" / "split.json").read_text(encoding="utf-8"))
         assert not set(split["training"]) & set(measured["cases"])
         seen += measured["cases"]
     assert len(seen) == len(set(seen)) == 4
@@ -63,7 +63,7 @@ def test_the_final_model_learns_from_all_and_states_the_figures_of_the_folds(fin
     dice = [
         case[value]["dice"]
         for fold in (0, 1)
-        for case in json.loads((folder / f"fold-{fold}" / MEASURED_NAME).read_text())["cases"].values()
+        for case in json.loads((folder / f"fold-{fold}" / MEASURED_NAME).read_text(encoding="utf-8"))["cases"].values()
     ]
     assert card.accuracy["labels"][value]["dice"]["mean"] == pytest.approx(sum(dice) / 4, abs=1e-4)
     assert min(dice) > 0.5
@@ -73,7 +73,7 @@ def test_the_final_model_knows_what_dice_to_expect_from_cases_its_folds_never_sa
     folder, _ = finished
     card = verify_package(folder / "blobs").card
     assert card.calibration["data"].startswith("4 cases by weights that never saw them, as they are and under 5 shifts")
-    observed = [json.loads((folder / f"fold-{fold}" / OBSERVED_NAME).read_text()) for fold in (0, 1)]
+    observed = [json.loads((folder / f"fold-{fold}" / OBSERVED_NAME).read_text(encoding="utf-8")) for fold in (0, 1)]
     for fold, entries in enumerate(observed):
         tested = verify_package(folder / f"fold-{fold}").card.training["test_cases"]
         assert {entry["case"] for entry in entries} == set(tested)

@@ -18,7 +18,7 @@ LABELS = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, 
 
 
 def describe(folder, **changes):
-    (folder / "dataset.json").write_text(json.dumps(LABELS | changes))
+    (folder / "dataset.json").write_text(json.dumps(LABELS | changes), encoding="utf-8")
     return folder
 
 
@@ -131,7 +131,9 @@ def test_both_versions_of_nnunet_name_labels(tmp_path, labels, expected):
 
 def test_name_licence_and_modality_are_taken_over(tmp_path):
     entries = {"name": "Livers", "description": "of mice", "licence": "CC0", "modality": {"0": "MRI"}}
-    (tmp_path / "dataset.json").write_text(json.dumps(entries | {"labels": {"0": "background", "1": "liver"}}))
+    (tmp_path / "dataset.json").write_text(
+        json.dumps(entries | {"labels": {"0": "background", "1": "liver"}}), encoding="utf-8"
+    )
     assert Description.read(tmp_path) == Description({1: "liver"}, "MRI", "CC0", "Livers. of mice")
 
 
@@ -159,6 +161,6 @@ def test_a_missing_or_damaged_description_is_named(tmp_path):
         Description.read(tmp_path)
     assert '"labels"' in caught.value.remedy
     for text, message in (("{", "not JSON"), ("[1]", "no JSON object")):
-        (tmp_path / "dataset.json").write_text(text)
+        (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=message):
             Description.read(tmp_path)

@@ -103,7 +103,7 @@ def cancel_at(step):
 
 
 def entries(folder):
-    return [json.loads(line) for line in (folder / "net.log.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "net.log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("stops", [[1], [4], [3, 2, 4], [9]], ids=str)
@@ -192,7 +192,7 @@ def test_a_log_drops_what_lies_beyond_the_checkpoint_and_a_line_cut_off(tmp_path
     with Log(tmp_path, "net") as log:
         for step in (50, 100, 150):
             log.write({"step": step, "loss": 1.0})
-    with (tmp_path / "net.log.jsonl").open("a") as file:
+    with (tmp_path / "net.log.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 20')
     with Log(tmp_path, "net", step=100):
         assert [entry["step"] for entry in entries(tmp_path)] == [50, 100]
@@ -304,7 +304,7 @@ def test_a_damaged_checkpoint_is_refused(trainer, tmp_path, damage):
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-500])
     elif damage == "text":
-        path.write_text("no tensors")
+        path.write_text("no tensors", encoding="utf-8")
     elif damage == "other-network":
         one = trainer(network={"channels": [6, 8]})
     else:

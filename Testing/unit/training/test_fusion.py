@@ -76,7 +76,7 @@ def test_the_card_gets_the_weights_of_its_own_views(package, tmp_path):
     fusion.with_weights(copied, (2.0, 0.5, 1.0))
     views = {view.plane: view.weight for view in verify_package(tmp_path / "copy").card.views}
     assert views == {"axial": 2.0, "coronal": 0.5, "sagittal": 1.0}
-    assert "weight 0.5" in (tmp_path / "copy" / "README.md").read_text()
+    assert "weight 0.5" in (tmp_path / "copy" / "README.md").read_text(encoding="utf-8")
 
 
 def test_without_validation_cases_there_is_nothing_to_measure(package):

@@ -78,7 +78,7 @@ def test_mistakes_are_those_of_the_model_and_are_kept(engine, dataset, tmp_path)
 
 def test_it_is_trained_resumed_and_written_with_its_split(train, capsys):
     first = train(steps=2)
-    card = json.loads(first.with_suffix(".json").read_text())
+    card = json.loads(first.with_suffix(".json").read_text(encoding="utf-8"))
     assert card["split"] == {"training": ["a"], "validation": [], "test": ["b"]}
     assert card["licence"]["spdx"] and card["least_gain"] == QUICK.least_gain and card["data"]
     assert {path.name.split("+")[0].split(".")[0] for path in (first.parent / "mistakes").iterdir()} == {"a"}
@@ -86,7 +86,7 @@ def test_it_is_trained_resumed_and_written_with_its_split(train, capsys):
     CorrectionNetwork(tuple(card["channels"])).load_state_dict(weights)
     resumed = load_file(train(steps=3))
     assert any(not torch.equal(value, weights[key]) for key, value in resumed.items())
-    steps = [json.loads(line)["step"] for line in (first.parent / "log.jsonl").read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (first.parent / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert steps == [2, 3]
 
 
@@ -124,7 +124,7 @@ def test_harm_costs_more_than_the_same_good_gains():
 
 
 def test_recipes_that_cannot_be_used_are_told(tmp_path):
-    (tmp_path / "bad.toml").write_text("model = 'x'\n")
+    (tmp_path / "bad.toml").write_text("model = 'x'\n", encoding="utf-8")
     for name in ("nothing", str(tmp_path / "bad.toml"), str(tmp_path / "absent.toml")):
         with pytest.raises(InputError, match="cannot be used"):
             CorrectionRecipe.load(name)

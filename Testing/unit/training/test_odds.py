@@ -90,7 +90,7 @@ def test_the_command_looks_at_validation_cases_as_often_as_told_and_writes_the_b
     monkeypatch.setattr(odds, "measure_odds", measure)
     call = [str(package.path), "--dataset", str(blobs_folder), "--recipe", "blobs", "--value", str(VALUE)]
     assert odds.main([*call, "--volumes", "2", "--write"]) == 0
-    split = json.loads((package.path / "training" / "split.json").read_text())
+    split = json.loads((package.path / "training" / "split.json").read_text(encoding="utf-8"))
     assert [name for name, *_ in seen] == split["validation"] * 2
     scores = {float(factor): float(dice) for factor, dice in map(str.split, capsys.readouterr().out.splitlines())}
     written = verify_package(package.path).card.training["odds"][str(VALUE)]

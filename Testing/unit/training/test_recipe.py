@@ -101,9 +101,10 @@ def test_the_kinds_of_source_are_those_that_exist():
 
 
 def test_a_recipe_extends_another(tmp_path):
-    (tmp_path / "base.toml").write_text('extends = "hippocampus-t1"\n[fit]\nseed = 7\nwarmup = 2\n')
+    (tmp_path / "base.toml").write_text('extends = "hippocampus-t1"\n[fit]\nseed = 7\nwarmup = 2\n', encoding="utf-8")
     (tmp_path / "own.toml").write_text(
-        'extends = "base.toml"\nname = "own"\n[fit]\nwarmup = 3\n[[phases]]\nsteps = 5\nbatch = 2\nsize = [8, 8]\n'
+        'extends = "base.toml"\nname = "own"\n[fit]\nwarmup = 3\n[[phases]]\nsteps = 5\nbatch = 2\nsize = [8, 8]\n',
+        encoding="utf-8",
     )
     recipe, base = Recipe.load(tmp_path / "own.toml"), Recipe.load("hippocampus-t1")
     assert recipe.name == "own"
@@ -195,7 +196,7 @@ def test_unknown_and_unreadable_recipes(tmp_path):
     assert all(name in caught.value.remedy for name in SHIPPED)
     with pytest.raises(UsageError, match="no recipe"):
         Recipe.load(tmp_path / "absent.toml")
-    (tmp_path / "bad.toml").write_text("name = ")
+    (tmp_path / "bad.toml").write_text("name = ", encoding="utf-8")
     with pytest.raises(UsageError, match="cannot be read"):
         Recipe.load(tmp_path / "bad.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
@@ -204,8 +205,8 @@ def test_unknown_and_unreadable_recipes(tmp_path):
 
 
 def test_recipes_that_extend_each_other_are_refused(tmp_path):
-    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
-    (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n', encoding="utf-8")
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n', encoding="utf-8")
     with pytest.raises(UsageError, match="extends itself"):
         Recipe.load(tmp_path / "a.toml")
 

@@ -192,7 +192,7 @@ def test_unfit_priors_are_refused(tmp_path, changes):
 
 def test_a_text_file_is_no_prior(tmp_path):
     save_priors(tmp_path)
-    (tmp_path / "prior_stds_t1.npy").write_text("no array")
+    (tmp_path / "prior_stds_t1.npy").write_text("no array", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be read"):
         TissuePriors.from_folder(tmp_path)
 

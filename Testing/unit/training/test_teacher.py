@@ -71,7 +71,9 @@ def test_a_student_learns_from_its_teacher_and_says_so(teacher, blobs_folder, bl
     alone = train_model(blobs_folder, blobs_recipe(**changes), tmp_path / "alone", "cpu")
     assert "teacher" not in alone.card.training
     losses = [
-        json.loads((package.path / "training" / "planes.log.jsonl").read_text().splitlines()[-1])["loss"]
+        json.loads((package.path / "training" / "planes.log.jsonl").read_text(encoding="utf-8").splitlines()[-1])[
+            "loss"
+        ]
         for package in (student, alone)
     ]
     assert abs(losses[0] - losses[1]) > 1e-3

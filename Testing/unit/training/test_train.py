@@ -52,11 +52,13 @@ def test_training_writes_a_package_that_is_valid(trained, blobs_folder):
     assert training["data"] == "Balls drawn at random"
     assert training["cases"] == {"training": 2, "validation": 1, "test": 1}
     assert training["steps"] == {"planes": 100}
-    split = json.loads((package.path / "training" / "split.json").read_text())
+    split = json.loads((package.path / "training" / "split.json").read_text(encoding="utf-8"))
     assert training["test_cases"] == split["test"]
     assert len({name for group in split.values() for name in group}) == 4
-    assert "Balls drawn at random" in (package.path / "README.md").read_text()
-    assert json.loads((package.path / "training" / "recipe.json").read_text())["phases"][0]["steps"] == 100
+    assert "Balls drawn at random" in (package.path / "README.md").read_text(encoding="utf-8")
+    assert (
+        json.loads((package.path / "training" / "recipe.json").read_text(encoding="utf-8"))["phases"][0]["steps"] == 100
+    )
     assert all(tensor.dtype in (torch.float16, torch.int64) for tensor in load_file(package.weights_path).values())
     assert sorted(p.name for p in package.path.iterdir()) == [
         "README.md",
@@ -173,7 +175,7 @@ def run_command(*arguments, program=()):
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
     )
 
 
@@ -236,7 +238,10 @@ def test_two_processes_train_one_package(blobs_folder, blobs_entries, tmp_path):
     assert text.count(f"{output}: blobs 1.0.0") == 1
     package = verify_package(output)
     assert 3 < package.card.training["steps"]["planes"] < 403
-    steps = [json.loads(line)["step"] for line in (output / "training" / "planes.log.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (output / "training" / "planes.log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert steps == sorted(steps)  # one process writes
     Engine(package, device="cpu")
 
@@ -306,7 +311,7 @@ def test_a_folder_that_was_trained_with_other_cases_is_refused(blobs_folder, blo
     else:
         pytest.fail("no other split was refused")
     assert (tmp_path / "training" / "split.json").read_bytes() == split
-    (tmp_path / "training" / "split.json").write_text("{")
+    (tmp_path / "training" / "split.json").write_text("{", encoding="utf-8")
     with pytest.raises(UsageError, match="other cases"):
         train_model(blobs_folder, blobs_recipe(), tmp_path, "cpu")
 

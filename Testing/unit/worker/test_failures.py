@@ -64,7 +64,7 @@ def test_torch_that_is_missing():
 
 
 def test_a_package_that_is_broken(tmp_path, monkeypatch):
-    (tmp_path / "broken_package.py").write_text("from os import no_such_name\n")
+    (tmp_path / "broken_package.py").write_text("from os import no_such_name\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     error = as_segmentation_error(caught(lambda: importlib.import_module("broken_package")))
     assert type(error) is DependencyError

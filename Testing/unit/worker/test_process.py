@@ -85,7 +85,7 @@ def test_it_beats_and_ends_when_told(start):
     worker = start()
     assert read_frame(worker.process.stdout).header == {"type": "heartbeat", "stalled": 0.0}
     if sys.platform == "linux":  # memory runs out: this process goes first
-        assert Path(f"/proc/{worker.process.pid}/oom_score_adj").read_text().strip() == "1000"
+        assert Path(f"/proc/{worker.process.pid}/oom_score_adj").read_text(encoding="utf-8").strip() == "1000"
     worker.send({"type": "shutdown"})
     assert worker.end() == (0, "")
 

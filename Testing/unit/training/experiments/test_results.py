@@ -62,13 +62,13 @@ def test_single_runs_are_gathered_and_unfinished_ones_left(plan, made_up, tmp_pa
 def test_a_damaged_run_counts_as_not_done(tmp_path, content):
     path = result_path(tmp_path, "0123")
     path.parent.mkdir()
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     assert read_results(tmp_path) == {}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"shared": {}, "runs": [{"key": "a", "split": "b"}]}'])
 def test_a_damaged_file_of_results_is_not_overwritten_but_said(tmp_path, content):
-    (tmp_path / RESULTS_NAME).write_text(content)
+    (tmp_path / RESULTS_NAME).write_text(content, encoding="utf-8")
     with pytest.raises(InputError) as refused:
         read_results(tmp_path)
     assert refused.value.remedy
