@@ -14,8 +14,7 @@ from ..client.reading import reading_apart
 from ..errors import ERRORS_BY_CODE, UsageError
 from ..files import check_writable, refuse_overwriting
 from ..models import ModelCard, find_model
-from ..models.card import CARD_NAME
-from ..models.readme import README_NAME
+from ..models.card import CARD_NAME, README_NAME
 from ..models.writing import WEIGHTS_NAME
 from ..text import printable
 from .entry import report_failure, say, warn

@@ -19,6 +19,7 @@ from .sections import PLANES, View
 #: version of the card's format that this code writes and the newest that it reads
 FORMAT = 1
 CARD_NAME = "model.json"
+README_NAME = "README.md"
 _KEYS = """format name title version summary modality contrast spacing orientation intensity networks views labels
 merged_pairs division overlooked intracranial_error margin_mm input cleanup pipeline training accuracy calibration
 licence weights"""

@@ -10,8 +10,6 @@ from typing import Any
 
 from .card import ModelCard, View
 
-README_NAME = "README.md"
-
 
 def render_readme(card: ModelCard) -> str:
     """The model card in Markdown."""

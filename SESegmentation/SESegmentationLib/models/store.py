@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ModelError
-from .card import CARD_NAME, ModelCard
-from .readme import README_NAME
+from .card import CARD_NAME, README_NAME, ModelCard
 
 #: folders of models, separated as in PATH
 ENVIRONMENT_VARIABLE = "SESEGMENTATION_MODELS"

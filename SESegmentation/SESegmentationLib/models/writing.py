@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import OutputFiles, incomplete, sync
-from .card import CARD_NAME, FORMAT, ModelCard
-from .readme import README_NAME, render_readme
+from .card import CARD_NAME, FORMAT, README_NAME, ModelCard
+from .readme import render_readme
 from .store import ModelPackage
 from .verification import sha256_of
 
