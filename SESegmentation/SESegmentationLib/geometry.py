@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import SimpleITK as sitk
 
-from .memory import require
+from .errors import require
 
 #: direction of a RAS image in LPS coordinates
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 
-from .files.staging import close_all_staging, placing
+from .files.writing import close_all_staging, placing
 
 MESSAGE = ("Cancelled.", "Finished files are complete; nothing else was written.")
 EXIT_CODE = 1

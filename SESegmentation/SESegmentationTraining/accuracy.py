@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.geometry import Geometry, same_grid
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.io.pictures import pixel_size
+from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of

@@ -20,7 +20,7 @@ import torch
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.io.pictures import pixel_size
+from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.models.card import ModelCard

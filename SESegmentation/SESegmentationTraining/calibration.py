@@ -28,9 +28,9 @@ from SESegmentationLib.errors import InputError
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import ModelPackage, verify_model, write_package
 from SESegmentationLib.models.sections import ONE_VIEW, SEVERAL_VIEWS
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.predict.device import choose_device
 from SESegmentationLib.predict.predictor import Prediction, Predictor
-from SESegmentationLib.predict.weights import load_networks
 from SESegmentationLib.preprocess.intensity import normalise
 from SESegmentationLib.quality.confidence import confidence
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from SESegmentationLib.io.pictures import SLICES
-from SESegmentationLib.memory import available_gigabytes
+from SESegmentationLib.errors import available_gigabytes
+from SESegmentationLib.io.formats import SLICES
 from SESegmentationLib.models.card import PLANES
 from SESegmentationLib.predict.device import choose_device, fast_precision
 from SESegmentationLib.progress import Progress, no_progress

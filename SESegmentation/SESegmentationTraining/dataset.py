@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import same_grid
-from SESegmentationLib.io.pictures import PICTURE_ENDINGS, pixel_size
+from SESegmentationLib.io.formats import PICTURE_ENDINGS, pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of

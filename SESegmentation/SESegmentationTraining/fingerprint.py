@@ -13,12 +13,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.files.json_files import read_json
+from SESegmentationLib.files.json_files import LONGEST, read_json
 from SESegmentationLib.geometry import find_extents
-from SESegmentationLib.io.pictures import is_picture
+from SESegmentationLib.io.formats import is_picture
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models.card import OWN_DATA
-from SESegmentationLib.models.fields import LONGEST
 from SESegmentationLib.models.labels import LEFT, RIGHT, Code, Label, known_structure, split_side, structure_label
 from SESegmentationLib.progress import Progress, no_progress
 from SESegmentationLib.quality.expected_input import is_hounsfield

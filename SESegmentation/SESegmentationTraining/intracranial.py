@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from SESegmentationLib.models import ModelPackage, verify_model, write_package
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.predict.weights import load_networks
 
 from .calibration import recipe_of
 from .processes import as_command

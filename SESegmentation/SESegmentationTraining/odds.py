@@ -24,9 +24,9 @@ from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import staging_folder, store
 from SESegmentationLib.models import ModelPackage, verify_model, write_package
 from SESegmentationLib.models.writing import WEIGHTS_NAME
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.predict.device import choose_device
 from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.predict.weights import load_networks
 
 from .accuracy import FEWEST_VOXELS, add_options, validation_cases
 from .processes import as_command

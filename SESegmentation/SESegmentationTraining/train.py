@@ -18,16 +18,15 @@ from safetensors.torch import save
 from SESegmentationLib import __version__
 from SESegmentationLib.errors import ModelError, SegmentationError, UsageError
 from SESegmentationLib.files import staging_folder, store, write_whole
-from SESegmentationLib.io.pictures import pixel_size
+from SESegmentationLib.files.json_files import Fields
+from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.models.card import ModelCard, View
-from SESegmentationLib.models.fields import Fields
 from SESegmentationLib.models.store import CARD_NAME, ModelPackage, damaged_models, find_model, list_models
 from SESegmentationLib.models.writing import WEIGHTS_NAME, write_package
 from SESegmentationLib.networks import build_network, describe
 from SESegmentationLib.networks.losses import median_frequency_weights
-from SESegmentationLib.networks.weights import to_eight_bits
-from SESegmentationLib.predict.weights import load_weights
+from SESegmentationLib.networks.weights import load_weights, to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 
 from .dataset import Split, check_cases, find_cases, find_label_maps, split_by_recipe

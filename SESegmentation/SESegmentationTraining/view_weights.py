@@ -21,9 +21,9 @@ from torch import Tensor
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.models import ModelPackage, View, verify_model, write_package
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.predict.device import choose_device
 from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.predict.weights import load_networks
 
 from .accuracy import FEWEST_VOXELS, add_options, validation_cases
 from .processes import as_command

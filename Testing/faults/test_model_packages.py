@@ -34,8 +34,8 @@ from SESegmentationLib.models import (
     user_models_folder,
     write_package,
 )
-from SESegmentationLib.models.verification import verify_schema
-from SESegmentationLib.predict.weights import load_networks
+from SESegmentationLib.models.store import verify_schema
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.text import fault_of, plain
 
 MEMORY = 64 << 20

@@ -14,8 +14,7 @@ import numpy as np
 
 from ..errors import SegmentationError, UsageError
 from ..files import same_name
-from ..io.formats import read_header
-from ..io.pictures import PICTURE_ENDINGS, is_picture
+from ..io.formats import PICTURE_ENDINGS, is_picture, read_header
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 OUTPUT_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii")

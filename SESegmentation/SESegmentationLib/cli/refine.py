@@ -87,7 +87,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     reading_process().start()  # while libraries are imported here
     from ..inference.engine import Engine
-    from ..io.pictures import pixel_size
+    from ..io.formats import pixel_size
     from ..io.reading import read_volume
     from ..io.segmentations import read_segmentation
     from ..io.writing import write_segmentation

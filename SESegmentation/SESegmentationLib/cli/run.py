@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..client.reading import reading_apart, reading_process
 from ..errors import CancelledError, DeviceError, ModelError, NothingFoundError, SegmentationError, UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
-from ..io.pictures import SLICES
+from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS, write_image
 from ..models import find_model
 from ..models.segments import algorithm_name
@@ -188,7 +188,7 @@ class _Read:
 
 def _read(engine: Engine, job: Job, series: str | None, alone: bool) -> _Read | SegmentationError:
     """The volume of a job; of one among several that cannot be read, why."""
-    from ..io.pictures import pixel_size
+    from ..io.formats import pixel_size
     from ..io.reading import read_volume
 
     begin = time.perf_counter()

@@ -11,11 +11,10 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import UsageError
+from ..errors import UsageError, memory_errors
 from ..geometry import Geometry
-from ..io.pictures import pixel_size
+from ..io.formats import pixel_size
 from ..io.reading import check_volume
-from ..memory import memory_errors
 from ..models import View
 from ..preprocess.crops import inside, region_box
 from ..progress import PhasedProgress, Progress, no_progress

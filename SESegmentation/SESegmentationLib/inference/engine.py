@@ -11,21 +11,20 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, memory_errors
 from ..geometry import Box, Geometry
-from ..io.pictures import pixel_size
+from ..io.formats import pixel_size
 from ..io.reading import check_volume
 from ..io.volume_image import voxels_of
-from ..memory import memory_errors
 from ..models import Label, ModelPackage, View
 from ..models.sections import expected_dice
+from ..networks.weights import load_networks
 from ..postprocess.cleanup import clean
 from ..postprocess.dividing_plane import divide
 from ..postprocess.intracranial import intracranial_ml
 from ..predict.device import choose_device
 from ..predict.predictor import Predictor
 from ..predict.views import PLANE_AXIS
-from ..predict.weights import load_networks
 from ..preprocess.crops import box_of_pieces, foreground_box, inside, region_box
 from ..preprocess.grid import ModelGrid, check_room, is_thick, on_model_grid, to_model_grid
 from ..preprocess.intensity import normalise

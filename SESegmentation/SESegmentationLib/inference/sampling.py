@@ -16,10 +16,9 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-from ..io.pictures import pixel_size
+from ..errors import UsageError, memory_errors
+from ..io.formats import pixel_size
 from ..io.reading import check_volume
-from ..memory import memory_errors
 from ..models import View
 from ..predict.predictor import Predictor
 from ..progress import PhasedProgress, Progress, no_progress

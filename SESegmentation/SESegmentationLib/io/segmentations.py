@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
+from ..errors import InputError, require
 from ..geometry import Geometry, same_grid, triple
-from ..memory import require
 from ..models import Label
 from ..models.segments import Segment, identify
 from .reading import read_label_layers

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
-from ..errors import InputError
-from ..memory import require
+from ..errors import InputError, require
 from ..result import Finding
 
 if TYPE_CHECKING:

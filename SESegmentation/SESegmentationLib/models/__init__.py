@@ -3,8 +3,19 @@
 from .card import Division, Licence, ModelCard, View
 from .installing import AlreadyInstalledError, add_model
 from .labels import Code, Label
-from .store import DamagedModel, ModelPackage, damaged_models, find_model, list_models, search_path, user_models_folder
-from .verification import sha256_of, verify_model, verify_package, verify_weights
+from .store import (
+    DamagedModel,
+    ModelPackage,
+    damaged_models,
+    find_model,
+    list_models,
+    search_path,
+    sha256_of,
+    user_models_folder,
+    verify_model,
+    verify_package,
+    verify_weights,
+)
 from .writing import write_package
 
 __all__ = [

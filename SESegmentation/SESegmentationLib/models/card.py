@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from ..files.json_files import DEEPEST, read_json
+from ..files.json_files import DEEPEST, REMEDY, Fields, read_json
 from . import sections
-from .fields import REMEDY, Fields
 from .labels import Label
 from .sections import PLANES, View
 

@@ -16,10 +16,9 @@ from pathlib import Path, PurePosixPath
 from ..errors import InputError, ModelError, UsageError
 from ..files import cannot_write, staging_folder, sync
 from ..files.json_files import LARGEST, parse_json
-from ..files.staging import placing, remove_leftovers
+from ..files.writing import placing, remove_leftovers
 from .card import CARD_NAME, ModelCard
-from .store import LARGEST_WEIGHTS, REPLACES_SHIPPED, ModelPackage, shipped_models, user_models_folder
-from .verification import verify_package
+from .store import LARGEST_WEIGHTS, REPLACES_SHIPPED, ModelPackage, shipped_models, user_models_folder, verify_package
 
 #: what a package may hold besides its weights
 COMPANIONS = (CARD_NAME, "README.md", "LICENSE")

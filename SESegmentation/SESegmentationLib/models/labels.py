@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .fields import Fields
+from ..files.json_files import Fields
 
 #: terminology contexts in which Slicer finds anatomical codes: its own list, and that of DICOM with some codes more
 GENERAL_ANATOMY = "Segmentation category and type - 3D Slicer General Anatomy list"
@@ -270,3 +270,20 @@ def same_name(first: str, second: str) -> bool:
         return first.strip() == second.strip()
     same = (known_structure(structure) or structure) == (known_structure(other) or other)
     return same and (side and side.value) == (other_side and other_side.value)
+
+
+#: region: its structures, as the terminology names them
+REGIONS: dict[str, tuple[str, ...]] = {
+    "Cortex and white matter": ("cerebral cortex", "cerebral white matter"),
+    "Ventricles and fluid": ("lateral ventricle", "third ventricle", "fourth ventricle", "cerebrospinal fluid"),
+    "Deep grey matter": ("thalamus", "caudate", "putamen", "pallidum", "accumbens", "ventral diencephalon"),
+    "Medial temporal lobe": ("hippocampus", "amygdala"),
+    "Brain stem and cerebellum": ("brain stem", "cerebellar cortex", "cerebellar white matter"),
+}
+#: parts have the code of the whole: the temporal horn that of the lateral ventricle
+_BY_CODE = {STRUCTURES[name][0]: region for region, names in REGIONS.items() for name in names}
+
+
+def region_of(label: Label) -> str | None:
+    """The region in which a structure lies, by its SNOMED CT code; None where that is no part of the brain."""
+    return _BY_CODE.get(label.type.value) if label.type.scheme == "SCT" else None

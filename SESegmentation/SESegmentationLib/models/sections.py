@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from .fields import Fields
+from ..files.json_files import Fields
 
 PLANES = ("axial", "coronal", "sagittal")
 #: that a network sees at once

@@ -20,10 +20,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import InputError, SegmentationError
-from ..files.json_files import parse_json
+from ..files.json_files import Fields, parse_json
 from ..io.volume_image import voxels_of
 from ..models import Label
-from ..models.fields import Fields
 from ..refine.adapted_file import AdaptedNotes
 from ..refine.slices import AXES, Slices
 from .layers import find_layers

@@ -15,10 +15,9 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ..errors import InputError
+from ..errors import InputError, require
 from ..io.formats import read_header
 from ..io.volume_image import NO_ORIENTATION, SHEAR_DEGREES, ShearedError, contradict, shear_degrees
-from ..memory import require
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 #: files whose headers say where their voxels are, which is compared with what Slicer makes of it

@@ -15,10 +15,9 @@ import SimpleITK as sitk
 import slicer
 
 from ..errors import SegmentationError
-from ..files.json_files import parse_json
+from ..files.json_files import Fields, parse_json
 from ..io.volume_image import voxels_of
 from ..models import Label
-from ..models.fields import Fields
 from ..result import Finding, IntracranialVolume, SegmentationResult
 from ..text import plain
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..models.labels import LEFT, RIGHT, split_side
-from ..models.regions import REGIONS, region_of
+from ..models.labels import LEFT, REGIONS, RIGHT, region_of, split_side
 from .result_record import RecordedStructure
 
 #: lists with more rows are divided into regions, and can be filtered

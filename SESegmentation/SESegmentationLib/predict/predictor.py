@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError, OutOfMemoryError
-from ..memory import REMEDY, is_out_of_memory, require
+from ..errors import REMEDY, ModelError, OutOfMemoryError, is_out_of_memory, require
 from ..models import ModelCard, View
 from ..networks.se import recorded_gates, spatial_gate
+from ..networks.weights import fold_batch_norms
 from .device import MOST, fast_precision, map_on_cores
 from .views import (
     PLANE_AXIS,
@@ -36,7 +36,6 @@ from .views import (
     split_merged,
     stack,
 )
-from .weights import fold_batch_norms
 
 #: pixels of slices that go through a network at once, by kind of device: enough to be quick, few enough to fit; on a
 #: CPU few enough for a core's caches, and every core has a batch of its own

@@ -18,9 +18,9 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from ..errors import require_for_grid
 from ..geometry import RAS, Box, Geometry
-from ..io.pictures import pixel_size
-from ..memory import require_for_grid
+from ..io.formats import pixel_size
 from ..models import ModelCard
 
 #: rotation between the input's axes and the patient's that the networks bear (they are trained with 15 degrees)

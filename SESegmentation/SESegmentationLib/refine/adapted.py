@@ -19,7 +19,7 @@ from ..errors import InputError, ModelError, UsageError
 from ..files import write_whole
 from ..models import ModelPackage
 from ..networks.se import ChannelSE, SpatialSE
-from ..predict.weights import load_networks
+from ..networks.weights import load_networks
 from .adapted_file import FORMAT, AdaptedNotes
 
 #: the sets that can be adapted

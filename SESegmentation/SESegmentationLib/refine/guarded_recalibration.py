@@ -17,7 +17,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..inference.engine import Engine, Field
-from ..predict.weights import load_networks
+from ..networks.weights import load_networks
 from .adapted import AdaptedParameters, adapted_parameters
 from .corrections import Corrections, Slices
 from .recalibration import Lessons, Settings, prepare_lessons, recalibrate

@@ -13,12 +13,12 @@ import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
+from ..errors import memory_errors
 from ..inference import cascade
 from ..inference.engine import Engine, Field
-from ..io.pictures import pixel_size
+from ..io.formats import pixel_size
 from ..io.reading import check_volume
 from ..io.volume_image import voxels_of
-from ..memory import memory_errors
 from ..models import Label, ModelCard
 from ..postprocess.dividing_plane import divide
 from ..progress import PhasedProgress, Progress, no_progress

@@ -108,7 +108,7 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
 def _is_torch_out_of_memory(error: BaseException) -> bool:
     if sys.modules.get("torch") is None:
         return False
-    from ..memory import is_out_of_memory
+    from ..errors import is_out_of_memory
 
     return is_out_of_memory(error)
 

@@ -15,7 +15,7 @@ from SESegmentationLib.models import ModelPackage, write_package
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.se import recorded_gates, spatial_gate
-from SESegmentationLib.predict.weights import load_networks
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.preprocess.intensity import normalise
 
 

@@ -8,9 +8,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from SESegmentationLib import memory
-from SESegmentationLib.errors import OutOfMemoryError
-from SESegmentationLib.memory import available_gigabytes, is_out_of_memory, memory_errors, require
+from SESegmentationLib import errors as memory
+from SESegmentationLib.errors import OutOfMemoryError, available_gigabytes, is_out_of_memory, memory_errors, require
 
 
 def raised_by(function) -> BaseException:

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.io.pictures import read_picture
+from SESegmentationLib.io.formats import read_picture
 from SESegmentationLib.io.reading import check_volume, read_label_volume, read_volume
 
 PIXEL = (0.5, 0.25, 2.0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from SESegmentationLib import memory
+from SESegmentationLib import errors as memory
 from SESegmentationLib.errors import CancelledError, ModelError, OutOfMemoryError
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.networks import build_network
@@ -220,7 +220,7 @@ def test_a_volume_that_memory_cannot_hold_is_refused_before(phantom_package, vol
 def test_low_memory_gives_the_same_with_smaller_batches(phantom_package, tiny_model):
     """A real network; what is computed together may differ in the last digit."""
     from SESegmentationLib.models import ModelPackage
-    from SESegmentationLib.predict.weights import load_networks
+    from SESegmentationLib.networks.weights import load_networks
 
     package = ModelPackage.from_folder(tiny_model)
     model = Predictor(package.card, load_networks(package), CPU)

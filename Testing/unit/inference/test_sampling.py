@@ -12,8 +12,8 @@ from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.sampling import draw_samples, sample_spread, sample_structures
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks import build_network
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.predict.weights import load_networks
 
 CPU = torch.device("cpu")
 

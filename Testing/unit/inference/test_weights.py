@@ -15,7 +15,7 @@ from SESegmentationLib.errors import ModelError
 from SESegmentationLib.models import ModelPackage, write_package
 from SESegmentationLib.models.card import ModelCard
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.predict.weights import fold_batch_norms, load_networks, load_weights
+from SESegmentationLib.networks.weights import fold_batch_norms, load_networks, load_weights
 
 
 def randomised(network: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ import pytest
 
 from SESegmentationLib.errors import ModelError
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.models.verification import verify_schema
+from SESegmentationLib.models.store import verify_schema
 
 WEIGHTS = {"file": "model.safetensors", "sha256": "0" * 64}
 
@@ -165,7 +165,7 @@ def test_models_need_nothing_but_the_standard_library():
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "from SESegmentationLib import models\n"
-        "from SESegmentationLib.models.verification import verify_schema\n"
+        "from SESegmentationLib.models.store import verify_schema\n"
         "print(len(models.list_models()) >= 0)\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", cwd=library)

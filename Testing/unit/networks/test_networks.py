@@ -16,7 +16,7 @@ from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.losses import segmentation_loss
 from SESegmentationLib.networks.se import AGGREGATIONS, KINDS
 from SESegmentationLib.networks.template import POSITIONS
-from SESegmentationLib.predict.weights import fold_batch_norms
+from SESegmentationLib.networks.weights import fold_batch_norms
 
 TEMPLATE = ["UNet", "SDNet", "DenseFCN"]
 UNPOOLING = ["SDNet", "DenseFCN"]

@@ -15,7 +15,7 @@ from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.losses import segmentation_loss
 from SESegmentationLib.networks.pyramid import Convolution3d
 from SESegmentationLib.networks.se import ConcurrentSE
-from SESegmentationLib.predict.weights import fold_batch_norms
+from SESegmentationLib.networks.weights import fold_batch_norms
 
 DESCRIPTION = {"type": "PyramidUNet", "in_channels": 1, "classes": 3, "channels": [4, 8, 8], "se": "scSE"}
 LENGTHS = st.integers(1, 11)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from SESegmentationLib.errors import InputError, ModelError
 from SESegmentationLib.models import ModelPackage
-from SESegmentationLib.predict.weights import load_networks
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.refine.adapted import AdaptedParameters
 from SESegmentationLib.refine.adapted_file import AdaptedNotes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from SESegmentationLib.predict.weights import load_networks
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.refine import guarded_recalibration
 from SESegmentationLib.refine.adapted import AdaptedParameters, adapted_parameters
 from SESegmentationLib.refine.corrections import Corrections, Slices

@@ -14,9 +14,9 @@ from SESegmentationLib.inference.engine import Field
 from SESegmentationLib.models import View
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import build_network
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.predict.predictor import Predictor
 from SESegmentationLib.predict.views import along
-from SESegmentationLib.predict.weights import load_networks
 from SESegmentationLib.refine.corrections import Corrections, Slices
 from SESegmentationLib.refine.recalibration import known_channels, prepare_lessons
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from SESegmentationLib.errors import CancelledError, UsageError
-from SESegmentationLib.predict.weights import load_networks
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.refine.adapted import PARAMETER_SETS, adapted_parameters
 from SESegmentationLib.refine.corrections import Corrections, Slices
 from SESegmentationLib.refine.recalibration import Settings, prepare_lessons, recalibrate

@@ -8,8 +8,8 @@ import torch
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.models import verify_package
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.predict.weights import load_networks
 from SESegmentationTraining import view_weights as fusion
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.sources import open_source

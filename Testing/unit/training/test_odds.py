@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models import verify_package
+from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.predict.predictor import Prediction, Predictor
-from SESegmentationLib.predict.weights import load_networks
 from SESegmentationTraining import odds
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.train import train_model

@@ -24,8 +24,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from ...errors import InputError
-from ...memory import require
+from ...errors import InputError, require
 from ...result import Finding
 from ..volume_image import add_remarks
 from .frames import Frame, frames_of
