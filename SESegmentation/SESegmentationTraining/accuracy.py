@@ -1,20 +1,14 @@
 """Measure a finished model on cases it never saw, and write the figures into its card.
 
-    python -m SESegmentationTraining.accuracy MODEL --dataset DATASET      the test cases of the training's split,
-                                                                               or those of imagesTs and labelsTs
-    python -m SESegmentationTraining.accuracy MODEL --pair IMAGE LABELS    volumes of your own; repeatable
-
-With ``--write`` model.json and the model's README.md are rewritten with the result.
+Dice and distances of its structures, and how exact the intracranial volume is, on synthesised heads where it is known.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import json
 import sys
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,43 +25,14 @@ from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import ModelPackage, verify_model, write_package
+from SESegmentationLib.networks.weights import load_networks
+from SESegmentationLib.predict.predictor import Predictor
 from SESegmentationLib.progress import Progress, no_progress
 
 from .dataset import Case, check_cases, find_cases
 from .evaluation import compare, summarise
-from .processes import as_command
-from .recipe import Recipe
+from .recipe import Recipe, recipe_of
 from .sources import open_source
-
-#: structures smaller than this in a case are not counted there, in voxels: a rest cut off by the field of view
-FEWEST_VOXELS = 30
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What a command must be told to find the cases."""
-    parser.add_argument("model", help="name of the model, or its folder")
-    parser.add_argument("--dataset", type=Path, required=True, help="folder that the model was trained on")
-    parser.add_argument("--recipe", required=True, help="name or file")
-    parser.add_argument("--volumes", type=int, default=1, help="times that each validation case is looked at")
-
-
-def validation_cases(
-    options: argparse.Namespace, package: ModelPackage, seed: int
-) -> Iterable[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, normalised image float32 and output channels uint8 (k, j, i) of each case.
-
-    Args:
-        options: see :func:`add_options`. Where the recipe synthesises its images, each of ``options.volumes`` looks at
-            a case is another volume.
-        seed: of what is synthesised.
-
-    Raises:
-        InputError, UsageError: dataset or recipe cannot be used.
-    """
-    source = open_source(options.dataset, Recipe.load(options.recipe), package.card, torch.device("cpu"))
-    generators = [torch.Generator().manual_seed(seed + number) for number in range(options.volumes)]
-    return itertools.chain.from_iterable(source.whole_volumes(generator) for generator in generators)
-
 
 #: FreeSurfer's cortical parcels (aparc and aparc.a2009s), by the label of the whole cortex they are part of
 CORTICAL_PARCELS = {3: ((1000, 1999), (11100, 11199)), 42: ((2000, 2999), (12100, 12199))}
@@ -223,44 +188,89 @@ def write_accuracy(package: ModelPackage, accuracy: dict[str, Any]) -> ModelPack
     return write_package(package.path, package.card.to_dict() | {"accuracy": accuracy}, package.weights_path)
 
 
-@as_command
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of ``python -m SESegmentationTraining.accuracy``; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="name of the model, or its folder")
-    parser.add_argument("--dataset", type=Path, help="folder that the model was trained on")
-    parser.add_argument("--pair", nargs=2, action="append", type=Path, default=[], metavar=("IMAGE", "LABELS"))
-    parser.add_argument("--data", default="", help="description of the data, for the card")
-    parser.add_argument(
-        "--apart",
-        type=int,
-        action="append",
-        default=[],
-        metavar="VALUE",
-        help="a structure that the references define in another way: shown, but not in the mean; repeatable",
-    )
-    parser.add_argument("--others", action="store_true", help="structures that the model lacks count as background")
-    parser.add_argument("--resample", action="store_true", help="bring labels on another grid to that of their image")
-    parser.add_argument("--write", action="store_true", help="write the figures into the card and its README")
-    chosen = parser.parse_args(arguments)
-    package = verify_model(chosen.model)
-    cases = [Case(image.name, image, label) for image, label in chosen.pair]
-    if chosen.dataset:
-        cases += test_cases(package, chosen.dataset)
-    told = {"progress": lambda name, *_: print(name, file=sys.stderr)}
-    measured = measure(package, cases, **told, others=chosen.others, resample=chosen.resample)
-    names = " ".join(["--dataset DATASET"] * bool(chosen.dataset) + ["--pair IMAGE LABELS"] * len(chosen.pair))
-    names += "".join(f" --apart {value}" for value in chosen.apart)
-    names += " --others" * chosen.others + " --resample" * chosen.resample
-    command = f"python -m SESegmentationTraining.accuracy {package.path.name} {names}"
+def measure_accuracy(
+    model: str,
+    dataset: Path | None = None,
+    pairs: Sequence[tuple[Path, Path]] = (),
+    data: str = "",
+    apart: Sequence[int] = (),
+    others: bool = False,
+    resample: bool = False,
+    write: bool = False,
+) -> None:
+    """Measure a model and print the figures as JSON.
+
+    Args:
+        model: name or folder.
+        dataset: on which the model was trained; its test cases are measured.
+        pairs: of an image and its labels, measured too.
+        data: description of the cases, for the card; where absent, what the card said of the same command.
+        apart: values of structures that the references define in another way: shown, but not in the mean.
+        others, resample: see :func:`measure`.
+        write: the figures into the card and its README.
+
+    Raises:
+        SegmentationError: as of :func:`measure`, :func:`test_cases` and :func:`card_accuracy`.
+    """
+    package = verify_model(model)
+    cases = [Case(image.name, image, label) for image, label in pairs]
+    if dataset:
+        cases += test_cases(package, dataset)
+    measured = measure(package, cases, progress=_tell_name, others=others, resample=resample)
+    options = ["--dataset DATASET"] * bool(dataset) + ["--pair IMAGE LABELS"] * len(pairs)
+    options += [f"--apart {value}" for value in apart]
+    options += ["--others"] * others + ["--resample"] * resample
+    command = " ".join([f"sesegment measure accuracy {package.path.name}", *options])
     before = package.card.accuracy
-    data = chosen.data or (before.get("data", "") if before.get("command") == command else "")
-    accuracy = card_accuracy(package, measured, data, command, chosen.apart)
-    found = expectation(measured, chosen.apart)
+    data = data or (before.get("data", "") if before.get("command") == command else "")
+    accuracy = card_accuracy(package, measured, data, command, apart)
+    found = expectation(measured, apart)
     print(json.dumps({**accuracy, **({"expected_dice": found} if found else {})}, indent=1))
-    if chosen.write:
+    if write:
         write_accuracy(package, accuracy)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _tell_name(name: str, fraction: float, seconds_left: float | None) -> None:
+    print(name, file=sys.stderr)
+
+
+#: of the contrasts in which heads are drawn
+INTRACRANIAL_SEED = 71
+
+
+def measure_intracranial_volume(
+    model: str, dataset: Path, recipe: str | None = None, volumes: int = 4, write: bool = False
+) -> None:
+    """Print how exact a model's intracranial volume is, as JSON.
+
+    Args:
+        model: name or folder.
+        dataset: on which the model was trained; its label maps for validation are measured.
+        recipe: name or file, where the card's training does not name it.
+        volumes: how many random contrasts each head is drawn in.
+        write: the relative error into the card, from where results tell it beside the volume.
+
+    Raises:
+        SegmentationError: model, dataset or recipe cannot be used.
+    """
+    package = verify_model(model)
+    errors = relative_errors(package, dataset, recipe_of(package, recipe), volumes)
+    error = round(float(np.sqrt(np.mean(np.square(errors)))), 4)
+    print(json.dumps({"heads": len(errors), "mean": round(float(np.mean(errors)), 4), "root_mean_square": error}))
+    if write:
+        entries = {**package.card.to_dict(), "intracranial_error": error}
+        write_package(package.path, entries, package.weights_path)
+
+
+def relative_errors(package: ModelPackage, dataset: Path, recipe: Recipe, volumes: int) -> list[float]:
+    """Found over true volume, less 1, of every validation head under ``volumes`` contrasts."""
+    whole = replace(recipe.synthesis, stripped=0.0, defaced=0.0, cropped=0.0)
+    source = open_source(dataset, replace(recipe, synthesis=whole), package.card, torch.device("cpu"))
+    predictor = Predictor(package.card, load_networks(package), torch.device("cpu"))
+    errors = []
+    for number in range(volumes):
+        for name, image, truth in source.whole_volumes(torch.Generator().manual_seed(INTRACRANIAL_SEED + number)):
+            found = int((predictor.predict(image, predictor.views).probabilities.argmax(0) > 0).sum())
+            errors.append(found / int(np.count_nonzero(truth)) - 1)
+            print(f"{name}: {errors[-1]:+.3f}", file=sys.stderr)
+    return errors

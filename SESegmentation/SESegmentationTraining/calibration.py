@@ -3,15 +3,12 @@
 Each shift takes intensities (k, j, i) of any range and gives new ones of the range 0 to 1, float32; the geometry stays,
 and so does the truth. They are stronger than what networks see in training, or of another kind.
 
-    python -m SESegmentationTraining.calibration MODEL --dataset DATASET [--recipe NAME] [--write]
-
-With ``--write`` model.json gets the entry "calibration", from which results get their expected Dice. How well it holds
-on test cases is shown by ``Testing/benchmarks/doubt.py``.
+From the entry "calibration" of model.json results get their expected Dice. How well it holds on test cases is shown by
+``Testing/benchmarks/doubt.py``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,8 +32,7 @@ from SESegmentationLib.preprocess.intensity import normalise
 from SESegmentationLib.quality.confidence import confidence
 
 from .dataset import find_cases, load_case, split_by_recipe
-from .processes import as_command
-from .recipe import Recipe
+from .recipe import Recipe, recipe_of
 from .sources import open_source
 
 #: standard deviation of the logarithm of the bias field
@@ -260,7 +256,7 @@ def calibrate(package: ModelPackage, dataset: Path, recipe: Recipe) -> dict[str,
     if not observations:
         raise InputError("There are no validation cases.", "Keep some out in the recipe's [data].")
     made = "" if recipe.data.source == "folder" else " with synthesised images"
-    command = f"python -m SESegmentationTraining.calibration {package.path.name} --dataset DATASET"
+    command = f"sesegment measure calibration {package.path.name} --dataset DATASET"
     return card_calibration(observations, f"validation cases{made}", command)
 
 
@@ -276,27 +272,21 @@ def card_calibration(observations: Sequence[Observation], data: str, command: st
     return {"data": f"{cases} {data}, {under}", "command": command, **fit(observations)}
 
 
-def recipe_of(package: ModelPackage, name: str | None = None) -> Recipe:
-    """The recipe of that name or file; that which the card names where there is none."""
-    return Recipe.load(name or str(package.card.training.get("recipe", package.card.name)))
+def measure_calibration(model: str, dataset: Path, recipe: str | None = None, write: bool = False) -> None:
+    """Print the curves of expected Dice as JSON.
 
+    Args:
+        model: name or folder.
+        dataset: on which the model was trained.
+        recipe: name or file, where the card's training does not name it.
+        write: the curves into the card and its README.
 
-@as_command
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of ``python -m SESegmentationTraining.calibration``; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="name of the model, or its folder")
-    parser.add_argument("--dataset", type=Path, required=True, help="folder that the model was trained on")
-    parser.add_argument("--recipe", help="name or file, where the card's training does not name it")
-    parser.add_argument("--write", action="store_true", help="write the curves into the card and its README")
-    chosen = parser.parse_args(arguments)
-    package = verify_model(chosen.model)
-    calibration = calibrate(package, chosen.dataset, recipe_of(package, chosen.recipe))
+    Raises:
+        SegmentationError: model, dataset or recipe cannot be used.
+    """
+    package = verify_model(model)
+    calibration = calibrate(package, dataset, recipe_of(package, recipe))
     print(json.dumps(calibration, indent=1))
-    if chosen.write:
+    if write:
         entries = {**package.card.to_dict(), "calibration": calibration}
         write_package(package.path, entries, package.weights_path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

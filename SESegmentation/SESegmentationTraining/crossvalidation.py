@@ -1,19 +1,12 @@
 """Cross-validation: every case is measured once by weights that never saw it; then one model learns from all of them.
 
-    python -m SESegmentationTraining.crossvalidation NAME --recipe RECIPE --dataset DATASET -o DIR
-        [--folds 5] [--only K [K ...]] [--write PACKAGE]
-
 ``DIR/fold-K`` holds the model of each fold, ``DIR/NAME`` the final one, whose card states the figures of the folds, and
-what Dice to expect at what confidence as they showed it. What was done before in DIR is not done again. ``--only``
-trains some folds and stops there, so that several processes can share the work. ``--write`` puts the figures into a
-package that was trained before instead of training one.
+what Dice to expect at what confidence as they showed it. What was done before in DIR is not done again.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +21,7 @@ from SESegmentationLib.progress import Progress, no_progress
 from .accuracy import card_accuracy, expectation, measure, test_cases
 from .calibration import Observation, card_calibration, fit, kept_out_cases, observe
 from .evaluation import summarise
-from .processes import as_command
+from .processes import percent_printer
 from .recipe import Recipe
 from .train import train_model
 
@@ -127,57 +120,55 @@ def _write(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=1))
 
 
-@as_command
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of ``python -m SESegmentationTraining.crossvalidation``; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="of the model, for its folder")
-    parser.add_argument("--recipe", required=True, help="name or .toml file")
-    parser.add_argument("--dataset", type=Path, required=True, help="folder in nnU-Net's layout")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for folds and final model")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--only", type=int, nargs="+", default=[], metavar="K", help="folds to do, counted from 0")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--data", default="", help="description of the data, for the card")
-    parser.add_argument("--write", type=Path, metavar="PACKAGE", help="a package to write the figures into")
-    chosen = parser.parse_args(arguments)
-    shown = -1
+def measure_crossvalidation(
+    name: str,
+    recipe: str,
+    dataset: Path,
+    output: Path,
+    folds: int = 5,
+    only: Sequence[int] = (),
+    device: str = "auto",
+    data: str = "",
+    write: Path | None = None,
+) -> None:
+    """Cross-validate, train the final model, and print the figures as JSON.
 
-    def progress(phase: str, fraction: float, seconds_left: float | None) -> None:
-        nonlocal shown
-        if int(100 * fraction) > shown:
-            shown = int(100 * fraction)
-            left = "" if seconds_left is None else f", {seconds_left / 60:.0f} min left in this fold"
-            print(f"{shown} % {phase}{left}", file=sys.stderr, flush=True)
+    Args:
+        name: of the model, for its folder.
+        recipe: name or file.
+        dataset, output, folds, device: see :func:`cross_validate`.
+        only: trains these folds and stops there, so that several processes can share the work.
+        data: description of the data, for the card.
+        write: a package that was trained before, into which the figures are written instead of training one.
 
-    recipe = Recipe.load(chosen.recipe)
-    if chosen.folds < 2 or not set(chosen.only) <= set(range(chosen.folds)):
+    Raises:
+        SegmentationError: as of :func:`cross_validate`.
+    """
+    loaded = Recipe.load(recipe)
+    if folds < 2 or not set(only) <= set(range(folds)):
         raise UsageError(
             "There are at least 2 folds, and those of --only are counted from 0.", "Correct --folds or --only."
         )
-    measured = cross_validate(chosen.dataset, recipe, chosen.output, chosen.folds, chosen.only, chosen.device, progress)
-    if chosen.only:
+    progress = percent_printer(" in this fold")
+    measured = cross_validate(dataset, loaded, output, folds, only, device, progress)
+    if only:
         print(json.dumps(measured["labels"], indent=1))
         return
-    shown = -1
-    package = (
-        verify_package(chosen.write)
-        if chosen.write
-        else train_model(chosen.dataset, recipe, chosen.output / chosen.name, chosen.device, progress)
-    )
-    about = chosen.data or f"{chosen.folds}-fold cross-validation: every case by weights that never saw it"
+    if write:
+        package = verify_package(write)
+    else:
+        trained = train_model(dataset, loaded, output / name, device, percent_printer(" in this fold"))
+        if trained is None:  # of several processes, the first writes
+            return
+        package = trained
+    about = data or f"{folds}-fold cross-validation: every case by weights that never saw it"
     command = (
-        f"python -m SESegmentationTraining.crossvalidation {chosen.name} --recipe {recipe.name} "
-        f"--dataset DATASET -o DIR --folds {chosen.folds}"
+        f"sesegment measure crossvalidation {name} --recipe {loaded.name} --dataset DATASET -o DIR --folds {folds}"
     )
     accuracy = card_accuracy(package, measured, about, command)
-    observed = observe_folds(chosen.dataset, recipe, chosen.output, chosen.folds)
+    observed = observe_folds(dataset, loaded, output, folds)
     everything = [seen for those in observed for seen in those]
     calibration = card_calibration(everything, "cases by weights that never saw them", command)
-    shown_by_folds = {"accuracy": {**accuracy, "folds": chosen.folds}, "calibration": calibration}
-    write_package(package.path, package.card.to_dict() | shown_by_folds, package.weights_path)
+    figures = {"accuracy": {**accuracy, "folds": folds}, "calibration": calibration}
+    write_package(package.path, package.card.to_dict() | figures, package.weights_path)
     print(json.dumps({**accuracy, "expected_dice": expected_of_folds(observed)}, indent=1))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

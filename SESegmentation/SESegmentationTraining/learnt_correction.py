@@ -1,21 +1,16 @@
 """Train the network that learns to correct, on mistakes of real networks and simulated corrections.
 
-    python -m SESegmentationTraining.learnt_correction --recipe RECIPE --dataset DATASET -o DIR
-
-``DATASET`` is the one on which the recipe's model was trained; of its cases only those are used that this model kept
-neither for validation nor for test. ``DIR`` keeps what the model makes of them, checkpoints, and at the end
+The dataset is the one on which the recipe's model was trained; of its cases only those are used that this model kept
+neither for validation nor for test. The output folder keeps what the model makes of them, checkpoints, and at the end
 ``correction.safetensors`` and its card ``correction.json``. What was done before is resumed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 import time
 import tomllib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,11 +26,11 @@ from SESegmentationLib.models import ModelCard, find_model
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.progress import Progress, no_progress
 
-from .calibration import recipe_of
 from .correction_examples import CorrectionExamples, Example, collect_mistakes
 from .dataset import Split, find_cases, split_by_recipe
 from .fit import load_checkpoint, save_checkpoint
-from .processes import as_command, machine_words
+from .processes import machine_words
+from .recipe import recipe_of
 
 RECIPES = Path(__file__).parent / "corrections"
 
@@ -122,6 +117,7 @@ def train_correction(dataset: Path, recipe: CorrectionRecipe, output: Path, prog
         InputError: the dataset, or a checkpoint, cannot be used.
         ModelError: the recipe's model is not there.
     """
+    output.mkdir(parents=True, exist_ok=True)
     package = find_model(recipe.model)
     cases = {case.name: case for case in find_cases(dataset)}
     split = split_by_recipe(list(cases), recipe_of(package))
@@ -219,28 +215,3 @@ def _note(sums: dict[str, float], loss: Tensor, logits: Tensor, expected: Tensor
     }
     for key, value in told.items():
         sums[key] = sums.get(key, 0.0) + value
-
-
-@as_command
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of ``python -m SESegmentationTraining.learnt_correction``; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="correction", help="name or .toml file")
-    parser.add_argument("--dataset", type=Path, required=True, help="folder in nnU-Net's layout")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for everything")
-    chosen = parser.parse_args(arguments)
-    chosen.output.mkdir(parents=True, exist_ok=True)
-    shown = -1
-
-    def progress(phase: str, fraction: float, seconds_left: float | None) -> None:
-        nonlocal shown
-        if int(100 * fraction) != shown:
-            shown = int(100 * fraction)
-            left = "" if seconds_left is None else f", {seconds_left / 60:.0f} min left"
-            print(f"{shown} % {phase}{left}", file=sys.stderr, flush=True)
-
-    print(train_correction(chosen.dataset, CorrectionRecipe.load(chosen.recipe), chosen.output, progress))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Where a training runs, what it writes into its log, and the frame of its commands."""
+"""Where a training runs, what it writes into its log, and how far it is."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as distributed
 
-from SESegmentationLib.errors import DeviceError, SegmentationError, UsageError
+from SESegmentationLib.errors import DeviceError, UsageError
 from SESegmentationLib.files import write_whole
-from SESegmentationLib.interruption import end_on_signals
+from SESegmentationLib.progress import Progress
 
 
 class ProcessGroup:
@@ -116,20 +114,19 @@ class Log:
         write_whole(self._path, "".join(kept))
 
 
-Command = Callable[[Sequence[str] | None], int | None]
+def percent_printer(what_is_left: str = "") -> Progress:
+    """Progress as a line on stderr for each new per cent.
 
+    Args:
+        what_is_left: said behind the minutes that are left.
+    """
+    shown = -1
 
-def as_command(main: Command) -> Callable[..., int]:
-    """Make ``main`` return an exit code: 0, or that of what it raised, of which it prints cause and remedy."""
+    def report(phase: str, fraction: float, seconds_left: float | None) -> None:
+        nonlocal shown
+        if int(100 * fraction) > shown:
+            shown = int(100 * fraction)
+            left = "" if seconds_left is None else f", {seconds_left / 60:.0f} min left{what_is_left}"
+            print(f"{shown} % {phase}{left}", file=sys.stderr, flush=True)
 
-    @wraps(main)
-    def told(arguments: Sequence[str] | None = None) -> int:
-        if arguments is None:
-            end_on_signals()
-        try:
-            return main(arguments) or 0
-        except SegmentationError as error:
-            print(f"{error.cause}\n{error.remedy}", file=sys.stderr)
-            return error.exit_code
-
-    return told
+    return report

@@ -31,11 +31,13 @@ from SESegmentationLib.progress import Progress, no_progress
 
 from .dataset import Split, check_cases, find_cases, find_label_maps, split_by_recipe
 from .fit import FitState, Schedule, fit_network
-from .odds import CLASSIFIER_BIASES
 from .processes import ProcessGroup, as_first_process, machine_words
 from .recipe import Changes, Recipe
 from .sources import open_source
 from .teacher import Teacher
+
+#: the bias of a network's last layer, by what its type calls it
+CLASSIFIER_BIASES = ("classifier.bias", "classifier.convolution.bias")
 
 
 @dataclass(frozen=True)

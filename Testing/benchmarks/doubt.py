@@ -257,7 +257,7 @@ def main() -> None:
         package, cases = opened(chosen)
         if not package.card.calibration:
             raise SystemExit(
-                f"{package.card.name} is not calibrated. Run: python -m SESegmentationTraining.calibration "
+                f"{package.card.name} is not calibrated. Run: sesegment measure calibration "
                 f"{package.path} --dataset {chosen.dataset} --write"
             )
         engine, kept = Engine(package, "cpu"), Kept("doubt", package)

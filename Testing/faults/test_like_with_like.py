@@ -104,7 +104,7 @@ def test_a_model_is_measured_on_its_own_grid_and_values(
     image = write(tmp_path / "image.nii.gz", block.astype(np.float32))
     bad = write(tmp_path / "bad.nii.gz", *change(block))
     pairs = ["--pair", str(image), str(write(tmp_path / "good.nii.gz", block)), "--pair", str(image), str(bad)]
-    assert accuracy.main([str(tiny_model), *pairs]) == 2
+    assert main(["measure", "accuracy", str(tiny_model), *pairs]) == 2
     err = capsys.readouterr().err
     assert cause in err and "bad.nii.gz" in err
 
@@ -112,8 +112,8 @@ def test_a_model_is_measured_on_its_own_grid_and_values(
 def test_labels_that_the_model_lacks_and_other_grids_count_when_asked_for(tmp_path, tiny_model, block, capsys):
     image = write(tmp_path / "image.nii.gz", block.astype(np.float32))
     bad = write(tmp_path / "bad.nii.gz", np.where(block == 2, 9, block).astype(np.uint8), shift=1.0)
-    arguments = [str(tiny_model), "--pair", str(image), str(bad), "--others", "--resample"]
-    assert accuracy.main(arguments) == 0
+    arguments = ["measure", "accuracy", str(tiny_model), "--pair", str(image), str(bad), "--others", "--resample"]
+    assert main(arguments) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured["command"].endswith("--others --resample")
     assert measured["cases"] == 1

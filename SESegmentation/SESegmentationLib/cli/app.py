@@ -10,6 +10,7 @@ import typer
 
 from .. import __version__
 from .entry import say, warn
+from .training import add_training_commands
 
 app = typer.Typer(
     help="Segment anatomy in medical volumes by networks with squeeze & excitation blocks.",
@@ -230,66 +231,6 @@ def refine(
 
 
 @app.command()
-def train(
-    dataset: Annotated[Path, typer.Argument(help="Folder in nnU-Net's layout: imagesTr, labelsTr, dataset.json.")],
-    recipe: Annotated[
-        str, typer.Option(help="auto: chosen from a look at the dataset; else a recipe's name, or a TOML file.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model; what is there is resumed.")],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Time that the recipe auto may take on this machine (60).")
-    ] = None,
-) -> None:
-    """Train a model. A run that was interrupted goes on where it stopped; under torchrun several processes share it.
-
-    At its end the model is measured on the cases kept out for test, and what came of it is reported.
-    """
-    from .learn import train_package
-
-    train_package(dataset, recipe, output, device, minutes)
-
-
-@app.command()
-def experiment(
-    plans: Annotated[list[str], typer.Argument(help="Plans by name, or TOML files.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of results, tables and plots; runs that are there stay.")
-    ],
-    data: Annotated[Path, typer.Option(help="Folder that holds the datasets of the plans.")] = Path(),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int | None, typer.Option(help="Runs side by side; one for each GPU, or one.")] = None,
-    report: Annotated[bool, typer.Option("--report", help="Only tables and plots of the runs that are there.")] = False,
-) -> None:
-    """Compare networks: train and test all variants of a plan. An experiment that was interrupted goes on."""
-    from .learn import run_experiments
-
-    run_experiments(plans, output, data, device, workers, report)
-
-
-@app.command()
-def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder of segmentations, or one file.")],
-    references: Annotated[Path, typer.Argument(help="Folder of reference labels with the same names, or one file.")],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Take the names of the labels from this model.")
-    ] = None,
-    resample: Annotated[
-        bool, typer.Option("--resample", help="Bring segmentations on another grid to that of their reference.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Compare segmentations with references: Dice, 95 % Hausdorff distance and mean surface distance per label.
-
-    Structures of a .seg.nrrd are known by name and code, those of a label map by their values. A pair that cannot be
-    compared does not keep the others from it; the exit code tells of the first.
-    """
-    from .learn import evaluate_predictions
-
-    raise typer.Exit(evaluate_predictions(predictions, references, model, as_json, resample))
-
-
-@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check this computer: packages, device, memory, disk, folders, models. Exit code 1 where something fails."""
     from ..doctor import ERROR, examine, worst
@@ -301,3 +242,6 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         print_checks(checks)
     raise typer.Exit(1 if worst(checks) == ERROR else 0)
+
+
+add_training_commands(app)

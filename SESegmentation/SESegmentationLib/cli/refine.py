@@ -16,7 +16,7 @@ from ..models import find_model
 from ..models.segments import algorithm_name
 from ..report import check_report_name
 from .jobs import plan_jobs
-from .learn import require_consent
+from .licence import require_consent
 from .show import ProgressBar, console, print_json, print_segmentation
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from ..progress import Progress, no_progress
 from ..report import check_report_name
 from .entry import as_segmentation_error, report_failure, say, warn
 from .jobs import Job, all_small, plan_jobs, side_by_side
-from .learn import require_consent
+from .licence import require_consent
 from .show import ProgressBar, print_findings, print_json, print_segmentation
 
 if TYPE_CHECKING:

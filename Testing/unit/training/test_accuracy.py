@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError, ModelError, UsageError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
@@ -36,14 +37,14 @@ def test_figures_go_into_card_and_readme(package, sample_file, own_labels, capsy
     assert set(np.unique(sitk.GetArrayFromImage(reference))) == {0, 1, 2}
     sitk.WriteImage(reference * sitk.Cast(reference != 2, reference.GetPixelID()), str(own_labels))
     pair = ["--pair", str(sample_file), str(own_labels), "--data", "The sample"]
-    assert accuracy.main([str(package.path), *pair]) == 0
+    assert main(["measure", "accuracy", str(package.path), *pair]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["labels"]["1"]["dice"]["mean"] == 1.0
     assert printed["labels"]["2"]["dice"]["mean"] == 0.0
     assert printed["mean_dice"] == 0.5
     assert not verify_package(package.path).card.accuracy, "without --write the card stays"
 
-    assert accuracy.main([str(package.path), *pair, "--apart", "2", "--write"]) == 0
+    assert main(["measure", "accuracy", str(package.path), *pair, "--apart", "2", "--write"]) == 0
     written = verify_package(package.path).card.accuracy
     assert written["mean_dice"] == 1.0
     assert written["not_in_mean"] == [2]
@@ -55,10 +56,10 @@ def test_figures_go_into_card_and_readme(package, sample_file, own_labels, capsy
 
 def test_the_same_measurement_again_keeps_what_the_card_says_of_the_data(package, sample_file, own_labels, capsys):
     pair = ["--pair", str(sample_file), str(own_labels)]
-    assert accuracy.main([str(package.path), *pair, "--data", "The sample", "--write"]) == 0
-    assert accuracy.main([str(package.path), *pair, "--write"]) == 0
+    assert main(["measure", "accuracy", str(package.path), *pair, "--data", "The sample", "--write"]) == 0
+    assert main(["measure", "accuracy", str(package.path), *pair, "--write"]) == 0
     assert verify_package(package.path).card.accuracy["data"] == "The sample"
-    assert accuracy.main([str(package.path), *pair, *pair, "--write"]) == 0, "other data"
+    assert main(["measure", "accuracy", str(package.path), *pair, *pair, "--write"]) == 0, "other data"
     assert verify_package(package.path).card.accuracy["data"] == ""
 
 
@@ -78,9 +79,11 @@ def test_what_cannot_be_measured_is_refused(package, sample_file, own_labels, tm
     with pytest.raises(InputError):
         accuracy.test_cases(package, tmp_path)
     pair = ["--pair", str(sample_file), str(own_labels)]
-    assert accuracy.main([str(package.path), *pair, "--apart", "7"]) == UsageError.exit_code
+    assert main(["measure", "accuracy", str(package.path), *pair, "--apart", "7"]) == UsageError.exit_code
     assert "--apart" in capsys.readouterr().err
-    assert accuracy.main([str(package.path), *pair, "--apart", "1", "--apart", "2"]) == UsageError.exit_code
+    assert (
+        main(["measure", "accuracy", str(package.path), *pair, "--apart", "1", "--apart", "2"]) == UsageError.exit_code
+    )
 
 
 def test_cortical_parcels_become_the_cortex_of_their_side():
@@ -94,7 +97,7 @@ def test_cortical_parcels_become_the_cortex_of_their_side():
 def test_a_model_is_found_by_its_name_as_its_card_says(package, sample_file, own_labels, monkeypatch, capsys):
     monkeypatch.setenv("SESEGMENTATION_MODELS", str(package.path.parent))
     pair = ["--pair", str(sample_file), str(own_labels)]
-    assert accuracy.main([package.card.name, *pair]) == 0
+    assert main(["measure", "accuracy", package.card.name, *pair]) == 0
     assert json.loads(capsys.readouterr().out)["mean_dice"] == 1.0
-    assert accuracy.main(["no-such-model", *pair]) == ModelError.exit_code
+    assert main(["measure", "accuracy", "no-such-model", *pair]) == ModelError.exit_code
     assert "no-such-model" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
@@ -131,12 +132,12 @@ def test_the_command_writes_lines_into_the_card(package, blobs_folder, blobs_ent
     write_recipe(recipe, blobs_entries(), ["for a test"])
     arguments = [str(package.path), "--dataset", str(blobs_folder), "--recipe", str(recipe)]
     before = package.weights_path.read_bytes()
-    assert calibration.main(arguments) == 0
+    assert main(["measure", "calibration", *arguments]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert set(printed) == {"data", "command", "views", "fast"}
     assert "1 validation cases" in printed["data"]
     assert not verify_package(package.path).card.calibration, "without --write the card stays"
-    assert calibration.main([*arguments, "--write"]) == 0
+    assert main(["measure", "calibration", *arguments, "--write"]) == 0
     written = verify_package(package.path)
     assert written.card.calibration == printed
     assert written.weights_path.read_bytes() == before
@@ -149,7 +150,13 @@ def test_the_command_writes_lines_into_the_card(package, blobs_folder, blobs_ent
 
 
 def test_wrong_folders_end_with_cause_and_remedy(package, tmp_path, capsys):
-    assert calibration.main([str(package.path), "--dataset", str(tmp_path), "--recipe", "hippocampus-t1"]) == 2
+    assert (
+        main(["measure", "calibration", str(package.path), "--dataset", str(tmp_path), "--recipe", "hippocampus-t1"])
+        == 2
+    )
     assert len(capsys.readouterr().err.splitlines()) == 2
     shutil.rmtree(package.path)
-    assert calibration.main([str(package.path), "--dataset", str(tmp_path), "--recipe", "hippocampus-t1"]) == 3
+    assert (
+        main(["measure", "calibration", str(package.path), "--dataset", str(tmp_path), "--recipe", "hippocampus-t1"])
+        == 3
+    )

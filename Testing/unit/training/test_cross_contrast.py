@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationTraining import cross_contrast
+from SESegmentationLib.cli import main
+from SESegmentationTraining import preparation
 from SESegmentationTraining.dataset import find_cases
 
 
@@ -34,12 +35,16 @@ class BrightHalf:
 
 @pytest.fixture(autouse=True)
 def bright_half(monkeypatch):
-    monkeypatch.setattr(cross_contrast, "Engine", BrightHalf)
-    monkeypatch.setattr(cross_contrast, "find_model", str)
+    monkeypatch.setattr(preparation, "Engine", BrightHalf)
+    monkeypatch.setattr(preparation, "find_model", str)
+
+
+def command(scans, output):
+    return ["prepare", "cross-contrast", "any", str(scans[0]), "--same", str(scans[1]), "-o", str(output)]
 
 
 def test_every_scan_gets_what_was_found_on_the_first(scans, tmp_path):
-    assert cross_contrast.main(["any", str(scans[0]), "--same", str(scans[1]), "-o", str(tmp_path / "out")]) == 0
+    assert main(command(scans[:2], tmp_path / "out")) == 0
     cases = find_cases(tmp_path / "out")
     assert [case.name for case in cases] == ["p1-T1", "p1-T2"]
     first, second = (sitk.GetArrayFromImage(sitk.ReadImage(str(case.label))) for case in cases)
@@ -48,6 +53,6 @@ def test_every_scan_gets_what_was_found_on_the_first(scans, tmp_path):
 
 
 def test_scans_of_another_grid_are_refused(scans, tmp_path, capsys):
-    assert cross_contrast.main(["any", str(scans[0]), "--same", str(scans[2]), "-o", str(tmp_path / "out")]) == 2
+    assert main(command(scans[::2], tmp_path / "out")) == 2
     assert "p2-T2" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

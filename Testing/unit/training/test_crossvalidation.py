@@ -6,12 +6,13 @@ import json
 
 import pytest
 
+from SESegmentationLib.cli import main
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.models import verify_package
 from SESegmentationTraining import crossvalidation
 from SESegmentationTraining.automatic import write_recipe
 from SESegmentationTraining.calibration import SHIFTS, Observation
-from SESegmentationTraining.crossvalidation import MEASURED_NAME, OBSERVED_NAME, cross_validate, expected_of_folds, main
+from SESegmentationTraining.crossvalidation import MEASURED_NAME, OBSERVED_NAME, cross_validate, expected_of_folds
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +33,10 @@ def finished(blobs_folder, quick, tmp_path_factory):
     write_recipe(recipe, {key: value for key, value in quick.to_dict().items() if value != []}, ["for a test"])
     call = ["blobs", "--recipe", str(recipe), "--dataset", str(blobs_folder), "-o", str(folder), "--folds", "2"]
     call += ["--device", "cpu"]
-    assert main([*call, "--only", "1"]) == 0
+    assert main(["measure", "crossvalidation", *call, "--only", "1"]) == 0
     assert not (folder / "fold-0").exists()
     assert not (folder / "blobs").exists()
-    assert main(call) == 0
+    assert main(["measure", "crossvalidation", *call]) == 0
     return folder, call
 
 
@@ -102,7 +103,7 @@ def test_what_was_done_is_not_done_again(finished, monkeypatch, capsys):
     monkeypatch.setattr(crossvalidation, "measure", None)
     monkeypatch.setattr(crossvalidation, "observe", None)
     before = (folder / "fold-0" / "model.safetensors").stat().st_mtime_ns
-    assert main([*call, "--write", str(folder / "blobs")]) == 0
+    assert main(["measure", "crossvalidation", *call, "--write", str(folder / "blobs")]) == 0
     assert (folder / "fold-0" / "model.safetensors").stat().st_mtime_ns == before
     assert json.loads(capsys.readouterr().out)["cases"] == 4
 
@@ -112,6 +113,6 @@ def test_folds_that_make_no_sense_are_refused(blobs_folder, quick, tmp_path, cap
         cross_validate(blobs_folder, quick, tmp_path, 2, [2])
     for wrong in (["--folds", "1"], ["--only", "5"]):
         call = ["blobs", "--recipe", "hippocampus-t1", "--dataset", str(blobs_folder), "-o", str(tmp_path), *wrong]
-        assert main(call) == UsageError.exit_code
+        assert main(["measure", "crossvalidation", *call]) == UsageError.exit_code
         assert "folds" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

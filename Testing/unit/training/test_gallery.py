@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from SESegmentationTraining import report as gallery
+from SESegmentationLib.cli import main
+from SESegmentationTraining import preparation
 
 
 def test_slices_stand_beside_their_targets(blobs_folder, blobs_recipe):
     recipe = blobs_recipe()
-    picture = np.asarray(gallery.draw_gallery(blobs_folder, recipe, seed=1)).astype(int)
+    picture = np.asarray(preparation.draw_gallery(blobs_folder, recipe, seed=1)).astype(int)
     assert picture.shape == (4 * 24, 4 * 2 * 24, 3)
     blocks = picture.reshape(4, 24, 4, 2, 24, 3)
     plain, coloured = blocks[:, :, :, 0], blocks[:, :, :, 1]
@@ -18,14 +19,14 @@ def test_slices_stand_beside_their_targets(blobs_folder, blobs_recipe):
     assert (coloured.max(-1) - coloured.min(-1)).max() > 50
     same = coloured.max(-1) == coloured.min(-1)
     np.testing.assert_array_equal(plain[same], coloured[same])
-    again = gallery.draw_gallery(blobs_folder, recipe, seed=1)
+    again = preparation.draw_gallery(blobs_folder, recipe, seed=1)
     np.testing.assert_array_equal(picture, np.asarray(again))
 
 
 def test_the_command(blobs_folder, blobs_entries, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gallery.Recipe, "load", lambda name: gallery.Recipe.from_dict(blobs_entries()))
+    monkeypatch.setattr(preparation.Recipe, "load", lambda name: preparation.Recipe.from_dict(blobs_entries()))
     output = tmp_path / "slices.png"
-    assert gallery.main([str(blobs_folder), "--recipe", "blobs", "-o", str(output)]) == 0
+    assert main(["prepare", "gallery", str(blobs_folder), "--recipe", "blobs", "-o", str(output)]) == 0
     assert Image.open(output).size == (192, 96)
-    assert gallery.main([str(tmp_path / "none"), "--recipe", "blobs", "-o", str(output)]) == 2
+    assert main(["prepare", "gallery", str(tmp_path / "none"), "--recipe", "blobs", "-o", str(output)]) == 2
     assert "There is no folder" in capsys.readouterr().err

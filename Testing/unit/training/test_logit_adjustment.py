@@ -1,4 +1,4 @@
-"""The odds of a structure are measured on validation cases, and written into the weights."""
+"""Logit adjustment is measured on validation cases, and written into the weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models import verify_package
 from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.predict.predictor import Prediction, Predictor
-from SESegmentationTraining import odds
+from SESegmentationTraining import tuning
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.train import train_model
 
@@ -32,26 +33,26 @@ def predicted(package, volume) -> torch.Tensor:
 
 
 def test_the_factor_is_found_that_draws_what_is_true(package, monkeypatch):
-    channel = odds._channels(package, [VALUE])[0]
+    channel = tuning._channels(package, [VALUE])[0]
     volume = np.zeros((16, 18, 20), np.float32)
     probabilities = torch.softmax(torch.randn((3, *volume.shape), generator=torch.Generator().manual_seed(3)), 0)
     monkeypatch.setattr(Predictor, "predict", lambda *_: Prediction(probabilities, []))
     other = np.delete(probabilities.numpy(), channel, axis=0).max(axis=0)
     truth = np.where(0.5 * probabilities[channel].numpy() > other, channel, 0).astype(np.uint8)
-    scores = odds.measure_odds(package, [("case", volume, truth)], [VALUE])
+    scores = tuning.dice_by_factor(package, [("case", volume, truth)], [VALUE])
     assert max(scores, key=scores.get) == 0.5
     assert scores[0.5] == pytest.approx(1.0)
     assert scores[2.0] < scores[1.0] < 1.0
     assert scores[0.25] < 1.0
 
 
-def test_the_odds_are_written_into_every_classifier(package):
-    channel = odds._channels(package, [VALUE])[0]
+def test_the_factor_is_written_into_every_classifier(package):
+    channel = tuning._channels(package, [VALUE])[0]
     volume = np.random.default_rng(4).normal(0.5, 0.2, (16, 16, 16)).astype(np.float32)
     before, weights = predicted(package, volume), load_file(package.weights_path)
-    written = odds.with_odds(odds.with_odds(package, [VALUE], 0.5), [VALUE], 0.5)
+    written = tuning.adjust_logits(tuning.adjust_logits(package, [VALUE], 0.5), [VALUE], 0.5)
     assert verify_package(written.path).card == written.card
-    assert written.card.training["odds"] == {str(VALUE): 0.25}
+    assert written.card.training["logit_factors"] == {str(VALUE): 0.25}
     assert written.card.weights_sha256 != package.card.weights_sha256
     after = load_file(written.weights_path)
     changed = [key for key in weights if not torch.equal(weights[key], after[key])]
@@ -63,17 +64,17 @@ def test_the_odds_are_written_into_every_classifier(package):
     if not several:
         sure = (before[channel] > 0.05) & (before[channel] < 0.95)
         assert torch.allclose(ratio(now)[sure], 0.25 * ratio(before)[sure], rtol=0.15)
-    assert not list(written.path.glob(".odds*"))
+    assert not list(written.path.glob(".*"))
 
 
 def test_what_cannot_be_measured_is_refused(package, capsys, blobs_folder):
     with pytest.raises(InputError, match="No validation case"):
         empty = np.zeros((16, 16, 16), np.uint8)
-        odds.measure_odds(package, [("case", empty.astype(np.float32), empty)], [VALUE])
+        tuning.dice_by_factor(package, [("case", empty.astype(np.float32), empty)], [VALUE])
     with pytest.raises(UsageError, match="no structure"):
-        odds.with_odds(package, [99], 0.5)
+        tuning.adjust_logits(package, [99], 0.5)
     call = [str(package.path), "--dataset", str(blobs_folder), "--recipe", "hippocampus-t1", "--value", "99"]
-    assert odds.main(call) == UsageError.exit_code
+    assert main(["measure", "logit-adjustment", *call]) == UsageError.exit_code
     assert "Give some of the values" in capsys.readouterr().err
 
 
@@ -81,18 +82,18 @@ def test_the_command_looks_at_validation_cases_as_often_as_told_and_writes_the_b
     package, blobs_folder, blobs_recipe, capsys, monkeypatch
 ):
     monkeypatch.setattr(Recipe, "load", lambda name: blobs_recipe())
-    seen, measure_odds = [], odds.measure_odds
+    seen, dice_by_factor = [], tuning.dice_by_factor
 
     def measure(package, cases, values):
         seen.extend(cases)
-        return measure_odds(package, seen, values)
+        return dice_by_factor(package, seen, values)
 
-    monkeypatch.setattr(odds, "measure_odds", measure)
+    monkeypatch.setattr(tuning, "dice_by_factor", measure)
     call = [str(package.path), "--dataset", str(blobs_folder), "--recipe", "blobs", "--value", str(VALUE)]
-    assert odds.main([*call, "--volumes", "2", "--write"]) == 0
+    assert main(["measure", "logit-adjustment", *call, "--volumes", "2", "--write"]) == 0
     split = json.loads((package.path / "training" / "split.json").read_text(encoding="utf-8"))
     assert [name for name, *_ in seen] == split["validation"] * 2
     scores = {float(factor): float(dice) for factor, dice in map(str.split, capsys.readouterr().out.splitlines())}
-    written = verify_package(package.path).card.training["odds"][str(VALUE)]
-    assert list(scores) == list(odds.TRIED)
+    written = verify_package(package.path).card.training["logit_factors"][str(VALUE)]
+    assert list(scores) == list(tuning.FACTORS)
     assert scores[written] == max(scores.values())

@@ -1,35 +1,39 @@
-"""Two of the paper's benchmarks, laid out as the recipes ``malc`` and ``visceral`` want them.
+"""Preparing data for training: benchmarks in nnU-Net's layout, labels across contrasts, a look at training slices.
 
-    python -m SESegmentationTraining.benchmarks malc SOURCE DATASET
-    python -m SESegmentationTraining.benchmarks visceral SOURCE DATASET [--test]
+The benchmarks are two of the paper's, laid out as the recipes ``malc`` and ``visceral`` want them. Neither can be
+passed on: ask their owners (Neuromorphometrics, Inc.; the VISCERAL project). The paper's third, retinal OCT, comes as
+MATLAB files, which are not read here; the recipe ``duke-oct`` says what to make of them.
 
-Neither can be passed on: ask their owners (Neuromorphometrics, Inc.; the VISCERAL project). The paper's third, retinal
-OCT, comes as MATLAB files, which are not read here; the recipe ``duke-oct`` says what to make of them.
+Labels across contrasts: what a model finds on one scan is the label of the patient's other scans.
 """
 
 from __future__ import annotations
 
-import argparse
+import io
 import json
 import re
-import sys
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
+from PIL import Image
 
-from SESegmentationLib.errors import InputError
-from SESegmentationLib.files import OutputFiles, refuse_overwriting, write_whole
+from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting, write_whole
 from SESegmentationLib.geometry import same_grid
+from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.io.writing import write_image
-from SESegmentationLib.models import Label
+from SESegmentationLib.models import Label, ModelCard, find_model
 
-from .dataset import volumes_in
-from .processes import as_command
-from .recipe import Recipe
+from .dataset import dataset_paths, volumes_in
+from .recipe import Phase, Recipe
+from .sources import Batch, open_source
+from .train import draft_card
 
 #: FreeSurfer's value by the value in the challenge's labels (Neuromorphometrics' numbers), as QuickNAT remaps them
 FREESURFER_VALUES = {
@@ -161,23 +165,104 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-@as_command
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry of ``python -m SESegmentationTraining.benchmarks``; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=("malc", "visceral"))
-    parser.add_argument("source", type=Path, help="folder of the originals")
-    parser.add_argument("dataset", type=Path, help="folder to write")
-    parser.add_argument("--test", action="store_true", help="visceral: these cases are for test only")
-    chosen = parser.parse_args(arguments)
-    refuse_overwriting([chosen.source], [chosen.dataset])
-    if chosen.benchmark == "malc":
-        counts = lay_out_malc(chosen.source, chosen.dataset)
-        print(f"{counts['Tr']} cases for training, {counts['Ts']} for test")
-    else:
-        count, left_out = lay_out_visceral(chosen.source, chosen.dataset, "Ts" if chosen.test else "Tr")
-        print(f"{count} cases" + (f"; without all structures: {', '.join(left_out)}" if left_out else ""))
+def prepare_malc(source: Path, dataset: Path) -> None:
+    """Lay out MALC and say how many cases there are; errors as of :func:`lay_out_malc`."""
+    refuse_overwriting([source], [dataset])
+    counts = lay_out_malc(source, dataset)
+    print(f"{counts['Tr']} cases for training, {counts['Ts']} for test")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def prepare_visceral(source: Path, dataset: Path, test: bool = False) -> None:
+    """Lay out VISCERAL and say how many cases there are; errors as of :func:`lay_out_visceral`.
+
+    Args:
+        source, dataset: see there.
+        test: the cases are for test only.
+    """
+    refuse_overwriting([source], [dataset])
+    count, left_out = lay_out_visceral(source, dataset, "Ts" if test else "Tr")
+    print(f"{count} cases" + (f"; without all structures: {', '.join(left_out)}" if left_out else ""))
+
+
+def label_scans(model: str, reference: Path, others: Sequence[Path], output: Path) -> list[str]:
+    """Segment ``reference`` and write it and ``others`` with that segmentation as their labels.
+
+    Args:
+        model: name or folder.
+        reference: the scan that the model knows best.
+        others: scans of the same patient on the same grid, ``.nii.gz``.
+        output: folder that gets ``imagesTr`` and ``labelsTr``.
+
+    Returns:
+        The names of the cases.
+
+    Raises:
+        InputError: a scan cannot be read, is no ``.nii.gz``, or lies on another grid.
+        ModelError: there is no such model.
+    """
+    image = read_volume(reference, None)
+    scans = [reference, *others]
+    for path in scans:
+        if not path.name.endswith(".nii.gz"):
+            raise InputError(f"{path} is no .nii.gz file.", "Convert it first.")
+        if not same_grid(read_volume(path, None), image):
+            raise InputError(f"{path} does not lie on the grid of {reference}.", "Register and resample it first.")
+    labels = Engine(find_model(model)).segment(image).labels
+    names = [path.name.removesuffix(".nii.gz").removesuffix("_0000") for path in scans]
+    for part in ("imagesTr", "labelsTr"):
+        (output / part).mkdir(parents=True, exist_ok=True)
+    for name, path in zip(names, scans, strict=True):
+        shutil.copyfile(path, output / "imagesTr" / f"{name}_0000.nii.gz")
+        sitk.WriteImage(labels, str(output / "labelsTr" / f"{name}.nii.gz"), useCompression=True)
+    return names
+
+
+#: slices in the picture, and of them in a row
+COUNT, IN_A_ROW = 16, 4
+OPACITY = 0.6
+
+
+def draw_gallery(dataset: Path, recipe: Recipe, seed: int = 0) -> Image.Image:
+    """Draw random training slices of ``recipe`` on ``dataset``, in the size and resolution of its last phase.
+
+    Every slice stands twice: as the networks see it, and with the target in the labels' colours. Where a view merges
+    left and right, both have the colour of the left.
+
+    Raises:
+        InputError, UsageError: dataset or recipe cannot be used.
+    """
+    card = draft_card(recipe)
+    source = open_source(dataset, recipe, card, torch.device("cpu"))
+    last = recipe.phases[-1]
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    return _compose(source.batch(card.views, Phase(1, COUNT, last.size, last.spacing), generator), card)
+
+
+def _compose(batch: Batch, card: ModelCard) -> Image.Image:
+    palette = np.array([(0, 0, 0), *(label.color for label in card.labels)], np.float32)
+    middle = batch.images[:, batch.images.shape[1] // 2].clamp(0, 1).numpy()
+    grey = np.repeat(255 * middle[..., None], 3, axis=-1)
+    target = batch.target.numpy()
+    opacity = np.where(target > 0, OPACITY, 0.0)[..., None]
+    pairs = np.concatenate([grey, (1 - opacity) * grey + opacity * palette[target]], axis=2)
+    pairs = pairs[:, ::-1]  # rows run to the front or to the head; a picture from top to bottom
+    rows = [np.concatenate(list(pairs[start : start + IN_A_ROW]), axis=1) for start in range(0, len(pairs), IN_A_ROW)]
+    return Image.fromarray(np.concatenate(rows).astype(np.uint8))
+
+
+def write_gallery(dataset: Path, recipe: str, output: Path, seed: int = 0) -> None:
+    """Write the picture of :func:`draw_gallery` to ``output``, a .png or .jpg.
+
+    Raises:
+        UsageError: ``output`` has another ending, or would overwrite what is read.
+        SegmentationError: as of :func:`draw_gallery`.
+    """
+    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(output.suffix.lower())
+    if kind is None:
+        raise UsageError(f"{output} ends neither in .png nor in .jpg.", "Choose another name for -o.")
+    refuse_overwriting([*dataset_paths(dataset), Path(recipe)], [output])
+    check_writable(output)
+    content = io.BytesIO()
+    draw_gallery(dataset, Recipe.load(recipe), seed).save(content, format=kind)
+    write_whole(output, content.getvalue())

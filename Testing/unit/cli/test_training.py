@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.cli import main
+from SESegmentationLib.errors import DependencyError
 
 
 @pytest.fixture
@@ -66,3 +68,14 @@ def test_train_refuses_what_is_not_there(capfd, tmp_path, dataset, recipe):
     assert code == 2, err
     assert len(err.splitlines()) == 2
     assert not (tmp_path / "model" / "model.json").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "experiment", "evaluate", "measure", "prepare"])
+def test_without_the_training_package_its_commands_say_so(capfd, monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "SESegmentationTraining", None)
+    monkeypatch.delitem(sys.modules, "SESegmentationLib.cli.app", raising=False)
+    assert main([command, "accuracy", "--dataset", "somewhere"]) == DependencyError.exit_code
+    cause, remedy = capfd.readouterr().err.splitlines()
+    assert "not installed" in cause
+    assert "pip install" in remedy
+    assert main(["models"]) == 0

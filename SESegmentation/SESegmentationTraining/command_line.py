@@ -1,38 +1,126 @@
-"""``sesegment train``, ``sesegment evaluate`` and ``sesegment experiment``."""
+"""``sesegment train``, ``sesegment evaluate`` and ``sesegment experiment``: what they do, and what they tell."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
-from ..client.reading import reading_apart
-from ..errors import ERRORS_BY_CODE, UsageError
-from ..files import check_writable, refuse_overwriting
-from ..models import ModelCard, find_model
-from ..models.card import CARD_NAME, README_NAME
-from ..models.writing import WEIGHTS_NAME
-from ..text import printable
-from .entry import report_failure, say, warn
-from .show import ProgressBar, console, duration, print_json
+from SESegmentationLib.cli.entry import report_failure, say, warn
+from SESegmentationLib.cli.show import ProgressBar, console, duration, print_json
+from SESegmentationLib.client.reading import reading_apart
+from SESegmentationLib.errors import ERRORS_BY_CODE, UsageError
+from SESegmentationLib.files import check_writable, refuse_overwriting
+from SESegmentationLib.models import ModelPackage, find_model
+from SESegmentationLib.models.card import CARD_NAME, README_NAME
+from SESegmentationLib.models.writing import WEIGHTS_NAME
+from SESegmentationLib.progress import Progress, no_progress
+from SESegmentationLib.text import printable
 
-OPTION = "--accept-licence"
+from .dataset import dataset_paths
+from .evaluation import evaluate_folders
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from .experiments.plan import Run
+
+#: below this Dice a structure is named as weak
+WEAK_DICE = 0.7
+#: fewer test cases tell little
+FEW_CASES = 5
 
 
-def require_consent(card: ModelCard, accepted: bool) -> None:
-    """Raise UsageError where the terms of a model are not free and not accepted."""
-    licence = card.licence
-    if accepted or not licence.asks_consent:
-        return
-    where = f" at {licence.url}" if licence.url else ""
-    raise UsageError(
-        f"The weights of {card.name} may not be used for every purpose: {licence.name} ({licence.spdx}).",
-        f"Read these terms{where}; if you accept them, add {OPTION}.",
-    )
+def measure_kept_out(package: ModelPackage, dataset: Path, progress: Progress = no_progress) -> ModelPackage:
+    """Measure a finished model on the cases kept out for test, and write the result into its card and README.
+
+    These are the test cases of the split, or else those of the dataset's ``imagesTs`` and ``labelsTs``. Without any the
+    package stays as it is.
+
+    Raises:
+        InputError: ``dataset`` lacks them.
+    """
+    from .accuracy import card_accuracy, measure, test_cases, write_accuracy
+
+    if not package.card.training.get("test_cases") and not (dataset / "labelsTs").is_dir():
+        return package
+    measured = measure(package, test_cases(package, dataset), progress=progress)
+    command = f"sesegment measure accuracy {package.path.name} --dataset DATASET"
+    about = "Test cases of the dataset that it was trained on"
+    return write_accuracy(package, card_accuracy(package, measured, about, command))
+
+
+def training_report(package: ModelPackage) -> str:
+    """The report, as text for people; everything in it stands in the card."""
+    card, training = package.card, package.card.training
+    cases = training["cases"]
+    kept = training.get("test_cases", [])
+    tested = cases["test"] or card.accuracy.get("cases", 0)
+    listed = f" ({', '.join(kept[:8])}{', …' if len(kept) > 8 else ''})" if kept else ""
+    steps = sum(training["steps"].values())
+    lines = [
+        f"{package.path}: {card.name} {card.version}",
+        f"{cases['training'] + cases['validation'] + tested} cases: {cases['training']} for training, "
+        f"{cases['validation']} for validation, {tested} for test{listed}.",
+        f"Trained in {_minutes(training['hours'])} on {training['machine']}: {steps} steps.",
+        "",
+        *_accuracy(package),
+        "",
+        "Next:",
+        *_next_steps(package),
+    ]
+    return "\n".join(lines)
+
+
+def _accuracy(package: ModelPackage) -> list[str]:
+    accuracy = package.card.accuracy
+    if not accuracy:
+        return ["No cases were kept out: nothing was measured. Add cases to know how good the model is."]
+    width = max(len(label.name) for label in package.card.labels)
+    lines = [f"Dice on {accuracy['cases']} test case{'s' * (accuracy['cases'] > 1)}, which the training never saw:"]
+    for label in package.card.labels:
+        dice = _dice(accuracy, label.value)
+        if dice:
+            spread = f" ± {dice['std']:.3f}" if dice["n"] > 1 else ""
+            lines.append(f"  {label.name:<{width}}  {dice['mean']:.3f}{spread}")
+    return [*lines, f"  {'mean':<{width}}  {accuracy['mean_dice']:.3f}"]
+
+
+def _next_steps(package: ModelPackage) -> list[str]:
+    card = package.card
+    recipe = package.path / "training" / "recipe.toml"
+    lines = [
+        f"  sesegment models add {shlex.quote(str(package.path))}    installs it for this user, in Slicer too",
+        f"  sesegment run VOLUME --model {card.name} -o result.seg.nrrd    segments with it, once installed",
+    ]
+    if recipe.exists():
+        lines.append(f"  To change something, edit {recipe} and train with --recipe FILE into another folder.")
+    if card.accuracy:
+        weak = [label.name for label in card.labels if _dice(card.accuracy, label.value).get("mean", 1) < WEAK_DICE]
+        if weak:
+            lines.append(
+                f"  Weak: {', '.join(weak)}. More cases, or a longer training (--minutes), may help; look at some."
+            )
+        if card.accuracy["cases"] < FEW_CASES:
+            lines.append(f"  {card.accuracy['cases']} test cases tell little: other patients can come out much worse.")
+    if not card.licence.free:
+        lines.append(f"  Before you pass it on, state its licence in {package.path / 'model.json'}.")
+    return lines
+
+
+def _dice(accuracy: Mapping[str, Any], value: int) -> dict[str, Any]:
+    return accuracy["labels"].get(str(value), {}).get("dice", {})
+
+
+def _minutes(hours: float) -> str:
+    minutes = round(60 * hours)
+    if minutes < 1:
+        return "less than a minute"
+    return f"{minutes} min" if minutes < 120 else f"{hours:.1f} h"
 
 
 @reading_apart()
@@ -49,10 +137,8 @@ def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes
     Raises:
         SegmentationError: recipe, dataset, output or device cannot be used.
     """
-    from SESegmentationTraining.automatic import AUTOMATIC, RECIPE_NAME, automatic_recipe, read_reasons
-    from SESegmentationTraining.recipe import Recipe
-    from SESegmentationTraining.report import measure_kept_out, training_report
-    from SESegmentationTraining.train import train_model
+    from .automatic import AUTOMATIC, RECIPE_NAME, automatic_recipe, read_reasons
+    from .train import train_model
 
     if minutes is not None and recipe != AUTOMATIC:
         raise UsageError("--minutes is for --recipe auto.", "In a recipe's file the phases say how long it trains.")
@@ -85,7 +171,6 @@ def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes
 
 def _check_output(output: Path, dataset: Path, recipe: str) -> None:
     """Refuse to train into the dataset, over what is read, or over the README of something that is no model."""
-    from SESegmentationTraining.dataset import dataset_paths
 
     written = [output / name for name in (CARD_NAME, WEIGHTS_NAME, README_NAME)]
     kept = output / "training" / "split.json"
@@ -113,8 +198,6 @@ def evaluate_predictions(
     Raises:
         SegmentationError: a folder or file cannot be used, or there is nothing to compare.
     """
-    from SESegmentationTraining.evaluation import evaluate_folders
-
     labels = find_model(model).card.labels if model else None
     measures = evaluate_folders(predictions, references, labels, resample)
     failed = measures["failed"]
@@ -165,11 +248,10 @@ def run_experiments(
     Raises:
         SegmentationError: plan, data, output or device cannot be used, or runs failed.
     """
-    from SESegmentationTraining.dataset import dataset_paths
-    from SESegmentationTraining.experiments.plan import Plan, Run
-    from SESegmentationTraining.experiments.report import summary, write_report
-    from SESegmentationTraining.experiments.results import RESULTS_NAME, gather_results, read_results, result_path
-    from SESegmentationTraining.experiments.schedule import do_runs
+    from .experiments.plan import Plan
+    from .experiments.report import summary, write_report
+    from .experiments.results import RESULTS_NAME, gather_results, read_results, result_path
+    from .experiments.schedule import do_runs
 
     loaded = [Plan.load(plan) for plan in plans]
     written = [output / RESULTS_NAME, *(output / f"{plan.name}.md" for plan in loaded)]

@@ -14,7 +14,7 @@ from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.models import ModelCard, verify_package
 from SESegmentationLib.models.labels import PAIRED_BRAIN_STRUCTURES
-from SESegmentationTraining import benchmarks
+from SESegmentationTraining import preparation
 from SESegmentationTraining.dataset import find_cases
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.train import draft_card
@@ -72,7 +72,7 @@ def write(path: Path, array: np.ndarray, to_image, spacing=(1.0, 1.0, 1.0)) -> N
 @pytest.fixture
 def malc_archive(tmp_path, to_image) -> Path:
     """The challenge's folders with made-up brains: its numbers, cortical parcels and unused ones among them."""
-    values = [*benchmarks.FREESURFER_VALUES, 100, 101, 206, 207, 46, 69, 15]
+    values = [*preparation.FREESURFER_VALUES, 100, 101, 206, 207, 46, 69, 15]
     for kind, names in (("training", ("1000_3", "1001_3", "1006_3")), ("testing", ("1003_3",))):
         for seed, name in enumerate(names):
             labels = blocks(values, (12, 14, 80), seed)
@@ -84,7 +84,7 @@ def malc_archive(tmp_path, to_image) -> Path:
 
 def test_malc_from_the_challenges_folders(malc_archive, tmp_path, capfd):
     dataset = tmp_path / "data"
-    assert benchmarks.main(["malc", str(malc_archive), str(dataset)]) == 0
+    assert main(["prepare", "malc", str(malc_archive), str(dataset)]) == 0
     assert "3 cases for training, 1 for test" in capfd.readouterr().out
     original = sitk.GetArrayFromImage(sitk.ReadImage(str(malc_archive / "training-labels/1001_3_glm.nii")))
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(dataset / "labelsTr/1001_3.nii.gz")))
@@ -107,7 +107,7 @@ def test_malc_has_the_names_of_the_brain_model():
     assert set(brain) - set(malc) == {5, 44, 26, 58, 24}
     pairs = {(left, right) for left, right, _ in PAIRED_BRAIN_STRUCTURES if left in malc}
     assert set(draft_card(Recipe.load("malc")).merged_pairs) == pairs
-    learnt = {*benchmarks.FREESURFER_VALUES.values(), benchmarks.LEFT_CORTEX, benchmarks.RIGHT_CORTEX}
+    learnt = {*preparation.FREESURFER_VALUES.values(), preparation.LEFT_CORTEX, preparation.RIGHT_CORTEX}
     assert learnt == set(malc)
 
 
@@ -117,10 +117,10 @@ def visceral_folder(tmp_path, to_image) -> Path:
     for seed, case in enumerate(
         ("10000100_1_CTce_ThAb", "10000104_1_CTce_ThAb", "10000105_1_CTce_ThAb", "10000999_1_CT_wb")
     ):
-        labels = blocks(list(benchmarks.RADLEX_VALUES), (8, 20, 40), seed)
+        labels = blocks(list(preparation.RADLEX_VALUES), (8, 20, 40), seed)
         hu = np.where(labels > 0, labels % 700 - 300, -1000) + np.random.default_rng(seed).normal(0, 5, labels.shape)
         write(tmp_path / f"original/Volumes/{case}.nii.gz", hu.astype(np.int16), to_image, (2.0, 2.0, 2.0))
-        for radlex in benchmarks.RADLEX_VALUES:
+        for radlex in preparation.RADLEX_VALUES:
             if case == "10000999_1_CT_wb" and radlex == 237:
                 continue
             path = tmp_path / f"original/Segmentations/{case}_{radlex}_7.nii.gz"
@@ -132,9 +132,9 @@ def visceral_folder(tmp_path, to_image) -> Path:
 
 def test_visceral_from_a_file_a_structure(visceral_folder, tmp_path, capfd):
     dataset = tmp_path / "data"
-    assert benchmarks.main(["visceral", str(visceral_folder), str(dataset)]) == 0
+    assert main(["prepare", "visceral", str(visceral_folder), str(dataset)]) == 0
     assert capfd.readouterr().out == "3 cases; without all structures: 10000999_1_CT_wb\n"
-    assert benchmarks.main(["visceral", str(visceral_folder), str(dataset), "--test"]) == 0
+    assert main(["prepare", "visceral", str(visceral_folder), str(dataset), "--test"]) == 0
     case = find_cases(dataset)[0]
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(case.label)))
     liver = sitk.GetArrayFromImage(sitk.ReadImage(str(visceral_folder / f"Segmentations/{case.name}_58_7.nii.gz")))
@@ -142,7 +142,7 @@ def test_visceral_from_a_file_a_structure(visceral_folder, tmp_path, capfd):
     card = train(tmp_path, dataset, "visceral", steps=3, size=[20, 40])
     assert [label.name for label in card.labels][:4] == ["liver", "spleen", "right kidney", "left kidney"]
     assert set(np.unique(labels)) == {0, *(label.value for label in card.labels)}
-    assert set(benchmarks.RADLEX_VALUES.values()) == {label.value for label in card.labels}
+    assert set(preparation.RADLEX_VALUES.values()) == {label.value for label in card.labels}
     assert card.accuracy["cases"] == 3
     # labels of a side say so, in name and code, as RadLex numbers them
     sides = {label.value: label.modifier.meaning for label in card.labels if label.modifier}
@@ -182,16 +182,16 @@ def test_duke_oct_from_pictures(tmp_path, capfd):
 def test_what_is_missing_is_named(malc_archive, visceral_folder, tmp_path, capfd):
     (malc_archive / "testing-labels" / "1003_3_glm.nii").unlink()
     with pytest.raises(InputError, match="no 1003_3_glm"):
-        benchmarks.lay_out_malc(malc_archive, tmp_path / "data")
+        preparation.lay_out_malc(malc_archive, tmp_path / "data")
     with pytest.raises(InputError, match="training-images"):
-        benchmarks.lay_out_malc(tmp_path, tmp_path / "data")
+        preparation.lay_out_malc(tmp_path, tmp_path / "data")
     with pytest.raises(InputError, match="no volume"):
-        benchmarks.lay_out_visceral(malc_archive, tmp_path / "data")
+        preparation.lay_out_visceral(malc_archive, tmp_path / "data")
     liver = visceral_folder / "Segmentations" / "10000104_1_CTce_ThAb_58_7.nii.gz"
     image = sitk.ReadImage(str(liver))
     image.SetOrigin((0, 50, 0))
     sitk.WriteImage(image, str(liver))
     with pytest.raises(InputError, match="grid"):
-        benchmarks.lay_out_visceral(visceral_folder, tmp_path / "data")
-    assert benchmarks.main(["malc", str(tmp_path / "absent"), str(tmp_path / "data")]) == 2
+        preparation.lay_out_visceral(visceral_folder, tmp_path / "data")
+    assert main(["prepare", "malc", str(tmp_path / "absent"), str(tmp_path / "data")]) == 2
     assert len(capfd.readouterr().err.splitlines()) == 2

@@ -1,0 +1,285 @@
+"""The commands for training and measuring, and their options; what they do is imported when they are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from typer.core import TyperCommand
+
+measure_app = typer.Typer(help="Measure a model on cases that its training kept out.", no_args_is_help=True)
+prepare_app = typer.Typer(help="Prepare data for training.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model, or its folder.")]
+Dataset = Annotated[Path, typer.Option(help="Folder that the model was trained on.")]
+Recipe = Annotated[str, typer.Option(help="A recipe's name, or a TOML file.")]
+OwnRecipe = Annotated[
+    str | None, typer.Option(help="A recipe's name, or a TOML file, where the model's card does not name it.")
+]
+Volumes = Annotated[int, typer.Option(min=1, help="Times that each validation case is seen.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add all of them to ``app``."""
+    for command in (train, experiment, evaluate):
+        app.command()(command)
+    app.add_typer(measure_app, name="measure")
+    app.add_typer(prepare_app, name="prepare")
+
+
+def train(
+    dataset: Annotated[Path, typer.Argument(help="Folder in nnU-Net's layout: imagesTr, labelsTr, dataset.json.")],
+    recipe: Annotated[
+        str, typer.Option(help="auto: chosen from a look at the dataset; else a recipe's name, or a TOML file.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model; what is there is resumed.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Time that the recipe auto may take on this machine (60).")
+    ] = None,
+) -> None:
+    """Train a model. A run that was interrupted goes on where it stopped; under torchrun several processes share it.
+
+    At its end the model is measured on the cases kept out for test, and what came of it is reported.
+    """
+    from .command_line import train_package
+
+    train_package(dataset, recipe, output, device, minutes)
+
+
+def experiment(
+    plans: Annotated[list[str], typer.Argument(help="Plans by name, or TOML files.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of results, tables and plots; runs that are there stay.")
+    ],
+    data: Annotated[Path, typer.Option(help="Folder that holds the datasets of the plans.")] = Path(),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Runs side by side; one for each GPU, or one.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Only tables and plots of the runs that are there.")] = False,
+) -> None:
+    """Compare networks: train and test all variants of a plan. An experiment that was interrupted goes on."""
+    from .command_line import run_experiments
+
+    run_experiments(plans, output, data, device, workers, report)
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder of segmentations, or one file.")],
+    references: Annotated[Path, typer.Argument(help="Folder of reference labels with the same names, or one file.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Take the names of the labels from this model.")
+    ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Bring segmentations on another grid to that of their reference.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare segmentations with references: Dice, 95 % Hausdorff distance and mean surface distance per label.
+
+    Structures of a .seg.nrrd are known by name and code, those of a label map by their values. A pair that cannot be
+    compared does not keep the others from it; the exit code tells of the first.
+    """
+    from .command_line import evaluate_predictions
+
+    raise typer.Exit(evaluate_predictions(predictions, references, model, as_json, resample))
+
+
+class ImageAndLabels:
+    """The two values of ``--pair``."""
+
+
+def _pair(values: tuple[str, str]) -> tuple[Path, Path]:
+    return Path(values[0]), Path(values[1])
+
+
+class _WithPairs(TyperCommand):
+    """A command whose repeatable option ``--pair`` takes two values each time, for which typer has no type."""
+
+    def __init__(self, *arguments: Any, params: list[Any] | None = None, **options: Any) -> None:
+        for parameter in params or ():
+            if parameter.name == "pair":
+                parameter.nargs = 2
+        super().__init__(*arguments, params=params, **options)
+
+
+@measure_app.command(cls=_WithPairs)
+def accuracy(
+    model: Model,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="Folder that the model was trained on: its test cases, or else imagesTs and labelsTs."),
+    ] = None,
+    pair: Annotated[
+        list[ImageAndLabels] | None,
+        typer.Option(parser=_pair, metavar="IMAGE LABELS", help="Volume of your own with its labels; repeatable."),
+    ] = None,
+    data: Annotated[str, typer.Option(help="Description of the data, for the card.")] = "",
+    apart: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="VALUE",
+            help="A structure that the references define in another way: shown, but not in the mean; repeatable.",
+        ),
+    ] = None,
+    others: Annotated[
+        bool, typer.Option("--others", help="Structures that the model lacks count as background.")
+    ] = False,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Bring labels on another grid to that of their image.")
+    ] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write the figures into the card and its README.")] = False,
+) -> None:
+    """Dice and distances on cases that the model never saw. All cases are checked before the first is segmented."""
+    from .accuracy import measure_accuracy
+
+    pairs = cast(list[tuple[Path, Path]], pair or [])
+    measure_accuracy(model, dataset, pairs, data, apart or [], others, resample, write)
+
+
+@measure_app.command()
+def calibration(
+    model: Model,
+    dataset: Dataset,
+    recipe: OwnRecipe = None,
+    write: Annotated[bool, typer.Option("--write", help="Write the curves into the card and its README.")] = False,
+) -> None:
+    """The Dice to expect at what confidence, on validation cases as they are and under shifts."""
+    from .calibration import measure_calibration
+
+    measure_calibration(model, dataset, recipe, write)
+
+
+@measure_app.command()
+def crossvalidation(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the model, for its folder.")],
+    recipe: Recipe,
+    dataset: Annotated[Path, typer.Option(help="Folder in nnU-Net's layout.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for folds and final model.")],
+    folds: Annotated[int, typer.Option(help="How many.")] = 5,
+    only: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="K",
+            help="A fold to do, counted from 0, and no final model; repeatable, so that processes can share the work.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data: Annotated[str, typer.Option(help="Description of the data, for the card.")] = "",
+    write: Annotated[
+        Path | None, typer.Option(metavar="PACKAGE", help="A model to write the figures into, instead of training one.")
+    ] = None,
+) -> None:
+    """Measure every case by weights that never saw it; then train one model on all of them."""
+    from .crossvalidation import measure_crossvalidation
+
+    measure_crossvalidation(name, recipe, dataset, output, folds, only or [], device, data, write)
+
+
+@measure_app.command()
+def view_weights(
+    model: Model,
+    dataset: Dataset,
+    recipe: Recipe,
+    volumes: Volumes = 1,
+    write: Annotated[bool, typer.Option("--write", help="Write the best weights into the card.")] = False,
+) -> None:
+    """How much each view should count: the Dice on validation cases with every combination of weights."""
+    from .tuning import measure_view_weights
+
+    measure_view_weights(model, dataset, recipe, volumes, write)
+
+
+@measure_app.command()
+def logit_adjustment(
+    model: Model,
+    dataset: Dataset,
+    recipe: Recipe,
+    value: Annotated[list[int], typer.Option(help="Label value of a structure; repeatable.")],
+    volumes: Volumes = 1,
+    write: Annotated[bool, typer.Option("--write", help="Write the best factor into the weights.")] = False,
+) -> None:
+    """By what factor to multiply the probabilities of structures that are drawn too large or too small."""
+    from .tuning import measure_logit_adjustment
+
+    measure_logit_adjustment(model, dataset, recipe, value, volumes, write)
+
+
+@measure_app.command()
+def intracranial(
+    model: Model,
+    dataset: Annotated[Path, typer.Option(help="Folder of label maps that the model was trained on.")],
+    recipe: OwnRecipe = None,
+    volumes: Annotated[int, typer.Option(min=1, help="Contrasts of each validation head.")] = 4,
+    write: Annotated[bool, typer.Option("--write", help="Write the error into the card.")] = False,
+) -> None:
+    """How exact the intracranial volume is, on synthesised heads whose volume is known."""
+    from .accuracy import measure_intracranial_volume
+
+    measure_intracranial_volume(model, dataset, recipe, volumes, write)
+
+
+@prepare_app.command()
+def malc(
+    source: Annotated[Path, typer.Argument(help="Folder that the challenge's archive makes.")],
+    dataset: Annotated[Path, typer.Argument(help="Folder to write.")],
+) -> None:
+    """Lay out the MICCAI 2012 Multi-Atlas Labelling Challenge as the recipe malc wants it."""
+    from .preparation import prepare_malc
+
+    prepare_malc(source, dataset)
+
+
+@prepare_app.command()
+def visceral(
+    source: Annotated[Path, typer.Argument(help="Folder of the volumes and of a file for each structure.")],
+    dataset: Annotated[Path, typer.Argument(help="Folder to write.")],
+    test: Annotated[bool, typer.Option("--test", help="These cases are for test only.")] = False,
+) -> None:
+    """Lay out VISCERAL as the recipe visceral wants it."""
+    from .preparation import prepare_visceral
+
+    prepare_visceral(source, dataset, test)
+
+
+@prepare_app.command()
+def cross_contrast(
+    model: Model,
+    reference: Annotated[Path, typer.Argument(help="Scan that is segmented.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder in nnU-Net's layout; cases are added.")],
+    same: Annotated[
+        list[Path] | None, typer.Option(metavar="SCAN", help="Another scan on the same grid; repeatable.")
+    ] = None,
+) -> None:
+    """Label all scans of a patient by what a model finds on one of them."""
+    from .preparation import label_scans
+
+    for name in label_scans(model, reference, same or [], output):
+        print(name)
+
+
+@prepare_app.command()
+def gallery(
+    dataset: Annotated[Path, typer.Argument(help="Folder that is trained on.")],
+    recipe: Recipe,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture, .png or .jpg.")],
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+) -> None:
+    """Draw what a recipe's networks learn from: slices, and beside them their targets."""
+    from .preparation import write_gallery
+
+    write_gallery(dataset, recipe, output, seed)
+
+
+@prepare_app.command()
+def corrections(
+    dataset: Annotated[Path, typer.Option(help="Folder that the recipe's model was trained on.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything; what is there is resumed.")],
+    recipe: Annotated[str, typer.Option(help="A recipe's name, or a TOML file.")] = "correction",
+) -> None:
+    """Train the network that carries corrections to other slices, on mistakes of a model."""
+    from .learnt_correction import CorrectionRecipe, train_correction
+    from .processes import percent_printer
+
+    print(train_correction(dataset, CorrectionRecipe.load(recipe), output, percent_printer()))
