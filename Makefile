@@ -52,7 +52,8 @@ lint: $(VENV)/.testing
 # is free, and computes on that one alone
 test: lint
 	$(BIN)/python -m pytest -m alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile -m 'not alone'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile -m 'not alone' \
+	    --cov --cov-report=term
 
 test-slips: $(VENV)/.testing
 	SESEGMENTATION_ALL_SLIPS=1 $(BIN)/python -m pytest Testing/panel/test_mutations.py

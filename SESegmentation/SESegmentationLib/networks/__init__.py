@@ -1,5 +1,28 @@
-"""Fully convolutional networks whose feature maps are recalibrated by squeeze & excitation blocks."""
+"""Fully convolutional networks whose feature maps are recalibrated by squeeze & excitation blocks.
 
-from .architectures import NetworkCost, build_network, describe
+Example::
 
-__all__ = ["NetworkCost", "build_network", "describe"]
+    import torch
+    from SESegmentationLib.networks import ConcurrentSE, UNet
+
+    network = UNet(in_channels=1, classes=28, se="scSE")
+    logits = network(torch.zeros(2, 1, 160, 160))  # (2, 28, 160, 160)
+    recalibrated = ConcurrentSE(64)(torch.zeros(2, 64, 40, 40))  # the same shape
+"""
+
+from .architectures import DenseFCN, NetworkCost, SDNet, UNet, build_network, describe
+from .pyramid import PyramidUNet
+from .se import ChannelSE, ConcurrentSE, SpatialSE
+
+__all__ = [
+    "ChannelSE",
+    "ConcurrentSE",
+    "DenseFCN",
+    "NetworkCost",
+    "PyramidUNet",
+    "SDNet",
+    "SpatialSE",
+    "UNet",
+    "build_network",
+    "describe",
+]

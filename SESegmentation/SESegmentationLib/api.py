@@ -1,0 +1,77 @@
+"""The library in five lines of Python: a volume in, named structures out.
+
+Example::
+
+    from SESegmentationLib import save, segment
+
+    result = segment("head.nii.gz", model="brain-mr")
+    for structure in result.structures:
+        print(f"{structure.label.name}: {structure.volume_ml:.1f} ml")
+    save(result, "head.seg.nrrd")
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from .files import OutputFiles
+from .io.reading import read_volume
+from .io.writing import write_segmentation
+from .models import ModelPackage, find_model
+from .models.segments import algorithm_name
+from .progress import Progress, no_progress
+from .result import SegmentationResult
+
+
+def segment(
+    image: sitk.Image | str | os.PathLike[str],
+    model: str | ModelPackage = "brain-mr",
+    *,
+    device: str = "auto",
+    fast: bool = False,
+    progress: Progress = no_progress,
+) -> SegmentationResult:
+    """Segment a volume. For many volumes make one :class:`~SESegmentationLib.inference.engine.Engine`, and keep it.
+
+    Args:
+        image: a 3-D scalar volume, LPS and mm as everywhere in SimpleITK; or its file or DICOM folder.
+        model: the name of a model, the folder of one, or what :func:`~SESegmentationLib.models.find_model` gave.
+        device: "auto", "cpu", "cuda", "cuda:1", ..., "mps".
+        fast: use only the view with the largest weight.
+        progress: told phase, fraction and seconds left; may raise to cancel.
+
+    Returns:
+        Labels on the grid of ``image``, and what each structure measures.
+
+    Raises:
+        SegmentationError: one of its kinds, see :mod:`SESegmentationLib.errors`: the volume cannot be read or
+            segmented, there is no such model, or memory or device do not suffice.
+    """
+    from .inference.engine import Engine  # torch is loaded here
+
+    package = model if isinstance(model, ModelPackage) else find_model(model)
+    volume = image if isinstance(image, sitk.Image) else read_volume(Path(image))
+    return Engine(package, device).segment(volume, fast=fast, progress=progress)
+
+
+def save(result: SegmentationResult, path: str | os.PathLike[str]) -> None:
+    """Write the labels of a result, whole or not at all.
+
+    Args:
+        result: of :func:`segment`.
+        path: ends in ``.seg.nrrd`` (segments with name, colour and terminology), ``.nii.gz`` or ``.nii``.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+        OutputError: the file cannot be written (disk full, for example).
+    """
+    with OutputFiles() as files:
+        write_segmentation(
+            files.begin(Path(path)),
+            result.labels,
+            [structure.label for structure in result.structures],
+            algorithm_name(result.model.name, result.model.version),
+        )
