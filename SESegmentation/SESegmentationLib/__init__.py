@@ -12,7 +12,7 @@ __all__ = ["__version__", "save", "segment"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the functions of :mod:`.api` when they are asked for: not everything that imports this package reads images."""
+    """Load the functions of :mod:`.api` when they are asked for: not all that imports this package reads images."""
     if name in ("save", "segment"):
         from . import api
 
