@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import SimpleITK as sitk
 from dicom_writer import asymmetric, write_enhanced, write_series
 from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
-from pydicom.uid import RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.io.dicom import opening
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.volume_image import remarks_of
 
@@ -66,6 +68,63 @@ def test_a_broken_enhanced_or_compressed_file_is_named(tmp_path):
         for share in np.linspace(0.1, 0.99, 15):
             file.write_bytes(whole[: int(share * len(whole))])
             assert str(file) in refusal(file)
+
+
+def test_no_more_is_inflated_than_the_tags_tell_of(tmp_path, monkeypatch):
+    """By the size of what is held, not by what the file could be made into."""
+    deflated = DeflatedExplicitVRLittleEndian
+    write_series(VOLUME, tmp_path, lambda dataset, k: setattr(dataset.file_meta, "TransferSyntaxUID", deflated))
+    assert is_read(tmp_path)
+    monkeypatch.setattr(opening, "_TAG_BYTES", 1 << 21)
+    file = tmp_path / "IM0003"
+    dataset = pydicom.dcmread(file)
+    tracemalloc.start()
+    for edit, words in (
+        (lambda: dataset.add_new(0x7FE00010, "OB", bytes(1 << 25)), "it inflates to more than its tags tell of"),
+        (lambda: dataset.add_new(0x00204000, "UT", " " * (1 << 25)), "it inflates to more than its tags tell of"),
+        (
+            lambda: (dataset.pop(0x00204000), dataset.add_new(0x7FE00010, "OW", bytes(8))),
+            "is cut off: it holds 8 bytes",
+        ),
+    ):
+        edit()
+        dataset.save_as(file, enforce_file_format=True)
+        assert file.stat().st_size < 1 << 20
+        tracemalloc.reset_peak()
+        said = refusal(tmp_path)
+        assert str(file) in said and words in said
+        assert tracemalloc.get_traced_memory()[1] - tracemalloc.get_traced_memory()[0] < 1 << 24
+    tracemalloc.stop()
+    dataset.PixelData = bytes(VOLUME.voxels[3].nbytes)
+    dataset.save_as(file, enforce_file_format=True)
+    whole = file.read_bytes()
+    for length in range(340, len(whole), 31):
+        file.write_bytes(whole[:length])
+        assert str(file) in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+def test_compressed_pixels_are_not_larger_than_the_tags_say(tmp_path, compressor):
+    volume = asymmetric(2, 44, 40)
+    write_series(volume, tmp_path / "plain")
+    (tmp_path / "packed").mkdir()
+    for file in sorted((tmp_path / "plain").iterdir()):
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetImageIO("GDCMImageIO")
+        writer.SetFileName(str(tmp_path / "packed" / f"{file.name}.dcm"))
+        writer.SetCompressor(compressor)
+        writer.UseCompressionOn()
+        writer.Execute(sitk.ReadImage(str(file)))
+    file = tmp_path / "packed" / "IM0001.dcm"
+    content = file.read_bytes()
+    here, width = (44, 40), 2 if compressor == "JPEG" else 4
+    said = b"".join(size.to_bytes(width, "big") for size in (here if width == 2 else here[::-1]))
+    huge = b"".join(size.to_bytes(width, "big") for size in (65000, 65000))
+    begin = content.index(b"\xff\xd8" if width == 2 else b"\xff\x4f\xff\x51")
+    place = content.index(said, begin)
+    file.write_bytes(content[:place] + huge + content[place + len(huge) :])
+    assert "its pixels hold 65000 x 65000 pixels, not 40 x 44" in refusal(tmp_path / "packed")
 
 
 def test_a_broken_file_of_another_series_hinders_nothing(tmp_path):

@@ -14,10 +14,11 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID
 
 from ...errors import InputError
 from . import SIGNATURE_BYTES, has_signature
+from .opening import OversizedError, opened, pixel_bytes
 
 #: what images in one place of the patient can differ in; the telling ones first
 DISTINGUISHING = (
@@ -94,7 +95,7 @@ class Header:
             UnreadableError: it may be one, but is empty, cannot be opened, or is damaged in its first tags.
         """
         try:
-            with open(path, "rb") as file:
+            with opened(path) as file:
                 start = file.read(SIGNATURE_BYTES)
                 if not start.strip(b"\0"):
                     raise UnreadableError("is empty" + (" (holds zeros only)" if start else " (0 bytes)"))
@@ -105,6 +106,10 @@ class Header:
                 return replace(header, damage=_damage(file, header))
         except OSError as error:
             raise UnreadableError(f"cannot be opened: {error.strerror}") from error
+        except OversizedError as error:
+            raise UnreadableError("is damaged: it inflates to more than its tags tell of") from error
+        except ValueError as error:
+            raise UnreadableError("is cut off or damaged: it cannot be inflated to its end") from error
 
     def text(self, keyword: str) -> str:
         """The value of a tag as text; empty where it is absent."""
@@ -217,8 +222,6 @@ def _damage(file: BinaryIO, header: Header) -> str:
     """What is wrong with the pixels of a file that was read up to them; they themselves are not looked at."""
     if not header.text("SeriesInstanceUID") and "Rows" not in header.dataset and not header.is_directory:
         return "is cut off or damaged: it does not say what it holds"
-    if header.syntax == DeflatedExplicitVRLittleEndian:  # the position in the file says nothing
-        return ""
     implicit, little = header.dataset.original_encoding
     order: Literal["little", "big"] = "little" if little else "big"
     element = file.read(8 if implicit else 12)
@@ -232,17 +235,6 @@ def _damage(file: BinaryIO, header: Header) -> str:
     held = file.seek(0, 2) - begin
     if length == 0xFFFFFFFF:  # compressed; the decoder will tell
         return ""
-    needed = max(length, _pixel_bytes(header))
+    needed = max(length, pixel_bytes(header.dataset))
     held = min(held, length)
     return f"is cut off: it holds {held} bytes of {needed} of its pixels" if held < needed else ""
-
-
-def _pixel_bytes(header: Header) -> int:
-    """How many bytes the pixels of a file are, uncompressed; 0 where its tags do not tell."""
-    sizes = ("Rows", "Columns", "BitsAllocated")
-    factors = ("SamplesPerPixel", "NumberOfFrames")
-    try:
-        bits = math.prod([*(header.number(size) or 0 for size in sizes), *(header.number(n) or 1 for n in factors)])
-    except InputError:  # told where the tag is used
-        return 0
-    return 0 if header.text("PhotometricInterpretation").endswith("422") else bits // 8

@@ -14,6 +14,7 @@ import pydicom
 
 from ...errors import InputError
 from .headers import Header, UnreadableError, some_of, text_of
+from .opening import opened
 
 #: names that end so are meant as DICOM files
 _ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
@@ -122,7 +123,8 @@ def _missing(directory: Path) -> Iterator[Fault]:
 
 def _listed(directory: Path) -> Iterator[tuple[str, list[str]]]:
     """UID of the series, and the path in parts, of every file that a DICOMDIR lists in a series."""
-    records = {record.seq_item_tell: record for record in pydicom.dcmread(directory).DirectoryRecordSequence}
+    with opened(directory) as content:
+        records = {record.seq_item_tell: record for record in pydicom.dcmread(content).DirectoryRecordSequence}
     for series in records.values():
         if series.DirectoryRecordType != "SERIES":
             continue

@@ -16,6 +16,7 @@ from ...result import Finding
 from ..volume_image import SHEAR_DEGREES, sheared
 from .frames import Frame
 from .headers import Header, some_of
+from .opening import opened
 
 #: relative difference between slice distances that rounding in the files explains
 UNEVEN = 0.05
@@ -224,8 +225,8 @@ def _counts(headers: Sequence[Header], images: int, places: int) -> Iterator[str
 
 
 def _private_counts(file: Path, there: dict[str, int]) -> Iterator[str]:
-    with pydicom.config.disable_value_validation():
-        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*_CREATORS, *_ELEMENTS], force=True)
+    with pydicom.config.disable_value_validation(), opened(file) as content:
+        dataset = pydicom.dcmread(content, stop_before_pixels=True, specific_tags=[*_CREATORS, *_ELEMENTS], force=True)
     for creator, group, element, unit, words in _COUNTS:
         try:
             expected = int(dataset.private_block(group, creator)[element].value)

@@ -24,11 +24,12 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from ...errors import InputError, require
+from ...errors import InputError, SegmentationError, require
 from ...result import Finding
 from ..volume_image import add_remarks
 from .frames import Frame, frames_of
 from .headers import Header, some_of
+from .opening import OversizedError, opened, refuse_other_sizes
 from .series import Found, choose_series
 from .stack import Stack, perhaps_missing, refuse_missing
 
@@ -65,8 +66,8 @@ class StoredPixels:
 def _decoded(file: Path) -> np.ndarray:
     """The stored values (frames, rows, columns) of a file."""
     try:
-        with pydicom.config.disable_value_validation():
-            dataset = pydicom.dcmread(file, force=True)
+        with pydicom.config.disable_value_validation(), opened(file) as content:
+            dataset = pydicom.dcmread(content, force=True)
             if "PixelData" not in dataset:
                 raise InputError(f"{file} is cut off: it does not hold all of its pixels.", _REMEDY)
             if "TransferSyntaxUID" not in dataset.file_meta:  # files of before 2000 or so
@@ -74,8 +75,10 @@ def _decoded(file: Path) -> np.ndarray:
                 explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
                 dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
             array = _decompressed(dataset) if dataset.file_meta.TransferSyntaxUID.is_encapsulated else _native(dataset)
-    except (InputError, MemoryError):
+    except (SegmentationError, MemoryError):
         raise
+    except OversizedError as error:
+        raise InputError(f"{file} is damaged: its pixels hold {error}, as its tags say.", _REMEDY) from error
     except Exception as error:  # whatever damaged bytes make the decoders raise
         raise InputError(
             f"The pixels of {file} cannot be read: they are cut off, damaged, or compressed in an unknown way.", _REMEDY
@@ -95,6 +98,7 @@ def _native(dataset: Dataset) -> np.ndarray:
 
 
 def _decompressed(dataset: Dataset) -> np.ndarray:
+    refuse_other_sizes(dataset)
     pixels = Dataset()
     for keyword in _STORAGE:
         if keyword in dataset:
