@@ -59,6 +59,7 @@ def nifti_files(tmp_path_factory) -> dict[str, Path]:
 REFUSED_NIFTI = {
     "dim0_zero.nii": "dim[0]",
     "dim_neg.nii": "dim[1]",
+    "crlf.nii": "transferred as a text",
     "voxoffset_zero.nii": "vox_offset",
     "magic_bad.nii": "magic",
     "qs_flip.nii": "sform and qform",
@@ -249,6 +250,16 @@ def test_too_small_and_too_large_are_told(tmp_path):
 def test_more_voxels_than_the_header_tells_are_told(tmp_path):
     (tmp_path / "a.nrrd").write_bytes(mutants.nrrd() + mutants.VOXELS.tobytes())
     assert codes(read_volume(tmp_path / "a.nrrd")) == {"surplus"}
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nrrd", "a.mha"])
+def test_what_was_transferred_as_a_text_is_refused(tmp_path, name):
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 256, (20, 20, 20)).astype(np.uint8))
+    sitk.WriteImage(image, tmp_path / name)
+    assert codes(read_volume(tmp_path / name)) == set()
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[:352] + content[352:].replace(b"\n", b"\r\n"))  # a header may be spared
+    assert "transferred as a text" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize(("values", "lowest"), [((0, 100), 0), ((-1024, 1500), -1024)])

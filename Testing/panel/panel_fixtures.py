@@ -5,6 +5,7 @@ A test file elsewhere that imports them (``app`` among them) has the stand-in fo
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -20,6 +21,8 @@ TESTING = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTING), str(Path(__file__).parent)]
 slicer = pytest.importorskip("slicer", reason="needs slicer-core (extra 'test')")
 pytest.importorskip("PySide6", reason="needs PySide6-Essentials (extra 'test')")
+
+from PySide6 import QtCore  # noqa: E402
 
 from harness import application  # noqa: E402
 from harness import dialogs as harness_dialogs  # noqa: E402
@@ -208,3 +211,14 @@ def open_story(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Any]:
         return story
 
     return open_it
+
+
+@pytest.fixture
+def locked_events() -> Callable[[], None]:
+    """A step of an event loop that keeps Python's lock while it waits, as Slicer's does: no other thread runs in it."""
+    library = next(Path(QtCore.__file__).parent.glob("Qt/lib/libQt6Core.so*"), None)
+    if library is None:
+        pytest.skip("only Linux has this library of Qt")
+    name = "_ZN16QCoreApplication13processEventsE6QFlagsIN10QEventLoop17ProcessEventsFlagEEi"
+    process_events = getattr(ctypes.PyDLL(str(library)), name)
+    return lambda: process_events(4, 20)  # waits for more events, 20 ms at most

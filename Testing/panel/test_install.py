@@ -12,7 +12,6 @@ import pytest
 import qt
 import slicer
 from panel_clicks import click, texts, wait, wait_a_moment
-from PySide6 import QtCore
 
 from harness.packages import environment
 from SESegmentationLib.client import processes as launch
@@ -116,22 +115,13 @@ def test_the_window_goes_on_and_shows_how_far_it_is(widget, begin, missing, pip,
     assert len(segmenter.jobs) == 1 and ui.progressBar.maximum == 100
 
 
-def test_it_goes_on_where_no_other_thread_runs(widget, begin, missing, pip, segmenter):
+def test_it_goes_on_where_no_other_thread_runs(widget, begin, missing, pip, segmenter, locked_events):
     """As in Slicer, whose event loop keeps Python's lock: what runs behind it must need no thread."""
-    import ctypes
-    from pathlib import Path
-
-    library = next(Path(QtCore.__file__).parent.glob("Qt/lib/libQt6Core.so*"), None)
-    if library is None:
-        pytest.skip("only Linux has this library of Qt")
-    process_events = ctypes.PyDLL(
-        str(library)
-    )._ZN16QCoreApplication13processEventsE6QFlagsIN10QEventLoop17ProcessEventsFlagEEi
     pip("print('Collecting torch', flush=True); time.sleep(0.3)")
     begin(True)
     end = time.monotonic() + 30
     while widget.panel.installation.running and time.monotonic() < end:
-        process_events(4, 20)  # waits for more events
+        locked_events()
     wait_a_moment()
     assert len(segmenter.jobs) == 1 and widget.panel.messages.shown == []
 

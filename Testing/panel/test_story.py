@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -82,6 +83,18 @@ def test_from_the_sample_to_a_scene_that_is_loaded_again(open_story, real_model,
 
     worker = story.worker
     assert story.segment() is not restored and story.worker == worker  # stayed warm; a new segmentation each time
+
+
+def test_it_goes_on_where_the_event_loop_keeps_the_lock(story, locked_events):
+    """What the worker says arrives although no other thread runs while the window waits."""
+    load_sample()
+    seen, end = set(), time.monotonic() + 60
+    click(story.ui.segmentButton)
+    while story.running and time.monotonic() < end:
+        locked_events()
+        seen.add(story.ui.progressBar.value)
+    assert not story.running and story.messages == []
+    assert len(seen) > 3 and story.choices.resultSegmentation is not None
 
 
 def test_cancel_then_kill_then_segment_as_if_nothing_had_happened(story, large_volume):

@@ -215,7 +215,7 @@ class MetaImageHeader:
             if not self._flag("BinaryData", "True"):
                 return as_numbers(self.path, files[0][0].read(), shape, dtype.newbyteorder("=")), []
             voxels = read_voxels(files, shape, dtype)
-            more = surplus(*files[-1], shape, dtype) if len(files) == 1 else []
+            more = surplus(*files[-1], voxels) if len(files) == 1 else []
         return voxels, more
 
 

@@ -298,7 +298,7 @@ class NiftiHeader:
             if (skipped := skip(file, offset)) < offset:
                 raise self._impossible("vox_offset", offset, f"within the {skipped} bytes of the file")
             voxels = read_voxels([(file, path)], shape, self.dtype)
-            more = surplus(file, path, shape, self.dtype)
+            more = surplus(file, path, voxels)
         return volume_image(_scaled(voxels, *scaling), affine, str(self.path), [*findings, *more])
 
 

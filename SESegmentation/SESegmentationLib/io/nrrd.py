@@ -307,5 +307,5 @@ class NrrdHeader:
                     raise InputError(f"{self.path} is cut off or damaged: its text is too short.", CUT_OFF_REMEDY)
                 return np.frombuffer(bytes.fromhex(text), dtype).reshape(shape), []
             voxels = read_voxels(files, shape, dtype)
-            more = surplus(*files[-1], shape, dtype) if len(files) == 1 else []
+            more = surplus(*files[-1], voxels) if len(files) == 1 else []
         return voxels, more

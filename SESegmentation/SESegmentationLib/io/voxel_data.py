@@ -28,6 +28,8 @@ _COPIES = 3
 _BLOCK_BYTES = 1 << 20
 #: what follows the voxels is read for its checksum, but no further than this
 _SURPLUS_BYTES = 1 << 28
+#: so many follow a carriage return by chance once in 10^19 files
+_LINE_FEEDS = 8
 
 
 class Inflated(io.RawIOBase):
@@ -136,15 +138,24 @@ def read_voxels(files: Sequence[tuple[BinaryIO, Path]], shape: Sequence[int], dt
     return array
 
 
-def surplus(file: BinaryIO, path: Path, shape: Sequence[int], dtype: np.dtype) -> list[Finding]:
-    """Read on to the end, which verifies checksums; a finding where as much as another slice follows the voxels."""
+def surplus(file: BinaryIO, path: Path, voxels: np.ndarray) -> list[Finding]:
+    """Read on to the end, which verifies checksums; a finding where as much as another slice follows the voxels.
+
+    Raises:
+        InputError: the rest is damaged; or the file was transferred as a text, which moves the voxels on.
+    """
     count = 0
     try:
         while count < _SURPLUS_BYTES and (block := file.read(_BLOCK_BYTES)):
             count += len(block)
     except (EOFError, zlib.error, OSError) as error:
         raise InputError(f"{path} is cut off or corrupt: {error}.", CUT_OFF_REMEDY) from error
-    if count < math.prod(shape[1:]) * dtype.itemsize:
+    if count and _has_line_ends(voxels):
+        raise InputError(
+            f"{path} was damaged when it was transferred as a text: a carriage return stands before every line feed.",
+            "Transfer it again in binary mode.",
+        )
+    if count < voxels[0].nbytes:
         return []
     return [
         Finding(
@@ -153,6 +164,13 @@ def surplus(file: BinaryIO, path: Path, shape: Sequence[int], dtype: np.dtype) -
             "If that size is wrong, the volume is distorted, and the result meaningless.",
         )
     ]
+
+
+def _has_line_ends(voxels: np.ndarray) -> bool:
+    """Whether all of several line feeds among the bytes follow a carriage return, which no volume has by chance."""
+    content = voxels.reshape(-1).view(np.uint8)
+    feeds = np.flatnonzero(content[1:] == 0x0A)
+    return len(feeds) >= _LINE_FEEDS and bool((content[feeds] == 0x0D).all())
 
 
 def as_numbers(path: Path, text: bytes, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
