@@ -33,7 +33,7 @@ from SESegmentationLib.predict.device import fast_precision
 from SESegmentationLib.predict.views import fastest_order
 from SESegmentationLib.progress import Progress, no_progress
 
-from .processes import Log, as_first_process, rank_and_count
+from .processes import Log, rank_and_count
 from .recipe import Phase, Recipe
 from .sources import Batch, Source
 
@@ -93,19 +93,12 @@ class FitState:
     Attributes:
         step: steps done.
         seconds: time spent, all resumed runs together.
-        best_dice, best_step: best validation of the last phase so far.
-        stale: validations of the last phase since then.
-        stopped: whether it ended early.
         left_out: of the steps done, those that there was no time for.
         history: "step" and "mean" Dice of every validation.
     """
 
     step: int = 0
     seconds: float = 0.0
-    best_dice: float = -1.0
-    best_step: int = 0
-    stale: int = 0
-    stopped: bool = False
     left_out: int = 0
     history: list[dict] = field(default_factory=list)
 
@@ -213,7 +206,7 @@ def fit_network(
     total, work = schedule.steps, schedule.work(schedule.steps)
 
     with Log(folder, name, state.step) if rank == 0 else nullcontext() as log:
-        while state.step < total and not state.stopped:
+        while state.step < total:
             rate = schedule.learning_rate(state.step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -235,14 +228,14 @@ def fit_network(
             state.seconds = earlier + now - started
             late = max(schedule.due(state.seconds) - state.step, 0)
             state.step, state.left_out = state.step + late, state.left_out + late
-            if recipe.data.validation and _passed(recipe.fit.validate_every, before, state.step):
-                if log:
-                    dice = validate(average.module, source, views, pairs, recipe, phase, device)
-                    _note_validation(state, dice, recipe.fit.patience if phase is schedule.phases[-1] else None)
-                    log.write({"step": state.step, "validation": state.history[-1]["mean"], "dice": dice})
-                state.stopped = as_first_process(state.stopped, device)
             if log:
-                due = now - saved >= recipe.fit.checkpoint_seconds or state.step == total or state.stopped
+                if recipe.data.validation and _passed(recipe.fit.validate_every, before, state.step):
+                    dice = validate(average.module, source, views, pairs, recipe, phase, device)
+                    known = [value for value in dice if value is not None]
+                    mean = round(sum(known) / max(len(known), 1), 4)
+                    state.history.append({"step": state.step, "mean": mean})
+                    log.write({"step": state.step, "validation": mean, "dice": dice})
+                due = now - saved >= recipe.fit.checkpoint_seconds or state.step == total
                 if due or _passed(LOG_STEPS, before, state.step):
                     entry = {"step": state.step, "loss": _finite(loss, state.step), "rate": rate}
                     log.write({**entry, "seconds": round(state.seconds, 1)})
@@ -337,17 +330,3 @@ def validate(
         size += torch.bincount(batch.target.flatten(), minlength=classes)
         size += torch.bincount(predicted.flatten(), minlength=classes)
     return [2 * int(o) / int(s) if s else None for o, s in zip(overlap[1:], size[1:], strict=True)]
-
-
-def _note_validation(state: FitState, dice: list[float | None], patience: int | None) -> None:
-    """Add a validation to ``state``; ``patience`` is None before the last phase, which alone may end early."""
-    known = [d for d in dice if d is not None]
-    mean = sum(known) / max(len(known), 1)
-    state.history.append({"step": state.step, "mean": round(mean, 4)})
-    if patience is None:
-        return
-    if mean > state.best_dice:
-        state.best_dice, state.best_step, state.stale = mean, state.step, 0
-    else:
-        state.stale += 1
-    state.stopped = bool(patience) and state.stale >= patience

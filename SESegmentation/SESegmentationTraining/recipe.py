@@ -15,7 +15,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.models import ModelPackage
-from SESegmentationLib.models.card import PLANES
 
 from .slabs import Deformation
 from .synthesis import Synthesis
@@ -27,7 +26,7 @@ SOURCE_KINDS = ("folder", "label-maps")
 #: what ``optimizer`` in [fit] may be
 OPTIMIZERS = ("adamw", "sgd")
 #: entries of [appearance] that are for intensities from 0 on
-UNIT_ONLY = ("bias", "gamma", "invert", "contrast")
+UNIT_ONLY = ("bias", "gamma", "contrast")
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,6 @@ class Fit:
         boundary: extra weight of the cross-entropy at boundaries within a slice (the paper's protocol: 2).
         validate_every: steps between validations, where cases are kept out for them; 0 for none.
         validation_batches: batches per validation.
-        patience: validations without improvement before the last phase stops early; 0 for never.
         checkpoint_seconds: time between checkpoints.
         minutes: that all networks together may take; where a machine needs longer, steps are left out; 0 for no limit.
     """
@@ -88,7 +86,6 @@ class Fit:
     boundary: float = 0.0
     validate_every: int = 500
     validation_batches: int = 20
-    patience: int = 0
     checkpoint_seconds: float = 60.0
     minutes: float = 0.0
 
@@ -181,8 +178,6 @@ class Recipe:
         phases: the schedule of every network of slices.
         specialise: with these, ``phases`` train one network on all views, and each network of the card starts from its
             weights and goes through these phases at a quarter of the learning rate, on its own views only.
-        shared_planes: planes that the network learns from which the others start, where these are not those of the
-            views: what slices of another plane show helps too.
         volumetric: the same for volumetric views, which start from nothing.
         networks: what differs for some networks, by their names in the card: those that are taught otherwise err
             elsewhere, and together they err less.
@@ -198,7 +193,6 @@ class Recipe:
     card: dict[str, Any]
     phases: list[Phase] = field(default_factory=list)
     specialise: list[Phase] = field(default_factory=list)
-    shared_planes: tuple[str, ...] = ()
     volumetric: Volumetric = field(default_factory=Volumetric)
     networks: dict[str, Changes] = field(default_factory=dict)
     teacher: Instruction = field(default_factory=Instruction)
@@ -259,8 +253,6 @@ def _check(recipe: Recipe) -> None:
     together = all(bool(look.darkening) == bool(look.darkened) for look in looks)
     checks = (
         (phases, "there is no phase"),
-        (set(recipe.shared_planes) <= set(PLANES), f"shared_planes are some of {', '.join(PLANES)}"),
-        (recipe.specialise or not recipe.shared_planes, "shared_planes are for networks that specialise"),
         (not (recipe.specialise and recipe.networks), "[networks] is for networks that do not specialise"),
         (not (recipe.volumetric.phases and fit.boundary), "[fit] boundary is for slices, not for volumetric phases"),
         (positive, "steps, batch, size, spacing and depth of a phase must be above 0"),
@@ -276,7 +268,6 @@ def _check(recipe: Recipe) -> None:
         (bool(data.scans) == bool(data.scans_share), "[data] scans and scans_share go together"),
         (not data.scans or data.source == "label-maps", "[data] scans are shown beside label maps"),
         (fit.drops >= 0, "[fit] drops is a number, at least 0"),
-        (data.validation or not fit.patience, "[fit] patience needs cases for validation in [data]"),
         (together, "[appearance] darkening and darkened go together"),
         (darkened, f"[appearance] darkened are channels from 1 to {labels}"),
         (not (zscore and unfit), f"[appearance] {', '.join(UNIT_ONLY)} must be 0 where intensities have the mean 0"),

@@ -85,8 +85,7 @@ def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
     plan, seeds = [], itertools.count(fit.seed)
     flat = [view for view in card.views if not view.volumetric]
     if recipe.specialise and flat:
-        views = [replace(flat[0], plane=plane) for plane in recipe.shared_planes] or flat
-        plan.append(PlannedFit("shared", card.networks[flat[0].network], views, main, fit.seed))
+        plan.append(PlannedFit("shared", card.networks[flat[0].network], flat, main, fit.seed))
     for name, description in card.networks.items():
         views = [view for view in card.views if view.network == name]
         if recipe.specialise and name not in deep:

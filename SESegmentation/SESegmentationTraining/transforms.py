@@ -35,7 +35,6 @@ class Appearance:
         gamma: standard deviation of the log of the exponent.
         noise: largest standard deviation of the noise.
         gain: largest relative change of brightness.
-        invert: share of images whose contrast is inverted.
         contrast: share of images that get another contrast altogether, see :func:`random_contrast`.
         structures: largest log of the factor that each structure's brightness is multiplied with by itself; needs the
             labels, see :func:`change_structures`.
@@ -48,7 +47,6 @@ class Appearance:
     gamma: float = 0.25
     noise: float = 0.05
     gain: float = 0.2
-    invert: float = 0.0
     contrast: float = 0.0
     structures: float = 0.0
     darkening: float = 0.0
@@ -56,7 +54,7 @@ class Appearance:
 
 
 def change_appearance(images: Tensor, strength: Appearance, generator: torch.Generator) -> Tensor:
-    """Contrast, blur, bias field, gamma, inversion, noise and gain, each of random strength."""
+    """Contrast, blur, bias field, gamma, noise and gain, each of random strength."""
     if strength.contrast:
         images = random_contrast(images, strength.contrast, generator)
     if strength.blur_pixels:
@@ -66,8 +64,6 @@ def change_appearance(images: Tensor, strength: Appearance, generator: torch.Gen
     if strength.gamma:
         exponent = torch.exp(strength.gamma * _normal(images, generator))
         images = images.clamp(min=1e-4) ** exponent
-    if strength.invert:
-        images = torch.where(_uniform(images, generator) < strength.invert, 1 - images, images)
     if strength.noise:
         sigma = strength.noise * _uniform(images, generator)
         images = images + sigma * torch.randn(images.shape, generator=generator).to(images.device)

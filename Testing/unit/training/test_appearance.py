@@ -19,7 +19,7 @@ from SESegmentationTraining.transforms import (
     random_contrast,
 )
 
-NOTHING = Appearance(bias=0, blur_pixels=0, gamma=0, noise=0, gain=0, invert=0)
+NOTHING = Appearance(bias=0, blur_pixels=0, gamma=0, noise=0, gain=0)
 
 
 def images(seed: int = 0) -> torch.Tensor:
@@ -37,7 +37,7 @@ def test_zero_strengths_change_nothing():
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_changed_images_stay_finite_and_near_their_range(seed):
-    strength = Appearance(bias=0.3, blur_pixels=2, gamma=0.3, noise=0.05, gain=0.2, invert=0.3, contrast=0.5)
+    strength = Appearance(bias=0.3, blur_pixels=2, gamma=0.3, noise=0.05, gain=0.2, contrast=0.5)
     changed = change_appearance(images(seed), strength, generator(seed))
     assert changed.shape == (4, 3, 20, 24)
     assert torch.isfinite(changed).all()
@@ -45,7 +45,7 @@ def test_changed_images_stay_finite_and_near_their_range(seed):
     assert float(changed.max()) < 12
 
 
-@pytest.mark.parametrize("change", ["bias", "blur_pixels", "gamma", "noise", "gain", "invert", "contrast"])
+@pytest.mark.parametrize("change", ["bias", "blur_pixels", "gamma", "noise", "gain", "contrast"])
 def test_every_change_does_something_by_itself_and_follows_the_seed(change):
     strength = Appearance(**{**vars(NOTHING), change: 0.7})
     first, again, other = (change_appearance(images(), strength, generator(seed)) for seed in (1, 1, 2))

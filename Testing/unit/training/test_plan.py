@@ -22,8 +22,6 @@ DEEP_PHASE = {"steps": 1, "batch": 1, "size": [8, 8], "depth": 8}
         ({"card": {"views": [STACK, {**FLAT, "network": "stack"}]}}, "different thickness"),
         ({"fit": {"boundary": 1.0}}, "boundary"),
         ({"volumetric": {"phases": [{**DEEP_PHASE, "depth": 0}]}}, "depth"),
-        ({"shared_planes": ["axial"]}, "specialise"),
-        ({"shared_planes": ["oblique"]}, "shared_planes"),
         ({"networks": {"stacks": {"seed": 1}}}, "no view has: stacks"),
     ],
 )
@@ -49,20 +47,19 @@ def test_views_have_the_pixels_that_their_training_ends_with(blobs_recipe):
     assert [(view.size, view.spacing) for view in card.views] == [((16, 16), 1.0), ((6, 12, 10), 2.0)]
 
 
-def test_a_shared_network_may_learn_more_planes_than_those_of_the_views(blobs_recipe):
+def test_a_shared_network_learns_all_views_of_slices(blobs_recipe):
     phase = {"steps": 1, "batch": 1, "size": [8, 8]}
     recipe = blobs_recipe(
         card={"views": [STACK, FLAT, {**STACK, "network": "other"}]},
         phases=[phase],
         specialise=[phase],
-        shared_planes=["axial", "sagittal"],
         volumetric={"phases": [DEEP_PHASE]},
         fit={"seed": 5},
     )
     plan = plan_fits(draft_card(recipe), recipe)
     assert [fit.name for fit in plan] == ["shared", "stack", "flat", "other"]
     assert [[view.plane for view in fit.views] for fit in plan] == [
-        ["axial", "sagittal"], ["coronal"], ["axial"], ["coronal"]
+        ["axial"], ["coronal"], ["axial"], ["coronal"]
     ]  # fmt: skip
     assert [fit.seed for fit in plan] == [5, 5, 5, 6]
     assert [fit.volumetric for fit in plan] == [False, True, False, True]

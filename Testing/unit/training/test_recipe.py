@@ -137,7 +137,6 @@ def test_a_recipe_as_plain_values_is_json(blobs_recipe):
         ({"data": {"source": "cloud"}}, "folder, label-maps, not 'cloud'"),
         ({"data": {"mirrored_pairs": [[1, 2, 3]]}}, r"data\.mirrored_pairs\[0\]"),
         ({"data": {"test": -1}}, "numbers of cases"),
-        ({"data": {"validation": 0}, "fit": {"patience": 3}}, "patience needs"),
         ({"deformation": 3}, "deformation is 3, expected a table"),
         ({"card": {"intensity": {"type": "zscore"}}}, "mean 0"),
         ({"appearance": {"darkening": 1.5}}, "go together"),

@@ -295,7 +295,7 @@ def test_volumetric_views_get_stacks_and_all_their_labels(blobs_folder, blobs_re
 
 def test_a_network_may_have_an_appearance_of_its_own(blobs_folder, blobs_recipe):
     off = {"bias": 0.0, "blur_pixels": 0.0, "gamma": 0.0, "noise": 0.0, "gain": 0.0}
-    change = {"invert": 1.0, "gain": 0.1}
+    change = {"gamma": 0.5, "gain": 0.1}
     views = [{"plane": "axial", "weight": 1.0, "network": name} for name in ("usual", "other")]
 
     def images(view, look, **networks):

@@ -224,10 +224,10 @@ def test_a_training_that_is_killed_resumes_to_the_same_package(blobs_folder, blo
 
 
 def test_two_processes_train_one_package(blobs_folder, blobs_entries, tmp_path):
-    """Over gloo, with an early stop on which they have to agree."""
+    """Over gloo."""
     entries = blobs_entries(
-        phases=[{"steps": 3, "batch": 2, "size": [16, 16]}, {"steps": 400, "batch": 2, "size": [16, 16]}],
-        fit={"checkpoint_seconds": 0, "validate_every": 2, "patience": 2, "learning_rate": 1e-9},
+        phases=[{"steps": 3, "batch": 2, "size": [16, 16]}, {"steps": 6, "batch": 2, "size": [16, 16]}],
+        fit={"checkpoint_seconds": 0, "validate_every": 2},
     )
     recipe = write_recipe(tmp_path / "own.toml", entries)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -237,7 +237,7 @@ def test_two_processes_train_one_package(blobs_folder, blobs_entries, tmp_path):
     assert process.returncode == 0, text
     assert text.count(f"{output}: blobs 1.0.0") == 1
     package = verify_package(output)
-    assert 3 < package.card.training["steps"]["planes"] < 403
+    assert package.card.training["steps"] == {"planes": 9}
     steps = [
         json.loads(line)["step"]
         for line in (output / "training" / "planes.log.jsonl").read_text(encoding="utf-8").splitlines()
