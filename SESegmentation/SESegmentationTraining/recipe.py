@@ -130,7 +130,7 @@ class Volumetric:
     """How networks are trained that see all slices at once.
 
     Attributes:
-        network: what differs from the recipe's; ``flat`` levels suit slices that lie far apart, see ``PyramidUNet``.
+        network: what differs from the recipe's.
         phases: the schedule of each; their ``depth`` is the number of slices.
     """
 

@@ -7,7 +7,6 @@ the end of every encoder and decoder block (Roy et al., IEEE TMI 2019). It costs
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -71,24 +70,14 @@ class ConvolutionBlock(nn.Sequential):
         convolutions: how many.
         se: SE block or identity.
         dimensions: 2, or 3 for 3x3x3 convolutions.
-        flat: of volumes, whether slices are convolved one by one (1x3x3).
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        convolutions: int,
-        se: nn.Module,
-        dimensions: int = 2,
-        flat: bool = False,
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, convolutions: int, se: nn.Module, dimensions: int = 2) -> None:
         convolution, norm = _CONVOLUTION[dimensions], _NORM[dimensions]
-        size, around = ((1, 3, 3), (0, 1, 1)) if flat else (3, 1)
         layers: list[nn.Module] = []
         for index in range(convolutions):
             layers += [
-                convolution(in_channels if index == 0 else channels, channels, size, padding=around, bias=False),
+                convolution(in_channels if index == 0 else channels, channels, 3, padding=1, bias=False),
                 norm(channels),
                 nn.ReLU(inplace=True),
             ]
@@ -110,8 +99,6 @@ class PyramidUNet(nn.Module):
         positions: where SE blocks stand: "encoder", "decoder", "bottleneck".
         dropout: share of channels dropped after each block while training.
         dimensions: 2 for slices, 3 for volumes.
-        flat: of volumes, the finest levels that know each slice by itself and are pooled within it: as many as it takes
-            until pixels are about as large as the slices lie apart (Isensee et al., Nature Methods 2021).
     """
 
     def __init__(
@@ -126,13 +113,10 @@ class PyramidUNet(nn.Module):
         positions: Sequence[str] = ("encoder", "decoder", "bottleneck"),
         dropout: float = 0.0,
         dimensions: int = 2,
-        flat: int = 0,
     ) -> None:
         super().__init__()
         if dimensions not in (2, 3):
             raise ValueError(f"the pyramid U-Net has 2 or 3 dimensions, not {dimensions}")
-        if not 0 <= flat < len(channels) or (flat and dimensions == 2):
-            raise ValueError(f"flat levels are levels of volumes, and not the coarsest: {flat} cannot be had")
         if aggregation == "concat":
             raise ValueError("the pyramid U-Net joins SE branches by max, add or mul, not concat")
         unknown = set(positions) - {"encoder", "decoder", "bottleneck"}
@@ -142,7 +126,7 @@ class PyramidUNet(nn.Module):
         def block(inputs: int, level: int, position: str) -> ConvolutionBlock:
             kind = se if position in positions else None
             se_block = build_se(kind, channels[level], reduction, aggregation, dimensions)
-            return ConvolutionBlock(inputs, channels[level], convolutions, se_block, dimensions, level < flat)
+            return ConvolutionBlock(inputs, channels[level], convolutions, se_block, dimensions)
 
         three = dimensions == 3
         upsampling = _UPSAMPLING[dimensions]
@@ -151,18 +135,12 @@ class PyramidUNet(nn.Module):
         self.classes = classes
         self.dimensions = dimensions
         levels = range(len(channels) - 1)
-        #: pooling after each level, along the axes of a slice or volume
-        self.poolings = [(1 if level < flat else 2, 2, 2)[-dimensions:] for level in levels]
-        strides = [math.prod(steps) for steps in zip(*self.poolings, strict=True)]
-        #: sizes are padded to multiples of these; heights and widths of ``stride``
-        self.strides, self.stride = strides, strides[-1]
+        #: sizes are padded to multiples of it
+        self.stride = 2 ** len(levels)
         inputs = [in_channels, *channels[:-2]]
         self.encoders = nn.ModuleList(block(inputs[level], level, "encoder") for level in levels)
         self.bottleneck = block(channels[-2], len(channels) - 1, "bottleneck")
-        self.upsamplings = nn.ModuleList(
-            upsampling(channels[level + 1], channels[level], self.poolings[level], self.poolings[level])
-            for level in levels
-        )
+        self.upsamplings = nn.ModuleList(upsampling(channels[level + 1], channels[level], 2, 2) for level in levels)
         self.decoders = nn.ModuleList(block(2 * channels[level], level, "decoder") for level in levels)
         self.dropout = (nn.Dropout3d if three else nn.Dropout2d)(dropout)
         self.classifier = (nn.Conv3d if three else nn.Conv2d)(channels[0], classes, 1)
@@ -181,14 +159,14 @@ class PyramidUNet(nn.Module):
         In three dimensions (N, classes, D, H, W) of volumes (N, in_channels, D, H, W).
         """
         sizes = maps.shape[2:]
-        missing = [-size % stride for size, stride in zip(sizes, self.strides, strict=True)]
+        missing = [-size % self.stride for size in sizes]
         maps = F.pad(maps, [side for after in reversed(missing) for side in (0, after)])
         pool = F.max_pool3d if self.dimensions == 3 else F.max_pool2d
         skips = []
-        for encoder, pooling in zip(self.encoders, self.poolings, strict=True):
+        for encoder in self.encoders:
             maps = self.dropout(encoder(maps))
             skips.append(maps)
-            maps = pool(maps, pooling)
+            maps = pool(maps, 2)
         maps = self.dropout(self.bottleneck(maps))
         for level in reversed(range(len(skips))):
             maps = torch.cat([skips[level], self.upsamplings[level](maps)], dim=1)

@@ -26,32 +26,12 @@ def network(**changes) -> nn.Module:
     return build_network(DESCRIPTION | {"dimensions": 3} | changes)
 
 
-@given(LENGTHS, LENGTHS, LENGTHS, st.integers(0, 2))
+@given(LENGTHS, LENGTHS, LENGTHS)
 @settings(max_examples=40, deadline=None)
-def test_any_size_gives_logits_of_that_size(depth, height, width, flat):
+def test_any_size_gives_logits_of_that_size(depth, height, width):
     with torch.no_grad():
-        logits = network(flat=flat).eval()(torch.zeros(2, 1, depth, height, width))
+        logits = network().eval()(torch.zeros(2, 1, depth, height, width))
     assert logits.shape == (2, 3, depth, height, width)
-
-
-@pytest.mark.parametrize(("flat", "strides"), [(0, [4, 4, 4]), (1, [2, 4, 4]), (2, [1, 4, 4])])
-def test_flat_levels_know_each_slice_by_itself_and_the_others_their_neighbours(flat, strides):
-    net = network(flat=flat, se=None).eval()
-    assert net.strides == strides
-    volume = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    other = volume.clone()
-    other[:, :, 3] += 1
-    maps, changed = volume, other
-    with torch.no_grad():
-        for level, block in enumerate([*net.encoders, net.bottleneck]):
-            maps, changed = block(maps), block(changed)
-            differ = (maps != changed).any(dim=(0, 1, 3, 4)).nonzero().flatten().tolist() if level <= flat else []
-            if level < flat:
-                assert differ == [3]
-            elif level == flat:
-                assert differ == [1, 2, 3, 4, 5]  # two convolutions of three slices
-            if level < 2:
-                maps, changed = (torch.nn.functional.max_pool3d(m, net.poolings[level]) for m in (maps, changed))
 
 
 def test_every_se_parameter_has_a_gradient():
@@ -122,9 +102,3 @@ def test_folded_batch_norms_give_the_same():
 def test_other_numbers_of_dimensions_are_refused():
     with pytest.raises(ModelError, match="2 or 3 dimensions"):
         network(dimensions=4)
-
-
-@pytest.mark.parametrize(("dimensions", "flat"), [(3, -1), (3, 3), (2, 1)])
-def test_flat_levels_that_cannot_be_had_are_refused(dimensions, flat):
-    with pytest.raises(ModelError, match="flat levels"):
-        network(dimensions=dimensions, flat=flat)
