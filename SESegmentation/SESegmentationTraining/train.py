@@ -163,13 +163,13 @@ def draft_card(recipe: Recipe) -> ModelCard:
 
 
 def _frame(recipe: Recipe, view: dict[str, Any]) -> dict[str, Any]:
-    """What a view's network sees when its training ends: "size" (of a volumetric one slices included) and "spacing"."""
+    """The "size" that a view's network sees when its training ends, of a volumetric one slices included."""
     deep = bool(view.get("volumetric"))
     phases = recipe.volumetric.phases if deep else recipe.specialise or recipe.phases
     if not phases:
         return {}
     last = phases[-1]
-    return {"size": [*([last.depth] if deep else []), *last.size], "spacing": last.spacing}
+    return {"size": [*([last.depth] if deep else []), *last.size]}
 
 
 #: told what is worth knowing before the training begins, a sentence each

@@ -40,8 +40,6 @@ class View:
             networks that were trained on mirrored images. Takes twice the time.
         volumetric: whether the network sees all slices at once, in three dimensions, and segments them all; "plane"
             then says along which axis they are stacked, and "thickness" is 1. For what fits into memory whole.
-        spacing: pixel size of its slices relative to the model's grid, at least 1: coarse pixels serve a view that is
-            there to see the whole, and cost less. "size" counts these pixels.
     """
 
     plane: str
@@ -52,7 +50,6 @@ class View:
     size: tuple[int, ...] | None = None
     mirrored: bool = False
     volumetric: bool = False
-    spacing: float = 1.0
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any], where: str = "view") -> View:
@@ -64,6 +61,7 @@ class View:
         volumetric = fields.flag("volumetric", False)
         if volumetric and thickness > 1:
             fields.fail("thickness", "1 where the view is volumetric")
+        fields.number("spacing", 1.0, low=1, high=1)  # of earlier versions, which had views of coarser pixels
         return cls(
             plane=fields.text("plane", choices=PLANES),
             weight=fields.number("weight", low=0, high=1e6, above=True),
@@ -73,7 +71,6 @@ class View:
             size=_size(fields, 3 if volumetric else 2) if fields.has("size") else None,
             mirrored=fields.flag("mirrored", False),
             volumetric=volumetric,
-            spacing=fields.number("spacing", 1.0, low=1, high=100),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,7 +84,6 @@ class View:
             **({"size": list(self.size)} if self.size else {}),
             **({"mirrored": True} if self.mirrored else {}),
             **({"volumetric": True} if self.volumetric else {}),
-            **({"spacing": self.spacing} if self.spacing > 1 else {}),
         }
 
 

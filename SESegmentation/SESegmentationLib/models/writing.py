@@ -69,8 +69,7 @@ def _overlooked(card: ModelCard) -> str:
 
 def _seen(view: View) -> str:
     """What a view's network sees at once."""
-    seen = "all slices" if view.volumetric else f"{view.thickness} slice{'s' if view.thickness > 1 else ''}"
-    return seen if view.spacing == 1 else f"{seen}, pixels {view.spacing:g} times as large"
+    return "all slices" if view.volumetric else f"{view.thickness} slice{'s' if view.thickness > 1 else ''}"
 
 
 def _accuracy(card: ModelCard) -> str:

@@ -31,7 +31,6 @@ from .views import (
     heard_alone,
     logits_of,
     other_sides,
-    resized,
     slab,
     split_merged,
     stack,
@@ -222,7 +221,7 @@ class Predictor:
             network(seen.contiguous(memory_format=fastest_order(view.volumetric, seen.device)))
         # the network pads at the ends what it cannot halve often enough
         shown = tuple(slice(length) for length in seen.shape[2:])
-        return resized(as_slices(gates[0][(..., *shown)][inside], view.volumetric), slabs.shape[-2:])[:, 0]
+        return as_slices(gates[0][(..., *shown)][inside], view.volumetric)[:, 0]
 
     @staticmethod
     def _slabs(view: View, image: Tensor, which: slice) -> Tensor:

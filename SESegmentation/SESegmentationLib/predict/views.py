@@ -97,11 +97,7 @@ def stack(volume: Tensor, plane: str) -> Tensor:
 
 
 def framed(slabs: Tensor, view: View) -> tuple[Tensor, tuple[slice, ...]]:
-    """``slabs`` (..., H, W) as the view's network sees them, and where in that they then lie.
-
-    With pixels as large as the view's, in the middle of zeros where they are smaller than its size.
-    """
-    slabs = resized(slabs, [max(1, round(length / view.spacing)) for length in slabs.shape[-2:]])
+    """``slabs`` (..., H, W) in the middle of zeros where they are smaller than the view's size, and where they lie."""
     if view.size is None:
         return slabs, (...,)
     lengths = slabs.shape[-len(view.size) :]
@@ -110,14 +106,6 @@ def framed(slabs: Tensor, view: View) -> tuple[Tensor, tuple[slice, ...]]:
     inside = [slice(one, one + length) for one, length in zip(before, lengths, strict=True)]
     sides = [side for one, both in zip(before, missing, strict=True) for side in (both - one, one)]
     return F.pad(slabs, sides[::-1]), (..., *inside)
-
-
-def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """``maps`` (..., H, W) with as many pixels as ``size`` says, linearly, each slice by itself."""
-    if tuple(size) == maps.shape[-2:]:
-        return maps
-    sliced = F.interpolate(maps.reshape(1, -1, *maps.shape[-2:]), tuple(size), mode="bilinear", align_corners=False)
-    return sliced.reshape(*maps.shape[:-2], *size)
 
 
 def as_slices(maps: Tensor, volumetric: bool) -> Tensor:
@@ -143,7 +131,7 @@ def logits_of(
         logits = logits[:, other_side]
         if view.volumetric or across == -1:
             logits = logits.flip(across)
-    return resized(as_slices(logits, view.volumetric), slabs.shape[-2:])
+    return as_slices(logits, view.volumetric)
 
 
 def across_axis(plane: str) -> int:
