@@ -258,7 +258,8 @@ def test_what_was_transferred_as_a_text_is_refused(tmp_path, name):
     sitk.WriteImage(image, tmp_path / name)
     assert codes(read_volume(tmp_path / name)) == set()
     content = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(content[:352] + content[352:].replace(b"\n", b"\r\n"))  # a header may be spared
+    spared = 352 if name == "a.nii" else 0  # a header without such a byte
+    (tmp_path / name).write_bytes(content[:spared] + content[spared:].replace(b"\n", b"\r\n"))
     assert "transferred as a text" in refusal(tmp_path / name)
 
 
