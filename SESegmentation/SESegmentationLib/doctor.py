@@ -129,7 +129,7 @@ def check_packages() -> list[Check]:
 def check_torch(python: str = sys.executable) -> list[Check]:
     """What torch there is and which devices it can use, asked of the interpreter ``python``."""
     if python == sys.executable and not _importable("torch"):
-        return [Check("torch", ERROR, "torch is not installed.", install_advice("torch==2.13.0"))]
+        return [Check("torch", ERROR, "torch is not installed.", install_advice("torch"))]
     try:
         answer = subprocess.run(
             [python, "-P", "-c", _ASK_TORCH],  # a torch.py in the working folder is not torch

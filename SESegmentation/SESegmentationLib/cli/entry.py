@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -163,6 +164,8 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
         return UsageError(message, f"See: {command} --help" if message else "")
     if isinstance(error, OSError) and error.strerror:
         where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "A file"
+        if error.errno == errno.ENAMETOOLONG:
+            return UsageError(f"The name {where} is longer than the disk allows.", "Choose a shorter name.")
         return SegmentationError(
             f"{where} cannot be read or written: {error.strerror}.", "Check the file, its folder and its disk."
         )

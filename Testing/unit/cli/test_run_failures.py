@@ -141,6 +141,13 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(refused, tiny_model
     assert files_in(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 300 + ".nii.gz", "n" * 300 + "/a.nii.gz"])
+def test_a_name_that_is_too_long_is_exit_code_2(refused, tiny_model, sample_file, tmp_path, name):
+    written = ["-m", tiny_model, "-o"]
+    for arguments in ([sample_file, *written, tmp_path / name], [tmp_path / name, *written, tmp_path / "a.nii.gz"]):
+        assert "longer than the disk allows" in refused(2, *arguments)
+
+
 def test_no_such_model_is_exit_code_3(refused, sample_file, tmp_path):
     assert "'nothing'" in refused(3, sample_file, "-m", "nothing", "-o", tmp_path / "a.nii.gz")
 
