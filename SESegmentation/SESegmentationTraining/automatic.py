@@ -28,13 +28,13 @@ from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.losses import merge_pairs, segmentation_loss
 from SESegmentationLib.progress import Progress, no_progress
 
-from .choices import Machine, Plan, plan_recipe
+from .choices import Machine, RecipeDraft, draft_recipe
 from .dataset import Case, find_cases, load_case, split_by_recipe
 from .recipe import Phase, Recipe
 from .slabs import VolumeBank
 from .sources import as_batch, draw_slabs, mirror_table
 from .train import draft_card
-from .transforms import change_appearance
+from .transforms import augment_intensity
 
 #: what stands for the automatic recipe in place of a recipe's name
 AUTOMATIC = "auto"
@@ -90,7 +90,7 @@ def automatic_recipe(
         )
     began = time.monotonic()
     machine = Machine.of(device)
-    plan = plan_recipe(dataset, _model_name(output), machine, progress)
+    plan = draft_recipe(dataset, _model_name(output), machine, progress)
     progress("time a step", 0.0, None)
     entries = with_steps(plan, dataset, machine, minutes or DEFAULT_MINUTES, began)
     recipe = Recipe.from_dict(entries)
@@ -103,7 +103,7 @@ def automatic_recipe(
 
 
 def with_steps(
-    plan: Plan, dataset: Path, machine: Machine, minutes: float, began: float | None = None
+    plan: RecipeDraft, dataset: Path, machine: Machine, minutes: float, began: float | None = None
 ) -> dict[str, Any]:
     """Entries of ``plan`` with as many steps as ``minutes`` allow: one of each phase is timed on cases of ``dataset``.
 
@@ -177,7 +177,7 @@ def seconds_per_step(
     for _ in range(most + 1):
         started = time.perf_counter()
         slabs = draw_slabs(bank, card.views, phase, recipe.deformation, recipe.fit.rare_share, generator)
-        images = change_appearance(slabs.images, recipe.appearance, generator)
+        images = augment_intensity(slabs.images, recipe.appearance, generator)
         batch = as_batch(images, slabs.labels, slabs.planes, card.views, card)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.fit.bf16):
             logits = network(batch.images.contiguous(memory_format=torch.channels_last))

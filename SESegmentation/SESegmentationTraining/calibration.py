@@ -139,7 +139,7 @@ class Observation:
     dice: float
 
 
-def kept_out_cases(package: ModelPackage, dataset: Path, recipe: Recipe, group: str) -> Iterator[Case]:
+def held_out_volumes(package: ModelPackage, dataset: Path, recipe: Recipe, group: str) -> Iterator[Case]:
     """The cases that the training kept out.
 
     Args:
@@ -190,11 +190,11 @@ def observe(package: ModelPackage, cases: Iterable[Case], fast: bool = True) -> 
         found: list[Observation] = []
         for views in alternatives:
             predicted = predictor.predict(image, views)
-            found += compare(package, predicted, truth, name, shift)
+            found += observations_of(package, predicted, truth, name, shift)
         yield tuple(found)
 
 
-def compare(
+def observations_of(
     package: ModelPackage, predicted: Prediction, truth: np.ndarray, name: str, shift: str | None
 ) -> list[Observation]:
     """One observation for each structure that is there, or was found."""
@@ -251,7 +251,7 @@ def calibrate(package: ModelPackage, dataset: Path, recipe: Recipe) -> dict[str,
         InputError: there are no validation cases.
     """
     observations = [
-        seen for those in observe(package, kept_out_cases(package, dataset, recipe, "validation")) for seen in those
+        seen for those in observe(package, held_out_volumes(package, dataset, recipe, "validation")) for seen in those
     ]
     if not observations:
         raise InputError("There are no validation cases.", "Keep some out in the recipe's [data].")

@@ -22,7 +22,7 @@ from SESegmentationLib.predict.device import choose_device, fast_precision
 from SESegmentationLib.progress import Progress, no_progress
 
 from .dataset import find_cases, split_cases
-from .fingerprint import Fingerprint, data_licence, look_at, make_labels, mirrored_pairs
+from .fingerprint import Fingerprint, data_licence, extract_fingerprint, make_labels, mirrored_pairs
 from .slabs import PLANE_AXES
 
 #: a voxel this many times as long as wide leaves only the plane of its short edges
@@ -69,7 +69,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RecipeDraft:
     """An automatic recipe before its steps are counted.
 
     Attributes:
@@ -85,7 +85,7 @@ class Plan:
     most_steps: int
 
 
-def plan_recipe(dataset: Path, name: str, machine: Machine, progress: Progress = no_progress) -> Plan:
+def draft_recipe(dataset: Path, name: str, machine: Machine, progress: Progress = no_progress) -> RecipeDraft:
     """Look at ``dataset`` and decide.
 
     Args:
@@ -102,26 +102,30 @@ def plan_recipe(dataset: Path, name: str, machine: Machine, progress: Progress =
     if (dataset / "labelsTs").is_dir():
         test = 0
     split = split_cases(list(cases), validation, test, SPLIT_SEED, together)
-    look = look_at(dataset, [cases[case] for case in split.training], progress)
-    description = look.description
+    fingerprint = extract_fingerprint(dataset, [cases[case] for case in split.training], progress)
+    description = fingerprint.description
     pairs, alone = mirrored_pairs(description.labels)
-    aside = [] if look.slices else [description.labels[value] for value in look.to_one_side(pairs)]
-    across = thick_axis(look)
-    spacing = choose_spacing(look, across, len(split.training), machine)
-    pixels = np.maximum(np.rint(np.median(look.extents, axis=0) / spacing), 1).astype(int)
-    views = choose_views(spacing, across, look.slices, bool(pairs))
+    aside = [] if fingerprint.slices else [description.labels[value] for value in fingerprint.to_one_side(pairs)]
+    across = thick_axis(fingerprint)
+    spacing = choose_spacing(fingerprint, across, len(split.training), machine)
+    extent = np.median(fingerprint.extents, axis=0)
+    pixels = np.maximum(np.rint(extent / spacing), 1).astype(int)
+    views = choose_views(spacing, across, fingerprint.slices, bool(pairs))
     levels, size = choose_size(pixels, views, machine)
     base = 32 if machine.is_gpu else 16
     phases, shares = choose_phases(size, levels, base, machine)
-    intensity, appearance = choose_intensity(look)
-    seen = {value: ml for value in description.labels if len(ml := look.millilitres(value)) >= FEW_VOLUMES}
+    intensity, appearance = choose_intensity(fingerprint)
+    seen = {value: ml for value in description.labels if len(ml := fingerprint.millilitres(value)) >= FEW_VOLUMES}
     plausible = {value: (_round(0.5 * min(ml)), _round(2 * max(ml))) for value, ml in seen.items()}
-    labels = make_labels(description.labels, {} if look.slices else plausible)
-    volumes = [float(np.mean(look.millilitres(value) or [0])) for value in description.labels]
+    labels = make_labels(description.labels, {} if fingerprint.slices else plausible)
+    volumes = [float(np.mean(fingerprint.millilitres(value) or [0])) for value in description.labels]
     uneven = len(volumes) > 1 and max(volumes) > 4 * min(volumes)
     patch_mm = np.array(size) * min(spacing)
-    beyond = [np.median(look.extents, axis=0)[axis] - patch_mm.min() for view in views for axis in _in_plane(view)]
-    kind = SLICES if look.slices else "crop" if (look.extents < LARGEST_CROP_MM).all() else "volume"
+    beyond = [
+        np.median(fingerprint.extents, axis=0)[axis] - patch_mm.min() for view in views for axis in _in_plane(view)
+    ]
+    kind = SLICES if fingerprint.slices else "crop" if (fingerprint.extents < LARGEST_CROP_MM).all() else "volume"
+    whole = [] if fingerprint.slices else fingerprint.in_one_piece()
     entries = {
         "name": name,
         "network": {
@@ -161,20 +165,20 @@ def plan_recipe(dataset: Path, name: str, machine: Machine, progress: Progress =
             "title": f"{name} ({description.modality})" if description.modality else name,
             "version": "1.0.0",
             "summary": f"{_names([label.name for label in labels])} in {description.modality or 'images'}.",
-            "modality": "CT" if look.is_ct else "MR" if is_mr(look) else "OT",
-            "contrast": "" if look.is_ct else description.modality,
+            "modality": "CT" if fingerprint.is_ct else "MR" if is_mr(fingerprint) else "OT",
+            "contrast": "" if fingerprint.is_ct else description.modality,
             "spacing": spacing.tolist(),
             "intensity": intensity,
             "margin_mm": 10.0,
             "input": {
                 "kind": kind,
-                "extent_mm": None if look.pictures else _expected(look.extents),
+                "extent_mm": None if fingerprint.pictures else _expected(fingerprint.extents),
                 "limits": [
                     f"Trained on {len(split.training)} cases of one dataset; images of other kinds were not measured.",
                     "Not a medical device; a trained person must review every result.",
                 ],
             },
-            "cleanup": {"largest_component": [] if look.slices else look.in_one_piece(), "fill_holes": False},
+            "cleanup": {"largest_component": whole, "fill_holes": False},
             "merged_pairs": [list(pair) for pair in pairs],
             "training": {"data": description.about},
             "licence": data_licence(description.licence),
@@ -187,7 +191,7 @@ def plan_recipe(dataset: Path, name: str, machine: Machine, progress: Progress =
     reasons = [
         f"{len(cases)} cases: {len(split.training)} for training, {len(split.validation)} for validation, "
         f"{len(split.test)} for test" + (f"; cases that begin alike ({together}) stay together" if together else ""),
-        f"grid {_by(spacing)} mm: the cases' median is {_by(look.spacing)} mm; {_by(pixels)} voxels",
+        f"grid {_by(spacing)} mm: the cases' median is {_by(fingerprint.spacing)} mm; {_by(pixels)} voxels",
         _why_views(views, across),
         f"intensities: {_why_intensity(intensity)}; modality {description.modality or 'not stated'}",
         f"mirrored: {_why_mirror(pairs, alone, aside)}",
@@ -195,7 +199,7 @@ def plan_recipe(dataset: Path, name: str, machine: Machine, progress: Progress =
         f"{machine.gigabytes:.0f} GB on {machine.device.type}",
         f"class balance: {'volumes of labels differ more than fourfold' if uneven else 'none needed'}",
     ]
-    return Plan(entries, reasons, shares, int(most))
+    return RecipeDraft(entries, reasons, shares, int(most))
 
 
 def kept_out(cases: int) -> tuple[int, int]:
@@ -216,29 +220,29 @@ def same_patient(names: Sequence[str]) -> str:
     return expression if all(found) and 3 <= len(patients) < len(names) else ""
 
 
-def thick_axis(look: Fingerprint) -> int | None:
+def thick_axis(fingerprint: Fingerprint) -> int | None:
     """Axis along which slices are thick or single, or None."""
-    if look.slices:
+    if fingerprint.slices:
         return 2
-    axis = int(np.argmax(look.spacing))
-    return axis if look.spacing[axis] >= ANISOTROPIC * look.spacing.min() else None
+    axis = int(np.argmax(fingerprint.spacing))
+    return axis if fingerprint.spacing[axis] >= ANISOTROPIC * fingerprint.spacing.min() else None
 
 
-def choose_spacing(look: Fingerprint, across: int | None, cases: int, machine: Machine) -> np.ndarray:
+def choose_spacing(fingerprint: Fingerprint, across: int | None, cases: int, machine: Machine) -> np.ndarray:
     """Voxel size (3) of the grid in mm: the median, coarser in the slices' plane where it would be too many voxels.
 
     Args:
         across: see :func:`thick_axis`.
         cases: that are kept in memory.
     """
-    spacing = look.spacing.copy()
-    if look.slices:
+    spacing = fingerprint.spacing.copy()
+    if fingerprint.slices:
         return spacing.round(4)
     axes = [axis for axis in range(3) if axis != across]
-    median = np.median(look.extents, axis=0)
+    median = np.median(fingerprint.extents, axis=0)
     longest = 512 if machine.is_gpu else 256
     factor = max(1.0, float((median[axes] / spacing[axes]).max()) / longest)
-    voxels = cases * float(np.mean(np.prod(look.extents, axis=1))) / float(np.prod(spacing * factor))
+    voxels = cases * float(np.mean(np.prod(fingerprint.extents, axis=1))) / float(np.prod(spacing * factor))
     room = 0.5 * machine.gigabytes * 1e9 / BYTES_PER_VOXEL
     factor *= max(1.0, voxels / room) ** (1 / len(axes))
     spacing[axes] *= factor
@@ -289,27 +293,27 @@ def choose_phases(
     return [phase(*half, 2.0), phase(*size, 1.0)], [0.4, 0.6]
 
 
-def choose_intensity(look: Fingerprint) -> tuple[dict[str, Any], dict[str, Any]]:
+def choose_intensity(fingerprint: Fingerprint) -> tuple[dict[str, Any], dict[str, Any]]:
     """Recipe for the intensities, and how far they are changed at random.
 
     CT: a window from the labelled voxels' 0.5th to 99.5th percentile (as nnU-Net clips: Isensee et al., Nature Methods
     2021). All else: percentiles of each image by itself, of its foreground where there is much background.
     """
-    if look.is_ct:
-        low, high = np.floor(look.labelled_percentiles((0.5, 99.5)) / 10) * 10 + (0, 10)
+    if fingerprint.is_ct:
+        low, high = np.floor(fingerprint.labelled_percentiles((0.5, 99.5)) / 10) * 10 + (0, 10)
         window = {"type": "window", "lower": float(low), "upper": float(high)}
         return window, {"bias": 0.0, "blur_pixels": 0.7, "gamma": 0.1, "noise": 0.05, "gain": 0.05}
     recipe: dict[str, Any] = {"type": "percentile", "lower": 0.5, "upper": 99.5}
-    if np.median([case.zeros for case in look.cases]) > 0.2:
+    if np.median([case.zeros for case in fingerprint.cases]) > 0.2:
         recipe |= {"lower": 0.0, "foreground": "nonzero"}
-    elif is_mr(look) and (look.extents >= LARGEST_CROP_MM).any():
+    elif is_mr(fingerprint) and (fingerprint.extents >= LARGEST_CROP_MM).any():
         recipe |= {"lower": 0.0, "foreground": "bright"}
     return recipe, {"bias": 0.25, "blur_pixels": 0.8, "gamma": 0.25, "noise": 0.06, "gain": 0.15}
 
 
-def is_mr(look: Fingerprint) -> bool:
+def is_mr(fingerprint: Fingerprint) -> bool:
     """Whether the images are MRI: by the channel's name ("MRI", "T1", "FLAIR", ...), which must begin so."""
-    return re.match(r"(mr|t1|t2|pd|flair|dwi|adc|dce|swi)", look.description.modality.lower()) is not None
+    return re.match(r"(mr|t1|t2|pd|flair|dwi|adc|dce|swi)", fingerprint.description.modality.lower()) is not None
 
 
 def _axis(plane: str) -> int:

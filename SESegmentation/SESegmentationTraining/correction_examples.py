@@ -294,7 +294,7 @@ class CorrectionExamples:
             ~made.seen,
         ]
         parts = self._turned(self._cut([np.asarray(array, np.float32) for array in arrays], own, made.labels, channel))
-        corrected = Corrected(self._looks(parts[0]), *parts[1:7])
+        corrected = Corrected(self._augment_intensity(parts[0]), *parts[1:7])
         return corrected.inputs(), corrected.base(), parts[7], parts[8]
 
     def _zoomed(self, mistaken: Mistaken) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -350,14 +350,14 @@ class CorrectionExamples:
         flips = [axis for axis in range(3) if self.random.random() < 0.5]
         return [part.permute(axes).flip(flips).contiguous() for part in parts]
 
-    def _looks(self, image: Tensor) -> Tensor:
+    def _augment_intensity(self, image: Tensor) -> Tensor:
         """Another brightness, contrast, sharpness or noise, or the negative."""
         image = (image - image.mean()) / image.std().clamp(min=1e-6)
         if self.random.random() < 0.2:
             image = -image
         if self.random.random() < 0.3:
-            bent = torch.sigmoid(image * float(self.random.uniform(0.5, 1.5)) + float(self.random.normal()))
-            image = (bent - bent.mean()) / bent.std().clamp(min=1e-6)
+            remapped = torch.sigmoid(image * float(self.random.uniform(0.5, 1.5)) + float(self.random.normal()))
+            image = (remapped - remapped.mean()) / remapped.std().clamp(min=1e-6)
         if self.random.random() < 0.3:
             generator = torch.Generator().manual_seed(int(self.random.integers(2**31)))
             image = image + float(self.random.uniform(0, 0.4)) * torch.randn(image.shape, generator=generator)

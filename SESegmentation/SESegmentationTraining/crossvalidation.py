@@ -19,7 +19,7 @@ from SESegmentationLib.models.sections import expected_dice
 from SESegmentationLib.progress import Progress, no_progress
 
 from .accuracy import card_accuracy, expectation, measure, test_cases
-from .calibration import Observation, card_calibration, fit, kept_out_cases, observe
+from .calibration import Observation, card_calibration, fit, held_out_volumes, observe
 from .evaluation import summarise
 from .processes import percent_printer
 from .recipe import Recipe
@@ -87,7 +87,7 @@ def observe_folds(dataset: Path, recipe: Recipe, output: Path, folds: int) -> li
         folder = output / f"fold-{fold}"
         if not (folder / OBSERVED_NAME).exists():
             package = verify_package(folder)
-            cases = kept_out_cases(package, dataset, recipe_of_fold(recipe, folds, fold), "test")
+            cases = held_out_volumes(package, dataset, recipe_of_fold(recipe, folds, fold), "test")
             _write(folder / OBSERVED_NAME, [asdict(seen) for those in observe(package, cases) for seen in those])
         entries = json.loads((folder / OBSERVED_NAME).read_text(encoding="utf-8"))
         found.append([Observation(**entry) for entry in entries])

@@ -237,21 +237,23 @@ class Split:
     test: list[str]
 
 
-def split_cases(names: Sequence[str], validation: int, test: int, seed: int, together: str = "") -> Split:
+def split_cases(names: Sequence[str], validation: int, test: int, seed: int, group_pattern: str = "") -> Split:
     """Shuffle by ``seed`` and split; the same names and seed give the same split anywhere.
 
-    Cases that belong ``together`` (see :class:`~SESegmentationTraining.recipe.Data`) stay so: then there may be
-    more for validation and test than asked for.
+    Cases in whose names the group of ``group_pattern`` is the same stay together (see "together" of
+    :class:`~SESegmentationTraining.recipe.Data`): then there may be more for validation and test than asked for.
 
     Raises:
         InputError: nothing would be left for training.
     """
-    groups = _shuffled_groups(names, seed, together)
+    groups = _shuffled_groups(names, seed, group_pattern)
     parts = [_take(groups, count) for count in (test, validation, len(names))]
     return _checked(Split(training=parts[2], validation=parts[1], test=parts[0]), len(names))
 
 
-def fold_of_cases(names: Sequence[str], validation: int, folds: int, fold: int, seed: int, together: str = "") -> Split:
+def fold_of_cases(
+    names: Sequence[str], validation: int, folds: int, fold: int, seed: int, group_pattern: str = ""
+) -> Split:
     """The split of one fold of a cross-validation: every case is for test in exactly one of the ``folds``.
 
     Args: as :func:`split_cases`; ``fold`` counts from 0.
@@ -259,7 +261,7 @@ def fold_of_cases(names: Sequence[str], validation: int, folds: int, fold: int, 
     Raises:
         InputError: a fold would have nothing for test, or nothing would be left for training.
     """
-    groups = _shuffled_groups(names, seed, together)
+    groups = _shuffled_groups(names, seed, group_pattern)
     test = [name for group in groups[fold::folds] for name in group]
     rest = [group for index, group in enumerate(groups) if index % folds != fold]
     kept_out = _take(rest, validation)
@@ -268,11 +270,11 @@ def fold_of_cases(names: Sequence[str], validation: int, folds: int, fold: int, 
     return _checked(Split(training=_take(rest, len(names)), validation=kept_out, test=test), len(names))
 
 
-def _shuffled_groups(names: Sequence[str], seed: int, together: str) -> list[list[str]]:
-    """Cases that belong together, shuffled."""
+def _shuffled_groups(names: Sequence[str], seed: int, group_pattern: str) -> list[list[str]]:
+    """Groups of cases that belong together, shuffled."""
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
-        match = re.match(together, name) if together else None
+        match = re.match(group_pattern, name) if group_pattern else None
         groups.setdefault(match[1] if match else name, []).append(name)
     shuffled = list(groups)
     random.Random(seed).shuffle(shuffled)

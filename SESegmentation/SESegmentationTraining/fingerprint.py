@@ -276,7 +276,7 @@ class Fingerprint:
         return [value for value in self.description.labels if self.millilitres(value) and value not in several]
 
 
-def look_at(dataset: Path, cases: Sequence[Case], progress: Progress = no_progress) -> Fingerprint:
+def extract_fingerprint(dataset: Path, cases: Sequence[Case], progress: Progress = no_progress) -> Fingerprint:
     """Look at up to MOST_CASES of ``cases``, evenly spread.
 
     Args:
@@ -290,19 +290,19 @@ def look_at(dataset: Path, cases: Sequence[Case], progress: Progress = no_progre
     step = -(-len(cases) // MOST_CASES)
     chosen = cases[::step]
     pictures = {is_picture(case.image) for case in cases}
-    looks, flat = [], set()
+    found, flat = [], set()
     for number, case in enumerate(chosen):
         progress(f"look at {case.name}", number / len(chosen), None)
         image, labels = read_case(case, description.structures, (1.0, 1.0, 1.0), DESCRIPTION_NAME)
         single = is_picture(case.image) or image.GetSize()[2] == 1
         flat.add(single)
-        looks.append(_look(image, labels, description, single))
+        found.append(_case_fingerprint(image, labels, description, single))
     if len(pictures) > 1 or len(flat) > 1:
         raise InputError(f"{dataset} mixes single slices and volumes.", "Make a dataset of each.")
-    return Fingerprint(description, looks, flat == {True}, pictures == {True})
+    return Fingerprint(description, found, flat == {True}, pictures == {True})
 
 
-def _look(image: sitk.Image, labels: sitk.Image, description: Description, single: bool) -> CaseLook:
+def _case_fingerprint(image: sitk.Image, labels: sitk.Image, description: Description, single: bool) -> CaseLook:
     if not single:
         image, labels = sitk.DICOMOrient(image, "RAS"), sitk.DICOMOrient(labels, "RAS")
     array, values = voxels_of(image), voxels_of(labels)

@@ -282,8 +282,8 @@ def _loss(
     device: torch.device,
 ) -> Tensor:
     logits = _logits(network, batch, pairs, recipe, device)
-    if batch.belief is not None:
-        return distillation_loss(logits, batch.belief)
+    if batch.soft_target is not None:
+        return distillation_loss(logits, batch.soft_target)
     pixel_weights = boundary_weights(batch.target, recipe.fit.boundary) if recipe.fit.boundary else None
     return segmentation_loss(logits, batch.target, class_weights, pixel_weights)
 

@@ -19,7 +19,7 @@ from SESegmentationLib.models import ModelPackage
 
 from .slabs import Deformation
 from .synthesis import Synthesis
-from .transforms import Appearance
+from .transforms import IntensityAugmentation
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 #: what ``source`` in [data] may be
@@ -140,7 +140,7 @@ class Volumetric:
 
 
 @dataclass(frozen=True)
-class Changes:
+class NetworkChanges:
     """How one network of the card is trained otherwise than the recipe says; it starts from nothing.
 
     Attributes:
@@ -153,7 +153,7 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Instruction:
+class Distillation:
     """What a larger model, trained before, adds to the labels.
 
     Attributes:
@@ -182,7 +182,7 @@ class Recipe:
         volumetric: the same for volumetric views, which start from nothing.
         networks: what differs for some networks, by their names in the card: those that are taught otherwise err
             elsewhere, and together they err less.
-        teacher: to learn from beside the labels, see :mod:`.teacher`.
+        teacher: to learn from beside the labels, see :mod:`.distillation`.
         start: name or folder of a model with the same networks, from whose weights each starts; empty for none.
         start_class_balance: exponent of the class weights that the model to start from was trained with: its
             classifiers' biases are freed of them, see :func:`.train.without_class_weights`.
@@ -195,15 +195,15 @@ class Recipe:
     phases: list[Phase] = field(default_factory=list)
     specialise: list[Phase] = field(default_factory=list)
     volumetric: Volumetric = field(default_factory=Volumetric)
-    networks: dict[str, Changes] = field(default_factory=dict)
-    teacher: Instruction = field(default_factory=Instruction)
+    networks: dict[str, NetworkChanges] = field(default_factory=dict)
+    teacher: Distillation = field(default_factory=Distillation)
     start: str = ""
     start_class_balance: float = 0.0
     bits: int = 16
     data: Data = field(default_factory=Data)
     fit: Fit = field(default_factory=Fit)
     deformation: Deformation = field(default_factory=Deformation)
-    appearance: Appearance = field(default_factory=Appearance)
+    appearance: IntensityAugmentation = field(default_factory=IntensityAugmentation)
     synthesis: Synthesis = field(default_factory=Synthesis)
 
     @classmethod
@@ -227,12 +227,12 @@ class Recipe:
             raise UsageError(f"{origin}: {error}.", "Compare it with a recipe that is shipped.") from error
         return recipe
 
-    def look(self, network: str) -> Appearance:
+    def augmentation_of(self, network: str) -> IntensityAugmentation:
         """How images change for a network of the card."""
         if network not in self.networks:
             return self.appearance
         entries = dataclasses.asdict(self.appearance) | self.networks[network].appearance
-        return converted(entries, Appearance, f"networks.{network}.appearance")
+        return converted(entries, IntensityAugmentation, f"networks.{network}.appearance")
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for the record kept with the model."""
@@ -249,10 +249,10 @@ def _check(recipe: Recipe) -> None:
     labels = len(listed) if isinstance(listed := recipe.card.get("labels"), list) else 0
     intensity = recipe.card.get("intensity")
     zscore = isinstance(intensity, dict) and intensity.get("type") == "zscore"
-    looks = [recipe.appearance, *(recipe.look(network) for network in recipe.networks)]
-    unfit = any(getattr(look, name) for look in looks for name in UNIT_ONLY)
-    darkened = all(0 < channel <= labels for look in looks for channel in look.darkened)
-    together = all(bool(look.darkening) == bool(look.darkened) for look in looks)
+    augmentations = [recipe.appearance, *(recipe.augmentation_of(network) for network in recipe.networks)]
+    unfit = any(getattr(each, name) for each in augmentations for name in UNIT_ONLY)
+    darkened = all(0 < channel <= labels for each in augmentations for channel in each.darkened)
+    paired = all(bool(each.darkening) == bool(each.darkened) for each in augmentations)
     checks = (
         (phases, "there is no phase"),
         (not (recipe.specialise and recipe.networks), "[networks] is for networks that do not specialise"),
@@ -271,12 +271,12 @@ def _check(recipe: Recipe) -> None:
         (bool(data.scans) == bool(data.scans_share), "[data] scans and scans_share go together"),
         (not data.scans or data.source == "label-maps", "[data] scans are shown beside label maps"),
         (fit.drops >= 0, "[fit] drops is a number, at least 0"),
-        (together, "[appearance] darkening and darkened go together"),
+        (paired, "[appearance] darkening and darkened go together"),
         (darkened, f"[appearance] darkened are channels from 1 to {labels}"),
         (not (zscore and unfit), f"[appearance] {', '.join(UNIT_ONLY)} must be 0 where intensities have the mean 0"),
     )
-    for well, problem in checks:
-        if not well:
+    for valid, problem in checks:
+        if not valid:
             raise ValueError(problem)
 
 

@@ -1,6 +1,6 @@
 """Thick slices drawn from a bank of volumes under random spatial deformation.
 
-A slab is a slice with its neighbours, in an axial, coronal or sagittal plane that is rotated, scaled and bent at
+A slab is a slice with its neighbours, in an axial, coronal or sagittal plane that is rotated, scaled and deformed at
 random. Labels are read at the nearest voxel, so that no label is ever interpolated; images trilinearly. Everything is
 batched tensor arithmetic, on CPU or GPU alike; planes may be mixed within a batch.
 
@@ -23,7 +23,7 @@ PLANE_AXES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
 
 @dataclass(frozen=True)
 class Deformation:
-    """How far slabs are bent at random; the defaults suit heads.
+    """How far slabs are deformed at random; the defaults suit heads.
 
     Attributes:
         rotation_degrees: largest rotation round each axis.
@@ -31,8 +31,8 @@ class Deformation:
         elastic_mm: standard deviation of the smooth displacement (a coarse and a fine field).
         shift_mm: largest shift in the slice's plane.
         mirror: whether left and right may be exchanged (with their labels).
-        share: of the slabs that are rotated, scaled and bent; the others keep the sharpness of the voxels, as what is
-            segmented later has it.
+        share: of the slabs that are rotated, scaled and deformed; the others keep the sharpness of the voxels, as what
+            is segmented later has it.
         in_plane: only within the slice, and coarser pixels leave the slices' distance as it is: for slices that are
             much thicker than their pixels, or single.
     """
@@ -55,15 +55,15 @@ class Slabs:
         images: (B, T, H, W) float32, or None if the bank has none.
         planes: (B,) index into the planes that were asked for.
         points_mm: (B, 3, T, H, W) position from the centre of the volume's focus, along (k, j, i).
-        beliefs: (B, C - 1, 1, H, W) float32, of a teacher, background left out, in the middle slice; of stacks in all T
-            slices. None if the bank has none.
+        soft_targets: (B, C - 1, 1, H, W) float32, of a teacher, background left out, in the middle slice; of stacks in
+            all T slices. None if the bank has none.
     """
 
     labels: Tensor
     images: Tensor | None
     planes: Tensor
     points_mm: Tensor
-    beliefs: Tensor | None = None
+    soft_targets: Tensor | None = None
 
 
 class VolumeBank:
@@ -96,20 +96,22 @@ class VolumeBank:
         self.offsets = torch.cumsum(sizes, 0) - sizes
         self.labels = _flat(labels, torch.uint8).to(self.device)
         self.images = None if images is None else _flat(images, torch.float16).to(self.device)
-        self.beliefs: list[Tensor] = []
+        self.soft_targets: list[Tensor] = []
         self.mirrored = torch.as_tensor(mirrored, device=self.device)
         self._slices = [_slices_by_label(labels, axis) for axis in range(3)]
 
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def believe(self, beliefs: Sequence[np.ndarray]) -> None:
+    def set_soft_targets(self, soft_targets: Sequence[np.ndarray]) -> None:
         """Hand out a teacher's probabilities too.
 
         Args:
-            beliefs: of each volume the probability of every label above 0, (C - 1, k, j, i).
+            soft_targets: of each volume the probability of every label above 0, (C - 1, k, j, i).
         """
-        self.beliefs = [_flat(channel, torch.float16).to(self.device) for channel in zip(*beliefs, strict=True)]
+        self.soft_targets = [
+            _flat(channel, torch.float16).to(self.device) for channel in zip(*soft_targets, strict=True)
+        ]
 
     def draw(
         self,
@@ -132,7 +134,7 @@ class VolumeBank:
                 size if the deformation stays in the plane.
             size: (H, W) in pixels.
             spacing_mm: pixel size relative to 1 for the bank's own voxel size (2 halves the resolution).
-            deformation: how far to bend.
+            deformation: how far to deform.
             generator: source of all randomness, on the CPU.
             rare_share: share of slabs centred on a slice that holds a label chosen uniformly among labels; the others
                 are uniform over slices.
@@ -143,8 +145,8 @@ class VolumeBank:
         plane = torch.multinomial(weights, batch, replacement=True, generator=generator)
         volume, centre = self._centres(planes, plane, deformation.shift_mm, rare_share, stacks, generator)
         axes = torch.tensor([PLANE_AXES[name] for name in planes])[plane].to(self.device)
-        bent = torch.rand(batch, generator=generator) < deformation.share
-        matrix, mirrored = _random_matrices(bent, axes[:, 0].cpu(), deformation, generator)
+        deformed = torch.rand(batch, generator=generator) < deformation.share
+        matrix, mirrored = _random_matrices(deformed, axes[:, 0].cpu(), deformation, generator)
         # along slices, rows and columns, relative to the voxel
         zoom = torch.tensor([1.0 if deformation.in_plane else spacing_mm, spacing_mm, spacing_mm], device=self.device)
         matrix = matrix.to(self.device) * self.voxel_mm[None, None]  # steps of one voxel, in mm
@@ -154,19 +156,23 @@ class VolumeBank:
         if not stacks:
             across = self._at_ends(across, volume, centre, axes, steps, float(zoom[0]))
         in_plane = torch.stack(torch.meshgrid(*[_centred(n, self.device) for n in size], indexing="ij"))
-        bend = _smooth_field(bent, size, deformation.elastic_mm, generator).to(self.device)
+        displacement = _smooth_field(deformed, size, deformation.elastic_mm, generator).to(self.device)
         if deformation.in_plane:
-            bend.scatter_(1, axes[:, :1, None, None].expand(-1, -1, *size), 0)
-        bend += torch.einsum("bxs,shw->bxhw", steps[:, :, 1:], in_plane)
-        points = bend[:, :, None] + (steps[:, :, :1] * across[:, None])[..., None, None]
+            displacement.scatter_(1, axes[:, :1, None, None].expand(-1, -1, *size), 0)
+        displacement += torch.einsum("bxs,shw->bxhw", steps[:, :, 1:], in_plane)
+        points = displacement[:, :, None] + (steps[:, :, :1] * across[:, None])[..., None, None]
         points += (centre * self.voxel_mm)[:, :, None, None, None]
         voxels = points / self.voxel_mm[None, :, None, None, None]
         labels = self._nearest(volume, voxels)
         labels = torch.where(mirrored.to(self.device)[:, None, None, None], self.mirrored[labels.long()], labels)
         images = None if self.images is None else self._trilinear(self.images, volume, voxels)
-        beliefs = self._believed(volume, voxels if stacks else _middle(voxels), mirrored) if self.beliefs else None
+        soft_targets = (
+            self._soft_targets_at(volume, voxels if stacks else _middle(voxels), mirrored)
+            if self.soft_targets
+            else None
+        )
         middle = (self.focus.to(self.device)[volume].sum(1) - 1) / 2 * self.voxel_mm
-        return Slabs(labels, images, plane.to(self.device), points - middle[:, :, None, None, None], beliefs)
+        return Slabs(labels, images, plane.to(self.device), points - middle[:, :, None, None, None], soft_targets)
 
     def whole(self, index: int) -> Slabs:
         """One volume as it is: a single axial slab of all its slices."""
@@ -227,11 +233,11 @@ class VolumeBank:
         flat, inside = self._flat_index(volume, torch.round(voxels).long())
         return torch.where(inside, self.labels[flat], 0)
 
-    def _believed(self, volume: Tensor, voxels: Tensor, mirrored: Tensor) -> Tensor:
+    def _soft_targets_at(self, volume: Tensor, voxels: Tensor, mirrored: Tensor) -> Tensor:
         """The teacher's probabilities (B, C - 1, T, H, W) at ``voxels`` (B, 3, T, H, W)."""
-        beliefs = torch.stack([self._trilinear(one, volume, voxels) for one in self.beliefs], 1)
-        others = self.mirrored[1 : len(self.beliefs) + 1].long() - 1
-        return torch.where(mirrored.to(self.device)[:, None, None, None, None], beliefs[:, others], beliefs)
+        soft_targets = torch.stack([self._trilinear(one, volume, voxels) for one in self.soft_targets], 1)
+        others = self.mirrored[1 : len(self.soft_targets) + 1].long() - 1
+        return torch.where(mirrored.to(self.device)[:, None, None, None, None], soft_targets[:, others], soft_targets)
 
     def _trilinear(self, values: Tensor, volume: Tensor, voxels: Tensor) -> Tensor:
         """``values``, one a voxel, at ``voxels`` (B, 3, T, H, W), each corner outside counting as 0."""
@@ -286,17 +292,17 @@ def _on_voxels(centre: Tensor, axes: Tensor, counts: Sequence[int], zoom: Tensor
 
 
 def _random_matrices(
-    bent: Tensor, across: Tensor, deformation: Deformation, generator: torch.Generator
+    deformed: Tensor, across: Tensor, deformation: Deformation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Rotation times scale (B, 3, 3) on (k, j, i) where ``bent`` (B,), and which of them mirror left and right.
+    """Rotation times scale (B, 3, 3) on (k, j, i) where ``deformed`` (B,), and which of them mirror left and right.
 
     Args:
         across: (B,) axis of the slices.
     """
-    batch = len(bent)
+    batch = len(deformed)
     angles = (2 * torch.rand(batch, 3, generator=generator) - 1) * np.deg2rad(deformation.rotation_degrees)
-    angles *= bent[:, None]
-    zoom = 1 + (2 * torch.rand(batch, 3, generator=generator) - 1) * deformation.scale * bent[:, None]
+    angles *= deformed[:, None]
+    zoom = 1 + (2 * torch.rand(batch, 3, generator=generator) - 1) * deformation.scale * deformed[:, None]
     if deformation.in_plane:  # the rotation by angle 0 turns axes k and j, by 1 k and i, by 2 j and i
         angles = angles * (torch.arange(3) == 2 - across[:, None])
         zoom = torch.where(torch.arange(3) == across[:, None], 1.0, zoom)
@@ -309,13 +315,13 @@ def _random_matrices(
 
 
 def _smooth_field(
-    bent: Tensor, size: tuple[int, int], elastic_mm: tuple[float, float], generator: torch.Generator
+    deformed: Tensor, size: tuple[int, int], elastic_mm: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Displacements (B, 3, H, W) in mm where ``bent`` (B,): a coarse and a fine random field of random strength."""
-    batch = len(bent)
+    """Displacements (B, 3, H, W) in mm where ``deformed`` (B,): a coarse and a fine random field of random strength."""
+    batch = len(deformed)
     field = torch.zeros(batch, 3, *size)
     for knots, strength in zip((5, 11), elastic_mm, strict=True):
         noise = torch.randn(batch, 3, knots, knots, generator=generator)
-        noise *= strength * bent[:, None, None, None] * torch.rand(batch, 1, 1, 1, generator=generator)
+        noise *= strength * deformed[:, None, None, None] * torch.rand(batch, 1, 1, 1, generator=generator)
         field += F.interpolate(noise, size, mode="bicubic", align_corners=True)
     return field

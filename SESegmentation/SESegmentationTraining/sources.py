@@ -24,14 +24,14 @@ from SESegmentationLib.preprocess.intensity import normalise
 from SESegmentationLib.progress import Progress, no_progress
 
 from .dataset import box_round, find_cases, find_label_maps, load_case, load_label_map, split_by_recipe
+from .distillation import Teacher
 from .recipe import Phase, Recipe
 from .slabs import Deformation, Slabs, VolumeBank
 from .synthesis import ImageSynthesiser, TissuePriors
-from .teacher import Teacher
-from .transforms import change_appearance, change_structures, enlarge_ventricles, thick_slices
+from .transforms import augment_intensity, augment_structures, enlarge_ventricles, random_anisotropy
 
 #: no deformation at all, for validation
-UPRIGHT = Deformation(rotation_degrees=0, scale=0, elastic_mm=(0, 0), shift_mm=0, mirror=False)
+UNDEFORMED = Deformation(rotation_degrees=0, scale=0, elastic_mm=(0, 0), shift_mm=0, mirror=False)
 #: slices are drawn up to this far outside the brain, in mm
 FOCUS_MARGIN_MM = 25.0
 #: slices on each side that thick slices across the image are averaged over
@@ -48,14 +48,14 @@ class Batch:
         images: (N, thickness, H, W) float32; of volumetric views (N, 1, D, H, W).
         target: (N, H, W) int64, output channels of the centre slices; of volumetric views (N, D, H, W).
         merged: (N,) bool, images whose view does not distinguish left from right.
-        belief: (N, C, H, W), of volumetric views (N, C, D, H, W): the target with a teacher's probabilities in it; None
-            without a teacher.
+        soft_target: (N, C, H, W), of volumetric views (N, C, D, H, W): the target with a teacher's probabilities in it;
+            None without a teacher.
     """
 
     images: Tensor
     target: Tensor
     merged: Tensor
-    belief: Tensor | None = None
+    soft_target: Tensor | None = None
 
 
 class Source(ABC):
@@ -80,7 +80,7 @@ class Source(ABC):
 
     def validation_batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
         """A batch of validation cases, not deformed."""
-        return self._draw("validation", views, phase, UPRIGHT, generator)
+        return self._draw("validation", views, phase, UNDEFORMED, generator)
 
     @abstractmethod
     def _draw(
@@ -136,19 +136,21 @@ class FolderSource(Source):
         slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
         images = slabs.images
         if group == "training":
-            look = self.recipe.look(views[0].network)
-            if look.structures or look.darkening:
-                images = change_structures(images, slabs.labels, look, generator)
-            images = change_appearance(images, look, generator)
+            augmentation = self.recipe.augmentation_of(views[0].network)
+            if augmentation.structures or augmentation.darkening:
+                images = augment_structures(images, slabs.labels, augmentation, generator)
+            images = augment_intensity(images, augmentation, generator)
         batch = as_batch(images, slabs.labels, slabs.planes, views, self.card)
-        if slabs.beliefs is None:
+        if slabs.soft_targets is None:
             return batch
-        return replace(batch, belief=believed(batch, slabs.beliefs, self.recipe.teacher.share, self.card))
+        return replace(
+            batch, soft_target=mixed_with_labels(batch, slabs.soft_targets, self.recipe.teacher.share, self.card)
+        )
 
-    def instruct(self, teacher: Teacher, progress: Progress = no_progress) -> None:
+    def distil(self, teacher: Teacher, progress: Progress = no_progress) -> None:
         """Let what the teacher says of the training cases be part of what is learnt."""
         images = [image for _, image, _ in self.whole_volumes(torch.Generator(), "training")]
-        self._banks["training"].believe(teacher.beliefs(images, progress))
+        self._banks["training"].set_soft_targets(teacher.soft_targets(images, progress))
 
     def class_counts(self) -> Tensor:
         return torch.bincount(self._banks["training"].labels.long(), minlength=len(self.card.labels) + 1)
@@ -234,7 +236,7 @@ class SynthesisSource(Source):
             slabs = replace(slabs, labels=grown)
         thickness = slabs.labels.shape[1] - 2 * margin
         images, removed = self.synthesise(slabs, generator, thickness)
-        images = change_appearance(images, self.recipe.look(views[0].network), generator)
+        images = augment_intensity(images, self.recipe.augmentation_of(views[0].network), generator)
         labels = slabs.labels[:, margin : margin + thickness].long()
         # what was removed from the image cannot be found in it
         targets = torch.where(removed, 0, self.targets[labels])
@@ -246,8 +248,8 @@ class SynthesisSource(Source):
         """A batch of real scans."""
         slabs = draw_slabs(self._scans, views, phase, deformation, self.recipe.fit.rare_share, generator)
         settings = self.recipe.synthesis
-        images = thick_slices(slabs.images, settings.thick_share, settings.thickest, generator)
-        images = change_appearance(images, self.recipe.look(views[0].network), generator)
+        images = random_anisotropy(slabs.images, settings.thick_share, settings.thickest, generator)
+        images = augment_intensity(images, self.recipe.augmentation_of(views[0].network), generator)
         return as_batch(images, slabs.labels, slabs.planes, views, self.card)
 
     def whole_volumes(
@@ -257,7 +259,7 @@ class SynthesisSource(Source):
         for index, name in enumerate(getattr(self.split, group)):
             slab = bank.whole(index)
             images, removed = self.synthesise(slab, generator)
-            images = change_appearance(images, self.recipe.appearance, generator)
+            images = augment_intensity(images, self.recipe.appearance, generator)
             targets = torch.where(removed, 0, self.targets[slab.labels.long()])
             image = normalise(images[0].cpu().numpy(), self.card.intensity)
             yield name, image, targets[0].to(torch.uint8).cpu().numpy()
@@ -318,22 +320,22 @@ def as_batch(images: Tensor, labels: Tensor, planes: Tensor, views: Sequence[Vie
     return Batch(images, merge_target(target, card.channel_pairs, merged), merged)
 
 
-def believed(batch: Batch, beliefs: Tensor, share: float, card: ModelCard) -> Tensor:
+def mixed_with_labels(batch: Batch, soft_targets: Tensor, share: float, card: ModelCard) -> Tensor:
     """The target of a batch as probabilities, ``share`` of them a teacher's.
 
     Args:
-        beliefs: (N, C - 1, D, H, W), see :class:`.slabs.Slabs`.
+        soft_targets: (N, C - 1, D, H, W), see :class:`.slabs.Slabs`.
 
     Returns:
         (N, C, H, W), of volumetric views (N, C, D, H, W).
     """
     merged = batch.merged[:, None, None, None]
     for left, right in card.channel_pairs:
-        both = beliefs[:, left - 1] + beliefs[:, right - 1]
-        beliefs = beliefs.clone()
-        beliefs[:, left - 1] = torch.where(merged, both, beliefs[:, left - 1])
-        beliefs[:, right - 1] = torch.where(merged, 0, beliefs[:, right - 1])
-    whole = torch.cat([1 - beliefs.sum(1, keepdim=True), beliefs], 1)
+        both = soft_targets[:, left - 1] + soft_targets[:, right - 1]
+        soft_targets = soft_targets.clone()
+        soft_targets[:, left - 1] = torch.where(merged, both, soft_targets[:, left - 1])
+        soft_targets[:, right - 1] = torch.where(merged, 0, soft_targets[:, right - 1])
+    whole = torch.cat([1 - soft_targets.sum(1, keepdim=True), soft_targets], 1)
     if batch.target.dim() == 3:
         whole = whole[:, :, 0]
     labels = F.one_hot(batch.target, whole.shape[1]).movedim(-1, 1).to(whole.dtype)

@@ -23,7 +23,7 @@ from torch import Tensor
 from SESegmentationLib.errors import InputError
 
 from .slabs import Slabs
-from .transforms import add_lesions, add_vessels, gaussian_blur, thick_slabs, thick_slices
+from .transforms import add_lesions, add_vessels, gaussian_blur, random_anisotropy, thick_slabs
 
 #: brightest value of the scale
 FULL_SCALE = 255.0
@@ -279,7 +279,7 @@ class ImageSynthesiser:
             image = thick_slabs(image, thickness, self.settings.thickest, generator)
             removed = removed[:, first : first + thickness]
         elif self.settings.thick_share:
-            image = thick_slices(image, self.settings.thick_share, self.settings.thickest, generator)
+            image = random_anisotropy(image, self.settings.thick_share, self.settings.thickest, generator)
         image = scale_to_unit(image)
         if self.settings.saturation:
             cut = self.settings.saturation * torch.rand(batch, 1, 1, 1, generator=generator).to(device)

@@ -30,11 +30,11 @@ from SESegmentationLib.networks.weights import load_weights, to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 
 from .dataset import Split, check_cases, find_cases, find_label_maps, split_by_recipe
+from .distillation import Teacher
 from .fit import FitState, Schedule, fit_network
 from .processes import ProcessGroup, as_first_process, machine_words
-from .recipe import Changes, Recipe
+from .recipe import NetworkChanges, Recipe
 from .sources import open_source
-from .teacher import Teacher
 
 #: the bias of a network's last layer, by what its type calls it
 CLASSIFIER_BIASES = ("classifier.bias", "classifier.convolution.bias")
@@ -91,7 +91,7 @@ def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
         if recipe.specialise and name not in deep:
             plan.append(PlannedFit(name, description, views, own, fit.seed))
         else:
-            changes = recipe.networks.get(name, Changes())
+            changes = recipe.networks.get(name, NetworkChanges())
             seed = changes.seed if changes.seed >= 0 else next(seeds)
             plan.append(PlannedFit(name, description, views, volumetric if name in deep else main, seed))
     return plan
@@ -234,7 +234,7 @@ def _train(
     if recipe.teacher.model:
         package, progress = _find_teacher(dataset, recipe, folder / "teacher", total, device, rank, progress)
         teacher = Teacher(package, card, source.split, device)
-        source.instruct(teacher, _part_of(progress, 0, 0))  # seconds, of hours
+        source.distil(teacher, _part_of(progress, 0, 0))  # seconds, of hours
     start = load_weights(find_model(recipe.start)) if recipe.start else {}
     weights: dict[str, torch.Tensor] = {}
     states: dict[str, FitState] = {}

@@ -26,7 +26,7 @@ THICKEST_SLAB = 8
 
 
 @dataclass(frozen=True)
-class Appearance:
+class IntensityAugmentation:
     """Strength of the random changes; 0 switches one off.
 
     Attributes:
@@ -37,7 +37,7 @@ class Appearance:
         gain: largest relative change of brightness.
         contrast: share of images that get another contrast altogether, see :func:`random_contrast`.
         structures: largest log of the factor that each structure's brightness is multiplied with by itself; needs the
-            labels, see :func:`change_structures`.
+            labels, see :func:`augment_structures`.
         darkening: largest log of the factor that the brightness of ``darkened`` is divided by, all of them together.
         darkened: output channels of structures that grow dark together, as liver and spleen when they hold much iron.
     """
@@ -53,14 +53,14 @@ class Appearance:
     darkened: tuple[int, ...] = ()
 
 
-def change_appearance(images: Tensor, strength: Appearance, generator: torch.Generator) -> Tensor:
+def augment_intensity(images: Tensor, strength: IntensityAugmentation, generator: torch.Generator) -> Tensor:
     """Contrast, blur, bias field, gamma, noise and gain, each of random strength."""
     if strength.contrast:
         images = random_contrast(images, strength.contrast, generator)
     if strength.blur_pixels:
         images = random_blur(images, strength.blur_pixels, generator)
     if strength.bias:
-        images = images * bias_field(images, strength.bias, generator)
+        images = images * random_bias_field(images, strength.bias, generator)
     if strength.gamma:
         exponent = torch.exp(strength.gamma * _normal(images, generator))
         images = images.clamp(min=1e-4) ** exponent
@@ -70,7 +70,9 @@ def change_appearance(images: Tensor, strength: Appearance, generator: torch.Gen
     return images * (1 + strength.gain * (2 * _uniform(images, generator) - 1))
 
 
-def change_structures(images: Tensor, labels: Tensor, strength: Appearance, generator: torch.Generator) -> Tensor:
+def augment_structures(
+    images: Tensor, labels: Tensor, strength: IntensityAugmentation, generator: torch.Generator
+) -> Tensor:
     """Structures darker or brighter than they are.
 
     In half of the images each by a factor of its own, e^-structures to e^structures. In a third the ``darkened`` ones
@@ -119,7 +121,7 @@ def _contrasted(image: Tensor, generator: torch.Generator) -> Tensor:
     return ((mixed - low) / (high - low).clamp(min=1e-4)).clamp(0, 1)
 
 
-def bias_field(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def random_bias_field(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Smooth positive factor, as from an uneven receive coil: (B, 1, H, W), of whole volumes (B, T, H, W)."""
     whole = images.shape[1] > THICKEST_SLAB
     size = images.shape[1:] if whole else images.shape[-2:]
@@ -171,7 +173,7 @@ def _normal(images: Tensor, generator: torch.Generator) -> Tensor:
 FWHM = 2 * math.sqrt(2 * math.log(2))
 
 
-def acquisition_matrix(length: int, thickness: float, distance: float, offset: float) -> Tensor:
+def slice_profile_matrix(length: int, thickness: float, distance: float, offset: float) -> Tensor:
     """Matrix (length, length) that turns samples along an axis into what thick slices show at the same places.
 
     Args:
@@ -189,7 +191,7 @@ def acquisition_matrix(length: int, thickness: float, distance: float, offset: f
     return between @ profile
 
 
-def thick_slices(images: Tensor, share: float, thickest: float, generator: torch.Generator) -> Tensor:
+def random_anisotropy(images: Tensor, share: float, thickest: float, generator: torch.Generator) -> Tensor:
     """In ``share`` of the images slices of up to ``thickest`` pixels along rows or columns.
 
     Args:
@@ -201,7 +203,7 @@ def thick_slices(images: Tensor, share: float, thickest: float, generator: torch
         if torch.rand((), generator=generator) >= share:
             continue
         axis = int(torch.randint(2, (), generator=generator)) + 1
-        matrix = random_acquisition(images.shape[axis + 1], thickest, generator).to(images.device)
+        matrix = random_slice_profiles(images.shape[axis + 1], thickest, generator).to(images.device)
         images[index] = torch.tensordot(matrix, images[index], dims=([1], [axis])).movedim(0, axis)
     return images
 
@@ -211,17 +213,17 @@ def thick_slabs(images: Tensor, thickness: int, thickest: float, generator: torc
     first = (images.shape[1] - thickness) // 2
     acquired = []
     for image in images:
-        matrix = random_acquisition(len(image), thickest, generator).to(images.device)
+        matrix = random_slice_profiles(len(image), thickest, generator).to(images.device)
         acquired.append(torch.tensordot(matrix[first : first + thickness], image, dims=1))
     return torch.stack(acquired)
 
 
-def random_acquisition(length: int, thickest: float, generator: torch.Generator) -> Tensor:
+def random_slice_profiles(length: int, thickest: float, generator: torch.Generator) -> Tensor:
     """An acquisition matrix of slices 1.5 to ``thickest`` samples thick and up to a quarter further apart than that."""
     thick, gap, offset = torch.rand(3, generator=generator).tolist()
     thickness = 1.5 + (thickest - 1.5) * thick
     distance = thickness * (1 + 0.25 * gap)
-    return acquisition_matrix(length, thickness, distance, offset * distance)
+    return slice_profile_matrix(length, thickness, distance, offset * distance)
 
 
 def enlarge_ventricles(

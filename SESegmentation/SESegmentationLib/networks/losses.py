@@ -85,7 +85,7 @@ def segmentation_loss(
     return (entropy * weights).sum() / weights.sum().clamp(min=1e-6) + soft_dice_loss(log_probabilities.exp(), target)
 
 
-def distillation_loss(logits: Tensor, belief: Tensor) -> Tensor:
+def distillation_loss(logits: Tensor, soft_target: Tensor) -> Tensor:
     """Cross-entropy plus Dice, 1:1, with a target that is a probability itself.
 
     The soft Dice loss of :func:`soft_dice_loss` is least where all probabilities are 0 or 1, whatever the target; this
@@ -94,15 +94,15 @@ def distillation_loss(logits: Tensor, belief: Tensor) -> Tensor:
 
     Args:
         logits: (N, C, H, W) float; volumes have one axis more.
-        belief: like ``logits``, adding up to 1 over C.
+        soft_target: like ``logits``, adding up to 1 over C.
     """
     log_probabilities = F.log_softmax(logits.float(), dim=1)
-    entropy = -(belief * log_probabilities).sum(1).mean()
+    entropy = -(soft_target * log_probabilities).sum(1).mean()
     sides = [0, *range(2, logits.dim())]
-    predicted, apart = log_probabilities.exp(), (log_probabilities.exp() - belief).abs().sum(sides)
-    size = predicted.sum(sides) + belief.sum(sides)
+    predicted, apart = log_probabilities.exp(), (log_probabilities.exp() - soft_target).abs().sum(sides)
+    size = predicted.sum(sides) + soft_target.sum(sides)
     dice = (size - apart + 1) / (size + 1)
-    return entropy + 1 - dice[belief.sum(sides) > 1].mean()
+    return entropy + 1 - dice[soft_target.sum(sides) > 1].mean()
 
 
 def median_frequency_weights(counts: Tensor) -> Tensor:

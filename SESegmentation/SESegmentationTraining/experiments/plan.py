@@ -253,8 +253,8 @@ def _check(plan: Plan) -> None:
             (comparison.baseline in comparison.variants, f"{where}: the baseline is one of its variants"),
             (all(isinstance(v, dict) for v in comparison.variants.values()), f"{where}: a variant is a table"),
         ]
-    for well, problem in checks:
-        if not well:
+    for valid, problem in checks:
+        if not valid:
             raise ValueError(problem)
 
 

@@ -16,7 +16,7 @@ from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models import ModelCard, user_models_folder
 from SESegmentationTraining.automatic import FEWEST_STEPS, automatic_recipe, read_reasons, with_steps, write_recipe
-from SESegmentationTraining.choices import Machine, plan_recipe
+from SESegmentationTraining.choices import Machine, draft_recipe
 from SESegmentationTraining.recipe import Recipe
 
 CPU = Machine(torch.device("cpu"), 4.0, False)
@@ -116,7 +116,7 @@ def test_a_folder_of_ten_cases_becomes_a_model_that_is_installed_and_used(trunks
 
 @pytest.fixture(scope="module")
 def plan(trunks):
-    return plan_recipe(trunks, "trunk", CPU)
+    return draft_recipe(trunks, "trunk", CPU)
 
 
 def test_the_plan_says_why(plan):
@@ -196,11 +196,11 @@ def test_cases_for_test_of_their_own_are_all_that_is_kept_out(trunks, tmp_path):
         (tmp_path / path.name).symlink_to(path)
     for folder in ("images", "labels"):
         (tmp_path / f"{folder}Ts").symlink_to(trunks / f"{folder}Tr")
-    assert plan_recipe(tmp_path, "trunk", CPU).entries["data"]["test"] == 0
+    assert draft_recipe(tmp_path, "trunk", CPU).entries["data"]["test"] == 0
 
 
 def draw_layers(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (j, i) of two bent layers on dark ground, and its labels."""
+    """A picture (j, i) of two deformed layers on dark ground, and its labels."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:32, :48]
     depth = rows - 12 - 3 * np.sin(columns / 9 + random.uniform(0, 6))

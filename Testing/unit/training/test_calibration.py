@@ -20,7 +20,15 @@ from SESegmentationLib.models.sections import expected_dice
 from SESegmentationLib.predict.predictor import Prediction
 from SESegmentationTraining import calibration
 from SESegmentationTraining.automatic import write_recipe
-from SESegmentationTraining.calibration import SHIFTS, Observation, compare, fit, fit_curve, kept_out_cases, observe
+from SESegmentationTraining.calibration import (
+    SHIFTS,
+    Observation,
+    fit,
+    fit_curve,
+    held_out_volumes,
+    observations_of,
+    observe,
+)
 from SESegmentationTraining.dataset import find_cases, split_cases
 
 
@@ -74,7 +82,7 @@ def test_what_is_compared(tiny_model):
     found[0, :5] = 1
     found[1, :5] = 1
     probabilities = torch.nn.functional.one_hot(found, 3).permute(3, 0, 1, 2).half()
-    observed = compare(package, Prediction(probabilities, [found, found]), truth, "a", "noise")
+    observed = observations_of(package, Prediction(probabilities, [found, found]), truth, "a", "noise")
     assert observed == [Observation("a", "noise", 1, 2, 1.0, 0.5)]
 
 
@@ -92,7 +100,7 @@ def test_cases_kept_out_are_those_of_the_split(package, blobs_folder, blobs_reci
     names = sorted(case.name for case in find_cases(blobs_folder))
     split = split_cases(names, recipe.data.validation, recipe.data.test, recipe.data.split_seed)
     for group in ("validation", "test"):
-        cases = list(kept_out_cases(package, blobs_folder, recipe, group))
+        cases = list(held_out_volumes(package, blobs_folder, recipe, group))
         assert [name for name, _, _ in cases] == list(getattr(split, group))
         for _, image, truth in cases:
             assert image.shape == truth.shape
@@ -101,11 +109,11 @@ def test_cases_kept_out_are_those_of_the_split(package, blobs_folder, blobs_reci
     with pytest.raises(InputError, match="does not hold the test cases"):
         entries = package.card.to_dict() | {"training": {"test_cases": ["other"]}}
         other = write_package(package.path, entries, package.weights_path)
-        list(kept_out_cases(other, blobs_folder, recipe, "test"))
+        list(held_out_volumes(other, blobs_folder, recipe, "test"))
 
 
 def test_every_case_is_seen_under_every_shift_with_all_views_and_one(package, blobs_folder, blobs_recipe):
-    groups = list(observe(package, kept_out_cases(package, blobs_folder, blobs_recipe(), "validation")))
+    groups = list(observe(package, held_out_volumes(package, blobs_folder, blobs_recipe(), "validation")))
     assert len(groups) == 1 + len(SHIFTS)
     everything = [entry for group in groups for entry in group]
     assert {entry.shift for entry in everything} == {None, *SHIFTS}
@@ -116,7 +124,7 @@ def test_every_case_is_seen_under_every_shift_with_all_views_and_one(package, bl
 def test_what_is_observed_is_what_the_engine_says(package, blobs_folder, blobs_recipe):
     """The confidence that was calibrated is the one that results have: the same normalisation, the same views."""
     recipe = blobs_recipe()
-    (as_it_is, *_) = observe(package, kept_out_cases(package, blobs_folder, recipe, "validation"))
+    (as_it_is, *_) = observe(package, held_out_volumes(package, blobs_folder, recipe, "validation"))
     case = next(case for case in find_cases(blobs_folder) if case.name == as_it_is[0].case)
     for fast, views in ((False, 3), (True, 1)):
         result = Engine(package, "cpu").segment(read_volume(case.image), fast=fast)

@@ -25,7 +25,7 @@ CPU = Machine(torch.device("cpu"), 8.0, False)
 GPU = Machine(torch.device("cuda"), 40.0, True)
 
 
-def a_look(
+def a_fingerprint(
     spacing=(1.0, 1.0, 1.0), size=(100, 100, 100), modality="T1", zeros=0.0, intensities=(), slices=False, cases=3
 ) -> Fingerprint:
     case = CaseLook(
@@ -69,15 +69,15 @@ def test_slices_of_one_patient_are_seen_by_their_names(names, grouped):
     [((1, 1, 1), None), ((1, 1, 2.9), None), ((1, 1, 3), 2), ((1.2, 7, 1.2), 1), ((5, 0.5, 0.5), 0)],
 )
 def test_thick_slices_are_seen_by_their_spacing(spacing, axis):
-    look = a_look(spacing)
-    across = thick_axis(look)
+    fingerprint = a_fingerprint(spacing)
+    across = thick_axis(fingerprint)
     assert across == axis
-    planes = [view["plane"] for view in choose_views(look.spacing, across, False, False)]
+    planes = [view["plane"] for view in choose_views(fingerprint.spacing, across, False, False)]
     assert planes == (["axial", "coronal", "sagittal"] if axis is None else [("sagittal", "coronal", "axial")[axis]])
 
 
 def test_single_slices_are_seen_one_by_one():
-    (view,) = choose_views(np.ones(3), thick_axis(a_look(size=(50, 40, 1), slices=True)), True, True)
+    (view,) = choose_views(np.ones(3), thick_axis(a_fingerprint(size=(50, 40, 1), slices=True)), True, True)
     assert (view["plane"], view["thickness"], view["merged"]) == ("axial", 1, False)
 
 
@@ -100,30 +100,30 @@ def test_planes_of_coarse_pixels_count_less():
 
 
 def test_the_grid_is_the_median_of_the_cases():
-    look = a_look()
-    look.cases[:] = [a_look(spacing=(s, s * 1.05, 2)).cases[0] for s in (0.8, 1.0, 1.4)]
+    fingerprint = a_fingerprint()
+    fingerprint.cases[:] = [a_fingerprint(spacing=(s, s * 1.05, 2)).cases[0] for s in (0.8, 1.0, 1.4)]
     # axes that differ by less than a tenth are one
-    np.testing.assert_allclose(choose_spacing(look, None, 3, CPU), [1.02, 1.02, 2.0], atol=0.01)
+    np.testing.assert_allclose(choose_spacing(fingerprint, None, 3, CPU), [1.02, 1.02, 2.0], atol=0.01)
 
 
 def test_the_grid_is_coarser_where_slices_would_be_too_large():
-    look = a_look(spacing=(0.7, 0.7, 5.0), size=(512, 512, 40))
-    spacing = choose_spacing(look, 2, 10, CPU)
+    fingerprint = a_fingerprint(spacing=(0.7, 0.7, 5.0), size=(512, 512, 40))
+    spacing = choose_spacing(fingerprint, 2, 10, CPU)
     np.testing.assert_allclose(spacing, [1.4, 1.4, 5.0])
-    np.testing.assert_allclose(choose_spacing(look, 2, 10, GPU), [0.7, 0.7, 5.0])
+    np.testing.assert_allclose(choose_spacing(fingerprint, 2, 10, GPU), [0.7, 0.7, 5.0])
 
 
 def test_all_volumes_fit_into_memory():
-    look = a_look(size=(250, 250, 250))
+    fingerprint = a_fingerprint(size=(250, 250, 250))
     small = Machine(torch.device("cpu"), 0.5, False)
-    spacing = choose_spacing(look, None, 100, small)
+    spacing = choose_spacing(fingerprint, None, 100, small)
     voxels = 100 * float(np.prod(250 / spacing))
     assert 0.8 < 3 * voxels / (0.25e9) < 1.05
 
 
 def test_pictures_keep_their_pixels():
-    look = a_look(size=(2000, 3000, 1), slices=True)
-    np.testing.assert_array_equal(choose_spacing(look, 2, 500, CPU), [1, 1, 1])
+    fingerprint = a_fingerprint(size=(2000, 3000, 1), slices=True)
+    np.testing.assert_array_equal(choose_spacing(fingerprint, 2, 500, CPU), [1, 1, 1])
 
 
 @pytest.mark.parametrize("pixels", [(20, 24, 20), (40, 36, 24), (180, 200, 170), (512, 512, 40), (9, 300, 300)])
@@ -156,8 +156,8 @@ def test_a_batch_fits_into_memory():
 
 
 def test_ct_is_windowed_to_what_is_labelled():
-    look = a_look(modality="CT", intensities=np.linspace(-33, 187, 5000))
-    intensity, appearance = choose_intensity(look)
+    fingerprint = a_fingerprint(modality="CT", intensities=np.linspace(-33, 187, 5000))
+    intensity, appearance = choose_intensity(fingerprint)
     assert intensity == {"type": "window", "lower": -40.0, "upper": 190.0}
     assert appearance["bias"] == 0
 
@@ -172,7 +172,7 @@ def test_ct_is_windowed_to_what_is_labelled():
     ],
 )
 def test_other_images_are_normalised_by_their_foreground(modality, size, zeros, foreground):
-    intensity, _ = choose_intensity(a_look(modality=modality, size=size, zeros=zeros))
+    intensity, _ = choose_intensity(a_fingerprint(modality=modality, size=size, zeros=zeros))
     assert intensity["type"] == "percentile"
     assert intensity.get("foreground") == foreground
 
@@ -182,8 +182,8 @@ def test_other_images_are_normalised_by_their_foreground(modality, size, zeros, 
     [("CT", 1, 0), ("ct", 1, 0), ("T1", 0, 1), ("MRI", 0, 1), ("FLAIR", 0, 1), ("OCT", 0, 0), ("", 0, 0)],
 )
 def test_the_modality_is_read_from_the_channel(modality, ct, mr):
-    look = a_look(modality=modality)
-    assert (look.is_ct, is_mr(look)) == (bool(ct), bool(mr))
+    fingerprint = a_fingerprint(modality=modality)
+    assert (fingerprint.is_ct, is_mr(fingerprint)) == (bool(ct), bool(mr))
 
 
 @pytest.mark.parametrize(

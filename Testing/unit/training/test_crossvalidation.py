@@ -85,7 +85,7 @@ def test_the_final_model_knows_what_dice_to_expect_from_cases_its_folds_never_sa
 
 
 def test_the_dice_expected_of_a_fold_is_learnt_from_the_others():
-    """In fold 0 results are always as confident as in the others, and always worse than these make believe."""
+    """In fold 0 results are always as confident as in the others, and always worse than these make set_soft_targets."""
     certain = (0.2, 0.4, 0.6, 0.8)
     worse = [Observation(f"a{c}", None, 1, 2, c, c - 0.1) for c in certain]
     other = [[Observation(f"{name}{c}", None, 1, 2, c, c) for c in certain] for name in "bc"]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from SESegmentationLib.errors import InputError
 from SESegmentationTraining.dataset import find_cases
-from SESegmentationTraining.fingerprint import MOST_CASES, Description, look_at
+from SESegmentationTraining.fingerprint import MOST_CASES, Description, extract_fingerprint
 
 LABELS = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": 4}}
 
@@ -38,39 +38,39 @@ def dataset(tmp_path, to_image):
 
 
 def test_cases_are_looked_at_in_the_patients_axes(dataset):
-    look = look_at(dataset, find_cases(dataset))
-    for case in look.cases:
+    fingerprint = extract_fingerprint(dataset, find_cases(dataset))
+    for case in fingerprint.cases:
         np.testing.assert_allclose(case.spacing, (2, 1, 3), rtol=1e-6)
         np.testing.assert_array_equal(case.size, (30, 20, 10))
         assert case.lowest == -1000
         assert case.millilitres == pytest.approx({1: 96 * 6 / 1000, 4: 2 * 6 / 1000})
-        assert case.across_mm[1] - look.cases[0].across_mm[1] == pytest.approx(0)
+        assert case.across_mm[1] - fingerprint.cases[0].across_mm[1] == pytest.approx(0)
         assert case.across_mm[4] - case.across_mm[1] == pytest.approx(2 * (14.5 - 5.5))
         assert sorted(set(case.intensities.tolist())) == [-1000, 100]
-    assert not look.slices
-    assert look.in_one_piece() == [1]  # the spleen is two voxels far apart
-    np.testing.assert_allclose(look.extents[0], (60, 20, 30), rtol=1e-6)
-    assert look.is_ct
+    assert not fingerprint.slices
+    assert fingerprint.in_one_piece() == [1]  # the spleen is two voxels far apart
+    np.testing.assert_allclose(fingerprint.extents[0], (60, 20, 30), rtol=1e-6)
+    assert fingerprint.is_ct
 
 
 def test_without_a_modality_air_tells_ct(dataset):
     describe(dataset, channel_names={})
-    assert look_at(dataset, find_cases(dataset)).is_ct
+    assert extract_fingerprint(dataset, find_cases(dataset)).is_ct
 
 
 def test_percentiles_count_each_case_alike(dataset):
-    look = look_at(dataset, find_cases(dataset))
+    fingerprint = extract_fingerprint(dataset, find_cases(dataset))
     many = np.full(10_000, 50, np.float32)
-    object.__setattr__(look.cases[0], "intensities", many)
-    assert look.labelled_percentiles([70]) == 100  # half of the sample is from each
+    object.__setattr__(fingerprint.cases[0], "intensities", many)
+    assert fingerprint.labelled_percentiles([70]) == 100  # half of the sample is from each
 
 
 def test_only_some_of_many_cases_are_looked_at(dataset):
     cases = find_cases(dataset) * 25
     seen = []
-    look = look_at(dataset, cases, lambda phase, *_: seen.append(phase))
-    assert len(look.cases) == len(seen) <= MOST_CASES
-    assert len(look.cases) > MOST_CASES / 2
+    fingerprint = extract_fingerprint(dataset, cases, lambda phase, *_: seen.append(phase))
+    assert len(fingerprint.cases) == len(seen) <= MOST_CASES
+    assert len(fingerprint.cases) > MOST_CASES / 2
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,11 @@ def test_only_some_of_many_cases_are_looked_at(dataset):
     ],
 )
 def test_what_lies_to_one_side_of_the_pairs_is_found(dataset, places, pairs, found):
-    look = look_at(dataset, find_cases(dataset))
-    cases = [replace(look.cases[0], across_mm={value: float(at) for value, at in place.items()}) for place in places]
-    assert replace(look, cases=cases).to_one_side(pairs) == found
+    fingerprint = extract_fingerprint(dataset, find_cases(dataset))
+    cases = [
+        replace(fingerprint.cases[0], across_mm={value: float(at) for value, at in place.items()}) for place in places
+    ]
+    assert replace(fingerprint, cases=cases).to_one_side(pairs) == found
 
 
 def test_pictures_are_slices(tmp_path):
@@ -97,23 +99,23 @@ def test_pictures_are_slices(tmp_path):
         (tmp_path / folder).mkdir()
     Image.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10)).save(tmp_path / "imagesTr" / "a_0000.png")
     Image.fromarray(np.eye(6, 10, dtype=np.uint8)).save(tmp_path / "labelsTr" / "a.png")
-    look = look_at(describe(tmp_path), find_cases(tmp_path))
-    assert look.slices
-    assert look.pictures
-    np.testing.assert_array_equal(look.cases[0].size, (10, 6, 1))
+    fingerprint = extract_fingerprint(describe(tmp_path), find_cases(tmp_path))
+    assert fingerprint.slices
+    assert fingerprint.pictures
+    np.testing.assert_array_equal(fingerprint.cases[0].size, (10, 6, 1))
 
 
 def test_volumes_and_slices_are_not_mixed(dataset):
     Image.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10)).save(dataset / "imagesTr" / "c_0000.png")
     Image.fromarray(np.eye(6, 10, dtype=np.uint8)).save(dataset / "labelsTr" / "c.png")
     with pytest.raises(InputError, match="mixes"):
-        look_at(dataset, find_cases(dataset))
+        extract_fingerprint(dataset, find_cases(dataset))
 
 
 def test_a_value_without_name_is_refused(dataset):
     describe(dataset, labels={"background": 0, "liver": 1})
     with pytest.raises(InputError, match=r"values that dataset\.json does not name: \[4\]"):
-        look_at(dataset, find_cases(dataset))
+        extract_fingerprint(dataset, find_cases(dataset))
 
 
 @pytest.mark.parametrize(

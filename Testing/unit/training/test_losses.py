@@ -69,22 +69,22 @@ def test_distilling_labels_is_learning_them(volumes):
     logits, target = example()
     if volumes:
         logits, target = logits[:, :, None].repeat(1, 1, 2, 1, 1), target[:, None].repeat(1, 2, 1, 1)
-    belief = torch.nn.functional.one_hot(target, 5).movedim(-1, 1).float()
-    torch.testing.assert_close(distillation_loss(logits, belief), segmentation_loss(logits, target))
+    soft_target = torch.nn.functional.one_hot(target, 5).movedim(-1, 1).float()
+    torch.testing.assert_close(distillation_loss(logits, soft_target), segmentation_loss(logits, target))
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 8))
 def test_the_distillation_loss_is_least_at_the_belief(seed, classes):
-    belief = example(seed, classes)[0].softmax(1)
-    at_belief, sharper = belief.log().requires_grad_(), 2 * belief.log()
-    least = distillation_loss(at_belief, belief)
-    assert least < distillation_loss(sharper, belief)
-    assert least < distillation_loss(0.5 * at_belief, belief)
-    torch.testing.assert_close(least, -(belief * belief.log()).sum(1).mean())  # nothing but its entropy
+    soft_target = example(seed, classes)[0].softmax(1)
+    at_target, sharper = soft_target.log().requires_grad_(), 2 * soft_target.log()
+    least = distillation_loss(at_target, soft_target)
+    assert least < distillation_loss(sharper, soft_target)
+    assert least < distillation_loss(0.5 * at_target, soft_target)
+    torch.testing.assert_close(least, -(soft_target * soft_target.log()).sum(1).mean())  # nothing but its entropy
     # whereas the soft Dice loss would have it sharper
-    winners = belief.argmax(1)
-    assert soft_dice_loss(sharper.softmax(1), winners) < soft_dice_loss(belief, winners)
+    winners = soft_target.argmax(1)
+    assert soft_dice_loss(sharper.softmax(1), winners) < soft_dice_loss(soft_target, winners)
 
 
 def test_softmax_is_applied_once():

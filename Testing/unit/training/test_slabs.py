@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.predict import views
 from SESegmentationTraining.slabs import PLANE_AXES, Deformation, VolumeBank
-from SESegmentationTraining.sources import UPRIGHT
+from SESegmentationTraining.sources import UNDEFORMED
 
 PLANES = tuple(PLANE_AXES)
 SAME = np.arange(256, dtype=np.uint8)
 BENT = Deformation(rotation_degrees=20, scale=0.2, elastic_mm=(3, 1), shift_mm=4, mirror=True)
 
 
-def draw(bank, planes=PLANES, batch=6, thickness=3, size=(16, 16), spacing=1.0, deformation=UPRIGHT, seed=0, rare=0.5):
+def draw(
+    bank, planes=PLANES, batch=6, thickness=3, size=(16, 16), spacing=1.0, deformation=UNDEFORMED, seed=0, rare=0.5
+):
     generator = torch.Generator().manual_seed(seed)
     return bank.draw(planes, [1.0] * len(planes), batch, thickness, size, spacing, deformation, generator, rare)
 
@@ -72,7 +74,7 @@ def test_undeformed_stacks_are_the_whole_volume_and_nothing_round_it(shape, plan
     stacked = np.transpose(image, PLANE_AXES[plane])
     depth, *size = (length + 4 for length in stacked.shape)
     generator = torch.Generator().manual_seed(seed)
-    slabs = bank.draw([plane], [1.0], 2, depth, tuple(size), 1.0, UPRIGHT, generator, 1.0, stacks=True)
+    slabs = bank.draw([plane], [1.0], 2, depth, tuple(size), 1.0, UNDEFORMED, generator, 1.0, stacks=True)
     for images, labels in zip(slabs.images.numpy(), slabs.labels.numpy(), strict=True):
         np.testing.assert_array_equal(images, np.pad(stacked, 2))
         np.testing.assert_array_equal(labels, np.pad(stacked, 2) % 250)
@@ -86,7 +88,7 @@ def test_stacks_are_shifted_and_bent_as_slabs_are():
     slabs = bank.draw(["coronal"], [1.0], 8, 24, (20, 28), 1.0, BENT, generator, 1.0, stacks=True)
     voxels = voxels_of(bank, slabs)
     middles = torch.tensor([9.5, 11.5, 13.5]) - voxels[:, :, 11:13, 9:11, 13:15].mean((2, 3, 4))
-    assert (middles.abs() < 10).all(), "shifted by 4 mm and bent by some, not centred on a slice of its own"
+    assert (middles.abs() < 10).all(), "shifted by 4 mm and deformed by some, not centred on a slice of its own"
     assert middles.std(0).min() > 0.5
     assert set(slabs.labels.unique().tolist()) == {0, 3}
 
@@ -151,22 +153,22 @@ def test_beliefs_lie_where_the_labels_do_and_change_sides_with_them(stacks):
     table = SAME.copy()
     table[[1, 3]] = 3, 1
     bank = VolumeBank(labels, [one.astype(np.float32) for one in labels], (1, 1, 1), table)
-    assert draw_stacks(bank, stacks, UPRIGHT).beliefs is None
-    bank.believe([np.stack([one == value for value in (1, 2, 3)]).astype(np.float16) for one in labels])
+    assert draw_stacks(bank, stacks, UNDEFORMED).soft_targets is None
+    bank.set_soft_targets([np.stack([one == value for value in (1, 2, 3)]).astype(np.float16) for one in labels])
     mirror = Deformation(rotation_degrees=0, scale=0, elastic_mm=(0, 0), shift_mm=2, mirror=True)
     for seed in range(4):
         slabs = draw_stacks(bank, stacks, mirror, seed)
         target = slabs.labels if stacks else slabs.labels[:, 1:2]
-        for value, belief in enumerate(slabs.beliefs.unbind(1), start=1):
-            torch.testing.assert_close(belief, (target == value).float(), atol=1e-5, rtol=0)
+        for value, soft_target in enumerate(slabs.soft_targets.unbind(1), start=1):
+            torch.testing.assert_close(soft_target, (target == value).float(), atol=1e-5, rtol=0)
 
 
 def test_beliefs_are_bent_as_the_image_is():
     ramp = np.random.default_rng(0).random((12, 13, 14)).astype(np.float16)
     bank = VolumeBank([np.ones(ramp.shape, np.uint8)], [ramp], (1, 1, 1), SAME)
-    bank.believe([ramp[None]])
+    bank.set_soft_targets([ramp[None]])
     slabs = draw(bank, deformation=BENT)
-    torch.testing.assert_close(slabs.beliefs[:, 0], slabs.images[:, 1:2])
+    torch.testing.assert_close(slabs.soft_targets[:, 0], slabs.images[:, 1:2])
 
 
 def draw_stacks(bank, stacks, deformation, seed=0):
@@ -224,7 +226,7 @@ def test_rare_labels_are_looked_for():
 def test_planes_are_drawn_by_their_weights():
     bank = VolumeBank([np.ones((8, 8, 8), np.uint8)], None, (1, 1, 1), SAME)
     generator = torch.Generator().manual_seed(0)
-    slabs = bank.draw(PLANES, [0.0, 3.0, 1.0], 200, 1, (4, 4), 1.0, UPRIGHT, generator)
+    slabs = bank.draw(PLANES, [0.0, 3.0, 1.0], 200, 1, (4, 4), 1.0, UNDEFORMED, generator)
     counts = slabs.planes.bincount(minlength=3).tolist()
     assert counts[0] == 0
     assert 120 < counts[1] < 180

@@ -298,8 +298,8 @@ def test_a_network_may_have_an_appearance_of_its_own(blobs_folder, blobs_recipe)
     change = {"gamma": 0.5, "gain": 0.1}
     views = [{"plane": "axial", "weight": 1.0, "network": name} for name in ("usual", "other")]
 
-    def images(view, look, **networks):
-        recipe = blobs_recipe(card={"views": views}, appearance=look, networks=networks)
+    def images(view, appearance, **networks):
+        recipe = blobs_recipe(card={"views": views}, appearance=appearance, networks=networks)
         source = opened(blobs_folder, recipe)
         return source.batch(draft_card(recipe).views[view : view + 1], recipe.phases[0], generator()).images
 

@@ -1,4 +1,4 @@
-"""What a larger, trained model says of the training cases, for a smaller one to learn from beside their labels.
+"""Knowledge distillation: the probabilities of a larger, trained model, learnt by a smaller one beside the labels.
 
 Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015 (arXiv 1503.02531). What is
 learnt is not only where a boundary was drawn but how sure one can be of it: labels drawn by hand err by a voxel here
@@ -22,7 +22,7 @@ from .dataset import Split
 
 
 class Teacher:
-    """A trained model whose beliefs are learnt.
+    """A trained model whose probabilities are learnt.
 
     Args:
         package: the model.
@@ -54,7 +54,7 @@ class Teacher:
         self.record = {"name": own.name, "version": own.version, "sha256": own.weights_sha256}
         self._predictor = Engine(package, str(device)).predictor
 
-    def beliefs(self, images: Sequence[np.ndarray], progress: Progress = no_progress) -> list[np.ndarray]:
+    def soft_targets(self, images: Sequence[np.ndarray], progress: Progress = no_progress) -> list[np.ndarray]:
         """The probability of each structure in each image.
 
         Args:

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from SESegmentationTraining.transforms import (
-    Appearance,
-    bias_field,
-    change_appearance,
-    change_structures,
+    IntensityAugmentation,
+    augment_intensity,
+    augment_structures,
     gaussian_blur,
+    random_bias_field,
     random_blur,
     random_contrast,
 )
 
-NOTHING = Appearance(bias=0, blur_pixels=0, gamma=0, noise=0, gain=0)
+NOTHING = IntensityAugmentation(bias=0, blur_pixels=0, gamma=0, noise=0, gain=0)
 
 
 def images(seed: int = 0) -> torch.Tensor:
@@ -31,14 +31,14 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def test_zero_strengths_change_nothing():
-    assert torch.equal(change_appearance(images(), NOTHING, generator()), images())
+    assert torch.equal(augment_intensity(images(), NOTHING, generator()), images())
 
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_changed_images_stay_finite_and_near_their_range(seed):
-    strength = Appearance(bias=0.3, blur_pixels=2, gamma=0.3, noise=0.05, gain=0.2, contrast=0.5)
-    changed = change_appearance(images(seed), strength, generator(seed))
+    strength = IntensityAugmentation(bias=0.3, blur_pixels=2, gamma=0.3, noise=0.05, gain=0.2, contrast=0.5)
+    changed = augment_intensity(images(seed), strength, generator(seed))
     assert changed.shape == (4, 3, 20, 24)
     assert torch.isfinite(changed).all()
     assert float(changed.min()) > -6
@@ -47,8 +47,8 @@ def test_changed_images_stay_finite_and_near_their_range(seed):
 
 @pytest.mark.parametrize("change", ["bias", "blur_pixels", "gamma", "noise", "gain", "contrast"])
 def test_every_change_does_something_by_itself_and_follows_the_seed(change):
-    strength = Appearance(**{**vars(NOTHING), change: 0.7})
-    first, again, other = (change_appearance(images(), strength, generator(seed)) for seed in (1, 1, 2))
+    strength = IntensityAugmentation(**{**vars(NOTHING), change: 0.7})
+    first, again, other = (augment_intensity(images(), strength, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, images())
     assert not torch.equal(first, other)
@@ -56,7 +56,7 @@ def test_every_change_does_something_by_itself_and_follows_the_seed(change):
 
 def test_gamma_keeps_black_white_and_the_order_of_intensities():
     ramp = torch.linspace(0, 1, 50).reshape(1, 1, 5, 10)
-    changed = change_appearance(ramp, Appearance(**{**vars(NOTHING), "gamma": 0.5}), generator(3)).flatten()
+    changed = augment_intensity(ramp, IntensityAugmentation(**{**vars(NOTHING), "gamma": 0.5}), generator(3)).flatten()
     assert float(changed[-1]) == 1
     assert float(changed[0]) < 0.02
     assert (changed.diff() > 0).all()
@@ -85,7 +85,7 @@ def test_blur_mixes_slices_only_with_their_neighbours_and_leaves_some_images_sha
 
 
 def test_the_bias_field_is_positive_and_smooth():
-    field = bias_field(torch.zeros(8, 3, 64, 64), 0.3, generator())
+    field = random_bias_field(torch.zeros(8, 3, 64, 64), 0.3, generator())
     assert field.shape == (8, 1, 64, 64)
     assert float(field.min()) > 0
     assert float(field.diff(dim=-1).abs().max()) < 0.08  # from pixel to pixel
@@ -93,7 +93,7 @@ def test_the_bias_field_is_positive_and_smooth():
 
 
 def test_of_whole_volumes_the_bias_field_varies_from_slice_to_slice_too():
-    field = bias_field(torch.zeros(8, 48, 40, 40), 0.3, generator())
+    field = random_bias_field(torch.zeros(8, 48, 40, 40), 0.3, generator())
     assert field.shape == (8, 48, 40, 40)
     assert float(field.min()) > 0
     for axis in (-3, -2, -1):
@@ -105,7 +105,7 @@ def test_structures_change_each_by_a_factor_of_its_own():
     labels = torch.zeros(40, 3, 20, 24, dtype=torch.uint8)
     labels[:, :, 4:10], labels[:, :, 12:18] = 1, 4
     before = images().repeat(10, 1, 1, 1) + 0.1
-    ratio = change_structures(before, labels, Appearance(structures=0.6), generator(3)) / before
+    ratio = augment_structures(before, labels, IntensityAugmentation(structures=0.6), generator(3)) / before
     assert torch.equal(ratio[labels == 0], torch.ones_like(ratio[labels == 0]))
     factors = {}
     for value in (1, 4):
@@ -125,8 +125,8 @@ def test_darkened_structures_grow_dark_together_and_others_stay():
     for channel in (1, 2, 4):
         labels[:, :, 4 * channel : 4 * channel + 3] = channel
     before = images().repeat(15, 1, 1, 1)[:, :1] + 0.1
-    strength = Appearance(darkening=1.5, darkened=(1, 4))
-    ratio = change_structures(before, labels, strength, generator(5)) / before
+    strength = IntensityAugmentation(darkening=1.5, darkened=(1, 4))
+    ratio = augment_structures(before, labels, strength, generator(5)) / before
     liver, kidney, spleen = (ratio[labels == channel].reshape(60, -1) for channel in (1, 2, 4))
     assert torch.equal(kidney, torch.ones_like(kidney))
     assert torch.allclose(liver, spleen, rtol=1e-5)

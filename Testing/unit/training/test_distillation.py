@@ -9,8 +9,8 @@ import torch
 
 from SESegmentationLib.errors import ModelError, UsageError
 from SESegmentationLib.models import find_model
+from SESegmentationTraining.distillation import Teacher
 from SESegmentationTraining.sources import open_source
-from SESegmentationTraining.teacher import Teacher
 from SESegmentationTraining.train import draft_card, train_model
 
 CPU = torch.device("cpu")
@@ -29,14 +29,14 @@ def teacher(blobs_folder, blobs_recipe, tmp_path_factory):
     return train_model(blobs_folder, recipe, tmp_path_factory.mktemp("teacher") / "blobs", "cpu")
 
 
-def instructed(folder, recipe):
-    """A source that has heard the recipe's teacher, its card and the teacher's beliefs of the training cases."""
+def distilled(folder, recipe):
+    """A source that has heard the recipe's teacher, its card and the teacher's soft_targets of the training cases."""
     card = draft_card(recipe)
     source = open_source(folder, recipe, card, CPU)
     teacher = Teacher(find_model(recipe.teacher.model), card, source.split, CPU)
     images = [image for _, image, _ in source.whole_volumes(torch.Generator(), "training")]
-    source.instruct(teacher)
-    return source, card, teacher.beliefs(images)
+    source.distil(teacher)
+    return source, card, teacher.soft_targets(images)
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
@@ -44,19 +44,19 @@ def test_the_target_holds_the_share_of_the_teacher(teacher, blobs_folder, blobs_
     recipe = blobs_recipe(
         teacher={"model": str(teacher.path), "share": share}, card={"views": VIEWS}, volumetric=STACKS
     )
-    source, card, beliefs = instructed(blobs_folder, recipe)
+    source, card, soft_targets = distilled(blobs_folder, recipe)
     flat, deep = card.views[:2], card.views[2:]
     for views, phase in ((flat, recipe.phases[1]), (deep, recipe.volumetric.phases[0])):
         batch = source.batch(views, phase, torch.Generator().manual_seed(1))
         classes = torch.nn.functional.one_hot(batch.target, 3).movedim(-1, 1)
-        assert batch.belief.shape == classes.shape
-        torch.testing.assert_close(batch.belief.sum(1), torch.ones_like(batch.belief[:, 0]))
-        own = (batch.belief - (1 - share) * classes) / share
+        assert batch.soft_target.shape == classes.shape
+        torch.testing.assert_close(batch.soft_target.sum(1), torch.ones_like(batch.soft_target[:, 0]))
+        own = (batch.soft_target - (1 - share) * classes) / share
         assert own.min() > -1e-5
         assert own[:, 1:].max() > 0.2  # it has seen something
-        assert not (batch.belief[batch.merged, 2] > 1e-6).any()  # right is left where they are one
-        assert source.validation_batch(views, phase, torch.Generator()).belief is None
-    assert max(float(one.sum(0).max()) for one in beliefs) <= 1.001
+        assert not (batch.soft_target[batch.merged, 2] > 1e-6).any()  # right is left where they are one
+        assert source.validation_batch(views, phase, torch.Generator()).soft_target is None
+    assert max(float(one.sum(0).max()) for one in soft_targets) <= 1.001
 
 
 def test_a_student_learns_from_its_teacher_and_says_so(teacher, blobs_folder, blobs_recipe, tmp_path):
@@ -82,7 +82,7 @@ def test_a_student_learns_from_its_teacher_and_says_so(teacher, blobs_folder, bl
 def test_a_teacher_that_has_seen_test_cases_is_refused(teacher, blobs_folder, blobs_recipe):
     recipe = blobs_recipe(teacher={"model": str(teacher.path)}, data={"split_seed": 5})
     with pytest.raises(UsageError, match=r"may have learnt from cases that are kept out for test: blob_\d"):
-        instructed(blobs_folder, recipe)
+        distilled(blobs_folder, recipe)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_teacher_that_has_seen_test_cases_is_refused(teacher, blobs_folder, bl
 def test_a_teacher_of_another_grid_is_refused(teacher, blobs_folder, blobs_recipe, changes):
     recipe = blobs_recipe(teacher={"model": str(teacher.path)}, card=changes)
     with pytest.raises(UsageError, match="differs from blobs in spacing, intensity or labels"):
-        instructed(blobs_folder, recipe)
+        distilled(blobs_folder, recipe)
 
 
 def test_a_teacher_that_does_not_exist(blobs_folder, blobs_recipe, tmp_path):
@@ -108,4 +108,4 @@ def test_asking_the_teacher_can_be_cancelled(teacher, blobs_folder, blobs_recipe
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        source.instruct(Teacher(teacher, card, source.split, CPU), cancel)
+        source.distil(Teacher(teacher, card, source.split, CPU), cancel)
