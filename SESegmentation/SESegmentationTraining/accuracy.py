@@ -230,8 +230,8 @@ def measure_accuracy(
         write_accuracy(package, accuracy)
 
 
-def _tell_name(name: str, fraction: float, seconds_left: float | None) -> None:
-    print(name, file=sys.stderr)
+def _tell_name(phase: str, fraction: float, seconds_left: float | None) -> None:
+    print(phase, file=sys.stderr)
 
 
 #: of the contrasts in which heads are drawn

@@ -170,14 +170,15 @@ def seconds_per_step(
 ) -> float:
     """Seconds that one training step of ``phase`` takes, the median of ``most`` after a first one."""
     description = next(iter(card.networks.values()))
-    network = build_network(description).to(device, memory_format=torch.channels_last).train()
+    network = build_network(description).train()
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     optimizer = torch.optim.AdamW(network.parameters())
     generator = torch.Generator().manual_seed(0)
     taken = []
     for _ in range(most + 1):
         started = time.perf_counter()
         slabs = draw_slabs(bank, card.views, phase, recipe.deformation, recipe.fit.rare_share, generator)
-        images = augment_intensity(slabs.images, recipe.appearance, generator)
+        images = augment_intensity(slabs.intensities, recipe.appearance, generator)
         batch = as_batch(images, slabs.labels, slabs.planes, card.views, card)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.fit.bf16):
             logits = network(batch.images.contiguous(memory_format=torch.channels_last))

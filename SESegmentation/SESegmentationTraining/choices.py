@@ -289,8 +289,8 @@ def choose_phases(
     if min(size) < 96:
         return [phase(*size, 1.0)], [1.0]
     stride = 2 ** (levels - 1)
-    half = [-(-side // (2 * stride)) * stride for side in size]
-    return [phase(*half, 2.0), phase(*size, 1.0)], [0.4, 0.6]
+    height, width = (-(-side // (2 * stride)) * stride for side in size)
+    return [phase(height, width, 2.0), phase(*size, 1.0)], [0.4, 0.6]
 
 
 def choose_intensity(fingerprint: Fingerprint) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -337,7 +337,7 @@ def _round(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def _by(numbers: Sequence[float]) -> str:
+def _by(numbers: Sequence[float] | np.ndarray) -> str:
     return " x ".join(f"{number:g}" for number in np.round(numbers, 4))
 
 

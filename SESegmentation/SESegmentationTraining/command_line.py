@@ -250,7 +250,7 @@ def run_experiments(
     """
     from .experiments.plan import Plan
     from .experiments.report import summary, write_report
-    from .experiments.results import RESULTS_NAME, gather_results, read_results, result_path
+    from .experiments.run import RESULTS_NAME, gather_results, read_results, result_path
     from .experiments.schedule import do_runs
 
     loaded = [Plan.load(plan) for plan in plans]

@@ -74,9 +74,10 @@ class Mistaken:
     def load(cls, path: Path) -> Mistaken:
         """Read what :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as content:
-            arrays = [content[name] for name in ("image", "probabilities", "own", "truth")]
+            image, probabilities, own, truth = (content[name] for name in ("image", "probabilities", "own", "truth"))
             whole = bool(content["whole"]) if "whole" in content else True
-            return cls(*arrays, tuple(content["shifts"].tolist()), str(content["case"]), whole)
+            shifts = tuple(content["shifts"].tolist())
+            return cls(image, probabilities, own, truth, shifts, str(content["case"]), whole)
 
 
 def shifts_of(case: str, one: int = ONE, two: int = TWO) -> list[tuple[str, ...]]:
@@ -178,16 +179,15 @@ def _structures(
         low, high = box_round((own == channel) | (right == channel), [CROP_MARGIN] * 3)
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         step = 1 if np.prod(high - low) < LARGEST_CROP else 2
-        chance = probabilities[(channel, *box)].float()
-        three = torch.stack([probabilities[(0, *box)].float(), chance, torch.zeros_like(chance)])
+        cut = probabilities[(slice(None), *box)].float()
+        three = torch.stack([cut[0], cut[channel], torch.zeros_like(cut[0])])
         three[2] = (1 - three.sum(0)).clamp(min=0)
         maps = torch.cat([torch.from_numpy(field.volume[box].astype(np.float32))[None], three])
         maps = F.avg_pool3d(maps[None], step)[0]
-        labels = [
-            _three(array[box], channel)[tuple(slice(0, n * step, step) for n in maps.shape[1:])]
-            for array in (own, right)
-        ]
-        yield Mistaken(maps[0].numpy().astype(np.float16), in_steps(maps[1:]), *labels, shifts, name, whole=False)
+        every = tuple(slice(0, n * step, step) for n in maps.shape[1:])
+        found, true = (_three(array[box], channel)[every] for array in (own, right))
+        intensities = maps[0].numpy().astype(np.float16)
+        yield Mistaken(intensities, in_steps(maps[1:]), found, true, shifts, name, whole=False)
 
 
 def _three(labels: np.ndarray, channel: int) -> np.ndarray:
@@ -307,8 +307,8 @@ class CorrectionExamples:
         if self.random.random() < 0.4:
             factors[self.random.integers(3)] /= self.random.uniform(1.5, 4)
         size = [max(round(n * f), 8) for n, f in zip(image.shape, factors, strict=True)]
-        soft = torch.from_numpy(np.concatenate([image[None], probabilities]))[None]
-        soft = F.interpolate(soft, size, mode="trilinear", align_corners=False)[0].numpy()
+        both = torch.from_numpy(np.concatenate([image[None], probabilities]))[None]
+        soft = F.interpolate(both, size, mode="trilinear", align_corners=False)[0].numpy()
         hard = torch.from_numpy(np.stack([mistaken.own, mistaken.truth]).astype(np.float32))[None]
         own, truth = F.interpolate(hard, size, mode="nearest-exact")[0].numpy().astype(np.uint8)
         return soft[0], soft[1:], own, truth

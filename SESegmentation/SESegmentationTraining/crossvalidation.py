@@ -64,6 +64,8 @@ def cross_validate(
         if not (folder / MEASURED_NAME).exists():
             report = _from_to(progress, f"fold {fold}", number / len(chosen), (number + 1) / len(chosen))
             package = train_model(dataset, of_fold, folder, device, report)
+            if package is None:  # of several processes, the first measures
+                continue
             measured = measure(package, test_cases(package, dataset))
             _write(folder / MEASURED_NAME, {"sha256": package.card.weights_sha256, **measured})
         by_case |= json.loads((folder / MEASURED_NAME).read_text(encoding="utf-8"))["cases"]

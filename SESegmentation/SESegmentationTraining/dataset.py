@@ -125,7 +125,7 @@ def load_case(case: Case, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
     return intensities.astype(np.float16), _recode(values, table)
 
 
-def load_label_map(path: Path, values: Sequence[int], card: ModelCard) -> np.ndarray:
+def load_label_map(path: Path, values: Sequence[int] | np.ndarray, card: ModelCard) -> np.ndarray:
     """A label map on the model's grid as indices into ``values``, uint8.
 
     Values that are not listed become background; float files are rounded.
@@ -135,15 +135,15 @@ def load_label_map(path: Path, values: Sequence[int], card: ModelCard) -> np.nda
     return _recode(grid.labels_to_grid(labels), {int(value): index for index, value in enumerate(values)})
 
 
-def box_round(mask: np.ndarray, margin: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def box_round(mask: np.ndarray, margin: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bounding box (low, high) of a mask, high excluded, with a margin in voxels per axis, inside the array.
 
     Raises:
         ValueError: the mask is empty.
     """
     inside = np.argwhere(mask)
-    margin = np.round(margin).astype(int)
-    return np.maximum(inside.min(0) - margin, 0), np.minimum(inside.max(0) + 1 + margin, mask.shape)
+    around = np.round(margin).astype(int)
+    return np.maximum(inside.min(0) - around, 0), np.minimum(inside.max(0) + 1 + around, mask.shape)
 
 
 def volumes_in(folder: Path, endings: tuple[str, ...] = VOLUME_SUFFIXES) -> list[Path]:

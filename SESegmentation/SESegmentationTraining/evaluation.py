@@ -137,7 +137,8 @@ class _Structures:
             return segmentation.layers
         if by_number and not self._model:
             layers = segmentation.valued()
-            self._add([segment.to_label(segment.made_for) for segment in segmentation.present.values()])
+            segments = segmentation.present.values()
+            self._add([segment.to_label(segment.made_for) for segment in segments if segment.made_for is not None])
             return layers
         present = list(segmentation.present.values())
         found = identify(present, self._known, segmentation.name)
@@ -231,7 +232,8 @@ def _pairs(predictions: Path, references: Path) -> tuple[dict[str, tuple[Path, P
                 error = InputError(f"There are {count} files of {name} in {folder}.", "Leave one of them there.")
                 failed.append(_failure(name, error))
                 common.remove(name)
-    pairs = {name: tuple(next(p for p in files if stem(p) == name) for files in (ours, theirs)) for name in common}
+    by_name = [{stem(path): path for path in files} for files in (ours, theirs)]
+    pairs = {name: (by_name[0][name], by_name[1][name]) for name in common}
     return pairs, sorted({stem(path) for path in theirs} - {stem(path) for path in ours}), failed
 
 

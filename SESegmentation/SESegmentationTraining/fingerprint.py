@@ -86,7 +86,8 @@ def _named(labels: list[Label], structure: str, side: Code | None) -> bool:
 
 def _color(number: int) -> tuple[int, int, int]:
     """The colour of that number: hues a golden section apart, so that neighbours differ."""
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.65, 0.9))
+    red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.65, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 #: licences by how they begin, without punctuation: SPDX identifier, name, whether any use is allowed. The first counts

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -54,7 +55,7 @@ def save_checkpoint(
     write_whole(path, save(tensors, metadata={"state": json.dumps(state)}))
 
 
-def load_checkpoint(path: Path, parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, object]:
+def load_checkpoint(path: Path, parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Restore what :func:`save_checkpoint` wrote and return its ``state``.
 
     Raises:
@@ -191,7 +192,8 @@ def fit_network(
         CancelledError: from ``progress``.
     """
     rank, world = rank_and_count()
-    network = network.to(device, memory_format=fastest_order(views[0].volumetric, device))
+    order = fastest_order(views[0].volumetric, device)
+    network = network.to(device, memory_format=order)  # type: ignore[call-overload]  # torch's stubs lack it
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.fit.average), use_buffers=True)
     optimizer = _optimizer(network, recipe)
     parts: dict[str, nn.Module] = {"network": network, "average": average}
@@ -320,12 +322,13 @@ def validate(
 ) -> list[float | None]:
     """Dice of every class after background over a fixed set of validation slabs; None for a class not among them."""
     network.eval()
-    overlap = size = 0
+    classes = len(source.card.labels) + 1
+    overlap, size = (torch.zeros(classes, dtype=torch.long, device=device) for _ in range(2))
     for index in range(recipe.fit.validation_batches):
         generator = torch.Generator().manual_seed(10_000_019 + index)
         batch = source.validation_batch(views, phase, generator)
         logits = _logits(network, batch, pairs, recipe, device)
-        predicted, classes = logits.argmax(1), logits.shape[1]
+        predicted = logits.argmax(1)
         overlap += torch.bincount(batch.target[predicted == batch.target], minlength=classes)
         size += torch.bincount(batch.target.flatten(), minlength=classes)
         size += torch.bincount(predicted.flatten(), minlength=classes)

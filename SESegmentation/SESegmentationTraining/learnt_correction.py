@@ -13,6 +13,7 @@ import time
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +131,7 @@ def train_correction(dataset: Path, recipe: CorrectionRecipe, output: Path, prog
     network = CorrectionNetwork(recipe.channels)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-4)
     path = output / "checkpoint.safetensors"
-    state = {"step": 0, "seconds": 0.0}
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if path.exists():
         state = load_checkpoint(path, {"network": network}, optimizer)
     examples = CorrectionExamples(files, recipe.size, recipe.plain_share, recipe.seed + int(state["step"]))

@@ -98,11 +98,12 @@ def draw_sample(seed: int = 0) -> Sample:
     texture = sitk.SmoothingRecursiveGaussian(_image(random.normal(size=image.shape).astype(np.float32)), TEXTURE_MM)
     image += voxels_of(texture) * (TEXTURE / np.std(voxels_of(texture)))
     image += random.normal(0, NOISE, image.shape).astype(np.float32)
-    image = sitk.DiscreteGaussian(_image(np.maximum(image, 0)), 0.25)  # mm^2: the scanner's point spread
+    point_spread = [0.25] * 3  # mm^2, of the scanner
+    scanned = sitk.DiscreteGaussian(_image(np.maximum(image, 0)), point_spread)
     part = np.where(front > BOUNDARY, 1, 2)
     share = [_averaged(((hippocampus < 1) & (part == value)).astype(np.float32)) for value in (1, 2)]
     labels = np.where(np.add(*share) >= 0.5, np.argmax(share, axis=0) + 1, 0).astype(np.uint8)
-    return Sample(image, _image(labels))
+    return Sample(scanned, _image(labels))
 
 
 def write_sample(path: Path, seed: int = 0) -> None:

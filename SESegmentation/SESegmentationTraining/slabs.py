@@ -65,6 +65,12 @@ class Slabs:
     points_mm: Tensor
     soft_targets: Tensor | None = None
 
+    @property
+    def intensities(self) -> Tensor:
+        """The images, of a bank that has some."""
+        assert self.images is not None, "label maps have no images"
+        return self.images
+
 
 class VolumeBank:
     """Label volumes, with or without images, flat in one tensor each, ready to be sampled.
@@ -85,7 +91,7 @@ class VolumeBank:
         images: Sequence[np.ndarray] | None,
         voxel_mm: Sequence[float],
         mirrored: np.ndarray,
-        focus: Sequence[tuple[Sequence[int], Sequence[int]]] | None = None,
+        focus: Sequence[tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)

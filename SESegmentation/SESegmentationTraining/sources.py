@@ -73,6 +73,17 @@ class Source(ABC):
         self.recipe = recipe
         self.card = card
         self.device = device
+        self._banks: dict[str, VolumeBank] = {}
+
+    def _load(self, *groups: str) -> None:
+        """Read the cases of "training", "validation" or "test", where there are any and they are not there yet."""
+        for group in groups:
+            if group not in self._banks and (names := getattr(self.split, group)):
+                self._banks[group] = self._bank(names)
+
+    @abstractmethod
+    def _bank(self, names: Sequence[str]) -> VolumeBank:
+        """The volumes of the cases of these names, at least one."""
 
     def batch(self, views: Sequence[View], phase: Phase, generator: torch.Generator) -> Batch:
         """A random, deformed batch of training cases."""
@@ -118,23 +129,19 @@ class FolderSource(Source):
         super().__init__(cases, recipe, card, device)
         self._mirrored = mirror_table(card, recipe)
         self._cases = cases
-        self._banks = {group: self._bank(group) for group in ("training", "validation")}
+        self._load("training", "validation")
         if not self._banks["training"].labels.any():
             raise InputError("The labels of all training cases are empty: there is nothing to learn.", "Add labels.")
 
-    def _bank(self, group: str) -> VolumeBank | None:
-        """The volumes of "training", "validation" or "test"; None where there are none."""
-        cases = [self._cases[name] for name in getattr(self.split, group)]
-        if not cases:
-            return None
-        images, labels = zip(*(load_case(case, self.card) for case in cases), strict=True)
+    def _bank(self, names: Sequence[str]) -> VolumeBank:
+        images, labels = zip(*(load_case(self._cases[name], self.card) for name in names), strict=True)
         return VolumeBank(labels, images, self.card.spacing[::-1], self._mirrored, device=self.device)
 
     def _draw(
         self, group: str, views: Sequence[View], phase: Phase, deformation: Deformation, generator: torch.Generator
     ) -> Batch:
         slabs = draw_slabs(self._banks[group], views, phase, deformation, self.recipe.fit.rare_share, generator)
-        images = slabs.images
+        images = slabs.intensities
         if group == "training":
             augmentation = self.recipe.augmentation_of(views[0].network)
             if augmentation.structures or augmentation.darkening:
@@ -158,10 +165,10 @@ class FolderSource(Source):
     def whole_volumes(
         self, generator: torch.Generator, group: str = "validation"
     ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        bank = self._banks[group] if group in self._banks else self._bank(group)
+        self._load(group)
         for index, name in enumerate(getattr(self.split, group)):
-            slab = bank.whole(index)
-            yield name, slab.images[0].cpu().numpy(), slab.labels[0].cpu().numpy()
+            slab = self._banks[group].whole(index)
+            yield name, slab.intensities[0].cpu().numpy(), slab.labels[0].cpu().numpy()
 
 
 class SynthesisSource(Source):
@@ -195,7 +202,7 @@ class SynthesisSource(Source):
         ventricles = {value: positions[value] for value in VENTRICLES if value in positions}
         self._ventricle = torch.as_tensor([ventricles.get(int(value), 0) for value in priors.values], device=device)
         self._maps, self._values, self._brain, self._mirrored = maps, priors.values, brain, mirrored
-        self._banks = {group: self._bank(group) for group in ("training", "validation")}
+        self._load("training", "validation")
         self._dataset = dataset
 
     @cached_property
@@ -207,15 +214,14 @@ class SynthesisSource(Source):
             labels, images, self.card.spacing[::-1], exchanged(self.card.channel_pairs), device=self.device
         )
 
-    def _bank(self, group: str) -> VolumeBank | None:
-        """The label maps of "training", "validation" or "test"; None where there are none."""
-        names, spacing = getattr(self.split, group), self.card.spacing[::-1]
+    def _bank(self, names: Sequence[str]) -> VolumeBank:
+        spacing = self.card.spacing[::-1]
         labels = [load_label_map(self._maps[name], self._values, self.card) for name in names]
         for name, array in zip(names, labels, strict=True):
             if not self._brain[array].any():
                 raise InputError(f"The label map {name} holds no structure to learn.", "Take it out of the folder.")
         focus = [box_round(self._brain[array], FOCUS_MARGIN_MM / np.array(spacing)) for array in labels]
-        return VolumeBank(labels, None, spacing, self._mirrored, focus, self.device) if names else None
+        return VolumeBank(labels, None, spacing, self._mirrored, focus, self.device)
 
     def _draw(
         self, group: str, views: Sequence[View], phase: Phase, deformation: Deformation, generator: torch.Generator
@@ -248,16 +254,16 @@ class SynthesisSource(Source):
         """A batch of real scans."""
         slabs = draw_slabs(self._scans, views, phase, deformation, self.recipe.fit.rare_share, generator)
         settings = self.recipe.synthesis
-        images = random_anisotropy(slabs.images, settings.thick_share, settings.thickest, generator)
+        images = random_anisotropy(slabs.intensities, settings.thick_share, settings.thickest, generator)
         images = augment_intensity(images, self.recipe.augmentation_of(views[0].network), generator)
         return as_batch(images, slabs.labels, slabs.planes, views, self.card)
 
     def whole_volumes(
         self, generator: torch.Generator, group: str = "validation"
     ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        bank = self._banks[group] if group in self._banks else self._bank(group)
+        self._load(group)
         for index, name in enumerate(getattr(self.split, group)):
-            slab = bank.whole(index)
+            slab = self._banks[group].whole(index)
             images, removed = self.synthesise(slab, generator)
             images = augment_intensity(images, self.recipe.appearance, generator)
             targets = torch.where(removed, 0, self.targets[slab.labels.long()])

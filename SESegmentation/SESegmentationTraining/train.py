@@ -34,7 +34,7 @@ from .distillation import Teacher
 from .fit import FitState, Schedule, fit_network
 from .processes import ProcessGroup, as_first_process, machine_words
 from .recipe import NetworkChanges, Recipe
-from .sources import open_source
+from .sources import FolderSource, open_source
 
 #: the bias of a network's last layer, by what its type calls it
 CLASSIFIER_BIASES = ("classifier.bias", "classifier.convolution.bias")
@@ -234,6 +234,7 @@ def _train(
     if recipe.teacher.model:
         package, progress = _find_teacher(dataset, recipe, folder / "teacher", total, device, rank, progress)
         teacher = Teacher(package, card, source.split, device)
+        assert isinstance(source, FolderSource)  # as the recipe's checks see to
         source.distil(teacher, _part_of(progress, 0, 0))  # seconds, of hours
     start = load_weights(find_model(recipe.start)) if recipe.start else {}
     weights: dict[str, torch.Tensor] = {}
@@ -335,8 +336,9 @@ def _part_of(progress: Progress, before: float, share: float) -> Progress:
 
     def report(phase: str, fraction: float, seconds_left: float | None) -> None:
         overall = min(before + share * fraction, 1.0)
-        known = seconds_left is not None and fraction < 1
-        progress(phase, overall, seconds_left * (1 - overall) / (share * (1 - fraction)) if known else None)
+        if seconds_left is not None:
+            seconds_left = seconds_left * (1 - overall) / (share * (1 - fraction)) if fraction < 1 else None
+        progress(phase, overall, seconds_left)
 
     return report
 

@@ -104,14 +104,16 @@ def dice_by_weights(package: ModelPackage, cases: Iterable[LabelledVolume]) -> d
         alone = [p[(slice(None), *inside)].float() for p in view_probabilities(predictor, volume)]
         target = torch.from_numpy(truth[inside]).to(alone[0].device)
         for weights in tried:
-            fused = sum(weight * p for weight, p in zip(weights, alone, strict=True) if weight).argmax(0)
-            scores[weights].append(_mean_dice(fused, target, predictor.classes))
+            fused = torch.zeros_like(alone[0])
+            for weight, probabilities in zip(weights, alone, strict=True):
+                fused += weight * probabilities
+            scores[weights].append(_mean_dice(fused.argmax(0), target, predictor.classes))
     if not scores[tried[0]]:
         raise InputError("There are no validation cases.", "Keep some out in the recipe's [data].")
     return {weights: float(np.mean(values)) for weights, values in scores.items()}
 
 
-def write_view_weights(package: ModelPackage, weights: Sequence[float]) -> ModelPackage:
+def write_view_weights(package: ModelPackage, weights: tuple[float, ...]) -> ModelPackage:
     """Write the card anew, with these weights of the predictor's views (merged ones last)."""
     order = sorted(package.card.views, key=lambda view: view.merged)
     by_view = {(view.plane, view.network): weight for view, weight in zip(order, weights, strict=True)}

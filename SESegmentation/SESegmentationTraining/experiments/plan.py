@@ -7,7 +7,10 @@ for every fold where the recipe's [data] has folds. See ``plans/*.toml``; one pl
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import inspect
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +23,8 @@ from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.architectures import NETWORKS
 from SESegmentationLib.networks.template import POSITIONS
 
-from ..recipe import Recipe, converted, merged, read_entries
+from ..recipe import Phase, Recipe, converted, merged, read_entries
 from ..train import draft_card
-from .results import describe_run, key_of
 
 
 def widened_to(description: Mapping[str, Any]) -> list[int]:
@@ -276,7 +278,7 @@ def _simplest(arguments: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {
         name: parameter.default
         for kind in reversed(NETWORKS[network["type"]].__mro__)
-        for name, parameter in inspect.signature(kind.__init__).parameters.items()
+        for name, parameter in inspect.signature(vars(kind).get("__init__", object.__init__)).parameters.items()
     }
     return {
         key: value
@@ -291,3 +293,49 @@ def _without(entries: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+#: to be raised where the code changes what runs give
+FORMAT = 1
+#: entries of a card that a run depends on; texts and licences are not among them
+DECISIVE_CARD = ("spacing", "orientation", "intensity", "views", "merged_pairs", "labels")
+DECISIVE_LABEL = ("value", "name")
+
+
+def describe_run(dataset: str, recipe: Recipe) -> dict[str, Any]:
+    """The run as plain values: dataset, and the recipe's entries that decide and are no defaults.
+
+    Defaults are left out so that a recipe may learn new entries without old runs becoming strangers.
+    """
+    card = {key: recipe.card[key] for key in DECISIVE_CARD if key in recipe.card}
+    card["labels"] = [{key: label[key] for key in DECISIVE_LABEL} for label in card["labels"]]
+    changed = {"card": card, "network": recipe.network, "phases": [_phase(p) for p in recipe.phases]}
+    for entry in ("data", "fit", "deformation", "appearance", "synthesis"):
+        if entries := _changed(getattr(recipe, entry)):
+            changed[entry] = entries
+    if recipe.networks:
+        changed["networks"] = {name: _changed(changes) for name, changes in recipe.networks.items()}
+    if recipe.data.source != "label-maps":
+        changed.pop("synthesis", None)
+    return json.loads(json.dumps({"format": FORMAT, "dataset": dataset, "recipe": changed}))
+
+
+def key_of(description: dict[str, Any]) -> str:
+    """Hash of a description, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _phase(phase: Phase) -> dict[str, Any]:
+    """A phase; its depth decides only what volumetric views learn, and others have none."""
+    entries = dataclasses.asdict(phase)
+    return entries if phase.depth > 1 else {key: value for key, value in entries.items() if key != "depth"}
+
+
+def _changed(entries: Any) -> dict[str, Any]:
+    """The entries of a dataclass that are not its defaults; how often a fit is saved or reported decides nothing."""
+    default = type(entries)()
+    return {
+        entry.name: getattr(entries, entry.name)
+        for entry in dataclasses.fields(entries)
+        if getattr(entries, entry.name) != getattr(default, entry.name) and entry.name != "checkpoint_seconds"
+    }

@@ -1,12 +1,19 @@
-"""One run of an experiment: train a network, test it on the cases kept out, write down what came of it."""
+"""One run of an experiment: train a network, test it on the cases kept out, write down what came of it.
+
+``runs/<key>.json`` is what one run gave. ``results.json`` holds many, what they share (splits, cards) only once; it
+alone is enough to make tables and plots anew.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import hashlib
 import json
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +24,7 @@ import torch
 
 from SESegmentationLib import __version__
 from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.files import write_whole
 from SESegmentationLib.models.card import ModelCard
 from SESegmentationLib.networks import build_network, describe
 from SESegmentationLib.predict.predictor import Predictor
@@ -29,7 +37,6 @@ from ..recipe import Recipe
 from ..sources import Source, open_source
 from ..train import draft_card, plan_fits
 from .plan import Run
-from .results import result_path, write_json
 
 #: of the images that are synthesised to test on
 TEST_SEED = 20_190_210
@@ -193,3 +200,101 @@ def _data_of(recipe: Recipe, dataset: Path, card: ModelCard) -> str:
     seen = {key: value for key, value in card.to_dict().items() if key != "networks"}
     decisive = [str(dataset), seen, recipe.fit.rare_share, *(asdict(part) for part in parts)]
     return json.dumps(decisive, sort_keys=True, default=str)
+
+
+RESULTS_NAME = "results.json"
+#: entries that many runs have in common
+SHARED = (("split",), ("versions",), ("labels",), ("description", "recipe", "card"), ("description", "recipe", "data"))
+
+
+def result_path(folder: Path, key: str) -> Path:
+    """The file of one run."""
+    return folder / "runs" / f"{key}.json"
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """All results in ``folder`` by key: those of ``results.json`` and of single runs.
+
+    Raises:
+        InputError: ``results.json`` is damaged.
+    """
+    together = folder / RESULTS_NAME
+    results = {}
+    if together.is_file():
+        try:
+            content = json.loads(together.read_text(encoding="utf-8"))
+            results = {run["key"]: _whole(run, content["shared"]) for run in content["runs"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{together} is damaged: {error}.", "Restore the file, or delete it.") from error
+    for path in sorted(result_path(folder, "*").parent.glob("*.json")):
+        if (result := _read(path)) is not None:
+            results[result["key"]] = result
+    return results
+
+
+def gather_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Move the results of single runs into ``results.json``, and return all by key; errors as :func:`read_results`."""
+    single = list(result_path(folder, "*").parent.glob("*.json"))
+    results = read_results(folder)
+    if single:
+        write_results(folder, results.values())
+        for path in single:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a run that is unfinished stays
+            single[0].parent.rmdir()
+    return results
+
+
+def write_results(folder: Path, results: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``results.json``: a line for each shared entry and each run, in the order of their keys."""
+    shared: dict[str, Any] = {}
+    runs = [_compact(result, shared) for result in sorted(results, key=lambda result: result["key"])]
+    lines = [
+        '{"shared": {',
+        ",\n".join(f"{json.dumps(key)}: {_line(value)}" for key, value in sorted(shared.items())),
+        '}, "runs": [',
+        ",\n".join(map(_line, runs)),
+        "]}\n",
+    ]
+    write_whole(folder / RESULTS_NAME, "\n".join(lines))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write one run's result, whole or not at all."""
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """One result; None for a file that is damaged: that run is done again."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if content["key"] == path.stem else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _compact(result: Mapping[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
+    compact = copy.deepcopy(dict(result))
+    for *above, last in SHARED:
+        place = compact
+        for key in above:
+            place = place[key]
+        if last in place:
+            digest = hashlib.sha256(json.dumps(place[last], sort_keys=True).encode()).hexdigest()[:12]
+            shared[digest] = place[last]
+            place[last] = digest
+    return compact
+
+
+def _whole(compact: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    for *above, last in SHARED:
+        place = compact
+        for key in above:
+            place = place[key]
+        if last in place:
+            place[last] = copy.deepcopy(shared[place[last]])
+    return compact
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -184,7 +184,7 @@ def _failure(run: Run, error: SegmentationError) -> str:
 
 def _drained(events: Any) -> list[tuple[str, str, float]]:
     """The last event of each run."""
-    last = {}
+    last: dict[str, tuple[str, float]] = {}
     while True:
         try:
             key, title, fraction = events.get_nowait()

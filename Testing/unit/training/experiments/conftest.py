@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationTraining.experiments.plan import Plan
-from SESegmentationTraining.experiments.results import write_results
+from SESegmentationTraining.experiments.run import write_results
 
 #: a plan on the dataset of ``blobs_folder``, a run of which takes a moment
 TEXT = """

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from SESegmentationLib.errors import InputError
-from SESegmentationTraining.experiments.results import (
+from SESegmentationTraining.experiments.run import (
     RESULTS_NAME,
     gather_results,
     read_results,

@@ -13,8 +13,7 @@ from SESegmentationLib.errors import CancelledError, InputError, UsageError
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.predict.predictor import Predictor
 from SESegmentationTraining.evaluation import compare
-from SESegmentationTraining.experiments.results import read_results, result_path
-from SESegmentationTraining.experiments.run import Runner, dice_of
+from SESegmentationTraining.experiments.run import Runner, dice_of, read_results, result_path
 from SESegmentationTraining.train import draft_card
 
 CPU = torch.device("cpu")
