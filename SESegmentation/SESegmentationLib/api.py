@@ -22,6 +22,7 @@ from .io.reading import read_volume
 from .io.writing import write_segmentation
 from .models import ModelPackage, find_model
 from .models.segments import algorithm_name
+from .options import SegmentOptions
 from .progress import Progress, no_progress
 from .result import SegmentationResult
 
@@ -54,7 +55,7 @@ def segment(
 
     package = model if isinstance(model, ModelPackage) else find_model(model)
     volume = image if isinstance(image, sitk.Image) else read_volume(Path(image))
-    return Engine(package, device).segment(volume, fast=fast, progress=progress)
+    return Engine(package, device).segment(volume, SegmentOptions(fast=fast), progress=progress)
 
 
 def save(result: SegmentationResult, path: str | os.PathLike[str]) -> None:

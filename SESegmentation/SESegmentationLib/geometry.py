@@ -35,6 +35,21 @@ def triple(values: Iterable[_T]) -> tuple[_T, _T, _T]:
     return first, second, third
 
 
+def whole_box(shape: Iterable[int]) -> Box:
+    """The box of a whole array."""
+    return triple(slice(0, n) for n in shape)
+
+
+def mask_box(mask: np.ndarray, margin: int = 0) -> Box | None:
+    """Smallest box of a mask (k, j, i), and ``margin`` voxels round it as far as the array goes; None for nothing."""
+    box = find_extents(mask.astype(np.uint8), (1,))[1].box
+    if box is None:
+        return None
+    return triple(
+        slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(box, mask.shape, strict=True)
+    )
+
+
 def same_grid(first: sitk.Image, second: sitk.Image) -> bool:
     """Whether the voxels of two images lie at the same places, to a tenth of a voxel."""
     return first.GetSize() == second.GetSize() and Geometry.of(first).shift_of(Geometry.of(second)) == (0, 0, 0)
@@ -135,6 +150,16 @@ class Geometry:
         image.SetOrigin(self.origin)
         image.SetDirection(self.direction)
         return image
+
+
+def covering(geometry: Geometry, spacing: Sequence[float], direction: tuple[float, ...]) -> Geometry:
+    """Grid along ``direction`` with ``spacing`` that covers ``geometry``, centred on it."""
+    axes = np.reshape(direction, (3, 3))
+    along = geometry.corners() @ axes
+    low, high = along.min(0), along.max(0)
+    size = np.maximum(np.ceil((high - low) / spacing - 1e-3), 1)
+    origin = axes @ ((low + high) / 2 - (size - 1) / 2 * spacing)
+    return Geometry(triple(int(n) for n in size), triple(spacing), triple(origin), tuple(direction))
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,15 @@ class PhasedProgress:
         seconds_left = elapsed * (1 - overall) / overall if overall > 0.02 and elapsed > 0.5 else None
         self._report(phase, overall, seconds_left)
 
+    def part(self, phase: str) -> Progress:
+        """Where a task reports that is a phase of this one."""
+        return lambda name, fraction, seconds_left: self.update(phase, fraction)
+
     def seconds(self) -> dict[str, float]:
         """Seconds spent in each phase so far, in s."""
         return {phase: self._ends[phase] - start for phase, start in self._starts.items()}
+
+
+def part_of(report: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
+    """Where the ``number``-th (from 0) of ``count`` equal parts of a task reports the fraction of it that is done."""
+    return lambda fraction: report((number + fraction) / count)

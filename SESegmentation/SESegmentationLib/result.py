@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import SimpleITK as sitk
 
@@ -24,6 +25,18 @@ class Finding:
     consequence: str
 
 
+class Confidence(NamedTuple):
+    """How sure of a structure the networks are.
+
+    Attributes:
+        value: 0 to 1, see :mod:`SESegmentationLib.quality.confidence`.
+        expected_dice: the Dice with the truth that is to be expected; None where the card does not tell.
+    """
+
+    value: float
+    expected_dice: float | None
+
+
 @dataclass(frozen=True)
 class StructureResult:
     """One structure of the result.
@@ -32,7 +45,7 @@ class StructureResult:
         label: what it is.
         voxels: on the input's grid.
         volume_ml: in ml.
-        confidence: 0 to 1, see :mod:`.uncertainty`; 0 where the structure was not found.
+        confidence: 0 to 1, see :mod:`SESegmentationLib.quality.confidence`; 0 where the structure was not found.
         centre_lps: mean position of its voxels, LPS in mm; NaN where it was not found.
         expected_dice: the Dice with the truth that is to be expected, from the card's calibration; None where that
             does not tell.
@@ -51,7 +64,7 @@ class StructureResult:
 
 @dataclass(frozen=True)
 class IntracranialVolume:
-    """Volume inside the skull, see :mod:`.intracranial`.
+    """Volume inside the skull, see :mod:`SESegmentationLib.postprocess.intracranial`.
 
     Attributes:
         ml: in ml.
@@ -74,7 +87,8 @@ class SegmentationResult:
         model: the card of the model.
         device: where the networks ran, for example "cpu" or "cuda".
         doubt: where asked for, the probability that a voxel's label is wrong, float32 on the input's grid, 0 where
-            the networks did not look; see :mod:`.doubt`. From a worker uint8, in steps of 1/255.
+            the networks did not look; see :mod:`SESegmentationLib.quality.confidence`. From a worker uint8, in steps of
+            1/255.
         intracranial: of models of the whole head whose card tells its error, where there is a skull.
     """
 

@@ -26,6 +26,7 @@ from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import ModelPackage, verify_model, write_package
 from SESegmentationLib.networks.weights import load_networks
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.predict.predictor import Predictor
 from SESegmentationLib.progress import Progress, no_progress
 
@@ -70,7 +71,7 @@ def measure(
     for index, case in enumerate(cases):
         progress(case.name, index / len(cases), None)
         image, reference = read(case)
-        result = engine.segment(image, fast=fast)
+        result = engine.segment(image, SegmentOptions(fast=fast))
         expected = {structure.label.value: structure.expected_dice for structure in result.structures}
         by_case[case.name] = {
             str(label.value): asdict(compare(result.labels, reference, label.value))

@@ -198,7 +198,7 @@ def observations_of(
     package: ModelPackage, predicted: Prediction, truth: np.ndarray, name: str, shift: str | None
 ) -> list[Observation]:
     """One observation for each structure that is there, or was found."""
-    trust = confidence(predicted.probabilities, predicted.votes)
+    confidences = confidence(predicted.probabilities, predicted.votes)
     classes = len(package.card.labels) + 1
     labels = predicted.probabilities.argmax(0).flatten().cpu()
     target = torch.from_numpy(truth.astype(np.int64)).flatten()
@@ -210,7 +210,7 @@ def observations_of(
             shift,
             label.value,
             len(predicted.votes),
-            float(trust[channel]),
+            float(confidences[channel]),
             float(2 * overlap[channel] / sizes[channel]),
         )
         for channel, label in enumerate(package.card.labels, start=1)

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from SESegmentationLib.geometry import RAS
-from SESegmentationLib.inference.engine import Engine, Field
+from SESegmentationLib.inference.crops import Crop
+from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.networks.correction import Corrected
 from SESegmentationLib.postprocess.dividing_plane import divide
@@ -98,14 +99,14 @@ def shifted(image: sitk.Image, shifts: Sequence[str], seed: int) -> sitk.Image:
 
 def find_mistakes(engine: Engine, image: sitk.Image, truth: sitk.Image, shifts: tuple[str, ...], case: str) -> Mistaken:
     """What the model of ``engine``, one of crops, makes of ``image``."""
-    (field,) = engine.fields(image)
-    prediction = engine.predictor.predict(field.volume, engine.predictor.views, False, lambda view, fraction: None)
+    (crop,) = engine.crops(image)
+    prediction = engine.predictor.predict(crop.volume, engine.predictor.views, False, lambda view, fraction: None)
     own = own_channels(prediction, engine.card)
     channels = np.zeros_like(own)
-    values = field.grid.labels_to_grid(truth)
+    values = crop.grid.labels_to_grid(truth)
     for channel, label in enumerate(engine.card.labels, start=1):
         channels[values == label.value] = channel
-    return Mistaken(field.volume.astype(np.float16), in_steps(prediction.probabilities), own, channels, shifts, case)
+    return Mistaken(crop.volume.astype(np.float16), in_steps(prediction.probabilities), own, channels, shifts, case)
 
 
 def own_channels(prediction: Prediction, card: ModelCard) -> np.ndarray:
@@ -168,11 +169,11 @@ def _structures(
     engine: Engine, image: sitk.Image, truth: sitk.Image, shifts: tuple[str, ...], name: str
 ) -> Iterator[Mistaken]:
     """Every structure that is large enough, in a box round it."""
-    seen: list[tuple[Field, torch.Tensor]] = []
-    engine.segment(image, observe=lambda field, probabilities: seen.append((field, probabilities)))
-    ((field, probabilities),) = seen
+    seen: list[tuple[Crop, torch.Tensor]] = []
+    engine.segment(image, observe=lambda crop, probabilities: seen.append((crop, probabilities)))
+    ((crop, probabilities),) = seen
     own = probabilities.argmax(0).numpy()
-    right = field.grid.labels_to_grid(truth)
+    right = crop.grid.labels_to_grid(truth)
     for channel in range(1, len(probabilities)):
         if (right == channel).sum() < LEAST_VOXELS:
             continue
@@ -182,7 +183,7 @@ def _structures(
         cut = probabilities[(slice(None), *box)].float()
         three = torch.stack([cut[0], cut[channel], torch.zeros_like(cut[0])])
         three[2] = (1 - three.sum(0)).clamp(min=0)
-        maps = torch.cat([torch.from_numpy(field.volume[box].astype(np.float32))[None], three])
+        maps = torch.cat([torch.from_numpy(crop.volume[box].astype(np.float32))[None], three])
         maps = F.avg_pool3d(maps[None], step)[0]
         every = tuple(slice(0, n * step, step) for n in maps.shape[1:])
         found, true = (_three(array[box], channel)[every] for array in (own, right))

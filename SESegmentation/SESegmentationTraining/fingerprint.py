@@ -20,7 +20,7 @@ from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models.card import OWN_DATA
 from SESegmentationLib.models.labels import LEFT, RIGHT, Code, Label, known_structure, split_side, structure_label
 from SESegmentationLib.progress import Progress, no_progress
-from SESegmentationLib.quality.expected_input import is_hounsfield
+from SESegmentationLib.quality.input_checks import is_hounsfield
 from SESegmentationLib.text import plain
 
 from .dataset import Case, read_case

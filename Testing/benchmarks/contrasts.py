@@ -19,6 +19,7 @@ import SimpleITK as sitk
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import find_model
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationTraining.accuracy import fold_parcels
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -57,7 +58,7 @@ class Bench:
 
     def segment(self, path: Path) -> sitk.Image:
         """Label map of a volume."""
-        labels = self.engine.segment(read_volume(path, None), fast=self.fast).labels
+        labels = self.engine.segment(read_volume(path, None), SegmentOptions(fast=self.fast)).labels
         if self.kept:
             self.kept.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(labels, str(self.kept / path.name))

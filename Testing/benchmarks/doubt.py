@@ -32,6 +32,7 @@ from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.models.sections import expected_dice
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationTraining.calibration import SHIFTS, shift_volume
 from SESegmentationTraining.dataset import Case
 
@@ -52,7 +53,7 @@ def measure(engine: Engine, case: Case, shift: str | None) -> dict[str, Any]:
         image = shift_volume(image, shift, seed=int(case.name[-3:]))
     structures = []
     for fast in (True, False):  # the last result stays
-        result = engine.segment(image, fast=fast, doubt=True)
+        result = engine.segment(image, SegmentOptions(fast=fast, doubt=True))
         found = sitk.GetArrayFromImage(result.labels)
         for structure in result.structures:
             ours, theirs = found == structure.label.value, truth == structure.label.value

@@ -33,14 +33,17 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import bootstrap
 
-from SESegmentationLib.inference.engine import Engine, Field, SegmentationResult
+from SESegmentationLib.inference.crops import Crop
+from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage, sha256_of
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.refine.corrections import AXES, Corrections, Slices
 from SESegmentationLib.refine.guarded_recalibration import recalibrate_guarded
 from SESegmentationLib.refine.learnt_correction import FOLDER, WEIGHTS
 from SESegmentationLib.refine.recalibration import Settings
 from SESegmentationLib.refine.refinement import refine
+from SESegmentationLib.result import SegmentationResult
 from SESegmentationTraining.calibration import SHIFTS
 from SESegmentationTraining.correction_examples import shifted
 from SESegmentationTraining.dataset import Case
@@ -120,21 +123,21 @@ class Remembering(Engine):
 
     def __init__(self, package: ModelPackage) -> None:
         super().__init__(package, "cpu")
-        self._known: tuple[SegmentationResult, list[tuple[Field, torch.Tensor]]] | None = None
+        self._known: tuple[SegmentationResult, list[tuple[Crop, torch.Tensor]]] | None = None
 
     def forget(self) -> None:
         """Another volume is at hand."""
         self._known = None
 
-    def segment(self, image: sitk.Image, **options) -> SegmentationResult:
+    def segment(self, image: sitk.Image, options: SegmentOptions = SegmentOptions(), **others) -> SegmentationResult:
         """As of any engine."""
         if self._known is None:
-            seen: list[tuple[Field, torch.Tensor]] = []
-            result = super().segment(image, doubt=True, observe=lambda *field: seen.append(field))
+            seen: list[tuple[Crop, torch.Tensor]] = []
+            result = super().segment(image, SegmentOptions(doubt=True), observe=lambda *crop: seen.append(crop))
             self._known = result, seen
         result, seen = self._known
-        for field in seen if options.get("observe") else ():
-            options["observe"](*field)
+        for crop in seen if others.get("observe") else ():
+            others["observe"](*crop)
         return result
 
 
@@ -182,7 +185,7 @@ class Bench:
         if method == METHODS[0]:
             return refine(self.engine, image, labels, slices, whole_slices=whole).result.labels
         corrections = Corrections.in_slices(labels, slices)
-        arguments = (self.engine, image, corrections, slices, Settings(), None, None, lambda share: None)
+        arguments = (self.engine, image, corrections, slices, Settings(), SegmentOptions(), None, lambda share: None)
         adapted = recalibrate_guarded(*arguments, guarded=method == METHODS[1])
         networks = None if adapted is None else adapted.networks(self.engine.package)
         return Engine(self.engine.package, "cpu", networks).segment(image).labels
@@ -192,7 +195,7 @@ class Bench:
         image, truth = read_volume(self.cases[name].image), read_label_volume(self.cases[name].label)
         image = shifted(image, shifts, seed=int(name[-3:]))
         self.engine.forget()
-        own = self.engine.segment(image, doubt=True)
+        own = self.engine.segment(image, SegmentOptions(doubt=True))
         arrays = [sitk.GetArrayFromImage(each) for each in (truth, own.labels, own.doubt)]
         return image, arrays[0].astype(arrays[1].dtype), *arrays[1:]
 

@@ -18,6 +18,7 @@ import SimpleITK as sitk
 
 from SESegmentationLib.client import FailureEvent, LocalSegmenter, RefineJob, ResultEvent, SegmentJob
 from SESegmentationLib.client.processes import worker_environment
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationTraining.sample import draw_sample
 
 SHIM = Path(__file__).with_name("old_torch.py")
@@ -42,12 +43,20 @@ def segment_and_refine(command: list[str]) -> None:
     sample = draw_sample()
     image = sitk.Cast(sample.image, sitk.sitkUInt16)  # the whole numbers that scanners write
     with LocalSegmenter(command) as segmenter:
-        job = SegmentJob(image, str(MODEL), device="cpu", doubt=True)
+        job = SegmentJob(image, str(MODEL), SegmentOptions(doubt=True), device="cpu")
         result = finish(segmenter, job).segmentation()
         assert all(structure.voxels > 100 for structure in result.structures)
         refined = finish(
             segmenter,
-            RefineJob(image, sample.labels, ("k:13,16",), str(MODEL), device="cpu", doubt=True, recalibrate=True),
+            RefineJob(
+                image,
+                sample.labels,
+                ("k:13,16",),
+                str(MODEL),
+                options=SegmentOptions(doubt=True),
+                device="cpu",
+                recalibrate=True,
+            ),
         ).refinement()
         labels, truth = (sitk.GetArrayFromImage(image) for image in (refined.result.labels, sample.labels))
         assert np.array_equal(labels[[13, 16]], truth[[13, 16]])

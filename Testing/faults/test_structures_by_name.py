@@ -19,7 +19,7 @@ from SESegmentationLib.io.segmentations import placed, read_segmentation
 from SESegmentationLib.io.writing import segment_fields, write_segmentation
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.models.segments import Segment, identify
-from SESegmentationLib.preprocess.crops import read_roi, region_box
+from SESegmentationLib.preprocess.roi import read_roi, region_box
 from SESegmentationTraining.dataset import find_cases, read_case
 
 LABELS = (

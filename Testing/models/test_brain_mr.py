@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import verify_package
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationTraining.accuracy import fold_parcels
 from SESegmentationTraining.evaluation import compare, island_voxels, swapped_voxels
 
@@ -52,8 +53,8 @@ def test_a_rotated_copy_gives_the_rotated_result(engine, head):
     """The same head lying on its side: voxels as they are, turned by 90 degrees about the long axis of the body."""
     image, result = head
     turned = sitk.PermuteAxes(image, (1, 0, 2))[::-1, :, :]  # voxels in another order: the geometry follows
-    rotated = engine.segment(turned, fast=True).labels
-    straight = engine.segment(image, fast=True).labels
+    rotated = engine.segment(turned, SegmentOptions(fast=True)).labels
+    straight = engine.segment(image, SegmentOptions(fast=True)).labels
     back = sitk.Resample(rotated, straight, sitk.Transform(), sitk.sitkNearestNeighbor)
     one, other = (sitk.GetArrayFromImage(labels) for labels in (straight, back))
     found = one > 0
@@ -65,7 +66,7 @@ def test_a_rotated_copy_gives_the_rotated_result(engine, head):
 def test_a_clinical_scan_of_thick_slices_loses_no_structure(engine, shared_data, contrast):
     """Of a patient whom the training did not see, 3 mm slices, answered at 1 mm."""
     image = read_volume(shared_data / "ms-contrasts" / "clinical" / f"p12-study1-{contrast}_0000.nii.gz")
-    result = engine.segment(image, fast=True, grid="auto")
+    result = engine.segment(image, SegmentOptions(fast=True, grid="auto"))
     assert max(image.GetSpacing()) > 2.9 and result.labels.GetSpacing() == pytest.approx((1.0, 1.0, 1.0))
     assert all(structure.voxels for structure in result.structures)
     assert "contrast" not in {finding.code for finding in result.findings}

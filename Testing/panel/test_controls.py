@@ -23,7 +23,7 @@ def test_advanced_choices_reach_the_job(widget, choices, segmenter, make_volume)
     click(ui.lowMemoryCheckBox)
     click(ui.segmentButton)
     job = segmenter.jobs[0]
-    assert (job.device, job.fast, job.low_memory) == ("cpu", True, True)
+    assert (job.device, job.options.fast, job.options.low_memory) == ("cpu", True, True)
     assert (choices.device, choices.fast, choices.lowMemory) == ("cpu", True, True)
 
 

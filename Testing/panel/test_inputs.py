@@ -106,7 +106,7 @@ def test_a_new_region_lies_round_the_middle_of_the_volume(widget, choices, make_
     assert choices.region is region
     assert np.allclose(region.GetSize(), (10, 9, 8)) and np.allclose(region.GetCenter(), (109.5, 8.5, -42.5))
     click(widget.ui.segmentButton)
-    assert segmenter.jobs[0].roi is not None
+    assert segmenter.jobs[0].options.roi is not None
     click(widget.ui.segmentButton)
 
 

@@ -258,13 +258,13 @@ def test_a_script_segments_without_the_panel(widget, logic, segmenter, make_volu
     Immediate(segmenter, answer)
     node = logic.segment(volume, "tiny-t1", device="cpu", progress=lambda *progress: reported.append(progress))
     assert node.GetName() == "head tiny-t1" and reported == [("axial", 0.5, 1.0)]
-    assert segmenter.jobs[0].device == "cpu" and segmenter.jobs[0].roi is None
+    assert segmenter.jobs[0].device == "cpu" and segmenter.jobs[0].options.roi is None
     region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
     region.SetCenter(8, 8, 8)
     region.SetSize(6, 6, 6)
     again = logic.segment(volume, models / "tiny-t1", region=region, output=node, fast=True, lowMemory=True)
     job = segmenter.jobs[1]
-    assert again is node and job.roi is not None and (job.fast, job.low_memory) == (True, True)
+    assert again is node and job.options.roi is not None and (job.options.fast, job.options.low_memory) == (True, True)
     assert not segmenter.closed
     logic.close()
     assert segmenter.closed

@@ -86,7 +86,7 @@ def test_attention_is_asked_for_once_shown_and_hidden(widget, segment, segmenter
     count = len(segmenter.jobs)
     attend()
     job = segmenter.jobs[-1]
-    assert isinstance(job, AttentionJob) and job.roi is None and not job.fast and job.adapted is None
+    assert isinstance(job, AttentionJob) and job.options.roi is None and not job.options.fast and job.adapted is None
     assert job.model == widget.panel.models.package.path
     volume = ATTENTION.volume(node)
     assert foreground() is volume and ui.attentionCheckBox.checked and not ui.doubtCheckBox.checked
@@ -171,7 +171,7 @@ def test_attention_looks_where_the_result_looked_and_as_it_is_told(widget, segme
     choices.region, choices.fast, choices.lowMemory, choices.device = None, True, True, "cpu"
     click(widget.ui.attentionCheckBox)
     job = segmenter.jobs[-1]
-    assert job.roi is not None and (job.fast, job.low_memory, job.device) == (True, True, "cpu")
+    assert job.options.roi is not None and (job.options.fast, job.options.low_memory, job.device) == (True, True, "cpu")
 
 
 def test_attention_is_of_the_recalibrated_network_where_the_result_is(widget, segment, segmenter, recalibrate):

@@ -211,7 +211,7 @@ def test_a_proposal_is_told_and_changes_nothing_until_it_is_accepted(widget, seg
     before = first_segment(node)
     recalibrate()
     job = segmenter.jobs[-1]
-    assert job.slices == ("k:3",) and job.roi is None
+    assert job.slices == ("k:3",) and job.options.roi is None
     assert (first_segment(node) == before).all() and cells(widget)[1][3].startswith("+")
     assert widget.ui.acceptButton.enabled is False and widget.ui.recalibrateButton.enabled is False
     click(widget.ui.acceptChangesButton)
@@ -395,7 +395,7 @@ def test_the_region_of_the_result_is_that_of_its_recalibration(widget, segment, 
     choices.region = None
     draw(node)
     click(widget.ui.recalibrateButton)
-    assert segmenter.jobs[-1].roi is not None
+    assert segmenter.jobs[-1].options.roi is not None
 
 
 # --- report -----------------------------------------------------------------------------------------------------------

@@ -16,9 +16,8 @@ from panel_story import load_sample
 
 from harness import application
 from harness.segment_editor import paint
-from SESegmentationLib.geometry import Geometry
+from SESegmentationLib.geometry import Geometry, covering
 from SESegmentationLib.mrml import find_corrections, image_from_volume_node, result_grid
-from SESegmentationLib.preprocess.grid import covering
 
 THICKNESS = 4.0
 AXIAL = 9  # a slice of the fine grid
@@ -81,7 +80,7 @@ def test_a_result_on_the_finer_grid_is_shown_corrected_and_learnt_from(
 ):
     ui = widget.ui
     node, job = segment_fine()
-    assert job.grid == "auto" and node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is thick
+    assert job.options.grid == "auto" and node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is thick
     grid = fine_volume(node)
     assert grid.GetSpacing() == pytest.approx((1, 1, 1)) and grid.GetImageData().GetDimensions() == (20, 18, 16)
     assert voxels(node, grid)["Segment_1"].sum() == 27
@@ -135,7 +134,7 @@ def test_a_result_on_the_finer_grid_is_shown_corrected_and_learnt_from(
     # again, into the same segmentation: on the same grid, the corrected slice as it was left
     choices.outputSegmentation = node
     node, job = segment_fine(corner=7)
-    assert job.grid == "model"
+    assert job.options.grid == "model"
     after = voxels(node, grid)
     assert (after["Segment_1"][AXIAL] == corrected["Segment_1"][AXIAL]).all() and after["Segment_1"][
         7:9, 7:9, 7:9
@@ -153,13 +152,13 @@ def test_what_is_written_into_keeps_its_grid(widget, thick, segmenter, choices, 
     node = choices.outputSegmentation = segment(thick)  # on the volume's grid
     draw(node, k=1)
     segment(thick, corner=1)
-    assert segmenter.jobs[-1].grid == "input" and [str(entry) for entry in find_corrections(node)] == ["k:1"]
+    assert segmenter.jobs[-1].options.grid == "input" and [str(entry) for entry in find_corrections(node)] == ["k:1"]
     users = choices.outputSegmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
     users.SetReferenceImageGeometryParameterFromVolumeNode(thick)
     segment(thick)
-    assert segmenter.jobs[-1].grid == "auto"  # nothing is in it
+    assert segmenter.jobs[-1].options.grid == "auto"  # nothing is in it
     segment(thick)
-    assert segmenter.jobs[-1].grid == "input"
+    assert segmenter.jobs[-1].options.grid == "input"
 
 
 def test_corrected_slices_of_another_volume_are_not_mistaken(widget, thick, choices, segment_fine, make_volume):

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..models import find_model
 from ..models.segments import algorithm_name
+from ..options import SegmentOptions
 from ..report import check_report_name
 from .jobs import plan_jobs
 from .licence import require_consent
@@ -91,7 +92,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     from ..io.reading import read_volume
     from ..io.segmentations import read_segmentation
     from ..io.writing import write_segmentation
-    from ..preprocess.crops import read_roi
+    from ..preprocess.roi import read_roi
     from ..refine.corrections import Slices
     from ..refine.recalibration import Settings
     from ..refine.refinement import refine
@@ -105,7 +106,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         pixel_mm = pixel_size(package.card.input, package.card.spacing)
         image = read_volume(job.source, pixel_mm, options.series)
         corrected = read_segmentation(options.corrected, pixel_mm)
-        read = time.perf_counter()
+        reading = time.perf_counter() - begin
         engine = Engine(package, device=options.device)
         labels = corrected.label_map(engine.structures(image, region), like=image)
         refined = refine(
@@ -113,8 +114,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
             image,
             labels,
             slices,
-            roi=region,
-            low_memory=options.low_memory,
+            options=SegmentOptions(roi=region, low_memory=options.low_memory),
             recalibration=Settings() if options.recalibrate else None,
             progress=progress,
         )
@@ -125,7 +125,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
             write_segmentation(files.begin(job.output), refined.result.labels, structures, algorithm, corrected=True)
             if options.adapted and refined.adapted:
                 files.write(options.adapted, refined.adapted.to_bytes())
-            timings = {"reading": read - begin, "writing": time.perf_counter() - segmented}
+            timings = {"reading": reading, "writing": time.perf_counter() - segmented}
             report = build_report(refined.result, image, job.source, job.output, timings)
             report = with_refinement(report, refined, options.corrected)
             if options.report:

@@ -17,6 +17,7 @@ from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS, write_image
 from ..models import find_model
 from ..models.segments import algorithm_name
+from ..options import Grid, SegmentOptions
 from ..progress import Progress, no_progress
 from ..report import check_report_name
 from .entry import as_segmentation_error, report_failure, say, warn
@@ -27,8 +28,8 @@ from .show import ProgressBar, print_findings, print_json, print_segmentation
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from ..inference.engine import Engine, Grid
-    from ..inference.sampling import StructureSpread
+    from ..inference.engine import Engine
+    from ..inference.sampling import Kind
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class RunOptions:
     doubt: Path | None = None
     attention: Path | None = None
     samples: int = 0
-    sampling: str = "augmentation"
+    sampling: Kind = "augmentation"
     grid: Grid = "auto"
     fast: bool = False
     low_memory: bool = False
@@ -107,7 +108,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     reading_process().start()  # while libraries are imported here
     from ..inference.attention import gated_views
     from ..inference.engine import Engine
-    from ..preprocess.crops import read_roi
+    from ..preprocess.roi import read_roi
     from ..report import write_report
 
     reports, nothing, first_code, alone = [], [], 0, len(jobs) == 1
@@ -236,25 +237,23 @@ def _segment(
     alone: bool,
 ) -> dict[str, Any]:
     """Segment one volume and write what belongs to it; its report."""
+    from ..inference.attention import attention_map
+    from ..inference.sampling import sample_structures
     from ..io.picture import write_picture
     from ..io.writing import write_segmentation
     from ..report import build_report, with_samples, write_report
 
     image = read.image
     check_writable(job.output)
-    result = engine.segment(
-        image,
-        roi=region,
-        fast=options.fast,
-        low_memory=options.low_memory,
-        doubt=options.doubt is not None,
-        grid=options.grid,
-        progress=progress,
-    )
+    chosen = SegmentOptions(region, options.fast, options.low_memory, options.doubt is not None, options.grid)
+    result = engine.segment(image, chosen, progress=progress)
     segmented = time.perf_counter()
-    spread = _sample(engine, image, region, options, progress) if options.samples else None
+    spread = None
+    if options.samples:
+        kind, count = options.sampling, options.samples
+        spread = sample_structures(engine, image, chosen, kind=kind, count=count, progress=progress)
     sampled = time.perf_counter()
-    attention = _attend(engine, image, region, options, progress) if options.attention else None
+    attention = attention_map(engine, image, chosen, progress) if options.attention else None
     attended = time.perf_counter()
     structures = [structure.label for structure in result.structures]
     with OutputFiles() as files:
@@ -275,24 +274,6 @@ def _segment(
         if options.report and alone:
             write_report(files.begin(options.report), report)
     return report
-
-
-def _sample(
-    engine: Engine, image: sitk.Image, region: sitk.Image | None, options: RunOptions, progress: Progress
-) -> dict[int, StructureSpread]:
-    from ..inference.sampling import sample_structures
-
-    drawn = {"kind": options.sampling, "count": options.samples}
-    return sample_structures(engine, image, roi=region, fast=options.fast, **drawn, progress=progress)
-
-
-def _attend(
-    engine: Engine, image: sitk.Image, region: sitk.Image | None, options: RunOptions, progress: Progress
-) -> sitk.Image:
-    from ..inference.attention import attention_map
-
-    chosen = {"fast": options.fast, "low_memory": options.low_memory}
-    return attention_map(engine, image, roi=region, **chosen, progress=progress)
 
 
 def _print_line(report: dict[str, Any]) -> None:

@@ -31,14 +31,50 @@ class Target:
     Attributes:
         name: for people, for example "left hippocampus".
         located_as: the locator's value.
-        mirror: whether the networks see the crop mirrored.
+        mirrored: whether the networks see the crop mirrored.
         labels: by the model's own value, the label of the result.
     """
 
     name: str
     located_as: int
-    mirror: bool
+    mirrored: bool
     labels: dict[int, Label]
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A locator, and what the model proper segments where that finds it.
+
+    Attributes:
+        locator: the model that locates.
+        targets: what is segmented, each in a crop of its own.
+        margin_mm: round what the locator finds.
+    """
+
+    locator: ModelPackage
+    targets: list[Target]
+    margin_mm: float
+
+    @classmethod
+    def of(cls, package: ModelPackage) -> Cascade:
+        """The cascade of a package whose card has a pipeline; ModelError where its locator cannot be used."""
+        locator = find_locator(package)
+        margin_mm = float((package.card.pipeline or {}).get("margin_mm", package.card.margin_mm))
+        return cls(locator, plan_targets(package.card, locator.card), margin_mm)
+
+    @property
+    def structures(self) -> list[Label]:
+        """Every structure of the result."""
+        return [label for target in self.targets for label in target.labels.values()]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Values (left, right) of the result's structures that are each other's counterpart."""
+        return sided_pairs(self.targets)
+
+    def boxes(self, located: sitk.Image, grid: ModelGrid) -> list[Box | None]:
+        """The crop for each target on the model's grid, see :func:`locate_targets`."""
+        return locate_targets(self.targets, located, grid, self.margin_mm)
 
 
 def find_locator(package: ModelPackage) -> ModelPackage:
@@ -47,7 +83,7 @@ def find_locator(package: ModelPackage) -> ModelPackage:
     Raises:
         ModelError: there is none, or it is damaged.
     """
-    name = package.card.pipeline.get("locator")
+    name = (package.card.pipeline or {}).get("locator")
     if not isinstance(name, str):
         raise ModelError(f"The pipeline of the model {package.card.name} names no locator.", _PIPELINE_REMEDY)
     beside = package.path.parent / name
@@ -73,10 +109,10 @@ def plan_targets(card: ModelCard, locator: ModelCard) -> list[Target]:
     """
     try:
         targets = []
-        for entry in card.pipeline["targets"]:
-            where = locator.label(int(entry["locator_value"]))
-            labels = _labels(card, entry["values"], where)
-            targets.append(Target(where.name, where.value, bool(entry.get("mirror")), labels))
+        for entry in (card.pipeline or {})["targets"]:
+            found_as = locator.label(int(entry["locator_value"]))
+            labels = _labels(card, entry["values"], found_as)
+            targets.append(Target(found_as.name, found_as.value, bool(entry.get("mirror")), labels))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"The pipeline of the model {card.name} does not suit its labels or those of {locator.name}: {error!r}.",
@@ -105,11 +141,12 @@ def sided_pairs(targets: Sequence[Target]) -> list[tuple[int, int]]:
     return [(side["left"], side["right"]) for side in sides.values() if {"left", "right"} <= side.keys()]
 
 
-def _labels(card: ModelCard, values: Mapping[str, Any], where: Label) -> dict[int, Label]:
+def _labels(card: ModelCard, values: Mapping[str, Any], found_as: Label) -> dict[int, Label]:
     labels = {}
     for own, value in values.items():
         label = replace(card.label(int(own)), value=int(value))
-        if where.modifier and not label.modifier:
-            label = replace(label, name=f"{where.modifier.meaning.lower()} {label.name}", modifier=where.modifier)
+        if found_as.modifier and not label.modifier:
+            name = f"{found_as.modifier.meaning.lower()} {label.name}"
+            label = replace(label, name=name, modifier=found_as.modifier)
         labels[int(own)] = label
     return labels

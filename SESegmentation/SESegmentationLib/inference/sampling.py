@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, memory_errors
-from ..io.formats import pixel_size
-from ..io.reading import check_volume
 from ..models import View
+from ..options import SegmentOptions
 from ..predict.predictor import Predictor
-from ..progress import PhasedProgress, Progress, no_progress
+from ..progress import PhasedProgress, Progress, no_progress, part_of
 from .engine import Engine
 
 Kind = Literal["augmentation", "dropout"]
@@ -47,9 +46,8 @@ class StructureSpread:
 def sample_structures(
     engine: Engine,
     image: sitk.Image,
+    options: SegmentOptions = SegmentOptions(),
     *,
-    roi: sitk.Image | None = None,
-    fast: bool = False,
     kind: Kind = "augmentation",
     count: int = SAMPLES,
     progress: Progress = no_progress,
@@ -58,7 +56,7 @@ def sample_structures(
 
     Args:
         engine: of the model.
-        image, roi, fast, progress: as for :meth:`.Engine.segment`.
+        image, options, progress: as for :meth:`.Engine.segment`; doubt and grid do not matter.
         kind, count: see :func:`draw_samples`.
 
     Raises:
@@ -68,27 +66,17 @@ def sample_structures(
     if count < 2:
         raise UsageError("A single sample has no spread.", "Draw 2 or more; 8 are usual.")
     phases = PhasedProgress(progress, {"locate": 1, "sample": count})
-
-    def locating(phase: str, fraction: float, seconds_left: float | None) -> None:
-        phases.update("locate", fraction)
-
-    image = check_volume(image, single=pixel_size(engine.card.input, engine.card.spacing) is not None)
-    predictor = engine.predictor
-    views = [predictor.best_view()] if fast else predictor.views
+    predictor, views = engine.predictor, engine.views(options.fast)
     spreads: dict[int, StructureSpread] = {}
-    located = engine.locate(image, progress=locating) if roi is None else None
     with memory_errors():
-        fields = engine.fields(image, roi=roi, located=located)
-        for number, field in enumerate(fields):
-
-            def report(done: int, before: int = number) -> None:
-                phases.update("sample", (before + done / count) / len(fields))
-
-            drawn = draw_samples(predictor, field.volume, views, kind, count, report=report)
-            spread = sample_spread(drawn, predictor.classes)
+        crops = engine.crops(image, options, progress=phases.part("locate"))
+        for number, crop in enumerate(crops):
+            report = part_of(lambda fraction: phases.update("sample", fraction), number, len(crops))
+            samples = draw_samples(predictor, crop.volume, views, kind, count, report=report)
+            spread = sample_spread(samples, predictor.classes)
             for channel, label in enumerate(engine.card.labels, start=1):
-                if label.value in field.values:
-                    spreads[field.values[label.value]] = spread[channel]
+                if label.value in crop.values:
+                    spreads[crop.values[label.value]] = spread[channel]
     return spreads
 
 
@@ -117,7 +105,7 @@ def draw_samples(
     kind: Kind = "augmentation",
     count: int = SAMPLES,
     seed: int = 0,
-    report: Callable[[int], None] = lambda done: None,
+    report: Callable[[float], None] = lambda fraction: None,
 ) -> list[Tensor]:
     """Segment a volume several times, never in quite the same way.
 
@@ -129,7 +117,7 @@ def draw_samples(
             channels as in training.
         count: how many.
         seed: of the randomness.
-        report: told how many are done, after each; may raise to stop.
+        report: told the fraction that is done, after each; may raise to stop.
 
     Returns:
         Label maps (k, j, i) of channels.
@@ -151,14 +139,14 @@ def draw_samples(
             probabilities = predictor.predict(moved, views).probabilities
             probabilities = torch.roll(probabilities, tuple(-step for step in shift), dims=(1, 2, 3))
         samples.append(probabilities.argmax(0))
-        report(number + 1)
+        report((number + 1) / count)
     return samples
 
 
 def _changed(volume: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Gamma on the range of intensities, then noise."""
     low, high = float(volume.min()), float(volume.max())
-    unit = (volume - low) / max(high - low, np.finfo(np.float32).tiny)
+    unit = (volume - low) / max(high - low, float(np.finfo(np.float32).tiny))
     changed = low + (high - low) * unit ** np.exp(_GAMMA * random.normal())
     changed += _NOISE * volume.std() * random.normal(size=volume.shape)
     return changed.astype(np.float32)

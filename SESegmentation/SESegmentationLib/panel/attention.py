@@ -12,6 +12,7 @@ from ..client import AttentionJob
 from ..errors import InputError
 from ..io.volume_image import voxels_of
 from ..mrml import ATTENTION, value_range
+from ..options import SegmentOptions
 from .choices import Choices
 from .memory import ComputerMemory
 from .origin import Origin
@@ -38,11 +39,9 @@ class AttentionRequest:
         origin = Origin.of(node, memory)
         image = origin.image()
         job = AttentionJob(
+            options=SegmentOptions(roi=origin.roi(image), fast=choices.fast, low_memory=choices.lowMemory),
             image=image,
             model=origin.package.path,
-            roi=origin.roi(image),
-            fast=choices.fast,
-            low_memory=choices.lowMemory,
             device=choices.device,
             adapted=origin.adapted(),
         )

@@ -7,7 +7,7 @@ import slicer
 import vtk
 
 from ..models import ModelCard
-from ..quality.expected_input import unmet_expectations
+from ..quality.input_checks import check_header
 from ..result import Finding
 
 
@@ -30,5 +30,5 @@ def input_findings(node: slicer.vtkMRMLScalarVolumeNode, card: ModelCard, has_re
     elif card.pipeline is not None:  # in a large field of view another model finds the place first
         ignored.add("large-field")
     extent = directions @ (spacing * image.GetDimensions())
-    findings = unmet_expectations(extent, spacing[directions.argmax(axis=1)], image.GetScalarRange()[0], card)
+    findings = check_header(extent, spacing[directions.argmax(axis=1)], image.GetScalarRange()[0], card)
     return [finding for finding in findings if finding.code not in ignored]

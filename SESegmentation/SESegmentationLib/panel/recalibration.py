@@ -24,6 +24,7 @@ from ..mrml import (
     result_grid,
     show_difference,
 )
+from ..options import SegmentOptions
 from ..refine.adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
 from .choices import Choices
 from .memory import ComputerMemory
@@ -74,14 +75,12 @@ class RefineRequest:
                 _("Click Correct, draw a slice as it should be, and come back."),
             )
         job = RefineJob(
+            options=SegmentOptions(roi=origin.roi(image), low_memory=choices.lowMemory, doubt=True),
             image=image,
             labels=label_map(node, origin.record.labels, grid),
             slices=tuple(map(str, slices)),
             model=origin.package.path,
-            roi=origin.roi(image),
-            low_memory=choices.lowMemory,
             device=choices.device,
-            doubt=True,
             recalibrate=choices.recalibrate,
         )
         region_id = origin.region.GetID() if origin.region is not None else None

@@ -20,6 +20,7 @@ from ..mrml import (
     is_on_grid,
     region_image,
 )
+from ..options import Grid, SegmentOptions
 from .scene_results import Target, find_frames, moves_with
 
 
@@ -106,18 +107,20 @@ class Request:
         self.check()
         image = image_from_volume_node(self.volume) if frame is None else find_frames(self.volume).image(frame)
         return SegmentJob(
+            options=SegmentOptions(
+                roi=None if self.region is None else region_image(self.region, self.volume, image),
+                fast=self.fast,
+                low_memory=self.low_memory,
+                doubt=frame is None,
+                grid=self._grid(frame),
+            ),
             image=image,
             model=self.package.path,
-            roi=None if self.region is None else region_image(self.region, self.volume, image),
-            fast=self.fast,
-            low_memory=self.low_memory,
             device=self.device,
-            doubt=frame is None,
-            grid=self._grid(frame),
             adapted=self.adapted,
         )
 
-    def _grid(self, frame: int | None) -> str:
+    def _grid(self, frame: int | None) -> Grid:
         """On which grid the result shall lie: a segmentation that is written into keeps its own, and frames theirs."""
         on_volume = is_on_grid(self.output, self.volume)
         if frame is not None or on_volume:

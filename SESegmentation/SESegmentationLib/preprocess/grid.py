@@ -19,7 +19,7 @@ import SimpleITK as sitk
 import torch
 
 from ..errors import require_for_grid
-from ..geometry import RAS, Box, Geometry
+from ..geometry import RAS, Box, Geometry, covering, triple, whole_box
 from ..io.formats import pixel_size
 from ..models import ModelCard
 
@@ -53,7 +53,7 @@ class ModelGrid:
 
     def cropped(self, box: Box) -> ModelGrid:
         """The grid over ``box`` of this one; outside it everything is background."""
-        box_in_whole = tuple(
+        box_in_whole = triple(
             slice(mine.start + side.start, mine.start + side.stop) for mine, side in zip(self.box, box, strict=True)
         )
         return replace(self, geometry=self.geometry.cropped(box), box=box_in_whole)
@@ -121,7 +121,7 @@ class ModelGrid:
 def check_room(image: sitk.Image, card: ModelCard) -> None:
     """Raise OutOfMemoryError where the memory is not enough to bring ``image`` to the grid of a model."""
     voxels = math.prod(image.GetSize())
-    resampled = math.prod(Geometry.of(image).extent_mm) / math.prod(card.spacing)
+    resampled = voxels * math.prod(image.GetSpacing()) / math.prod(card.spacing)
     slices = pixel_size(card.input, card.spacing) is not None  # their grid is the image's
     require_for_grid(voxels, voxels if slices else max(resampled, 0.0))
 
@@ -171,24 +171,13 @@ def on_model_grid(image: sitk.Image, card: ModelCard) -> sitk.Image:
 
 
 def _grid(image: sitk.Image, geometry: Geometry, values: tuple[int, ...], exact: bool) -> ModelGrid:
-    box = tuple(slice(0, n) for n in geometry.shape)
-    return ModelGrid(Geometry.of(image), geometry, values, exact, whole=geometry, box=box)
+    return ModelGrid(Geometry.of(image), geometry, values, exact, whole=geometry, box=whole_box(geometry.shape))
 
 
 def _rotation_degrees(oriented: sitk.Image) -> float:
     """Angle of the rotation between the axes of an image in nearly RAS orientation and the patient's."""
     rotation = np.reshape(RAS, (3, 3)).T @ np.reshape(oriented.GetDirection(), (3, 3))
     return math.degrees(math.acos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
-
-
-def covering(geometry: Geometry, spacing: Sequence[float], direction: tuple[float, ...]) -> Geometry:
-    """Grid along ``direction`` with ``spacing`` that covers ``geometry``, centred on it."""
-    axes = np.reshape(direction, (3, 3))
-    along = geometry.corners() @ axes
-    low, high = along.min(0), along.max(0)
-    size = np.maximum(np.ceil((high - low) / spacing - 1e-3), 1)
-    origin = axes @ ((low + high) / 2 - (size - 1) / 2 * spacing)
-    return Geometry(tuple(int(n) for n in size), tuple(spacing), tuple(origin), tuple(direction))
 
 
 def smoothed(oriented: sitk.Image, spacing: Sequence[float]) -> sitk.Image:
@@ -221,7 +210,7 @@ def _boxes_above(probabilities: torch.Tensor, threshold: float) -> list[Box | No
     for channel in range(len(probabilities)):
         along = [np.flatnonzero(axis[channel]) for axis in occupied]
         boxes.append(
-            tuple(slice(max(int(a[0]) - 1, 0), min(int(a[-1]) + 2, n)) for a, n in zip(along, shape, strict=True))
+            triple(slice(max(int(a[0]) - 1, 0), min(int(a[-1]) + 2, n)) for a, n in zip(along, shape, strict=True))
             if along[0].size
             else None
         )

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from ..geometry import RAS, Geometry
+from ..geometry import RAS, Geometry, covering, triple
 from ..io.volume_image import voxels_of
-from ..preprocess.grid import covering
 
 SPACING_MM = 3.0
 #: voxels are averaged over blocks of about this size first, so that single ones, noise and small vessels, do not count
@@ -70,7 +69,7 @@ class HeadSurvey:
         core, place = array[deep], _place_of(deep, head)
         low, middle, white, high = np.percentile(core, [5, 50, 90, 95])
         return cls(
-            symmetry=tuple(_mirror_correlation(np.minimum(array, bright), axis) for axis in range(3)),
+            symmetry=triple(_mirror_correlation(np.minimum(array, bright), axis) for axis in range(3)),
             skewness=float((high + low - 2 * middle) / max(high - low, 1e-6)),
             bright_share=float((core > VESSEL_CONTRAST * white).mean()),
             edge_areas=tuple(_edge_areas(head, axis) for axis in range(3)),
@@ -171,4 +170,5 @@ def _mirror_correlation(array: np.ndarray, axis: int) -> float:
 def _edge_areas(head: np.ndarray, axis: int) -> tuple[float, float]:
     """The slices next to the outermost ones: in these the volume may end half-way."""
     areas = head.sum(axis=tuple(other for other in range(3) if other != axis))
-    return tuple(float(areas[index] / areas.max()) for index in (min(1, len(areas) - 1), max(-2, -len(areas))))
+    lower, upper = areas[min(1, len(areas) - 1)], areas[max(-2, -len(areas))]
+    return float(lower / areas.max()), float(upper / areas.max())

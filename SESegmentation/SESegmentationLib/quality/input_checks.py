@@ -1,12 +1,13 @@
-"""The input guard: what about a volume makes a good result doubtful, before the networks see it.
+"""Input checks: what about a volume makes a good result doubtful, before the networks see it.
 
-Findings are advice: they never stop a run (what is nonsense is refused in :mod:`.reading`). What can only be seen in
-the result is in :mod:`.plausibility`, what the header alone tells in :mod:`.expectation`.
+Findings are advice: they never stop a run (what cannot be segmented at all, ``io.reading`` refuses). Size, resolution
+and units are known from the header, so that a panel can ask at every choice; for the rest the voxels are looked at.
+What can only be seen in the result is in :mod:`.output_checks`. Needs no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,9 +17,12 @@ from ..io.reading import NOT_NUMBERS
 from ..io.volume_image import remarks_of, voxels_of
 from ..models import ModelCard
 from ..result import Finding
-from .expected_input import is_hounsfield, unmet_expectations
 from .head import HeadSurvey
 
+#: a voxel edge this many times as long as the model's is coarse
+COARSE = 1.5
+#: air in Hounsfield units is -1000; nothing in MRI is near that
+HOUNSFIELD_AIR = -500
 #: fields of view of other lengths show no head, or too little of it to measure, in mm
 HEAD_FIELD_MM = (60.0, 600.0)
 #: share of the bright voxels that equal their neighbour: in images at most 0.25, in label maps above 0.75
@@ -27,14 +31,19 @@ FLAT = 0.5
 _NIFTI_UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 
-def inspect(image: sitk.Image, card: ModelCard) -> list[Finding]:
+def check_input(image: sitk.Image, card: ModelCard) -> list[Finding]:
     """Findings about ``image`` as an input for the model of ``card``; empty where all is well."""
     array = voxels_of(image)
     lowest, extent = float(array.min()), extent_of(image)
     # of a single voxel, for turning the whole volume takes time and memory
     spacing = sitk.DICOMOrient(image[:1, :1, :1], "RAS").GetSpacing()
     values = list(_values(image))
-    findings = [*remarks_of(image), *_orientation(image), *unmet_expectations(extent, spacing, lowest, card), *values]
+    findings = [
+        *remarks_of(image),
+        *_orientation(image),
+        *check_header(extent.tolist(), spacing, lowest, card),
+        *values,
+    ]
     is_image = not is_hounsfield(lowest) and all(finding.code != "labels" for finding in values)
     measurable = HEAD_FIELD_MM[0] <= extent.min() and extent.max() <= HEAD_FIELD_MM[1]
     if card.input.get("kind") == "head" and is_image and measurable:
@@ -47,6 +56,80 @@ def extent_of(image: sitk.Image) -> np.ndarray:
     """Extent (3,) of a volume in mm along right-left, posterior-anterior, inferior-superior, outer voxels in full."""
     corners = Geometry.of(image).corners()
     return corners.max(0) - corners.min(0)
+
+
+def expected_extent(card: ModelCard) -> np.ndarray | None:
+    """Smallest and largest extent (3, 2) in mm, along right-left, posterior-anterior, inferior-superior, or None."""
+    extent = card.input.get("extent_mm")
+    return None if extent is None else np.broadcast_to(np.array(extent, dtype=float), (3, 2))
+
+
+def is_hounsfield(lowest: float) -> bool:
+    """Whether a volume with this lowest value is CT in Hounsfield units."""
+    return lowest < HOUNSFIELD_AIR
+
+
+def check_header(
+    extent_mm: Sequence[float], spacing_mm: Sequence[float], lowest: float, card: ModelCard
+) -> Iterator[Finding]:
+    """Findings about a volume as an input for the model of ``card``.
+
+    Args:
+        extent_mm: of the volume along right-left, posterior-anterior, inferior-superior, outer voxels in full.
+        spacing_mm: its voxel size along the same directions.
+        lowest: its lowest value.
+        card: the model.
+    """
+    yield from _extent(np.asarray(extent_mm), card)
+    yield from _resolution(np.asarray(spacing_mm), card)
+    yield from _modality(is_hounsfield(lowest), card)
+
+
+def _extent(extent: np.ndarray, card: ModelCard) -> Iterator[Finding]:
+    expected = expected_extent(card)
+    if expected is None:
+        return
+    size = " x ".join(f"{length:.0f}" for length in extent)
+    if (extent < expected[:, 0]).any():
+        least = " x ".join(f"{length:.0f}" for length in expected[:, 0])
+        yield Finding(
+            "small-field",
+            f"The field of view ({size} mm) is smaller than this model expects ({least} mm).",
+            "Structures at its edges may be cut off or missed.",
+        )
+    if (extent > expected[:, 1]).any():
+        most = " x ".join(f"{length:.0f}" for length in expected[:, 1])
+        yield Finding(
+            "large-field",
+            f"The field of view ({size} mm) is larger than this model expects ({most} mm).",
+            "Structures may be found where there are none; a region of interest helps.",
+        )
+
+
+def _resolution(spacing: np.ndarray, card: ModelCard) -> Iterator[Finding]:
+    if (spacing > COARSE * np.array(card.spacing)).any():
+        size = " x ".join(f"{length:.2g}" for length in spacing)
+        model = " x ".join(f"{length:.2g}" for length in card.spacing)
+        yield Finding(
+            "coarse",
+            f"The voxels ({size} mm) are coarser than the model's ({model} mm).",
+            "Volumes of small and thin structures are inaccurate.",
+        )
+
+
+def _modality(hounsfield: bool, card: ModelCard) -> Iterator[Finding]:
+    if hounsfield and card.modality == "MR":
+        yield Finding(
+            "modality",
+            "This looks like CT (Hounsfield units); the model is for MRI.",
+            "The result is very likely wrong.",
+        )
+    if not hounsfield and card.modality == "CT":
+        yield Finding(
+            "modality",
+            "There is no air in Hounsfield units in this volume; the model is for CT.",
+            "The result is very likely wrong, unless the volume lies wholly inside the body.",
+        )
 
 
 def _orientation(image: sitk.Image) -> Iterator[Finding]:

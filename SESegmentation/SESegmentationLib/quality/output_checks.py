@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..geometry import Extent, Geometry, find_extents
+from ..geometry import Extent, Geometry, find_extents, triple
 from ..io.volume_image import voxels_of
 from ..models import Label
-from ..result import Finding, StructureResult
+from ..result import Confidence, Finding, StructureResult
 
 #: difference of both sides' volumes over their mean that is remarked on
 ASYMMETRY = 0.5
@@ -18,7 +18,7 @@ ASYMMETRY = 0.5
 _FEW_VOXELS = 30
 
 
-def examine(
+def check_output(
     labels: sitk.Image,
     structures: Sequence[StructureResult],
     extents: dict[int, Extent],
@@ -106,16 +106,16 @@ def _names(labels: Sequence[Label]) -> str:
 def measure_structures(
     labels: sitk.Image,
     structures: Sequence[Label],
-    trust: Mapping[int, tuple[float, float | None]],
     pairs: Sequence[tuple[int, int]],
+    confidences: Mapping[int, Confidence],
 ) -> tuple[list[StructureResult], list[Finding]]:
     """Measure a label map.
 
     Args:
         labels: on the input's grid.
         structures: that were looked for.
-        trust: confidence and expected Dice, by value; structures that were not looked at have none.
         pairs: values (left, right) of structures that should be alike.
+        confidences: by value; structures that were in no crop have none.
 
     Returns:
         What each of ``structures`` measures, volumes in ml and centres in LPS mm; what is implausible.
@@ -125,15 +125,15 @@ def measure_structures(
     extents = find_extents(voxels_of(labels), [label.value for label in structures])
     measured = []
     for label, extent in zip(structures, extents.values(), strict=True):
-        confident, expected = trust.get(label.value, (0.0, None))
+        confidence = confidences.get(label.value, Confidence(0.0, None))
         measured.append(
             StructureResult(
                 label=label,
                 voxels=extent.voxels,
                 volume_ml=extent.voxels * voxel_ml,
-                confidence=confident if extent.voxels else 0.0,
-                centre_lps=tuple(geometry.points(np.array([extent.centre[::-1]]))[0].tolist()),
-                expected_dice=expected,
+                confidence=confidence.value if extent.voxels else 0.0,
+                centre_lps=triple(geometry.points(np.array([extent.centre[::-1]]))[0].tolist()),
+                expected_dice=confidence.expected_dice,
             )
         )
-    return measured, examine(labels, measured, extents, pairs)
+    return measured, check_output(labels, measured, extents, pairs)

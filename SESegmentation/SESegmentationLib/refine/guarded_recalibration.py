@@ -16,8 +16,11 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..inference.engine import Engine, Field
+from ..inference.crops import Crop
+from ..inference.engine import Engine
 from ..networks.weights import load_networks
+from ..options import SegmentOptions
+from ..progress import part_of
 from .adapted import AdaptedParameters, adapted_parameters
 from .corrections import Corrections, Slices
 from .recalibration import Lessons, Settings, prepare_lessons, recalibrate
@@ -39,7 +42,7 @@ def recalibrate_guarded(
     corrections: Corrections,
     slices: Sequence[Slices],
     settings: Settings,
-    roi: sitk.Image | None,
+    options: SegmentOptions,
     located: sitk.Image | None,
     report: Callable[[float], None],
     guarded: bool = True,
@@ -52,7 +55,7 @@ def recalibrate_guarded(
         corrections: what is known of it.
         slices: in which.
         settings: how to learn.
-        roi, located: as of :meth:`.Engine.fields`.
+        options, located: as of :meth:`.Engine.crops`.
         report: told the fraction that is done; may raise to stop.
         guarded: otherwise the whole step is taken, for comparison.
 
@@ -61,31 +64,25 @@ def recalibrate_guarded(
         UsageError: the networks do not have the parameters that shall learn.
     """
     networks = {name: net.to(engine.device) for name, net in load_networks(engine.package).items()}
-    fields = engine.fields(image, roi=roi, located=located)
+    crops = engine.crops(image, options, located=located)
     parts = split_slices(slices, PARTS) if guarded else []
     if guarded and len(parts) < 2:
-        _learn(engine, networks, fields, corrections)  # says what is wrong with them, if anything is
+        _learn(engine, networks, crops, corrections)  # says what is wrong with them, if anything is
         return None
     gains = np.zeros(len(STEPS))
     for number, hidden in enumerate(parts):
         shown = [entry for other in parts if other is not hidden for entry in other]
-        lessons = _learn(engine, networks, fields, Corrections.in_slices(corrections.labels, shown))
-        asked = _learn(engine, networks, fields, Corrections.in_slices(corrections.labels, hidden))
-
-        def told(fraction: float, number: int = number) -> None:
-            report((number + fraction) / (len(parts) + 1))
-
-        adapted = recalibrate(networks, lessons, settings, engine.device, told)
+        lessons = _learn(engine, networks, crops, Corrections.in_slices(corrections.labels, shown))
+        asked = _learn(engine, networks, crops, Corrections.in_slices(corrections.labels, hidden))
+        adapted = recalibrate(networks, lessons, settings, engine.device, part_of(report, number, len(parts) + 1))
         before = _dice(networks, asked)
         gains += [_dice(_between(networks, adapted, step), asked) - before for step in STEPS]
     least = LEAST_GAIN * len(parts)
     good = [step for step, gain in zip(STEPS, gains, strict=True) if gain >= least]
     if not good:
         return None
-    lessons = _learn(engine, networks, fields, corrections)
-    whole = recalibrate(
-        networks, lessons, settings, engine.device, lambda share: report((len(parts) + share) / (len(parts) + 1))
-    )
+    lessons = _learn(engine, networks, crops, corrections)
+    whole = recalibrate(networks, lessons, settings, engine.device, part_of(report, len(parts), len(parts) + 1))
     return _parameters(engine, _between(networks, whole, max(good)), lessons, settings, max(good))
 
 
@@ -100,12 +97,12 @@ def split_slices(slices: Sequence[Slices], parts: int) -> list[list[Slices]]:
     return [[replace(entry) for entry in part] for part in split]
 
 
-def _learn(engine: Engine, networks: Networks, fields: Sequence[Field], corrections: Corrections) -> ByNetwork:
+def _learn(engine: Engine, networks: Networks, crops: Sequence[Crop], corrections: Corrections) -> ByNetwork:
     """What each network can learn."""
     lessons: ByNetwork = {name: [] for name in networks}
-    for field in fields:
+    for crop in crops:
         for view in engine.card.views:
-            lesson = prepare_lessons(networks[view.network], view, field, corrections, engine.card, engine.device)
+            lesson = prepare_lessons(networks[view.network], view, crop, corrections, engine.card, engine.device)
             if lesson is not None:
                 lessons[view.network].append(lesson)
     if not any(lessons.values()):

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ModelError
-from ..geometry import Box
+from ..geometry import Box, mask_box, triple, whole_box
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
 from ..postprocess.dividing_plane import divide
@@ -96,7 +96,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What becomes of a field.
+    """What becomes of a crop.
 
     Attributes:
         judgements: by output channel, of the structures that were corrected.
@@ -161,8 +161,7 @@ class LearntCorrection:
             report((number + 1) / len(channels))
         if not after:
             return Outcome(judgements)
-        whole = tuple(slice(0, n) for n in present.own.shape)
-        box = whole if card.division else _union([there for there, _ in after.values()])
+        box = whole_box(present.own.shape) if card.division else _union([there for there, _ in after.values()])
         return Outcome(judgements, box, divide(_composed(present.probabilities, after, shown, box), card))
 
     def knows(self, card: ModelCard) -> bool:
@@ -208,7 +207,7 @@ class _Structure:
     """One structure in the box round it.
 
     Attributes:
-        box: in the field.
+        box: in the crop.
         corrected: what the network is shown.
     """
 
@@ -218,7 +217,7 @@ class _Structure:
     @classmethod
     def of(cls, present: Present, shown: Shown, channel: int) -> _Structure:
         there = (present.own == channel) | ((shown.channels == channel) & (shown.known > 0))
-        box = _box_round(there, MARGIN)
+        box = mask_box(there, MARGIN) or whole_box(there.shape)
 
         def part(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array[box], dtype=np.float32))
@@ -280,15 +279,7 @@ def _composed(probabilities: Tensor, after: dict[int, tuple[Box, Tensor]], shown
 
 
 def _union(boxes: list[Box]) -> Box:
-    return tuple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
-
-
-def _box_round(mask: np.ndarray, margin: int) -> Box:
-    sides = []
-    for axis in range(3):
-        there = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        sides.append(slice(max(int(there[0]) - margin, 0), min(int(there[-1]) + 1 + margin, mask.shape[axis])))
-    return tuple(sides)
+    return triple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
 
 
 def _coarser(shape: torch.Size) -> tuple[int, int, int]:
@@ -296,7 +287,7 @@ def _coarser(shape: torch.Size) -> tuple[int, int, int]:
     factors = [1, 1, 1]
     while np.prod([n / f for n, f in zip(shape, factors, strict=True)]) > LARGEST:
         factors[int(np.argmax([n / f for n, f in zip(shape, factors, strict=True)]))] *= 2
-    return tuple(factors)
+    return triple(factors)
 
 
 def _pooled(corrected: Corrected, factors: tuple[int, int, int]) -> Corrected:

@@ -22,17 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..inference.engine import Field
+from ..inference.crops import Crop
 from ..models import ModelCard, View
 from ..networks.losses import merge_pairs, merge_target, segmentation_loss
 from ..predict.device import fast_precision
 from ..predict.views import PLANE_AXIS, along, logits_of, other_sides, slab, stack
+from ..progress import part_of
 from .adapted import adapted_parameters
 from .corrections import Corrections
 
 #: the network was sure where it gave a class at least this probability
 SURE = 0.9
-#: slices of one view and field that are drawn from
+#: slices of one view and crop that are drawn from
 POOL = 64
 #: slices without a known voxel of a structure are drawn this much less often
 EMPTY_SHARE = 0.2
@@ -40,7 +41,7 @@ EMPTY_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Lessons:
-    """Slices of one view of one field.
+    """Slices of one view of one crop.
 
     Attributes:
         view: whose network learns.
@@ -107,20 +108,20 @@ class Lessons:
 
 
 def prepare_lessons(
-    network: nn.Module, view: View, field: Field, corrections: Corrections, card: ModelCard, device: torch.device
+    network: nn.Module, view: View, crop: Crop, corrections: Corrections, card: ModelCard, device: torch.device
 ) -> Lessons | None:
-    """What ``network`` can learn in one view of one field; None where nothing is known there.
+    """What ``network`` can learn in one view of one crop; None where nothing is known there.
 
     Args:
         network: before it learns, on ``device``, set to evaluation.
     """
-    volumes = [torch.from_numpy(array) for array in known_channels(field, corrections, card)]
+    volumes = [torch.from_numpy(array) for array in known_channels(crop, corrections, card)]
     if not bool(volumes[1].any()):
         return None
-    everything = slice(0, field.volume.shape[PLANE_AXIS[view.plane]])
+    everything = slice(0, crop.volume.shape[PLANE_AXIS[view.plane]])
     target, known = (along(volume, view.plane, everything) for volume in volumes)
     corrected = known.float().flatten(1).mean(1) > 0.5
-    image = torch.from_numpy(np.ascontiguousarray(field.volume))
+    image = torch.from_numpy(np.ascontiguousarray(crop.volume))
     if view.volumetric:
         kept, slabs = torch.arange(len(known)), stack(image, view.plane).to(device)
     else:
@@ -137,17 +138,17 @@ def prepare_lessons(
     return replace(lessons, own=torch.cat([torch.softmax(part, dim=1).half() for part in parts]))
 
 
-def known_channels(field: Field, corrections: Corrections, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
-    """Output channels (int64) and known voxels (bool) of a field, (k, j, i), as its networks see it.
+def known_channels(crop: Crop, corrections: Corrections, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
+    """Output channels (int64) and known voxels (bool) of a crop, (k, j, i), as its networks see it.
 
-    What the model has no channel for in this field, as the other side's structures, is background.
+    What the model has no channel for in this crop, as the other side's structures, is background.
     """
-    labels, known = corrections.on_grid(field.grid)
+    labels, known = corrections.on_grid(crop.grid)
     channels = np.zeros(labels.shape, dtype=np.int64)
     for channel, label in enumerate(card.labels, start=1):
-        if label.value in field.values:
-            channels[labels == field.values[label.value]] = channel
-    if field.mirror:
+        if label.value in crop.values:
+            channels[labels == crop.values[label.value]] = channel
+    if crop.mirrored:
         channels, known = channels[..., ::-1], known[..., ::-1]
     return np.ascontiguousarray(channels), np.ascontiguousarray(known)
 
@@ -163,7 +164,7 @@ class Settings:
     """How to learn.
 
     Attributes:
-        parameters: which, see :mod:`.parameters`.
+        parameters: which, see :func:`.adapted_parameters`.
         steps: of the optimiser, for each network.
         volumetric_steps: the same for networks that see all slices at once: each step learns from all that is known.
             10 do it in half the time, and regain a quarter less (``Testing/benchmarks/refine.py --choose``).
@@ -221,11 +222,7 @@ def recalibrate(
     views = sum(len(lessons[name]) for name in learning)
     for number, name in enumerate(learning):
         share = len(lessons[name]) / views
-
-        def told(fraction: float, number: int = number) -> None:
-            report((number + fraction) / len(learning))
-
-        _learn(adapted[name], lessons[name], settings, share, device, told)
+        _learn(adapted[name], lessons[name], settings, share, device, part_of(report, number, len(learning)))
     return adapted
 
 

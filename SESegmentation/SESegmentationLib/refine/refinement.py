@@ -14,16 +14,15 @@ import SimpleITK as sitk
 from torch import Tensor
 
 from ..errors import memory_errors
-from ..inference import cascade
-from ..inference.engine import Engine, Field
-from ..io.formats import pixel_size
-from ..io.reading import check_volume
+from ..inference.crops import Crop
+from ..inference.engine import Engine
 from ..io.volume_image import voxels_of
 from ..models import Label, ModelCard
+from ..options import SegmentOptions
 from ..postprocess.dividing_plane import divide
-from ..progress import PhasedProgress, Progress, no_progress
+from ..progress import PhasedProgress, Progress, no_progress, part_of
 from ..quality.output_checks import measure_structures
-from ..result import SegmentationResult
+from ..result import Confidence, SegmentationResult
 from .adapted import AdaptedParameters
 from .adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
 from .corrections import Corrections, Slices, check_place, check_values, edited_slices
@@ -38,7 +37,7 @@ UNKNOWN, SEEN, RIGHT = 0.0, 0.5, 1.0
 def carry(
     learnt: LearntCorrection,
     card: ModelCard,
-    seen: Sequence[tuple[Field, Tensor]],
+    seen: Sequence[tuple[Crop, Tensor]],
     labels: sitk.Image,
     corrections: Corrections,
     whole_slices: bool,
@@ -49,7 +48,7 @@ def carry(
     Args:
         learnt: says what changes.
         card: of the model.
-        seen: what its networks saw and the probabilities (C, k, j, i) that they gave, field by field.
+        seen: what its networks saw and the probabilities (C, k, j, i) that they gave, crop by crop.
         labels: what came of that, on the volume's grid.
         corrections: on the same grid.
         whole_slices: what was not changed in corrected slices is right too.
@@ -61,35 +60,31 @@ def carry(
     array = sitk.GetArrayFromImage(labels)
     judgements: dict[int, Judgement] = {}
     own = Corrections(labels, np.ones_like(corrections.known))
-    for number, (there, probabilities) in enumerate(seen):
-
-        def told(fraction: float, number: int = number) -> None:
-            report((number + fraction) / len(seen))
-
-        channels, known = known_channels(there, corrections, card)
-        present = Present(there.volume, probabilities, known_channels(there, own, card)[0].astype(np.uint8))
+    for number, (crop, probabilities) in enumerate(seen):
+        channels, known = known_channels(crop, corrections, card)
+        present = Present(crop.volume, probabilities, known_channels(crop, own, card)[0].astype(np.uint8))
         right = known & (whole_slices | (channels != present.own))
         strength = np.where(right, RIGHT, np.where(known, SEEN, UNKNOWN)).astype(np.float32)
-        outcome = learnt.correct(present, Shown(channels, strength), card, told)
-        values = {channel: there.values[label.value] for channel, label in enumerate(card.labels, start=1)}
+        outcome = learnt.correct(present, Shown(channels, strength), card, part_of(report, number, len(seen)))
+        values = {channel: crop.values[label.value] for channel, label in enumerate(card.labels, start=1)}
         judgements |= {values[channel]: judged for channel, judged in outcome.judgements.items()}
-        if outcome.probabilities is None:
+        if outcome.probabilities is None or outcome.box is None:
             continue
         before, after = divide(probabilities, card)[(slice(None), *outcome.box)], outcome.probabilities
         box = outcome.box
-        if there.mirror:
+        if crop.mirrored:
             before, after = before.flip(-1), after.flip(-1)
-            width = there.volume.shape[-1]
+            width = crop.volume.shape[-1]
             box = (*box[:2], slice(width - box[2].stop, width - box[2].start))
-        grid = there.grid.cropped(box)
+        grid = crop.grid.cropped(box)
         was, now = (voxels_of(grid.from_model_grid(each)) for each in (before, after))
         taken = [
             card.labels[channel - 1].value
             for channel, judged in outcome.judgements.items()
             if judged.taken or judged.divided
         ]
-        table = np.zeros(max(there.values) + 1, array.dtype)
-        table[list(there.values)] = list(there.values.values())
+        table = np.zeros(max(crop.values) + 1, array.dtype)
+        table[list(crop.values)] = list(crop.values.values())
         changed = (was != now) & (np.isin(was, taken) | np.isin(now, taken))
         changed &= array == table[was]  # what was tidied up stays so
         array[changed] = table[now[changed]]
@@ -150,9 +145,7 @@ def refine(
     slices: Sequence[Slices] | None = None,
     *,
     whole_slices: bool = True,
-    roi: sitk.Image | None = None,
-    low_memory: bool = False,
-    doubt: bool = False,
+    options: SegmentOptions = SegmentOptions(),
     recalibration: Settings | None = None,
     progress: Progress = no_progress,
 ) -> Refinement:
@@ -165,9 +158,8 @@ def refine(
         slices: which of its slices were corrected; found by comparing with the model's own result where None.
         whole_slices: everything in slices that are named is right, also what was not changed. Of slices that are found
             only what was changed is known.
-        roi: as it was given for the result that was corrected.
-        low_memory: smaller batches; slower.
-        doubt: give the new result's map of doubt too; there is none in the corrected slices.
+        options: as for the result that was corrected; its grid is that of ``image``. In the corrected slices there is
+            no doubt.
         recalibration: how to recalibrate the networks before; None: not at all.
         progress: told phase, fraction and seconds left; may raise to cancel.
 
@@ -178,23 +170,24 @@ def refine(
         OutOfMemoryError: not enough memory.
         CancelledError: from ``progress``.
     """
-    image = check_volume(image, single=pixel_size(engine.card.input, engine.card.spacing) is not None)
+    image = engine.checked(image)
     check_place(image, labels)
     whole = whole_slices and slices is not None
     corrections = None if slices is None else Corrections.in_slices(labels, slices)
     learnt = LearntCorrection.load()
     again = {"learn": 20, "segment again": 5} if recalibration else {}
     phases = PhasedProgress(progress, {"locate": 2, "segment": 5, **again, "carry": 2})
-    located = engine.locate(image, low_memory=low_memory, progress=_inside(phases, "locate")) if roi is None else None
-    options = {"roi": roi, "low_memory": low_memory, "located": located, "doubt": doubt}
-    seen: list[tuple[Field, Tensor]] = []
+    located = None
+    if options.roi is None:
+        located = engine.locate(image, low_memory=options.low_memory, progress=phases.part("locate"))
+    seen: list[tuple[Crop, Tensor]] = []
 
-    def observe(there: Field, probabilities: Tensor) -> None:
-        seen.append((there, probabilities))
+    def observe(crop: Crop, probabilities: Tensor) -> None:
+        seen.append((crop, probabilities))
 
-    own = now = engine.segment(image, **options, observe=observe, progress=_inside(phases, "segment"))
+    own = now = engine.segment(image, options, located=located, observe=observe, progress=phases.part("segment"))
     check_values(labels, [structure.label.value for structure in own.structures])
-    if corrections is None:
+    if corrections is None or slices is None:
         slices = edited_slices(voxels_of(labels) != voxels_of(own.labels))
         corrections = Corrections.in_slices(labels, slices)
     adapted = None
@@ -206,18 +199,19 @@ def refine(
                 corrections,
                 slices,
                 recalibration,
-                roi,
+                options,
                 located,
                 lambda share: phases.update("learn", share),
             )
         if adapted is not None:
             seen.clear()
             engine_again = Engine(engine.package, str(engine.device), adapted.networks(engine.package))
-            now = engine_again.segment(image, **options, observe=observe, progress=_inside(phases, "segment again"))
+            again_inside = phases.part("segment again")
+            now = engine_again.segment(image, options, located=located, observe=observe, progress=again_inside)
         carried, judgements = carry(
             learnt, engine.card, seen, now.labels, corrections, whole, lambda share: phases.update("carry", share)
         )
-    result = _relabelled(engine, now, corrections.kept_in(carried))
+    result = _relabelled(now, corrections.kept_in(carried), engine.pairs(image, options.roi))
     result = replace(result, timings=phases.seconds(), doubt=_outside(corrections, result.doubt))
     changes = _changes(own, result, corrections)
     because = "" if any(change.elsewhere for change in changes) else _reason(judgements, learnt, engine.card)
@@ -242,17 +236,13 @@ def _reason(judgements: dict[int, Judgement], learnt: LearntCorrection, card: Mo
     return NOTHING_SAID
 
 
-def _relabelled(engine: Engine, result: SegmentationResult, labels: sitk.Image) -> SegmentationResult:
+def _relabelled(result: SegmentationResult, labels: sitk.Image, pairs: Sequence[tuple[int, int]]) -> SegmentationResult:
     """``result`` with other labels, which are measured; its confidences stay."""
     structures = [structure.label for structure in result.structures]
-    trust = {entry.label.value: (entry.confidence, entry.expected_dice) for entry in result.structures}
-    pairs = engine.card.merged_pairs
-    if {label.value for label in structures} != {label.value for label in engine.card.labels}:
-        locator = cascade.find_locator(engine.package).card
-        pairs = cascade.sided_pairs(cascade.plan_targets(engine.card, locator))
-    doubted = measure_structures(result.labels, structures, trust, pairs)[1]
-    measured, doubts = measure_structures(labels, structures, trust, pairs)
-    findings = [*(finding for finding in result.findings if finding not in doubted), *doubts]
+    confidences = {entry.label.value: Confidence(entry.confidence, entry.expected_dice) for entry in result.structures}
+    implausible_before = measure_structures(result.labels, structures, pairs, confidences)[1]
+    measured, implausible = measure_structures(labels, structures, pairs, confidences)
+    findings = [*(finding for finding in result.findings if finding not in implausible_before), *implausible]
     return replace(result, labels=labels, structures=measured, findings=findings)
 
 
@@ -278,8 +268,3 @@ def _outside(corrections: Corrections, doubt: sitk.Image | None) -> sitk.Image |
     outside = sitk.GetImageFromArray(array)
     outside.CopyInformation(doubt)
     return outside
-
-
-def _inside(phases: PhasedProgress, phase: str) -> Progress:
-    """Progress of a task that is one phase of another."""
-    return lambda name, fraction, seconds_left: phases.update(phase, fraction)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 import SimpleITK as sitk
 
+from ..options import SegmentOptions
 from .results import pack_image, unpack_image
 
 
@@ -21,7 +22,7 @@ class Job(Protocol):
         """What to do as JSON, and the arrays it needs; InputError where an image cannot be sent."""
 
     @classmethod
-    def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> Job:
+    def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> Self:
         """The job that was packed."""
 
 
@@ -32,9 +33,7 @@ class VolumeJob:
     Attributes:
         image: the volume; it must stay unchanged until the job is accepted.
         model: name or folder of the model.
-        roi: look only inside the box round this image's voxels above 0.
-        fast: fewer views.
-        low_memory: smaller batches.
+        options: where to look, how, and what to give.
         device: "auto", "cpu", "cuda", "cuda:1", ..., "mps".
         adapted: parameters adapted to this patient, the bytes of a file as :mod:`SESegmentationLib.refine.adapted`
             writes it, to be used instead of the model's own.
@@ -42,14 +41,12 @@ class VolumeJob:
 
     image: sitk.Image
     model: str | Path
-    roi: sitk.Image | None = None
-    fast: bool = False
-    low_memory: bool = False
+    options: SegmentOptions = SegmentOptions()
     device: str = "auto"
     adapted: bytes | None = None
 
     def pack(self) -> tuple[dict[str, Any], list[np.ndarray]]:
-        return _pack(self, ("image", "roi"))
+        return _pack(self)
 
     @classmethod
     def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> Self:
@@ -60,16 +57,10 @@ class VolumeJob:
 class SegmentJob(VolumeJob):
     """Segment a volume. Its result is a :class:`~SESegmentationLib.result.SegmentationResult`.
 
-    Attributes:
-        doubt: give the map of doubt, in steps of 1/255, and the most doubtful slices of each structure.
-        grid: on which the result lies: "input" or "model", or "auto" for the model's where slices are thick.
-        others: as for :class:`VolumeJob`.
+    A map of doubt comes in steps of 1/255, and with it the most doubtful slices of each structure.
     """
 
-    kind = "segment"
-
-    doubt: bool = False
-    grid: str = "input"
+    kind: ClassVar[str] = "segment"
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,7 @@ class AttentionJob(VolumeJob):
     Its result is an image with the geometry of the volume, 0 to 1.
     """
 
-    kind = "attention"
+    kind: ClassVar[str] = "attention"
 
 
 @dataclass(frozen=True)
@@ -93,32 +84,28 @@ class RefineJob:
         labels: the corrected label map, on the grid of the image or on the model's over it.
         slices: those of ``labels`` that were corrected, for example ("k:12,17", "j:40").
         model: name or folder of the model.
-        roi: as it was given for the result that was corrected.
-        low_memory: smaller batches.
+        options: as for the result that was corrected; the grid is that of ``labels``.
         device: as for :class:`VolumeJob`.
-        doubt: as for :class:`SegmentJob`; there is none in the corrected slices.
         whole_slices: what was not changed in these slices is right too.
         recalibrate: let the model's networks learn from these slices before, as far as that proves good.
     """
 
-    kind = "refine"
+    kind: ClassVar[str] = "refine"
 
     image: sitk.Image
     labels: sitk.Image
     slices: tuple[str, ...]
     model: str | Path
-    roi: sitk.Image | None = None
-    low_memory: bool = False
+    options: SegmentOptions = SegmentOptions()
     device: str = "auto"
-    doubt: bool = False
     whole_slices: bool = False
     recalibrate: bool = False
 
     def pack(self) -> tuple[dict[str, Any], list[np.ndarray]]:
-        return _pack(self, ("image", "labels", "roi"))
+        return _pack(self)
 
     @classmethod
-    def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> RefineJob:
+    def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> Self:
         value = _unpack(value, arrays)
         return cls(**value | {"slices": tuple(value["slices"])})
 
@@ -132,7 +119,7 @@ class WarmUpJob:
         device: as for :class:`VolumeJob`.
     """
 
-    kind = "warm_up"
+    kind: ClassVar[str] = "warm_up"
 
     model: str | Path
     device: str = "auto"
@@ -141,28 +128,28 @@ class WarmUpJob:
         return {"model": str(self.model), "device": self.device}, []
 
     @classmethod
-    def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> WarmUpJob:
+    def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> Self:
         return cls(**value)
 
 
+AnyJob = SegmentJob | RefineJob | AttentionJob | WarmUpJob
 #: every job by its kind
-JOBS: dict[str, type[Job]] = {job.kind: job for job in (SegmentJob, RefineJob, AttentionJob, WarmUpJob)}
+JOBS: dict[str, type[AnyJob]] = {job.kind: job for job in (SegmentJob, RefineJob, AttentionJob, WarmUpJob)}
 
 
-def _pack(job: VolumeJob | RefineJob, images: tuple[str, ...]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """The fields of a job as JSON; the images among them (a roi is optional) as descriptions and arrays.
-
-    Adapted parameters are one array more.
-    """
+def _pack(job: VolumeJob | RefineJob) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """The fields of a job as JSON, its images as descriptions, and arrays: their voxels, then adapted parameters."""
     value = {field.name: getattr(job, field.name) for field in fields(job)}
-    given = [name for name in images if name != "roi" or value[name] is not None]
-    packed = {name: pack_image(value[name]) for name in given}
-    value |= {name: description for name, (description, _) in packed.items()}
+    options = {field.name: getattr(job.options, field.name) for field in fields(job.options)}
+    images = {"image": job.image, "labels": value.pop("labels", None), "roi": options.pop("roi")}
+    packed = {name: pack_image(image) for name, image in images.items() if name == "image" or image is not None}
     arrays = [voxels for _, voxels in packed.values()]
     if value.get("adapted") is not None:
         arrays.append(np.frombuffer(value["adapted"], np.uint8))
         value["adapted"] = True
-    return value | {"model": str(job.model), "images": given}, arrays
+    del value["image"]
+    descriptions = {name: description for name, (description, _) in packed.items()}
+    return value | {"model": str(job.model), "options": options, "images": descriptions}, arrays
 
 
 def _unpack(value: dict[str, Any], arrays: list[np.ndarray]) -> dict[str, Any]:
@@ -171,6 +158,6 @@ def _unpack(value: dict[str, Any], arrays: list[np.ndarray]) -> dict[str, Any]:
     if value.get("adapted"):
         *arrays, adapted = arrays
         value["adapted"] = adapted.tobytes()
-    for name, voxels in zip(value.pop("images"), arrays, strict=True):
-        value[name] = unpack_image(value[name], voxels)
-    return value
+    descriptions = value.pop("images").items()
+    images = {name: unpack_image(entry, voxels) for (name, entry), voxels in zip(descriptions, arrays, strict=True)}
+    return value | {"options": SegmentOptions(roi=images.pop("roi", None), **value["options"]), **images}

@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from ..errors import ModelError
 from ..models import ModelPackage, find_model
 from ..models.card import CARD_NAME
+from ..options import SegmentOptions
 from ..progress import Progress
 from ..refine.slices import Slices
 from ..result import SegmentationResult
@@ -34,12 +35,8 @@ class EngineLike(Protocol):
     def segment(
         self,
         image: sitk.Image,
+        options: SegmentOptions,
         *,
-        roi: sitk.Image | None,
-        fast: bool,
-        low_memory: bool,
-        doubt: bool,
-        grid: str,
         progress: Progress,
     ) -> SegmentationResult:
         """Segment a volume."""
@@ -106,15 +103,7 @@ class JobRunner:
     def _segment(self, job: SegmentJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device, job.adapted)
-        result = engine.segment(
-            job.image,
-            roi=job.roi,
-            fast=job.fast,
-            low_memory=job.low_memory,
-            doubt=job.doubt,
-            grid=job.grid,
-            progress=progress,
-        )
+        result = engine.segment(job.image, job.options, progress=progress)
         from ..quality.confidence import with_doubtful_slices
 
         return pack_result(with_doubtful_slices(result))
@@ -135,9 +124,7 @@ class JobRunner:
             image,
             job.labels,
             [Slices.parse(text) for text in job.slices],
-            roi=job.roi,
-            low_memory=job.low_memory,
-            doubt=job.doubt,
+            options=replace(job.options, grid="input"),
             whole_slices=job.whole_slices,
             recalibration=Settings() if job.recalibrate else None,
             progress=progress,
@@ -151,9 +138,7 @@ class JobRunner:
         engine = self._engine(job.model, job.device, job.adapted)
         from ..inference.attention import attention_map
 
-        attention = attention_map(
-            engine, job.image, roi=job.roi, fast=job.fast, low_memory=job.low_memory, progress=progress
-        )
+        attention = attention_map(engine, job.image, job.options, progress)
         description, voxels = pack_image(attention)
         return {"attention": description}, [voxels]
 

@@ -27,7 +27,7 @@ class Engine:
     def __init__(self, package, device):
         self.card = package.card
 
-    def segment(self, image, *, roi, fast, low_memory, doubt, grid, progress):
+    def segment(self, image, options, *, progress):
 BODY
         labels = sitk.Image(image.GetSize(), sitk.sitkUInt8)
         labels.CopyInformation(image)

@@ -10,6 +10,7 @@ from SESegmentationLib.client import FailureEvent, ProgressEvent, RefineJob, Res
 from SESegmentationLib.errors import CancelledError, InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models.store import ModelPackage
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationTraining.sample import draw_sample
 
 SLICE = 16
@@ -22,7 +23,9 @@ def sample():
 
 @pytest.fixture
 def job(tiny_model, sample):
-    return RefineJob(sample.image, sample.labels, (f"k:{SLICE}",), tiny_model, device="cpu", doubt=True)
+    return RefineJob(
+        sample.image, sample.labels, (f"k:{SLICE}",), tiny_model, options=SegmentOptions(doubt=True), device="cpu"
+    )
 
 
 def test_it_carries_keeps_and_doubts(warm, job, sample):
@@ -45,12 +48,14 @@ def test_it_carries_keeps_and_doubts(warm, job, sample):
 
 def test_doubt_of_a_segmentation_where_it_is_asked_for(warm, job):
     asked, plain = (
-        warm.finish(warm.segmenter.submit(SegmentJob(job.image, job.model, device="cpu", doubt=doubt))).segmentation()
+        warm.finish(
+            warm.segmenter.submit(SegmentJob(job.image, job.model, SegmentOptions(doubt=doubt), device="cpu"))
+        ).segmentation()
         for doubt in (True, False)
     )
     assert plain.doubt is None and all(structure.doubtful is None for structure in plain.structures)
     doubt = sitk.GetArrayFromImage(asked.doubt)
-    here = Engine(ModelPackage.from_folder(job.model), "cpu").segment(job.image, doubt=True).doubt
+    here = Engine(ModelPackage.from_folder(job.model), "cpu").segment(job.image, SegmentOptions(doubt=True)).doubt
     expected = sitk.GetArrayFromImage(here)
     assert doubt.dtype == np.uint8 and doubt.max() > 0 and 0 < expected.max() <= 1
     assert np.abs(doubt - 255 * expected).max() <= 1  # the worker's threads may add in another order

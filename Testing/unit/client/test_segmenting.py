@@ -19,6 +19,7 @@ from SESegmentationLib.client import processes as launch
 from SESegmentationLib.errors import CancelledError, InputError, ModelError, OutOfMemoryError, WorkerError
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.models.card import CARD_NAME
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.result import SegmentationResult
 
 IDLE_BYTES = 700e6
@@ -67,10 +68,10 @@ def test_the_result_is_that_of_the_engine(warm, tiny_model, image, region, optio
 
     if "roi" in options:
         options = {"roi": region}
-    expected = Engine(ModelPackage.from_folder(tiny_model), "cpu").segment(image, **options)
+    expected = Engine(ModelPackage.from_folder(tiny_model), "cpu").segment(image, SegmentOptions(**options))
     assert expected.structures[0].voxels + expected.structures[1].voxels > 0
     assert "no-orientation" in [finding.code for finding in expected.findings]
-    result = warm.finish(warm.segmenter.submit(SegmentJob(image, tiny_model, device="cpu", **options)))
+    result = warm.finish(warm.segmenter.submit(SegmentJob(image, tiny_model, SegmentOptions(**options), device="cpu")))
     assert isinstance(result, ResultEvent), result
     assert_equal(result.segmentation(), expected)
 
@@ -112,7 +113,7 @@ def test_the_worker_is_used_again(warm, tiny_model, image):
 
 def test_jobs_wait_for_each_other(warm, tiny_model, image, region):
     first = warm.segmenter.submit(SegmentJob(image, tiny_model, device="cpu"))
-    second = warm.segmenter.submit(SegmentJob(image, tiny_model, roi=region, device="cpu"))
+    second = warm.segmenter.submit(SegmentJob(image, tiny_model, SegmentOptions(roi=region), device="cpu"))
     third = warm.segmenter.submit(SegmentJob(image, tiny_model, device="cpu"))
     second.cancel()
     second.cancel()  # once more does no harm
@@ -176,7 +177,7 @@ def test_bad_input_leaves_the_worker_as_it_is(warm, tiny_model, image, tmp_path)
         (SegmentJob(sitk.Image([4, 4, 4], sitk.sitkVectorUInt8, 3), tiny_model, device="cpu"), InputError, ""),
         (SegmentJob(sitk.Image([4, 4, 4, 2], sitk.sitkUInt8), tiny_model, device="cpu"), InputError, ""),
         (SegmentJob(sitk.Image([4, 4, 4], sitk.sitkComplexFloat32), tiny_model), InputError, "cannot be segmented"),
-        (SegmentJob(image, tiny_model, roi=outside, device="cpu"), InputError, "outside the volume"),
+        (SegmentJob(image, tiny_model, SegmentOptions(roi=outside), device="cpu"), InputError, "outside the volume"),
     ]
     for job, kind, cause in cases:
         failure = warm.finish(warm.segmenter.submit(job))

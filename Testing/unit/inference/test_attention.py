@@ -16,6 +16,7 @@ from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.se import recorded_gates, spatial_gate
 from SESegmentationLib.networks.weights import load_networks
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.preprocess.intensity import normalise
 
 
@@ -88,10 +89,12 @@ def test_it_is_the_mean_over_the_views_and_fast_takes_one(make_model, volume):
     views.append({"plane": "coronal", "weight": 4.0, "network": "coronal", "thickness": 3})
     package = make_model(views=views)
     engine = Engine(package, "cpu")
-    maps = {fast: sitk.GetArrayFromImage(attention_map(engine, volume, fast=fast)) for fast in (False, True)}
+    maps = {
+        fast: sitk.GetArrayFromImage(attention_map(engine, volume, SegmentOptions(fast=fast))) for fast in (False, True)
+    }
     # half of the weight is the axial network's, the other half the coronal one's, which fast takes alone
     assert np.abs(2 * maps[False] - maps[True] - axial_gates(package, volume)).mean() < 0.02
-    low = sitk.GetArrayFromImage(attention_map(engine, volume, low_memory=True))
+    low = sitk.GetArrayFromImage(attention_map(engine, volume, SegmentOptions(low_memory=True)))
     assert np.abs(low - maps[False]).mean() < 0.02
 
 
@@ -121,7 +124,9 @@ def test_outside_a_region_it_is_zero(make_model, volume):
     roi = sitk.Image(volume.GetSize(), sitk.sitkUInt8)
     roi.CopyInformation(volume)
     roi[3:9, 2:8, 2:7] = 1
-    attention = sitk.GetArrayFromImage(attention_map(Engine(make_model(views=AXIAL), "cpu"), volume, roi=roi))
+    attention = sitk.GetArrayFromImage(
+        attention_map(Engine(make_model(views=AXIAL), "cpu"), volume, SegmentOptions(roi=roi))
+    )
     inside = sitk.GetArrayFromImage(roi) > 0
     assert (attention[inside] > 0).all() and not attention[~inside].any()
 
@@ -135,10 +140,10 @@ def test_networks_without_such_a_gate_say_so(make_model, volume, network):
 
 def test_nothing_of_it_stays_behind(make_model, volume):
     engine = Engine(make_model(), "cpu")
-    before = sitk.GetArrayFromImage(engine.segment(volume, doubt=True).doubt)
+    before = sitk.GetArrayFromImage(engine.segment(volume, SegmentOptions(doubt=True)).doubt)
     told = []
     attention_map(engine, volume, progress=lambda *progress: told.append(progress))
-    assert (sitk.GetArrayFromImage(engine.segment(volume, doubt=True).doubt) == before).all()
+    assert (sitk.GetArrayFromImage(engine.segment(volume, SegmentOptions(doubt=True)).doubt) == before).all()
     fractions = [fraction for _, fraction, _ in told]
     assert np.diff(fractions).min() > -1e-9 and fractions[-1] == 1
 

@@ -15,6 +15,7 @@ from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference import cascade
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models.labels import structure_label
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.preprocess.grid import to_model_grid
 
 PIPELINE = {
@@ -112,7 +113,7 @@ def test_a_crop_is_segmented_as_it_is(parts, phantom):
 def test_a_region_is_segmented_without_looking_for_it(parts, phantom):
     image, truth = phantom
     roi = Geometry.of(image).image((truth == 2).astype(np.uint8))
-    result = Engine(parts, device="cpu").segment(image, roi=roi)
+    result = Engine(parts, device="cpu").segment(image, SegmentOptions(roi=roi))
     assert [structure.label.value for structure in result.structures] == [1, 2]
     labels = sitk.GetArrayFromImage(result.labels)
     assert labels[truth == 2].mean() > 0.9
@@ -134,7 +135,7 @@ def test_locating_can_be_cancelled(parts, phantom):
 
 def test_boxes_have_a_margin_and_stay_on_the_grid(parts, phantom):
     targets = cascade.plan_targets(parts.card, cascade.find_locator(parts).card)
-    assert [(target.name, target.located_as, target.mirror) for target in targets] == [
+    assert [(target.name, target.located_as, target.mirrored) for target in targets] == [
         ("left hippocampus", 17, False),
         ("right hippocampus", 53, True),
     ]

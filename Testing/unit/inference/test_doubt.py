@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.quality.confidence import doubtful_slices, voxel_doubt
 
 
@@ -62,7 +63,7 @@ def test_the_engine_maps_doubt_on_the_grid_of_the_input(phantom_package, make_ph
     engine = Engine(phantom_package, "cpu")
     image, truth = make_phantom(direction=np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0.0]]), spacing=(1.0, 1.2, 0.9))
     assert engine.segment(image).doubt is None
-    doubt = engine.segment(image, doubt=True).doubt
+    doubt = engine.segment(image, SegmentOptions(doubt=True)).doubt
     assert doubt.GetSize() == image.GetSize()
     assert doubt.GetDirection() == pytest.approx(image.GetDirection())
     array = sitk.GetArrayFromImage(doubt)
@@ -82,7 +83,9 @@ def test_doubt_stays_in_the_region(phantom_package, make_phantom):
     inside[10:30, 10:30, 10:60] = 1
     roi = sitk.GetImageFromArray(inside)
     roi.CopyInformation(image)
-    doubt = sitk.GetArrayFromImage(Engine(phantom_package, "cpu").segment(image, roi=roi, doubt=True).doubt)
+    doubt = sitk.GetArrayFromImage(
+        Engine(phantom_package, "cpu").segment(image, SegmentOptions(roi=roi, doubt=True)).doubt
+    )
     assert doubt.any()
     assert not doubt[inside == 0].any()
 
@@ -93,7 +96,9 @@ def test_the_expected_dice_comes_from_the_card(phantom_package, make_package, ma
     curve = {"confidence": [0.2, 1.0], "dice": [0.1, 0.9]}
     calibrated = make_package(name="calibrated", calibration={"views": {"17": curve}, "fast": {"17": curve}})
     for fast in (False, True):
-        found = {s.label.value: s for s in Engine(calibrated, "cpu").segment(image, fast=fast).structures}
+        found = {
+            s.label.value: s for s in Engine(calibrated, "cpu").segment(image, SegmentOptions(fast=fast)).structures
+        }
         assert found[17].expected_dice == pytest.approx(np.interp(found[17].confidence, *curve.values()), abs=1e-6)
         assert found[53].expected_dice is None
     plain = Engine(phantom_package, "cpu").segment(image).structures

@@ -11,6 +11,7 @@ from SESegmentationLib.geometry import RAS, Geometry
 from SESegmentationLib.inference import engine as engine_module
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage
+from SESegmentationLib.options import SegmentOptions
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def test_a_region_limits_the_result_to_itself(engine, make_phantom, spacing):
     whole = sitk.GetArrayFromImage(engine.segment(image).labels)
     roi = box_of(image, (8, 4, 0), (30, 20, image.GetWidth()))
     inside = sitk.GetArrayFromImage(roi) > 0
-    labels = sitk.GetArrayFromImage(engine.segment(image, roi=roi).labels)
+    labels = sitk.GetArrayFromImage(engine.segment(image, SegmentOptions(roi=roi)).labels)
     assert not labels[~inside].any()
     assert (labels == whole)[inside].mean() > 0.99
     assert labels.any()
@@ -49,7 +50,7 @@ def test_a_region_may_have_another_grid_and_other_axes(engine, phantom):
     centre = Geometry.of(image).points(np.argwhere(truth == 2).mean(0)[None, ::-1])[0]
     origin = tuple(centre - turned.points([[1, 1, 1]])[0])
     roi = Geometry(turned.size, turned.spacing, origin, turned.direction).image(np.ones((3, 3, 3), np.uint8))
-    labels = sitk.GetArrayFromImage(engine.segment(image, roi=roi).labels)
+    labels = sitk.GetArrayFromImage(engine.segment(image, SegmentOptions(roi=roi)).labels)
     assert (labels > 0).sum() == pytest.approx(15**3, rel=0.05)
 
 
@@ -59,23 +60,23 @@ def test_a_region_elsewhere_is_refused(engine, phantom, far_mm):
     roi = Geometry.of(image).image((truth > 0).astype(np.uint8))
     roi.SetOrigin([x + far_mm for x in image.GetOrigin()])
     with pytest.raises(InputError, match="outside the volume"):
-        engine.segment(image, roi=roi)
+        engine.segment(image, SegmentOptions(roi=roi))
 
 
 def test_an_empty_region_is_refused(engine, phantom):
     with pytest.raises(InputError, match="empty"):
-        engine.segment(phantom[0], roi=box_of(phantom[0], (0, 0, 0), (0, 0, 0)))
+        engine.segment(phantom[0], SegmentOptions(roi=box_of(phantom[0], (0, 0, 0), (0, 0, 0))))
 
 
 def test_fast_asks_the_best_view_only(engine, phantom):
-    result = engine.segment(phantom[0], fast=True)
+    result = engine.segment(phantom[0], SegmentOptions(fast=True))
     assert list(result.timings) == ["prepare", "axial", "restore", "measure"]
     plain = engine.segment(phantom[0])
     np.testing.assert_array_equal(sitk.GetArrayFromImage(result.labels), sitk.GetArrayFromImage(plain.labels))
 
 
 def test_low_memory_gives_the_same(engine, phantom):
-    plain, low = (engine.segment(phantom[0], low_memory=low) for low in (False, True))
+    plain, low = (engine.segment(phantom[0], SegmentOptions(low_memory=low)) for low in (False, True))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(low.labels), sitk.GetArrayFromImage(plain.labels))
 
 
@@ -102,7 +103,7 @@ def test_crops_are_normalised_by_themselves_and_heads_as_a_whole(make_package, p
     found = {}
     for kind in ("crop", "head"):
         package = make_package(input={"kind": kind}, intensity=recipe, margin_mm=0.0)
-        result = Engine(package, device="cpu").segment(bright, roi=roi)
+        result = Engine(package, device="cpu").segment(bright, SegmentOptions(roi=roi))
         found[kind] = result.structures[0].voxels
     assert found["crop"] > 10_000
     assert found["head"] == 0
@@ -185,7 +186,7 @@ def test_thick_slices_are_answered_on_the_model_s_grid(engine, make_phantom, alo
     image, _ = make_phantom(tuple(thick))
     volumes = {}
     for grid in ("input", "auto", "model"):
-        result = engine.segment(image, grid=grid, doubt=True)
+        result = engine.segment(image, SegmentOptions(grid=grid, doubt=True))
         assert Geometry.of(result.labels) == Geometry.of(result.doubt)
         volumes[grid] = [structure.volume_ml for structure in result.structures]
         expected = (3.0 if axis == along and grid == "input" else 1.0 for axis in range(3))
@@ -200,13 +201,13 @@ def test_thick_slices_are_answered_on_the_model_s_grid(engine, make_phantom, alo
 
 def test_thin_slices_are_answered_on_their_own_grid(engine, make_phantom):
     image, _ = make_phantom((0.8, 1.4, 1.0))
-    assert Geometry.of(engine.segment(image, grid="auto").labels) == Geometry.of(image)
+    assert Geometry.of(engine.segment(image, SegmentOptions(grid="auto")).labels) == Geometry.of(image)
 
 
 def test_a_region_of_thick_slices_limits_the_result(engine, make_phantom):
     image, _ = make_phantom((1.0, 1.0, 3.0))
     roi = box_of(image, (0, 0, 0), (image.GetSize()[2] // 2, *image.GetSize()[1::-1]))
-    result = engine.segment(image, roi=roi, grid="model")
+    result = engine.segment(image, SegmentOptions(roi=roi, grid="model"))
     positions = Geometry.of(result.labels).points(np.argwhere(sitk.GetArrayFromImage(result.labels) > 0)[:, ::-1])
     inside = Geometry.of(image).indices(positions)[:, 2]
     assert len(positions) and inside.max() <= image.GetSize()[2] // 2 - 0.5 + 1e-6

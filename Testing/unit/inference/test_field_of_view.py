@@ -7,13 +7,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from SESegmentationLib.inference import engine as engine_module
+from SESegmentationLib.inference.crops import FOCUS_STEP, CropPlanner
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.predict import predictor
 from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.preprocess.crops import box_of_pieces
+from SESegmentationLib.preprocess.roi import box_of_pieces
 
 CPU = torch.device("cpu")
 SIZE = (24, 32)
@@ -72,7 +72,7 @@ def test_a_head_is_looked_at_round_what_a_quick_look_finds(make_package, make_ph
     package = make_package(input={"kind": "head"}, margin_mm=6.0)
     image, truth = make_phantom(extent_mm=(130.0, 110.0, 120.0))
     whole = Engine(package, device="cpu")
-    monkeypatch.setattr(Engine, "_focus", lambda self, grid, array, box: box)
+    monkeypatch.setattr(CropPlanner, "_focused", lambda self, box, predictor: box)
     expected = sitk.GetArrayFromImage(whole.segment(image).labels)
     monkeypatch.undo()
     seen = []
@@ -86,7 +86,7 @@ def test_a_head_is_looked_at_round_what_a_quick_look_finds(make_package, make_ph
     ((k, j, i),) = seen
     extents = [np.ptp(np.argwhere(truth)[:, axis]) + 1 for axis in range(3)]
     for length, extent in zip((k, j, i), extents, strict=True):
-        assert extent + 8 <= length <= extent + 12 + 2 * engine_module.FOCUS_STEP
+        assert extent + 8 <= length <= extent + 12 + 2 * FOCUS_STEP
     assert dice(labels > 0, expected > 0) >= 0.999  # this network takes the middle of its columns for the midline
 
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import OutOfMemoryError
-from SESegmentationLib.geometry import RAS, Geometry
+from SESegmentationLib.geometry import RAS, Geometry, covering
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.preprocess.grid import covering, smoothed, to_model_grid
+from SESegmentationLib.preprocess.grid import smoothed, to_model_grid
 
 lengths = st.floats(0.3, 4.0)
 geometries = st.builds(

@@ -13,6 +13,7 @@ from SESegmentationLib.inference.sampling import draw_samples, sample_spread, sa
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.weights import load_networks
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.predict.predictor import Predictor
 
 CPU = torch.device("cpu")
@@ -95,7 +96,7 @@ def test_structures_of_a_volume(phantom_package, make_phantom):
     noisy = sitk.GetImageFromArray(sitk.GetArrayFromImage(image) + noise)
     noisy.CopyInformation(image)
     assert sample_structures(engine, noisy, count=3)[17].overlap < spread[17].overlap
-    assert sample_structures(engine, image, count=2, fast=True)[17].overlap > 0.7
+    assert sample_structures(engine, image, SegmentOptions(fast=True), count=2)[17].overlap > 0.7
 
 
 def test_wrong_use_and_cancelling(phantom_package, make_phantom):

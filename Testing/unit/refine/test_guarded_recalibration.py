@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from SESegmentationLib.networks.weights import load_networks
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.refine import guarded_recalibration
 from SESegmentationLib.refine.adapted import AdaptedParameters, adapted_parameters
 from SESegmentationLib.refine.corrections import Corrections, Slices
@@ -17,7 +18,9 @@ QUICK = Settings(steps=3, rate=0.05)
 
 def learn(engine, sample, slices, settings=QUICK):
     corrections = Corrections.in_slices(sample.labels, slices)
-    return recalibrate_guarded(engine, sample.image, corrections, slices, settings, None, None, lambda share: None)
+    return recalibrate_guarded(
+        engine, sample.image, corrections, slices, settings, SegmentOptions(), None, lambda share: None
+    )
 
 
 def test_neighbours_are_hidden_together():

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from SESegmentationLib.inference.engine import Field
+from SESegmentationLib.inference.crops import Crop
 from SESegmentationLib.models import View
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import build_network
@@ -24,8 +24,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def field(tiny_engine, sample) -> Field:
-    return tiny_engine.fields(sample.image)[0]
+def crop(tiny_engine, sample) -> Crop:
+    return tiny_engine.crops(sample.image)[0]
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,15 @@ def networks(tiny_engine):
     return load_networks(tiny_engine.package)
 
 
-def lessons_of(engine, networks, field, corrections, plane):
+def lessons_of(engine, networks, crop, corrections, plane):
     view = next(view for view in engine.card.views if view.plane == plane)
-    return prepare_lessons(networks[view.network], view, field, corrections, engine.card, CPU)
+    return prepare_lessons(networks[view.network], view, crop, corrections, engine.card, CPU)
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
-def test_every_view_sees_the_corrected_slice(tiny_engine, networks, field, sample, plane):
+def test_every_view_sees_the_corrected_slice(tiny_engine, networks, crop, sample, plane):
     corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,))])
-    lessons = lessons_of(tiny_engine, networks, field, corrections, plane)
+    lessons = lessons_of(tiny_engine, networks, crop, corrections, plane)
     truth = torch.from_numpy(sitk.GetArrayFromImage(sample.labels).astype(np.int64))
     # the sample lies on the model's grid: nothing is permuted
     expected = torch.zeros(truth.shape, dtype=torch.bool)
@@ -53,33 +53,33 @@ def test_every_view_sees_the_corrected_slice(tiny_engine, networks, field, sampl
     assert lessons.own.float().sum(1).sub(1).abs().max() < 1e-2
 
 
-def test_draws_take_the_corrected_slice_and_prefer_structures(tiny_engine, networks, field, sample):
+def test_draws_take_the_corrected_slice_and_prefer_structures(tiny_engine, networks, crop, sample):
     corrections = Corrections.in_slices(sample.labels, [Slices("j", (30,))])
     generator = torch.Generator().manual_seed(0)
-    coronal = lessons_of(tiny_engine, networks, field, corrections, "coronal")
+    coronal = lessons_of(tiny_engine, networks, crop, corrections, "coronal")
     for _ in range(5):
         chosen = coronal.draw(4, generator)
         assert chosen[0] == 30
         assert len(set(chosen.tolist())) == 4
-    axial = lessons_of(tiny_engine, networks, field, corrections, "axial")
+    axial = lessons_of(tiny_engine, networks, crop, corrections, "axial")
     drawn = torch.cat([axial.draw(4, generator) for _ in range(50)])
     structure = (axial.known & (axial.target > 0)).flatten(1).any(1)
     often = torch.bincount(drawn, minlength=len(structure)).float()
     assert often[structure].mean() > 2 * often[~structure].mean()
 
 
-def test_nothing_known_gives_no_lesson(tiny_engine, networks, field, sample):
+def test_nothing_known_gives_no_lesson(tiny_engine, networks, crop, sample):
     corrections = Corrections.in_slices(sample.labels, [Slices("k", (3,))])
     above = replace(
-        field, grid=field.grid.cropped((slice(5, 20), *[slice(0, n) for n in field.volume.shape[1:]])),
-        volume=field.volume[5:20],
+        crop, grid=crop.grid.cropped((slice(5, 20), *[slice(0, n) for n in crop.volume.shape[1:]])),
+        volume=crop.volume[5:20],
     )  # fmt: skip
     assert lessons_of(tiny_engine, networks, above, corrections, "axial") is None
 
 
-def test_the_loss_depends_on_known_and_sure_voxels_only(tiny_engine, networks, field, sample):
+def test_the_loss_depends_on_known_and_sure_voxels_only(tiny_engine, networks, crop, sample):
     corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,))])
-    lessons = lessons_of(tiny_engine, networks, field, corrections, "coronal")
+    lessons = lessons_of(tiny_engine, networks, crop, corrections, "coronal")
     network, chosen = networks["coronal"], torch.tensor([20, 25, 30])
     with torch.no_grad():
         without_anchor = lessons.loss(network, chosen, anchor=0.0)
@@ -95,9 +95,9 @@ def test_the_loss_depends_on_known_and_sure_voxels_only(tiny_engine, networks, f
         assert replace(lessons, own=sure).loss(network, chosen, anchor=1.0) > without_anchor
 
 
-def test_without_known_or_sure_voxels_the_loss_is_zero_and_has_a_gradient(tiny_engine, networks, field, sample):
+def test_without_known_or_sure_voxels_the_loss_is_zero_and_has_a_gradient(tiny_engine, networks, crop, sample):
     corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,))])
-    lessons = lessons_of(tiny_engine, networks, field, corrections, "axial")
+    lessons = lessons_of(tiny_engine, networks, crop, corrections, "axial")
     empty = replace(lessons, known=torch.zeros_like(lessons.known), own=torch.full_like(lessons.own, 1 / 3))
     loss = empty.loss(networks["axial"], torch.tensor([0, 1]), anchor=1.0)
     assert loss == 0
@@ -106,7 +106,7 @@ def test_without_known_or_sure_voxels_the_loss_is_zero_and_has_a_gradient(tiny_e
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize("size", [None, (56, 60)])
-def test_networks_see_in_lessons_what_they_see_in_inference(tiny_engine, field, sample, plane, size):
+def test_networks_see_in_lessons_what_they_see_in_inference(tiny_engine, crop, sample, plane, size):
     """Padded to the view's size, and of mirror images the other side's structures, mirrored back."""
     labels = (structure_label(1, "hippocampus", LEFT), structure_label(2, "hippocampus", RIGHT))
     view = next(view for view in tiny_engine.card.views if view.plane == plane)
@@ -114,8 +114,8 @@ def test_networks_see_in_lessons_what_they_see_in_inference(tiny_engine, field, 
     card = replace(tiny_engine.card, labels=labels, merged_pairs=((1, 2),), views=(view,))
     own = load_networks(tiny_engine.package)
     corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,))])
-    lessons = prepare_lessons(own[view.network], view, field, corrections, card, CPU)
-    assert len(lessons.slabs) == field.volume.shape[{"axial": 0, "coronal": 1, "sagittal": 2}[plane]]
+    lessons = prepare_lessons(own[view.network], view, crop, corrections, card, CPU)
+    assert len(lessons.slabs) == crop.volume.shape[{"axial": 0, "coronal": 1, "sagittal": 2}[plane]]
     with torch.no_grad():
         plain, mirrored = (
             torch.softmax(lessons.logits(own[view.network], slice(None), mirror), dim=1) for mirror in (False, True)
@@ -125,13 +125,13 @@ def test_networks_see_in_lessons_what_they_see_in_inference(tiny_engine, field, 
     predictor = Predictor(card, load_networks(tiny_engine.package), CPU)
     everything = slice(0, len(plain))
     for seen, expected in ((replace(view, mirrored=False), plain), (view, (plain + mirrored) / 2)):
-        probabilities = predictor.predict(field.volume, [seen]).probabilities.float()
+        probabilities = predictor.predict(crop.volume, [seen]).probabilities.float()
         assert (along(probabilities, plane, everything) - expected).abs().max() < 2e-2  # half or lower precision
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize(("size", "spacing"), [(None, 1.0), ((44, 52, 60), 1.0), (None, 2.0)])
-def test_volumetric_networks_learn_from_all_slices_at_once(tiny_engine, field, sample, plane, size, spacing):
+def test_volumetric_networks_learn_from_all_slices_at_once(tiny_engine, crop, sample, plane, size, spacing):
     """What they see in lessons is what they see in inference; everything known counts in every step."""
     description = {"type": "PyramidUNet", "classes": 3, "channels": [4, 8], "se": "scSE", "dimensions": 3}
     torch.manual_seed(1)
@@ -139,9 +139,9 @@ def test_volumetric_networks_learn_from_all_slices_at_once(tiny_engine, field, s
     view = View(plane, 1.0, "stack", size=size, mirrored=True, volumetric=True, spacing=spacing)
     card = replace(tiny_engine.card, views=(view,))
     corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,))])
-    lessons = prepare_lessons(network, view, field, corrections, card, CPU)
+    lessons = prepare_lessons(network, view, crop, corrections, card, CPU)
     chosen = lessons.draw(4, torch.Generator().manual_seed(0))
-    assert lessons.known[chosen].sum() == field.volume[0].size
+    assert lessons.known[chosen].sum() == crop.volume[0].size
     with torch.no_grad():
         plain, mirrored = (
             torch.softmax(lessons.logits(network, slice(None), mirror), dim=1) for mirror in (False, True)
@@ -152,21 +152,21 @@ def test_volumetric_networks_learn_from_all_slices_at_once(tiny_engine, field, s
     predictor = Predictor(card, {"stack": copy.deepcopy(network)}, CPU)
     everything = slice(0, len(plain))
     for seen, expected in ((replace(view, mirrored=False), plain), (view, (plain + mirrored) / 2)):
-        probabilities = predictor.predict(field.volume, [seen]).probabilities.float()
+        probabilities = predictor.predict(crop.volume, [seen]).probabilities.float()
         assert (along(probabilities, plane, everything) - expected).abs().max() < 2e-2  # half or lower precision
     lessons.loss(network, chosen, anchor=0.1, mirror=True).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_mirrored_fields_and_other_values(tiny_engine, sample, field):
-    """The field of a cascade's right side: mirrored, its own values 1 and 2 called 3 and 4 in the result."""
+def test_mirrored_crops_and_other_values(tiny_engine, sample, crop):
+    """The crop of a cascade's right side: mirrored, its own values 1 and 2 called 3 and 4 in the result."""
     array = sitk.GetArrayFromImage(sample.labels)
     array[array > 0] += 2
     array[:, :, 0] = 1  # the other side's: background here
     labels = sitk.GetImageFromArray(array)
     labels.CopyInformation(sample.labels)
     corrections = Corrections.in_slices(labels, [Slices("i", (0, 20))])
-    other = replace(field, mirror=True, values={1: 3, 2: 4})
+    other = replace(crop, mirrored=True, values={1: 3, 2: 4})
     channels, known = known_channels(other, corrections, tiny_engine.card)
     truth = sitk.GetArrayFromImage(sample.labels)
     truth[:, :, 0] = 0
@@ -174,12 +174,12 @@ def test_mirrored_fields_and_other_values(tiny_engine, sample, field):
     assert known.any((0, 1)).nonzero()[0].tolist() == [truth.shape[2] - 21, truth.shape[2] - 1]
 
 
-def test_merged_views_do_not_tell_left_from_right(tiny_engine, networks, field, sample):
+def test_merged_views_do_not_tell_left_from_right(tiny_engine, networks, crop, sample):
     labels = (structure_label(1, "hippocampus", LEFT), structure_label(2, "hippocampus", RIGHT))
     card = replace(tiny_engine.card, labels=labels, merged_pairs=((1, 2),))
     view = replace(card.views[2], merged=True)
     corrections = Corrections.in_slices(sample.labels, [Slices("i", (18,))])
-    lessons = prepare_lessons(networks[view.network], view, field, corrections, card, CPU)
+    lessons = prepare_lessons(networks[view.network], view, crop, corrections, card, CPU)
     assert set(lessons.target[lessons.known].tolist()) == {0, 1}
     assert lessons.own[:, 2].max() == 0
     assert torch.isfinite(lessons.loss(networks[view.network], torch.tensor([18, 19]), anchor=1.0))

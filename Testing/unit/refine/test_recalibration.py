@@ -25,9 +25,9 @@ def networks(tiny_engine):
 @pytest.fixture(scope="module")
 def lessons(tiny_engine, networks, sample):
     corrections = Corrections.in_slices(sample.labels, [Slices("k", (16,)), Slices("j", (28,))])
-    field = tiny_engine.fields(sample.image)[0]
+    crop = tiny_engine.crops(sample.image)[0]
     return {
-        view.network: [prepare_lessons(networks[view.network], view, field, corrections, tiny_engine.card, CPU)]
+        view.network: [prepare_lessons(networks[view.network], view, crop, corrections, tiny_engine.card, CPU)]
         for view in tiny_engine.card.views
     }
 

@@ -14,6 +14,7 @@ from SESegmentationLib.errors import CancelledError, InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage, find_model, sha256_of
 from SESegmentationLib.models.store import _PACKAGE
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.refine.adapted_file import NO_GAIN, NOTHING_CORRECTED
 from SESegmentationLib.refine.corrections import AXES, Slices
 from SESegmentationLib.refine.learnt_correction import LearntCorrection
@@ -144,11 +145,13 @@ def test_a_region(tiny_engine, sample):
     inside = np.zeros_like(array_of(sample.labels))
     inside[5:30, 10:40, 5:30] = 1
     roi = with_array(inside, sample.labels)
-    refined = refine(tiny_engine, sample.image, sample.labels, [Slices("k", (16,))], roi=roi)
+    refined = refine(tiny_engine, sample.image, sample.labels, [Slices("k", (16,))], options=SegmentOptions(roi=roi))
     result = array_of(refined.result.labels)
     assert not result[np.where(inside.any((1, 2)), False, True)].any()
     assert (result[16] == array_of(sample.labels)[16]).all()
-    outside = refine(tiny_engine, sample.image, sample.labels, [Slices("k", (35,))], roi=_small(roi))
+    outside = refine(
+        tiny_engine, sample.image, sample.labels, [Slices("k", (35,))], options=SegmentOptions(roi=_small(roi))
+    )
     assert outside.kept_because == NOTHING_CORRECTED
 
 

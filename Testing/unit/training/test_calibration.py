@@ -17,6 +17,7 @@ from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelPackage, verify_package, write_package
 from SESegmentationLib.models.sections import expected_dice
+from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.predict.predictor import Prediction
 from SESegmentationTraining import calibration
 from SESegmentationTraining.automatic import write_recipe
@@ -127,7 +128,7 @@ def test_what_is_observed_is_what_the_engine_says(package, blobs_folder, blobs_r
     (as_it_is, *_) = observe(package, held_out_volumes(package, blobs_folder, recipe, "validation"))
     case = next(case for case in find_cases(blobs_folder) if case.name == as_it_is[0].case)
     for fast, views in ((False, 3), (True, 1)):
-        result = Engine(package, "cpu").segment(read_volume(case.image), fast=fast)
+        result = Engine(package, "cpu").segment(read_volume(case.image), SegmentOptions(fast=fast))
         found = {structure.label.value: structure.confidence for structure in result.structures}
         mine = {entry.value: entry.confidence for entry in as_it_is if entry.views == views}
         assert mine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from SESegmentationLib.errors import InputError
 from SESegmentationLib.io.reading import NOT_NUMBERS
 from SESegmentationLib.io.volume_image import add_remarks, voxels_of
 from SESegmentationLib.models import ModelPackage
-from SESegmentationLib.quality import input_checks as guard
+from SESegmentationLib.options import SegmentOptions
+from SESegmentationLib.quality.input_checks import check_input
 from SESegmentationLib.result import Finding, SegmentationResult, StructureResult
 from SESegmentationLib.worker.jobs import JOBS, AttentionJob, RefineJob, SegmentJob, WarmUpJob
 from SESegmentationLib.worker.results import pack_image, pack_result, unpack_image, unpack_result
@@ -69,7 +71,7 @@ def test_vectors_and_sequences_arrive_as_what_they_are(image):
     assert_same(got, image)
 
 
-def test_the_input_guard_finds_the_same(tiny_model, tmp_path):
+def test_the_input_checks_find_the_same(tiny_model, tmp_path):
     card = ModelPackage.from_folder(tiny_model).card
     noise = np.random.default_rng(2).normal(100, 20, (12, 12, 12)).astype(np.float32)
     sitk.WriteImage(sitk.GetImageFromArray(noise), str(tmp_path / "a.nii"))
@@ -82,11 +84,11 @@ def test_the_input_guard_finds_the_same(tiny_model, tmp_path):
         image.SetMetaData("qform_code", codes[0])
         image.SetMetaData("sform_code", codes[1])
         image.SetMetaData("srow_x", "1 0 0 50")
-        findings = guard.inspect(image, card)
+        findings = check_input(image, card)
         assert {finding, "not-numbers", "incomplete", "other"} <= {finding.code for finding in findings}
         description, array = pack_image(image)
         got = unpack_image(through_json(description), array)
-        assert guard.inspect(got, card) == findings
+        assert check_input(got, card) == findings
         assert not got.HasMetaDataKey("descrip")
 
 
@@ -120,35 +122,40 @@ def test_an_image_whose_place_is_no_number_is_refused():
 @pytest.mark.parametrize("roi", [None, sitk.Image(2, 2, 2, sitk.sitkUInt8) + 1])
 def test_a_job_arrives_whole(roi, tmp_path):
     image = sitk.Image(3, 4, 5, sitk.sitkFloat32) + 2.5
-    job = SegmentJob(image, tmp_path / "mødel 脳", roi, fast=True, low_memory=True, device="cuda:1")
+    options = SegmentOptions(roi, fast=True, low_memory=True, grid="auto")
+    job = SegmentJob(image, tmp_path / "mødel 脳", options, device="cuda:1")
     value, arrays = job.pack()
     got = JOBS[job.kind].unpack(through_json(value), arrays)
-    assert (got.model, got.fast, got.low_memory, got.device) == (str(tmp_path / "mødel 脳"), True, True, "cuda:1")
+    assert (got.model, got.device) == (str(tmp_path / "mødel 脳"), "cuda:1")
+    assert replace(got.options, roi=roi) == options
     assert_same(got.image, image)
-    assert (got.roi is None) == (roi is None)
+    assert (got.options.roi is None) == (roi is None)
     if roi is not None:
-        assert_same(got.roi, roi)
+        assert_same(got.options.roi, roi)
 
 
 @pytest.mark.parametrize("kind", [SegmentJob, AttentionJob])
 @pytest.mark.parametrize("adapted", [None, b"\x00parameters\xff"])
 def test_adapted_parameters_arrive_whole(kind, adapted):
     image = sitk.Image(3, 4, 5, sitk.sitkFloat32)
-    value, arrays = kind(image, "model", image > 1, adapted=adapted).pack()
+    value, arrays = kind(image, "model", SegmentOptions(roi=image > 1), adapted=adapted).pack()
     got = JOBS[kind.kind].unpack(through_json(value), arrays)
     assert type(got) is kind
     assert got.adapted == adapted
-    assert got.roi.GetSize() == got.image.GetSize() == (3, 4, 5)
+    assert got.options.roi.GetSize() == got.image.GetSize() == (3, 4, 5)
 
 
 def test_a_refinement_arrives_whole():
     image, labels = sitk.Image(3, 4, 5, sitk.sitkFloat32) + 2.5, sitk.Image(3, 4, 5, sitk.sitkUInt8) + 1
-    value, arrays = RefineJob(image, labels, ("k:1,2", "i:0"), "brain", low_memory=True, doubt=True).pack()
+    value, arrays = RefineJob(
+        image, labels, ("k:1,2", "i:0"), "brain", options=SegmentOptions(low_memory=True, doubt=True)
+    ).pack()
     got = JOBS["refine"].unpack(through_json(value), arrays)
-    assert (got.slices, got.model, got.low_memory, got.doubt) == (("k:1,2", "i:0"), "brain", True, True)
+    assert (got.slices, got.model) == (("k:1,2", "i:0"), "brain")
+    assert got.options == SegmentOptions(low_memory=True, doubt=True)
     assert_same(got.image, image)
     assert_same(got.labels, labels)
-    assert got.roi is None
+    assert got.options.roi is None
 
 
 def test_a_warm_up_arrives_whole():

@@ -29,9 +29,9 @@ class RecordingEngine:
         self.card = package.card
         self.made.append((package.path, device))
 
-    def segment(self, image, *, roi, fast, low_memory, doubt, grid, progress):
+    def segment(self, image, options, *, progress):
         progress("axial", 0.5, 1.0)
-        self.options = roi, fast, low_memory
+        self.options = options
         return SegmentationResult(image, [], {}, [], self.card, "cpu")
 
 

@@ -1,4 +1,4 @@
-"""The input guard: on real volumes of every kind it finds what there is to find, and nothing else."""
+"""The input checks: on real volumes of every kind it finds what there is to find, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.quality import input_checks as guard
+from SESegmentationLib.quality.input_checks import check_input
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.train import draft_card
 
@@ -30,7 +30,7 @@ def hippocampus() -> ModelCard:
 
 
 def codes(image: sitk.Image, card: ModelCard) -> set[str]:
-    findings = guard.inspect(image, card)
+    findings = check_input(image, card)
     assert all(finding.message.endswith(".") and finding.consequence.endswith(".") for finding in findings)
     return {finding.code for finding in findings}
 
@@ -137,7 +137,7 @@ def test_label_maps_are_noticed_and_not_looked_at_further(brain):
 def test_what_is_no_number_is_told(hippocampus):
     image = crop()
     image.SetMetaData("SESegmentation_not_numbers", "12")
-    (finding,) = guard.inspect(image, hippocampus)
+    (finding,) = check_input(image, hippocampus)
     assert finding.code == "not-numbers"
     assert finding.message.startswith("12 voxels")
 

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from SESegmentationLib.geometry import find_extents
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
-from SESegmentationLib.quality import output_checks as plausibility
+from SESegmentationLib.quality.output_checks import check_output
 from SESegmentationLib.result import StructureResult
 
 LEFT_LABEL = replace(structure_label(17, "hippocampus", LEFT), plausible_ml=(1.8, 6.0))
@@ -29,7 +29,7 @@ def findings(left: int, right: int, at: int = 3) -> dict[str, str]:
         StructureResult(label, extents[label.value].voxels, extents[label.value].voxels * 0.005, 1.0, (0.0, 0.0, 0.0))
         for label in (LEFT_LABEL, RIGHT_LABEL)
     ]
-    found = plausibility.examine(labels, structures, extents, [(17, 53)])
+    found = check_output(labels, structures, extents, [(17, 53)])
     assert all(finding.consequence for finding in found)
     return {finding.code: finding.message for finding in found}
 
@@ -77,4 +77,4 @@ def test_a_structure_at_the_edge_may_be_cut_off():
 def test_labels_without_limits_are_not_judged():
     label = replace(LEFT_LABEL, plausible_ml=None)
     structure = StructureResult(label, 9999, 999.0, 1.0, (0.0, 0.0, 0.0))
-    assert plausibility.examine(sitk.Image(9, 9, 9, sitk.sitkUInt8), [structure], {}, []) == []
+    assert check_output(sitk.Image(9, 9, 9, sitk.sitkUInt8), [structure], {}, []) == []
