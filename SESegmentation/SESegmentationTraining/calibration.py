@@ -32,6 +32,7 @@ from SESegmentationLib.preprocess.intensity import normalise
 from SESegmentationLib.quality.confidence import confidence
 
 from .dataset import find_cases, load_case, split_by_recipe
+from .evaluation import overlap_and_size
 from .recipe import Recipe, recipe_of
 from .sources import open_source
 
@@ -200,10 +201,8 @@ def observations_of(
     """One observation for each structure that is there, or was found."""
     confidences = confidence(predicted.probabilities, predicted.votes)
     classes = len(package.card.labels) + 1
-    labels = predicted.probabilities.argmax(0).flatten().cpu()
-    target = torch.from_numpy(truth.astype(np.int64)).flatten()
-    sizes = torch.bincount(labels, minlength=classes) + torch.bincount(target, minlength=classes)
-    overlap = torch.bincount(target[labels == target], minlength=classes)
+    labels, target = predicted.probabilities.argmax(0).cpu(), torch.from_numpy(truth.astype(np.int64))
+    overlap, sizes = overlap_and_size(labels, target, classes)
     return [
         Observation(
             name,

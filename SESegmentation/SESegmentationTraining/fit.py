@@ -34,6 +34,7 @@ from SESegmentationLib.predict.device import fast_precision
 from SESegmentationLib.predict.views import fastest_order
 from SESegmentationLib.progress import Progress, no_progress
 
+from .evaluation import overlap_and_size
 from .processes import Log, rank_and_count
 from .recipe import Phase, Recipe
 from .sources import Batch, Source
@@ -329,7 +330,6 @@ def validate(
         batch = source.validation_batch(views, phase, generator)
         logits = _logits(network, batch, pairs, recipe, device)
         predicted = logits.argmax(1)
-        overlap += torch.bincount(batch.target[predicted == batch.target], minlength=classes)
-        size += torch.bincount(batch.target.flatten(), minlength=classes)
-        size += torch.bincount(predicted.flatten(), minlength=classes)
+        here = overlap_and_size(predicted, batch.target, classes)
+        overlap, size = overlap + here[0], size + here[1]
     return [2 * int(o) / int(s) if s else None for o, s in zip(overlap[1:], size[1:], strict=True)]

@@ -31,6 +31,8 @@ from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.predict.device import choose_device
 from SESegmentationLib.predict.predictor import Predictor
 
+from .dataset import box_round
+from .evaluation import overlap_and_size
 from .recipe import Recipe
 from .sources import open_source
 from .train import CLASSIFIER_BIASES
@@ -62,6 +64,8 @@ def validation_volumes(
 
 #: weights that are tried for each view; only their ratio counts
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+#: voxels round the structures, within which Dice is measured
+MARGIN = 12
 VIEWS_SEED = 77
 
 
@@ -100,7 +104,8 @@ def dice_by_weights(package: ModelPackage, cases: Iterable[LabelledVolume]) -> d
     scores: dict[tuple[float, ...], list[float]] = {weights: [] for weights in tried}
     for name, volume, truth in cases:
         print(name, file=sys.stderr)
-        inside = _box(truth)
+        low, high = box_round(truth, [MARGIN] * 3) if truth.any() else ((0, 0, 0), truth.shape)
+        inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         alone = [p[(slice(None), *inside)].float() for p in view_probabilities(predictor, volume)]
         target = torch.from_numpy(truth[inside]).to(alone[0].device)
         for weights in tried:
@@ -124,20 +129,10 @@ def write_view_weights(package: ModelPackage, weights: tuple[float, ...]) -> Mod
     return write_package(package.path, entries, package.weights_path)
 
 
-def _box(truth: np.ndarray, margin: int = 12) -> tuple[slice, ...]:
-    """The part of a volume that holds structures, and some voxels round it."""
-    box = []
-    for axis in range(3):
-        found = np.flatnonzero(truth.any(axis=tuple(other for other in range(3) if other != axis)))
-        box.append(slice(max(found[0] - margin, 0), found[-1] + margin + 1) if found.size else slice(None))
-    return tuple(box)
-
-
 def _mean_dice(predicted: Tensor, target: Tensor, classes: int) -> float:
-    overlap = torch.bincount(target[predicted == target], minlength=classes)[1:]
-    true = torch.bincount(target.flatten().long(), minlength=classes)[1:]
-    size = true + torch.bincount(predicted.flatten(), minlength=classes)[1:]
-    there = true >= FEWEST_VOXELS
+    overlap, size = overlap_and_size(predicted, target, classes)
+    there = torch.bincount(target.flatten().long(), minlength=classes) >= FEWEST_VOXELS
+    there[0] = False
     return float((2 * overlap[there] / size[there]).mean()) if there.any() else 1.0
 
 

@@ -31,6 +31,7 @@ from SESegmentationLib.predict.predictor import Predictor
 from SESegmentationLib.predict.views import PLANE_AXIS
 from SESegmentationLib.progress import Progress, no_progress
 
+from ..evaluation import overlap_and_size
 from ..fit import fit_network
 from ..processes import machine_words
 from ..recipe import Recipe
@@ -176,11 +177,9 @@ def dice_of(predictor: Predictor, image: np.ndarray, labels: np.ndarray) -> list
         image: (k, j, i) float32, normalised.
         labels: (k, j, i), output channels.
     """
-    found = predictor.predict(image, predictor.views).votes[0].cpu().numpy()
-    count = predictor.classes
-    overlap = np.bincount(labels[found == labels].ravel(), minlength=count)
-    size = np.bincount(found.ravel(), minlength=count) + np.bincount(labels.ravel(), minlength=count)
-    return [round(float(2 * o / s), 4) if s else 1.0 for o, s in zip(overlap[1:], size[1:], strict=True)]
+    found = predictor.predict(image, predictor.views).votes[0].cpu()
+    overlap, size = (counts.tolist() for counts in overlap_and_size(found, torch.from_numpy(labels), predictor.classes))
+    return [round(2 * o / s, 4) if s else 1.0 for o, s in zip(overlap[1:], size[1:], strict=True)]
 
 
 def versions() -> dict[str, str]:
