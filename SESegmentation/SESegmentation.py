@@ -31,7 +31,7 @@ from slicer.util import VTKObservationMixin
 SAMPLES = (
     # a real T1 head of the QuickNATv2 repository (MIT licence), cut to the head
     ("SESegmentationHead", "T1Head", "bcae7b5939c3fa9a4e874bd2f25bd9acc05d5228d2e9deb8cb540c37fc4989bd"),
-    # a crop drawn by SESegmentationTraining.sample, its values rounded to whole numbers
+    # a crop drawn by Testing/drawn_hippocampus.py, its values rounded to whole numbers
     (
         "SESegmentationHippocampus",
         "DrawnHippocampus",

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from drawn_hippocampus import draw_sample
 from SESegmentationLib.client import FailureEvent, LocalSegmenter, RefineJob, ResultEvent, SegmentJob
 from SESegmentationLib.client.processes import worker_environment
 from SESegmentationLib.options import SegmentOptions
-from SESegmentationTraining.sample import draw_sample
 
 SHIM = Path(__file__).with_name("old_torch.py")
 MODEL = Path(__file__).parents[2] / "weights" / "hippocampus-t1"

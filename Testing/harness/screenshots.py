@@ -115,8 +115,8 @@ def take_review(widget: Any) -> None:
     """Go on from a result: look where it is doubtful, correct, recalibrate, report."""
     import slicer
 
+    from drawn_hippocampus import draw_sample
     from harness.segment_editor import paint
-    from SESegmentationTraining.sample import draw_sample
 
     ui, run, node = widget.ui, widget.panel.run, widget.panel.result.node
     volume = widget.logic.getParameterNode().inputVolume

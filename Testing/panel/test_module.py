@@ -340,7 +340,7 @@ def test_samples_are_offered_and_load_without_internet(widget, choices, name, si
 
 
 def test_the_drawn_sample_is_the_one_that_the_generator_draws(widget):
-    from SESegmentationTraining.sample import draw_sample
+    from drawn_hippocampus import draw_sample
 
     shipped, drawn = sitk.ReadImage(str(SAMPLE)), draw_sample().image
     assert shipped.GetDirection() == drawn.GetDirection() and shipped.GetSpacing() == drawn.GetSpacing()

@@ -94,7 +94,7 @@ def test_from_segment_to_report(reviewed, dialogs, tmp_path):
     assert editor.segmentationNode() is node and editor.sourceVolumeNode() is volume
     assert node.GetSegmentation().GetSegment(editor.currentSegmentID()).GetName() == first.label.name
     own = state(node, volume)
-    from SESegmentationTraining.sample import draw_sample
+    from drawn_hippocampus import draw_sample
 
     truth = sitk.GetArrayFromImage(draw_sample().labels)
     truth[SLICE] = np.roll(truth[SLICE], 3, axis=0)  # this patient's is elsewhere

@@ -58,7 +58,7 @@ def test_from_the_sample_to_a_scene_that_is_loaded_again(open_story, real_model,
         segment.GetTag(tag, value)
         assert f"~SCT^{label.type.value}^" in str(value)
     if card.name == "hippocampus-t1":
-        from SESegmentationTraining.sample import draw_sample
+        from drawn_hippocampus import draw_sample
 
         drawn = sitk.GetArrayFromImage(draw_sample().labels)
         assert dice(voxels(node, "Segment_1", volume), drawn == 1) > 0.7

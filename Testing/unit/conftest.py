@@ -67,7 +67,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sample_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small volume on disk, called as in nnU-Net's layout."""
-    from SESegmentationTraining.sample import write_sample
+    from drawn_hippocampus import write_sample
 
     path = tmp_path_factory.mktemp("volumes") / "sample_0000.nii.gz"
     write_sample(path)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from drawn_hippocampus import draw_sample
 from SESegmentationLib.cli import main
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelPackage, sha256_of
 from SESegmentationLib.refine.adapted import AdaptedParameters
 from SESegmentationLib.refine.recalibration import Settings
-from SESegmentationTraining.sample import draw_sample
 
 
 def refine(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from drawn_hippocampus import draw_sample
 from SESegmentationLib.client import FailureEvent, ProgressEvent, RefineJob, ResultEvent, SegmentJob
 from SESegmentationLib.errors import CancelledError, InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models.store import ModelPackage
 from SESegmentationLib.options import SegmentOptions
-from SESegmentationTraining.sample import draw_sample
 
 SLICE = 16
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from drawn_hippocampus import Sample, draw_sample
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage
-from SESegmentationTraining.sample import Sample, draw_sample
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 from safetensors.torch import load_file
 
+from drawn_hippocampus import draw_sample
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage
@@ -27,7 +28,6 @@ from SESegmentationTraining.correction_examples import (
 )
 from SESegmentationTraining.dataset import Split, find_cases
 from SESegmentationTraining.learnt_correction import CorrectionRecipe, correction_loss, train_correction
-from SESegmentationTraining.sample import draw_sample
 
 QUICK = replace(CorrectionRecipe.load("correction"), channels=(4, 8), steps=2, batch=2, size=16, settled=0.5)
 

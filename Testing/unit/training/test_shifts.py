@@ -8,8 +8,8 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drawn_hippocampus import draw_sample
 from SESegmentationTraining.calibration import NOISE, SHIFTS, THICKNESS, shift_array, shift_volume
-from SESegmentationTraining.sample import draw_sample
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 It is drawn from ellipses along the hippocampus' axis, whose place and size in each coronal section follow the average
 of many hippocampi; no scan of a person is in it. Good for a first run and for tests, not for any measure of accuracy.
 
-``python -m SESegmentationTraining.sample FILE`` writes it.
+``python Testing/drawn_hippocampus.py FILE`` writes it.
 """
 
 from __future__ import annotations
