@@ -27,8 +27,11 @@ from harness import application  # noqa: E402
 from harness.faults import faults  # noqa: E402
 from SESegmentationLib.errors import InputError, SegmentationError  # noqa: E402
 from SESegmentationLib.mrml import EditNotes, adapted_parameters, check_grid, find_corrections  # noqa: E402
-from SESegmentationLib.panel.report import scene_report  # noqa: E402
-from SESegmentationLib.panel.result_record import RECORD_ATTRIBUTE, ResultRecord  # noqa: E402
+from SESegmentationLib.panel.result_record import (  # noqa: E402
+    RECORD_ATTRIBUTE,
+    ResultRecord,
+    scene_report,
+)
 from SESegmentationLib.refine.adapted_file import AdaptedNotes  # noqa: E402
 
 OWN, CORRECTED = "SESegmentation.Own", "SESegmentation.Corrected"

@@ -185,10 +185,10 @@ def test_a_check_that_is_given_up_leaves_nothing_running(tmp_path, monkeypatch):
     from harness import application
 
     application.start()
-    from SESegmentationLib.panel import doctor_process
+    from SESegmentationLib.panel import computer
 
-    monkeypatch.setattr(doctor_process, "find_python", lambda: str(write_launcher(tmp_path, str(_sleeping(tmp_path)))))
-    doctor = doctor_process.DoctorProcess()
+    monkeypatch.setattr(computer, "find_python", lambda: str(write_launcher(tmp_path, str(_sleeping(tmp_path)))))
+    doctor = computer.DoctorProcess()
     doctor.start()
     process = psutil.Process(doctor._process.pid)
     end = time.monotonic() + 20

@@ -80,11 +80,11 @@ def take(widget: Any) -> None:
     choices.model = MODEL
     save(panel_picture(), "panel-idle")
 
-    from SESegmentationLib.panel import install_process
+    from SESegmentationLib.panel import installation
 
     packages.environment.missing.add("torch")
     python = packages.environment.python_slicer("print('ConnectTimeoutError'); sys.exit(1)")  # as behind a firewall
-    install_process.find_python = lambda: python
+    installation.find_python = lambda: python
     dialogs.dialogs.answer(True)
     ui.segmentButton.click()
     application.wait_until(lambda: not widget.panel.installation.running, SECONDS)

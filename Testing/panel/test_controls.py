@@ -118,7 +118,7 @@ def test_a_folder_emptied_unheard_is_not_remembered(widget, tmp_path):
 def test_a_new_region_lies_round_the_middle_of_the_volume(widget, choices, make_volume, monkeypatch, signal):
     """By the signal that 5.12 has instead of the older one; by that where there is no other."""
     from harness import behaviour_nodes
-    from SESegmentationLib.panel import inputs
+    from SESegmentationLib.panel import choices as module
 
     emit, other = behaviour_nodes.emit, {"nodeAddedByUser", "nodeAddedByUserAction"} - {signal}
 
@@ -128,8 +128,8 @@ def test_a_new_region_lies_round_the_middle_of_the_volume(widget, choices, make_
 
     monkeypatch.setattr(behaviour_nodes, "emit", emit_but_one)
     if signal == "nodeAddedByUser":  # there is no other one before 5.12
-        monkeypatch.setattr(inputs, "hasattr", lambda thing, name: name != "nodeAddedByUserAction", raising=False)
-        inputs.Inputs(widget.ui, lambda: choices, lambda: None)
+        monkeypatch.setattr(module, "hasattr", lambda thing, name: name != "nodeAddedByUserAction", raising=False)
+        module.Inputs(widget.ui, lambda: choices, lambda: None)
     volume = make_volume()
     widget.ui.volumeSelector.setCurrentNode(volume)
     region = widget.ui.regionSelector.addNode()

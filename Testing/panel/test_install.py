@@ -35,11 +35,11 @@ def missing():
 @pytest.fixture
 def pip(monkeypatch):
     """Function that says what pip does from now on."""
-    from SESegmentationLib.panel import install_process
+    from SESegmentationLib.panel import installation
 
     def does(program: str = "") -> None:
         path = environment.python_slicer(program)
-        monkeypatch.setattr(install_process, "find_python", lambda: path)
+        monkeypatch.setattr(installation, "find_python", lambda: path)
 
     does()
     return does
@@ -189,9 +189,9 @@ def test_an_installation_that_installs_nothing(start, missing, pip):
 
 
 def test_a_slicer_without_its_python(start, missing, segmenter, monkeypatch):
-    from SESegmentationLib.panel import install_process
+    from SESegmentationLib.panel import installation
 
-    monkeypatch.setattr(install_process, "find_python", launch.find_python)
+    monkeypatch.setattr(installation, "find_python", launch.find_python)
     monkeypatch.setattr("sys.executable", "/opt/Slicer/bin/SlicerApp-real")
     monkeypatch.setenv("PATH", "")
     (message,) = start(True)

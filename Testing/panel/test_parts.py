@@ -14,10 +14,10 @@ from harness import application
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.mrml import image_from_volume_node
 from SESegmentationLib.panel import ComputerMemory, DoctorProcess
-from SESegmentationLib.panel.install_failures import explain_failure
-from SESegmentationLib.panel.memory import Settings
+from SESegmentationLib.panel.computer import Settings
+from SESegmentationLib.panel.dependencies import explain_failure
+from SESegmentationLib.panel.messages import about, duration, phase_name, progress_line, structure_list
 from SESegmentationLib.panel.result_record import ResultRecord
-from SESegmentationLib.panel.wording import about, duration, phase_name, progress_line, structure_list
 from SESegmentationLib.result import Finding
 
 
@@ -109,16 +109,16 @@ def test_doctor_looks_at_the_workers_python():
 
 
 def test_doctor_without_python_or_with_one_that_says_nothing(monkeypatch, tmp_path):
-    from SESegmentationLib.panel import doctor_process
+    from SESegmentationLib.panel import computer
 
     doctor = DoctorProcess()
-    monkeypatch.setattr(doctor_process, "find_python", lambda: str(tmp_path / "none"))
+    monkeypatch.setattr(computer, "find_python", lambda: str(tmp_path / "none"))
     doctor.start()
     assert "cannot be started" in doctor.poll()[0].finding
     silent = tmp_path / "python"
     silent.write_text(f"#!{sys.executable}\n", encoding="utf-8")
     silent.chmod(0o755)
-    monkeypatch.setattr(doctor_process, "find_python", lambda: str(silent))
+    monkeypatch.setattr(computer, "find_python", lambda: str(silent))
     doctor.start()
     assert application.wait_until(lambda: doctor._process.poll() is not None, 20)
     (check,) = doctor.poll()

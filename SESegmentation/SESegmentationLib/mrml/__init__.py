@@ -31,6 +31,7 @@ from .segmentation import (
     review_state,
     set_review_state,
     set_surfaces_visible,
+    source_volume,
     update_segmentation,
 )
 from .sequence import SegmentationSequence, VolumeSequence
@@ -76,6 +77,7 @@ __all__ = [
     "set_review_state",
     "set_surfaces_visible",
     "show_difference",
+    "source_volume",
     "update_segmentation",
     "value_range",
 ]

@@ -93,6 +93,21 @@ def referenced_node(owner: slicer.vtkMRMLNode, role: str, kind: str) -> slicer.v
     return node if node is not None and node.IsA(kind) else None
 
 
+def source_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode:
+    """The volume that a segmentation was made of.
+
+    Raises:
+        InputError: it is no longer in the scene.
+    """
+    volume = referenced_node(node, node.GetReferenceImageGeometryReferenceRole(), "vtkMRMLScalarVolumeNode")
+    if volume is None:
+        raise InputError(
+            _("The volume of {node} is no longer in the scene.").format(node=node.GetName()),
+            _("Load it again and click Segment."),
+        )
+    return volume
+
+
 _CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
 _REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 

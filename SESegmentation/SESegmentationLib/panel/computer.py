@@ -1,7 +1,10 @@
-"""The section "This computer": what a segmentation needs, what there is, and what to do about the rest."""
+"""The section "This computer": checks of what a segmentation needs; and what is remembered of its user."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import tempfile
 from typing import Any, Protocol
 
 import ctk
@@ -9,9 +12,154 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from ..client.processes import OWN_GROUP, end_group, find_python, worker_environment
 from ..doctor import ERROR, WARNING, Check
-from .memory import ComputerMemory
+from ..errors import SegmentationError, UsageError
+from ..models import ModelCard
 from .messages import status_icon
+
+_GROUP = "SESegmentation"
+
+
+class Settings(Protocol):
+    """The part of ``qt.QSettings`` that is used; values come back as text."""
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """The value kept, or the default."""
+
+    def setValue(self, key: str, value: Any) -> None:
+        """Keep a value."""
+
+
+class ComputerMemory:
+    """Reads and writes the settings of this user on this computer.
+
+    Args:
+        settings: where they are kept, ``qt.QSettings()`` in Slicer.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def has_accepted(self, card: ModelCard) -> bool:
+        """Whether the user has accepted these terms for this model. Free licences ask for no consent."""
+        accepted = self._settings.value(_key("AcceptedLicence", card.name))
+        return not card.licence.asks_consent or accepted == card.licence.spdx
+
+    def require_accepted(self, card: ModelCard) -> None:
+        """Raise UsageError unless the user has accepted the terms of this model."""
+        if not self.has_accepted(card):
+            raise UsageError(
+                _("The terms of {card} are not accepted: {name} ({spdx}).").format(
+                    card=card.title, name=card.licence.name, spdx=card.licence.spdx
+                ),
+                _("Choose the model, read its licence in its card and tick the box below it; or choose another one."),
+            )
+
+    def accept(self, card: ModelCard, accepted: bool) -> None:
+        """Remember that the user accepts the terms of this model, or no longer does."""
+        self._settings.setValue(_key("AcceptedLicence", card.name), card.licence.spdx if accepted else "")
+
+    def expected_seconds(self, model: str, device: str, fast: bool, volume_ml: float) -> float | None:
+        """Expected time of a segmentation in s, by the last one on this computer; None before the first.
+
+        Args:
+            volume_ml: the part of space to be segmented: time grows with it, as the model's grid is the same for all.
+        """
+        try:
+            return float(self._settings.value(_speed_key(model, device, fast))) * volume_ml
+        except (TypeError, ValueError):
+            return None
+
+    def remember_seconds(self, model: str, device: str, fast: bool, volume_ml: float, seconds: float) -> None:
+        """Remember how long a segmentation took."""
+        if volume_ml > 0:
+            self._settings.setValue(_speed_key(model, device, fast), repr(seconds / volume_ml))
+
+    @property
+    def wheels_folder(self) -> str:
+        """Folder of wheels to install from instead of the internet; empty where there is none."""
+        return str(self._settings.value(_key("WheelsFolder")) or "")
+
+    @wheels_folder.setter
+    def wheels_folder(self, folder: str) -> None:
+        self._settings.setValue(_key("WheelsFolder"), folder)
+
+
+def _key(*parts: str) -> str:
+    return "/".join((_GROUP, *parts))
+
+
+def _speed_key(model: str, device: str, fast: bool) -> str:
+    return _key("SecondsPerMl", model, device, "fast" if fast else "full")
+
+
+_AGAIN = "Check again; if it fails again, install SESegmentation anew."
+
+
+class DoctorProcess:
+    """Runs ``python -m SESegmentationLib.doctor`` in a process of its own.
+
+    Example::
+
+        doctor = DoctorProcess()
+        doctor.start()
+        # now and then, from a timer
+        checks = doctor.poll()   # None as long as it is at work
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+        self._output = None
+        self._error: SegmentationError | None = None
+
+    def start(self) -> None:
+        """Begin; what was under way is dropped."""
+        self.close()
+        self._error = None
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  (close() closes it)
+        try:
+            self._process = subprocess.Popen(
+                [find_python(), "-m", "SESegmentationLib.doctor", "--json"],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.DEVNULL,
+                env=worker_environment(),
+                **OWN_GROUP,
+            )
+        except SegmentationError as error:
+            self._error = error
+        except OSError as error:
+            self._error = SegmentationError(
+                _("Python cannot be started: {reason}.").format(reason=error.strerror or error), _AGAIN
+            )
+
+    def poll(self) -> list[Check] | None:
+        """The checks; None until they are made."""
+        if self._error is not None:
+            return [Check("Python", ERROR, self._error.cause, self._error.remedy)]
+        if self._process is None or self._process.poll() is None:
+            return None
+        self._output.seek(0)
+        try:
+            return [Check(**entry) for entry in json.loads(self._output.read())]
+        except (ValueError, TypeError):
+            finding = f"The checks ended with exit code {self._process.returncode}."
+            return [Check("Python", ERROR, finding, _AGAIN)]
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                end_group(self._process)
+                self._process.wait()
+            self._process = None
+        if self._output is not None:
+            self._output.close()
+            self._output = None
+
 
 _POLL_MS = 200
 

@@ -1,9 +1,10 @@
-"""Messages in the panel: what is wrong and what to do about it, in place of pop-ups."""
+"""What the panel tells the user: messages in place of pop-ups, and the program's numbers and names in words."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,92 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import CancelledError, SegmentationError
+from ..mrml import ACCEPTED, CORRECTED, TO_CHECK
 from ..result import Finding
+
+_SIDES = ("left ", "right ")
+
+
+def duration(seconds: float) -> str:
+    """A rough time: "less than 1 s", "12 s", "3 min"."""
+    if seconds < 1:
+        return _("less than 1 s")
+    if seconds < 90:
+        return _("{number} s").format(number=round(seconds))
+    if seconds < 5400:
+        return _("{number} min").format(number=round(seconds / 60))
+    return _("{number} h").format(number=round(seconds / 3600))
+
+
+def about(seconds: float) -> str:
+    """A rough time as an estimate: "less than 1 s", "about 12 s"."""
+    return duration(seconds) if seconds < 1 else _("about {time}").format(time=duration(seconds))
+
+
+def device_name(device: str) -> str:
+    """What the user knows a device as: "CPU" for "cpu"."""
+    known = {"auto": _("Automatic"), "cpu": _("CPU"), "cuda": _("NVIDIA GPU (CUDA)"), "mps": _("Apple GPU (MPS)")}
+    return known.get(device, device)
+
+
+def phase_name(phase: str) -> str:
+    """What the engine is doing, for the line under the progress bar."""
+    known = {
+        "load": _("Loading the model"),
+        "prepare": _("Preparing the volume"),
+        "locate": _("Looking for the region"),
+        "restore": _("Bringing the result to the volume's grid"),
+        "measure": _("Measuring"),
+        "segment": _("Segmenting as before"),
+        "learn": _("Learning from the corrected slices"),
+        "look": _("Seeing what the network looks at"),
+        "segment again": _("Segmenting with what was learnt"),
+    }
+    if phase in known:
+        return known[phase]
+    plane, *number = phase.split(" ")
+    if plane in ("axial", "coronal", "sagittal"):
+        return _("Segmenting {plane} slices").format(plane=plane) + "".join(f" ({n})" for n in number)
+    if plane == "volume":
+        return _("Segmenting the whole volume") + "".join(f" ({n})" for n in number)
+    return _("Segmenting: {target}").format(target=phase)
+
+
+def progress_line(phase: str, seconds_left: float | None) -> str:
+    """Phase and time left in one line."""
+    if seconds_left is None:
+        return f"{phase_name(phase)}…"
+    return _("{phase}… {time} left").format(phase=phase_name(phase), time=about(seconds_left))
+
+
+def state_name(state: str) -> str:
+    """How far the review of a structure is, for the list."""
+    return {TO_CHECK: _("to check"), CORRECTED: _("corrected"), ACCEPTED: _("accepted")}[state]
+
+
+def as_rich_text(text: str) -> str:
+    """A text for where Qt takes for rich text what looks like it: names in a scene may hold any markup."""
+    return f"<span>{html.escape(text)}</span>"
+
+
+def slice_names(slices: str) -> str:
+    """Slices such as "k:12,17 j:3" for a message: "k 12, 17; j 3"."""
+    return "; ".join(entry.replace(":", " ").replace(",", ", ") for entry in slices.split())
+
+
+def structure_list(names: Sequence[str]) -> str:
+    """Names of structures, each pair of sides as one: "hippocampus (left, right), brain stem"."""
+    there = set(names)
+    words: list[str] = []
+    for name in names:
+        side = next((side for side in _SIDES if name.startswith(side)), "")
+        rest = name.removeprefix(side)
+        if not side or not all(other + rest in there for other in _SIDES):
+            words.append(name)
+        elif side == _SIDES[0]:
+            words.append(_("{structure} (left, right)").format(structure=rest))
+    return ", ".join(words)
+
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
 _ICON_SIZE = 16
@@ -126,3 +212,67 @@ def _rich_text(message: Message) -> str:
     if message.level == ERROR:
         text = f"<b>{text}</b>"
     return f"{text}<br>{html.escape(message.remedy)}" if message.remedy else text
+
+
+class Attempts:
+    """One thing at a time; cause and remedy of what fails are shown in the panel, with the worker's log.
+
+    Attributes:
+        messages: what is told.
+
+    Args:
+        ui: holds messageFrame, logButton and logText.
+        ready: tells whether there is a scene to do anything in.
+        log: gives what the worker printed last.
+    """
+
+    def __init__(self, ui: Any, ready: Callable[[], bool], log: Callable[[], str]) -> None:
+        self._ui = ui
+        self._ready = ready
+        self._log = log
+        self._busy = False
+        self.messages = MessageList(ui.messageFrame)
+        ui.logButton.connect("toggled(bool)", self._on_log)
+        ui.logButton.visible = ui.logText.visible = False
+
+    def on_click(self, button: Any, action: Callable[[], None]) -> None:
+        """Do this whenever the button is clicked."""
+        button.connect("clicked(bool)", lambda: self.make(action))
+
+    def make(self, action: Callable[[], None]) -> None:
+        """Do what a click asks for; messages about what was done before go away."""
+        if self._busy or not self._ready():  # Slicer handles events while dialogs are shown and packages installed
+            return
+        self._busy = True
+        try:
+            self.clear()
+            action()
+        except Exception as error:
+            self.failed(error)
+        finally:
+            self._busy = False
+
+    def failed(self, error: Exception) -> None:
+        """Tell of a failure."""
+        known = error if isinstance(error, SegmentationError) else unexpected(error)
+        self.messages.add(Message.of_error(known))
+        self._ui.logButton.visible = self.messages.shown[-1].level == ERROR and bool(self._log())
+
+    def clear(self) -> None:
+        """Tell nothing any more."""
+        self.messages.clear()
+        self._ui.logButton.checked = False
+        self._ui.logButton.visible = False
+
+    def _on_log(self, shown: bool) -> None:
+        self._ui.logText.visible = shown
+        self._ui.logText.setPlainText(self._log() if shown else "")
+
+
+def unexpected(error: Exception) -> SegmentationError:
+    """What to tell the user of a fault of this program; the error log gets all of it."""
+    logging.error("SESegmentation", exc_info=error)
+    return SegmentationError(
+        _("Unexpected failure: {kind}: {error}").format(kind=type(error).__name__, error=error),
+        _("Try again; if it fails again, report it with the error log (View menu)."),
+    )

@@ -1,19 +1,103 @@
-"""Choosing a model: searchable list, card, consent to its terms."""
+"""The models: a searchable list, the card of the chosen one, consent to its terms, and adding one."""
 
 from __future__ import annotations
 
 import html
+import queue
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from ..errors import ModelError
-from ..models import DamagedModel, ModelCard, ModelPackage, add_model, damaged_models, list_models
-from .card_text import card_html, damage_html, summary_html
-from .memory import ComputerMemory
+from ..models import (
+    AlreadyInstalledError,
+    DamagedModel,
+    ModelCard,
+    ModelPackage,
+    add_model,
+    damaged_models,
+    list_models,
+)
+from ..models.card import CARD_NAME
+from ..models.labels import split_side
+from .computer import ComputerMemory
+from .messages import about, structure_list
+
+#: characters of the names of structures in the summary: one line of a narrow panel
+_SUMMARY_LENGTH = 44
+
+
+def summary_html(card: ModelCard, expected_seconds: float | None) -> str:
+    """Two lines: what the model finds; how well, and in what time.
+
+    Args:
+        expected_seconds: on this computer for the volume that is chosen, in s; None where that is not known yet.
+    """
+    measured = _("accuracy not measured")
+    if "mean_dice" in card.accuracy:
+        measured = _("mean Dice {dice:.2f}").format(dice=card.accuracy["mean_dice"])
+    seconds = _("time known after the first segmentation")
+    if expected_seconds is not None:
+        seconds = _("{time} here").format(time=about(expected_seconds))
+    found = _few([label.name for label in card.labels])
+    return f"{found}<br>{html.escape(f'{measured}; {seconds}')}"
+
+
+def card_html(card: ModelCard) -> str:
+    """All that the model finds, how well and under which licence."""
+    lines = [f"<b>{html.escape(card.title)}</b> {html.escape(card.version)}", html.escape(card.summary)]
+    lines.append(_line(_("Finds"), structure_list([label.name for label in card.labels])))
+    lines.append(_line(_("Accuracy"), _accuracy(card)))
+    limits = " ".join(map(str, card.input.get("limits", [])))
+    if limits:
+        lines.append(_line(_("Limits"), limits))
+    lines.append(f"<b>{html.escape(_('Licence'))}:</b> {_licence(card)}")
+    return "<br>".join(lines)
+
+
+def damage_html(model: DamagedModel) -> str:
+    """Why a model cannot be used, and what to do."""
+    return f"<b>{html.escape(model.error.cause)}</b><br>{html.escape(model.error.remedy)}"
+
+
+def _line(name: str, text: str) -> str:
+    return f"<b>{html.escape(name)}:</b> {html.escape(text)}"
+
+
+def _few(names: list[str]) -> str:
+    """All names, or how many there are and as many as there is room for, those of pairs without their sides."""
+    text = structure_list(names)
+    if len(text) <= _SUMMARY_LENGTH:
+        return _line(_("Finds"), text)
+    words = list(dict.fromkeys(split_side(name)[1] for name in names))
+    while len(words) > 1 and len(", ".join(words)) > _SUMMARY_LENGTH:
+        words.pop()
+    return _line(_("{count} structures").format(count=len(names)), f"{', '.join(words)}, \u2026")
+
+
+def _accuracy(card: ModelCard) -> str:
+    accuracy = card.accuracy
+    if "mean_dice" not in accuracy:
+        return _("not measured")
+    text = _("mean Dice {dice:.2f} over {cases} cases that it had not seen").format(
+        dice=accuracy["mean_dice"], cases=accuracy.get("cases", 0)
+    )
+    return f"{text} ({accuracy['data']})" if accuracy.get("data") else text
+
+
+def _licence(card: ModelCard) -> str:
+    licence = card.licence
+    name = html.escape(licence.name)
+    if licence.url.startswith(("https://", "http://")):
+        name = f'<a href="{html.escape(licence.url)}">{name}</a>'
+    return f"{name}. {html.escape(licence.attribution)}".strip()
+
 
 #: models that are seen without scrolling
 MAXIMUM_ROWS = 5
@@ -192,3 +276,119 @@ def _searched_text(name: str, entry: ModelPackage | DamagedModel) -> str:
     card = entry.card
     structures = " ".join(label.name for label in card.labels)
     return f"{name} {card.title} {card.summary} {card.modality} {card.contrast} {structures}".lower()
+
+
+_POLL_MS = 40
+#: as Slicer may keep other Python threads from running, each poll lets the one that adds run for so long, in s
+_THREAD_SECONDS = 0.02
+
+
+class ModelAdder(Protocol):
+    """Installs models."""
+
+    def add(self, source: Path, replace: bool) -> ModelPackage:
+        """Install the model in a folder or ZIP; SegmentationError where that fails."""
+
+
+class PackageDialogs(Protocol):
+    """Asks the user."""
+
+    def choose(self) -> Path | None:
+        """A model's folder or ZIP; None where the user changes their mind."""
+
+    def may_replace(self, cause: str) -> bool:
+        """Whether a model that is in the way may be replaced."""
+
+
+class FileDialogs:
+    """Asks by Slicer's own dialogs."""
+
+    def choose(self) -> Path | None:
+        """A folder is chosen by the card in it: one dialog then serves for both."""
+        path = qt.QFileDialog.getOpenFileName(
+            slicer.util.mainWindow(),
+            _("Add a model: its ZIP, or model.json in its folder"),
+            "",
+            f"{_('Model')} (*.zip {CARD_NAME})",
+        )
+        if not path:
+            return None
+        return Path(path).parent if Path(path).name == CARD_NAME else Path(path)
+
+    def may_replace(self, cause: str) -> bool:
+        """Replacing cannot be taken back: therefore a dialog."""
+        return slicer.util.confirmOkCancelDisplay(_("{cause} Replace it?").format(cause=cause), _("Replace the model"))
+
+
+class AddModel:
+    """Adds one model at a time.
+
+    Args:
+        ui: holds addModelButton.
+        adder: installs models; from another thread.
+        dialogs: ask the user.
+        on_added: called with the model.
+        on_failure: called with what was raised.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        adder: ModelAdder,
+        dialogs: PackageDialogs,
+        on_added: Callable[[ModelPackage], None],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._ui = ui
+        self._adder = adder
+        self._dialogs = dialogs
+        self._on_added = on_added
+        self._on_failure = on_failure
+        self._source: Path | None = None
+        self._outcomes: queue.SimpleQueue[ModelPackage | Exception] = queue.SimpleQueue()
+        self._timer = qt.QTimer(ui.addModelButton)
+        self._timer.connect("timeout()", self._fetch)
+
+    def ask(self) -> None:
+        """Let the user choose a model, and begin to add it."""
+        self._source = self._dialogs.choose()
+        if self._source is not None:
+            self._begin(replace=False)
+
+    def close(self) -> None:
+        """Tell nobody how it ends."""
+        self._timer.stop()
+
+    def _begin(self, replace: bool) -> None:
+        self._ui.addModelButton.enabled = False
+        self._ui.addModelButton.text = _("Adding…")
+        # a new queue: nothing of an earlier one is taken for this
+        self._outcomes = queue.SimpleQueue()
+        work = (self._adder, self._source, replace, self._outcomes)
+        threading.Thread(target=_add, args=work, name="add model", daemon=True).start()
+        self._timer.start(_POLL_MS)
+
+    def _fetch(self) -> None:
+        time.sleep(_THREAD_SECONDS)
+        try:
+            outcome = self._outcomes.get_nowait()
+        except queue.Empty:
+            return
+        self._timer.stop()
+        self._ui.addModelButton.enabled = True
+        self._ui.addModelButton.text = _("Add model…")
+        if isinstance(outcome, AlreadyInstalledError):
+            if self._dialogs.may_replace(outcome.cause):
+                self._begin(replace=True)
+        elif isinstance(outcome, Exception):
+            self._on_failure(outcome)
+        else:
+            self._on_added(outcome)
+
+
+def _add(adder: ModelAdder, source: Path, replace: bool, outcomes: queue.SimpleQueue) -> None:
+    """Runs in a thread of its own."""
+    try:
+        outcomes.put(adder.add(source, replace))
+    except Exception as error:  # it is told by the thread that polls
+        outcomes.put(error)

@@ -13,27 +13,19 @@ from slicer.i18n import tr as _
 from ..client import ResultEvent, Segmenter
 from ..errors import CancelledError, InputError, SegmentationError
 from ..models import ModelPackage
-from .add_model import AddModel, PackageDialogs
-from .attempts import Attempts, unexpected
-from .attention import AttentionRequest
-from .choices import Choices
-from .computer import ComputerSection, Doctor
-from .correction import open_segment_editor
-from .inputs import Inputs
-from .install import Dependencies
+from .choices import Choices, Inputs
+from .computer import ComputerMemory, ComputerSection, Doctor
+from .dependencies import Dependencies
 from .installation import Installation
-from .kept_notes import unusable_notes
-from .memory import ComputerMemory
-from .messages import INFORMATION, Message
-from .model_chooser import ModelChooser, ModelSource
-from .patient_network import PatientNetwork
-from .recalibration import Recalibration, RefineRequest
-from .report import save_report, scene_report, show_table
-from .request import Request
+from .messages import INFORMATION, Attempts, Message, device_name, slice_names, unexpected
+from .model_chooser import AddModel, ModelChooser, ModelSource, PackageDialogs
+from .recalibration import PatientNetwork, Recalibration
+from .requests import AttentionRequest, RefineRequest, Request
+from .result_record import save_report, scene_report, show_table
 from .result_view import ResultView
+from .review import open_segment_editor
 from .run_control import RunControl
-from .scene_results import SceneResults, Written
-from .wording import device_name, slice_names
+from .scene_results import SceneResults, Written, unusable_notes
 
 
 @dataclass

@@ -1,9 +1,8 @@
-"""Learning from corrections in the scene: from corrected slices to a proposal, which the user accepts or rejects."""
+"""Learning from corrections: a proposal to accept or reject, and the network recalibrated to the patient."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,84 +10,99 @@ import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
 
-from ..client import RefinedResult, RefineJob
+from ..client import RefinedResult
 from ..errors import InputError
 from ..io.volume_image import voxels_of
+from ..models import ModelCard
 from ..mrml import (
+    adapted_parameters,
+    adapted_text,
     completed_voxels,
     corrected_mask,
-    find_corrections,
     find_segment,
     is_completed,
     label_map,
-    result_grid,
     show_difference,
 )
-from ..options import SegmentOptions
-from ..refine.adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
+from ..refine.adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN, AdaptedNotes
 from .choices import Choices
-from .memory import ComputerMemory
-from .origin import Origin
+from .messages import as_rich_text, slice_names
+from .requests import RefineRequest
 from .result_record import ResultRecord
-from .scene_results import SceneResults, Target, Written
-from .wording import slice_names
+from .scene_results import SceneResults, Written
+
+
+class PatientNetwork:
+    """A check box that is there where the scene holds parameters adapted to the chosen volume, for the chosen model.
+
+    Args:
+        ui: holds adaptedCheckBox.
+        choices: gives the choices of the present scene, or None while there is none.
+        card: gives the card of the chosen model, or None while there is none.
+    """
+
+    def __init__(self, ui: Any, choices: Callable[[], Choices | None], card: Callable[[], ModelCard | None]) -> None:
+        self._ui = ui
+        self._choices = choices
+        self._card = card
+        self._tip = ui.adaptedCheckBox.toolTip
+        #: by ID of the text that keeps them, in which state parameters were read, and for which weights they are
+        self._read: dict[str, tuple[int | None, str]] = {}
+        ui.adaptedCheckBox.connect("clicked(bool)", self._on_click)
+        self.refresh()
+
+    @property
+    def parameters(self) -> bytes | None:
+        """The adapted parameters that the user wants to be used; None for the model as it is."""
+        choices = self._choices()
+        wanted = choices.adaptedFrom if choices else None
+        return adapted_parameters(wanted) if wanted in self._found() else None
+
+    def refresh(self) -> None:
+        """Offer what there is now."""
+        found, box = self._found(), self._ui.adaptedCheckBox
+        box.visible = bool(found)
+        if found:
+            wanted = self._choices().adaptedFrom
+            chosen = wanted if wanted in found else found[-1]
+            box.checked = wanted in found
+            tip = _("{what} It comes with the segmentation {name}.").format(what=self._tip, name=chosen.GetName())
+            box.toolTip = as_rich_text(tip)
+
+    def _found(self) -> list[slicer.vtkMRMLSegmentationNode]:
+        """Segmentations of the chosen volume with parameters for the chosen model's weights, the newest result last."""
+        choices, card = self._choices(), self._card()
+        if choices is None or choices.inputVolume is None or card is None:
+            return []
+        nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+        fitting = [node for node in nodes if self._fits(node, choices.inputVolume, card.weights_sha256)]
+        return sorted(fitting, key=_date)
+
+    def _on_click(self, wanted: bool) -> None:
+        choices, found = self._choices(), self._found()
+        if choices is not None:
+            choices.adaptedFrom = found[-1] if wanted and found else None
+        self.refresh()
+
+    def _fits(self, node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode, weights: str) -> bool:
+        """Whether a segmentation of this volume has parameters for these weights."""
+        text = adapted_text(node)
+        if text is None or node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is not volume:
+            return False
+        known, state = self._read.get(text.GetID(), (None, "")), text.GetMTime()
+        if known[0] != state:  # reading takes time, and this is asked often
+            notes = AdaptedNotes.read(adapted_parameters(node))
+            known = self._read[text.GetID()] = (state, notes.weights_sha256 if notes else "")
+        return known[1] == weights
+
+
+def _date(node: slicer.vtkMRMLSegmentationNode) -> str:
+    record = ResultRecord.read(node)
+    return record.date if record is not None else ""
+
 
 #: structures of which a proposal's changes are told one by one
 TOLD = 4
-
-
-@dataclass(frozen=True)
-class RefineRequest:
-    """A proposal that is wanted.
-
-    Attributes:
-        origin: of the corrected result.
-        target: where the new result goes.
-        job: for the worker.
-    """
-
-    origin: Origin
-    target: Target
-    job: RefineJob
-
-    @property
-    def node(self) -> slicer.vtkMRMLSegmentationNode:
-        """The corrected result."""
-        return self.origin.node
-
-    @classmethod
-    def read(
-        cls, node: slicer.vtkMRMLSegmentationNode | None, choices: Choices, memory: ComputerMemory
-    ) -> RefineRequest:
-        """What the corrections of a result ask for.
-
-        Raises:
-            InputError: as :meth:`.Origin.of`; or it is not corrected.
-            ModelError, UsageError: as :meth:`.Origin.of`.
-        """
-        origin = Origin.of(node, memory)
-        image = origin.image()
-        slices, grid = find_corrections(node), result_grid(node, image)
-        if corrected_mask(node, grid, slices) is None:
-            raise InputError(
-                _("No slice was corrected yet: there is nothing to learn from."),
-                _("Click Correct, draw a slice as it should be, and come back."),
-            )
-        job = RefineJob(
-            options=SegmentOptions(roi=origin.roi(image), low_memory=choices.lowMemory, doubt=True),
-            image=image,
-            labels=label_map(node, origin.record.labels, grid),
-            slices=tuple(map(str, slices)),
-            model=origin.package.path,
-            device=choices.device,
-            recalibrate=choices.recalibrate,
-        )
-        region_id = origin.region.GetID() if origin.region is not None else None
-        return cls(origin, Target(origin.volume.GetID(), node.GetID(), node.GetName(), region_id=region_id), job)
-
-    def lost(self) -> str:
-        """See :meth:`.Origin.lost`."""
-        return self.origin.lost()
 
 
 class Recalibration:

@@ -11,8 +11,7 @@ from slicer.i18n import tr as _
 
 from ..client import Event, FailureEvent, Job, JobHandle, ProgressEvent, ResultEvent, Segmenter
 from ..errors import SegmentationError
-from .attempts import unexpected
-from .wording import progress_line
+from .messages import progress_line, unexpected
 
 #: how often events are fetched, while a segmentation runs and while the worker only waits, in ms
 RUNNING_MS, WAITING_MS = 40, 1000

@@ -1,4 +1,4 @@
-"""Results into the scene, and out of it again."""
+"""Results into the scene and out of it again, and what of a scene that was read cannot be used."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from ..mrml import (
     ATTENTION,
     DOUBT,
     EDIT_ATTRIBUTES,
+    EditNotes,
     SegmentationSequence,
     UndoHistory,
     VolumeSequence,
     adapted_parameters,
+    adapted_text,
     add_segmentation,
     corrected_mask,
     edited_voxels,
@@ -31,6 +33,7 @@ from ..mrml import (
 )
 from ..refine.adapted_file import AdaptedNotes
 from ..result import SegmentationResult
+from .messages import WARNING, Message
 from .result_record import RECORD_ATTRIBUTE, ResultRecord
 
 _ATTRIBUTES = (RECORD_ATTRIBUTE, *EDIT_ATTRIBUTES)
@@ -253,3 +256,47 @@ def _keep_with(
     for node in nodes[1:]:
         for name in _ATTRIBUTES:
             node.SetAttribute(name, nodes[0].GetAttribute(name))
+
+
+#: names that are told of each kind
+_TOLD = 5
+
+
+def unusable_notes(choices: list[str]) -> list[Message]:
+    """Messages on the segmentations of the scene whose notes cannot be used, and on ``choices`` that were left out."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    records = [node.GetName() for node in nodes if ResultRecord.is_kept(node) and ResultRecord.read(node) is None]
+    edits = [node.GetName() for node in nodes if not _edits_are_usable(node)]
+    networks = [node.GetName() for node in nodes if adapted_text(node) is not None and adapted_parameters(node) is None]
+    found = (
+        (
+            records,
+            _("What the scene says of these results cannot be used: {names}."),
+            _("Segment again to review them."),
+        ),
+        (
+            edits,
+            _("What the scene says of edits in these segmentations cannot be used: {names}."),
+            _("They are not written into, so that no correction is lost: choose a new segmentation as the output."),
+        ),
+        (
+            networks,
+            _("The networks that were recalibrated with these segmentations cannot be used: {names}."),
+            _("Recalibrate again."),
+        ),
+        (choices, _("These choices of the scene cannot be used: {names}."), _("They are as in a new scene.")),
+    )
+    return [Message(WARNING, text.format(names=_listed(names)), remedy) for names, text, remedy in found if names]
+
+
+def _edits_are_usable(node: slicer.vtkMRMLSegmentationNode) -> bool:
+    try:
+        EditNotes.read(node)
+    except InputError:
+        return False
+    return True
+
+
+def _listed(names: list[str]) -> str:
+    told = ", ".join(name[:64] for name in names[:_TOLD])
+    return told if len(names) <= _TOLD else _("{names} and {count} more").format(names=told, count=len(names) - _TOLD)

@@ -9,9 +9,9 @@ import qt
 from slicer.i18n import tr as _
 
 from ..mrml import CORRECTED
+from .messages import as_rich_text, state_name
 from .result_record import RecordedStructure, ResultRecord
 from .structure_rows import FEW_ROWS, StructureRow, asymmetry, find_rows, review_order, trust
-from .wording import as_rich_text, state_name
 
 _NAME = 0
 _SWATCH = 12  # pixels

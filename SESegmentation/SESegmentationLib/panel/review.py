@@ -1,13 +1,14 @@
-"""The review list: structures with their volumes, how far to trust them and what the clinician says, worst first."""
+"""The review: structures with their volumes, how far to trust them and what the clinician says, worst first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
+from ..errors import InputError
 from ..models import Label
 from ..mrml import (
     ACCEPTED,
@@ -18,11 +19,52 @@ from ..mrml import (
     note_correction,
     review_state,
     set_review_state,
+    source_volume,
 )
+from .messages import state_name
 from .result_record import RecordedStructure, ResultRecord
 from .structure_table import NONE, StructureTable
-from .view_jump import jump_to, jump_to_slices
-from .wording import state_name
+
+
+def jump_to(node: slicer.vtkMRMLTransformableNode, point_lps: Sequence[float]) -> None:
+    """Centre all slice views on a point.
+
+    Args:
+        node: the node in whose coordinates the point is given; where its parent transforms put it is where we go.
+        point_lps: LPS in mm.
+    """
+    _jump(node, point_lps, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+
+
+def jump_to_slices(node: slicer.vtkMRMLTransformableNode, point_lps: Sequence[float]) -> None:
+    """Show in all slice views the slice through a point, as :func:`jump_to`, but leave them centred where they are."""
+    _jump(node, point_lps, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
+
+
+def _jump(node: slicer.vtkMRMLTransformableNode, point_lps: Sequence[float], mode: int) -> None:
+    left, posterior, superior = point_lps
+    world = [0.0, 0.0, 0.0]
+    node.TransformPointToWorld((-left, -posterior, superior), world)
+    slicer.vtkMRMLSliceNode.JumpAllSlices(node.GetScene(), *world, mode)
+
+
+def open_segment_editor(node: slicer.vtkMRMLSegmentationNode, label: Label) -> None:
+    """Go to the Segment Editor, with a structure of a segmentation selected, over the volume that it was made of.
+
+    Raises:
+        InputError: the volume or the structure's segment is no longer there.
+    """
+    volume = source_volume(node)
+    segment = find_segment(node.GetSegmentation(), label)
+    if segment is None:
+        raise InputError(
+            _("The segment {label} was deleted.").format(label=label.name), _("Undo that, or segment again.")
+        )
+    slicer.util.selectModule("SegmentEditor")
+    editor = slicer.modules.SegmentEditorWidget.editor
+    editor.setSegmentationNode(node)
+    editor.setSourceVolumeNode(volume)
+    editor.setCurrentSegmentID(node.GetSegmentation().GetSegmentIdBySegment(segment))
 
 
 class ReviewList:

@@ -1,0 +1,331 @@
+"""What is asked of the worker: to segment, to learn from corrections, to show what the networks look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+from slicer.i18n import tr as _
+
+from ..client import AttentionJob, RefineJob, SegmentJob
+from ..errors import InputError
+from ..io.volume_image import voxels_of
+from ..models import ModelPackage, find_model
+from ..mrml import (
+    ATTENTION,
+    SegmentationSequence,
+    VolumeSequence,
+    adapted_parameters,
+    check_grid,
+    check_volume_node,
+    corrected_mask,
+    find_corrections,
+    image_from_volume_node,
+    is_on_grid,
+    label_map,
+    referenced_node,
+    region_image,
+    result_grid,
+    source_volume,
+    value_range,
+)
+from ..options import Grid, SegmentOptions
+from .choices import Choices
+from .computer import ComputerMemory
+from .result_record import ResultRecord
+from .scene_results import REGION_ROLE, Target, find_frames, moves_with
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a result came from, if all of it is still there.
+
+    Attributes:
+        node: the result.
+        record: what is known of it.
+        volume: that was segmented.
+        package: the model.
+        region: the box to which the search was limited; None for the whole volume.
+    """
+
+    node: slicer.vtkMRMLSegmentationNode
+    record: ResultRecord
+    volume: slicer.vtkMRMLScalarVolumeNode
+    package: ModelPackage
+    region: slicer.vtkMRMLMarkupsROINode | None
+
+    @classmethod
+    def of(cls, node: slicer.vtkMRMLSegmentationNode | None, memory: ComputerMemory) -> Origin:
+        """Where this result came from.
+
+        Raises:
+            InputError: it is no result of this module, or of frames, or its volume is gone or moved, or its model is
+                another one by now.
+            ModelError: its model is no longer installed.
+            UsageError: the terms of its model are not accepted on this computer.
+        """
+        record = ResultRecord.read(node)
+        if record is None:
+            raise InputError(_("There is no result of this module."), _("Click Segment first."))
+        volume = source_volume(node)
+        if VolumeSequence.of(volume) is not None:
+            raise InputError(
+                _("{volume} shows the frames of a sequence; this is for results of single volumes only.").format(
+                    volume=volume.GetName()
+                ),
+                _("Clone the frame in the module Data (right-click on the volume), and segment the clone."),
+            )
+        if not moves_with(node, volume):
+            raise InputError(
+                _("{node} is not under the same transform as {volume}.").format(
+                    node=node.GetName(), volume=volume.GetName()
+                ),
+                _("Move one of them in the module Data."),
+            )
+        package = find_model(record.model)
+        if package.card.weights_sha256 != record.weights_sha256:
+            raise InputError(
+                _("The model {model} has changed since this result was made.").format(model=record.model),
+                _("Segment again."),
+            )
+        memory.require_accepted(package.card)
+        return cls(node, record, volume, package, referenced_node(node, REGION_ROLE, "vtkMRMLMarkupsROINode"))
+
+    def image(self) -> sitk.Image:
+        """The volume, a copy; InputError where it cannot be segmented."""
+        return image_from_volume_node(self.volume)
+
+    def roi(self, image: sitk.Image) -> sitk.Image | None:
+        """The region on the grid of :meth:`image`; None for the whole volume."""
+        return None if self.region is None else region_image(self.region, self.volume, image)
+
+    def adapted(self) -> bytes | None:
+        """The adapted parameters with which it was made; None for the model as it is."""
+        return adapted_parameters(self.node) if self.record.adapted else None
+
+    def lost(self) -> str:
+        """The name of the volume or segmentation if it has left the scene; empty while both are there."""
+        gone = [node for node in (self.volume, self.node) if not slicer.mrmlScene.IsNodePresent(node)]
+        return gone[0].GetName() if gone else ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A segmentation that is wanted. Checked and read from the scene by its methods, so it belongs to the moment.
+
+    Attributes:
+        volume: the volume to segment; None where none is chosen.
+        package: the model.
+        every_frame: all frames of the sequence that the volume shows; otherwise the one on show.
+        region: look only inside this box; None: the whole volume.
+        output: written into; None: a new segmentation.
+        device: "auto", "cpu", "cuda" or "mps".
+        fast: fewer views.
+        low_memory: smaller batches.
+        adapted: parameters adapted to this patient, to be used instead of the model's own.
+    """
+
+    volume: slicer.vtkMRMLScalarVolumeNode | None
+    package: ModelPackage
+    every_frame: bool = False
+    region: slicer.vtkMRMLMarkupsROINode | None = None
+    output: slicer.vtkMRMLSegmentationNode | None = None
+    device: str = "auto"
+    fast: bool = False
+    low_memory: bool = False
+    adapted: bytes | None = None
+
+    @property
+    def volume_ml(self) -> float:
+        """How much space is to be segmented, in ml; 0 where no volume is chosen."""
+        if self.volume is None or self.volume.GetImageData() is None:
+            return 0.0
+        whole = float(np.prod(self.volume.GetSpacing()) * np.prod(self.volume.GetImageData().GetDimensions())) / 1000
+        return whole if self.region is None else min(whole, float(np.prod(self.region.GetSize())) / 1000)
+
+    def check(self) -> None:
+        """Look whether the choices go together; takes no time.
+
+        Raises:
+            InputError: no volume is chosen, it cannot be segmented, or the output does not go with it.
+        """
+        volume, output = self.volume, self.output
+        if volume is None:
+            raise InputError(
+                _("No volume is chosen."),
+                _("Load a volume and choose it as the input. The module Sample Data has one to try (SESegmentation)."),
+            )
+        check_volume_node(volume)
+        if output is None:
+            return
+        check_grid(output, volume, self.package.card.spacing)
+        if not moves_with(output, volume):
+            raise InputError(
+                _("The segmentation {output} is not under the same transform as {volume}.").format(
+                    output=output.GetName(), volume=volume.GetName()
+                ),
+                _("Choose a new segmentation as the output, or move one of them in the module Data."),
+            )
+        frames = VolumeSequence.of(volume)
+        if self.every_frame and frames is not None and SegmentationSequence.of(output, frames) is None:
+            raise InputError(
+                _("The segmentation {output} does not follow the frames of {volume}.").format(
+                    output=output.GetName(), volume=volume.GetName()
+                ),
+                _("Choose a new segmentation as the output, or segment the selected frame only."),
+            )
+
+    def frames(self) -> list[int | None]:
+        """Numbers of the frames to segment, the one on show first; [None] where the volume is no sequence."""
+        frames = VolumeSequence.of(self.volume)
+        return [None] if frames is None else frames.numbers(self.every_frame)
+
+    def job(self, frame: int | None) -> SegmentJob:
+        """The job for the worker, with a copy of the voxels.
+
+        Args:
+            frame: one of :meth:`frames`.
+
+        Raises:
+            InputError: as :meth:`check`, or the region is not drawn or lies outside the volume.
+        """
+        self.check()
+        image = image_from_volume_node(self.volume) if frame is None else find_frames(self.volume).image(frame)
+        return SegmentJob(
+            options=SegmentOptions(
+                roi=None if self.region is None else region_image(self.region, self.volume, image),
+                fast=self.fast,
+                low_memory=self.low_memory,
+                doubt=frame is None,
+                grid=self._grid(frame),
+            ),
+            image=image,
+            model=self.package.path,
+            device=self.device,
+            adapted=self.adapted,
+        )
+
+    def _grid(self, frame: int | None) -> Grid:
+        """On which grid the result shall lie: a segmentation that is written into keeps its own, and frames theirs."""
+        on_volume = is_on_grid(self.output, self.volume)
+        if frame is not None or on_volume:
+            return "input"
+        return "auto" if on_volume is None else "model"
+
+    def target(self, frame: int | None, output_id: str | None = None) -> Target:
+        """Where the result goes.
+
+        Args:
+            frame: one of :meth:`frames`.
+            output_id: of the segmentation that holds the frames before, if there were any.
+        """
+        chosen = self.output.GetID() if self.output is not None else None
+        return Target(
+            volume_id=self.volume.GetID(),
+            output_id=output_id or chosen,
+            name=f"{self.volume.GetName()} {self.package.card.name}",
+            frame=frame,
+            region_id=self.region.GetID() if self.region is not None else None,
+        )
+
+
+@dataclass(frozen=True)
+class AttentionRequest:
+    """A map of attention that is wanted.
+
+    Attributes:
+        origin: of the result.
+        job: for the worker.
+    """
+
+    origin: Origin
+    job: AttentionJob
+
+    @classmethod
+    def read(
+        cls, node: slicer.vtkMRMLSegmentationNode | None, choices: Choices, memory: ComputerMemory
+    ) -> AttentionRequest:
+        """What is to be asked for a result; the errors are those of :meth:`.Origin.of`."""
+        origin = Origin.of(node, memory)
+        image = origin.image()
+        job = AttentionJob(
+            options=SegmentOptions(roi=origin.roi(image), fast=choices.fast, low_memory=choices.lowMemory),
+            image=image,
+            model=origin.package.path,
+            device=choices.device,
+            adapted=origin.adapted(),
+        )
+        return cls(origin, job)
+
+    def lost(self) -> str:
+        """See :meth:`.Origin.lost`."""
+        return self.origin.lost()
+
+    def show(self, attention: sitk.Image) -> tuple[float, float]:
+        """Lay the map over the views; the values from which to which the colours go.
+
+        Raises:
+            InputError: the result is another one by now.
+        """
+        node = self.origin.node
+        if ResultRecord.read(node) != self.origin.record:
+            raise InputError(_("The result has changed meanwhile."), _("Tick the box again."))
+        ATTENTION.make(node, attention)
+        ATTENTION.show(node)
+        return value_range(voxels_of(attention))
+
+
+@dataclass(frozen=True)
+class RefineRequest:
+    """A proposal that is wanted.
+
+    Attributes:
+        origin: of the corrected result.
+        target: where the new result goes.
+        job: for the worker.
+    """
+
+    origin: Origin
+    target: Target
+    job: RefineJob
+
+    @property
+    def node(self) -> slicer.vtkMRMLSegmentationNode:
+        """The corrected result."""
+        return self.origin.node
+
+    @classmethod
+    def read(
+        cls, node: slicer.vtkMRMLSegmentationNode | None, choices: Choices, memory: ComputerMemory
+    ) -> RefineRequest:
+        """What the corrections of a result ask for.
+
+        Raises:
+            InputError: as :meth:`.Origin.of`; or it is not corrected.
+            ModelError, UsageError: as :meth:`.Origin.of`.
+        """
+        origin = Origin.of(node, memory)
+        image = origin.image()
+        slices, grid = find_corrections(node), result_grid(node, image)
+        if corrected_mask(node, grid, slices) is None:
+            raise InputError(
+                _("No slice was corrected yet: there is nothing to learn from."),
+                _("Click Correct, draw a slice as it should be, and come back."),
+            )
+        job = RefineJob(
+            options=SegmentOptions(roi=origin.roi(image), low_memory=choices.lowMemory, doubt=True),
+            image=image,
+            labels=label_map(node, origin.record.labels, grid),
+            slices=tuple(map(str, slices)),
+            model=origin.package.path,
+            device=choices.device,
+            recalibrate=choices.recalibrate,
+        )
+        region_id = origin.region.GetID() if origin.region is not None else None
+        return cls(origin, Target(origin.volume.GetID(), node.GetID(), node.GetName(), region_id=region_id), job)
+
+    def lost(self) -> str:
+        """See :meth:`.Origin.lost`."""
+        return self.origin.lost()
