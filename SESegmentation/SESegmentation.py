@@ -145,24 +145,24 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
             self.addObserver(scene, event, self.onNodesChanged)
         self.useScene()
-        self.panel.on_scene_read(self.logic.choicesLeftOut)
+        self.panel.on_scene_read(self.logic.resetChoices)
 
     def createPanel(self):
         from SESegmentationLib.panel import (
-            ComputerMemory,
             DependencyInstaller,
             DoctorProcess,
             FileDialogs,
             InstalledModels,
             Panel,
+            UserSettings,
         )
 
-        memory = ComputerMemory(slicer.app.userSettings())
+        settings = UserSettings(slicer.app.userSettings())
         installer = DependencyInstaller(
             self.resourcePath("requirements.txt"), lambda: self.panel.computer.wheels_folder()
         )
         return Panel(
-            self.ui, self.logic.createSegmenter, InstalledModels(), installer, DoctorProcess(), memory, FileDialogs()
+            self.ui, self.logic.createSegmenter, InstalledModels(), installer, DoctorProcess(), settings, FileDialogs()
         )
 
     def enter(self):
@@ -231,7 +231,7 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.on_nodes_changed()
 
     def onSceneStartReading(self, caller, event):
-        self.logic.choicesLeftOut.clear()
+        self.logic.resetChoices.clear()
         self.disconnectParameterNode()
         self.panel.pause()
 
@@ -242,7 +242,7 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         if self.hasObserver(scene, scene.EndImportEvent, self.onSceneEndReading):  # otherwise cleaned up meanwhile
             self.useScene()
-            self.panel.on_scene_read(self.logic.choicesLeftOut)
+            self.panel.on_scene_read(self.logic.resetChoices)
 
 
 class SESegmentationLogic(ScriptedLoadableModuleLogic):
@@ -252,16 +252,16 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self._segmenter = None
         #: names of choices that scenes made and that cannot be used
-        self.choicesLeftOut = []
+        self.resetChoices = []
 
     def getParameterNode(self):
-        from SESegmentationLib.panel.choices import leave_out, unusable_choices
+        from SESegmentationLib.panel.choices import reset_choices, unusable_choices
 
         node = super().getParameterNode()
         wrong = unusable_choices(node)
         if wrong:
-            self.choicesLeftOut += wrong
-            leave_out(node, wrong)
+            self.resetChoices += wrong
+            reset_choices(node, wrong)
         if not node.HasObserver(vtk.vtkCommand.ModifiedEvent):
             # VTK calls last what observes first: here a wrapper would read the first parameter after it was shown
             node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda caller, event: None)
@@ -314,18 +314,18 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
         from SESegmentationLib.errors import InputError
         from SESegmentationLib.models import find_model
         from SESegmentationLib.mrml import adapted_parameters
-        from SESegmentationLib.panel import ComputerMemory, Request, SceneResults
+        from SESegmentationLib.panel import SceneResults, SegmentRequest, UserSettings
 
         package = find_model(modelName)
         if not acceptLicence:
-            ComputerMemory(slicer.app.userSettings()).require_accepted(package.card)
+            UserSettings(slicer.app.userSettings()).require_accepted(package.card)
         adapted = adapted_parameters(adaptedFrom) if adaptedFrom is not None else None
         if adaptedFrom is not None and adapted is None:
             raise InputError(
                 f"{adaptedFrom.GetName()} has no recalibrated network that can be used.",
                 "Recalibrate it again, or segment without adaptedFrom.",
             )
-        request = Request(volumeNode, package, everyFrame, region, output, device, fast, lowMemory, adapted)
+        request = SegmentRequest(volumeNode, package, everyFrame, region, output, device, fast, lowMemory, adapted)
         request.check()
         if self._segmenter is None:
             self._segmenter = self.createSegmenter()

@@ -50,9 +50,10 @@ def mask_box(mask: np.ndarray, margin: int = 0) -> Box | None:
     )
 
 
-def same_grid(first: sitk.Image, second: sitk.Image) -> bool:
+def same_grid(first: sitk.Image | Geometry, second: sitk.Image | Geometry) -> bool:
     """Whether the voxels of two images lie at the same places, to a tenth of a voxel."""
-    return first.GetSize() == second.GetSize() and Geometry.of(first).shift_of(Geometry.of(second)) == (0, 0, 0)
+    one, other = (g if isinstance(g, Geometry) else Geometry.of(g) for g in (first, second))
+    return one.size == other.size and one.shift_of(other) == (0, 0, 0)
 
 
 @dataclass(frozen=True)

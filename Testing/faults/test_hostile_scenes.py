@@ -26,7 +26,7 @@ from panel_fixtures import *  # noqa: E402, F403
 from harness import application  # noqa: E402
 from harness.faults import faults  # noqa: E402
 from SESegmentationLib.errors import InputError, SegmentationError  # noqa: E402
-from SESegmentationLib.mrml import EditNotes, adapted_parameters, check_grid, find_corrections  # noqa: E402
+from SESegmentationLib.mrml import EditRecord, adapted_parameters, check_output_grid, find_corrected_slices  # noqa: E402
 from SESegmentationLib.panel.result_record import (  # noqa: E402
     RECORD_ATTRIBUTE,
     ResultRecord,
@@ -91,11 +91,11 @@ def use(widget, node):
     for button in (widget.ui.recalibrateButton, widget.ui.attentionCheckBox, widget.ui.correctButton):
         button.click()
         panel.run.abandon()
-        panel._current = None
+        panel._pending = None
     for ask in (
         scene_report,
-        find_corrections,
-        lambda node: check_grid(node, widget.panel._choices.inputVolume, (1, 1, 1)),
+        find_corrected_slices,
+        lambda node: check_output_grid(node, widget.panel._choices.inputVolume, (1, 1, 1)),
     ):
         try:
             ask(node)
@@ -112,7 +112,7 @@ def corrected(widget, segment, choices):
     draw(node, k=10)
     segment(corner=4)
     draw(node, k=11)
-    assert [str(entry) for entry in find_corrections(node)] == ["k:10,11"]
+    assert [str(entry) for entry in find_corrected_slices(node)] == ["k:10,11"]
     return node
 
 
@@ -145,7 +145,7 @@ def test_hostile_notes_of_edits(widget, corrected):
     corrected.SetAttribute(OWN, json.dumps(valid))
     corrected.SetAttribute(CORRECTED, "k:9999")
     with pytest.raises(InputError, match="cannot be used"):  # corrections might be lost
-        check_grid(corrected, widget.panel._choices.inputVolume, (1, 1, 1))
+        check_output_grid(corrected, widget.panel._choices.inputVolume, (1, 1, 1))
 
 
 @EXAMPLES
@@ -184,7 +184,7 @@ def test_little_text_takes_little_memory(widget, notes):
     text = notes.encode()
     tracemalloc.start()
     with pytest.raises(InputError, match="cannot be used"):
-        EditNotes.read(node)
+        EditRecord.read(node)
     assert ResultRecord.read(node) is None
     assert AdaptedNotes.read(struct.pack("<Q", len(text)) + text) is None
     assert tracemalloc.get_traced_memory()[1] < 2**26

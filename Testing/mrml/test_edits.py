@@ -17,13 +17,13 @@ from SESegmentationLib.mrml import (
     DOUBT,
     adapted_parameters,
     add_segmentation,
-    check_grid,
+    check_output_grid,
     corrected_mask,
     edited_voxels,
-    find_corrections,
+    find_corrected_slices,
     image_from_volume_node,
-    keep_adapted_parameters,
-    remember_written,
+    record_written_labels,
+    set_adapted_parameters,
     show_difference,
     update_segmentation,
     value_range,
@@ -47,7 +47,7 @@ def written(make_volume, **geometry):
     values[2:6, 2:5, 2:5], values[2:6, 5:8, 2:5] = 17, 16
     labels = label_image(volume, values)
     node = add_segmentation(labels, STRUCTURES, volume, "result")
-    remember_written(node, STRUCTURES, labels, [])
+    record_written_labels(node, STRUCTURES, labels, [])
     return volume, node, labels
 
 
@@ -61,7 +61,7 @@ def put(node, volume, value, voxels):
 
 def test_nothing_is_edited_at_first(make_volume):
     volume, node, labels = written(make_volume)
-    assert find_corrections(node) == [] and corrected_mask(node, labels) is None
+    assert find_corrected_slices(node) == [] and corrected_mask(node, labels) is None
     assert edited_voxels(node, STRUCTURES) == {17: 0, 16: 0}
 
 
@@ -72,12 +72,12 @@ def test_slices_are_found_and_kept_along_every_axis(make_volume, axis):
     before = held(node, volume, 17)
     np.moveaxis(before, axis, 0)[3, 1:7, 1:7] = True
     put(node, volume, 17, before)
-    (slices,) = find_corrections(node)
+    (slices,) = find_corrected_slices(node)
     assert (slices.axis, slices.numbers) == ("kji"[axis], (3,))
     mask = corrected_mask(node, labels)
     assert np.moveaxis(mask, axis, 0)[3].all() and mask.sum() == np.moveaxis(mask, axis, 0)[3].size
     empty = label_image(volume, np.zeros(SHAPE))
-    update_segmentation(node, empty, STRUCTURES, kept=mask)
+    update_segmentation(node, empty, STRUCTURES, protected=mask)
     after = held(node, volume, 17)
     assert (after == (before & mask)).all()
 
@@ -93,7 +93,7 @@ def test_strokes_under_another_structure_are_kept_too(make_volume):
     mask = corrected_mask(node, labels)
     values = np.zeros(SHAPE)
     values[1:7, 1:4, 1:4] = 17
-    update_segmentation(node, label_image(volume, values), STRUCTURES, kept=mask)
+    update_segmentation(node, label_image(volume, values), STRUCTURES, protected=mask)
     for value, drawn in ((17, both), (16, stem)):
         found = held(node, volume, value)
         assert (found[mask] == drawn[mask]).all()
@@ -112,30 +112,30 @@ def test_counts_are_of_voxels_added_and_removed(make_volume):
 def test_a_segment_that_was_deleted_is_no_correction(make_volume):
     _, node, _ = written(make_volume)
     node.GetSegmentation().RemoveSegment("Segment_17")
-    assert find_corrections(node) == []
+    assert find_corrected_slices(node) == []
 
 
 def test_corrections_survive_what_another_model_writes(make_volume):
     volume, node, labels = written(make_volume)
     other = [structure_label(5, "thalamus")]
     update_segmentation(node, label_image(volume, np.zeros(SHAPE)), other)
-    remember_written(node, other, labels, find_corrections(node))
+    record_written_labels(node, other, labels, find_corrected_slices(node))
     voxels = held(node, volume, 17)
     voxels[4, 1:7, 1:7] = True
     put(node, volume, 17, voxels)
-    assert [str(entry) for entry in find_corrections(node)] == ["k:4"]
+    assert [str(entry) for entry in find_corrected_slices(node)] == ["k:4"]
 
 
 def test_other_grids_are_refused_where_there_are_corrections(make_volume):
     volume, node, _ = written(make_volume)
     other = make_volume(size=SHAPE[::-1], spacing=(1.0, 1.0, 1.0))
-    check_grid(node, other, (1, 1, 1))
+    check_output_grid(node, other, (1, 1, 1))
     voxels = held(node, volume, 17)
     voxels[4, 1:7, 1:7] = True
     put(node, volume, 17, voxels)
-    check_grid(node, volume, (1, 1, 1))
+    check_output_grid(node, volume, (1, 1, 1))
     with pytest.raises(InputError, match="another volume"):
-        check_grid(node, other, (1, 1, 1))
+        check_output_grid(node, other, (1, 1, 1))
     with pytest.raises(InputError, match="another volume"):
         corrected_mask(node, image_from_volume_node(other))
 
@@ -144,7 +144,7 @@ def test_what_cannot_be_read_is_nothing(make_volume):
     _, node, _ = written(make_volume)
     for spoilt in ("{", "[1]", '[{"values": "AAAA"}]', "null"):
         node.SetAttribute("SESegmentation.Own", spoilt)
-        assert find_corrections(node) == []
+        assert find_corrected_slices(node) == []
 
 
 def adapted_file(weights, count):
@@ -158,12 +158,12 @@ def test_adapted_parameters_are_a_text_beside_the_segmentation(make_volume):
     _, node, _ = written(make_volume)
     assert adapted_parameters(node) is None
     for content in (adapted_file("0" * 64, 1), adapted_file("f" * 64, 2)):
-        keep_adapted_parameters(node, content)
+        set_adapted_parameters(node, content)
         assert adapted_parameters(node) == content
     (text,) = slicer.util.getNodesByClass("vtkMRMLTextNode")
     text.SetText("changed by hand!")
     assert adapted_parameters(node) is None
-    keep_adapted_parameters(node, None)
+    set_adapted_parameters(node, None)
     assert slicer.util.getNodesByClass("vtkMRMLTextNode") == []
 
 

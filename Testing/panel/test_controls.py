@@ -94,7 +94,7 @@ def test_the_panel_fits_a_narrow_window(widget, segment, models):
 
 def test_the_folder_of_wheels_can_be_emptied_again(widget, dialogs, tmp_path):
     """The field tells nothing of an empty path, nor of one after another that cannot be used."""
-    edit, computer, memory = widget.ui.wheelsFolderEdit, widget.panel.computer, widget.panel._memory
+    edit, computer, memory = widget.ui.wheelsFolderEdit, widget.panel.computer, widget.panel._settings
     edit.currentPath = str(tmp_path)
     assert computer.wheels_folder() == memory.wheels_folder == str(tmp_path)
     edit.currentPath = ""

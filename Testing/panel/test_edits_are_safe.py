@@ -18,7 +18,7 @@ from harness.segment_editor import paint
 from SESegmentationLib.errors import WorkerError
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.models.labels import structure_label
-from SESegmentationLib.mrml import adapted_parameters, find_corrections
+from SESegmentationLib.mrml import adapted_parameters, find_corrected_slices
 from SESegmentationLib.refine.slices import slices_mask
 
 SIZE = (16, 14, 12)  # i, j, k
@@ -80,7 +80,7 @@ class Clinic(RuleBasedStateMachine):
         mask = self.fixed.copy()
         for identifier, voxels in state.items():
             mask |= voxels != self.written.get(identifier, voxels)
-        return mask if self.node is None else mask | slices_mask(find_corrections(self.node), mask.shape)
+        return mask if self.node is None else mask | slices_mask(find_corrected_slices(self.node), mask.shape)
 
     def written_now(self, before: dict[str, np.ndarray], mask: np.ndarray, completed: list[str]) -> None:
         """Check a result that was written, and remember it."""
@@ -157,7 +157,7 @@ class Clinic(RuleBasedStateMachine):
             application.process_events()
             assert self.widget.ui.redoButton.enabled == could_redo
 
-    @precondition(lambda self: self.node and find_corrections(self.node))
+    @precondition(lambda self: self.node and find_corrected_slices(self.node))
     @rule(end=st.sampled_from(["accept", "reject", "crash"]), grow=st.integers(0, 3), k=st.none() | st.integers(0, 11))
     def recalibrate(self, end, grow, k):
         ui = self.widget.ui
@@ -205,7 +205,7 @@ class Clinic(RuleBasedStateMachine):
 
     @rule()
     def save_and_reload(self):
-        before, corrections = self.state(), self.node and find_corrections(self.node)
+        before, corrections = self.state(), self.node and find_corrected_slices(self.node)
         adapted = self.node and adapted_parameters(self.node)
         path = str(self.folder / f"{next(self.numbers)}.mrb")
         assert slicer.util.saveScene(path)
@@ -213,7 +213,7 @@ class Clinic(RuleBasedStateMachine):
         slicer.util.loadScene(path)
         application.process_events()
         self.unchanged(before)
-        assert (self.node and find_corrections(self.node)) == corrections
+        assert (self.node and find_corrected_slices(self.node)) == corrections
         assert (self.node and adapted_parameters(self.node)) == adapted
         self.undoable = self.redoable = None
 

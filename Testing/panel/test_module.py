@@ -294,7 +294,7 @@ def test_a_script_needs_consent_to_terms_that_are_not_free(widget, logic, segmen
 
     for given in ({"acceptLicence": True}, {}):  # by the script, then once and for all in the panel
         if not given:
-            widget.panel._memory.accept(widget.panel.models._source.usable()[0].card, True)
+            widget.panel._settings.accept(widget.panel.models._source.usable()[0].card, True)
         count = len(segmenter.jobs)
         submit = segmenter.submit
 

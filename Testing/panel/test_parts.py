@@ -13,7 +13,7 @@ from panel_fakes import card_dict, make_result
 from harness import application
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.mrml import image_from_volume_node
-from SESegmentationLib.panel import ComputerMemory, DoctorProcess
+from SESegmentationLib.panel import DoctorProcess, UserSettings
 from SESegmentationLib.panel.computer import Settings
 from SESegmentationLib.panel.dependencies import explain_failure
 from SESegmentationLib.panel.messages import about, duration, phase_name, progress_line, structure_list
@@ -60,10 +60,10 @@ def test_sides_are_named_once():
 
 def test_memory_keeps_speed_by_model_device_and_mode(card):
     settings = DictSettings()
-    memory = ComputerMemory(settings)
+    memory = UserSettings(settings)
     assert memory.expected_seconds("m", "cpu", False, 10) is None
     memory.remember_seconds("m", "cpu", False, 100, 5)
-    assert ComputerMemory(settings).expected_seconds("m", "cpu", False, 200) == 10
+    assert UserSettings(settings).expected_seconds("m", "cpu", False, 200) == 10
     assert memory.expected_seconds("m", "cpu", True, 200) is None
     memory.remember_seconds("m", "cpu", True, 0, 5)
     assert memory.expected_seconds("m", "cpu", True, 200) is None
@@ -87,7 +87,7 @@ def test_record_survives_saving_and_spoilt_ones_are_no_record(card):
         node.SetAttribute("SESegmentation.Result", spoilt)
         assert ResultRecord.read(node) is None
     node.RemoveAttribute("SESegmentation.Result")
-    assert not ResultRecord.is_kept(node)
+    assert not ResultRecord.exists(node)
 
 
 def test_the_last_line_of_pip_is_told_where_nothing_is_known():
@@ -120,6 +120,7 @@ def test_doctor_without_python_or_with_one_that_says_nothing(monkeypatch, tmp_pa
     silent.chmod(0o755)
     monkeypatch.setattr(computer, "find_python", lambda: str(silent))
     doctor.start()
-    assert application.wait_until(lambda: doctor._process.poll() is not None, 20)
-    (check,) = doctor.poll()
+    made = []
+    assert application.wait_until(lambda: made.extend(doctor.poll() or ()) or made, 20)
+    (check,) = made
     assert check.status == "error" and "exit code 0" in check.finding

@@ -16,7 +16,7 @@ from PySide6.QtTest import QTest
 from harness import application
 from SESegmentationLib.errors import WorkerError
 from SESegmentationLib.models.labels import structure_label
-from SESegmentationLib.mrml import adapted_parameters, find_corrections, review_state
+from SESegmentationLib.mrml import adapted_parameters, find_corrected_slices, review_state
 from SESegmentationLib.refine.adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
 
 NAMES = ["caudate", "putamen", "pallidum", "amygdala", "thalamus"]
@@ -116,7 +116,7 @@ def test_edits_by_other_means_are_seen_when_the_panel_is_entered(widget, segment
     slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, "Segment_1", choices.inputVolume)
     widget.enter()
     assert [row[3] for row in cells(widget)] == ["to check", "corrected"]
-    assert [str(entry) for entry in find_corrections(node)] == ["k:8"]
+    assert [str(entry) for entry in find_corrected_slices(node)] == ["k:8"]
 
 
 def test_correct_needs_a_structure_that_is_there(widget, segment):
@@ -219,7 +219,7 @@ def test_a_proposal_is_told_and_changes_nothing_until_it_is_accepted(widget, seg
     assert adapted_parameters(node) == adapted_file(widget.panel.models.card)
     click(widget.ui.undoButton)
     assert (first_segment(node) == before).all() and adapted_parameters(node) is None
-    assert [str(entry) for entry in find_corrections(node)] == ["k:3"]
+    assert [str(entry) for entry in find_corrected_slices(node)] == ["k:3"]
 
 
 def test_an_accepted_proposal_is_taken_back_and_made_again(widget, segment, recalibrate):
@@ -239,7 +239,7 @@ def test_an_accepted_proposal_is_taken_back_and_made_again(widget, segment, reca
         click(ui.redoButton)
         assert (first_segment(node) == after).all() and adapted_parameters(node) == adapted
         assert "recalibrated" in ui.resultLabel.text and not ui.redoButton.enabled
-    assert [str(entry) for entry in find_corrections(node)] == ["k:3"]
+    assert [str(entry) for entry in find_corrected_slices(node)] == ["k:3"]
     assert ui.doubtCheckBox.enabled and cells(widget)[1][3] == "corrected"
 
 
@@ -283,7 +283,7 @@ def test_where_nothing_is_to_be_gained_nothing_is_proposed(widget, segment, segm
     told = widget.panel.messages.shown[-1].text
     assert told == f"Your corrections are kept; nothing else was changed, because {reason}."
     assert not widget.ui.previewFrame.isVisible() and (first_segment(node) == before).all()
-    assert widget.ui.recalibrateButton.enabled and [str(entry) for entry in find_corrections(node)] == ["k:3"]
+    assert widget.ui.recalibrateButton.enabled and [str(entry) for entry in find_corrected_slices(node)] == ["k:3"]
 
 
 def test_a_proposal_tells_what_changes_outside_of_the_corrected_slices(widget, segment, recalibrate):

@@ -100,7 +100,7 @@ def test_it_goes_on_where_the_event_loop_keeps_the_lock(story, locked_events):
 def test_cancel_then_kill_then_segment_as_if_nothing_had_happened(story, large_volume):
     volume = large_volume()
     story.start(until=lambda ui: ui.progressBar.value > 10)
-    wait(lambda: story.widget.panel.run._clock() - story.widget.panel.run._started > 0.6)
+    wait(lambda: story.widget.panel.run.elapsed > 0.6)
     click(story.ui.segmentButton)
     wait(lambda: not story.running, 5)
     assert story.messages == ["The segmentation was cancelled."]

@@ -17,7 +17,7 @@ from panel_story import load_sample
 from harness import application
 from harness.segment_editor import paint
 from SESegmentationLib.geometry import Geometry, covering
-from SESegmentationLib.mrml import find_corrections, image_from_volume_node, result_grid
+from SESegmentationLib.mrml import find_corrected_slices, image_from_volume_node, result_grid
 
 THICKNESS = 4.0
 AXIAL = 9  # a slice of the fine grid
@@ -102,7 +102,7 @@ def test_a_result_on_the_finer_grid_is_shown_corrected_and_learnt_from(
     inside[AXIAL, 6:10, 9:14] = True
     paint(node, "Segment_1", inside, grid)
     slicer.util.selectModule("SESegmentation")
-    assert [str(entry) for entry in find_corrections(node)] == [f"k:{AXIAL}"]
+    assert [str(entry) for entry in find_corrected_slices(node)] == [f"k:{AXIAL}"]
     corrected = voxels(node, grid)
 
     # it is kept with the scene
@@ -114,7 +114,7 @@ def test_a_result_on_the_finer_grid_is_shown_corrected_and_learnt_from(
     choices = widget.logic.getParameterNode()
     node, grid = choices.resultSegmentation, slicer.util.getNode("grid")
     assert fine_volume(node).GetSpacing() == pytest.approx((1, 1, 1))
-    assert [str(entry) for entry in find_corrections(node)] == [f"k:{AXIAL}"]
+    assert [str(entry) for entry in find_corrected_slices(node)] == [f"k:{AXIAL}"]
 
     # learning: the labels are given on the finer grid, with the volume as it is
     click(ui.recalibrateButton)
@@ -152,7 +152,9 @@ def test_what_is_written_into_keeps_its_grid(widget, thick, segmenter, choices, 
     node = choices.outputSegmentation = segment(thick)  # on the volume's grid
     draw(node, k=1)
     segment(thick, corner=1)
-    assert segmenter.jobs[-1].options.grid == "input" and [str(entry) for entry in find_corrections(node)] == ["k:1"]
+    assert segmenter.jobs[-1].options.grid == "input" and [str(entry) for entry in find_corrected_slices(node)] == [
+        "k:1"
+    ]
     users = choices.outputSegmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
     users.SetReferenceImageGeometryParameterFromVolumeNode(thick)
     segment(thick)

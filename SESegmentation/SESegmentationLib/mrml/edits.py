@@ -1,35 +1,192 @@
 """What the clinician changed in a segmentation since networks wrote into it, also in scenes that are loaded again.
 
 With the segmentation node are kept what each model wrote last, and which slices were found to be corrected before it
-was written; both as attributes, so that they are saved with the scene and follow the frames of sequences.
+was written; both as attributes, so that they are saved with the scene and follow the frames of sequences. Scenes come
+from anywhere: what is kept is read as a whole, with bounds on all of it, or not at all.
 """
 
 from __future__ import annotations
 
-import itertools
+import base64
+import json
+import math
+import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import slicer
-import vtk
 from slicer.i18n import tr as _
 
-from ..errors import InputError
+from ..errors import InputError, SegmentationError
+from ..files.json_files import Fields, parse_json
+from ..geometry import Geometry, same_grid
 from ..io.volume_image import voxels_of
 from ..models import Label
-from ..refine.slices import Slices, edited_slices, slices_mask
+from ..refine.slices import AXES, Slices, edited_slices, slices_mask
 from .layers import find_layers, find_segment, label_map
-from .notes import EditNotes, OwnResult
-from .volume import ijk_to_ras
+from .volume import volume_geometry
+
+_WRITTEN, _CORRECTED = "SESegmentation.Own", "SESegmentation.Corrected"
+#: attributes that belong together, for whoever saves and restores them
+EDIT_ATTRIBUTES = (_WRITTEN, _CORRECTED)
+_LONGEST_WRITTEN, _LONGEST_CORRECTED = 2**26, 2**16  # bytes, characters
+_MAXIMUM_RESULTS, _MAXIMUM_STRUCTURES, _MAXIMUM_SIZE = 32, 1024, 8192
+#: voxels of all results together: so many, or so many times those of the largest volume in the scene
+_VOXELS, _TIMES_LARGEST = 2**25, 8
+_FARTHEST_MM, _LARGEST_SPACING_MM = 1e6, 1e3
 
 
-def find_corrections(node: slicer.vtkMRMLSegmentationNode) -> list[Slices]:
+@dataclass(frozen=True)
+class WrittenLabels:
+    """What a model wrote.
+
+    Attributes:
+        labels: label map on the grid of the result.
+        structures: what its values mean.
+    """
+
+    labels: sitk.Image
+    structures: tuple[Label, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the voxels compressed, some 10 kB for a crop and 300 kB for a whole brain."""
+        values = voxels_of(self.labels)
+        geometry = self.labels
+        return {
+            "structures": [label.to_dict() for label in self.structures],
+            "size": geometry.GetSize(),
+            "spacing": geometry.GetSpacing(),
+            "origin": geometry.GetOrigin(),
+            "direction": geometry.GetDirection(),
+            "type": values.dtype.str,
+            "values": base64.b64encode(zlib.compress(np.ascontiguousarray(values).tobytes())).decode(),
+        }
+
+    @classmethod
+    def from_dict(cls, entry: Any, most_voxels: int) -> WrittenLabels:
+        """Read what :meth:`to_dict` gave; ModelError or ValueError where it is something else, or larger."""
+        fields = Fields(entry, "result")
+        structures = tuple(map(Label.from_dict, fields.sequence("structures", most=_MAXIMUM_STRUCTURES)))
+        if not structures or len({label.value for label in structures}) < len(structures):
+            raise ValueError("structures")
+        size = fields.numbers("size", 3, whole=True, low=1, high=_MAXIMUM_SIZE)
+        if math.prod(size) > most_voxels:
+            raise ValueError("size")
+        directions = np.reshape(fields.numbers("direction", 9, low=-1.001, high=1.001), (3, 3))
+        if not np.allclose(directions @ directions.T, np.eye(3), atol=1e-3):
+            raise ValueError("direction")
+        kind = np.dtype(fields.text("type", choices=("|u1", "<u2")))
+        voxels = _decompress(fields.text("values", longest=_LONGEST_WRITTEN), math.prod(size) * kind.itemsize)
+        labels = sitk.GetImageFromArray(np.frombuffer(voxels, kind).reshape(size[::-1]))
+        labels.SetSpacing(fields.numbers("spacing", 3, low=1e-6, high=_LARGEST_SPACING_MM))
+        labels.SetOrigin(fields.numbers("origin", 3, low=-_FARTHEST_MM, high=_FARTHEST_MM))
+        labels.SetDirection(directions.ravel().tolist())
+        return cls(labels, structures)
+
+    def edited(self, segmentation: slicer.vtkSegmentation) -> np.ndarray:
+        """Voxels (k, j, i) in which a segment is no longer as it was written; segments that are gone do not count."""
+        written = voxels_of(self.labels)
+        edited = np.zeros(written.shape, bool)
+        for layer in find_layers(segmentation, self.structures, self.labels):
+            of_layer = np.zeros(int(max(written.max(), *layer.labels)) + 1, layer.values.dtype)
+            of_layer[list(layer.labels)] = list(layer.labels)
+            edited |= layer.values != of_layer[written]
+        return edited
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """What is kept with a segmentation.
+
+    Attributes:
+        written: what each model wrote last.
+        corrected: slices that were found to be corrected before it was written.
+    """
+
+    written: tuple[WrittenLabels, ...] = ()
+    corrected: tuple[Slices, ...] = ()
+
+    @classmethod
+    def read(cls, node: slicer.vtkMRMLSegmentationNode) -> EditRecord:
+        """All of it.
+
+        Raises:
+            InputError: a part of it is wrong: of another version of this module, damaged, or made to do harm.
+        """
+        try:
+            written = _read_written(node)
+            corrected = _read_corrected(node.GetAttribute(_CORRECTED) or "", written)
+        except (ValueError, zlib.error, SegmentationError) as error:
+            raise InputError(
+                _("The notes on what was edited in the segmentation {name} cannot be used.").format(
+                    name=node.GetName()
+                ),
+                _("Choose a new segmentation as the output, so that no correction is lost."),
+            ) from error
+        return cls(written, corrected)
+
+    @classmethod
+    def usable(cls, node: slicer.vtkMRMLSegmentationNode) -> EditRecord:
+        """All of it, or nothing where a part is wrong."""
+        try:
+            return cls.read(node)
+        except InputError:
+            return cls()
+
+    def write(self, node: slicer.vtkMRMLSegmentationNode) -> None:
+        """Keep it with a segmentation."""
+        node.SetAttribute(_WRITTEN, json.dumps([result.to_dict() for result in self.written]))
+        node.SetAttribute(_CORRECTED, " ".join(map(str, self.corrected)))
+
+
+def _read_written(node: slicer.vtkMRMLSegmentationNode) -> tuple[WrittenLabels, ...]:
+    entries = parse_json((node.GetAttribute(_WRITTEN) or "[]").encode(), _LONGEST_WRITTEN)
+    if not isinstance(entries, list) or len(entries) > _MAXIMUM_RESULTS:
+        raise ValueError("results")
+    left = _most_voxels(node.GetScene())
+    results = []
+    for entry in entries:
+        results.append(WrittenLabels.from_dict(entry, left))
+        left -= math.prod(results[-1].labels.GetSize())
+    return tuple(results)
+
+
+def _read_corrected(text: str, written: Sequence[WrittenLabels]) -> tuple[Slices, ...]:
+    if len(text) > _LONGEST_CORRECTED:
+        raise ValueError("corrected slices")
+    slices = tuple(Slices.parse(entry) for entry in text.split())
+    for result in written:
+        counts = result.labels.GetSize()[::-1]
+        if any(entry.numbers[-1] >= counts[AXES[entry.axis]] for entry in slices):
+            raise ValueError("corrected slices outside")
+    return slices if written else ()  # of slices of an unknown grid nothing is known
+
+
+def _most_voxels(scene: slicer.vtkMRMLScene | None) -> int:
+    """How many voxels are read: what is kept belongs to volumes such as are in the scene."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene) if scene is not None else []
+    images = [image for image in (node.GetImageData() for node in nodes) if image is not None]
+    return max([_VOXELS, *(_TIMES_LARGEST * image.GetNumberOfPoints() for image in images)])
+
+
+def _decompress(text: str, size: int) -> bytes:
+    """The bytes, if they are ``size``; never more of them than that are made."""
+    unpacker = zlib.decompressobj()
+    content = unpacker.decompress(base64.b64decode(text, validate=True), size + 1)
+    if len(content) != size or not unpacker.eof or unpacker.unused_data:
+        raise ValueError("voxels")
+    return content
+
+
+def find_corrected_slices(node: slicer.vtkMRMLSegmentationNode) -> list[Slices]:
     """The slices that were corrected: those known from before, and those edited since."""
-    notes = EditNotes.usable(node)
-    known = list(notes.corrected)
-    for own in notes.own:
-        known += edited_slices(_not_in(known, own.edited(node.GetSegmentation())))
+    record = EditRecord.usable(node)
+    known = list(record.corrected)
+    for result in record.written:
+        known += edited_slices(_not_in(known, result.edited(node.GetSegmentation())))
     numbers: dict[str, set[int]] = {}
     for entry in known:
         numbers.setdefault(entry.axis, set()).update(entry.numbers)
@@ -44,10 +201,10 @@ def corrected_mask(
     Raises:
         InputError: they are slices of a volume with another grid.
     """
-    slices = find_corrections(node) if slices is None else slices
+    slices = find_corrected_slices(node) if slices is None else slices
     if not slices:
         return None
-    if not all(_same_grid(own.labels, geometry) for own in EditNotes.usable(node).own):
+    if not all(same_grid(result.labels, geometry) for result in EditRecord.usable(node).written):
         raise _other_volume(node)
     return slices_mask(slices, geometry.GetSize()[::-1])
 
@@ -59,18 +216,20 @@ def result_grid(node: slicer.vtkMRMLSegmentationNode, image: sitk.Image) -> sitk
         node: the segmentation.
         image: the volume, for segmentations of which nothing is known.
     """
-    found = EditNotes.usable(node).own
+    found = EditRecord.usable(node).written
     return found[-1].labels if found else image
 
 
-def is_on_grid(node: slicer.vtkMRMLSegmentationNode | None, volume: slicer.vtkMRMLScalarVolumeNode) -> bool | None:
+def is_on_volume_grid(
+    node: slicer.vtkMRMLSegmentationNode | None, volume: slicer.vtkMRMLScalarVolumeNode
+) -> bool | None:
     """Whether the results in a segmentation lie on a volume's own grid; None where it holds no segment."""
     if node is None or not node.GetSegmentation().GetNumberOfSegments():
         return None
-    return all(_is_grid_of(own.labels, volume) for own in EditNotes.usable(node).own)
+    return all(same_grid(result.labels, volume_geometry(volume)) for result in EditRecord.usable(node).written)
 
 
-def check_grid(
+def check_output_grid(
     node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode, spacing: Sequence[float]
 ) -> None:
     """Refuse to write results of a volume into a segmentation that holds corrected slices of another.
@@ -83,32 +242,19 @@ def check_grid(
     Raises:
         InputError: so it is; or what is known of its corrections cannot be used.
     """
-    for own in EditNotes.read(node).own:
-        fits = _is_grid_of(own.labels, volume) or _is_grid_over(own.labels, volume, spacing)
-        if not fits and find_corrections(node):
+    geometry = volume_geometry(volume)
+    for result in EditRecord.read(node).written:
+        fits = same_grid(result.labels, geometry) or _covers(result.labels, geometry, spacing)
+        if not fits and find_corrected_slices(node):
             raise _other_volume(node)
 
 
-def _is_grid_of(labels: sitk.Image, volume: slicer.vtkMRMLScalarVolumeNode) -> bool:
-    same = np.allclose(slicer.util.arrayFromVTKMatrix(ijk_to_ras(labels)), _ijk_to_ras(volume))
-    return same and labels.GetSize() == volume.GetImageData().GetDimensions()
-
-
-def _is_grid_over(labels: sitk.Image, volume: slicer.vtkMRMLScalarVolumeNode, spacing: Sequence[float]) -> bool:
+def _covers(labels: sitk.Image, volume: Geometry, spacing: Sequence[float]) -> bool:
     """Whether a label map has voxels of this size and the volume's centre, and covers the volume."""
-    volume_to_labels = np.linalg.inv(slicer.util.arrayFromVTKMatrix(ijk_to_ras(labels))) @ _ijk_to_ras(volume)
-    size, own_size = np.array(volume.GetImageData().GetDimensions()), np.array(labels.GetSize())
-    corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in size))))
-    there = corners @ volume_to_labels[:3, :3].T + volume_to_labels[:3, 3]
-    middle, slack = (there.min(0) + there.max(0)) / 2, own_size - np.ptp(there, axis=0)
-    centred = np.allclose(middle, (own_size - 1) / 2, atol=0.01)
+    there, size = Geometry.of(labels).indices(volume.corners()), np.array(labels.GetSize())
+    slack = size - np.ptp(there, axis=0)
+    centred = np.allclose((there.min(0) + there.max(0)) / 2, (size - 1) / 2, atol=0.01)
     return np.allclose(labels.GetSpacing(), spacing) and centred and bool((np.abs(slack) < 1.01).all())
-
-
-def _ijk_to_ras(volume: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
-    to_ras = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(to_ras)
-    return slicer.util.arrayFromVTKMatrix(to_ras)
 
 
 def _other_volume(node: slicer.vtkMRMLSegmentationNode) -> InputError:
@@ -121,9 +267,9 @@ def _other_volume(node: slicer.vtkMRMLSegmentationNode) -> InputError:
 def edited_voxels(node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Label]) -> dict[int, int]:
     """By value of the structure, how many of its voxels were added or removed since they were written."""
     counts = dict.fromkeys((label.value for label in structures), 0)
-    for own in EditNotes.usable(node).own:
-        written = voxels_of(own.labels)
-        for layer in find_layers(node.GetSegmentation(), own.structures, own.labels):
+    for result in EditRecord.usable(node).written:
+        written = voxels_of(result.labels)
+        for layer in find_layers(node.GetSegmentation(), result.structures, result.labels):
             differs = np.nonzero(layer.values != np.where(np.isin(written, list(layer.labels)), written, 0))
             for values in (layer.values[differs], written[differs]):
                 for value, count in zip(*np.unique(values, return_counts=True), strict=True):
@@ -132,7 +278,7 @@ def edited_voxels(node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Lab
     return counts
 
 
-def remember_written(
+def record_written_labels(
     node: slicer.vtkMRMLSegmentationNode,
     structures: Sequence[Label],
     geometry: sitk.Image,
@@ -149,20 +295,13 @@ def remember_written(
     segmentation = node.GetSegmentation()
     written = [find_segment(segmentation, label) for label in structures]
     kept = []
-    for own in EditNotes.usable(node).own:  # other models' structures, still as they were
-        others = tuple(label for label in own.structures if find_segment(segmentation, label) not in written)
-        if others and _same_grid(own.labels, geometry):
-            kept.append(OwnResult(own.labels, others))
-    kept.append(OwnResult(label_map(node, structures, geometry), tuple(structures)))
-    EditNotes(tuple(kept), tuple(corrected)).write(node)
+    for result in EditRecord.usable(node).written:  # other models' structures, still as they were
+        others = tuple(label for label in result.structures if find_segment(segmentation, label) not in written)
+        if others and same_grid(result.labels, geometry):
+            kept.append(WrittenLabels(result.labels, others))
+    kept.append(WrittenLabels(label_map(node, structures, geometry), tuple(structures)))
+    EditRecord(tuple(kept), tuple(corrected)).write(node)
 
 
 def _not_in(slices: Sequence[Slices], voxels: np.ndarray) -> np.ndarray:
     return voxels & ~slices_mask(slices, voxels.shape)
-
-
-def _same_grid(one: sitk.Image, other: sitk.Image) -> bool:
-    return one.GetSize() == other.GetSize() and all(
-        np.allclose(getattr(one, ask)(), getattr(other, ask)(), atol=1e-4)
-        for ask in ("GetSpacing", "GetOrigin", "GetDirection")
-    )

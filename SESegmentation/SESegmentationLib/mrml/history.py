@@ -49,11 +49,13 @@ class UndoHistory:
 
     def undo(self, node: slicer.vtkMRMLSegmentationNode) -> bool:
         """Take the last change back. Returns whether there was one."""
-        return self.can_undo(node) and bool(self._find(node).RestorePreviousState())
+        history = self._find(node)
+        return history is not None and self.can_undo(node) and bool(history.RestorePreviousState())
 
     def redo(self, node: slicer.vtkMRMLSegmentationNode) -> bool:
         """Make the change again that was taken back last. Returns whether there was one."""
-        return self.can_redo(node) and bool(self._find(node).RestoreNextState())
+        history = self._find(node)
+        return history is not None and self.can_redo(node) and bool(history.RestoreNextState())
 
     def _find(self, node: slicer.vtkMRMLSegmentationNode | None) -> slicer.vtkSegmentationHistory | None:
         segmentation = node.GetSegmentation() if node is not None else None

@@ -41,7 +41,7 @@ def find_layers(segmentation: slicer.vtkSegmentation, structures: Sequence[Label
             values_by_layer.setdefault(layer, {})[segment.GetLabelValue()] = label.value
     layers = []
     for layer, values in values_by_layer.items():
-        found = on_grid(layer, geometry)
+        found = resample_layer(layer, geometry)
         meaning = np.zeros(max(int(found.max()), *values) + 1, value_type(structures))
         meaning[list(values)] = list(values.values())
         layers.append(Layer(meaning[found], frozenset(values.values())))
@@ -93,7 +93,7 @@ def _codes(entry: str) -> list[tuple[str, ...]]:
     return [tuple(code.split("^")[:2]) for code in entry.split("~")[1:4]]
 
 
-def occupied(segments: Sequence[slicer.vtkSegment], geometry: sitk.Image) -> np.ndarray:
+def segments_mask(segments: Sequence[slicer.vtkSegment], geometry: sitk.Image) -> np.ndarray:
     """Where segments lie on an image's grid, (k, j, i), bool.
 
     Segments that share a layer are brought to the grid together: one after the other they would take seconds.
@@ -103,18 +103,18 @@ def occupied(segments: Sequence[slicer.vtkSegment], geometry: sitk.Image) -> np.
         values_by_layer.setdefault(segment.GetRepresentation(BINARY_LABELMAP), []).append(segment.GetLabelValue())
     inside = np.zeros(geometry.GetSize()[::-1], bool)
     for layer, values in values_by_layer.items():
-        inside |= np.isin(on_grid(layer, geometry), values)
+        inside |= np.isin(resample_layer(layer, geometry), values)
     return inside
 
 
-def on_grid(layer: slicer.vtkOrientedImageData | None, geometry: sitk.Image) -> np.ndarray:
+def resample_layer(layer: slicer.vtkOrientedImageData | None, geometry: sitk.Image) -> np.ndarray:
     """The values of a layer at the voxels of an image, (k, j, i), from the nearest voxel; 0 outside the layer."""
     shape = geometry.GetSize()[::-1]
     if layer is None or layer.IsEmpty():
         return np.zeros(shape, np.uint8)
     there = slicer.vtkOrientedImageData()
     slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
-        layer, grid_of(geometry), there, False, False
+        layer, oriented_geometry(geometry), there, False, False
     )
     return vtk_to_numpy(there.GetPointData().GetScalars()).reshape(shape)
 
@@ -135,7 +135,7 @@ def oriented_image(values: np.ndarray, geometry: sitk.Image) -> slicer.vtkOrient
     return image
 
 
-def grid_of(image: sitk.Image) -> slicer.vtkOrientedImageData:
+def oriented_geometry(image: sitk.Image) -> slicer.vtkOrientedImageData:
     """All of an image, without voxels."""
     return _empty_image([(0, size - 1) for size in image.GetSize()], ijk_to_ras(image))
 

@@ -11,7 +11,7 @@ import slicer
 
 from ..io.volume_image import voxels_of
 from .layers import BINARY_LABELMAP, oriented_image
-from .segmentation import made_node, place_beside, refer_to_made
+from .references import companion_node, place_beside, set_companion_node
 from .volume import RAS_TO_LPS
 
 _GAINED, _LOST = ("gained", (0.2, 0.9, 0.3)), ("lost", (0.95, 0.2, 0.2))
@@ -38,7 +38,7 @@ class Overlay:
 
     def volume(self, node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
         """The volume that shows the map of a segmentation; None where there is none yet."""
-        return made_node(node, self.role, "vtkMRMLScalarVolumeNode")
+        return companion_node(node, self.role, "vtkMRMLScalarVolumeNode")
 
     def make(self, node: slicer.vtkMRMLSegmentationNode, image: sitk.Image) -> None:
         """Put the map of a segmentation into the scene, as a volume beside it; one that is there shows it anew.
@@ -52,7 +52,7 @@ class Overlay:
         if volume is None:
             name = scene.GenerateUniqueName(f"{node.GetName()} {self.name}")
             volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-            refer_to_made(node, self.role, volume)
+            set_companion_node(node, self.role, volume)
             place_beside(volume, node)
             volume.CreateDefaultDisplayNodes()
             self.colour(volume.GetDisplayNode(), voxels)
@@ -90,7 +90,7 @@ def _views_with(volume: slicer.vtkMRMLScalarVolumeNode | None) -> list[slicer.vt
     return [view for view in views if view.GetForegroundVolumeID() == volume.GetID()]
 
 
-def _in_steps(doubt: np.ndarray) -> np.ndarray:
+def _quantized(doubt: np.ndarray) -> np.ndarray:
     """Doubt is kept in steps of 1/255, a quarter as large as single precision."""
     return doubt if doubt.dtype == np.uint8 else np.rint(255 * doubt).astype(np.uint8)
 
@@ -130,7 +130,7 @@ def value_range(values: np.ndarray, above: float = 0.0) -> tuple[float, float]:
 
 
 #: where the label may be wrong, and where the networks looked
-DOUBT = Overlay("SESegmentation.Doubt", "doubt", _in_steps, _colour_doubt)
+DOUBT = Overlay("SESegmentation.Doubt", "doubt", _quantized, _colour_doubt)
 ATTENTION = Overlay("SESegmentation.Attention", "attention", _log_odds, _colour_attention)
 
 

@@ -3,9 +3,6 @@
 What a network wrote is "not started", in scenes and in the files of the command: nobody has worked on it. Slicer's
 Segment Editor makes that "in progress" with the first stroke; "completed" is what the clinician accepts, and nothing is
 written into it any more. "Flagged" is for the clinician's own use, and still to be checked.
-
-Scenes come from anywhere, and a reference may name any node. What was not made for the purpose is neither changed nor
-removed, whatever a reference says.
 """
 
 from __future__ import annotations
@@ -22,7 +19,17 @@ from ..io.volume_image import voxels_of
 from ..models import Label
 from ..models.segments import ALGORITHM_TYPE_TAG, AUTOMATIC, SEMIAUTOMATIC, algorithm_tags, segment_tags
 from .history import UndoHistory
-from .layers import BINARY_LABELMAP, find_layers, find_segment, grid_of, occupied, oriented_image, segments_of, tag
+from .layers import (
+    BINARY_LABELMAP,
+    find_layers,
+    find_segment,
+    oriented_geometry,
+    oriented_image,
+    segments_mask,
+    segments_of,
+    tag,
+)
+from .references import place_beside
 from .volume import check_volume_node
 
 _LOGIC = slicer.vtkSlicerSegmentationsModuleLogic
@@ -41,7 +48,7 @@ def set_review_state(segment: slicer.vtkSegment, state: str) -> None:
     _LOGIC.SetSegmentStatus(segment, _STATUS[state])
 
 
-def note_algorithm(
+def set_algorithm_tags(
     node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Label], name: str, corrected: Collection[int]
 ) -> None:
     """Note which algorithm has just written into a segmentation; segments marked completed were not written.
@@ -59,53 +66,17 @@ def note_algorithm(
                 segment.SetTag(key, value)
 
 
-def note_correction(segment: slicer.vtkSegment) -> None:
+def mark_semiautomatic(segment: slicer.vtkSegment) -> None:
     """Note that a clinician has changed a segment; of those that no network wrote nothing is said."""
     if tag(segment, ALGORITHM_TYPE_TAG) == AUTOMATIC:
         segment.SetTag(ALGORITHM_TYPE_TAG, SEMIAUTOMATIC)
 
 
-def note_corrections(segmentation: slicer.vtkSegmentation) -> None:
+def mark_edited_semiautomatic(segmentation: slicer.vtkSegmentation) -> None:
     """Note it of every segment with which a clinician has begun, by its status."""
     for segment in segments_of(segmentation):
         if review_state(segment) == CORRECTED:
-            note_correction(segment)
-
-
-_MADE_FOR = "SESegmentation.MadeFor"
-
-
-def made_node(owner: slicer.vtkMRMLNode, role: str, kind: str) -> slicer.vtkMRMLNode | None:
-    """The node of a class that was made for this role of ``owner``; None where there is none."""
-    node = referenced_node(owner, role, kind)
-    return node if node is not None and node.GetAttribute(_MADE_FOR) == role else None
-
-
-def refer_to_made(owner: slicer.vtkMRMLNode, role: str, node: slicer.vtkMRMLNode) -> None:
-    """Say that a node was made for this role of ``owner``."""
-    node.SetAttribute(_MADE_FOR, role)
-    owner.SetNodeReferenceID(role, node.GetID())
-
-
-def referenced_node(owner: slicer.vtkMRMLNode, role: str, kind: str) -> slicer.vtkMRMLNode | None:
-    """The node of a class to which ``owner`` refers; None where there is none, or it is of another class."""
-    node = owner.GetNodeReference(role)
-    return node if node is not None and node.IsA(kind) else None
-
-
-def source_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode:
-    """The volume that a segmentation was made of.
-
-    Raises:
-        InputError: it is no longer in the scene.
-    """
-    volume = referenced_node(node, node.GetReferenceImageGeometryReferenceRole(), "vtkMRMLScalarVolumeNode")
-    if volume is None:
-        raise InputError(
-            _("The volume of {node} is no longer in the scene.").format(node=node.GetName()),
-            _("Load it again and click Segment."),
-        )
-    return volume
+            mark_semiautomatic(segment)
 
 
 _CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
@@ -152,7 +123,7 @@ def update_segmentation(
     structures: Sequence[Label],
     history: UndoHistory | None = None,
     volume: slicer.vtkMRMLScalarVolumeNode | None = None,
-    kept: np.ndarray | None = None,
+    protected: np.ndarray | None = None,
 ) -> list[str]:
     """Write a result into a segmentation that is there, sparing what the user has finished.
 
@@ -166,7 +137,7 @@ def update_segmentation(
         structures: what the values mean.
         history: the state before is kept there, so that the whole update is one step to take back.
         volume: the volume that was segmented; a segmentation that refers to none refers to it from now on.
-        kept: (k, j, i) on the grid of ``labels``: where no voxel of any segment changes, because the user has
+        protected: (k, j, i) on the grid of ``labels``: where no voxel of any segment changes, because the user has
             corrected them.
 
     Returns:
@@ -186,8 +157,8 @@ def update_segmentation(
     spared = [segment for segment in segments_of(segmentation) if is_completed(segment)]
     values = voxels_of(labels)
     if spared:
-        values = np.where(occupied(spared, labels), 0, values).astype(values.dtype)
-    values, apart = _with_kept(values, kept, segmentation, structures, labels)
+        values = np.where(segments_mask(spared, labels), 0, values).astype(values.dtype)
+    values, apart = _with_protected(values, protected, segmentation, structures, labels)
     shared = oriented_image(values, labels)
     modified = node.StartModify()
     _set_geometry(segmentation, labels, is_empty)
@@ -223,34 +194,12 @@ def is_completed(segment: slicer.vtkSegment) -> bool:
 
 def completed_voxels(node: slicer.vtkMRMLSegmentationNode, geometry: sitk.Image) -> np.ndarray:
     """Where segments marked completed lie on an image's grid, (k, j, i), bool."""
-    return occupied([segment for segment in segments_of(node.GetSegmentation()) if is_completed(segment)], geometry)
+    return segments_mask(list(filter(is_completed, segments_of(node.GetSegmentation()))), geometry)
 
 
 def segment_id(label: Label) -> str:
     """The ID of a label's segment, the same in the scene and in files."""
     return f"Segment_{label.value}"
-
-
-def place_beside(node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Put a node into the volume's folder or study, and say from which DICOM images it comes.
-
-    DICOM export of a segmentation asks for both: the study, and the images that it refers to. A node that the user has
-    put into another folder stays there.
-    """
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volume.GetScene())
-    beside = hierarchy.GetItemByDataNode(volume)
-    if not beside:
-        return
-    top = hierarchy.GetSceneItemID()
-    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(top, node)
-    if hierarchy.GetItemParent(item) == top:
-        hierarchy.SetItemParent(item, hierarchy.GetItemParent(beside))
-    constants = slicer.vtkMRMLSubjectHierarchyConstants
-    images = volume.GetAttribute("DICOM.instanceUIDs") or hierarchy.GetItemUID(
-        beside, constants.GetDICOMInstanceUIDName()
-    )
-    if images:
-        hierarchy.SetItemAttribute(item, constants.GetDICOMReferencedInstanceUIDsAttributeName(), images)
 
 
 def _refer_to(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
@@ -261,7 +210,7 @@ def _refer_to(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalar
 
 def _set_geometry(segmentation: slicer.vtkSegmentation, labels: sitk.Image, is_empty: bool) -> None:
     """Let a segmentation that was empty, or has no geometry, be edited on the grid of the labels."""
-    converter, grid = slicer.vtkSegmentationConverter, grid_of(labels)
+    converter, grid = slicer.vtkSegmentationConverter, oriented_geometry(labels)
     known, present = segmentation.GetConversionParameter(_REFERENCE_GEOMETRY), slicer.vtkOrientedImageData()
     if known:
         converter.DeserializeImageGeometry(known, present, False)
@@ -293,26 +242,26 @@ def _segment(label: Label, voxels: slicer.vtkOrientedImageData) -> slicer.vtkSeg
     return segment
 
 
-def _with_kept(
+def _with_protected(
     values: np.ndarray,
-    kept: np.ndarray | None,
+    protected: np.ndarray | None,
     segmentation: slicer.vtkSegmentation,
     structures: Sequence[Label],
     geometry: sitk.Image,
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """``values`` with what the segments hold where ``kept``; and those apart that overlap another one there."""
-    if kept is None or not kept.any():
+    """``values`` with what the segments hold where ``protected``; and those apart that overlap another one there."""
+    if protected is None or not protected.any():
         return values, {}
     layers = find_layers(segmentation, structures, geometry)
-    merged = np.where(kept, 0, values).astype(values.dtype)
+    merged = np.where(protected, 0, values).astype(values.dtype)
     for layer in layers:
-        np.copyto(merged, layer.values, where=kept & (layer.values > 0))
+        np.copyto(merged, layer.values, where=protected & (layer.values > 0))
     apart = {}
     for layer in layers:
         for value in layer.labels:
-            held = kept & (layer.values == value)
+            held = protected & (layer.values == value)
             if (held & (merged != value)).any():
-                apart[value] = np.where(held | (~kept & (values == value)), value, 0).astype(values.dtype)
+                apart[value] = np.where(held | (~protected & (values == value)), value, 0).astype(values.dtype)
     for value, voxels in apart.items():  # nothing of it in the shared layer
         merged[(merged == value) & (voxels == value)] = 0
     return merged, apart

@@ -153,7 +153,7 @@ class SegmentationSequence:
         labels: sitk.Image,
         structures: Sequence[Label],
         history: UndoHistory | None = None,
-        kept: np.ndarray | None = None,
+        protected: np.ndarray | None = None,
     ) -> list[str]:
         """Write the result of a frame, as :func:`.update_segmentation` does.
 
@@ -162,7 +162,7 @@ class SegmentationSequence:
             labels: label map in the frame's own coordinates.
             structures: what the values mean.
             history: takes the change of this frame back while the frame is shown.
-            kept: where no voxel of this frame changes.
+            protected: where no voxel of this frame changes.
 
         Returns:
             Names of the completed segments that were spared.
@@ -180,7 +180,7 @@ class SegmentationSequence:
         if frame is None:
             value = self._frames.sequence.GetNthIndexValue(number)
             frame = self._sequence.SetDataNodeAtValue(slicer.vtkMRMLSegmentationNode(), value)
-        return update_segmentation(frame, labels, structures, history, kept=kept)
+        return update_segmentation(frame, labels, structures, history, protected=protected)
 
 
 def _find_sequence(

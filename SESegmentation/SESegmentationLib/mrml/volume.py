@@ -16,6 +16,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from ..errors import InputError, require
+from ..geometry import Geometry, triple
 from ..io.formats import read_header
 from ..io.volume_image import NO_ORIENTATION, SHEAR_DEGREES, ShearedError, contradict, shear_degrees
 
@@ -57,7 +58,7 @@ def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
             _("Convert it to a scalar volume with the module Vector to Scalar Volume."),
         )
     check_linear_transform(node)
-    shear = shear_degrees(_directions_ras(node))
+    shear = shear_degrees(_directions_lps(node))
     if shear > SHEAR_DEGREES:
         raise InputError(
             _(
@@ -101,11 +102,7 @@ def image_from_volume_node(node: slicer.vtkMRMLScalarVolumeNode) -> sitk.Image:
     # a copy for the image, one on its way to the worker and two there, of which one becomes single precision
     require(data.GetNumberOfPoints() * (3 * data.GetScalarSize() + 8) / 1e9)
     _check_file(node)
-    image = sitk.GetImageFromArray(slicer.util.arrayFromVolume(node))
-    image.SetSpacing(node.GetSpacing())
-    image.SetOrigin(tuple(RAS_TO_LPS @ node.GetOrigin()))
-    image.SetDirection((RAS_TO_LPS @ _directions_ras(node)).ravel())
-    return image
+    return volume_geometry(node).image(slicer.util.arrayFromVolume(node))
 
 
 def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
@@ -134,7 +131,7 @@ def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
     except (OSError, ImportError):  # moved meanwhile; nibabel is not installed yet
         return
     ours = np.eye(4)
-    ours[:3, :3] = RAS_TO_LPS @ _directions_ras(node) * node.GetSpacing()
+    ours[:3, :3] = _directions_lps(node) * node.GetSpacing()
     ours[:3, 3] = RAS_TO_LPS @ node.GetOrigin()
     last = ours[:3, 2] * (node.GetImageData().GetDimensions()[2] - 1)
     if np.linalg.det(ours) * np.linalg.det(theirs) < 0:  # Slicer turns the third axis of left-handed files round
@@ -157,6 +154,13 @@ def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
     )
 
 
+def volume_geometry(node: slicer.vtkMRMLVolumeNode) -> Geometry:
+    """Where a volume's voxels are in its own coordinates, LPS in mm."""
+    size = node.GetImageData().GetDimensions()
+    origin = triple((RAS_TO_LPS @ node.GetOrigin()).tolist())
+    return Geometry(size, node.GetSpacing(), origin, tuple(_directions_lps(node).ravel().tolist()))
+
+
 def ijk_to_ras(image: sitk.Image) -> vtk.vtkMatrix4x4:
     """The matrix from voxel indices (i, j, k) of an image to RAS in mm."""
     directions = np.reshape(image.GetDirection(), (3, 3))
@@ -166,8 +170,8 @@ def ijk_to_ras(image: sitk.Image) -> vtk.vtkMatrix4x4:
     return slicer.util.vtkMatrixFromArray(affine)
 
 
-def _directions_ras(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
-    """Directions of the voxel axes in RAS, one a column."""
+def _directions_lps(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
+    """Directions of the voxel axes in LPS, one a column."""
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASDirectionMatrix(matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]
+    return RAS_TO_LPS @ slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]

@@ -1,19 +1,19 @@
-"""The module's panel: one class a file; what a part needs of others is handed to it. Needs qt and slicer, no torch."""
+"""The module's panel, a part a file; what a part needs of others is handed to it. Needs qt and slicer, no torch."""
 
-from .computer import ComputerMemory, DoctorProcess
+from .computer import DoctorProcess, UserSettings
 from .dependencies import DependencyInstaller
 from .model_chooser import FileDialogs, InstalledModels
 from .panel import Panel
-from .requests import Request
+from .requests import SegmentRequest
 from .scene_results import SceneResults
 
 __all__ = [
-    "ComputerMemory",
+    "UserSettings",
     "DependencyInstaller",
     "DoctorProcess",
     "FileDialogs",
     "InstalledModels",
     "Panel",
-    "Request",
     "SceneResults",
+    "SegmentRequest",
 ]

@@ -65,7 +65,7 @@ def unusable_choices(node: slicer.vtkMRMLScriptedModuleNode) -> list[str]:
     return wrong + [name for name, kind in _CLASSES.items() if referred[name] and not referred[name].IsA(kind)]
 
 
-def leave_out(node: slicer.vtkMRMLScriptedModuleNode, names: list[str]) -> None:
+def reset_choices(node: slicer.vtkMRMLScriptedModuleNode, names: list[str]) -> None:
     """Forget some choices: their defaults hold."""
     with slicer.util.NodeModify(node):
         for name in names:
@@ -180,8 +180,9 @@ class Inputs(VTKObservationMixin):
         self._watched = None
 
     def _problems(self) -> list[Message]:
-        volume, card = self.volume, self._card()
-        if volume is None:
+        choices, card = self._choices(), self._card()
+        volume = self.volume
+        if choices is None or volume is None:
             return []
         try:
             check_volume_node(volume)
@@ -189,8 +190,8 @@ class Inputs(VTKObservationMixin):
             return [Message.of_error(error)]
         if card is None:
             return []
-        has_region = self._choices().region is not None
-        return [Message.of_finding(finding) for finding in input_findings(volume, card, has_region)]
+        findings = input_findings(volume, card, choices.region is not None)
+        return [Message.of_finding(finding) for finding in findings]
 
     def _show(self, messages: list[Message]) -> None:
         if messages != self._messages.shown:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import ctk
 import qt
@@ -31,7 +31,7 @@ class Settings(Protocol):
         """Keep a value."""
 
 
-class ComputerMemory:
+class UserSettings:
     """Reads and writes the settings of this user on this computer.
 
     Args:
@@ -109,56 +109,57 @@ class DoctorProcess:
     """
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen | None = None
-        self._output = None
-        self._error: SegmentationError | None = None
+        #: the process and its output, or why there is none
+        self._state: tuple[subprocess.Popen, IO[bytes]] | SegmentationError | None = None
 
     def start(self) -> None:
         """Begin; what was under way is dropped."""
         self.close()
-        self._error = None
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  (close() closes it)
+        output = tempfile.TemporaryFile()  # noqa: SIM115  (close() closes it)
         try:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [find_python(), "-m", "SESegmentationLib.doctor", "--json"],
                 stdin=subprocess.DEVNULL,
-                stdout=self._output,
+                stdout=output,
                 stderr=subprocess.DEVNULL,
                 env=worker_environment(),
                 **OWN_GROUP,
             )
-        except SegmentationError as error:
-            self._error = error
-        except OSError as error:
-            self._error = SegmentationError(
-                _("Python cannot be started: {reason}.").format(reason=error.strerror or error), _AGAIN
-            )
+        except (SegmentationError, OSError) as error:
+            output.close()
+            self._state = error if isinstance(error, SegmentationError) else _not_started(error)
+        else:
+            self._state = process, output
 
     def poll(self) -> list[Check] | None:
         """The checks; None until they are made."""
-        if self._error is not None:
-            return [Check("Python", ERROR, self._error.cause, self._error.remedy)]
-        if self._process is None or self._process.poll() is None:
+        if isinstance(self._state, SegmentationError):
+            return [Check("Python", ERROR, self._state.cause, self._state.remedy)]
+        if self._state is None or self._state[0].poll() is None:
             return None
-        self._output.seek(0)
+        process, output = self._state
+        output.seek(0)
         try:
-            return [Check(**entry) for entry in json.loads(self._output.read())]
+            return [Check(**entry) for entry in json.loads(output.read())]
         except (ValueError, TypeError):
-            finding = f"The checks ended with exit code {self._process.returncode}."
+            finding = f"The checks ended with exit code {process.returncode}."
             return [Check("Python", ERROR, finding, _AGAIN)]
         finally:
             self.close()
 
     def close(self) -> None:
         """Stop."""
-        if self._process is not None:
-            if self._process.poll() is None:
-                end_group(self._process)
-                self._process.wait()
-            self._process = None
-        if self._output is not None:
-            self._output.close()
-            self._output = None
+        if isinstance(self._state, tuple):
+            process, output = self._state
+            if process.poll() is None:
+                end_group(process)
+                process.wait()
+            output.close()
+        self._state = None
+
+
+def _not_started(error: OSError) -> SegmentationError:
+    return SegmentationError(_("Python cannot be started: {reason}.").format(reason=error.strerror or error), _AGAIN)
 
 
 _POLL_MS = 200
@@ -183,20 +184,20 @@ class ComputerSection:
     Args:
         ui: holds computerSection, checkButton, copyChecksButton, checkTable, wheelsFolderEdit.
         doctor: makes the checks.
-        memory: keeps the folder of wheels.
+        settings: keeps the folder of wheels.
     """
 
-    def __init__(self, ui: Any, doctor: Doctor, memory: ComputerMemory) -> None:
+    def __init__(self, ui: Any, doctor: Doctor, settings: UserSettings) -> None:
         self._ui = ui
         self._doctor = doctor
-        self._memory = memory
+        self._settings = settings
         self._checks: list[Check] = []
         self._timer = qt.QTimer(ui.checkButton)
         self._timer.connect("timeout()", self._fetch)
         ui.checkTable.horizontalHeader().setSectionResizeMode(qt.QHeaderView.Stretch)
         ui.checkTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.wheelsFolderEdit.filters = ctk.ctkPathLineEdit.Dirs
-        ui.wheelsFolderEdit.currentPath = memory.wheels_folder
+        ui.wheelsFolderEdit.currentPath = settings.wheels_folder
         ui.wheelsFolderEdit.connect("currentPathChanged(QString)", self.wheels_folder)
         ui.wheelsFolderEdit.connect("validInputChanged(bool)", self.wheels_folder)
         ui.checkButton.connect("clicked(bool)", self.check)
@@ -227,7 +228,7 @@ class ComputerSection:
 
         The field does not tell of every change: not of an empty path that follows one that cannot be used.
         """
-        self._memory.wheels_folder = folder = self._ui.wheelsFolderEdit.currentPath.strip()
+        self._settings.wheels_folder = folder = self._ui.wheelsFolderEdit.currentPath.strip()
         return folder
 
     def _fetch(self) -> None:

@@ -27,7 +27,7 @@ OLD_NUMPY = "numpy<2"
 
 
 @dataclass(frozen=True)
-class Plan:
+class InstallationPlan:
     """An installation that the user has agreed to.
 
     Attributes:
@@ -47,7 +47,7 @@ class Dependencies(Protocol):
     def missing(self) -> list[str]:
         """Requirements that are not met."""
 
-    def ask(self, missing: list[str]) -> Plan:
+    def ask(self, missing: list[str]) -> InstallationPlan:
         """Ask whether to install; DependencyError where it cannot be, or the user declines."""
 
 
@@ -71,7 +71,7 @@ class DependencyInstaller:
             requirements.append(OLD_NUMPY)
         return [entry for entry in (TORCH + TORCH_VERSION, *requirements) if not _is_met(entry)]
 
-    def ask(self, missing: list[str]) -> Plan:
+    def ask(self, missing: list[str]) -> InstallationPlan:
         """Ask whether to install what is missing.
 
         Raises:
@@ -90,7 +90,7 @@ class DependencyInstaller:
                 ),
                 _("Click Segment to be asked again, or install them yourself in Slicer's Python."),
             )
-        return Plan(missing, folder, _commands(missing, folder))
+        return InstallationPlan(missing, folder, _commands(missing, folder))
 
 
 def loaded_versions() -> dict[str, str]:
@@ -139,7 +139,8 @@ def _version(package: str) -> str | None:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.match(r"[\d.]*\d", version)[0].split("."))
+    number = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, number[0].split("."))) if number else ()
 
 
 def _name(requirement: str) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import qt
@@ -14,8 +15,8 @@ from slicer.i18n import tr as _
 
 from ..client.processes import OWN_GROUP, end_group, find_python, worker_environment
 from ..errors import CancelledError, SegmentationError
-from .dependencies import Dependencies, Plan, explain_failure, loaded_versions
-from .messages import WARNING, Attempts, Message
+from .dependencies import Dependencies, InstallationPlan, explain_failure, loaded_versions
+from .messages import WARNING, ActionRunner, Message
 
 #: after being asked to end, pip puts back what it had taken out; so long it may take, in s
 GRACE_SECONDS = 5.0
@@ -38,9 +39,8 @@ class InstallProcess:
         self._python = find_python()
         self._commands = [list(command) for command in commands]
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
-        self._process: subprocess.Popen | None = None
         self._force_at: float | None = None
-        self._start_next()
+        self._process = self._start_next()
 
     def poll(self) -> int | None:
         """The exit code of the command that failed, 0 if all have succeeded, None while there is something to do."""
@@ -51,7 +51,7 @@ class InstallProcess:
             return None
         if code != 0 or self._force_at is not None or not self._commands:
             return code
-        self._start_next()
+        self._process = self._start_next()
         return None
 
     @property
@@ -72,8 +72,8 @@ class InstallProcess:
             self._process.wait()
         self._printed.close()
 
-    def _start_next(self) -> None:
-        self._process = subprocess.Popen(
+    def _start_next(self) -> subprocess.Popen:
+        return subprocess.Popen(
             [self._python, "-m", *self._commands.pop(0)],
             stdin=subprocess.DEVNULL,
             stdout=self._printed,
@@ -89,30 +89,46 @@ _LINE_CHARACTERS = 60
 _DOUBLE_CLICK_SECONDS = 0.5
 
 
+@dataclass
+class _Underway:
+    """An installation under way.
+
+    Attributes:
+        plan: what is installed, and from where.
+        process: pip.
+        action: what needs the packages; run when they are installed.
+        versions_before: of packages that this program has loaded.
+        started: when it began, in s of the monotonic clock.
+        cancelled: the user has asked to stop it.
+    """
+
+    plan: InstallationPlan
+    process: InstallProcess
+    action: Callable[[], None]
+    versions_before: dict[str, str]
+    started: float
+    cancelled: bool = False
+
+
 class Installation:
-    """Sees to it that what the worker needs is there.
+    """Sees to it that the packages that the worker needs are installed.
 
     Args:
         ui: holds segmentButton, progressBar and progressLabel.
         dependencies: know what is needed.
-        attempts: what is done afterwards, and how failures are told.
+        actions: runs what is done afterwards, and shows failures.
         on_installed: called when something was installed, before anything else is done.
     """
 
     def __init__(
-        self, ui: Any, dependencies: Dependencies, attempts: Attempts, on_installed: Callable[[], None]
+        self, ui: Any, dependencies: Dependencies, actions: ActionRunner, on_installed: Callable[[], None]
     ) -> None:
         self._ui = ui
         self._dependencies = dependencies
-        self._attempts = attempts
+        self._actions = actions
         self._on_installed = on_installed
-        self._process: InstallProcess | None = None
-        self._plan: Plan | None = None
-        self._go_on: Callable[[], None] | None = None
-        self._before: dict[str, str] = {}
-        self._cancelled = False
+        self._underway: _Underway | None = None
         self._log = ""
-        self._started = 0.0
         self._idle = ("", "")
         self._timer = qt.QTimer(ui.segmentButton)
         self._timer.connect("timeout()", self._fetch)
@@ -120,15 +136,15 @@ class Installation:
     @property
     def running(self) -> bool:
         """Whether packages are being installed."""
-        return self._process is not None
+        return self._underway is not None
 
     @property
     def log(self) -> str:
         """What was printed by the last installation, where that has failed."""
         return self._log
 
-    def ensure(self, go_on: Callable[[], None]) -> None:
-        """Do something that needs the packages: at once where they are there, else when they are installed.
+    def ensure(self, action: Callable[[], None]) -> None:
+        """Run an action that needs the packages: at once where they are installed, else after installing them.
 
         Raises:
             DependencyError: the installation cannot begin, or the user declined.
@@ -138,72 +154,74 @@ class Installation:
         self._log = ""
         missing = self._dependencies.missing()
         if not missing:
-            go_on()
+            action()
             return
         plan = self._dependencies.ask(missing)
-        self._before = loaded_versions()
+        before = loaded_versions()
         try:
-            self._process = InstallProcess(plan.commands)
+            process = InstallProcess(plan.commands)
         except OSError as error:
             raise explain_failure(str(error), plan.requirements, plan.folder) from error
-        self._plan, self._go_on, self._cancelled = plan, go_on, False
-        self._started = time.monotonic()
+        self._underway = _Underway(plan, process, action, before, time.monotonic())
         self._show_running()
         self._timer.start(_POLL_MS)
 
     def cancel(self) -> None:
-        """Stop; what was there before stays."""
-        if self.running and not self._cancelled and time.monotonic() - self._started > _DOUBLE_CLICK_SECONDS:
-            self._cancelled = True
-            self._ui.segmentButton.enabled = False
-            self._ui.progressLabel.text = _("Cancelling…")
-            self._process.cancel()
+        """Stop; what was installed before stays."""
+        underway = self._underway
+        if underway is None or underway.cancelled or time.monotonic() - underway.started <= _DOUBLE_CLICK_SECONDS:
+            return
+        underway.cancelled = True
+        self._ui.segmentButton.enabled = False
+        self._ui.progressLabel.text = _("Cancelling…")
+        underway.process.cancel()
 
     def close(self) -> None:
-        """Stop at once, and tell nobody."""
+        """Stop at once, and report to nobody."""
         self._timer.stop()
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        if self._underway is not None:
+            self._underway.process.close()
+            self._underway = None
 
     def _fetch(self) -> None:
-        code = self._process.poll()
+        underway = self._underway
+        if underway is None:
+            return
+        code, printed = underway.process.poll(), underway.process.printed
         if code is None:
-            lines = self._process.printed.split("\n")
-            line = next((line.strip() for line in reversed(lines) if line.strip()), "")
-            if line and not self._cancelled:
+            line = next((line.strip() for line in reversed(printed.split("\n")) if line.strip()), "")
+            if line and not underway.cancelled:
                 self._ui.progressLabel.text = _("Installing: {line}").format(line=line[:_LINE_CHARACTERS])
                 self._ui.progressLabel.toolTip = line
             return
-        printed, go_on = self._process.printed, self._go_on
         self.close()
         self._show_idle()
         try:
-            self._check(code, printed)
+            self._check(underway, code, printed)
         except SegmentationError as error:
-            self._attempts.failed(error)
+            self._actions.show_error(error)
             return
         self._log = ""
         self._on_installed()
-        self._attempts.make(go_on)
-        self._tell_replaced()
+        self._actions.run(underway.action)
+        self._warn_of_replaced(underway.versions_before)
 
-    def _check(self, code: int, printed: str) -> None:
-        """Raise unless all is there now."""
-        if self._cancelled:
+    def _check(self, underway: _Underway, code: int, printed: str) -> None:
+        """Raise unless everything is installed now."""
+        if underway.cancelled:
             raise CancelledError(_("The installation was cancelled."), _("Click Segment to be asked again."))
         importlib.invalidate_caches()
         self._log = printed  # it is shown with a failure
+        plan = underway.plan
         if code != 0:
-            raise explain_failure(printed, self._plan.requirements, self._plan.folder)
-        still = self._dependencies.missing()
-        if still:
-            raise explain_failure(f"{printed}\nthe installation ended without them", still, self._plan.folder)
+            raise explain_failure(printed, plan.requirements, plan.folder)
+        missing = self._dependencies.missing()
+        if missing:
+            raise explain_failure(f"{printed}\nthe installation ended without them", missing, plan.folder)
 
-    def _tell_replaced(self) -> None:
-        """Say which packages this program goes on using in a version that is no more."""
+    def _warn_of_replaced(self, before: dict[str, str]) -> None:
+        """Warn of packages of which this program goes on using a version that was replaced."""
         now = loaded_versions()
-        before = self._before
         replaced = [
             f"{name} {before[name]} → {now[name]}"
             for name in sorted(before.keys() & now.keys())
@@ -212,7 +230,7 @@ class Installation:
         if replaced:
             text = _("Slicer must be restarted: packages that it uses were replaced ({packages}).")
             consequence = _("Until then other modules may fail; segmentations run with the new versions already.")
-            self._attempts.messages.add(Message(WARNING, text.format(packages=", ".join(replaced)), consequence))
+            self._actions.messages.add(Message(WARNING, text.format(packages=", ".join(replaced)), consequence))
 
     def _show_running(self) -> None:
         ui = self._ui

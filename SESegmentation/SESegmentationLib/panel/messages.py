@@ -214,11 +214,11 @@ def _rich_text(message: Message) -> str:
     return f"{text}<br>{html.escape(message.remedy)}" if message.remedy else text
 
 
-class Attempts:
-    """One thing at a time; cause and remedy of what fails are shown in the panel, with the worker's log.
+class ActionRunner:
+    """Runs what clicks ask for, one action at a time; shows cause and remedy of what fails, with the worker's log.
 
     Attributes:
-        messages: what is told.
+        messages: what is shown.
 
     Args:
         ui: holds messageFrame, logButton and logText.
@@ -236,11 +236,11 @@ class Attempts:
         ui.logButton.visible = ui.logText.visible = False
 
     def on_click(self, button: Any, action: Callable[[], None]) -> None:
-        """Do this whenever the button is clicked."""
-        button.connect("clicked(bool)", lambda: self.make(action))
+        """Run this whenever the button is clicked."""
+        button.connect("clicked(bool)", lambda: self.run(action))
 
-    def make(self, action: Callable[[], None]) -> None:
-        """Do what a click asks for; messages about what was done before go away."""
+    def run(self, action: Callable[[], None]) -> None:
+        """Run what a click asks for; messages about what was done before go away."""
         if self._busy or not self._ready():  # Slicer handles events while dialogs are shown and packages installed
             return
         self._busy = True
@@ -248,18 +248,18 @@ class Attempts:
             self.clear()
             action()
         except Exception as error:
-            self.failed(error)
+            self.show_error(error)
         finally:
             self._busy = False
 
-    def failed(self, error: Exception) -> None:
-        """Tell of a failure."""
-        known = error if isinstance(error, SegmentationError) else unexpected(error)
-        self.messages.add(Message.of_error(known))
-        self._ui.logButton.visible = self.messages.shown[-1].level == ERROR and bool(self._log())
+    def show_error(self, error: Exception) -> None:
+        """Show what failed, and offer the log."""
+        message = Message.of_error(as_segmentation_error(error))
+        self.messages.add(message)
+        self._ui.logButton.visible = message.level == ERROR and bool(self._log())
 
     def clear(self) -> None:
-        """Tell nothing any more."""
+        """Show no message and no log."""
         self.messages.clear()
         self._ui.logButton.checked = False
         self._ui.logButton.visible = False
@@ -269,8 +269,10 @@ class Attempts:
         self._ui.logText.setPlainText(self._log() if shown else "")
 
 
-def unexpected(error: Exception) -> SegmentationError:
-    """What to tell the user of a fault of this program; the error log gets all of it."""
+def as_segmentation_error(error: Exception) -> SegmentationError:
+    """The error with cause and remedy; one of any other class is a fault of this program, and goes to the error log."""
+    if isinstance(error, SegmentationError):
+        return error
     logging.error("SESegmentation", exc_info=error)
     return SegmentationError(
         _("Unexpected failure: {kind}: {error}").format(kind=type(error).__name__, error=error),

@@ -26,7 +26,7 @@ from ..models import (
 )
 from ..models.card import CARD_NAME
 from ..models.labels import split_side
-from .computer import ComputerMemory
+from .computer import UserSettings
 from .messages import about, structure_list
 
 #: characters of the names of structures in the summary: one line of a narrow panel
@@ -135,14 +135,14 @@ class ModelChooser:
     Args:
         ui: holds modelSearchBox, modelList, modelSummaryLabel, aboutModelSection, modelCardLabel and licenceCheckBox.
         source: where models come from.
-        memory: knows the terms that the user has accepted.
+        settings: knows the terms that the user has accepted.
         on_chosen: called with the name of the model that the user has chosen.
     """
 
-    def __init__(self, ui: Any, source: ModelSource, memory: ComputerMemory, on_chosen: Callable[[str], None]) -> None:
+    def __init__(self, ui: Any, source: ModelSource, settings: UserSettings, on_chosen: Callable[[str], None]) -> None:
         self._ui = ui
         self._source = source
-        self._memory = memory
+        self._settings = settings
         self._on_chosen = on_chosen
         self._entries: dict[str, ModelPackage | DamagedModel] = {}
         self._chosen = ""
@@ -177,7 +177,7 @@ class ModelChooser:
             cause = _missing(self._chosen) if self._chosen else "No model is installed."
             remedy = "Choose a model from the list, or add it" if self._entries else "Click Add model…"
             raise ModelError(cause, _("{remedy}, and click Segment.").format(remedy=remedy))
-        self._memory.require_accepted(entry.card)
+        self._settings.require_accepted(entry.card)
         return entry
 
     def refresh(self) -> None:
@@ -236,7 +236,7 @@ class ModelChooser:
 
     def _on_consent(self, accepted: bool) -> None:
         if self.package is not None:
-            self._memory.accept(self.package.card, accepted)
+            self._settings.accept(self.package.card, accepted)
 
     def _show_card(self) -> None:
         entry = self._entries.get(self._chosen)
@@ -249,7 +249,7 @@ class ModelChooser:
             self._ui.modelCardLabel.text = card_html(entry.card)
             consent.text = _("I accept the terms of {licence}").format(licence=entry.card.licence.spdx)
             consent.blockSignals(True)
-            consent.checked = self._memory.has_accepted(entry.card)
+            consent.checked = self._settings.has_accepted(entry.card)
             consent.blockSignals(False)
         elif entry is not None:
             summary.text = damage_html(entry)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import qt
 import slicer
@@ -14,42 +14,29 @@ from ..client import ResultEvent, Segmenter
 from ..errors import CancelledError, InputError, SegmentationError
 from ..models import ModelPackage
 from .choices import Choices, Inputs
-from .computer import ComputerMemory, ComputerSection, Doctor
+from .computer import ComputerSection, Doctor, UserSettings
 from .dependencies import Dependencies
 from .installation import Installation
-from .messages import INFORMATION, Attempts, Message, device_name, slice_names, unexpected
+from .messages import INFORMATION, ActionRunner, Message, as_segmentation_error, device_name, slice_names
 from .model_chooser import AddModel, ModelChooser, ModelSource, PackageDialogs
 from .recalibration import PatientNetwork, Recalibration
-from .requests import AttentionRequest, RefineRequest, Request
+from .requests import AttentionRequest, RefineRequest, SegmentRequest, SegmentRun
 from .result_record import save_report, scene_report, show_table
 from .result_view import ResultView
 from .review import open_segment_editor
 from .run_control import RunControl
-from .scene_results import SceneResults, Written, unusable_notes
+from .scene_results import SceneResults, WrittenResult, unusable_scene_data
 
 
-@dataclass
-class _Run:
-    """The segmentation under way.
+class _Pending(Protocol):
+    """What the worker is busy with."""
 
-    Attributes:
-        request: what was asked for.
-        frames: of a sequence, still to be done, the one at hand first; [None] for a volume.
-        output_id: the segmentation that holds the frames before; None while there were none.
-    """
+    def removed_node(self) -> str:
+        """The name of a node that it needs and that was removed from the scene; empty where there is none."""
 
-    request: Request
-    frames: list[int | None]
-    output_id: str | None = None
-    count: int = 0
 
-    def __post_init__(self) -> None:
-        self.count = len(self.frames)
-
-    def lost(self) -> str:
-        """The name of the volume if it has left the scene; empty while it is there."""
-        volume = self.request.volume
-        return "" if slicer.mrmlScene.IsNodePresent(volume) else volume.GetName()
+#: what is asked of the worker about a result that is there
+_Request = TypeVar("_Request", RefineRequest, AttentionRequest)
 
 
 class Panel:
@@ -61,13 +48,13 @@ class Panel:
         models: where models come from.
         dependencies: sees to the Python packages of the worker.
         doctor: checks this computer.
-        memory: what is remembered on this computer.
+        settings: what is remembered on this computer.
         package_dialogs: ask for a model to add.
 
     Example::
 
-        memory = ComputerMemory(qt.QSettings())
-        panel = Panel(ui, LocalSegmenter, InstalledModels(), installer, DoctorProcess(), memory, FileDialogs())
+        settings = UserSettings(qt.QSettings())
+        panel = Panel(ui, LocalSegmenter, InstalledModels(), installer, DoctorProcess(), settings, FileDialogs())
         panel.set_choices(parameter_node)
     """
 
@@ -78,31 +65,34 @@ class Panel:
         models: ModelSource,
         dependencies: Dependencies,
         doctor: Doctor,
-        memory: ComputerMemory,
+        settings: UserSettings,
         package_dialogs: PackageDialogs,
     ) -> None:
         self._ui = ui
         self._choices: Choices | None = None
-        self._memory = memory
-        self._current: _Run | RefineRequest | AttentionRequest | None = None
+        self._settings = settings
+        self._pending: _Pending | None = None
         self._scene_results = SceneResults()
-        self._attempts = Attempts(ui, lambda: self._choices is not None, lambda: self.installation.log or self.run.log)
-        self.messages = self._attempts.messages
-        self.models = ModelChooser(ui, models, memory, self._on_model_chosen)
-        self._add_model = AddModel(ui, models, package_dialogs, self._on_model_added, self._attempts.failed)
+        self._actions = ActionRunner(
+            ui, lambda: self._choices is not None, lambda: self.installation.log or self.run.log
+        )
+        self.messages = self._actions.messages
+        self.models = ModelChooser(ui, models, settings, self._on_model_chosen)
+        self._add_model = AddModel(ui, models, package_dialogs, self._on_model_added, self._actions.show_error)
         self.inputs = Inputs(ui, lambda: self._choices, lambda: self.models.card)
         self.patient = PatientNetwork(ui, lambda: self._choices, lambda: self.models.card)
         self.run = RunControl(ui, make_segmenter, self._on_segment, lambda: self._choices is not None)
-        self.installation = Installation(ui, dependencies, self._attempts, self.run.release)
-        self.recalibration: Recalibration | None = None
-        self.result = ResultView(ui, self._scene_results, self._show_actions, lambda: self._attempts.make(self._attend))
+        self.installation = Installation(ui, dependencies, self._actions, self.run.release)
         self.recalibration = Recalibration(
             ui,
             self._scene_results,
-            lambda write: self._attempts.make(lambda: self._tell_written(write())),
+            lambda write: self._actions.run(lambda: self._show_written(write())),
             self._on_proposal,
         )
-        self.computer = ComputerSection(ui, doctor, memory)
+        self.result = ResultView(
+            ui, self._scene_results, self._show_actions, lambda: self._actions.run(self._request_attention)
+        )
+        self.computer = ComputerSection(ui, doctor, settings)
         for button, action in (
             (ui.addModelButton, self._add_model.ask),
             (ui.correctButton, self._correct),
@@ -110,8 +100,15 @@ class Panel:
             (ui.saveReportButton, self._save_report),
             (ui.tableButton, self._show_table),
         ):
-            self._attempts.on_click(button, action)
+            self._actions.on_click(button, action)
         self._show_actions()
+
+    @property
+    def _scene_choices(self) -> Choices:
+        """The choices of the scene: nothing is begun, and no result is taken, while there is none."""
+        if self._choices is None:
+            raise RuntimeError("there is no scene")
+        return self._choices
 
     def set_choices(self, choices: Choices | None) -> None:
         """Show the choices of a scene, None while there is none."""
@@ -155,15 +152,15 @@ class Panel:
     def on_scene_closing(self) -> None:
         """The scene is about to be emptied: what runs for it has no place to go to."""
         self.run.abandon()
-        self._current = None
-        self.recalibration.drop()
+        self._pending = None
+        self.recalibration.discard()
         self.set_choices(None)
-        self._attempts.clear()
+        self._actions.clear()
 
     def on_scene_read(self, left_out: list[str]) -> None:
         """A scene was read into this one; ``left_out`` names choices of it that cannot be used."""
         if self._choices is not None:
-            for message in unusable_notes(left_out):
+            for message in unusable_scene_data(left_out):
                 self.messages.add(message)
         self.on_nodes_changed()
 
@@ -171,18 +168,18 @@ class Panel:
         """Nodes have come into the scene (they may not be complete yet) or have left it."""
         if self._choices is None:
             return
-        lost = self._current.lost() if self.run.running else ""
-        if lost:
+        removed = self._pending.removed_node() if self._pending is not None and self.run.running else ""
+        if removed:
             self.run.abandon()
-            self._current = None
-            self._attempts.failed(
+            self._pending = None
+            self._actions.show_error(
                 InputError(
-                    _("The volume {lost} was removed while it was segmented.").format(lost=lost),
+                    _("The volume {name} was removed while it was segmented.").format(name=removed),
                     _("Load it again, or choose another volume, and click Segment."),
                 )
             )
         if self.recalibration.node is not None and not slicer.mrmlScene.IsNodePresent(self.recalibration.node):
-            self.recalibration.drop()
+            self.recalibration.discard()
         self.refresh()
         qt.QTimer.singleShot(0, self.inputs.choose_volume)
 
@@ -200,7 +197,7 @@ class Panel:
         if self.installation.running:
             self.installation.cancel()
         else:
-            self._attempts.make(self._start)
+            self._actions.run(self._start)
 
     def _start(self) -> None:
         self._read_request(self.models.require_package()).check()
@@ -208,64 +205,63 @@ class Panel:
 
     def _segment(self) -> None:
         request = self._read_request(self.models.require_package())  # it may have been changed meanwhile
-        self._choices.model = request.package.card.name
-        self.recalibration.drop()
-        run = _Run(request, request.frames())
-        self.run.start(lambda: request.job(run.frames[0]), self._on_result, self._on_failure, len(run.frames))
-        self._current = run
+        self._scene_choices.model = request.package.card.name
+        self.recalibration.discard()
+        run = SegmentRun(request, request.frames())
+        self.run.start(
+            lambda: request.job(run.frames[0]),
+            partial(self._on_segmented, run),
+            partial(self._on_segmentation_failed, run),
+            len(run.frames),
+        )
+        self._pending = run
         self._show_actions()
 
     def _correct(self) -> None:
         structure = self.result.review.current
         if structure is None:
             raise InputError(_("No structure is chosen."), _("Click one in the list."))
-        self.recalibration.drop()
+        self.recalibration.discard()
         self.result.review.jump()
         open_segment_editor(self.result.node, structure.label)
 
     def _recalibrate(self) -> None:
-        node = self.result.node
         self.result.review.mark_corrected()
-        self.recalibration.drop()
-        self._ask_about(node, RefineRequest, self._on_refined)
+        self.recalibration.discard()
+        self._start_request(RefineRequest, self._on_refined)
 
-    def _attend(self) -> None:
-        self._ask_about(self.result.node, AttentionRequest, self._on_attention)
+    def _request_attention(self) -> None:
+        self._start_request(AttentionRequest, self._on_attention)
 
-    def _ask_about(
-        self,
-        node: slicer.vtkMRMLSegmentationNode,
-        kind: type[RefineRequest] | type[AttentionRequest],
-        on_result: Callable[[ResultEvent], None],
-    ) -> None:
-        """Ask the worker something about a result."""
-        kind.read(node, self._choices, self._memory)
+    def _start_request(self, kind: type[_Request], on_result: Callable[[_Request, ResultEvent], None]) -> None:
+        """Ask the worker something about the result on show."""
+        node = self.result.node
+        kind.read(node, self._scene_choices, self._settings)
 
         def begin() -> None:
             if not slicer.mrmlScene.IsNodePresent(node):
                 raise InputError(
                     _("The scene was closed during the installation."), _("Load a volume and click Segment.")
                 )
-            request = kind.read(node, self._choices, self._memory)  # it may have been edited meanwhile
-            self.run.start(lambda: request.job, on_result, self._on_question_failure)
-            self._current = request
+            request = kind.read(node, self._scene_choices, self._settings)  # it may have been edited meanwhile
+            self.run.start(lambda: request.job, partial(on_result, request), self._on_request_failed)
+            self._pending = request
             self._show_actions()
 
         self.installation.ensure(begin)
 
     def _save_report(self) -> None:
-        node = self.result.node
-        path = save_report(scene_report(node), node.GetName())
+        path = save_report(scene_report(self.result.node))
         if path is not None:
-            self.messages.add(Message(INFORMATION, _("The report is in {path}.").format(path=path)))
+            self._inform(_("The report is in {path}.").format(path=path))
 
     def _show_table(self) -> None:
         show_table(self.result.node, scene_report(self.result.node))
 
-    def _read_request(self, package: ModelPackage) -> Request:
+    def _read_request(self, package: ModelPackage) -> SegmentRequest:
         """What the choices ask for."""
-        choices = self._choices
-        return Request(
+        choices = self._scene_choices
+        return SegmentRequest(
             volume=choices.inputVolume,
             package=package,
             every_frame=choices.everyFrame,
@@ -277,62 +273,59 @@ class Panel:
             adapted=self.patient.parameters,
         )
 
-    def _on_result(self, event: ResultEvent) -> None:
-        run, request = self._current, self._current.request
+    def _on_segmented(self, run: SegmentRun, event: ResultEvent) -> None:
+        request = run.request
         try:
             result = event.segmentation()
-            written = self._scene_results.write(result, request.target(run.frames[0], run.output_id), request.adapted)
-        except SegmentationError as error:
-            self._on_failure(error)
-            return
+            written = self._scene_results.write(result, run.target(), request.adapted)
         except Exception as error:
-            self._on_failure(unexpected(error))
+            self._on_segmentation_failed(run, error)
             return
         run.frames.pop(0)
         run.output_id = written.node.GetID()
         if not run.frames:
-            self._current = None
+            self._pending = None
         seconds = sum(result.timings.values())
-        self._memory.remember_seconds(result.model.name, request.device, request.fast, request.volume_ml, seconds)
-        self._tell_written(written)
+        self._settings.remember_seconds(result.model.name, request.device, request.fast, request.volume_ml, seconds)
+        self._show_written(written)
 
-    def _tell_written(self, written: Written) -> None:
+    def _show_written(self, written: WrittenResult) -> None:
         """Show a result that was written, and say what of the segmentation was left as it was."""
-        if written.spared:
-            text = _("Marked completed and left as they are: {names}.").format(names=", ".join(written.spared))
-            self.messages.add(Message(INFORMATION, text))
-        if written.kept:
-            text = _("Corrected slices, left as they are: {slices}.").format(slices=slice_names(written.kept))
-            self.messages.add(Message(INFORMATION, text))
-        self._choices.resultSegmentation = written.node
+        if written.completed_segments:
+            names = ", ".join(written.completed_segments)
+            self._inform(_("Marked completed and left as they are: {names}.").format(names=names))
+        if written.corrected_slices:
+            slices = slice_names(written.corrected_slices)
+            self._inform(_("Corrected slices, left as they are: {slices}.").format(slices=slices))
+        self._scene_choices.resultSegmentation = written.node
         self.refresh()
 
-    def _on_refined(self, event: ResultEvent) -> None:
-        request, self._current = self._current, None
-        self._choices.resultSegmentation = request.node
+    def _on_refined(self, request: RefineRequest, event: ResultEvent) -> None:
+        self._pending = None
+        self._scene_choices.resultSegmentation = request.node
         self.refresh()
         try:
             reason = self.recalibration.propose(request, event.refinement())
         except Exception as error:
-            self._attempts.failed(error)
+            self._actions.show_error(error)
             return
         if reason is not None:
-            text = _("Your corrections are kept; nothing else was changed, because {reason}.").format(reason=reason)
-            self.messages.add(Message(INFORMATION, text))
+            text = _("Your corrections are kept; nothing else was changed, because {reason}.")
+            self._inform(text.format(reason=reason))
 
-    def _on_attention(self, event: ResultEvent) -> None:
-        request, self._current = self._current, None
+    def _on_attention(self, request: AttentionRequest, event: ResultEvent) -> None:
+        self._pending = None
         try:
             low, high = request.show(event.attention())
             text = _("Gate of the last decoder: {low:.4f} (dark) to {high:.4f} (bright); 1 lets all features pass.")
-            self.messages.add(Message(INFORMATION, text.format(low=low, high=high)))
+            self._inform(text.format(low=low, high=high))
         except Exception as error:
-            self._attempts.failed(error)
+            self._actions.show_error(error)
         self.refresh()
 
-    def _on_question_failure(self, error: SegmentationError) -> None:
-        self._current = None
-        self._attempts.failed(error)
+    def _on_request_failed(self, error: SegmentationError) -> None:
+        self._pending = None
+        self._actions.show_error(error)
         self.refresh()
 
     def _on_proposal(self, changes: dict[int, tuple[int, int]] | None) -> None:
@@ -341,29 +334,28 @@ class Panel:
 
     def _show_actions(self) -> None:
         """Offer what can be done with the result on show."""
-        if self.recalibration is None:  # still being set up
-            return
         node, ui = self.result.node, self._ui
         if self.recalibration.node is not None and self.recalibration.node is not node:
-            self.recalibration.drop()
+            self.recalibration.discard()
         there = self.result.record is not None
         ui.correctButton.enabled = there and self.result.review.current is not None
         ui.recalibrateButton.enabled = there and not self.run.running and self.recalibration.node is None
         self.patient.refresh()
-        self.result.overlays.let_attend(there and not self.run.running)
+        self.result.overlays.set_attention_available(there and not self.run.running)
         ui.saveReportButton.enabled = ui.tableButton.enabled = there
 
-    def _on_failure(self, error: SegmentationError) -> None:
-        """The segmentation under way comes to nothing more; frames that are done stay."""
-        run, self._current = self._current, None
+    def _on_segmentation_failed(self, run: SegmentRun, error: Exception) -> None:
+        """The segmentation under way ends here; frames that are done stay."""
+        self._pending = None
         self.run.abandon()
+        known = as_segmentation_error(error)
         if run.output_id is not None:
             kept = _("{done} of {count} frames are done and kept.").format(
                 done=run.count - len(run.frames), count=run.count
             )
-            remedy = kept if isinstance(error, CancelledError) else f"{error.remedy} {kept}"
-            error = type(error)(error.cause, remedy)
-        self._attempts.failed(error)
+            remedy = kept if isinstance(known, CancelledError) else f"{known.remedy} {kept}"
+            known = type(known)(known.cause, remedy)
+        self._actions.show_error(known)
         self.refresh()
 
     def _on_model_chosen(self, name: str) -> None:
@@ -375,6 +367,9 @@ class Panel:
         self.models.show_added(card.name)
         self._on_model_chosen(card.name)
         text = _("{model} {version} was added.").format(model=card.title, version=card.version)
+        self._inform(text)
+
+    def _inform(self, text: str) -> None:
         self.messages.add(Message(INFORMATION, text))
 
     def _expected_seconds(self) -> float | None:
@@ -383,4 +378,6 @@ class Panel:
         request = self._read_request(self.models.package)
         if not request.volume_ml:
             return None
-        return self._memory.expected_seconds(request.package.card.name, request.device, request.fast, request.volume_ml)
+        return self._settings.expected_seconds(
+            request.package.card.name, request.device, request.fast, request.volume_ml
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..io.volume_image import voxels_of
 from ..models import ModelCard
 from ..mrml import (
     adapted_parameters,
-    adapted_text,
+    adapted_text_node,
     completed_voxels,
     corrected_mask,
     find_segment,
@@ -29,7 +30,7 @@ from .choices import Choices
 from .messages import as_rich_text, slice_names
 from .requests import RefineRequest
 from .result_record import ResultRecord
-from .scene_results import SceneResults, Written
+from .scene_results import SceneResults, WrittenResult
 
 
 class PatientNetwork:
@@ -46,30 +47,31 @@ class PatientNetwork:
         self._choices = choices
         self._card = card
         self._tip = ui.adaptedCheckBox.toolTip
-        #: by ID of the text that keeps them, in which state parameters were read, and for which weights they are
-        self._read: dict[str, tuple[int | None, str]] = {}
+        #: by ID of the text node that holds parameters: its MTime when it was read, and the SHA-256 of their weights
+        self._weights: dict[str, tuple[int, str]] = {}
         ui.adaptedCheckBox.connect("clicked(bool)", self._on_click)
         self.refresh()
 
     @property
     def parameters(self) -> bytes | None:
-        """The adapted parameters that the user wants to be used; None for the model as it is."""
+        """The adapted parameters that the user has chosen to use; None for the model as it is."""
         choices = self._choices()
-        wanted = choices.adaptedFrom if choices else None
-        return adapted_parameters(wanted) if wanted in self._found() else None
+        chosen = choices.adaptedFrom if choices else None
+        return adapted_parameters(chosen) if chosen in self._candidates() else None
 
     def refresh(self) -> None:
         """Offer what there is now."""
-        found, box = self._found(), self._ui.adaptedCheckBox
+        choices, found, box = self._choices(), self._candidates(), self._ui.adaptedCheckBox
         box.visible = bool(found)
-        if found:
-            wanted = self._choices().adaptedFrom
-            chosen = wanted if wanted in found else found[-1]
-            box.checked = wanted in found
-            tip = _("{what} It comes with the segmentation {name}.").format(what=self._tip, name=chosen.GetName())
-            box.toolTip = as_rich_text(tip)
+        if choices is None or not found:
+            return
+        chosen = next((node for node in found if node is choices.adaptedFrom), None)
+        box.checked = chosen is not None
+        offered = found[-1] if chosen is None else chosen
+        tip = _("{what} It comes with the segmentation {name}.").format(what=self._tip, name=offered.GetName())
+        box.toolTip = as_rich_text(tip)
 
-    def _found(self) -> list[slicer.vtkMRMLSegmentationNode]:
+    def _candidates(self) -> list[slicer.vtkMRMLSegmentationNode]:
         """Segmentations of the chosen volume with parameters for the chosen model's weights, the newest result last."""
         choices, card = self._choices(), self._card()
         if choices is None or choices.inputVolume is None or card is None:
@@ -78,22 +80,22 @@ class PatientNetwork:
         fitting = [node for node in nodes if self._fits(node, choices.inputVolume, card.weights_sha256)]
         return sorted(fitting, key=_date)
 
-    def _on_click(self, wanted: bool) -> None:
-        choices, found = self._choices(), self._found()
+    def _on_click(self, checked: bool) -> None:
+        choices, found = self._choices(), self._candidates()
         if choices is not None:
-            choices.adaptedFrom = found[-1] if wanted and found else None
+            choices.adaptedFrom = found[-1] if checked and found else None
         self.refresh()
 
     def _fits(self, node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode, weights: str) -> bool:
         """Whether a segmentation of this volume has parameters for these weights."""
-        text = adapted_text(node)
+        text = adapted_text_node(node)
         if text is None or node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is not volume:
             return False
-        known, state = self._read.get(text.GetID(), (None, "")), text.GetMTime()
-        if known[0] != state:  # reading takes time, and this is asked often
+        cached, modified = self._weights.get(text.GetID()), text.GetMTime()
+        if cached is None or cached[0] != modified:  # reading takes time, and this is asked often
             notes = AdaptedNotes.read(adapted_parameters(node))
-            known = self._read[text.GetID()] = (state, notes.weights_sha256 if notes else "")
-        return known[1] == weights
+            cached = self._weights[text.GetID()] = (modified, notes.weights_sha256 if notes else "")
+        return cached[1] == weights
 
 
 def _date(node: slicer.vtkMRMLSegmentationNode) -> str:
@@ -101,8 +103,23 @@ def _date(node: slicer.vtkMRMLSegmentationNode) -> str:
     return record.date if record is not None else ""
 
 
-#: structures of which a proposal's changes are told one by one
-TOLD = 4
+#: structures of which a proposal's changes are listed one by one
+MAX_LISTED = 4
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """What learning from corrections would change.
+
+    Attributes:
+        request: what was asked for.
+        refined: what was proposed.
+        difference: shows the changes in the views.
+    """
+
+    request: RefineRequest
+    refined: RefinedResult
+    difference: slicer.vtkMRMLSegmentationNode
 
 
 class Recalibration:
@@ -120,24 +137,22 @@ class Recalibration:
         self,
         ui: Any,
         results: SceneResults,
-        on_accepted: Callable[[Callable[[], Written]], None],
+        on_accepted: Callable[[Callable[[], WrittenResult]], None],
         on_proposal: Callable[[dict[int, tuple[int, int]] | None], None],
     ) -> None:
         self._ui = ui
         self._results = results
         self._on_accepted = on_accepted
         self._on_proposal = on_proposal
-        self._request: RefineRequest | None = None
-        self._refined: RefinedResult | None = None
-        self._difference: slicer.vtkMRMLSegmentationNode | None = None
+        self._proposal: _Proposal | None = None
         ui.acceptChangesButton.connect("clicked(bool)", self._on_accept)
-        ui.rejectChangesButton.connect("clicked(bool)", self.drop)
+        ui.rejectChangesButton.connect("clicked(bool)", self.discard)
         ui.previewFrame.visible = False
 
     @property
     def node(self) -> slicer.vtkMRMLSegmentationNode | None:
         """The segmentation for which there is a proposal."""
-        return self._request.node if self._request is not None else None
+        return self._proposal.request.node if self._proposal is not None else None
 
     def propose(self, request: RefineRequest, refined: RefinedResult) -> str | None:
         """Show what would change; nothing does yet.
@@ -148,7 +163,7 @@ class Recalibration:
         Raises:
             InputError: the segmentation no longer fits.
         """
-        self.drop()
+        self.discard()
         record = ResultRecord.read(request.node)
         if record is None:
             raise InputError(_("The result was taken back while corrections were learnt from."), _("Segment again."))
@@ -158,33 +173,35 @@ class Recalibration:
         changes = count_changes(before, after)
         if not changes:
             return _("the other slices are already as they would be proposed")
-        self._request, self._refined = request, refined
-        self._difference = show_difference(request.node, before, after)
-        told = _(
+        self._proposal = _Proposal(request, refined, show_difference(request.node, before, after))
+        summary = _(
             "Proposal, outside of the slices {slices}, which stay as you left them, as do accepted structures: voxels "
             "gained (green) and lost (red) are {changes}."
-        ).format(slices=slice_names(" ".join(refined.slices)), changes=_told_by_structure(changes, record))
+        ).format(slices=slice_names(" ".join(refined.slices)), changes=_list_changes(changes, record))
         new = [finding for finding in refined.result.findings if finding not in record.findings]
-        self._ui.previewLabel.text = " ".join([told, *(f"{finding.message} {finding.consequence}" for finding in new)])
+        warnings = [f"{finding.message} {finding.consequence}" for finding in new]
+        self._ui.previewLabel.text = " ".join([summary, *warnings])
         self._ui.previewFrame.visible = True
         self._on_proposal(changes)
         return None
 
-    def drop(self) -> None:
-        """There is no proposal any more."""
-        if self._request is None:
+    def discard(self) -> None:
+        """Take the proposal away, if there is one."""
+        proposal, self._proposal = self._proposal, None
+        if proposal is None:
             return
-        self._request = self._refined = None
-        difference, self._difference = self._difference, None
-        if slicer.mrmlScene.IsNodePresent(difference):
-            slicer.mrmlScene.RemoveNode(difference)
+        if slicer.mrmlScene.IsNodePresent(proposal.difference):
+            slicer.mrmlScene.RemoveNode(proposal.difference)
         self._ui.previewFrame.visible = False
         self._on_proposal(None)
 
     def _on_accept(self) -> None:
-        request, refined = self._request, self._refined
-        self.drop()
-        self._on_accepted(lambda: self._results.write(refined.result, request.target, refined.adapted))
+        proposal = self._proposal
+        if proposal is None:
+            return
+        self.discard()
+        refined, target = proposal.refined, proposal.request.target
+        self._on_accepted(lambda: self._results.write(refined.result, target, refined.adapted))
 
 
 def proposed_labels(
@@ -223,15 +240,15 @@ def _reason(reason: str) -> str:
     }.get(reason, reason)
 
 
-def _told_by_structure(changes: dict[int, tuple[int, int]], record: ResultRecord) -> str:
+def _list_changes(changes: dict[int, tuple[int, int]], record: ResultRecord) -> str:
     """Changes by structure, those that change most first."""
     names = {label.value: label.name for label in record.labels}
     ranked = sorted(changes.items(), key=lambda entry: -sum(entry[1]))
-    told = [f"{names[value]} +{gained} \N{MINUS SIGN}{lost}" for value, (gained, lost) in ranked[:TOLD]]
-    if len(ranked) > TOLD:
-        gained, lost = (sum(change[side] for _value, change in ranked[TOLD:]) for side in (0, 1))
-        told.append(_("others {change}").format(change=f"+{gained} \N{MINUS SIGN}{lost}"))
-    return ", ".join(told)
+    listed = [f"{names[value]} +{gained} \N{MINUS SIGN}{lost}" for value, (gained, lost) in ranked[:MAX_LISTED]]
+    if len(ranked) > MAX_LISTED:
+        gained, lost = (sum(change[side] for _value, change in ranked[MAX_LISTED:]) for side in (0, 1))
+        listed.append(_("others {change}").format(change=f"+{gained} \N{MINUS SIGN}{lost}"))
+    return ", ".join(listed)
 
 
 def count_changes(before: sitk.Image, after: sitk.Image) -> dict[int, tuple[int, int]]:

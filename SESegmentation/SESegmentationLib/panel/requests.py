@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,12 +18,12 @@ from ..mrml import (
     SegmentationSequence,
     VolumeSequence,
     adapted_parameters,
-    check_grid,
+    check_output_grid,
     check_volume_node,
     corrected_mask,
-    find_corrections,
+    find_corrected_slices,
     image_from_volume_node,
-    is_on_grid,
+    is_on_volume_grid,
     label_map,
     referenced_node,
     region_image,
@@ -33,14 +33,14 @@ from ..mrml import (
 )
 from ..options import Grid, SegmentOptions
 from .choices import Choices
-from .computer import ComputerMemory
+from .computer import UserSettings
 from .result_record import ResultRecord
-from .scene_results import REGION_ROLE, Target, find_frames, moves_with
+from .scene_results import REGION_ROLE, Target, find_frames, share_parent_transform
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a result came from, if all of it is still there.
+class ResultInputs:
+    """What a result was made of, if all of it is still in the scene.
 
     Attributes:
         node: the result.
@@ -57,17 +57,17 @@ class Origin:
     region: slicer.vtkMRMLMarkupsROINode | None
 
     @classmethod
-    def of(cls, node: slicer.vtkMRMLSegmentationNode | None, memory: ComputerMemory) -> Origin:
-        """Where this result came from.
+    def of(cls, node: slicer.vtkMRMLSegmentationNode | None, settings: UserSettings) -> ResultInputs:
+        """The inputs of this result.
 
         Raises:
-            InputError: it is no result of this module, or of frames, or its volume is gone or moved, or its model is
-                another one by now.
+            InputError: it is no result of this module, or of frames, or its volume was removed or moved, or its model
+                has changed since.
             ModelError: its model is no longer installed.
             UsageError: the terms of its model are not accepted on this computer.
         """
         record = ResultRecord.read(node)
-        if record is None:
+        if node is None or record is None:
             raise InputError(_("There is no result of this module."), _("Click Segment first."))
         volume = source_volume(node)
         if VolumeSequence.of(volume) is not None:
@@ -77,7 +77,7 @@ class Origin:
                 ),
                 _("Clone the frame in the module Data (right-click on the volume), and segment the clone."),
             )
-        if not moves_with(node, volume):
+        if not share_parent_transform(node, volume):
             raise InputError(
                 _("{node} is not under the same transform as {volume}.").format(
                     node=node.GetName(), volume=volume.GetName()
@@ -90,7 +90,7 @@ class Origin:
                 _("The model {model} has changed since this result was made.").format(model=record.model),
                 _("Segment again."),
             )
-        memory.require_accepted(package.card)
+        settings.require_accepted(package.card)
         return cls(node, record, volume, package, referenced_node(node, REGION_ROLE, "vtkMRMLMarkupsROINode"))
 
     def image(self) -> sitk.Image:
@@ -105,15 +105,15 @@ class Origin:
         """The adapted parameters with which it was made; None for the model as it is."""
         return adapted_parameters(self.node) if self.record.adapted else None
 
-    def lost(self) -> str:
-        """The name of the volume or segmentation if it has left the scene; empty while both are there."""
-        gone = [node for node in (self.volume, self.node) if not slicer.mrmlScene.IsNodePresent(node)]
-        return gone[0].GetName() if gone else ""
+    def removed_node(self) -> str:
+        """The name of the volume or segmentation if it was removed from the scene; empty while both are in it."""
+        removed = [node for node in (self.volume, self.node) if not slicer.mrmlScene.IsNodePresent(node)]
+        return removed[0].GetName() if removed else ""
 
 
 @dataclass(frozen=True)
-class Request:
-    """A segmentation that is wanted. Checked and read from the scene by its methods, so it belongs to the moment.
+class SegmentRequest:
+    """A request for a segmentation. Its methods check it and read the scene as it is at that moment.
 
     Attributes:
         volume: the volume to segment; None where none is chosen.
@@ -145,8 +145,11 @@ class Request:
         whole = float(np.prod(self.volume.GetSpacing()) * np.prod(self.volume.GetImageData().GetDimensions())) / 1000
         return whole if self.region is None else min(whole, float(np.prod(self.region.GetSize())) / 1000)
 
-    def check(self) -> None:
-        """Look whether the choices go together; takes no time.
+    def check(self) -> slicer.vtkMRMLScalarVolumeNode:
+        """Look whether the choices go with each other; takes no time.
+
+        Returns:
+            The volume.
 
         Raises:
             InputError: no volume is chosen, it cannot be segmented, or the output does not go with it.
@@ -159,9 +162,9 @@ class Request:
             )
         check_volume_node(volume)
         if output is None:
-            return
-        check_grid(output, volume, self.package.card.spacing)
-        if not moves_with(output, volume):
+            return volume
+        check_output_grid(output, volume, self.package.card.spacing)
+        if not share_parent_transform(output, volume):
             raise InputError(
                 _("The segmentation {output} is not under the same transform as {volume}.").format(
                     output=output.GetName(), volume=volume.GetName()
@@ -176,11 +179,12 @@ class Request:
                 ),
                 _("Choose a new segmentation as the output, or segment the selected frame only."),
             )
+        return volume
 
     def frames(self) -> list[int | None]:
         """Numbers of the frames to segment, the one on show first; [None] where the volume is no sequence."""
         frames = VolumeSequence.of(self.volume)
-        return [None] if frames is None else frames.numbers(self.every_frame)
+        return [None] if frames is None else [*frames.numbers(self.every_frame)]
 
     def job(self, frame: int | None) -> SegmentJob:
         """The job for the worker, with a copy of the voxels.
@@ -191,15 +195,15 @@ class Request:
         Raises:
             InputError: as :meth:`check`, or the region is not drawn or lies outside the volume.
         """
-        self.check()
-        image = image_from_volume_node(self.volume) if frame is None else find_frames(self.volume).image(frame)
+        volume = self.check()
+        image = image_from_volume_node(volume) if frame is None else find_frames(volume).image(frame)
         return SegmentJob(
             options=SegmentOptions(
-                roi=None if self.region is None else region_image(self.region, self.volume, image),
+                roi=None if self.region is None else region_image(self.region, volume, image),
                 fast=self.fast,
                 low_memory=self.low_memory,
                 doubt=frame is None,
-                grid=self._grid(frame),
+                grid=self._grid(frame, volume),
             ),
             image=image,
             model=self.package.path,
@@ -207,9 +211,9 @@ class Request:
             adapted=self.adapted,
         )
 
-    def _grid(self, frame: int | None) -> Grid:
+    def _grid(self, frame: int | None, volume: slicer.vtkMRMLScalarVolumeNode) -> Grid:
         """On which grid the result shall lie: a segmentation that is written into keeps its own, and frames theirs."""
-        on_volume = is_on_grid(self.output, self.volume)
+        on_volume = is_on_volume_grid(self.output, volume)
         if frame is not None or on_volume:
             return "input"
         return "auto" if on_volume is None else "model"
@@ -221,47 +225,79 @@ class Request:
             frame: one of :meth:`frames`.
             output_id: of the segmentation that holds the frames before, if there were any.
         """
+        volume = self.volume
+        if volume is None:
+            raise ValueError("no volume was segmented")
         chosen = self.output.GetID() if self.output is not None else None
         return Target(
-            volume_id=self.volume.GetID(),
+            volume_id=volume.GetID(),
             output_id=output_id or chosen,
-            name=f"{self.volume.GetName()} {self.package.card.name}",
+            name=f"{volume.GetName()} {self.package.card.name}",
             frame=frame,
             region_id=self.region.GetID() if self.region is not None else None,
         )
 
 
-@dataclass(frozen=True)
-class AttentionRequest:
-    """A map of attention that is wanted.
+@dataclass
+class SegmentRun:
+    """A segmentation under way, frame by frame.
 
     Attributes:
-        origin: of the result.
+        request: what was asked for.
+        frames: of a sequence, still to be segmented, the one at hand first; [None] for a volume.
+        output_id: the segmentation that holds the frames before; None while there were none.
+        count: how many frames there were at the start.
+    """
+
+    request: SegmentRequest
+    frames: list[int | None]
+    output_id: str | None = None
+    count: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.count = len(self.frames)
+
+    def target(self) -> Target:
+        """Where the result of the frame at hand goes."""
+        return self.request.target(self.frames[0], self.output_id)
+
+    def removed_node(self) -> str:
+        """The name of the volume if it was removed from the scene; empty while it is in it."""
+        volume = self.request.volume
+        return "" if volume is None or slicer.mrmlScene.IsNodePresent(volume) else volume.GetName()
+
+
+@dataclass(frozen=True)
+class AttentionRequest:
+    """A request for a map of attention.
+
+    Attributes:
+        inputs: what the result was made of.
         job: for the worker.
     """
 
-    origin: Origin
+    inputs: ResultInputs
     job: AttentionJob
 
     @classmethod
     def read(
-        cls, node: slicer.vtkMRMLSegmentationNode | None, choices: Choices, memory: ComputerMemory
+        cls, node: slicer.vtkMRMLSegmentationNode | None, choices: Choices, settings: UserSettings
     ) -> AttentionRequest:
-        """What is to be asked for a result; the errors are those of :meth:`.Origin.of`."""
-        origin = Origin.of(node, memory)
-        image = origin.image()
+        """The request for a result; the errors are those of :meth:`ResultInputs.of`."""
+        inputs = ResultInputs.of(node, settings)
+        image = inputs.image()
         job = AttentionJob(
-            options=SegmentOptions(roi=origin.roi(image), fast=choices.fast, low_memory=choices.lowMemory),
+            options=SegmentOptions(roi=inputs.roi(image), fast=choices.fast, low_memory=choices.lowMemory),
             image=image,
-            model=origin.package.path,
+            model=inputs.package.path,
             device=choices.device,
-            adapted=origin.adapted(),
+            adapted=inputs.adapted(),
         )
-        return cls(origin, job)
+        return cls(inputs, job)
 
-    def lost(self) -> str:
-        """See :meth:`.Origin.lost`."""
-        return self.origin.lost()
+    def removed_node(self) -> str:
+        """See :meth:`ResultInputs.removed_node`."""
+        return self.inputs.removed_node()
 
     def show(self, attention: sitk.Image) -> tuple[float, float]:
         """Lay the map over the views; the values from which to which the colours go.
@@ -269,8 +305,8 @@ class AttentionRequest:
         Raises:
             InputError: the result is another one by now.
         """
-        node = self.origin.node
-        if ResultRecord.read(node) != self.origin.record:
+        node = self.inputs.node
+        if ResultRecord.read(node) != self.inputs.record:
             raise InputError(_("The result has changed meanwhile."), _("Tick the box again."))
         ATTENTION.make(node, attention)
         ATTENTION.show(node)
@@ -279,53 +315,54 @@ class AttentionRequest:
 
 @dataclass(frozen=True)
 class RefineRequest:
-    """A proposal that is wanted.
+    """A request to learn from corrections; its result is a proposal.
 
     Attributes:
-        origin: of the corrected result.
+        inputs: what the corrected result was made of.
         target: where the new result goes.
         job: for the worker.
     """
 
-    origin: Origin
+    inputs: ResultInputs
     target: Target
     job: RefineJob
 
     @property
     def node(self) -> slicer.vtkMRMLSegmentationNode:
         """The corrected result."""
-        return self.origin.node
+        return self.inputs.node
 
     @classmethod
     def read(
-        cls, node: slicer.vtkMRMLSegmentationNode | None, choices: Choices, memory: ComputerMemory
+        cls, node: slicer.vtkMRMLSegmentationNode | None, choices: Choices, settings: UserSettings
     ) -> RefineRequest:
-        """What the corrections of a result ask for.
+        """The request for the corrections of a result.
 
         Raises:
-            InputError: as :meth:`.Origin.of`; or it is not corrected.
-            ModelError, UsageError: as :meth:`.Origin.of`.
+            InputError: as :meth:`ResultInputs.of`, or no slice was corrected.
+            ModelError, UsageError: as :meth:`ResultInputs.of`.
         """
-        origin = Origin.of(node, memory)
-        image = origin.image()
-        slices, grid = find_corrections(node), result_grid(node, image)
+        inputs = ResultInputs.of(node, settings)
+        image = inputs.image()
+        node = inputs.node
+        slices, grid = find_corrected_slices(node), result_grid(node, image)
         if corrected_mask(node, grid, slices) is None:
             raise InputError(
                 _("No slice was corrected yet: there is nothing to learn from."),
                 _("Click Correct, draw a slice as it should be, and come back."),
             )
         job = RefineJob(
-            options=SegmentOptions(roi=origin.roi(image), low_memory=choices.lowMemory, doubt=True),
+            options=SegmentOptions(roi=inputs.roi(image), low_memory=choices.lowMemory, doubt=True),
             image=image,
-            labels=label_map(node, origin.record.labels, grid),
+            labels=label_map(node, inputs.record.labels, grid),
             slices=tuple(map(str, slices)),
-            model=origin.package.path,
+            model=inputs.package.path,
             device=choices.device,
             recalibrate=choices.recalibrate,
         )
-        region_id = origin.region.GetID() if origin.region is not None else None
-        return cls(origin, Target(origin.volume.GetID(), node.GetID(), node.GetName(), region_id=region_id), job)
+        region_id = inputs.region.GetID() if inputs.region is not None else None
+        return cls(inputs, Target(inputs.volume.GetID(), node.GetID(), node.GetName(), region_id=region_id), job)
 
-    def lost(self) -> str:
-        """See :meth:`.Origin.lost`."""
-        return self.origin.lost()
+    def removed_node(self) -> str:
+        """See :meth:`ResultInputs.removed_node`."""
+        return self.inputs.removed_node()

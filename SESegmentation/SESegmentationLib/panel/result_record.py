@@ -27,16 +27,16 @@ from ..io.volume_image import voxels_of
 from ..models import Label
 from ..mrml import (
     check_volume_node,
+    companion_node,
     edited_voxels,
-    find_corrections,
+    find_corrected_slices,
     find_segment,
     image_from_volume_node,
     label_map,
-    made_node,
     place_beside,
-    refer_to_made,
     result_grid,
     review_state,
+    set_companion_node,
     source_volume,
 )
 from ..report import (
@@ -135,7 +135,7 @@ class ResultRecord:
                     volume_ml=structure.volume_ml,
                     confidence=min(max(structure.confidence, 0.0), 1.0),
                     expected_dice=None if adapted else structure.expected_dice,
-                    centre_lps=None if isnan(structure.centre_lps[0]) else tuple(structure.centre_lps),
+                    centre_lps=None if isnan(structure.centre_lps[0]) else structure.centre_lps,
                     doubtful_lps=structure.doubtful
                     and result.labels.TransformIndexToPhysicalPoint(list(structure.doubtful)),
                 )
@@ -171,7 +171,7 @@ class ResultRecord:
         return replace(self, structures=tuple(structures))
 
     @staticmethod
-    def is_kept(node: slicer.vtkMRMLSegmentationNode) -> bool:
+    def exists(node: slicer.vtkMRMLSegmentationNode) -> bool:
         """Whether a segmentation carries a record, readable or not."""
         return bool(node.GetAttribute(RECORD_ATTRIBUTE))
 
@@ -311,7 +311,7 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
         "device": record.device,
         "intracranial": intracranial_entry(record.intracranial),
         "structures": structures,
-        "corrected_slices": [str(entry) for entry in find_corrections(node)],
+        "corrected_slices": [str(entry) for entry in find_corrected_slices(node)],
         "findings": [vars(finding) for finding in record.findings],
         "timings_s": {"total": round(record.seconds, 3)},
         "versions": versions(),
@@ -320,10 +320,10 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
 
 def show_table(node: slicer.vtkMRMLSegmentationNode, report: dict[str, Any]) -> slicer.vtkMRMLTableNode:
     """Put a report into the scene as a table beside the segmentation (one each), and show it."""
-    table, scene = made_node(node, _TABLE_ROLE, "vtkMRMLTableNode"), node.GetScene()
+    table, scene = companion_node(node, _TABLE_ROLE, "vtkMRMLTableNode"), node.GetScene()
     if table is None:
         table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} report"))
-        refer_to_made(node, _TABLE_ROLE, table)
+        set_companion_node(node, _TABLE_ROLE, table)
         place_beside(table, node)
     table.RemoveAllColumns()
     table.SetUseColumnTitleAsColumnHeader(True)
@@ -343,14 +343,14 @@ def show_table(node: slicer.vtkMRMLSegmentationNode, report: dict[str, Any]) -> 
     return table
 
 
-def save_report(report: dict[str, Any], name: str) -> Path | None:
+def save_report(report: dict[str, Any]) -> Path | None:
     """Ask for a file, CSV or JSON, and write a report there; None where the user changes their mind.
 
     Raises:
         UsageError, OutputError: it cannot be written.
     """
     path = qt.QFileDialog.getSaveFileName(
-        slicer.util.mainWindow(), _("Save report"), f"{name}.csv", _("Table (*.csv);;All of it (*.json)")
+        slicer.util.mainWindow(), _("Save report"), f"{report['output']}.csv", _("Table (*.csv);;All of it (*.json)")
     )
     if not path:
         return None

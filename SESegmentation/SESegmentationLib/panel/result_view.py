@@ -11,7 +11,7 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from ..mrml import ATTENTION, DOUBT, note_corrections
+from ..mrml import ATTENTION, DOUBT, mark_edited_semiautomatic
 from .messages import Message, MessageList, duration
 from .result_record import ResultRecord
 from .review import ReviewList
@@ -24,16 +24,16 @@ class Overlays:
     Args:
         ui: holds doubtCheckBox and attentionCheckBox.
         results: knows the doubt about results that were not reloaded.
-        on_attention_wanted: called to see to it that the map of attention is made; it takes time.
+        on_attention_requested: called to see to it that the map of attention is made; it takes time.
     """
 
-    def __init__(self, ui: Any, results: SceneResults, on_attention_wanted: Callable[[], None]) -> None:
+    def __init__(self, ui: Any, results: SceneResults, on_attention_requested: Callable[[], None]) -> None:
         self._ui = ui
         self._results = results
-        self._on_attention_wanted = on_attention_wanted
+        self._on_attention_requested = on_attention_requested
         self._node: slicer.vtkMRMLSegmentationNode | None = None
         self._doubt_tip = ui.doubtCheckBox.toolTip
-        self._can_attend = False
+        self._attention_available = False
         ui.doubtCheckBox.connect("clicked(bool)", self._on_doubt)
         ui.attentionCheckBox.connect("clicked(bool)", self._on_attention)
 
@@ -42,9 +42,9 @@ class Overlays:
         self._node = node
         self.refresh()
 
-    def let_attend(self, possible: bool) -> None:
+    def set_attention_available(self, possible: bool) -> None:
         """Whether the map of attention can be made now."""
-        self._can_attend = possible
+        self._attention_available = possible
         self.refresh()
 
     def refresh(self) -> None:
@@ -55,13 +55,14 @@ class Overlays:
         ui.doubtCheckBox.checked = node is not None and DOUBT.is_shown(node)
         ui.doubtCheckBox.toolTip = self._doubt_tip if known or node is None else _no_doubt()
         there = node is not None and ATTENTION.volume(node) is not None
-        ui.attentionCheckBox.enabled = there or self._can_attend
+        ui.attentionCheckBox.enabled = there or self._attention_available
         ui.attentionCheckBox.checked = there and ATTENTION.is_shown(node)
 
     def _on_doubt(self, shown: bool) -> None:
         if shown:
-            if DOUBT.volume(self._node) is None:
-                DOUBT.make(self._node, self._results.doubt(self._node))
+            doubt = self._results.doubt(self._node)
+            if DOUBT.volume(self._node) is None and doubt is not None:
+                DOUBT.make(self._node, doubt)
             DOUBT.show(self._node)
         else:
             DOUBT.hide(self._node)
@@ -73,7 +74,7 @@ class Overlays:
         elif ATTENTION.volume(self._node) is not None:
             ATTENTION.show(self._node)
         else:
-            self._on_attention_wanted()
+            self._on_attention_requested()
         self.refresh()
 
 
@@ -93,7 +94,7 @@ class ResultView(VTKObservationMixin):
             list and the overlays need.
         results: takes changes back, and makes them again.
         on_changed: called when another structure is chosen, or the segmentation is another or has changed.
-        on_attention_wanted: see :class:`.overlays.Overlays`.
+        on_attention_requested: see :class:`.overlays.Overlays`.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class ResultView(VTKObservationMixin):
         ui: Any,
         results: SceneResults,
         on_changed: Callable[[], None],
-        on_attention_wanted: Callable[[], None],
+        on_attention_requested: Callable[[], None],
     ) -> None:
         super().__init__()
         self._ui = ui
@@ -113,10 +114,10 @@ class ResultView(VTKObservationMixin):
         self._opacity: tuple[str, float] | None = None  # of which display node it was set last
         self._findings = MessageList(ui.findingFrame)
         self.review = ReviewList(ui, on_changed)
-        self.overlays = Overlays(ui, results, on_attention_wanted)
+        self.overlays = Overlays(ui, results, on_attention_requested)
         ui.undoButton.connect("clicked(bool)", self._on_undo)
         ui.redoButton.connect("clicked(bool)", self._on_redo)
-        self.show(None)
+        self._update(None)
 
     @property
     def node(self) -> slicer.vtkMRMLSegmentationNode | None:
@@ -135,9 +136,13 @@ class ResultView(VTKObservationMixin):
 
     def show(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
         """Show this segmentation; the section is hidden where there is no result at all."""
+        self._update(node)
+        self._on_changed()
+
+    def _update(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
         record = ResultRecord.read(node)
         segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-        self._ui.resultSection.visible = node is not None or any(map(ResultRecord.is_kept, segmentations))
+        self._ui.resultSection.visible = node is not None or any(map(ResultRecord.exists, segmentations))
         self._ui.show3DButton.setSegmentationNode(node)
         if node is not self._node:
             self.removeObservers()
@@ -151,7 +156,6 @@ class ResultView(VTKObservationMixin):
             self.review.show(node, record)
         self._show_steps()
         self.overlays.show(node)
-        self._on_changed()
 
     def set_opacity(self, opacity: float) -> None:
         """How opaque the segmentation on show is in all views, 0 to 1; what other modules make of it later counts."""
@@ -170,7 +174,7 @@ class ResultView(VTKObservationMixin):
         self.show(self._node)
 
     def _on_segment(self, caller: slicer.vtkSegmentation, event: str) -> None:
-        note_corrections(caller)
+        mark_edited_semiautomatic(caller)
         self.review.refresh()
         qt.QTimer.singleShot(0, self._show_steps)  # the history of the segmentation hears of it too, perhaps later
 

@@ -16,14 +16,15 @@ from ..mrml import (
     TO_CHECK,
     edited_voxels,
     find_segment,
-    note_correction,
+    mark_semiautomatic,
     review_state,
     set_review_state,
     source_volume,
 )
 from .messages import state_name
 from .result_record import RecordedStructure, ResultRecord
-from .structure_table import NONE, StructureTable
+from .structure_rows import NONE
+from .structure_table import StructureTable
 
 
 def jump_to(node: slicer.vtkMRMLTransformableNode, point_lps: Sequence[float]) -> None:
@@ -91,7 +92,7 @@ class ReviewList:
     def current(self) -> RecordedStructure | None:
         """The structure that is chosen."""
         index = self._table.current
-        return None if index is None else self._record.structures[index]
+        return None if index is None or self._record is None else self._record.structures[index]
 
     def show(self, node: slicer.vtkMRMLSegmentationNode | None, record: ResultRecord | None) -> None:
         """List the structures of a result."""
@@ -125,7 +126,7 @@ class ReviewList:
             segment = self._segment(value)
             if not count or segment is None:
                 continue
-            note_correction(segment)
+            mark_semiautomatic(segment)
             if review_state(segment) == TO_CHECK:
                 set_review_state(segment, CORRECTED)
         self.refresh()
@@ -140,6 +141,8 @@ class ReviewList:
             jump_to_slices(self._node, structure.doubtful_lps)
 
     def _segment(self, value: int) -> slicer.vtkSegment | None:
+        if self._node is None or self._record is None:
+            return None
         label = next((label for label in self._record.labels if label.value == value), None)
         return find_segment(self._node.GetSegmentation(), label) if label is not None else None
 
@@ -173,7 +176,9 @@ class ReviewList:
 
     def _on_accept(self) -> None:
         """Accept the structure and go to the next; one that is accepted is to be checked again."""
-        segment = self._segment(self.current.label.value)
+        segment = self._segment(self.current.label.value) if self.current is not None else None
+        if segment is None:
+            return
         if review_state(segment) == ACCEPTED:
             set_review_state(segment, TO_CHECK)
             self.mark_corrected()

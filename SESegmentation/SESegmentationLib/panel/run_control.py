@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import qt
@@ -11,7 +12,7 @@ from slicer.i18n import tr as _
 
 from ..client import Event, FailureEvent, Job, JobHandle, ProgressEvent, ResultEvent, Segmenter
 from ..errors import SegmentationError
-from .messages import progress_line, unexpected
+from .messages import as_segmentation_error, progress_line
 
 #: how often events are fetched, while a segmentation runs and while the worker only waits, in ms
 RUNNING_MS, WAITING_MS = 40, 1000
@@ -23,6 +24,31 @@ DOUBLE_CLICK_SECONDS = 0.5
 #: Slicer may keep other Python threads from running while none of its own Python code runs; each fetch lets those that
 #: carry messages run for so long, in s
 THREAD_SECONDS = 0.004
+
+
+@dataclass
+class _Run:
+    """Jobs that are done one after the other, and how far they are.
+
+    Attributes:
+        segmenter: does them.
+        next_job: makes the next one.
+        on_result: called with the event of each job that succeeded.
+        on_failure: called with what ended the run.
+        count: how many jobs there are.
+        started: when the run began, in s of the clock.
+        done: how many jobs are done.
+        handle: of the job under way; None before it is submitted.
+    """
+
+    segmenter: Segmenter
+    next_job: Callable[[], Job]
+    on_result: Callable[[ResultEvent], None]
+    on_failure: Callable[[SegmentationError], None]
+    count: int
+    started: float
+    done: int = 0
+    handle: JobHandle | None = None
 
 
 class RunControl:
@@ -47,14 +73,9 @@ class RunControl:
         self._ui = ui
         self._make_segmenter = make_segmenter
         self._segmenter: Segmenter | None = None
-        self._next_job: Callable[[], Job] | None = None
-        self._handle: JobHandle | None = None
-        self._count = self._done = 0
-        self._started = 0.0
+        self._run: _Run | None = None
         self._on_segment = on_segment
         self._ready = ready
-        self._on_result: Callable[[ResultEvent], None]
-        self._on_failure: Callable[[SegmentationError], None]
         self._clock = clock
         self._timer = qt.QTimer(ui.segmentButton)
         self._timer.connect("timeout()", self._fetch)
@@ -63,8 +84,13 @@ class RunControl:
 
     @property
     def running(self) -> bool:
-        """Whether a segmentation is under way."""
-        return self._next_job is not None
+        """Whether jobs are under way."""
+        return self._run is not None
+
+    @property
+    def elapsed(self) -> float:
+        """Time since the run began, in s; 0 where there is none."""
+        return 0.0 if self._run is None else self._clock() - self._run.started
 
     @property
     def log(self) -> str:
@@ -91,9 +117,7 @@ class RunControl:
         """
         if self._segmenter is None:
             self._segmenter = self._make_segmenter()
-        self._next_job, self._on_result, self._on_failure = next_job, on_result, on_failure
-        self._count, self._done = count, 0
-        self._started = self._clock()
+        self._run = _Run(self._segmenter, next_job, on_result, on_failure, count, self._clock())
         self._ui.segmentButton.text = _("Cancel")
         self._ui.segmentButton.toolTip = _("Stop the segmentation. Nothing in the scene is changed.")
         self._ui.progressBar.value = 0
@@ -105,17 +129,18 @@ class RunControl:
     def cancel(self) -> None:
         """Ask to stop; a failure follows within a second."""
         self._submit()
-        if self._handle is not None:
+        if self._run is not None and self._run.handle is not None:
             self._ui.segmentButton.enabled = False
             self._ui.progressLabel.text = _("Cancelling…")
-            self._handle.cancel()
+            self._run.handle.cancel()
 
     def abandon(self) -> None:
-        """Stop, and tell nobody how it ends."""
-        if self._handle is not None:
-            self._handle.cancel()
-        if self.running:
-            self._end()
+        """Stop, and report to nobody how it ends."""
+        if self._run is None:
+            return
+        if self._run.handle is not None:
+            self._run.handle.cancel()
+        self._end()
 
     def release(self) -> None:
         """End the worker if it is idle, to give its memory back."""
@@ -125,7 +150,7 @@ class RunControl:
     def close(self) -> None:
         """End everything."""
         self._timer.stop()
-        self._handle = self._next_job = None
+        self._run = None
         if self._segmenter is not None:
             self._segmenter.close()
             self._segmenter = None
@@ -133,62 +158,63 @@ class RunControl:
     def _on_click(self) -> None:
         if not self.running:
             self._on_segment()
-        elif self._clock() - self._started > DOUBLE_CLICK_SECONDS:
+        elif self.elapsed > DOUBLE_CLICK_SECONDS:
             self.cancel()
 
     def _fetch(self) -> None:
-        if not self._ready():
+        if self._segmenter is None or not self._ready():
             return
         time.sleep(THREAD_SECONDS)
         for event in self._segmenter.poll():
+            run = self._run  # each event may end it, or begin another
             # what still comes of a job that was abandoned concerns nobody
-            if self._handle is not None and event.job == self._handle.number:
-                self._receive(event)
+            if run is not None and run.handle is not None and event.job == run.handle.number:
+                self._receive(run, event)
         self._submit()
 
-    def _receive(self, event: Event) -> None:
+    def _receive(self, run: _Run, event: Event) -> None:
         if isinstance(event, ProgressEvent):
-            self._show_progress(event)
+            self._show_progress(run, event)
         elif isinstance(event, ResultEvent):
-            self._go_on(event)
+            self._advance(run, event)
         elif isinstance(event, FailureEvent):
             self._end()
-            self._on_failure(event.error)
+            run.on_failure(event.error)
 
-    def _go_on(self, event: ResultEvent) -> None:
-        """One job is done: hand on what came of it, and begin the next."""
-        self._handle = None
-        self._done += 1
-        if self._done == self._count:
+    def _advance(self, run: _Run, event: ResultEvent) -> None:
+        """One job is done: hand on its result, and begin the next."""
+        run.handle = None
+        run.done += 1
+        if run.done == run.count:
             self._end()
-        self._on_result(event)
+        run.on_result(event)
         self._submit()
 
     def _submit(self) -> None:
         """Make the next job, unless there is none or one is under way."""
-        if not self.running or self._handle is not None or not self._ready():
+        run = self._run
+        if run is None or run.handle is not None or not self._ready():
             return
         try:
-            self._handle = self._segmenter.submit(self._next_job())
+            run.handle = run.segmenter.submit(run.next_job())
         except Exception as error:
             self._end()
-            self._on_failure(error if isinstance(error, SegmentationError) else unexpected(error))
+            run.on_failure(as_segmentation_error(error))
 
-    def _show_progress(self, event: ProgressEvent) -> None:
-        fraction = (self._done + event.fraction) / self._count
+    def _show_progress(self, run: _Run, event: ProgressEvent) -> None:
+        fraction = (run.done + event.fraction) / run.count
         self._ui.progressBar.value = round(100 * fraction)
-        if self._count == 1:
+        if run.count == 1:
             self._ui.progressLabel.text = progress_line(event.phase, event.seconds_left)
             return
-        elapsed = self._clock() - self._started
-        left = elapsed * (1 - fraction) / fraction if self._done else None
+        left = self.elapsed * (1 - fraction) / fraction if run.done else None
         line = progress_line(event.phase, left)
         self._ui.progressLabel.text = _("Frame {number} of {count}: {line}").format(
-            number=self._done + 1, count=self._count, line=line
+            number=run.done + 1, count=run.count, line=line
         )
 
     def _end(self) -> None:
-        self._handle = self._next_job = None
+        self._run = None
         self._timer.start(WAITING_MS)
         self._show_idle()
 

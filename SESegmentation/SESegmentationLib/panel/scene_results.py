@@ -15,23 +15,24 @@ from ..mrml import (
     ATTENTION,
     DOUBT,
     EDIT_ATTRIBUTES,
-    EditNotes,
+    EditRecord,
     SegmentationSequence,
     UndoHistory,
     VolumeSequence,
     adapted_parameters,
-    adapted_text,
+    adapted_text_node,
     add_segmentation,
     corrected_mask,
     edited_voxels,
-    find_corrections,
-    keep_adapted_parameters,
+    find_corrected_slices,
     label_map,
-    note_algorithm,
-    remember_written,
+    record_written_labels,
+    set_adapted_parameters,
+    set_algorithm_tags,
     update_segmentation,
 )
 from ..refine.adapted_file import AdaptedNotes
+from ..refine.slices import Slices
 from ..result import SegmentationResult
 from .messages import WARNING, Message
 from .result_record import RECORD_ATTRIBUTE, ResultRecord
@@ -61,40 +62,40 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenResult:
     """What was done with a result.
 
     Attributes:
         node: the segmentation in the scene.
-        spared: names of segments marked completed, which were left as they are.
-        kept: corrected slices that were left as they are, for example "k:12,17".
+        completed_segments: names of segments marked completed, which were left as they are.
+        corrected_slices: that were left as they are, for example "k:12,17".
     """
 
     node: slicer.vtkMRMLSegmentationNode
-    spared: list[str]
-    kept: str = ""
+    completed_segments: list[str]
+    corrected_slices: str = ""
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """What is kept with a segmentation besides its voxels, before it changes."""
+class _NodeState:
+    """What belongs to a segmentation besides its segments, as it was before a change."""
 
     attributes: dict[str, str | None]
     adapted: bytes | None
     doubt: sitk.Image | None
 
-    def put_back(self, node: slicer.vtkMRMLSegmentationNode) -> None:
+    def apply_to(self, node: slicer.vtkMRMLSegmentationNode) -> None:
         for name, value in self.attributes.items():
             node.SetAttribute(name, value)
         if node.GetScene() is slicer.mrmlScene:
-            keep_adapted_parameters(node, self.adapted)
+            set_adapted_parameters(node, self.adapted)
 
 
-_Entry = tuple[slicer.vtkMRMLSegmentationNode, _Kept]
+_Change = tuple[slicer.vtkMRMLSegmentationNode, _NodeState]
 
 
-def moves_with(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> bool:
-    """Whether both are under the same transform: only then do voxels of one lie on those of the other."""
+def share_parent_transform(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> bool:
+    """Whether both are under the same parent transform: only then do voxels of one lie on those of the other."""
     return node.GetParentTransformNode() is volume.GetParentTransformNode()
 
 
@@ -117,12 +118,12 @@ class SceneResults:
 
     def __init__(self) -> None:
         self._history = UndoHistory()
-        #: segmentations and what was kept with them before a change, oldest first; and after one that was undone
-        self._before: list[_Entry] = []
-        self._after: list[_Entry] = []
+        #: changed segmentations with their states before the change, and after one that was undone; oldest first
+        self._undo_states: list[_Change] = []
+        self._redo_states: list[_Change] = []
         self._doubts: list[tuple[slicer.vtkMRMLSegmentationNode, sitk.Image]] = []
 
-    def write(self, result: SegmentationResult, target: Target, adapted: bytes | None = None) -> Written:
+    def write(self, result: SegmentationResult, target: Target, adapted: bytes | None = None) -> WrittenResult:
         """Put a result where it belongs; into a new segmentation if the one that was chosen no longer fits.
 
         Args:
@@ -138,7 +139,7 @@ class SceneResults:
         if volume is None:
             raise InputError(_("The volume was removed while it was segmented."), _("Load it again and click Segment."))
         node = scene.GetNodeByID(target.output_id) if target.output_id else None
-        if node is not None and not moves_with(node, volume):
+        if node is not None and not share_parent_transform(node, volume):
             node = None
         notes = AdaptedNotes.read(adapted)
         record = ResultRecord.of_result(result, volume.GetName(), notes.count if notes else 0)
@@ -149,20 +150,22 @@ class SceneResults:
                 output = SegmentationSequence.add(frames, target.name)
             if output is not None:  # otherwise one frame is wanted in a segmentation that stands by itself
                 return self._write_frame(result, record, output, target.frame, target.frame == frames.selected)
+        completed: list[str] = []
+        corrected: list[Slices] = []
         if node is None:
-            node, spared, corrected = add_segmentation(result.labels, record.labels, volume, target.name), [], []
+            node = add_segmentation(result.labels, record.labels, volume, target.name)
         else:
-            corrected = find_corrections(node)
-            kept, before = corrected_mask(node, result.labels, corrected), self._kept_with(node)
+            corrected = find_corrected_slices(node)
+            protected, before = corrected_mask(node, result.labels, corrected), self._state_of(node)
             record = record.continued(ResultRecord.read(node), edited_voxels(node, record.labels))
-            spared = update_segmentation(node, result.labels, record.labels, self._history, volume, kept)
-            self._note(node, before)
-        _keep_with([node], record, result.labels, corrected)
+            completed = update_segmentation(node, result.labels, record.labels, self._history, volume, protected)
+            self._record_change(node, before)
+        _store_with([node], record, result.labels, corrected)
         node.SetNodeReferenceID(REGION_ROLE, target.region_id)
-        self._set_maps(node, result.doubt)
+        self._update_maps(node, result.doubt)
         if adapted is not None:
-            keep_adapted_parameters(node, adapted)
-        return Written(node, spared, " ".join(map(str, corrected)))
+            set_adapted_parameters(node, adapted)
+        return WrittenResult(node, completed, " ".join(map(str, corrected)))
 
     def doubt(self, node: slicer.vtkMRMLSegmentationNode | None) -> sitk.Image | None:
         """The map of doubt of a result, 0 to 1; None where there is none, as in scenes that were loaded."""
@@ -178,61 +181,64 @@ class SceneResults:
 
     def undo(self, node: slicer.vtkMRMLSegmentationNode) -> None:
         """Take the last result out of a segmentation; what was in it before is there again."""
-        now = self._kept_with(node)
+        present = self._state_of(node)
         if self._history.undo(node):
-            self._put_back(node, now, self._before, self._after)
+            self._restore(node, present, self._undo_states, self._redo_states)
 
     def redo(self, node: slicer.vtkMRMLSegmentationNode) -> None:
         """Put the result back that was taken out last."""
-        now = self._kept_with(node)
+        present = self._state_of(node)
         if self._history.redo(node):
-            self._put_back(node, now, self._after, self._before)
+            self._restore(node, present, self._redo_states, self._undo_states)
 
-    def _put_back(
-        self, node: slicer.vtkMRMLSegmentationNode, now: _Kept, source: list[_Entry], target: list[_Entry]
+    def _restore(
+        self, node: slicer.vtkMRMLSegmentationNode, present: _NodeState, source: list[_Change], target: list[_Change]
     ) -> None:
-        """Keep with a segmentation what the last entry of ``source`` says; what was kept ``now`` goes to ``target``."""
-        own = [entry for entry in source if entry[0].GetSegmentation() is node.GetSegmentation()]
-        if not own:
+        """Give a segmentation the last state that ``source`` has for it; the ``present`` one goes to ``target``."""
+        changes = [change for change in source if change[0].GetSegmentation() is node.GetSegmentation()]
+        if not changes:
             return
-        holder, kept = own[-1]
-        source.remove(own[-1])
-        target.append((holder, now))
-        kept.put_back(node)
-        if holder is not node:
-            kept.put_back(holder)
-        self._set_maps(node, kept.doubt)
+        changed, state = changes[-1]
+        source.remove(changes[-1])
+        target.append((changed, present))
+        state.apply_to(node)
+        if changed is not node:
+            state.apply_to(changed)
+        self._update_maps(node, state.doubt)
 
-    def _note(self, node: slicer.vtkMRMLSegmentationNode, before: _Kept) -> None:
-        """A segmentation was changed that had this kept with it; what was undone before cannot be redone any more."""
-        self._before.append((node, before))
+    def _record_change(self, node: slicer.vtkMRMLSegmentationNode, before: _NodeState) -> None:
+        """A segmentation was changed; what was undone before cannot be redone any more."""
+        self._undo_states.append((node, before))
         segmentation = node.GetSegmentation()
-        self._after = [entry for entry in self._after if entry[0].GetSegmentation() is not segmentation]
+        self._redo_states = [change for change in self._redo_states if change[0].GetSegmentation() is not segmentation]
 
     def _write_frame(
         self, result: SegmentationResult, record: ResultRecord, output: SegmentationSequence, frame: int, shown: bool
-    ) -> Written:
-        """The result of one frame of a sequence; the segmentations of the others are left as they are."""
-        held = output.frame(frame)
-        corrected = [] if held is None else find_corrections(held)
-        kept = None if held is None else corrected_mask(held, result.labels, corrected)
-        before = _Kept(dict.fromkeys(_ATTRIBUTES), None, None) if held is None else self._kept_with(held)
-        if held is not None:
-            record = record.continued(ResultRecord.read(held), edited_voxels(held, record.labels))
-        spared = output.write(frame, result.labels, record.labels, self._history, kept)
-        held = output.frame(frame)
-        self._note(held, before)
+    ) -> WrittenResult:
+        """Write the result of one frame of a sequence; the segmentations of the others are left as they are."""
+        present = output.frame(frame)
+        corrected: list[Slices] = []
+        protected = None
+        before = _NodeState(dict.fromkeys(_ATTRIBUTES), None, None)
+        if present is not None:
+            corrected = find_corrected_slices(present)
+            protected = corrected_mask(present, result.labels, corrected)
+            before = self._state_of(present)
+            record = record.continued(ResultRecord.read(present), edited_voxels(present, record.labels))
+        completed = output.write(frame, result.labels, record.labels, self._history, protected)
+        written = output.frame(frame)
+        self._record_change(written, before)
         # the node in the scene takes over attributes only when another frame is selected
-        _keep_with([held, output.node] if shown else [held], record, result.labels, corrected)
-        return Written(output.node, spared, " ".join(map(str, corrected)))
+        _store_with([written, output.node] if shown else [written], record, result.labels, corrected)
+        return WrittenResult(output.node, completed, " ".join(map(str, corrected)))
 
-    def _kept_with(self, node: slicer.vtkMRMLSegmentationNode) -> _Kept:
-        for entries in (self._before, self._after):
-            entries[:] = [entry for entry in entries if entry[0].GetScene() is not None]
+    def _state_of(self, node: slicer.vtkMRMLSegmentationNode) -> _NodeState:
+        for changes in (self._undo_states, self._redo_states):
+            changes[:] = [change for change in changes if change[0].GetScene() is not None]
         attributes = {name: node.GetAttribute(name) for name in _ATTRIBUTES}
-        return _Kept(attributes, adapted_parameters(node), self.doubt(node))
+        return _NodeState(attributes, adapted_parameters(node), self.doubt(node))
 
-    def _set_maps(self, node: slicer.vtkMRMLSegmentationNode, doubt: sitk.Image | None) -> None:
+    def _update_maps(self, node: slicer.vtkMRMLSegmentationNode, doubt: sitk.Image | None) -> None:
         """The segmentation holds another result now, with this doubt; nobody has asked what its networks looked at."""
         ATTENTION.forget(node)
         self._doubts = [entry for entry in self._doubts if entry[0] is not node and entry[0].GetScene() is not None]
@@ -244,31 +250,35 @@ class SceneResults:
             DOUBT.make(node, doubt)
 
 
-def _keep_with(
-    nodes: Sequence[slicer.vtkMRMLSegmentationNode], record: ResultRecord, geometry: sitk.Image, corrected: Sequence
+def _store_with(
+    nodes: Sequence[slicer.vtkMRMLSegmentationNode],
+    record: ResultRecord,
+    geometry: sitk.Image,
+    corrected: Sequence[Slices],
 ) -> None:
-    """Keep with segmentations, which hold the same, what a result measures, what it wrote, and what wrote it."""
+    """Store with segmentations, which hold the same, what a result measures, what it wrote, and what wrote it."""
     changed = {structure.label.value for structure in record.structures if structure.corrected or record.adapted}
     for node in nodes:
-        note_algorithm(node, record.labels, algorithm_name(record.model, record.model_version), changed)
-    remember_written(nodes[0], record.labels, geometry, corrected)
+        set_algorithm_tags(node, record.labels, algorithm_name(record.model, record.model_version), changed)
+    record_written_labels(nodes[0], record.labels, geometry, corrected)
     record.measured(label_map(nodes[0], record.labels, geometry)).write(nodes[0])
     for node in nodes[1:]:
         for name in _ATTRIBUTES:
             node.SetAttribute(name, nodes[0].GetAttribute(name))
 
 
-#: names that are told of each kind
-_TOLD = 5
+#: nodes that are named in one message
+_MAX_NAMES = 5
 
 
-def unusable_notes(choices: list[str]) -> list[Message]:
-    """Messages on the segmentations of the scene whose notes cannot be used, and on ``choices`` that were left out."""
+def unusable_scene_data(choices: list[str]) -> list[Message]:
+    """Messages about what of a scene that was read cannot be used, and about ``choices`` that were reset."""
     nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-    records = [node.GetName() for node in nodes if ResultRecord.is_kept(node) and ResultRecord.read(node) is None]
+    records = [node.GetName() for node in nodes if ResultRecord.exists(node) and ResultRecord.read(node) is None]
     edits = [node.GetName() for node in nodes if not _edits_are_usable(node)]
-    networks = [node.GetName() for node in nodes if adapted_text(node) is not None and adapted_parameters(node) is None]
-    found = (
+    with_network = [node for node in nodes if adapted_text_node(node) is not None]
+    networks = [node.GetName() for node in with_network if adapted_parameters(node) is None]
+    kinds = (
         (
             records,
             _("What the scene says of these results cannot be used: {names}."),
@@ -286,17 +296,17 @@ def unusable_notes(choices: list[str]) -> list[Message]:
         ),
         (choices, _("These choices of the scene cannot be used: {names}."), _("They are as in a new scene.")),
     )
-    return [Message(WARNING, text.format(names=_listed(names)), remedy) for names, text, remedy in found if names]
+    return [Message(WARNING, text.format(names=_listed(names)), remedy) for names, text, remedy in kinds if names]
 
 
 def _edits_are_usable(node: slicer.vtkMRMLSegmentationNode) -> bool:
     try:
-        EditNotes.read(node)
+        EditRecord.read(node)
     except InputError:
         return False
     return True
 
 
 def _listed(names: list[str]) -> str:
-    told = ", ".join(name[:64] for name in names[:_TOLD])
-    return told if len(names) <= _TOLD else _("{names} and {count} more").format(names=told, count=len(names) - _TOLD)
+    listed, more = ", ".join(name[:64] for name in names[:_MAX_NAMES]), len(names) - _MAX_NAMES
+    return listed if more <= 0 else _("{names} and {count} more").format(names=listed, count=more)

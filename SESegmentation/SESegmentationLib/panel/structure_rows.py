@@ -1,15 +1,19 @@
-"""Which structures of a result stand in one row of the list, and in what order they are reviewed."""
+"""Rows of the table of structures: which structures share one, in what order they are reviewed, and their texts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from slicer.i18n import tr as _
+
 from ..models.labels import LEFT, REGIONS, RIGHT, region_of, split_side
 from .result_record import RecordedStructure
 
 #: lists with more rows are divided into regions, and can be filtered
 FEW_ROWS = 6
+#: in place of a number that there is not
+NONE = "\u2013"
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,20 @@ class StructureRow:
         return len(self.members) == 2
 
 
+@dataclass(frozen=True)
+class RegionTitle:
+    """A row that is the title of the rows below it."""
+
+    region: str
+
+
 def review_order(structures: Sequence[RecordedStructure], calibrated: bool) -> list[int]:
     """Indices of structures: what was not found, what was not measured, then the least certain first."""
     return sorted(range(len(structures)), key=lambda index: _rank(structures[index], calibrated))
 
 
-def trust(structure: RecordedStructure, calibrated: bool) -> float | None:
-    """How far to trust it, 0 to 1: expected Dice, or confidence; None where it was not found or not measured."""
+def shown_confidence(structure: RecordedStructure, calibrated: bool) -> float | None:
+    """Expected Dice, or confidence, 0 to 1; None where the structure was not found or the number is not known."""
     if structure.centre_lps is None:
         return None
     return structure.expected_dice if calibrated else structure.confidence
@@ -56,7 +67,8 @@ def find_rows(structures: Sequence[RecordedStructure]) -> list[StructureRow]:
         side, name = split_side(structure.label.name)
         if side is not None:
             sides.setdefault(name, {}).setdefault(side.value, []).append(index)
-    rows, placed = [], set()
+    rows: list[StructureRow] = []
+    placed: set[int] = set()
     for index, structure in enumerate(structures):
         name = split_side(structure.label.name)[1]
         members = [sides.get(name, {}).get(side.value, []) for side in (LEFT, RIGHT)]
@@ -86,5 +98,37 @@ def _divided(rows: list[StructureRow], structures: Sequence[RecordedStructure]) 
 def _rank(structure: RecordedStructure, calibrated: bool) -> tuple[int, float]:
     if structure.centre_lps is None:
         return 0, 0.0
-    number = trust(structure, calibrated)
+    number = shown_confidence(structure, calibrated)
     return (1, structure.confidence) if number is None else (2, number)
+
+
+def sides_text(texts: list[str], usual: str) -> str:
+    """One text for a structure, or those of left and right side by side; the usual one is left out of one side."""
+    if len(set(texts)) == 1:
+        return texts[0]
+    sides = zip((_("L"), _("R")), texts, strict=True)
+    return "\n".join(f"{side} {text}" for side, text in sides if text != usual)
+
+
+def why_no_dice(structure: RecordedStructure) -> str:
+    """Why there is no expected Dice, and what there is; empty where there is one."""
+    if structure.centre_lps is None:
+        return _("Not found: nothing to expect")
+    if structure.expected_dice is not None:
+        return ""
+    text = _("Expected Dice: not measured for this structure and model. Confidence: {number} %")
+    return text.format(number=round(100 * structure.confidence))
+
+
+def significant(number: float, after_point: int) -> str:
+    """A number with three significant digits, and at most so many after the decimal point."""
+    before_point = sum(number >= limit for limit in (1, 10, 100))
+    return f"{number:.{min(after_point, 3 - before_point)}f}"
+
+
+def signed_percent(number: float | None) -> str:
+    """A percentage with its sign and one decimal; a dash where there is none."""
+    if number is None:
+        return NONE
+    rounded = round(number, 1)
+    return f"{rounded:+.1f}".replace("-", "\u2212") if rounded else "0.0"

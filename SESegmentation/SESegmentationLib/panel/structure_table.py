@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import qt
 from slicer.i18n import tr as _
 
 from ..mrml import CORRECTED
+from ..result import IntracranialVolume
 from .messages import as_rich_text, state_name
 from .result_record import RecordedStructure, ResultRecord
-from .structure_rows import FEW_ROWS, StructureRow, asymmetry, find_rows, review_order, trust
+from .structure_rows import (
+    FEW_ROWS,
+    NONE,
+    RegionTitle,
+    StructureRow,
+    asymmetry,
+    find_rows,
+    review_order,
+    shown_confidence,
+    sides_text,
+    signed_percent,
+    significant,
+    why_no_dice,
+)
 
 _NAME = 0
-_SWATCH = 12  # pixels
+_ICON_SIZE = 12  # pixels
 _MARGINS = 12  # pixels, of a title
-#: in place of a number that there is not
-NONE = "\u2013"
 #: rows that are seen without scrolling in the table
 _MAXIMUM_ROWS = 12
 #: least number for a light: green, yellow; red below
-_LIGHTS = ((0.85, (56, 158, 77)), (0.7, (235, 180, 32)), (-1.0, (208, 52, 44)))
+_TRAFFIC_LIGHTS = ((0.85, (56, 158, 77)), (0.7, (235, 180, 32)), (-1.0, (208, 52, 44)))
+
+
+@dataclass(frozen=True)
+class _LastColumn:
+    """The last column; see :meth:`StructureTable.set_last_column`."""
+
+    title: str = ""
+    texts: Mapping[int, str] = field(default_factory=dict)
+    usual: str = ""
 
 
 class StructureTable:
@@ -42,13 +64,14 @@ class StructureTable:
         self._search_box = search_box
         self._share_box = share_box
         self._on_chosen = on_chosen
-        self._record: ResultRecord | None = None
-        self._rows: list[StructureRow | None] = []  # None: the title of a region
+        self._structures: tuple[RecordedStructure, ...] = ()
+        self._intracranial: IntracranialVolume | None = None
+        self._rows: list[StructureRow | RegionTitle] = []
         self._order: list[int] = []
         self._calibrated = self._paired = False
         self._sorting = (-1, False)  # column, whether descending
         self._marked: Any = None  # the volume of the side that is chosen
-        self._last: tuple[str, Mapping[int, str], str] | None = None  # what the last column says
+        self._last_column = _LastColumn()
         self._fitting = qt.QTimer(table)
         self._fitting.setSingleShot(True)
         self._fitting.connect("timeout()", self._fit_rows)
@@ -73,7 +96,7 @@ class StructureTable:
         shown = {
             index
             for number, row in enumerate(self._rows)
-            if row is not None and not self._table.isRowHidden(number)
+            if isinstance(row, StructureRow) and not self._table.isRowHidden(number)
             for index in row.members
         }
         return [index for index in self._order if index in shown]
@@ -84,24 +107,23 @@ class StructureTable:
         Args:
             chosen: index of the current one; None for none.
         """
-        structures = record.structures if record else ()
-        self._record = record
+        structures = self._structures = record.structures if record else ()
+        self._intracranial = record.intracranial if record else None
         self._calibrated = any(s.expected_dice is not None for s in structures if s.centre_lps is not None)
         self._order = review_order(structures, self._calibrated)
-        self._sorting, self._last = (-1, False), None
+        self._sorting, self._last_column = (-1, False), _LastColumn()
         rows = find_rows(structures)
         self._paired = any(row.is_pair for row in rows)
         self._search_box.visible = len(rows) > FEW_ROWS
         if len(rows) <= FEW_ROWS:
             self._search_box.text = ""
-        self._share_box.visible = record is not None and record.intracranial is not None
+        self._share_box.visible = self._intracranial is not None
         self._lay_out(rows, chosen)
 
     def choose(self, index: int) -> None:
         """Make a structure the current one."""
-        row = next(number for number, row in enumerate(self._rows) if row is not None and index in row.members)
-        column = 1 + self._rows[row].members.index(index) if self._rows[row].is_pair else _NAME
-        self._table.setCurrentCell(row, column)
+        number, row = next((number, row) for number, row in self._structure_rows() if index in row.members)
+        self._table.setCurrentCell(number, 1 + row.members.index(index) if row.is_pair else _NAME)
 
     def set_last_column(self, title: str, texts: Mapping[int, str], usual: str) -> None:
         """Fill the last column.
@@ -111,16 +133,19 @@ class StructureTable:
             texts: by index of the structure. Of a pair, those that differ are told side by side.
             usual: is not told of one side alone.
         """
-        self._last = title, texts, usual
+        self._last_column = _LastColumn(title, texts, usual)
         table, column = self._table, self._table.columnCount - 1
         table.horizontalHeaderItem(column).setText(title)
-        for number, row in enumerate(self._rows):
-            if row is not None:
-                table.item(number, column).setText(_both([texts[index] for index in row.members], usual))
+        for number, row in self._structure_rows():
+            table.item(number, column).setText(sides_text([texts[index] for index in row.members], usual))
         self._fit_rows()
 
+    def _structure_rows(self) -> Iterator[tuple[int, StructureRow]]:
+        """Number and structures of each row that is no title."""
+        return ((number, row) for number, row in enumerate(self._rows) if isinstance(row, StructureRow))
+
     def _index_at(self, row: int, column: int) -> int | None:
-        item = self._table.item(row, column) if self._record and row >= 0 else None
+        item = self._table.item(row, column) if self._structures and row >= 0 else None
         index = item.data(qt.Qt.UserRole) if item is not None else None
         return index if index is None else int(index)
 
@@ -131,12 +156,12 @@ class StructureTable:
 
     def _mark_side(self, row: int, column: int) -> None:
         """Show which side of a pair is chosen."""
-        index = self._index_at(row, column)
+        index, structures = self._index_at(row, column), self._rows[row]
         if self._marked is not None:
             _underline(self._marked, False)
             self._marked = None
-        if self._rows[row].is_pair:
-            self._marked = self._table.item(row, 1 + self._rows[row].members.index(index))
+        if isinstance(structures, StructureRow) and structures.is_pair and index is not None:
+            self._marked = self._table.item(row, 1 + structures.members.index(index))
             _underline(self._marked, True)
 
     def _on_title(self, column: int) -> None:
@@ -147,7 +172,7 @@ class StructureTable:
         self._lay_out_again()
 
     def _lay_out_again(self) -> None:
-        self._lay_out([row for row in self._rows if row is not None], self.current)
+        self._lay_out([row for _number, row in self._structure_rows()], self.current)
 
     def _on_resized(self, column: int, before: int, now: int) -> None:
         if column == _NAME:
@@ -164,11 +189,11 @@ class StructureTable:
         words = text.lower().split()
         title, found = None, False
         for number, row in enumerate(self._rows):
-            if row is None:
+            if isinstance(row, RegionTitle):
                 title, found = number, False
                 self._table.setRowHidden(number, bool(words))
                 continue
-            names = " ".join([row.name, *(self._record.structures[index].label.name for index in row.members)]).lower()
+            names = " ".join([row.name, *(self._structures[index].label.name for index in row.members)]).lower()
             shown = all(word in names for word in words)
             self._table.setRowHidden(number, not shown)
             if shown and title is not None and not found:
@@ -178,17 +203,17 @@ class StructureTable:
     @property
     def _shares(self) -> bool:
         """Whether volumes are listed as shares of the intracranial one."""
-        return self._share_box.checked and self._record is not None and self._record.intracranial is not None
+        return self._share_box.checked and self._intracranial is not None
 
     def _arrange_columns(self, rows: list[StructureRow]) -> None:
         """As much room as there is for the names, and at least for their longest word."""
         table, unit = self._table, _("%") if self._shares else _("ml")
-        trust_title = _("Expected\nDice (%)") if self._calibrated else _("Confidence\n(%)")
+        confidence_title = _("Expected\nDice (%)") if self._calibrated else _("Confidence\n(%)")
         volumes = [(f"{_('Volume')}\n({unit})", _("not found"))]
         if self._paired:
             sides = [(f"{side}\n({unit})", "0.000") for side in (_("Left"), _("Right"))]
             volumes = [*sides, (_("Asym.\n(%)"), "+00.0")]
-        columns = [*volumes, (trust_title, ""), (_("State"), state_name(CORRECTED))]
+        columns = [*volumes, (confidence_title, ""), (_("State"), state_name(CORRECTED))]
         table.columnCount = 1 + len(columns)
         table.setHorizontalHeaderLabels([_("Structure"), *(title for title, _width in columns)])
         header, metrics = table.horizontalHeader(), table.fontMetrics()
@@ -199,7 +224,7 @@ class StructureTable:
             table.setColumnWidth(column, max(metrics.boundingRect(line).width() for line in lines) + _MARGINS)
         header.setFixedHeight(2 * metrics.lineSpacing() + 8)
         words = [_("Structure"), *(word for row in rows for word in row.name.split())]
-        names = max(metrics.boundingRect(word).width() for word in words) + _SWATCH + _MARGINS + 4
+        names = max(metrics.boundingRect(word).width() for word in words) + _ICON_SIZE + _MARGINS + 4
         others = sum(table.columnWidth(column) for column in range(1, table.columnCount))
         scroll_bar = table.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)
         table.setMinimumWidth(names + others + scroll_bar + 2 * table.frameWidth)
@@ -212,20 +237,22 @@ class StructureTable:
         self._arrange_columns(rows)
         table, header = self._table, self._table.horizontalHeader()
         self._rows, self._marked = [], None
+        region = ""
         for row in self._sorted(rows):
-            if row.region and (not self._rows or row.region != self._rows[-1].region):
-                self._rows.append(None)
+            if row.region != region:
+                region = row.region
+                self._rows.append(RegionTitle(region))
             self._rows.append(row)
         table.blockSignals(True)
         table.clearSpans()
         table.clearContents()
         table.setRowCount(len(self._rows))
-        for number, row in enumerate(self._rows):
-            if row is None:
-                table.setItem(number, _NAME, _region_title(self._rows[number + 1].region, table))
+        for number, entry in enumerate(self._rows):
+            if isinstance(entry, RegionTitle):
+                table.setItem(number, _NAME, _title_cell(entry.region, table))
                 table.setSpan(number, _NAME, 1, table.columnCount)
             else:
-                self._fill_row(number, row)
+                self._fill_row(number, entry)
         table.clearSelection()
         table.setCurrentItem(None)
         if chosen is not None:
@@ -236,8 +263,9 @@ class StructureTable:
         header.setSortIndicator(column, qt.Qt.DescendingOrder if descending else qt.Qt.AscendingOrder)
         table.blockSignals(False)
         self._fit_rows()
-        if self._last is not None:
-            self.set_last_column(*self._last)
+        last = self._last_column
+        if last.texts:
+            self.set_last_column(last.title, last.texts, last.usual)
         self._filter(self._search_box.text)
 
     def _sorted(self, rows: list[StructureRow]) -> list[StructureRow]:
@@ -248,12 +276,12 @@ class StructureTable:
         return sorted(ordered, key=lambda row: regions.index(row.region))
 
     def _sort_key(self, row: StructureRow, column: int) -> Any:
-        structures = [self._record.structures[index] for index in row.members]
+        structures = [self._structures[index] for index in row.members]
         last = self._table.columnCount - 1
         if column == _NAME:
             return row.name
         if column == last:
-            return [self._last[1][index] for index in row.members]
+            return [self._last_column.texts[index] for index in row.members]
         if column in (-1, last - 1):
             return min(self._order.index(index) for index in row.members)
         if column == 3:
@@ -263,9 +291,9 @@ class StructureTable:
 
     def _fill_row(self, number: int, row: StructureRow) -> None:
         """Make the cells of a row; each knows the structure that a click on it chooses."""
-        structures = [self._record.structures[index] for index in row.members]
+        structures = [self._structures[index] for index in row.members]
         name = qt.QTableWidgetItem(row.name)
-        name.setIcon(_square(structures[0].label.color))
+        name.setIcon(_swatch(structures[0].label.color))
         volumes = [self._volume(structure) for structure in structures]
         cells = [name, *volumes]
         if self._paired:
@@ -273,8 +301,8 @@ class StructureTable:
                 self._table.setSpan(number, 1, 1, 2)
                 cells.append(qt.QTableWidgetItem())
             percent = asymmetry(*(s.volume_ml for s in structures)) if row.is_pair else None
-            cells.append(_number(_percent(percent) if row.is_pair else ""))
-        cells += [self._trust(structures), qt.QTableWidgetItem()]
+            cells.append(_number_cell(signed_percent(percent) if row.is_pair else ""))
+        cells += [self._confidence(structures), qt.QTableWidgetItem()]
         certain_last = sorted(row.members, key=self._order.index)
         for column, cell in enumerate(cells):
             of_side = row.is_pair and column in (1, 2)
@@ -284,74 +312,42 @@ class StructureTable:
     def _volume(self, structure: RecordedStructure) -> Any:
         """The cell of a volume, or of its share of the intracranial one; the other is the tip."""
         if structure.centre_lps is None:
-            return _number(_("not found"))
-        ml, whole = structure.volume_ml, self._record.intracranial
+            return _number_cell(_("not found"))
+        ml, whole = structure.volume_ml, self._intracranial
         if whole is None:
-            return _number(_digits(ml, 2))
+            return _number_cell(significant(ml, 2))
         share = 100 * ml / whole.ml
         if self._shares:
-            cell = _number(_digits(share, 3))
-            cell.setToolTip(_("{ml} ml").format(ml=_digits(ml, 2)))
+            cell = _number_cell(significant(share, 3))
+            cell.setToolTip(_("{ml} ml").format(ml=significant(ml, 2)))
         else:
-            cell = _number(_digits(ml, 2))
+            cell = _number_cell(significant(ml, 2))
             cell.setToolTip(_("{share:.2g} % of the intracranial volume").format(share=share))
         return cell
 
-    def _trust(self, structures: list[RecordedStructure]) -> Any:
+    def _confidence(self, structures: list[RecordedStructure]) -> Any:
         """The cell that says how far to trust; its light is that of the less certain side."""
-        numbers = [trust(structure, self._calibrated) for structure in structures]
+        numbers = [shown_confidence(structure, self._calibrated) for structure in structures]
         known = [number for number in numbers if number is not None]
         texts = [NONE if number is None else str(round(100 * number)) for number in numbers]
-        cell = _number("/".join(texts) if known else NONE)
+        cell = _number_cell("/".join(texts) if known else NONE)
         if known:
-            cell.setIcon(_light(next(color for least, color in _LIGHTS if min(known) >= least)))
-        tips = [_why_no_dice(structure) for structure in structures]
+            cell.setIcon(_traffic_light(next(color for least, color in _TRAFFIC_LIGHTS if min(known) >= least)))
+        tips = [why_no_dice(structure) for structure in structures]
         if len(structures) == 2:
-            told = zip(structures, tips, texts, strict=True)
-            tips = [f"{s.label.name}: {tip or _('expected Dice {n} %').format(n=text)}" for s, tip, text in told]
+            sides = zip(structures, tips, texts, strict=True)
+            tips = [f"{s.label.name}: {tip or _('expected Dice {n} %').format(n=text)}" for s, tip, text in sides]
         cell.setToolTip("<br>".join(map(as_rich_text, tips)) if len(tips) == 2 else tips[0])
         return cell
 
 
-def _both(texts: list[str], usual: str) -> str:
-    """What is told of one structure, or of left and right."""
-    if len(set(texts)) == 1:
-        return texts[0]
-    sides = zip((_("L"), _("R")), texts, strict=True)
-    return "\n".join(f"{side} {text}" for side, text in sides if text != usual)
-
-
-def _why_no_dice(structure: RecordedStructure) -> str:
-    """Why there is no expected Dice, and what there is; empty where there is one."""
-    if structure.centre_lps is None:
-        return _("Not found: nothing to expect")
-    if structure.expected_dice is not None:
-        return ""
-    text = _("Expected Dice: not measured for this structure and model. Confidence: {number} %")
-    return text.format(number=round(100 * structure.confidence))
-
-
-def _digits(number: float, after_point: int) -> str:
-    """A number with three digits that count, and at most so many after the point."""
-    before_point = sum(number >= limit for limit in (1, 10, 100))
-    return f"{number:.{min(after_point, 3 - before_point)}f}"
-
-
-def _percent(number: float | None) -> str:
-    """With one digit after the point and its sign; a dash where there is none."""
-    if number is None:
-        return NONE
-    rounded = round(number, 1)
-    return f"{rounded:+.1f}".replace("-", "\u2212") if rounded else "0.0"
-
-
-def _number(text: str) -> Any:
+def _number_cell(text: str) -> Any:
     cell = qt.QTableWidgetItem(text)
     cell.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
     return cell
 
 
-def _region_title(region: str, table: Any) -> Any:
+def _title_cell(region: str, table: Any) -> Any:
     cell = qt.QTableWidgetItem(region)
     cell.setFlags(qt.Qt.NoItemFlags)  # neither mouse nor arrow keys stop there
     cell.setForeground(qt.QBrush(table.palette.color(qt.QPalette.Text)))  # or it would look disabled
@@ -369,20 +365,20 @@ def _underline(cell: Any, chosen: bool) -> None:
     cell.setFont(font)
 
 
-def _square(color: tuple[int, int, int]) -> Any:
-    swatch = qt.QPixmap(_SWATCH, _SWATCH)
+def _swatch(color: tuple[int, int, int]) -> Any:
+    swatch = qt.QPixmap(_ICON_SIZE, _ICON_SIZE)
     swatch.fill(qt.QColor(*color))
     return _icon(swatch)
 
 
-def _light(color: tuple[int, int, int]) -> Any:
-    lamp = qt.QPixmap(_SWATCH, _SWATCH)
+def _traffic_light(color: tuple[int, int, int]) -> Any:
+    lamp = qt.QPixmap(_ICON_SIZE, _ICON_SIZE)
     lamp.fill(qt.QColor(0, 0, 0, 0))
     painter = qt.QPainter(lamp)
     painter.setRenderHint(qt.QPainter.Antialiasing)
     painter.setBrush(qt.QBrush(qt.QColor(*color)))
     painter.setPen(qt.QPen(qt.QColor(90, 90, 90)))
-    painter.drawEllipse(1, 1, _SWATCH - 3, _SWATCH - 3)
+    painter.drawEllipse(1, 1, _ICON_SIZE - 3, _ICON_SIZE - 3)
     painter.end()
     return _icon(lamp)
 

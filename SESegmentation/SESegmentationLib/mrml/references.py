@@ -1,0 +1,109 @@
+"""Nodes that belong to another one: found by the roles of node references, placed beside it, removed with it.
+
+Scenes come from anywhere, and a reference may name any node. What was not made for the purpose is neither changed nor
+removed, whatever a reference says.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import slicer
+from slicer.i18n import tr as _
+
+from ..errors import InputError
+from ..refine.adapted_file import AdaptedNotes
+
+_MADE_FOR = "SESegmentation.MadeFor"
+_ADAPTED_ROLE = "SESegmentation.Adapted"
+#: characters; squeeze & excitation blocks have some hundred thousand numbers, of 4 bytes, at most
+_LONGEST_ADAPTED = 2**25
+
+
+def companion_node(owner: slicer.vtkMRMLNode, role: str, kind: str) -> slicer.vtkMRMLNode | None:
+    """The node of a class that was made for this role of ``owner``; None where there is none."""
+    node = referenced_node(owner, role, kind)
+    return node if node is not None and node.GetAttribute(_MADE_FOR) == role else None
+
+
+def set_companion_node(owner: slicer.vtkMRMLNode, role: str, node: slicer.vtkMRMLNode) -> None:
+    """Say that a node was made for this role of ``owner``."""
+    node.SetAttribute(_MADE_FOR, role)
+    owner.SetNodeReferenceID(role, node.GetID())
+
+
+def referenced_node(owner: slicer.vtkMRMLNode, role: str, kind: str) -> slicer.vtkMRMLNode | None:
+    """The node of a class to which ``owner`` refers; None where there is none, or it is of another class."""
+    node = owner.GetNodeReference(role)
+    return node if node is not None and node.IsA(kind) else None
+
+
+def source_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode:
+    """The volume that a segmentation was made of.
+
+    Raises:
+        InputError: it is no longer in the scene.
+    """
+    volume = referenced_node(node, node.GetReferenceImageGeometryReferenceRole(), "vtkMRMLScalarVolumeNode")
+    if volume is None:
+        raise InputError(
+            _("The volume of {node} is no longer in the scene.").format(node=node.GetName()),
+            _("Load it again and click Segment."),
+        )
+    return volume
+
+
+def place_beside(node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Put a node into the volume's folder or study, and say from which DICOM images it comes.
+
+    DICOM export of a segmentation asks for both: the study, and the images that it refers to. A node that the user has
+    put into another folder stays there.
+    """
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volume.GetScene())
+    beside = hierarchy.GetItemByDataNode(volume)
+    if not beside:
+        return
+    top = hierarchy.GetSceneItemID()
+    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(top, node)
+    if hierarchy.GetItemParent(item) == top:
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(beside))
+    constants = slicer.vtkMRMLSubjectHierarchyConstants
+    images = volume.GetAttribute("DICOM.instanceUIDs") or hierarchy.GetItemUID(
+        beside, constants.GetDICOMInstanceUIDName()
+    )
+    if images:
+        hierarchy.SetItemAttribute(item, constants.GetDICOMReferencedInstanceUIDsAttributeName(), images)
+
+
+def adapted_text_node(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLTextNode | None:
+    """The node that keeps the file of adapted parameters of a segmentation; None where there is none."""
+    return companion_node(node, _ADAPTED_ROLE, "vtkMRMLTextNode")
+
+
+def adapted_parameters(node: slicer.vtkMRMLSegmentationNode) -> bytes | None:
+    """The file of adapted parameters that belongs to a segmentation; None where there is none that can be used."""
+    text = adapted_text_node(node)
+    written = text.GetText() if text is not None else None
+    if not written or len(written) > _LONGEST_ADAPTED:
+        return None
+    try:
+        content = base64.b64decode(written, validate=True)
+    except (binascii.Error, ValueError):  # changed by hand
+        return None
+    return content if AdaptedNotes.read(content) is not None else None
+
+
+def set_adapted_parameters(node: slicer.vtkMRMLSegmentationNode, content: bytes | None) -> None:
+    """Keep a file of adapted parameters with a segmentation, in place of the one before; None: keep none."""
+    scene, text = node.GetScene(), adapted_text_node(node)
+    if content is None:
+        if text is not None:
+            scene.RemoveNode(text)
+        return
+    if text is None:
+        name = scene.GenerateUniqueName(f"{node.GetName()} adapted parameters")
+        text = scene.AddNewNodeByClass("vtkMRMLTextNode", name)
+        set_companion_node(node, _ADAPTED_ROLE, text)
+        place_beside(text, node)
+    text.SetText(base64.b64encode(content).decode())
