@@ -311,48 +311,18 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
         """
         if versionProblem():
             raise RuntimeError(versionProblem())
-        from SESegmentationLib.errors import InputError
         from SESegmentationLib.models import find_model
-        from SESegmentationLib.mrml import adapted_parameters
-        from SESegmentationLib.panel import SceneResults, SegmentRequest, UserSettings
+        from SESegmentationLib.mrml import require_adapted_parameters
+        from SESegmentationLib.panel import SegmentRequest, UserSettings, segment_and_wait
 
         package = find_model(modelName)
         if not acceptLicence:
             UserSettings(slicer.app.userSettings()).require_accepted(package.card)
-        adapted = adapted_parameters(adaptedFrom) if adaptedFrom is not None else None
-        if adaptedFrom is not None and adapted is None:
-            raise InputError(
-                f"{adaptedFrom.GetName()} has no recalibrated network that can be used.",
-                "Recalibrate it again, or segment without adaptedFrom.",
-            )
+        adapted = require_adapted_parameters(adaptedFrom) if adaptedFrom is not None else None
         request = SegmentRequest(volumeNode, package, everyFrame, region, output, device, fast, lowMemory, adapted)
-        request.check()
         if self._segmenter is None:
             self._segmenter = self.createSegmenter()
-        results, node = SceneResults(), None
-        for frame in request.frames():
-            result = self._wait(self._segmenter.submit(request.job(frame)), progress).segmentation()
-            node = results.write(result, request.target(frame, node and node.GetID()), adapted).node
-        return node
-
-    def _wait(self, handle, progress):
-        """The ResultEvent of a job; raises what it fails with, or what ``progress`` raises."""
-        from SESegmentationLib.client import FailureEvent, ProgressEvent, ResultEvent
-
-        try:
-            while True:
-                for event in self._segmenter.poll():
-                    if event.job != handle.number:
-                        continue  # of a job that was given up
-                    if isinstance(event, ProgressEvent) and progress is not None:
-                        progress(event.phase, event.fraction, event.seconds_left)
-                    elif isinstance(event, ResultEvent):
-                        return event
-                    elif isinstance(event, FailureEvent):
-                        raise event.error
-                time.sleep(0.02)
-        finally:
-            handle.cancel()  # does nothing to a job that is over
+        return segment_and_wait(self._segmenter, request, progress)
 
     def close(self):
         """End the worker process."""

@@ -55,7 +55,7 @@ class LoopWatch:
 def head(random_model, monkeypatch):
     """The opened module with a head, of which a small region is to be segmented by the real worker."""
     from SESegmentationLib.models import store
-    from SESegmentationLib.panel import SceneResults
+    from SESegmentationLib.panel.scene_results import SceneResults
 
     monkeypatch.setattr(store, "search_path", lambda: [random_model.parent])
     application.load_module(MODULE)

@@ -94,6 +94,17 @@ def adapted_parameters(node: slicer.vtkMRMLSegmentationNode) -> bytes | None:
     return content if AdaptedNotes.read(content) is not None else None
 
 
+def require_adapted_parameters(node: slicer.vtkMRMLSegmentationNode) -> bytes:
+    """The file of adapted parameters that belongs to a segmentation; InputError where there is none."""
+    content = adapted_parameters(node)
+    if content is None:
+        raise InputError(
+            f"{node.GetName()} has no recalibrated network that can be used.",
+            "Recalibrate it again, or segment without adaptedFrom.",
+        )
+    return content
+
+
 def set_adapted_parameters(node: slicer.vtkMRMLSegmentationNode, content: bytes | None) -> None:
     """Keep a file of adapted parameters with a segmentation, in place of the one before; None: keep none."""
     scene, text = node.GetScene(), adapted_text_node(node)

@@ -5,7 +5,7 @@ from .dependencies import DependencyInstaller
 from .model_chooser import FileDialogs, InstalledModels
 from .panel import Panel
 from .requests import SegmentRequest
-from .scene_results import SceneResults
+from .run_control import segment_and_wait
 
 __all__ = [
     "UserSettings",
@@ -14,6 +14,6 @@ __all__ = [
     "FileDialogs",
     "InstalledModels",
     "Panel",
-    "SceneResults",
     "SegmentRequest",
+    "segment_and_wait",
 ]

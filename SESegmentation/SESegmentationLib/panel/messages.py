@@ -254,7 +254,7 @@ class ActionRunner:
 
     def show_error(self, error: Exception) -> None:
         """Show what failed, and offer the log."""
-        message = Message.of_error(as_segmentation_error(error))
+        message = Message.of_error(explain_error(error))
         self.messages.add(message)
         self._ui.logButton.visible = message.level == ERROR and bool(self._log())
 
@@ -269,7 +269,7 @@ class ActionRunner:
         self._ui.logText.setPlainText(self._log() if shown else "")
 
 
-def as_segmentation_error(error: Exception) -> SegmentationError:
+def explain_error(error: Exception) -> SegmentationError:
     """The error with cause and remedy; one of any other class is a fault of this program, and goes to the error log."""
     if isinstance(error, SegmentationError):
         return error

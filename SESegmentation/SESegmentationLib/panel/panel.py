@@ -17,7 +17,7 @@ from .choices import Choices, Inputs
 from .computer import ComputerSection, Doctor, UserSettings
 from .dependencies import Dependencies
 from .installation import Installation
-from .messages import INFORMATION, ActionRunner, Message, as_segmentation_error, device_name, slice_names
+from .messages import INFORMATION, ActionRunner, Message, device_name, explain_error, slice_names
 from .model_chooser import AddModel, ModelChooser, ModelSource, PackageDialogs
 from .recalibration import PatientNetwork, Recalibration
 from .requests import AttentionRequest, RefineRequest, SegmentRequest, SegmentRun
@@ -348,7 +348,7 @@ class Panel:
         """The segmentation under way ends here; frames that are done stay."""
         self._pending = None
         self.run.abandon()
-        known = as_segmentation_error(error)
+        known = explain_error(error)
         if run.output_id is not None:
             kept = _("{done} of {count} frames are done and kept.").format(
                 done=run.count - len(run.frames), count=run.count

@@ -1,4 +1,4 @@
-"""A segmentation from click to result: the button, the progress bar, and the timer that fetches what happened."""
+"""A segmentation from request to result: with button, progress bar and a timer; or for scripts, which wait for it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
-from ..client import Event, FailureEvent, Job, JobHandle, ProgressEvent, ResultEvent, Segmenter
+from ..client import AcceptedEvent, Event, FailureEvent, Job, JobHandle, ProgressEvent, ResultEvent, Segmenter
 from ..errors import SegmentationError
-from .messages import as_segmentation_error, progress_line
+from .messages import explain_error, progress_line
+from .requests import SegmentRequest, SegmentRun
+from .scene_results import SceneResults
+
+#: called with phase, fraction (0 to 1) and seconds left (None while unknown)
+Progress = Callable[[str, float, float | None], None]
 
 #: how often events are fetched, while a segmentation runs and while the worker only waits, in ms
 RUNNING_MS, WAITING_MS = 40, 1000
@@ -199,7 +205,7 @@ class RunControl:
             run.handle = run.segmenter.submit(run.next_job())
         except Exception as error:
             self._end()
-            run.on_failure(as_segmentation_error(error))
+            run.on_failure(explain_error(error))
 
     def _show_progress(self, run: _Run, event: ProgressEvent) -> None:
         fraction = (run.done + event.fraction) / run.count
@@ -223,3 +229,49 @@ class RunControl:
         self._ui.segmentButton.toolTip = _("Find the structures of the chosen model in the chosen volume.")
         self._ui.segmentButton.enabled = True
         self._ui.progressBar.visible = self._ui.progressLabel.visible = False
+
+
+def segment_and_wait(
+    segmenter: Segmenter, request: SegmentRequest, progress: Progress | None = None
+) -> slicer.vtkMRMLSegmentationNode:
+    """Segment without a panel, and wait for it: nothing else happens in this program meanwhile.
+
+    Args:
+        segmenter: does it.
+        request: what is to be segmented.
+        progress: called with phase, fraction (0 to 1) and seconds left (None while unknown); may raise to cancel.
+
+    Returns:
+        The segmentation node.
+
+    Raises:
+        SegmentationError: with a cause and a remedy; frames that were done before are in the scene.
+    """
+    request.check()
+    results, run = SceneResults(), SegmentRun(request, request.frames())
+    node = None
+    while run.frames:
+        result = _wait(segmenter, request.job(run.frames[0]), progress).segmentation()
+        node = results.write(result, run.target(), request.adapted).node
+        run.frames.pop(0)
+        run.output_id = node.GetID()
+    return node
+
+
+def _wait(segmenter: Segmenter, job: Job, progress: Progress | None) -> ResultEvent:
+    """The result of a job; raises what it fails with, or what ``progress`` raises."""
+    handle = segmenter.submit(job)
+    try:
+        while True:
+            for event in segmenter.poll():
+                if isinstance(event, AcceptedEvent) or event.job != handle.number:
+                    continue  # of a job that was given up
+                if isinstance(event, ResultEvent):
+                    return event
+                if isinstance(event, FailureEvent):
+                    raise event.error
+                if progress is not None:
+                    progress(event.phase, event.fraction, event.seconds_left)
+            time.sleep(0.02)
+    finally:
+        handle.cancel()  # does nothing to a job that is over
