@@ -45,7 +45,7 @@ NODE_CLASSES = ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMa
 
 
 def versionProblem():
-    """What to tell the user of a Slicer that is too old; empty where it is not."""
+    """The message for a Slicer that is too old; empty where it is not."""
     major, minor = slicer.app.majorVersion, slicer.app.minorVersion
     if (major, minor) >= MINIMUM_SLICER:
         return ""
@@ -109,7 +109,7 @@ class SESegmentationParameterNode:
 
 
 class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """Puts the panel into Slicer's window, and tells it what happens to the scene."""
+    """Puts the panel into Slicer's window, and forwards events of the scene to it."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -251,7 +251,7 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
         self._segmenter = None
-        #: names of choices that scenes made and that cannot be used
+        #: names of parameters in scenes that were read, with values that cannot be used
         self.resetChoices = []
 
     def getParameterNode(self):

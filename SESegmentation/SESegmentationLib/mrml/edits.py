@@ -1,8 +1,8 @@
 """What the clinician changed in a segmentation since networks wrote into it, also in scenes that are loaded again.
 
-With the segmentation node are kept what each model wrote last, and which slices were found to be corrected before it
-was written; both as attributes, so that they are saved with the scene and follow the frames of sequences. Scenes come
-from anywhere: what is kept is read as a whole, with bounds on all of it, or not at all.
+The segmentation node stores, as attributes, what each model wrote last, and which slices were corrected before that:
+attributes are saved with the scene and follow the frames of sequences. Scenes come from anywhere: attributes are read
+as a whole, with bounds on all of it, or not at all.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class WrittenLabels:
 
 @dataclass(frozen=True)
 class EditRecord:
-    """What is kept with a segmentation.
+    """What a segmentation node stores about edits.
 
     Attributes:
         written: what each model wrote last.
@@ -111,10 +111,10 @@ class EditRecord:
 
     @classmethod
     def read(cls, node: slicer.vtkMRMLSegmentationNode) -> EditRecord:
-        """All of it.
+        """The record of a node, empty where it has none.
 
         Raises:
-            InputError: a part of it is wrong: of another version of this module, damaged, or made to do harm.
+            InputError: a part of it is invalid: of another version of this module, damaged, or malicious.
         """
         try:
             written = _read_written(node)
@@ -130,14 +130,14 @@ class EditRecord:
 
     @classmethod
     def usable(cls, node: slicer.vtkMRMLSegmentationNode) -> EditRecord:
-        """All of it, or nothing where a part is wrong."""
+        """The record; an empty one where it is invalid."""
         try:
             return cls.read(node)
         except InputError:
             return cls()
 
     def write(self, node: slicer.vtkMRMLSegmentationNode) -> None:
-        """Keep it with a segmentation."""
+        """Store it with a segmentation."""
         node.SetAttribute(_WRITTEN, json.dumps([result.to_dict() for result in self.written]))
         node.SetAttribute(_CORRECTED, " ".join(map(str, self.corrected)))
 
@@ -162,18 +162,18 @@ def _read_corrected(text: str, written: Sequence[WrittenLabels]) -> tuple[Slices
         counts = result.labels.GetSize()[::-1]
         if any(entry.numbers[-1] >= counts[AXES[entry.axis]] for entry in slices):
             raise ValueError("corrected slices outside")
-    return slices if written else ()  # of slices of an unknown grid nothing is known
+    return slices if written else ()  # without a grid, slice numbers mean nothing
 
 
 def _most_voxels(scene: slicer.vtkMRMLScene | None) -> int:
-    """How many voxels are read: what is kept belongs to volumes such as are in the scene."""
+    """How many voxels are read at most: results belong to volumes such as are in the scene."""
     nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene) if scene is not None else []
     images = [image for image in (node.GetImageData() for node in nodes) if image is not None]
     return max([_VOXELS, *(_TIMES_LARGEST * image.GetNumberOfPoints() for image in images)])
 
 
 def _decompress(text: str, size: int) -> bytes:
-    """The bytes, if they are ``size``; never more of them than that are made."""
+    """The decompressed bytes; ValueError unless they are ``size``. No more are ever made."""
     unpacker = zlib.decompressobj()
     content = unpacker.decompress(base64.b64decode(text, validate=True), size + 1)
     if len(content) != size or not unpacker.eof or unpacker.unused_data:
@@ -214,7 +214,7 @@ def result_grid(node: slicer.vtkMRMLSegmentationNode, image: sitk.Image) -> sitk
 
     Args:
         node: the segmentation.
-        image: the volume, for segmentations of which nothing is known.
+        image: the volume, for segmentations without a record.
     """
     found = EditRecord.usable(node).written
     return found[-1].labels if found else image
@@ -240,7 +240,7 @@ def check_output_grid(
         spacing: of the model, in mm: its grid over the volume is as good as the volume's own.
 
     Raises:
-        InputError: so it is; or what is known of its corrections cannot be used.
+        InputError: it does; or the record of its edits is invalid.
     """
     geometry = volume_geometry(volume)
     for result in EditRecord.read(node).written:
@@ -251,9 +251,9 @@ def check_output_grid(
 
 def _covers(labels: sitk.Image, volume: Geometry, spacing: Sequence[float]) -> bool:
     """Whether a label map has voxels of this size and the volume's centre, and covers the volume."""
-    there, size = Geometry.of(labels).indices(volume.corners()), np.array(labels.GetSize())
-    slack = size - np.ptp(there, axis=0)
-    centred = np.allclose((there.min(0) + there.max(0)) / 2, (size - 1) / 2, atol=0.01)
+    indices, size = Geometry.of(labels).indices(volume.corners()), np.array(labels.GetSize())
+    slack = size - np.ptp(indices, axis=0)
+    centred = np.allclose((indices.min(0) + indices.max(0)) / 2, (size - 1) / 2, atol=0.01)
     return np.allclose(labels.GetSpacing(), spacing) and centred and bool((np.abs(slack) < 1.01).all())
 
 
@@ -284,23 +284,23 @@ def record_written_labels(
     geometry: sitk.Image,
     corrected: Sequence[Slices],
 ) -> None:
-    """Note that a network has just written into a segmentation: from now on, what differs is the clinician's.
+    """Record that a network has just written into a segmentation: what differs later is the clinician's edit.
 
     Args:
         node: the segmentation.
         structures: that were written.
         geometry: that of the result.
-        corrected: the slices that had been corrected before, and were kept.
+        corrected: the slices that had been corrected before, and were left as they were.
     """
     segmentation = node.GetSegmentation()
     written = [find_segment(segmentation, label) for label in structures]
-    kept = []
+    results = []
     for result in EditRecord.usable(node).written:  # other models' structures, still as they were
         others = tuple(label for label in result.structures if find_segment(segmentation, label) not in written)
         if others and same_grid(result.labels, geometry):
-            kept.append(WrittenLabels(result.labels, others))
-    kept.append(WrittenLabels(label_map(node, structures, geometry), tuple(structures)))
-    EditRecord(tuple(kept), tuple(corrected)).write(node)
+            results.append(WrittenLabels(result.labels, others))
+    results.append(WrittenLabels(label_map(node, structures, geometry), tuple(structures)))
+    EditRecord(tuple(results), tuple(corrected)).write(node)
 
 
 def _not_in(slices: Sequence[Slices], voxels: np.ndarray) -> np.ndarray:

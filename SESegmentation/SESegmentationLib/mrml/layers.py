@@ -32,7 +32,7 @@ class Layer:
 
 
 def find_layers(segmentation: slicer.vtkSegmentation, structures: Sequence[Label], geometry: sitk.Image) -> list[Layer]:
-    """The layers of the segments that there are of some structures, on an image's grid."""
+    """The layers that hold segments of some structures, on an image's grid."""
     values_by_layer: dict[slicer.vtkOrientedImageData | None, dict[int, int]] = {}
     for label in structures:
         segment = find_segment(segmentation, label)
@@ -67,12 +67,12 @@ def find_segment(segmentation: slicer.vtkSegmentation, label: Label) -> slicer.v
     """The segment of a label; None where there is none.
 
     It is the one whose terminology agrees, and whose name does as well (or it was made for that label and renamed
-    since). IDs do not tell: Slicer calls the user's own segments Segment_1, Segment_2 as well.
+    since). IDs do not identify it: Slicer calls the user's own segments Segment_1, Segment_2 as well.
     """
     for segment in segments_of(segmentation):
-        known = segment.GetName() == label.name or tag(segment, LABEL_TAG) == str(label.value)
+        named = segment.GetName() == label.name or tag(segment, LABEL_TAG) == str(label.value)
         entry = tag(segment, segment.GetTerminologyEntryTagName())
-        if known and _codes(entry) == _codes(label.terminology_entry()):
+        if named and _codes(entry) == _codes(label.terminology_entry()):
             return segment
     return None
 
@@ -112,11 +112,11 @@ def resample_layer(layer: slicer.vtkOrientedImageData | None, geometry: sitk.Ima
     shape = geometry.GetSize()[::-1]
     if layer is None or layer.IsEmpty():
         return np.zeros(shape, np.uint8)
-    there = slicer.vtkOrientedImageData()
+    resampled = slicer.vtkOrientedImageData()
     slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
-        layer, oriented_geometry(geometry), there, False, False
+        layer, oriented_geometry(geometry), resampled, False, False
     )
-    return vtk_to_numpy(there.GetPointData().GetScalars()).reshape(shape)
+    return vtk_to_numpy(resampled.GetPointData().GetScalars()).reshape(shape)
 
 
 def oriented_image(values: np.ndarray, geometry: sitk.Image) -> slicer.vtkOrientedImageData:

@@ -16,13 +16,13 @@ from .volume import RAS_TO_LPS
 
 _GAINED, _LOST = ("gained", (0.2, 0.9, 0.3)), ("lost", (0.95, 0.2, 0.2))
 _OPACITY = 0.5
-#: gates beyond cannot be told from shut and open in single precision; below the log-odds of all of these
+#: gates beyond these are shut or open in single precision; and a number below the log-odds of all gates
 _CERTAIN, _UNSEEN = (1e-7, 1 - 1e-7), -20.0
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A map over a segmented volume, kept as a volume beside the segmentation once it was asked for.
+    """A map over a segmented volume, a volume node beside the segmentation, made when it is first shown.
 
     Attributes:
         role: of the volume among the segmentation's references.
@@ -41,7 +41,7 @@ class Overlay:
         return companion_node(node, self.role, "vtkMRMLScalarVolumeNode")
 
     def make(self, node: slicer.vtkMRMLSegmentationNode, image: sitk.Image) -> None:
-        """Put the map of a segmentation into the scene, as a volume beside it; one that is there shows it anew.
+        """Put the map of a segmentation into the scene, as a volume beside it, or into that volume if it exists.
 
         Args:
             node: the segmentation.
@@ -91,7 +91,7 @@ def _views_with(volume: slicer.vtkMRMLScalarVolumeNode | None) -> list[slicer.vt
 
 
 def _quantized(doubt: np.ndarray) -> np.ndarray:
-    """Doubt is kept in steps of 1/255, a quarter as large as single precision."""
+    """Doubt in steps of 1/255, a quarter of the memory of single precision."""
     return doubt if doubt.dtype == np.uint8 else np.rint(255 * doubt).astype(np.uint8)
 
 
@@ -111,7 +111,7 @@ def _log_odds(gates: np.ndarray) -> np.ndarray:
 
 
 def _colour_attention(display: slicer.vtkMRMLScalarVolumeDisplayNode, voxels: np.ndarray) -> None:
-    """Blue to white over the values that there are."""
+    """Blue to white over the range of the values."""
     display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeOcean")
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(*value_range(voxels, _UNSEEN))

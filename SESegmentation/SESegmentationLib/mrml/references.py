@@ -21,22 +21,22 @@ _ADAPTED_ROLE = "SESegmentation.Adapted"
 _LONGEST_ADAPTED = 2**25
 
 
-def companion_node(owner: slicer.vtkMRMLNode, role: str, kind: str) -> slicer.vtkMRMLNode | None:
+def companion_node(owner: slicer.vtkMRMLNode, role: str, class_name: str) -> slicer.vtkMRMLNode | None:
     """The node of a class that was made for this role of ``owner``; None where there is none."""
-    node = referenced_node(owner, role, kind)
+    node = referenced_node(owner, role, class_name)
     return node if node is not None and node.GetAttribute(_MADE_FOR) == role else None
 
 
 def set_companion_node(owner: slicer.vtkMRMLNode, role: str, node: slicer.vtkMRMLNode) -> None:
-    """Say that a node was made for this role of ``owner``."""
+    """Let ``owner`` refer to a node that was made for this role."""
     node.SetAttribute(_MADE_FOR, role)
     owner.SetNodeReferenceID(role, node.GetID())
 
 
-def referenced_node(owner: slicer.vtkMRMLNode, role: str, kind: str) -> slicer.vtkMRMLNode | None:
+def referenced_node(owner: slicer.vtkMRMLNode, role: str, class_name: str) -> slicer.vtkMRMLNode | None:
     """The node of a class to which ``owner`` refers; None where there is none, or it is of another class."""
     node = owner.GetNodeReference(role)
-    return node if node is not None and node.IsA(kind) else None
+    return node if node is not None and node.IsA(class_name) else None
 
 
 def source_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode:
@@ -55,7 +55,7 @@ def source_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarV
 
 
 def place_beside(node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Put a node into the volume's folder or study, and say from which DICOM images it comes.
+    """Put a node into the volume's folder or study, and store which DICOM images it comes from.
 
     DICOM export of a segmentation asks for both: the study, and the images that it refers to. A node that the user has
     put into another folder stays there.
@@ -77,7 +77,7 @@ def place_beside(node: slicer.vtkMRMLNode, volume: slicer.vtkMRMLScalarVolumeNod
 
 
 def adapted_text_node(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLTextNode | None:
-    """The node that keeps the file of adapted parameters of a segmentation; None where there is none."""
+    """The text node with the file of adapted parameters of a segmentation; None where there is none."""
     return companion_node(node, _ADAPTED_ROLE, "vtkMRMLTextNode")
 
 
@@ -106,7 +106,7 @@ def require_adapted_parameters(node: slicer.vtkMRMLSegmentationNode) -> bytes:
 
 
 def set_adapted_parameters(node: slicer.vtkMRMLSegmentationNode, content: bytes | None) -> None:
-    """Keep a file of adapted parameters with a segmentation, in place of the one before; None: keep none."""
+    """Store a file of adapted parameters with a segmentation, in place of the one before; None: store none."""
     scene, text = node.GetScene(), adapted_text_node(node)
     if content is None:
         if text is not None:

@@ -51,13 +51,13 @@ def set_review_state(segment: slicer.vtkSegment, state: str) -> None:
 def set_algorithm_tags(
     node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Label], name: str, corrected: Collection[int]
 ) -> None:
-    """Note which algorithm has just written into a segmentation; segments marked completed were not written.
+    """Store which algorithm has just written into a segmentation; segments marked completed were not written.
 
     Args:
         node: the segmentation.
         structures: that were written.
-        name: of the algorithm, see :func:`.segment_tags.algorithm_name`.
-        corrected: values of the structures that a clinician has had a part in, see :func:`.algorithm_tags`.
+        name: of the algorithm, see :func:`.segments.algorithm_name`.
+        corrected: values of the structures that a clinician has edited, see :func:`.algorithm_tags`.
     """
     for label in structures:
         segment = find_segment(node.GetSegmentation(), label)
@@ -67,13 +67,13 @@ def set_algorithm_tags(
 
 
 def mark_semiautomatic(segment: slicer.vtkSegment) -> None:
-    """Note that a clinician has changed a segment; of those that no network wrote nothing is said."""
+    """Mark a segment that a network wrote as semiautomatic: a clinician has edited it."""
     if tag(segment, ALGORITHM_TYPE_TAG) == AUTOMATIC:
         segment.SetTag(ALGORITHM_TYPE_TAG, SEMIAUTOMATIC)
 
 
 def mark_edited_semiautomatic(segmentation: slicer.vtkSegmentation) -> None:
-    """Note it of every segment with which a clinician has begun, by its status."""
+    """Mark every segment that a clinician has begun to edit, by its status; see :func:`mark_semiautomatic`."""
     for segment in segments_of(segmentation):
         if review_state(segment) == CORRECTED:
             mark_semiautomatic(segment)
@@ -86,7 +86,7 @@ _REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryP
 def add_segmentation(
     labels: sitk.Image, structures: Sequence[Label], volume: slicer.vtkMRMLScalarVolumeNode, name: str
 ) -> slicer.vtkMRMLSegmentationNode:
-    """Put a result into the scene as a new segmentation; nothing that is there is changed.
+    """Put a result into the scene as a new segmentation; no other node is changed.
 
     It refers to the volume, with the geometry of the labels, which may be finer than the volume's. It gets the volume's
     parent transform and a place beside the volume in the subject hierarchy. Structures that were not found become empty
@@ -125,23 +125,23 @@ def update_segmentation(
     volume: slicer.vtkMRMLScalarVolumeNode | None = None,
     protected: np.ndarray | None = None,
 ) -> list[str]:
-    """Write a result into a segmentation that is there, sparing what the user has finished.
+    """Write a result into an existing segmentation, except for what the user has completed.
 
     Segments marked completed keep every voxel, and no other segment gets one of theirs. Segments that mean nothing to
-    the model are not touched; see :func:`.find_segment`. Surfaces of the old voxels go away; they are made anew when
+    the model are not touched; see :func:`.find_segment`. Old surfaces are removed; they are made anew when
     they are shown (:func:`set_surfaces_visible`), because that takes seconds.
 
     Args:
         node: the segmentation, with any geometry; linear transforms between it and the volume must be the same.
         labels: as in :func:`add_segmentation`.
         structures: what the values mean.
-        history: the state before is kept there, so that the whole update is one step to take back.
+        history: gets the state before, so that the whole update is one step to undo.
         volume: the volume that was segmented; a segmentation that refers to none refers to it from now on.
         protected: (k, j, i) on the grid of ``labels``: where no voxel of any segment changes, because the user has
             corrected them.
 
     Returns:
-        Names of the completed segments that were spared.
+        Names of the segments marked completed, which were not changed.
 
     Raises:
         InputError: the segmentation is not made of voxels; nothing is changed then.
@@ -154,10 +154,10 @@ def update_segmentation(
     node.RemoveClosedSurfaceRepresentation()
     if history is not None:
         history.save(node)
-    spared = [segment for segment in segments_of(segmentation) if is_completed(segment)]
+    completed = [segment for segment in segments_of(segmentation) if is_completed(segment)]
     values = voxels_of(labels)
-    if spared:
-        values = np.where(segments_mask(spared, labels), 0, values).astype(values.dtype)
+    if completed:
+        values = np.where(segments_mask(completed, labels), 0, values).astype(values.dtype)
     values, apart = _with_protected(values, protected, segmentation, structures, labels)
     shared = oriented_image(values, labels)
     modified = node.StartModify()
@@ -172,7 +172,7 @@ def update_segmentation(
             segment.SetLabelValue(label.value)
             segment.AddRepresentation(BINARY_LABELMAP, voxels)
     node.EndModify(modified)
-    return [segment.GetName() for segment in spared]
+    return [segment.GetName() for segment in completed]
 
 
 def set_surfaces_visible(node: slicer.vtkMRMLSegmentationNode, visible: bool) -> None:
@@ -203,7 +203,7 @@ def segment_id(label: Label) -> str:
 
 
 def _refer_to(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Say which volume a segmentation belongs to, and put it there."""
+    """Let a segmentation refer to its volume, and place it beside that."""
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
     place_beside(node, volume)
 

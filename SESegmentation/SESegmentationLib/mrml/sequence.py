@@ -165,7 +165,7 @@ class SegmentationSequence:
             protected: where no voxel of this frame changes.
 
         Returns:
-            Names of the completed segments that were spared.
+            Names of the segments marked completed, which were not changed.
 
         Raises:
             InputError: the volume, its sequence or the segmentation is no longer in the scene.

@@ -56,7 +56,7 @@ class Choices(Protocol):
 
 
 def unusable_choices(node: slicer.vtkMRMLScriptedModuleNode) -> list[str]:
-    """Names of the choices that a parameter node cannot mean: of another version, changed by hand, made to do harm.
+    """Names of parameters with values that cannot be used: of another version, edited by hand, or malicious.
 
     Slicer's wrapper checks what is written and not what is read: one such value would end every visit of the module.
     """
@@ -66,14 +66,14 @@ def unusable_choices(node: slicer.vtkMRMLScriptedModuleNode) -> list[str]:
 
 
 def reset_choices(node: slicer.vtkMRMLScriptedModuleNode, names: list[str]) -> None:
-    """Forget some choices: their defaults hold."""
+    """Reset some parameters to their defaults."""
     with slicer.util.NodeModify(node):
         for name in names:
             node.UnsetParameter(name)
             node.RemoveNodeReferenceIDs(name)
 
 
-def _is_share(text: str) -> bool:
+def _is_fraction(text: str) -> bool:
     try:
         return 0 <= float(text) <= 1
     except ValueError:
@@ -87,7 +87,7 @@ def _is_flag(text: str) -> bool:
 _VALID: dict[str, Callable[[str], bool]] = {
     "model": lambda text: len(text) <= 256 and (not text or text.isprintable()),
     "device": lambda text: text in DEVICES,
-    "opacity": _is_share,
+    "opacity": _is_fraction,
     **dict.fromkeys(("everyFrame", "fast", "lowMemory", "recalibrate", "keepWarm"), _is_flag),
 }
 _CLASSES = {
@@ -121,7 +121,7 @@ def input_findings(node: slicer.vtkMRMLScalarVolumeNode, card: ModelCard, has_re
 
 
 class Inputs(VTKObservationMixin):
-    """Says at once what is wrong with the chosen volume, or does not fit the model.
+    """Selectors of volume, region and output; shows at once what is wrong with the volume.
 
     Args:
         ui: holds volumeSelector, regionSelector, everyFrameCheckBox and inputMessageFrame.
@@ -148,7 +148,7 @@ class Inputs(VTKObservationMixin):
 
     @property
     def messages(self) -> list[Message]:
-        """What is said about the chosen volume."""
+        """The messages about the chosen volume."""
         return self._messages.shown
 
     def choose_volume(self) -> None:
@@ -164,7 +164,7 @@ class Inputs(VTKObservationMixin):
             choices.inputVolume = suitable[0]
 
     def refresh(self) -> None:
-        """Show what is wrong with the chosen volume, and keep an eye on it."""
+        """Show what is wrong with the chosen volume, and observe it."""
         if self.volume is not self._watched:
             self.removeObservers()
             self._watched = self.volume
@@ -175,7 +175,7 @@ class Inputs(VTKObservationMixin):
         self._show(self._problems())
 
     def close(self) -> None:
-        """Look at nothing any more."""
+        """Stop observing."""
         self.removeObservers()
         self._watched = None
 

@@ -18,6 +18,8 @@ from ..errors import SegmentationError, UsageError
 from ..models import ModelCard
 from .messages import status_icon
 
+_AGAIN = "Check again; if it fails again, install SESegmentation anew."
+_POLL_MS = 200
 _GROUP = "SESegmentation"
 
 
@@ -25,24 +27,24 @@ class Settings(Protocol):
     """The part of ``qt.QSettings`` that is used; values come back as text."""
 
     def value(self, key: str, default: Any = None) -> Any:
-        """The value kept, or the default."""
+        """The stored value, or the default."""
 
     def setValue(self, key: str, value: Any) -> None:
-        """Keep a value."""
+        """Store a value."""
 
 
 class UserSettings:
     """Reads and writes the settings of this user on this computer.
 
     Args:
-        settings: where they are kept, ``qt.QSettings()`` in Slicer.
+        settings: where they are stored, ``qt.QSettings()`` in Slicer.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def has_accepted(self, card: ModelCard) -> bool:
-        """Whether the user has accepted these terms for this model. Free licences ask for no consent."""
+        """Whether the user has accepted the terms of this model. Free licences ask for no consent."""
         accepted = self._settings.value(_key("AcceptedLicence", card.name))
         return not card.licence.asks_consent or accepted == card.licence.spdx
 
@@ -94,9 +96,6 @@ def _speed_key(model: str, device: str, fast: bool) -> str:
     return _key("SecondsPerMl", model, device, "fast" if fast else "full")
 
 
-_AGAIN = "Check again; if it fails again, install SESegmentation anew."
-
-
 class DoctorProcess:
     """Runs ``python -m SESegmentationLib.doctor`` in a process of its own.
 
@@ -109,7 +108,7 @@ class DoctorProcess:
     """
 
     def __init__(self) -> None:
-        #: the process and its output, or why there is none
+        #: the process and its output, or why it could not be started
         self._state: tuple[subprocess.Popen, IO[bytes]] | SegmentationError | None = None
 
     def start(self) -> None:
@@ -162,9 +161,6 @@ def _not_started(error: OSError) -> SegmentationError:
     return SegmentationError(_("Python cannot be started: {reason}.").format(reason=error.strerror or error), _AGAIN)
 
 
-_POLL_MS = 200
-
-
 class Doctor(Protocol):
     """Makes the checks without making anybody wait."""
 
@@ -184,7 +180,7 @@ class ComputerSection:
     Args:
         ui: holds computerSection, checkButton, copyChecksButton, checkTable, wheelsFolderEdit.
         doctor: makes the checks.
-        settings: keeps the folder of wheels.
+        settings: remembers the folder of wheels.
     """
 
     def __init__(self, ui: Any, doctor: Doctor, settings: UserSettings) -> None:
@@ -226,7 +222,7 @@ class ComputerSection:
     def wheels_folder(self) -> str:
         """The folder of wheels that the field shows, which is remembered; empty where there is none.
 
-        The field does not tell of every change: not of an empty path that follows one that cannot be used.
+        The field has no signal for every change: none for an empty path after one that cannot be used.
         """
         self._settings.wheels_folder = folder = self._ui.wheelsFolderEdit.currentPath.strip()
         return folder

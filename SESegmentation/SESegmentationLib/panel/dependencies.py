@@ -42,7 +42,7 @@ class InstallationPlan:
 
 
 class Dependencies(Protocol):
-    """Knows what the worker needs."""
+    """The packages that the worker needs."""
 
     def missing(self) -> list[str]:
         """Requirements that are not met."""
@@ -75,7 +75,7 @@ class DependencyInstaller:
         """Ask whether to install what is missing.
 
         Raises:
-            DependencyError: there are no wheels, or the user declined; the remedy says how to go on.
+            DependencyError: there are no wheels, or the user declined; the remedy says how to proceed.
         """
         folder = self._wheels_folder()
         if folder and not any(Path(folder).glob("*.whl")):
@@ -112,7 +112,7 @@ def _commands(missing: list[str], folder: str) -> list[list[str]]:
 
 
 def _gets_old_torch() -> bool:
-    """Whether the torch that is there, or the only one there is, was built for NumPy 1."""
+    """Whether the installed torch, or the only one available for this system, was built for NumPy 1."""
     version = _version(TORCH)
     if version is not None:
         return _release(version) < (2, 3)
@@ -120,7 +120,7 @@ def _gets_old_torch() -> bool:
 
 
 def _is_met(requirement: str) -> bool:
-    """Whether a package is there, pre-releases included, in the version that is wanted: one bound, or none."""
+    """Whether a package is installed in a version within the bound, if any; pre-releases count."""
     version = _version(_name(requirement))
     if version is None:
         return False
@@ -183,7 +183,7 @@ _WHEELS = (
     "copy the folder here and choose it under This computer."
 )
 _NO_VERSION = ("No matching distribution", "Could not find a version", "Requires-Python")
-#: the more telling ones first: behind a proxy, pip reports a failed connection as well, and without one no version
+#: the more specific ones first: behind a proxy, pip reports a failed connection as well, and without one no version
 _REASONS = (
     _Reason(
         ("ProxyError", "Cannot connect to proxy", "Tunnel connection failed", "407 Proxy"),
@@ -231,7 +231,7 @@ _REASONS = (
 
 
 def explain_failure(output: str, packages: list[str], folder: str = "") -> DependencyError:
-    """What to tell the user.
+    """The error to show to the user.
 
     Args:
         output: what was printed.

@@ -18,7 +18,11 @@ from ..errors import CancelledError, SegmentationError
 from .dependencies import Dependencies, InstallationPlan, explain_failure, loaded_versions
 from .messages import WARNING, ActionRunner, Message
 
-#: after being asked to end, pip puts back what it had taken out; so long it may take, in s
+_POLL_MS = 100
+_LINE_CHARACTERS = 60
+#: the second half of a double click must not cancel what the first half began, in s
+_DOUBLE_CLICK_SECONDS = 0.5
+#: time for pip to restore what it had removed, after it was asked to end, in s
 GRACE_SECONDS = 5.0
 
 
@@ -81,12 +85,6 @@ class InstallProcess:
             env={**worker_environment(), "PYTHONUNBUFFERED": "1"},
             **OWN_GROUP,
         )
-
-
-_POLL_MS = 100
-_LINE_CHARACTERS = 60
-#: the second half of a double click must not cancel what the first half began, in s
-_DOUBLE_CLICK_SECONDS = 0.5
 
 
 @dataclass
@@ -220,7 +218,7 @@ class Installation:
             raise explain_failure(f"{printed}\nthe installation ended without them", missing, plan.folder)
 
     def _warn_of_replaced(self, before: dict[str, str]) -> None:
-        """Warn of packages of which this program goes on using a version that was replaced."""
+        """Warn of packages that were replaced while this program goes on using the version before."""
         now = loaded_versions()
         replaced = [
             f"{name} {before[name]} → {now[name]}"

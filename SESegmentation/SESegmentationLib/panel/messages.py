@@ -1,4 +1,4 @@
-"""What the panel tells the user: messages in place of pop-ups, and the program's numbers and names in words."""
+"""Messages in the panel in place of pop-ups, the actions whose errors they show, and numbers and names in words."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ..errors import CancelledError, SegmentationError
 from ..mrml import ACCEPTED, CORRECTED, TO_CHECK
 from ..result import Finding
 
+ERROR, WARNING, INFORMATION = "error", "warning", "information"
+_ICON_SIZE = 16
 _SIDES = ("left ", "right ")
 
 
@@ -36,13 +38,13 @@ def about(seconds: float) -> str:
 
 
 def device_name(device: str) -> str:
-    """What the user knows a device as: "CPU" for "cpu"."""
+    """Name of a device for the user: "CPU" for "cpu"."""
     known = {"auto": _("Automatic"), "cpu": _("CPU"), "cuda": _("NVIDIA GPU (CUDA)"), "mps": _("Apple GPU (MPS)")}
     return known.get(device, device)
 
 
 def phase_name(phase: str) -> str:
-    """What the engine is doing, for the line under the progress bar."""
+    """The phase of a job, for the line under the progress bar."""
     known = {
         "load": _("Loading the model"),
         "prepare": _("Preparing the volume"),
@@ -77,7 +79,7 @@ def state_name(state: str) -> str:
 
 
 def as_rich_text(text: str) -> str:
-    """A text for where Qt takes for rich text what looks like it: names in a scene may hold any markup."""
+    """A text for widgets that guess whether it is rich text: names in a scene may hold any markup."""
     return f"<span>{html.escape(text)}</span>"
 
 
@@ -88,20 +90,16 @@ def slice_names(slices: str) -> str:
 
 def structure_list(names: Sequence[str]) -> str:
     """Names of structures, each pair of sides as one: "hippocampus (left, right), brain stem"."""
-    there = set(names)
+    present = set(names)
     words: list[str] = []
     for name in names:
         side = next((side for side in _SIDES if name.startswith(side)), "")
         rest = name.removeprefix(side)
-        if not side or not all(other + rest in there for other in _SIDES):
+        if not side or not all(other + rest in present for other in _SIDES):
             words.append(name)
         elif side == _SIDES[0]:
             words.append(_("{structure} (left, right)").format(structure=rest))
     return ", ".join(words)
-
-
-ERROR, WARNING, INFORMATION = "error", "warning", "information"
-_ICON_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,7 @@ def status_icon(level: str) -> Any:
 
 
 def _translated(*texts: str) -> list[str]:
-    """What the worker and the library say in English; what is made here with ``_()`` stays as it is."""
+    """Translations of the English texts of worker and library; what ``_()`` has translated stays as it is."""
     return [_(text) if text else text for text in texts]
 
 
@@ -270,7 +268,7 @@ class ActionRunner:
 
 
 def explain_error(error: Exception) -> SegmentationError:
-    """The error with cause and remedy; one of any other class is a fault of this program, and goes to the error log."""
+    """An error with cause and remedy. Any other exception is a fault of this program, and goes to the error log."""
     if isinstance(error, SegmentationError):
         return error
     logging.error("SESegmentation", exc_info=error)

@@ -29,6 +29,11 @@ from ..models.labels import split_side
 from .computer import UserSettings
 from .messages import about, structure_list
 
+#: models that are seen without scrolling
+MAXIMUM_ROWS = 5
+_POLL_MS = 40
+#: each poll lets the thread that adds run for so long, as Slicer may block other Python threads, in s
+_THREAD_SECONDS = 0.02
 #: characters of the names of structures in the summary: one line of a narrow panel
 _SUMMARY_LENGTH = 44
 
@@ -71,7 +76,7 @@ def _line(name: str, text: str) -> str:
 
 
 def _few(names: list[str]) -> str:
-    """All names, or how many there are and as many as there is room for, those of pairs without their sides."""
+    """All names; or their number and as many as there is room for, pairs without their sides."""
     text = structure_list(names)
     if len(text) <= _SUMMARY_LENGTH:
         return _line(_("Finds"), text)
@@ -97,10 +102,6 @@ def _licence(card: ModelCard) -> str:
     if licence.url.startswith(("https://", "http://")):
         name = f'<a href="{html.escape(licence.url)}">{name}</a>'
     return f"{name}. {html.escape(licence.attribution)}".strip()
-
-
-#: models that are seen without scrolling
-MAXIMUM_ROWS = 5
 
 
 class ModelSource(Protocol):
@@ -181,7 +182,7 @@ class ModelChooser:
         return entry
 
     def refresh(self) -> None:
-        """Look again which models there are."""
+        """List the installed models anew."""
         self._entries = {package.card.name: package for package in self._source.usable()}
         self._entries |= {m.path.name: m for m in self._source.damaged() if m.path.name not in self._entries}
         models = self._ui.modelList
@@ -197,7 +198,7 @@ class ModelChooser:
         self.choose(self._chosen)
 
     def show_added(self, name: str) -> None:
-        """Look again which models there are, and show this one as the chosen one, whatever was searched for."""
+        """List the installed models anew with this one chosen; the search box is emptied."""
         self._ui.modelSearchBox.text = ""
         self._chosen = name
         self.refresh()
@@ -213,7 +214,7 @@ class ModelChooser:
         self._show_card()
 
     def set_expected_seconds(self, seconds: float | None) -> None:
-        """Say how long the chosen volume will take, in s; None where that is not known."""
+        """Show how long the chosen volume will take, in s; None where that is not known."""
         if seconds != self._expected_seconds:
             self._expected_seconds = seconds
             self._show_card()
@@ -278,18 +279,6 @@ def _searched_text(name: str, entry: ModelPackage | DamagedModel) -> str:
     return f"{name} {card.title} {card.summary} {card.modality} {card.contrast} {structures}".lower()
 
 
-_POLL_MS = 40
-#: as Slicer may keep other Python threads from running, each poll lets the one that adds run for so long, in s
-_THREAD_SECONDS = 0.02
-
-
-class ModelAdder(Protocol):
-    """Installs models."""
-
-    def add(self, source: Path, replace: bool) -> ModelPackage:
-        """Install the model in a folder or ZIP; SegmentationError where that fails."""
-
-
 class PackageDialogs(Protocol):
     """Asks the user."""
 
@@ -325,7 +314,7 @@ class AddModel:
 
     Args:
         ui: holds addModelButton.
-        adder: installs models; from another thread.
+        models: installs them; from another thread.
         dialogs: ask the user.
         on_added: called with the model.
         on_failure: called with what was raised.
@@ -334,13 +323,13 @@ class AddModel:
     def __init__(
         self,
         ui: Any,
-        adder: ModelAdder,
+        models: ModelSource,
         dialogs: PackageDialogs,
         on_added: Callable[[ModelPackage], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._ui = ui
-        self._adder = adder
+        self._models = models
         self._dialogs = dialogs
         self._on_added = on_added
         self._on_failure = on_failure
@@ -356,7 +345,7 @@ class AddModel:
             self._begin(replace=False)
 
     def close(self) -> None:
-        """Tell nobody how it ends."""
+        """Stop polling; the outcome is not shown."""
         self._timer.stop()
 
     def _begin(self, replace: bool) -> None:
@@ -364,7 +353,7 @@ class AddModel:
         self._ui.addModelButton.text = _("Adding…")
         # a new queue: nothing of an earlier one is taken for this
         self._outcomes = queue.SimpleQueue()
-        work = (self._adder, self._source, replace, self._outcomes)
+        work = (self._models, self._source, replace, self._outcomes)
         threading.Thread(target=_add, args=work, name="add model", daemon=True).start()
         self._timer.start(_POLL_MS)
 
@@ -386,9 +375,9 @@ class AddModel:
             self._on_added(outcome)
 
 
-def _add(adder: ModelAdder, source: Path, replace: bool, outcomes: queue.SimpleQueue) -> None:
+def _add(models: ModelSource, source: Path, replace: bool, outcomes: queue.SimpleQueue) -> None:
     """Runs in a thread of its own."""
     try:
-        outcomes.put(adder.add(source, replace))
-    except Exception as error:  # it is told by the thread that polls
+        outcomes.put(models.add(source, replace))
+    except Exception as error:  # shown by the thread that polls
         outcomes.put(error)

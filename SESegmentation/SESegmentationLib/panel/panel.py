@@ -1,4 +1,4 @@
-"""The panel as a whole: what happens at which click, and how the parts hear of each other."""
+"""The panel as a whole: what each click does, and how the parts are connected."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Pending(Protocol):
         """The name of a node that it needs and that was removed from the scene; empty where there is none."""
 
 
-#: what is asked of the worker about a result that is there
+#: a request about a result in the scene
 _Request = TypeVar("_Request", RefineRequest, AttentionRequest)
 
 
@@ -105,7 +105,7 @@ class Panel:
 
     @property
     def _scene_choices(self) -> Choices:
-        """The choices of the scene: nothing is begun, and no result is taken, while there is none."""
+        """The choices of the scene; actions and results wait while there is none."""
         if self._choices is None:
             raise RuntimeError("there is no scene")
         return self._choices
@@ -120,7 +120,7 @@ class Panel:
         self.refresh()
 
     def pause(self) -> None:
-        """Read nothing of the scene, and write nothing into it, until choices are set again: it is being read."""
+        """Neither read the scene nor write into it until choices are set again: it is being read from a file."""
         self._choices = None
 
     def refresh(self) -> None:
@@ -145,22 +145,22 @@ class Panel:
         self.result.review.mark_corrected()
 
     def refresh_models(self) -> None:
-        """Look again which models are installed."""
+        """List the installed models anew."""
         self.models.refresh()
         self.refresh()
 
     def on_scene_closing(self) -> None:
-        """The scene is about to be emptied: what runs for it has no place to go to."""
+        """The scene is about to be emptied: results for it have no place to go to."""
         self.run.abandon()
         self._pending = None
         self.recalibration.discard()
         self.set_choices(None)
         self._actions.clear()
 
-    def on_scene_read(self, left_out: list[str]) -> None:
-        """A scene was read into this one; ``left_out`` names choices of it that cannot be used."""
+    def on_scene_read(self, reset_choices: list[str]) -> None:
+        """A scene was read into this one; ``reset_choices`` names parameters of it that could not be used."""
         if self._choices is not None:
-            for message in unusable_scene_data(left_out):
+            for message in unusable_scene_data(reset_choices):
                 self.messages.add(message)
         self.on_nodes_changed()
 
@@ -184,7 +184,7 @@ class Panel:
         qt.QTimer.singleShot(0, self.inputs.choose_volume)
 
     def close(self) -> None:
-        """End everything; the panel is not used any more."""
+        """End everything; the panel cannot be used afterwards."""
         self._choices = None
         self.installation.close()
         self.run.close()
@@ -259,7 +259,7 @@ class Panel:
         show_table(self.result.node, scene_report(self.result.node))
 
     def _read_request(self, package: ModelPackage) -> SegmentRequest:
-        """What the choices ask for."""
+        """The request that the choices make."""
         choices = self._scene_choices
         return SegmentRequest(
             volume=choices.inputVolume,
@@ -337,12 +337,12 @@ class Panel:
         node, ui = self.result.node, self._ui
         if self.recalibration.node is not None and self.recalibration.node is not node:
             self.recalibration.discard()
-        there = self.result.record is not None
-        ui.correctButton.enabled = there and self.result.review.current is not None
-        ui.recalibrateButton.enabled = there and not self.run.running and self.recalibration.node is None
+        has_result = self.result.record is not None
+        ui.correctButton.enabled = has_result and self.result.review.current is not None
+        ui.recalibrateButton.enabled = has_result and not self.run.running and self.recalibration.node is None
         self.patient.refresh()
-        self.result.overlays.set_attention_available(there and not self.run.running)
-        ui.saveReportButton.enabled = ui.tableButton.enabled = there
+        self.result.overlays.set_attention_available(has_result and not self.run.running)
+        ui.saveReportButton.enabled = ui.tableButton.enabled = has_result
 
     def _on_segmentation_failed(self, run: SegmentRun, error: Exception) -> None:
         """The segmentation under way ends here; frames that are done stay."""
@@ -360,7 +360,7 @@ class Panel:
 
     def _on_model_chosen(self, name: str) -> None:
         if self._choices is not None:
-            self._choices.model = name  # the panel hears of it as of any other choice
+            self._choices.model = name  # refresh() follows, as after any other choice
 
     def _on_model_added(self, package: ModelPackage) -> None:
         card = package.card

@@ -32,9 +32,12 @@ from .requests import RefineRequest
 from .result_record import ResultRecord
 from .scene_results import SceneResults, WrittenResult
 
+#: structures of which a proposal's changes are listed one by one
+MAX_LISTED = 4
+
 
 class PatientNetwork:
-    """A check box that is there where the scene holds parameters adapted to the chosen volume, for the chosen model.
+    """A check box, visible where the scene holds parameters adapted to the chosen volume for the chosen model.
 
     Args:
         ui: holds adaptedCheckBox.
@@ -60,7 +63,7 @@ class PatientNetwork:
         return adapted_parameters(chosen) if chosen in self._candidates() else None
 
     def refresh(self) -> None:
-        """Offer what there is now."""
+        """Show whether there is such a network now."""
         choices, found, box = self._choices(), self._candidates(), self._ui.adaptedCheckBox
         box.visible = bool(found)
         if choices is None or not found:
@@ -103,10 +106,6 @@ def _date(node: slicer.vtkMRMLSegmentationNode) -> str:
     return record.date if record is not None else ""
 
 
-#: structures of which a proposal's changes are listed one by one
-MAX_LISTED = 4
-
-
 @dataclass(frozen=True)
 class _Proposal:
     """What learning from corrections would change.
@@ -123,7 +122,7 @@ class _Proposal:
 
 
 class Recalibration:
-    """Shows what learning from corrections would change, until the user decides.
+    """Shows what learning from corrections would change, until the user accepts or rejects it.
 
     Args:
         ui: holds previewFrame, previewLabel, acceptChangesButton and rejectChangesButton.
@@ -186,7 +185,7 @@ class Recalibration:
         return None
 
     def discard(self) -> None:
-        """Take the proposal away, if there is one."""
+        """Discard the proposal, if there is one."""
         proposal, self._proposal = self._proposal, None
         if proposal is None:
             return
@@ -207,7 +206,7 @@ class Recalibration:
 def proposed_labels(
     node: slicer.vtkMRMLSegmentationNode, labels: sitk.Image, record: ResultRecord
 ) -> tuple[sitk.Image, sitk.Image]:
-    """What a segmentation holds, and what it would hold if a result were written: accepted structures stay.
+    """The labels of a segmentation now, and as they would be if a result were written: accepted structures stay.
 
     Raises:
         InputError: its corrected slices are of another volume.
@@ -218,9 +217,9 @@ def proposed_labels(
     done = [value for value, segment in segments.items() if segment is not None and is_completed(segment)]
     after[completed_voxels(node, labels) | np.isin(after, done)] = 0
     stays = np.isin(before, done)
-    kept = corrected_mask(node, labels)
-    if kept is not None:
-        stays |= kept
+    corrected = corrected_mask(node, labels)
+    if corrected is not None:
+        stays |= corrected
     after[stays] = before[stays]
     proposed = sitk.GetImageFromArray(after)
     proposed.CopyInformation(labels)
@@ -254,8 +253,8 @@ def _list_changes(changes: dict[int, tuple[int, int]], record: ResultRecord) -> 
 def count_changes(before: sitk.Image, after: sitk.Image) -> dict[int, tuple[int, int]]:
     """By value, how many voxels a structure gains and loses; only those that change."""
     had, has = (voxels_of(image) for image in (before, after))
-    there = np.nonzero(had != has)
-    gained, lost = (np.bincount(values[there], minlength=1) for values in (has, had))
+    changed = np.nonzero(had != has)
+    gained, lost = (np.bincount(values[changed], minlength=1) for values in (has, had))
     size = max(len(gained), len(lost))
     gained, lost = (np.pad(counts, (0, size - len(counts))) for counts in (gained, lost))
     return {value: (int(gained[value]), int(lost[value])) for value in range(1, size) if gained[value] or lost[value]}

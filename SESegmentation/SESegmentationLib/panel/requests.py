@@ -1,4 +1,4 @@
-"""What is asked of the worker: to segment, to learn from corrections, to show what the networks look at."""
+"""Requests to the worker: segment a volume, learn from corrections, map what the networks look at."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ResultInputs:
 
     Attributes:
         node: the result.
-        record: what is known of it.
+        record: what it measures and where it comes from.
         volume: that was segmented.
         package: the model.
         region: the box to which the search was limited; None for the whole volume.
@@ -146,13 +146,13 @@ class SegmentRequest:
         return whole if self.region is None else min(whole, float(np.prod(self.region.GetSize())) / 1000)
 
     def check(self) -> slicer.vtkMRMLScalarVolumeNode:
-        """Look whether the choices go with each other; takes no time.
+        """Check whether the choices fit each other; takes no time.
 
         Returns:
             The volume.
 
         Raises:
-            InputError: no volume is chosen, it cannot be segmented, or the output does not go with it.
+            InputError: no volume is chosen, it cannot be segmented, or the output does not fit it.
         """
         volume, output = self.volume, self.output
         if volume is None:
@@ -212,7 +212,7 @@ class SegmentRequest:
         )
 
     def _grid(self, frame: int | None, volume: slicer.vtkMRMLScalarVolumeNode) -> Grid:
-        """On which grid the result shall lie: a segmentation that is written into keeps its own, and frames theirs."""
+        """The grid of the result: that of the segmentation it is written into, of the frame, or the model's choice."""
         on_volume = is_on_volume_grid(self.output, volume)
         if frame is not None or on_volume:
             return "input"
@@ -243,7 +243,7 @@ class SegmentRun:
     """A segmentation under way, frame by frame.
 
     Attributes:
-        request: what was asked for.
+        request: what is segmented.
         frames: of a sequence, still to be segmented, the one at hand first; [None] for a volume.
         output_id: the segmentation that holds the frames before; None while there were none.
         count: how many frames there were at the start.

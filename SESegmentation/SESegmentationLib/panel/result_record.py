@@ -52,6 +52,7 @@ from ..report import (
 from ..result import Finding, IntracranialVolume, SegmentationResult
 from ..text import plain
 
+_TABLE_ROLE = "SESegmentation.Report"
 RECORD_ATTRIBUTE = "SESegmentation.Result"
 #: bounds of what is read, in bytes, entries, s or ml, mm
 _LARGEST_RECORD, _MOST_STRUCTURES, _MOST_FINDINGS, _LARGEST, _FARTHEST_MM = 2**21, 1024, 64, 1e7, 1e6
@@ -66,7 +67,7 @@ class RecordedStructure:
         label: what it is.
         volume_ml: in ml, of what is in the segmentation; 0 where it was not found.
         confidence: 0 to 1.
-        expected_dice: 0 to 1; None where the model's card does not tell, as for networks adapted to a patient.
+        expected_dice: 0 to 1; None where the card has no calibration for it, or the network was adapted to a patient.
         centre_lps: LPS in mm, in the segmentation's own coordinates; None where it was not found.
         doubtful_lps: where its most doubtful slices cross, likewise; None where they are not known.
         corrected: how many voxels the clinician had added or removed before this result was written.
@@ -246,15 +247,12 @@ def _intracranial(fields: Fields) -> IntracranialVolume | None:
         return None
     volume = Fields(fields.mapping("intracranial"), "intracranial")
     volume.only(*IntracranialVolume.__dataclass_fields__)
-    ml = volume.number("ml", low=1, high=_LARGEST)  # shares of it are told
+    ml = volume.number("ml", low=1, high=_LARGEST)  # volumes are divided by it
     return IntracranialVolume(ml, volume.number("error_ml", low=0, high=_LARGEST))
 
 
 def _point(fields: Fields, key: str) -> tuple[float, float, float] | None:
     return fields.numbers(key, 3, low=-_FARTHEST_MM, high=_FARTHEST_MM) if fields.has(key) else None
-
-
-_TABLE_ROLE = "SESegmentation.Report"
 
 
 def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
@@ -344,7 +342,7 @@ def show_table(node: slicer.vtkMRMLSegmentationNode, report: dict[str, Any]) -> 
 
 
 def save_report(report: dict[str, Any]) -> Path | None:
-    """Ask for a file, CSV or JSON, and write a report there; None where the user changes their mind.
+    """Ask for a file, CSV or JSON, and write a report there; None where the user cancels.
 
     Raises:
         UsageError, OutputError: it cannot be written.
@@ -355,7 +353,7 @@ def save_report(report: dict[str, Any]) -> Path | None:
     if not path:
         return None
     file = Path(path) if Path(path).suffix.lower() in (".csv", ".json") else Path(f"{path}.csv")
-    if not file.parent.is_dir():  # typed wrong: none is made for that
+    if not file.parent.is_dir():  # probably a typing mistake: no folder is made
         raise UsageError(
             _("{file} cannot be written: {reason}.").format(file=file.name, reason=os.strerror(errno.ENOENT)),
             _("Choose another folder, or close the file elsewhere."),

@@ -24,7 +24,7 @@ class Overlays:
     Args:
         ui: holds doubtCheckBox and attentionCheckBox.
         results: knows the doubt about results that were not reloaded.
-        on_attention_requested: called to see to it that the map of attention is made; it takes time.
+        on_attention_requested: called to have the map of attention made, which takes time.
     """
 
     def __init__(self, ui: Any, results: SceneResults, on_attention_requested: Callable[[], None]) -> None:
@@ -38,25 +38,25 @@ class Overlays:
         ui.attentionCheckBox.connect("clicked(bool)", self._on_attention)
 
     def show(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
-        """Offer the maps of this segmentation, and say which lies over the views."""
+        """Offer the maps of this segmentation."""
         self._node = node
         self.refresh()
 
     def set_attention_available(self, possible: bool) -> None:
-        """Whether the map of attention can be made now."""
+        """Set whether the map of attention can be made now."""
         self._attention_available = possible
         self.refresh()
 
     def refresh(self) -> None:
-        """Say what is so now; another module may have changed the views."""
+        """Show which maps there are, and which one lies over the views: another module may have changed that."""
         node, ui = self._node, self._ui
-        known = node is not None and (DOUBT.volume(node) is not None or self._results.doubt(node) is not None)
-        ui.doubtCheckBox.enabled = known
+        has_doubt = node is not None and (DOUBT.volume(node) is not None or self._results.doubt(node) is not None)
+        ui.doubtCheckBox.enabled = has_doubt
         ui.doubtCheckBox.checked = node is not None and DOUBT.is_shown(node)
-        ui.doubtCheckBox.toolTip = self._doubt_tip if known or node is None else _no_doubt()
-        there = node is not None and ATTENTION.volume(node) is not None
-        ui.attentionCheckBox.enabled = there or self._attention_available
-        ui.attentionCheckBox.checked = there and ATTENTION.is_shown(node)
+        ui.doubtCheckBox.toolTip = self._doubt_tip if has_doubt or node is None else _no_doubt()
+        has_attention = node is not None and ATTENTION.volume(node) is not None
+        ui.attentionCheckBox.enabled = has_attention or self._attention_available
+        ui.attentionCheckBox.checked = has_attention and ATTENTION.is_shown(node)
 
     def _on_doubt(self, shown: bool) -> None:
         if shown:
@@ -126,7 +126,7 @@ class ResultView(VTKObservationMixin):
 
     @property
     def record(self) -> ResultRecord | None:
-        """What is known of it; None where it is no result of this module."""
+        """Its record; None where it is no result of this module."""
         return self._record
 
     @property
@@ -154,7 +154,7 @@ class ResultView(VTKObservationMixin):
             self._findings.show([Message.of_finding(finding) for finding in record.findings] if record else [])
             self._ui.resultLabel.text = _summary(record) if record else _("No result of this module.")
             self.review.show(node, record)
-        self._show_steps()
+        self._show_undo()
         self.overlays.show(node)
 
     def set_opacity(self, opacity: float) -> None:
@@ -165,7 +165,7 @@ class ResultView(VTKObservationMixin):
             self._opacity = (display.GetID(), opacity)
 
     def close(self) -> None:
-        """Look at nothing any more."""
+        """Stop observing."""
         self.removeObservers()
         self._node = None
         self._closed = True
@@ -176,10 +176,10 @@ class ResultView(VTKObservationMixin):
     def _on_segment(self, caller: slicer.vtkSegmentation, event: str) -> None:
         mark_edited_semiautomatic(caller)
         self.review.refresh()
-        qt.QTimer.singleShot(0, self._show_steps)  # the history of the segmentation hears of it too, perhaps later
+        qt.QTimer.singleShot(0, self._show_undo)  # the undo history observes the same event, perhaps later
 
-    def _show_steps(self) -> None:
-        """Offer to take a result out of the segmentation, and to put it back."""
+    def _show_undo(self) -> None:
+        """Enable undo and redo where there is something to undo or redo."""
         if self._closed:
             return
         self._ui.undoButton.enabled = self._results.can_undo(self._node)
@@ -207,5 +207,5 @@ def _summary(record: ResultRecord) -> str:
     volume = record.intracranial
     if volume is None:
         return summary
-    told = _("Intracranial volume {ml:.0f} \u00b1 {error:.0f} ml").format(ml=volume.ml, error=volume.error_ml)
-    return f"{summary}\n{told}"
+    intracranial = _("Intracranial volume {ml:.0f} \u00b1 {error:.0f} ml").format(ml=volume.ml, error=volume.error_ml)
+    return f"{summary}\n{intracranial}"

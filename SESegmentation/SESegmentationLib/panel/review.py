@@ -1,4 +1,4 @@
-"""The review: structures with their volumes, how far to trust them and what the clinician says, worst first."""
+"""The review: structures with volume, confidence and review state, the least certain first; views jump to them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def open_segment_editor(node: slicer.vtkMRMLSegmentationNode, label: Label) -> N
     """Go to the Segment Editor, with a structure of a segmentation selected, over the volume that it was made of.
 
     Raises:
-        InputError: the volume or the structure's segment is no longer there.
+        InputError: the volume or the structure's segment was removed.
     """
     volume = source_volume(node)
     segment = find_segment(node.GetSegmentation(), label)

@@ -22,13 +22,12 @@ Progress = Callable[[str, float, float | None], None]
 
 #: how often events are fetched, while a segmentation runs and while the worker only waits, in ms
 RUNNING_MS, WAITING_MS = 40, 1000
-#: after a click, until a job is made: copying voxels takes time, which the click's own turn of the event loop shall not
-#: take too (with 0 Qt would do both in one turn), in ms
+#: from a click until its job is made, so that copying voxels gets a turn of the event loop of its own (with 0 Qt would
+#: do both in one), in ms
 SUBMIT_MS = 1
 #: the second half of a double click on Segment must not cancel what the first half began, in s
 DOUBLE_CLICK_SECONDS = 0.5
-#: Slicer may keep other Python threads from running while none of its own Python code runs; each fetch lets those that
-#: carry messages run for so long, in s
+#: each fetch lets the threads that carry messages run for so long, as Slicer may block other Python threads, in s
 THREAD_SECONDS = 0.004
 
 

@@ -37,6 +37,8 @@ from ..result import SegmentationResult
 from .messages import WARNING, Message
 from .result_record import RECORD_ATTRIBUTE, ResultRecord
 
+#: nodes that are named in one message
+_MAX_NAMES = 5
 _ATTRIBUTES = (RECORD_ATTRIBUTE, *EDIT_ATTRIBUTES)
 #: role of the box to which the search for a result was limited
 REGION_ROLE = "SESegmentation.Region"
@@ -44,7 +46,7 @@ REGION_ROLE = "SESegmentation.Region"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a result goes. Nodes are named by ID: the user may remove them while the segmentation runs.
+    """Where a result is written. Nodes are named by ID: the user may remove them while the segmentation runs.
 
     Attributes:
         volume_id: the volume that is segmented.
@@ -100,7 +102,7 @@ def share_parent_transform(node: slicer.vtkMRMLSegmentationNode, volume: slicer.
 
 
 def find_frames(volume: slicer.vtkMRMLScalarVolumeNode) -> VolumeSequence:
-    """The frames behind a volume; InputError where there are none any more."""
+    """The frames of the sequence that a volume shows; InputError where they were removed."""
     frames = VolumeSequence.of(volume)
     if frames is None:
         raise InputError(
@@ -124,15 +126,15 @@ class SceneResults:
         self._doubts: list[tuple[slicer.vtkMRMLSegmentationNode, sitk.Image]] = []
 
     def write(self, result: SegmentationResult, target: Target, adapted: bytes | None = None) -> WrittenResult:
-        """Put a result where it belongs; into a new segmentation if the one that was chosen no longer fits.
+        """Write a result into its target; into a new segmentation if the chosen one no longer fits.
 
         Args:
             result: labels on the volume's grid, or on the model's.
-            target: where it belongs.
+            target: where it is written.
             adapted: the file of parameters adapted to this patient with which it was made; None: the model as it is.
 
         Raises:
-            InputError: the volume is gone, or the segmentation cannot be written into.
+            InputError: the volume was removed, or the segmentation cannot be written into.
         """
         scene = slicer.mrmlScene
         volume = scene.GetNodeByID(target.volume_id)
@@ -148,7 +150,7 @@ class SceneResults:
             output = SegmentationSequence.of(node, frames)
             if node is None:
                 output = SegmentationSequence.add(frames, target.name)
-            if output is not None:  # otherwise one frame is wanted in a segmentation that stands by itself
+            if output is not None:  # otherwise one frame goes into a segmentation that follows no sequence
                 return self._write_frame(result, record, output, target.frame, target.frame == frames.selected)
         completed: list[str] = []
         corrected: list[Slices] = []
@@ -239,7 +241,7 @@ class SceneResults:
         return _NodeState(attributes, adapted_parameters(node), self.doubt(node))
 
     def _update_maps(self, node: slicer.vtkMRMLSegmentationNode, doubt: sitk.Image | None) -> None:
-        """The segmentation holds another result now, with this doubt; nobody has asked what its networks looked at."""
+        """The segmentation holds another result now, with this doubt, and no map of attention yet."""
         ATTENTION.forget(node)
         self._doubts = [entry for entry in self._doubts if entry[0] is not node and entry[0].GetScene() is not None]
         if doubt is None:
@@ -265,10 +267,6 @@ def _store_with(
     for node in nodes[1:]:
         for name in _ATTRIBUTES:
             node.SetAttribute(name, nodes[0].GetAttribute(name))
-
-
-#: nodes that are named in one message
-_MAX_NAMES = 5
 
 
 def unusable_scene_data(choices: list[str]) -> list[Message]:

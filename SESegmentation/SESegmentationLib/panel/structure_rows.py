@@ -12,7 +12,7 @@ from .result_record import RecordedStructure
 
 #: lists with more rows are divided into regions, and can be filtered
 FEW_ROWS = 6
-#: in place of a number that there is not
+#: in place of a missing number
 NONE = "\u2013"
 
 
@@ -23,7 +23,7 @@ class StructureRow:
     Attributes:
         name: of the structure; that of a pair without its side.
         members: indices into the structures of the record: one, or left and right.
-        region: under which it stands; empty where there is none.
+        region: of the body, under which it is listed; empty where there is none.
     """
 
     name: str
@@ -111,7 +111,7 @@ def sides_text(texts: list[str], usual: str) -> str:
 
 
 def why_no_dice(structure: RecordedStructure) -> str:
-    """Why there is no expected Dice, and what there is; empty where there is one."""
+    """Why there is no expected Dice, and the confidence instead; empty where there is one."""
     if structure.centre_lps is None:
         return _("Not found: nothing to expect")
     if structure.expected_dice is not None:

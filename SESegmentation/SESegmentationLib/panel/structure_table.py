@@ -54,8 +54,8 @@ class StructureTable:
 
     Args:
         table: QTableWidget.
-        search_box: narrows the rows by name; it is seen where there are many.
-        share_box: check box that lists volumes as shares of the intracranial one; it is seen where that is known.
+        search_box: filters the rows by name; visible where there are many.
+        share_box: check box that lists volumes as shares of the intracranial one; visible where that is known.
         on_chosen: called when a structure is chosen, also when it was the current one before.
     """
 
@@ -130,8 +130,8 @@ class StructureTable:
 
         Args:
             title: of the column.
-            texts: by index of the structure. Of a pair, those that differ are told side by side.
-            usual: is not told of one side alone.
+            texts: by index of the structure. Of a pair, texts that differ are shown side by side.
+            usual: the text that is not shown for one side alone.
         """
         self._last_column = _LastColumn(title, texts, usual)
         table, column = self._table, self._table.columnCount - 1
@@ -176,7 +176,7 @@ class StructureTable:
 
     def _on_resized(self, column: int, before: int, now: int) -> None:
         if column == _NAME:
-            self._fitting.start(0)  # the table itself hears of it later
+            self._fitting.start(0)  # the table gets the signal later
 
     def _fit_rows(self) -> None:
         """Rows as high as their names in one line or more, and the table as high as some of them."""
@@ -326,7 +326,7 @@ class StructureTable:
         return cell
 
     def _confidence(self, structures: list[RecordedStructure]) -> Any:
-        """The cell that says how far to trust; its light is that of the less certain side."""
+        """The cell of expected Dice or confidence; its traffic light is that of the less certain side."""
         numbers = [shown_confidence(structure, self._calibrated) for structure in structures]
         known = [number for number in numbers if number is not None]
         texts = [NONE if number is None else str(round(100 * number)) for number in numbers]
