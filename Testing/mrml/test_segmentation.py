@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.io.writing import write_segmentation
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
-from SESegmentationLib.mrml import add_segmentation, image_from_volume_node, is_completed, set_surfaces_visible
+from SESegmentationLib.mrml import add_segmentation, image_from_volume_node, is_completed
 
 STRUCTURES = [
     structure_label(17, "hippocampus", LEFT),
@@ -81,7 +81,7 @@ def test_a_result_without_any_voxel_is_a_segmentation_of_empty_segments(volume):
     node = add_segmentation(label_image(volume, {}), STRUCTURES, volume, "head")
     assert node.GetSegmentation().GetNumberOfSegments() == 3
     assert not voxels(node, "Segment_17", volume).any()
-    set_surfaces_visible(node, True)
+    assert node.CreateClosedSurfaceRepresentation()
 
 
 def test_values_up_to_65535(volume):
@@ -173,16 +173,13 @@ def test_images_known_to_the_subject_hierarchy_alone_are_referred_to(scene, volu
 def test_surfaces_are_made_when_they_are_shown_and_enclose_the_voxels(make_volume):
     volume = make_volume(size=(20, 20, 20), spacing=(1, 1, 1), origin=(0, 0, 0))
     node = add_segmentation(label_image(volume, {17: np.s_[4:16, 4:16, 4:16]}), STRUCTURES, volume, "head")
-    segmentation, display = node.GetSegmentation(), node.GetDisplayNode()
+    segmentation = node.GetSegmentation()
     assert not segmentation.ContainsRepresentation(SURFACE)
-    set_surfaces_visible(node, True)
-    assert display.GetVisibility3D() and display.GetPreferredDisplayRepresentationName3D() == SURFACE
+    assert node.CreateClosedSurfaceRepresentation()
     surface = segmentation.GetSegment("Segment_17").GetRepresentation(SURFACE)
     properties = vtk.vtkMassProperties()
     properties.SetInputData(surface)
     assert properties.GetVolume() == pytest.approx(12**3, rel=0.1)  # smoothing takes the edges off
-    set_surfaces_visible(node, False)
-    assert not display.GetVisibility3D() and segmentation.ContainsRepresentation(SURFACE)
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path, volume, labels):

@@ -16,7 +16,6 @@ from SESegmentationLib.mrml import (
     UndoHistory,
     add_segmentation,
     image_from_volume_node,
-    set_surfaces_visible,
     update_segmentation,
 )
 
@@ -238,12 +237,12 @@ def test_a_history_forgets_segmentations_that_left_the_scene(scene, volume, node
 
 
 def test_surfaces_of_old_voxels_go_away(volume, node):
-    set_surfaces_visible(node, True)
+    assert node.CreateClosedSurfaceRepresentation()
     complete(node, "Segment_53")
     segmentation, history = node.GetSegmentation(), UndoHistory()
     update_segmentation(node, label_image(volume, blocks(s17=np.s_[0:2, 0:2, 0:2])), STRUCTURES, history)
     assert not any(segmentation.GetSegment(s).GetRepresentation(SURFACE) for s in segmentation.GetSegmentIDs())
-    set_surfaces_visible(node, True)
+    assert node.CreateClosedSurfaceRepresentation()
     bounds = segmentation.GetSegment("Segment_17").GetRepresentation(SURFACE).GetBounds()
     assert bounds[1] < 0 and bounds[5] < 10  # where the new voxels are, not the old ones
     history.undo(node)

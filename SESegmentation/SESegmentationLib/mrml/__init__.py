@@ -38,7 +38,6 @@ from .segmentation import (
     review_state,
     set_algorithm_tags,
     set_review_state,
-    set_surfaces_visible,
     update_segmentation,
 )
 from .sequence import SegmentationSequence, VolumeSequence
@@ -83,7 +82,6 @@ __all__ = [
     "result_grid",
     "review_state",
     "set_review_state",
-    "set_surfaces_visible",
     "show_difference",
     "source_volume",
     "update_segmentation",

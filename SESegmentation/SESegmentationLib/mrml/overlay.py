@@ -75,8 +75,8 @@ class Overlay:
         for view in _views_with(self.volume(node)):
             view.SetForegroundVolumeID(None)
 
-    def forget(self, node: slicer.vtkMRMLSegmentationNode) -> None:
-        """The map is no longer that of the segmentation: remove its volume."""
+    def remove(self, node: slicer.vtkMRMLSegmentationNode) -> None:
+        """Remove the volume with the map: the segmentation holds another result."""
         volume = self.volume(node)
         if volume is not None:
             self.hide(node)

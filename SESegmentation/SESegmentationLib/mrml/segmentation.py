@@ -79,7 +79,6 @@ def mark_edited_semiautomatic(segmentation: slicer.vtkSegmentation) -> None:
             mark_semiautomatic(segment)
 
 
-_CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
 _REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
@@ -128,8 +127,8 @@ def update_segmentation(
     """Write a result into an existing segmentation, except for what the user has completed.
 
     Segments marked completed keep every voxel, and no other segment gets one of theirs. Segments that mean nothing to
-    the model are not touched; see :func:`.find_segment`. Old surfaces are removed; they are made anew when
-    they are shown (:func:`set_surfaces_visible`), because that takes seconds.
+    the model are not touched; see :func:`.find_segment`. Old surfaces are removed; Slicer's
+    button "Show 3D" makes new ones, which takes seconds.
 
     Args:
         node: the segmentation, with any geometry; linear transforms between it and the volume must be the same.
@@ -173,18 +172,6 @@ def update_segmentation(
             segment.AddRepresentation(BINARY_LABELMAP, voxels)
     node.EndModify(modified)
     return [segment.GetName() for segment in completed]
-
-
-def set_surfaces_visible(node: slicer.vtkMRMLSegmentationNode, visible: bool) -> None:
-    """Show the segments in 3-D (surfaces are made when they are first shown), or hide them."""
-    if visible and not node.GetSegmentation().ContainsRepresentation(_CLOSED_SURFACE):
-        node.CreateClosedSurfaceRepresentation()
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
-    display.SetPreferredDisplayRepresentationName3D(_CLOSED_SURFACE)
-    display.SetVisibility3D(visible)
-    if visible:
-        display.SetVisibility(True)
 
 
 def is_completed(segment: slicer.vtkSegment) -> bool:

@@ -151,11 +151,11 @@ class ResultRecord:
         """What the values of the label map mean."""
         return [structure.label for structure in self.structures]
 
-    def continued(self, before: ResultRecord | None, edited: Mapping[int, int]) -> ResultRecord:
-        """The record as that of a result that takes the place of another.
+    def with_corrections(self, before: ResultRecord | None, edited: Mapping[int, int]) -> ResultRecord:
+        """The record with the corrections of a result that it replaces added up.
 
         Args:
-            before: record of the other one.
+            before: record of the replaced result; None where it had none.
             edited: how many voxels of it the clinician has changed, by value of the structure.
         """
         earlier = {structure.label: structure.corrected for structure in before.structures} if before else {}
@@ -164,7 +164,7 @@ class ResultRecord:
         ]
         return replace(self, structures=tuple(structures))
 
-    def measured(self, labels: sitk.Image) -> ResultRecord:
+    def with_volumes(self, labels: sitk.Image) -> ResultRecord:
         """The record with the volumes of a label map: that of the segmentation, after edits."""
         voxel_ml = float(np.prod(labels.GetSpacing())) / 1000
         counts = np.bincount(voxels_of(labels).ravel(), minlength=max(s.value for s in self.labels) + 1)
@@ -268,7 +268,7 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
     check_volume_node(volume)
     image = image_from_volume_node(volume)
     labels = label_map(node, record.labels, result_grid(node, image))
-    record = record.measured(labels)
+    record = record.with_volumes(labels)
     voxel_ml = float(np.prod(labels.GetSpacing())) / 1000
     surfaces, edited = surfaces_mm2(labels), edited_voxels(node, record.labels)
     structures = []

@@ -159,7 +159,7 @@ class SceneResults:
         else:
             corrected = find_corrected_slices(node)
             protected, before = corrected_mask(node, result.labels, corrected), self._state_of(node)
-            record = record.continued(ResultRecord.read(node), edited_voxels(node, record.labels))
+            record = record.with_corrections(ResultRecord.read(node), edited_voxels(node, record.labels))
             completed = update_segmentation(node, result.labels, record.labels, self._history, volume, protected)
             self._record_change(node, before)
         _store_with([node], record, result.labels, corrected)
@@ -226,7 +226,7 @@ class SceneResults:
             corrected = find_corrected_slices(present)
             protected = corrected_mask(present, result.labels, corrected)
             before = self._state_of(present)
-            record = record.continued(ResultRecord.read(present), edited_voxels(present, record.labels))
+            record = record.with_corrections(ResultRecord.read(present), edited_voxels(present, record.labels))
         completed = output.write(frame, result.labels, record.labels, self._history, protected)
         written = output.frame(frame)
         self._record_change(written, before)
@@ -242,10 +242,10 @@ class SceneResults:
 
     def _update_maps(self, node: slicer.vtkMRMLSegmentationNode, doubt: sitk.Image | None) -> None:
         """The segmentation holds another result now, with this doubt, and no map of attention yet."""
-        ATTENTION.forget(node)
+        ATTENTION.remove(node)
         self._doubts = [entry for entry in self._doubts if entry[0] is not node and entry[0].GetScene() is not None]
         if doubt is None:
-            DOUBT.forget(node)
+            DOUBT.remove(node)
             return
         self._doubts.append((node, doubt))
         if DOUBT.volume(node) is not None:
@@ -263,7 +263,7 @@ def _store_with(
     for node in nodes:
         set_algorithm_tags(node, record.labels, algorithm_name(record.model, record.model_version), changed)
     record_written_labels(nodes[0], record.labels, geometry, corrected)
-    record.measured(label_map(nodes[0], record.labels, geometry)).write(nodes[0])
+    record.with_volumes(label_map(nodes[0], record.labels, geometry)).write(nodes[0])
     for node in nodes[1:]:
         for name in _ATTRIBUTES:
             node.SetAttribute(name, nodes[0].GetAttribute(name))
