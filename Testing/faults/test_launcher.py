@@ -190,7 +190,7 @@ def test_a_check_that_is_given_up_leaves_nothing_running(tmp_path, monkeypatch):
     monkeypatch.setattr(computer, "find_python", lambda: str(write_launcher(tmp_path, str(_sleeping(tmp_path)))))
     doctor = computer.DoctorProcess()
     doctor.start()
-    process = psutil.Process(doctor._process.pid)
+    process = psutil.Process(doctor._state[0].pid)
     end = time.monotonic() + 20
     while not (children := process.children(recursive=True)) and time.monotonic() < end:
         time.sleep(0.02)

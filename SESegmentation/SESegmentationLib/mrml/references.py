@@ -99,8 +99,8 @@ def require_adapted_parameters(node: slicer.vtkMRMLSegmentationNode) -> bytes:
     content = adapted_parameters(node)
     if content is None:
         raise InputError(
-            f"{node.GetName()} has no recalibrated network that can be used.",
-            "Recalibrate it again, or segment without adaptedFrom.",
+            _("{name} has no recalibrated network that can be used.").format(name=node.GetName()),
+            _("Recalibrate it again, or segment without adaptedFrom."),
         )
     return content
 
