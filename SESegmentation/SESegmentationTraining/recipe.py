@@ -7,7 +7,6 @@ the card's fixed parts (labels, licence). See ``recipes/*.toml``.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -243,8 +242,8 @@ def _check(recipe: Recipe) -> None:
     """Raise ValueError where entries that are well by themselves make no sense together."""
     data, fit = recipe.data, recipe.fit
     taught = bool(recipe.teacher.model)
-    schedules = (recipe.phases, recipe.specialise, recipe.volumetric.phases)
-    phases = list(itertools.chain.from_iterable(schedules))
+    phases = [*recipe.phases, *recipe.specialise, *recipe.volumetric.phases]
+    final = [*(recipe.specialise or recipe.phases)[-1:], *recipe.volumetric.phases[-1:]]
     positive = all(min(phase.steps, phase.batch, phase.depth, *phase.size, phase.spacing) > 0 for phase in phases)
     labels = len(listed) if isinstance(listed := recipe.card.get("labels"), list) else 0
     intensity = recipe.card.get("intensity")
@@ -258,7 +257,7 @@ def _check(recipe: Recipe) -> None:
         (not (recipe.specialise and recipe.networks), "[networks] is for networks that do not specialise"),
         (not (recipe.volumetric.phases and fit.boundary), "[fit] boundary is for slices, not for volumetric phases"),
         (positive, "steps, batch, size, spacing and depth of a phase must be above 0"),
-        (all(phases[-1].spacing == 1 for phases in schedules if phases), "the last phase has the model's spacing, 1"),
+        (all(last.spacing == 1 for last in final), "the last phase has the model's spacing, 1"),
         (data.source in SOURCE_KINDS, f"[data] source is one of {', '.join(SOURCE_KINDS)}, not {data.source!r}"),
         (min(data.validation, data.test) >= 0, "[data] validation and test are numbers of cases"),
         (not data.folds or 0 <= data.fold < data.folds > 1, "[data] fold is below folds, which are at least 2"),

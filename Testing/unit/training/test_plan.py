@@ -48,6 +48,12 @@ def test_views_have_the_size_that_their_training_ends_with(blobs_recipe):
     assert [view.size for view in card.views] == [(16, 16), (6, 12, 10)]
 
 
+def test_a_shared_network_may_end_with_coarse_pixels(blobs_recipe):
+    phase = {"steps": 1, "batch": 1, "size": [8, 8]}
+    recipe = blobs_recipe(phases=[phase | {"spacing": 2.0}], specialise=[phase])
+    assert {view.size for view in draft_card(recipe).views} == {(8, 8)}
+
+
 def test_a_shared_network_learns_all_views_of_slices(blobs_recipe):
     phase = {"steps": 1, "batch": 1, "size": [8, 8]}
     recipe = blobs_recipe(
