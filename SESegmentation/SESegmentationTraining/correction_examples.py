@@ -7,7 +7,7 @@ in a file, and done once.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from SESegmentationLib.geometry import RAS
-from SESegmentationLib.inference.crops import Crop
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.networks.correction import Corrected
@@ -27,21 +25,15 @@ from SESegmentationLib.predict.predictor import Prediction
 from SESegmentationLib.progress import Progress, no_progress
 
 from .calibration import SHIFTS, shift_volume
-from .dataset import Case, box_round, read_case
+from .dataset import Case, read_case
 from .simulated_corrections import MANNERS, POLICIES, choose_slices, simulate_correction
 
 #: volumes under one shift, and under two at once, for each volume as it is
 ONE, TWO = 4, 4
-#: structures of fewer voxels are not learnt from
-LEAST_VOXELS = 200
-#: voxels round a structure that is cut out
-CROP_MARGIN = 12
-#: what is cut out and has more voxels is halved along every axis
-LARGEST_CROP = 250_000
 
 
 @dataclass(frozen=True)
-class Mistaken:
+class SegmentedCase:
     """A volume with what a model makes of it, and the truth; all on the model's grid, (k, j, i).
 
     Attributes:
@@ -51,7 +43,6 @@ class Mistaken:
         truth: output channels that are right, uint8.
         shifts: under which the volume was segmented.
         case: name of the volume.
-        whole: whether all its structures are there; otherwise channel 1 is one of them, 2 is all others.
     """
 
     image: np.ndarray
@@ -60,25 +51,21 @@ class Mistaken:
     truth: np.ndarray
     shifts: tuple[str, ...]
     case: str
-    whole: bool = True
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
         temporary = path.with_suffix(".part.npz")
         arrays = {name: getattr(self, name) for name in ("image", "probabilities", "own", "truth")}
-        np.savez(
-            temporary, **arrays, shifts=np.array(self.shifts, dtype=np.str_), case=np.array(self.case), whole=self.whole
-        )
+        np.savez(temporary, **arrays, shifts=np.array(self.shifts, dtype=np.str_), case=np.array(self.case))
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> Mistaken:
+    def load(cls, path: Path) -> SegmentedCase:
         """Read what :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as content:
             image, probabilities, own, truth = (content[name] for name in ("image", "probabilities", "own", "truth"))
-            whole = bool(content["whole"]) if "whole" in content else True
             shifts = tuple(content["shifts"].tolist())
-            return cls(image, probabilities, own, truth, shifts, str(content["case"]), whole)
+            return cls(image, probabilities, own, truth, shifts, str(content["case"]))
 
 
 def shifts_of(case: str, one: int = ONE, two: int = TWO) -> list[tuple[str, ...]]:
@@ -97,7 +84,9 @@ def shifted(image: sitk.Image, shifts: Sequence[str], seed: int) -> sitk.Image:
     return image
 
 
-def find_mistakes(engine: Engine, image: sitk.Image, truth: sitk.Image, shifts: tuple[str, ...], case: str) -> Mistaken:
+def segment_case(
+    engine: Engine, image: sitk.Image, truth: sitk.Image, shifts: tuple[str, ...], case: str
+) -> SegmentedCase:
     """What the model of ``engine``, one of crops, makes of ``image``."""
     (crop,) = engine.crops(image)
     prediction = engine.predictor.predict(crop.volume, engine.predictor.views, False, lambda view, fraction: None)
@@ -106,7 +95,9 @@ def find_mistakes(engine: Engine, image: sitk.Image, truth: sitk.Image, shifts: 
     values = crop.grid.labels_to_grid(truth)
     for channel, label in enumerate(engine.card.labels, start=1):
         channels[values == label.value] = channel
-    return Mistaken(crop.volume.astype(np.float16), in_steps(prediction.probabilities), own, channels, shifts, case)
+    return SegmentedCase(
+        crop.volume.astype(np.float16), in_steps(prediction.probabilities), own, channels, shifts, case
+    )
 
 
 def own_channels(prediction: Prediction, card: ModelCard) -> np.ndarray:
@@ -119,7 +110,7 @@ def in_steps(probabilities: torch.Tensor) -> np.ndarray:
     return (probabilities.float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
-def collect_mistakes(
+def segment_cases(
     engine: Engine, cases: Sequence[Case], folder: Path, progress: Progress = no_progress
 ) -> Iterator[Path]:
     """Files of what the model makes of ``cases``; those that are there already are not made again.
@@ -136,71 +127,8 @@ def collect_mistakes(
             if not path.exists():
                 images = images or read_case(case, engine.card.labels, None)
                 seed = zlib.crc32(path.name.encode())
-                find_mistakes(engine, shifted(images[0], shifts, seed), images[1], shifts, case.name).save(path)
+                segment_case(engine, shifted(images[0], shifts, seed), images[1], shifts, case.name).save(path)
             yield path
-
-
-def collect_head_mistakes(
-    engine: Engine, heads: Iterable[tuple[str, np.ndarray, np.ndarray]], folder: Path, progress: Progress = no_progress
-) -> Iterator[Path]:
-    """Files of what a model of heads makes of their structures, each cut out of its head.
-
-    Args:
-        engine: of the model.
-        heads: name, intensities and output channels (k, j, i) on the model's grid.
-        folder: where the files go; heads that are there already are not segmented again.
-        progress: told how many heads are done.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, (name, intensities, channels) in enumerate(heads):
-        progress("segmenting", 0.0, None)
-        shifts = ((), *shifts_of(name)[1:])[(0, 1, 5)[number % 3]]
-        done = folder / f"{name}.done"
-        if not done.exists():
-            image, truth = (_on_grid(array, engine.card) for array in (intensities, channels))
-            shift = shifted(image, shifts, zlib.crc32(name.encode()))
-            for part, mistaken in enumerate(_structures(engine, shift, truth, shifts, name)):
-                mistaken.save(folder / f"{name}-{part:02}.npz")
-            done.touch()
-        yield from sorted(folder.glob(f"{name}-*.npz"))
-
-
-def _structures(
-    engine: Engine, image: sitk.Image, truth: sitk.Image, shifts: tuple[str, ...], name: str
-) -> Iterator[Mistaken]:
-    """Every structure that is large enough, in a box round it."""
-    seen: list[tuple[Crop, torch.Tensor]] = []
-    engine.segment(image, observe=lambda crop, probabilities: seen.append((crop, probabilities)))
-    ((crop, probabilities),) = seen
-    own = probabilities.argmax(0).numpy()
-    right = crop.grid.labels_to_grid(truth)
-    for channel in range(1, len(probabilities)):
-        if (right == channel).sum() < LEAST_VOXELS:
-            continue
-        low, high = box_round((own == channel) | (right == channel), [CROP_MARGIN] * 3)
-        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        step = 1 if np.prod(high - low) < LARGEST_CROP else 2
-        cut = probabilities[(slice(None), *box)].float()
-        three = torch.stack([cut[0], cut[channel], torch.zeros_like(cut[0])])
-        three[2] = (1 - three.sum(0)).clamp(min=0)
-        maps = torch.cat([torch.from_numpy(crop.volume[box].astype(np.float32))[None], three])
-        maps = F.avg_pool3d(maps[None], step)[0]
-        every = tuple(slice(0, n * step, step) for n in maps.shape[1:])
-        found, true = (_three(array[box], channel)[every] for array in (own, right))
-        intensities = maps[0].numpy().astype(np.float16)
-        yield Mistaken(intensities, in_steps(maps[1:]), found, true, shifts, name, whole=False)
-
-
-def _three(labels: np.ndarray, channel: int) -> np.ndarray:
-    """0 the background, 1 a structure, 2 any other one."""
-    return np.where(labels == channel, 1, np.where(labels > 0, 2, 0)).astype(np.uint8)
-
-
-def _on_grid(array: np.ndarray, card: ModelCard) -> sitk.Image:
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(card.spacing)
-    image.SetDirection(RAS)
-    return image
 
 
 #: how often so many slices are corrected
@@ -230,7 +158,7 @@ class CorrectionExamples:
     """Draws examples at random.
 
     Args:
-        files: of :class:`.Mistaken` volumes.
+        files: of :class:`.SegmentedCase` volumes.
         size: edge of the cube that is cut out round a structure, in voxels.
         plain_share: of examples of volumes as they are.
         seed: of all randomness.
@@ -240,7 +168,7 @@ class CorrectionExamples:
         self.size = size
         self.plain_share = plain_share
         self.random = np.random.default_rng(seed)
-        loaded = [Mistaken.load(path) for path in files]
+        loaded = [SegmentedCase.load(path) for path in files]
         self._plain = [each for each in loaded if not each.shifts]
         self._shifted = [each for each in loaded if each.shifts]
 
@@ -257,11 +185,11 @@ class CorrectionExamples:
         random = self.random
         plain = random.random() < self.plain_share or not self._shifted
         group = self._plain if plain and self._plain else self._shifted
-        mistaken = group[random.integers(len(group))]
-        image, probabilities, own, truth = self._zoomed(mistaken)
+        segmented = group[random.integers(len(group))]
+        image, probabilities, own, truth = self._zoomed(segmented)
         doubt = 1 - probabilities.max(0)
         # 0: all structures as one
-        channel = int(random.integers(0, len(probabilities))) if mistaken.whole else 1
+        channel = int(random.integers(0, len(probabilities)))
         policy = POLICIES[random.integers(len(POLICIES))]
         manner = random.choice(MANNERS, p=MANNER_SHARES)
         only = None
@@ -269,7 +197,7 @@ class CorrectionExamples:
             own, truth = (own > 0).astype(np.uint8), (truth > 0).astype(np.uint8)
             probabilities = np.stack([probabilities[0], 1 - probabilities[0]])
             channel = 1
-        elif manner == "one structure" or not mistaken.whole:  # the slices that are worst for this structure
+        elif manner == "one structure":  # the slices that are worst for this structure
             only = np.where(own == channel, own, 0), np.where(truth == channel, truth, 0)
         if not (truth == channel).any():
             return None
@@ -298,19 +226,19 @@ class CorrectionExamples:
         corrected = Corrected(self._augment_intensity(parts[0]), *parts[1:7])
         return corrected.inputs(), corrected.base(), parts[7], parts[8]
 
-    def _zoomed(self, mistaken: Mistaken) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _zoomed(self, segmented: SegmentedCase) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Image, probabilities, own labels and truth; often with larger or smaller voxels, or thicker slices."""
-        image = mistaken.image.astype(np.float32)
-        probabilities = mistaken.probabilities.astype(np.float32) / 255
+        image = segmented.image.astype(np.float32)
+        probabilities = segmented.probabilities.astype(np.float32) / 255
         if self.random.random() > 0.4:
-            return image, probabilities, mistaken.own, mistaken.truth
+            return image, probabilities, segmented.own, segmented.truth
         factors = np.exp(self.random.uniform(np.log(0.8), np.log(1.4), 3))
         if self.random.random() < 0.4:
             factors[self.random.integers(3)] /= self.random.uniform(1.5, 4)
         size = [max(round(n * f), 8) for n, f in zip(image.shape, factors, strict=True)]
         both = torch.from_numpy(np.concatenate([image[None], probabilities]))[None]
         soft = F.interpolate(both, size, mode="trilinear", align_corners=False)[0].numpy()
-        hard = torch.from_numpy(np.stack([mistaken.own, mistaken.truth]).astype(np.float32))[None]
+        hard = torch.from_numpy(np.stack([segmented.own, segmented.truth]).astype(np.float32))[None]
         own, truth = F.interpolate(hard, size, mode="nearest-exact")[0].numpy().astype(np.uint8)
         return soft[0], soft[1:], own, truth
 

@@ -27,7 +27,7 @@ from SESegmentationLib.models import ModelCard, find_model
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.progress import Progress, no_progress
 
-from .correction_examples import CorrectionExamples, Example, collect_mistakes
+from .correction_examples import CorrectionExamples, Example, segment_cases
 from .dataset import Split, find_cases, split_by_recipe
 from .fit import load_checkpoint, save_checkpoint
 from .processes import machine_words
@@ -123,9 +123,7 @@ def train_correction(dataset: Path, recipe: CorrectionRecipe, output: Path, prog
     cases = {case.name: case for case in find_cases(dataset)}
     split = split_by_recipe(list(cases), recipe_of(package))
     files = list(
-        collect_mistakes(
-            Engine(package, "cpu"), [cases[name] for name in split.training], output / "mistakes", progress
-        )
+        segment_cases(Engine(package, "cpu"), [cases[name] for name in split.training], output / "mistakes", progress)
     )
     torch.manual_seed(recipe.seed)
     network = CorrectionNetwork(recipe.channels)

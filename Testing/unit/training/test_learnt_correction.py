@@ -21,9 +21,9 @@ from SESegmentationTraining import learnt_correction
 from SESegmentationTraining.correction_examples import (
     CorrectionExamples,
     Example,
-    Mistaken,
-    collect_mistakes,
-    find_mistakes,
+    SegmentedCase,
+    segment_case,
+    segment_cases,
     shifts_of,
 )
 from SESegmentationTraining.dataset import Split, find_cases
@@ -64,15 +64,15 @@ def train(dataset, tmp_path, tiny_model, monkeypatch):
 
 def test_mistakes_are_those_of_the_model_and_are_kept(engine, dataset, tmp_path):
     case = find_cases(dataset)[0]
-    files = list(collect_mistakes(engine, [case], tmp_path / "kept"))
+    files = list(segment_cases(engine, [case], tmp_path / "kept"))
     assert len(files) == len(shifts_of("a")) == len(set(files)) and shifts_of("a") == shifts_of("a")
     before = {path: path.stat().st_mtime_ns for path in files}
-    assert list(collect_mistakes(engine, [case], tmp_path / "kept")) == files
+    assert list(segment_cases(engine, [case], tmp_path / "kept")) == files
     assert {path: path.stat().st_mtime_ns for path in files} == before
-    plain = next(found for found in map(Mistaken.load, files) if not found.shifts)
+    plain = next(found for found in map(SegmentedCase.load, files) if not found.shifts)
     sample = draw_sample()
     assert (plain.truth == sitk.GetArrayFromImage(sitk.DICOMOrient(sample.labels, "RAS"))).all()
-    again = find_mistakes(engine, sample.image, sample.labels, (), "a")
+    again = segment_case(engine, sample.image, sample.labels, (), "a")
     assert (again.probabilities == plain.probabilities).all() and (again.own == plain.own).all()
 
 
@@ -97,7 +97,7 @@ def test_examples_hide_what_was_not_looked_at(tmp_path):
     own = np.roll(truth, 2, axis=1)
     chance = np.stack([np.where(own == value, 200, 27) for value in range(3)]).astype(np.uint8)
     image = sitk.GetArrayFromImage(sample.image).astype(np.float16)
-    Mistaken(image, chance, own, truth, (), "a").save(tmp_path / "a.npz")
+    SegmentedCase(image, chance, own, truth, (), "a").save(tmp_path / "a.npz")
     examples = CorrectionExamples([tmp_path / "a.npz"], 24, 1.0, seed=3)
     for _ in range(8):
         example = examples.draw(1)
