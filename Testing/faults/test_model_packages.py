@@ -112,6 +112,7 @@ HOSTILE = [
     ("input.extent_mm", [[1, 2]]),
     ("input.extent_mm", "large"),
     ("cleanup.minimum_ml", "none"),
+    ("cleanup.minimum_ml", 0.5),
     ("cleanup.loose", {"values": [1], "erosion_mm": "1", "reach_mm": 2}),
     ("pipeline.locator", "../../elsewhere"),
     ("pipeline.locator", "tiny-t1"),

@@ -32,7 +32,7 @@ def make_card() -> dict[str, Any]:
         ],
         "labels": [label.to_dict() for label in labels],
         "input": {"kind": "crop"},
-        "cleanup": {"largest_component": "all", "fill_holes": False, "minimum_ml": 0.0},
+        "cleanup": {"largest_component": "all", "fill_holes": False},
         "licence": {"spdx": "Apache-2.0", "name": "Apache License 2.0", "free": True},
     }
 

@@ -194,7 +194,7 @@ def check_cleanup(fields: Fields) -> None:
         for key in ("erosion_mm", "reach_mm"):
             loose.number(key, low=0, high=1000, above=True)
     if fields.has("minimum_ml"):
-        fields.number("minimum_ml", low=0, high=1e5)
+        fields.number("minimum_ml", low=0, high=0)  # of earlier versions, which removed small pieces
 
 
 def check_pipeline(fields: Fields) -> None:

@@ -7,8 +7,7 @@ The card's "cleanup" entry:
   them what is farther than d from the largest piece that is left: tissue that hangs on it by thin bridges, as muscles
   of the neck may on the cerebellum;
 - ``"largest_component"``: "all" or a list of values; of these only the largest connected piece is kept;
-- ``"minimum_ml"``: smaller connected pieces of any structure are removed;
-- ``"faces"``: true for these two where slices lie far apart: what touches by an edge or a corner is no piece;
+- ``"faces"``: true for these where slices lie far apart: what touches by an edge or a corner is no piece;
 - ``"fill_holes"``: true gives background wholly enclosed by a structure to that structure.
 
 What is removed becomes background. Pieces hang together by faces, edges or corners, unless ``"faces"`` is true.
@@ -36,7 +35,7 @@ def clean(labels: sitk.Image, values: tuple[int, ...], cleanup: Mapping[str, Any
     """
     array = sitk.GetArrayFromImage(labels)
     if cleanup.get("largest_union"):
-        array[~_pieces_kept(array > 0, largest_only=True)] = 0
+        array[~_largest_piece(array > 0)] = 0
     if loose := cleanup.get("loose"):
         mask = np.isin(array, loose["values"])
         if box := find_extents(mask.astype(np.uint8), (1,))[1].box:
@@ -45,15 +44,13 @@ def clean(labels: sitk.Image, values: tuple[int, ...], cleanup: Mapping[str, Any
             hanging = _hanging_loose(mask[part], labels.GetSpacing(), loose["erosion_mm"], loose["reach_mm"])
             array[part][hanging] = 0
     largest = cleanup.get("largest_component", [])
-    smallest = cleanup.get("minimum_ml", 0.0) * 1000 / float(np.prod(labels.GetSpacing()))
     for value, extent in find_extents(array, values).items():
         if extent.box is None:
             continue
         part = array[extent.box]
         structure = part == value
-        largest_only = largest == "all" or value in largest
-        if largest_only or smallest > 1:
-            kept = _pieces_kept(structure, largest_only, smallest, corners=not cleanup.get("faces"))
+        if largest == "all" or value in largest:
+            kept = _largest_piece(structure, corners=not cleanup.get("faces"))
             part[structure & ~kept] = 0
             structure = kept
         if cleanup.get("fill_holes"):
@@ -64,11 +61,10 @@ def clean(labels: sitk.Image, values: tuple[int, ...], cleanup: Mapping[str, Any
     return cleaned
 
 
-def _pieces_kept(mask: np.ndarray, largest_only: bool, smallest: float = 0.0, corners: bool = True) -> np.ndarray:
-    """The connected pieces of ``mask`` that have ``smallest`` voxels or more, or the largest of these only."""
+def _largest_piece(mask: np.ndarray, corners: bool = True) -> np.ndarray:
+    """The largest connected piece of ``mask``."""
     pieces = sitk.ConnectedComponent(_as_image(mask), corners)
-    numbers = sitk.GetArrayFromImage(sitk.RelabelComponent(pieces, minimumObjectSize=int(np.ceil(smallest))))
-    return numbers == 1 if largest_only else numbers > 0
+    return sitk.GetArrayFromImage(sitk.RelabelComponent(pieces)) == 1
 
 
 def _hanging_loose(mask: np.ndarray, spacing: tuple[float, ...], erosion_mm: float, reach_mm: float) -> np.ndarray:

@@ -65,28 +65,12 @@ def test_what_touches_by_an_edge_may_count_as_a_piece_of_its_own(array):
     np.testing.assert_array_equal(cleaned(array, largest_component=[1]), expected)
     expected[9, 2:9, 1] = 0
     np.testing.assert_array_equal(cleaned(array, largest_component=[1], faces=True), expected)
-    large = np.where(array == 300, 0, array)
-    assert (cleaned(large, minimum_ml=0.08, faces=True)[9] == 0).all()
-    assert (cleaned(large, minimum_ml=0.08)[9, 2:9, 1] == 1).all()
 
 
 def test_the_largest_piece_of_them_together(array):
     expected = array.copy()
     expected[12:] = 0
     np.testing.assert_array_equal(cleaned(array, largest_union=True), expected)
-
-
-@pytest.mark.parametrize(("minimum_ml", "gone"), [(0.07, ()), (0.09, (1,)), (0.19, (1, 300)), (0.28, (1, 2, 300))])
-def test_small_pieces_go_by_their_volume(array, minimum_ml, gone):
-    """A voxel has 0.01 ml: the pieces 0.08, 0.18 and 0.27 ml."""
-    expected = array.copy()
-    if 1 in gone:
-        expected[12:14, 2:4, 2:4] = 0
-    if 300 in gone:
-        expected[18:20, 20:23, 24:27] = 0
-    if 2 in gone:
-        expected[12:15, 12:15, 12:15] = 0
-    np.testing.assert_array_equal(cleaned(array, minimum_ml=minimum_ml), expected)
 
 
 def test_holes_are_filled_with_what_surrounds_them(array):
@@ -109,7 +93,7 @@ def test_pieces_hang_together_by_corners():
 
 def test_what_is_not_there_stays_away():
     array = np.zeros((6, 6, 6), np.uint8)
-    assert not cleaned(array, largest_component="all", largest_union=True, fill_holes=True, minimum_ml=0.5).any()
+    assert not cleaned(array, largest_component="all", largest_union=True, fill_holes=True).any()
 
 
 def test_what_hangs_on_by_thin_bridges_is_removed_as_far_as_it_reaches():
