@@ -97,11 +97,11 @@ def draft_recipe(dataset: Path, name: str, machine: Machine, progress: Progress 
         InputError: the dataset cannot be used.
     """
     cases = {case.name: case for case in find_cases(dataset)}
-    together = same_patient(list(cases))
+    group_pattern = same_patient(list(cases))
     validation, test = kept_out(len(cases))
     if (dataset / "labelsTs").is_dir():
         test = 0
-    split = split_cases(list(cases), validation, test, SPLIT_SEED, together)
+    split = split_cases(list(cases), validation, test, SPLIT_SEED, group_pattern)
     fingerprint = extract_fingerprint(dataset, [cases[case] for case in split.training], progress)
     description = fingerprint.description
     pairs, alone = mirrored_pairs(description.labels)
@@ -139,7 +139,7 @@ def draft_recipe(dataset: Path, name: str, machine: Machine, progress: Progress 
             "validation": validation,
             "test": test,
             "split_seed": SPLIT_SEED,
-            "together": together,
+            "together": group_pattern,
             "mirrored_pairs": [list(pair) for pair in pairs],
         },
         "deformation": {
@@ -190,7 +190,8 @@ def draft_recipe(dataset: Path, name: str, machine: Machine, progress: Progress 
     most = max(200 * len(split.training) * sum(per_view) // phases[-1]["batch"], 1)
     reasons = [
         f"{len(cases)} cases: {len(split.training)} for training, {len(split.validation)} for validation, "
-        f"{len(split.test)} for test" + (f"; cases that begin alike ({together}) stay together" if together else ""),
+        f"{len(split.test)} for test"
+        + (f"; cases that begin alike ({group_pattern}) stay together" if group_pattern else ""),
         f"grid {_by(spacing)} mm: the cases' median is {_by(fingerprint.spacing)} mm; {_by(pixels)} voxels",
         _why_views(views, across),
         f"intensities: {_why_intensity(intensity)}; modality {description.modality or 'not stated'}",
