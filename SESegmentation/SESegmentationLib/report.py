@@ -12,7 +12,7 @@ import io
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import SimpleITK as sitk
 
@@ -20,7 +20,7 @@ from . import __version__
 from .errors import UsageError
 from .files import store
 from .files.json_files import to_json
-from .models import ModelCard
+from .models import Label, ModelCard
 
 if TYPE_CHECKING:
     from .inference.sampling import StructureSpread
@@ -57,24 +57,11 @@ def build_report(
         "device": result.device,
         "intracranial": intracranial_entry(result.intracranial),
         "structures": [
-            {
-                "value": structure.label.value,
-                "name": structure.label.name,
-                "code": structure.label.type.to_dict(),
-                "voxels": structure.voxels,
-                "volume_ml": round(structure.volume_ml, 4),
-                "intracranial_share": intracranial_share(structure.volume_ml, result.intracranial),
-                "surface_mm2": round(surfaces.get(structure.label.value, 0.0), 2),
-                "confidence": round(structure.confidence, 4),
-                "expected_dice": None if structure.expected_dice is None else round(structure.expected_dice, 4),
-                "centre_lps_mm": [round(value, 2) for value in structure.centre_lps] if structure.voxels else None,
-            }
+            structure_entry(structure, structure.voxels, surfaces, result.intracranial)
+            | {"centre_lps_mm": [round(value, 2) for value in structure.centre_lps] if structure.voxels else None}
             for structure in result.structures
         ],
-        "findings": [
-            {"code": finding.code, "message": finding.message, "consequence": finding.consequence}
-            for finding in result.findings
-        ],
+        "findings": [finding.to_dict() for finding in result.findings],
         "timings_s": {phase: round(spent, 3) for phase, spent in seconds.items()},
         "versions": versions(),
     }
@@ -87,12 +74,45 @@ def size_and_spacing(image: sitk.Image) -> dict[str, list]:
 
 def intracranial_entry(known: IntracranialVolume | None) -> dict[str, float] | None:
     """Intracranial volume and its error, in ml; None where it is not known."""
-    return known and {"volume_ml": round(known.ml, 1), "error_ml": round(known.error_ml, 1)}
+    return None if known is None else {"volume_ml": round(known.ml, 1), "error_ml": round(known.error_ml, 1)}
 
 
-def intracranial_share(volume_ml: float, known: IntracranialVolume | None) -> float | None:
-    """A volume as a share of the intracranial one; None where that is not known."""
-    return None if known is None else round(volume_ml / known.ml, 6)
+class Measured(Protocol):
+    """What a report needs of a structure, in the result or in the panel's record of it."""
+
+    @property
+    def label(self) -> Label: ...
+    @property
+    def volume_ml(self) -> float: ...
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def expected_dice(self) -> float | None: ...
+
+
+def structure_entry(
+    structure: Measured, voxels: int, surfaces: Mapping[int, float], intracranial: IntracranialVolume | None
+) -> dict[str, Any]:
+    """The entry of one structure.
+
+    Args:
+        structure: of a result.
+        voxels: how many it has.
+        surfaces: see :func:`surfaces_mm2`.
+        intracranial: volume of which each structure's share is given, where it is known.
+    """
+    label, expected = structure.label, structure.expected_dice
+    return {
+        "value": label.value,
+        "name": label.name,
+        "code": label.type.to_dict(),
+        "voxels": voxels,
+        "volume_ml": round(structure.volume_ml, 4),
+        "intracranial_share": None if intracranial is None else round(structure.volume_ml / intracranial.ml, 6),
+        "surface_mm2": round(surfaces.get(label.value, 0.0), 2),
+        "confidence": round(structure.confidence, 4),
+        "expected_dice": None if expected is None else round(expected, 4),
+    }
 
 
 def with_samples(

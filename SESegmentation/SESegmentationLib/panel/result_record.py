@@ -42,8 +42,8 @@ from ..mrml import (
 from ..report import (
     COLUMNS,
     intracranial_entry,
-    intracranial_share,
     size_and_spacing,
+    structure_entry,
     surfaces_mm2,
     table_rows,
     versions,
@@ -216,8 +216,10 @@ class ResultRecord:
             attribution=fields.text("attribution", ""),
             adapted=fields.integer("adapted", low=0),
             structures=structures,
-            findings=tuple(map(_finding, fields.sequence("findings", most=_MOST_FINDINGS))),
-            intracranial=_intracranial(fields),
+            findings=tuple(map(Finding.from_dict, fields.sequence("findings", most=_MOST_FINDINGS))),
+            intracranial=IntracranialVolume.from_dict(fields.mapping("intracranial"))
+            if fields.has("intracranial")  # records of earlier versions have none
+            else None,
         )
 
 
@@ -233,22 +235,6 @@ def _structure(entry: Any) -> RecordedStructure:
         doubtful_lps=_point(fields, "doubtful_lps"),
         corrected=fields.integer("corrected", 0, low=0, high=2**40),
     )
-
-
-def _finding(entry: Any) -> Finding:
-    fields = Fields(entry, "finding")
-    fields.only(*Finding.__dataclass_fields__)
-    return Finding(*(fields.text(key, "") for key in Finding.__dataclass_fields__))
-
-
-def _intracranial(fields: Fields) -> IntracranialVolume | None:
-    """Records of earlier versions have none."""
-    if not fields.has("intracranial"):
-        return None
-    volume = Fields(fields.mapping("intracranial"), "intracranial")
-    volume.only(*IntracranialVolume.__dataclass_fields__)
-    ml = volume.number("ml", low=1, high=_LARGEST)  # volumes are divided by it
-    return IntracranialVolume(ml, volume.number("error_ml", low=0, high=_LARGEST))
 
 
 def _point(fields: Fields, key: str) -> tuple[float, float, float] | None:
@@ -277,16 +263,8 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
         voxels = round(structure.volume_ml / voxel_ml)
         corrected = structure.corrected + edited[label.value]
         structures.append(
-            {
-                "value": label.value,
-                "name": label.name,
-                "code": label.type.to_dict(),
-                "voxels": voxels,
-                "volume_ml": round(structure.volume_ml, 4),
-                "intracranial_share": intracranial_share(structure.volume_ml, record.intracranial),
-                "surface_mm2": round(surfaces.get(label.value, 0.0), 2),
-                "confidence": round(structure.confidence, 4),
-                "expected_dice": None if structure.expected_dice is None else round(structure.expected_dice, 4),
+            structure_entry(structure, voxels, surfaces, record.intracranial)
+            | {
                 "corrected_voxels": corrected,
                 "corrected_share": round(corrected / max(voxels, 1), 4),
                 "state": review_state(segment) if segment is not None else "deleted",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import isfinite, isnan
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +13,14 @@ import SimpleITK as sitk
 from ..errors import InputError
 from ..io.reading import NOT_NUMBERS
 from ..io.volume_image import REMARKS, voxels_of
-from ..models import Label, ModelCard
-from ..result import Finding, IntracranialVolume, SegmentationResult, StructureResult
+from ..result import SegmentationResult
 from .frames import DTYPES
 
 if TYPE_CHECKING:
     from ..refine.refinement import Refinement
 
 
-#: the metadata that the input guard looks at: what NIfTI files say about their axes, and what reading found. All else,
+#: the metadata that the input checks look at: what NIfTI files say about their axes, and what reading found. All else,
 #: names of patients among it, stays where it is
 KEPT_METADATA = ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units", NOT_NUMBERS, REMARKS)
 
@@ -88,29 +87,8 @@ class RefinedResult:
 
 def pack_result(result: SegmentationResult) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Description (JSON) of a result; its labels, and its doubt where there is one, as arrays."""
-    description, voxels = pack_image(result.labels)
-    structures = [
-        {
-            "label": structure.label.to_dict(),
-            "voxels": int(structure.voxels),
-            "volume_ml": float(structure.volume_ml),
-            "confidence": float(structure.confidence),
-            # JSON has no NaN
-            "centre_lps": None if isnan(structure.centre_lps[0]) else structure.centre_lps,
-            "expected_dice": None if structure.expected_dice is None else float(structure.expected_dice),
-            "doubtful": structure.doubtful,
-        }
-        for structure in result.structures
-    ]
-    value = {
-        "labels": description,
-        "structures": structures,
-        "timings": result.timings,
-        "findings": [vars(finding) for finding in result.findings],
-        "model": result.model.to_dict(),
-        "device": result.device,
-        "intracranial": None if result.intracranial is None else vars(result.intracranial),
-    }
+    geometry, voxels = pack_image(result.labels)
+    value = result.to_dict() | {"geometry": geometry}
     if result.doubt is None:
         return value, [voxels]
     steps = np.rint(DOUBT_STEPS * voxels_of(result.doubt)).astype(np.uint8)
@@ -119,33 +97,9 @@ def pack_result(result: SegmentationResult) -> tuple[dict[str, Any], list[np.nda
 
 def unpack_result(value: dict[str, Any], arrays: list[np.ndarray]) -> SegmentationResult:
     """The result that :func:`pack_result` described."""
-    structures = [
-        StructureResult(
-            label=Label.from_dict(structure["label"]),
-            voxels=structure["voxels"],
-            volume_ml=structure["volume_ml"],
-            confidence=structure["confidence"],
-            centre_lps=tuple(structure["centre_lps"] or (float("nan"),) * 3),
-            expected_dice=structure["expected_dice"],
-            doubtful=structure["doubtful"] and tuple(structure["doubtful"]),
-        )
-        for structure in value["structures"]
-    ]
-    labels = unpack_image(value["labels"], arrays[0])
-    doubt = None
-    if len(arrays) > 1:
-        # stays in steps: as float32 the map of a head takes 67 MB, and longer than an event loop may wait
-        doubt = unpack_image(value["labels"], arrays[1])
-    return SegmentationResult(
-        labels=labels,
-        structures=structures,
-        timings=value["timings"],
-        findings=[Finding(**finding) for finding in value["findings"]],
-        model=ModelCard.from_dict(value["model"]),
-        device=value["device"],
-        doubt=doubt,
-        intracranial=value["intracranial"] and IntracranialVolume(**value["intracranial"]),
-    )
+    # doubt stays in steps: as float32 the map of a head takes 67 MB, and longer than an event loop may wait
+    labels, *doubt = (unpack_image(value["geometry"], voxels) for voxels in arrays)
+    return SegmentationResult.from_dict(value, labels, *doubt)
 
 
 def pack_refinement(refined: Refinement) -> tuple[dict[str, Any], list[np.ndarray]]:
