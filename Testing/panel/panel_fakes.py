@@ -169,7 +169,7 @@ def make_result(
         array[corner : corner + 3, corner : corner + 3, first : first + 3] = label.value
         centre = image.TransformContinuousIndexToPhysicalPoint((first + 1.0, corner + 1.0, corner + 1.0))
         volume_ml = 27 * float(np.prod(image.GetSpacing())) / 1000
-        structures.append(StructureResult(label, 27, volume_ml, 0.9 - 0.1 * number, centre))
+        structures.append(StructureResult(label, 27, volume_ml, max(0.9 - 0.1 * number, 0.0), centre))
     labels = sitk.GetImageFromArray(array)
     labels.CopyInformation(image)
     return with_doubt(SegmentationResult(labels, structures, {"predict": 2.0}, list(findings), card, "cpu"))

@@ -80,9 +80,19 @@ def test_record_survives_saving_and_spoilt_ones_are_no_record(card):
     result = make_result(image_from_volume_node(volume), card, [Finding("a", "b", "c")])
     record = ResultRecord.of_result(result, "head")
     record.write(node)
-    assert ResultRecord.read(node) == record and record.structures[1].centre_lps is None
+    assert ResultRecord.read(node) == record and not record.structures[1].found
     assert (record.seconds, record.device, record.model_version) == (2.0, "cpu", "1.0.0")
     text = node.GetAttribute("SESegmentation.Result")
+    earlier = json.loads(text)  # as records were written that held no voxels and no slices
+    earlier["structures"] = [
+        {key: value for key, value in entry.items() if key not in ("voxels", "doubtful")}
+        for entry in earlier["structures"]
+    ]
+    node.SetAttribute("SESegmentation.Result", json.dumps(earlier))
+    labels = result.labels
+    assert ResultRecord.read(node).labels == record.labels
+    for measured in zip(ResultRecord.read(node).with_volumes(labels).structures, record.structures, strict=True):
+        assert len({(s.voxels, s.volume_ml, s.confidence, s.doubtful_lps, s.found) for s in measured}) == 1
     for spoilt in ("{", "[]", "{}", json.dumps(json.loads(text) | {"newer": 1})):
         node.SetAttribute("SESegmentation.Result", spoilt)
         assert ResultRecord.read(node) is None

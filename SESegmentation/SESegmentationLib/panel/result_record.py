@@ -8,8 +8,8 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from math import isnan
+from dataclasses import dataclass, replace
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -49,37 +49,68 @@ from ..report import (
     versions,
     write_report,
 )
-from ..result import Finding, IntracranialVolume, SegmentationResult
+from ..result import Finding, IntracranialVolume, SegmentationResult, StructureResult
 from ..text import plain
 
 _TABLE_ROLE = "SESegmentation.Report"
 RECORD_ATTRIBUTE = "SESegmentation.Result"
 #: bounds of what is read, in bytes, entries, s or ml, mm
 _LARGEST_RECORD, _MOST_STRUCTURES, _MOST_FINDINGS, _LARGEST, _FARTHEST_MM = 2**21, 1024, 64, 1e7, 1e6
+#: what structures of a record have besides those of a result
+_OF_RECORD = ("doubtful_lps", "corrected")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class RecordedStructure:
-    """One structure that was looked for.
+class RecordedStructure(StructureResult):
+    """One structure that was looked for: its result, and what the clinician corrected.
+
+    Voxels and volume are those in the segmentation. There is no expected Dice of networks adapted to a patient.
 
     Attributes:
-        label: what it is.
-        volume_ml: in ml, of what is in the segmentation; 0 where it was not found.
-        confidence: 0 to 1.
-        expected_dice: 0 to 1; None where the card has no calibration for it, or the network was adapted to a patient.
-        centre_lps: LPS in mm, in the segmentation's own coordinates; None where it was not found.
-        doubtful_lps: where its most doubtful slices cross, likewise; None where they are not known.
+        doubtful_lps: where its most doubtful slices cross, LPS in mm, in the segmentation's own coordinates; None where
+            they are not known.
         corrected: how many voxels the clinician had added or removed before this result was written.
     """
 
-    label: Label
-    volume_ml: float
-    confidence: float
-    expected_dice: float | None
-    centre_lps: tuple[float, float, float] | None
-    doubtful_lps: tuple[float, float, float] | None
+    doubtful_lps: tuple[float, float, float] | None = None
     corrected: int = 0
+
+    @classmethod
+    def of_result(cls, structure: StructureResult, labels: sitk.Image, adapted: bool) -> RecordedStructure:
+        """The record of one structure of a result with these labels."""
+        slices = structure.doubtful
+        return cls(
+            **vars(structure)
+            | {
+                "confidence": min(max(structure.confidence, 0.0), 1.0),
+                "centre_lps": (nan, nan, nan) if isnan(structure.centre_lps[0]) else structure.centre_lps,
+                "expected_dice": None if adapted else structure.expected_dice,
+            },
+            doubtful_lps=None if slices is None else labels.TransformIndexToPhysicalPoint(list(slices)),
+        )
+
+    @property
+    def found(self) -> bool:
+        """Whether the networks found it."""
+        return not isnan(self.centre_lps[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return super().to_dict() | {"doubtful_lps": self.doubtful_lps, "corrected": self.corrected}
+
+    @classmethod
+    def from_dict(cls, entry: Any) -> RecordedStructure:
+        """What :meth:`to_dict` gave, now or before; ModelError where it is something else or beyond bounds."""
+        fields = Fields(entry, "structure")
+        fields.only(*cls.__dataclass_fields__)
+        fields.number("volume_ml", low=0, high=_LARGEST)
+        fields.number("confidence", low=0, high=1)
+        _point(fields, "centre_lps")
+        earlier = {"voxels": 0, "doubtful": None, "expected_dice": None, "centre_lps": None}
+        result = StructureResult.from_dict(earlier | {key: entry[key] for key in entry if key not in _OF_RECORD})
+        corrected = fields.integer("corrected", 0, low=0, high=2**40)
+        return cls(**vars(result), doubtful_lps=_point(fields, "doubtful_lps"), corrected=corrected)
 
 
 @dataclass(frozen=True)
@@ -130,18 +161,7 @@ class ResultRecord:
             licence=result.model.licence.spdx,
             attribution=result.model.licence.attribution,
             adapted=adapted,
-            structures=tuple(
-                RecordedStructure(
-                    label=structure.label,
-                    volume_ml=structure.volume_ml,
-                    confidence=min(max(structure.confidence, 0.0), 1.0),
-                    expected_dice=None if adapted else structure.expected_dice,
-                    centre_lps=None if isnan(structure.centre_lps[0]) else structure.centre_lps,
-                    doubtful_lps=structure.doubtful
-                    and result.labels.TransformIndexToPhysicalPoint(list(structure.doubtful)),
-                )
-                for structure in result.structures
-            ),
+            structures=tuple(RecordedStructure.of_result(s, result.labels, adapted > 0) for s in result.structures),
             findings=tuple(Finding(f.code, plain(f.message), plain(f.consequence)) for f in result.findings),
             intracranial=result.intracranial,
         )
@@ -168,7 +188,10 @@ class ResultRecord:
         """The record with the volumes of a label map: that of the segmentation, after edits."""
         voxel_ml = float(np.prod(labels.GetSpacing())) / 1000
         counts = np.bincount(voxels_of(labels).ravel(), minlength=max(s.value for s in self.labels) + 1)
-        structures = [replace(s, volume_ml=float(counts[s.label.value]) * voxel_ml) for s in self.structures]
+        structures = [
+            replace(s, voxels=int(counts[s.label.value]), volume_ml=float(counts[s.label.value]) * voxel_ml)
+            for s in self.structures
+        ]
         return replace(self, structures=tuple(structures))
 
     @staticmethod
@@ -189,9 +212,11 @@ class ResultRecord:
 
     def write(self, node: slicer.vtkMRMLSegmentationNode) -> None:
         """Keep the record with a segmentation."""
-        entry = asdict(self)
-        for structure, recorded in zip(entry["structures"], self.structures, strict=True):
-            structure["label"] = recorded.label.to_dict()
+        entry = vars(self) | {
+            "structures": [structure.to_dict() for structure in self.structures],
+            "findings": [finding.to_dict() for finding in self.findings],
+            "intracranial": None if self.intracranial is None else self.intracranial.to_dict(),
+        }
         node.SetAttribute(RECORD_ATTRIBUTE, json.dumps(entry))
 
     @classmethod
@@ -199,7 +224,7 @@ class ResultRecord:
         """The record, whole and within bounds; ModelError or ValueError where it is not."""
         fields = Fields(entry, "record")
         fields.only(*cls.__dataclass_fields__)
-        structures = tuple(map(_structure, fields.sequence("structures", most=_MOST_STRUCTURES)))
+        structures = tuple(map(RecordedStructure.from_dict, fields.sequence("structures", most=_MOST_STRUCTURES)))
         if not structures or len({structure.label.value for structure in structures}) < len(structures):
             raise ValueError("no structures, or two of one value")
         model = fields.text("model")
@@ -223,20 +248,6 @@ class ResultRecord:
         )
 
 
-def _structure(entry: Any) -> RecordedStructure:
-    fields = Fields(entry, "structure")
-    fields.only(*RecordedStructure.__dataclass_fields__)
-    return RecordedStructure(
-        label=Label.from_dict(fields.mapping("label")),
-        volume_ml=fields.number("volume_ml", low=0, high=_LARGEST),
-        confidence=fields.number("confidence", low=0, high=1),
-        expected_dice=fields.number("expected_dice", low=0, high=1) if fields.has("expected_dice") else None,
-        centre_lps=_point(fields, "centre_lps"),
-        doubtful_lps=_point(fields, "doubtful_lps"),
-        corrected=fields.integer("corrected", 0, low=0, high=2**40),
-    )
-
-
 def _point(fields: Fields, key: str) -> tuple[float, float, float] | None:
     return fields.numbers(key, 3, low=-_FARTHEST_MM, high=_FARTHEST_MM) if fields.has(key) else None
 
@@ -255,18 +266,16 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
     image = image_from_volume_node(volume)
     labels = label_map(node, record.labels, result_grid(node, image))
     record = record.with_volumes(labels)
-    voxel_ml = float(np.prod(labels.GetSpacing())) / 1000
     surfaces, edited = surfaces_mm2(labels), edited_voxels(node, record.labels)
     structures = []
     for structure in record.structures:
-        label, segment = structure.label, find_segment(node.GetSegmentation(), structure.label)
-        voxels = round(structure.volume_ml / voxel_ml)
-        corrected = structure.corrected + edited[label.value]
+        segment = find_segment(node.GetSegmentation(), structure.label)
+        corrected = structure.corrected + edited[structure.label.value]
         structures.append(
-            structure_entry(structure, voxels, surfaces, record.intracranial)
+            structure_entry(structure, structure.voxels, surfaces, record.intracranial)
             | {
                 "corrected_voxels": corrected,
-                "corrected_share": round(corrected / max(voxels, 1), 4),
+                "corrected_share": round(corrected / max(structure.voxels, 1), 4),
                 "state": review_state(segment) if segment is not None else "deleted",
             }
         )
@@ -288,7 +297,7 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
         "intracranial": intracranial_entry(record.intracranial),
         "structures": structures,
         "corrected_slices": [str(entry) for entry in find_corrected_slices(node)],
-        "findings": [vars(finding) for finding in record.findings],
+        "findings": [finding.to_dict() for finding in record.findings],
         "timings_s": {"total": round(record.seconds, 3)},
         "versions": versions(),
     }

@@ -134,7 +134,7 @@ class ReviewList:
     def jump(self) -> None:
         """Move the slice views to where the structure that is chosen is most doubtful."""
         structure = self.current
-        if structure is None or structure.centre_lps is None:
+        if structure is None or not structure.found:
             return
         jump_to(self._node, structure.centre_lps)
         if structure.doubtful_lps is not None:

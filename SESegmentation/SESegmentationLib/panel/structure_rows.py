@@ -50,7 +50,7 @@ def review_order(structures: Sequence[RecordedStructure], calibrated: bool) -> l
 
 def shown_confidence(structure: RecordedStructure, calibrated: bool) -> float | None:
     """Expected Dice, or confidence, 0 to 1; None where the structure was not found or the number is not known."""
-    if structure.centre_lps is None:
+    if not structure.found:
         return None
     return structure.expected_dice if calibrated else structure.confidence
 
@@ -96,7 +96,7 @@ def _divided(rows: list[StructureRow], structures: Sequence[RecordedStructure]) 
 
 
 def _rank(structure: RecordedStructure, calibrated: bool) -> tuple[int, float]:
-    if structure.centre_lps is None:
+    if not structure.found:
         return 0, 0.0
     number = shown_confidence(structure, calibrated)
     return (1, structure.confidence) if number is None else (2, number)
@@ -112,7 +112,7 @@ def sides_text(texts: list[str], usual: str) -> str:
 
 def why_no_dice(structure: RecordedStructure) -> str:
     """Why there is no expected Dice, and the confidence instead; empty where there is one."""
-    if structure.centre_lps is None:
+    if not structure.found:
         return _("Not found: nothing to expect")
     if structure.expected_dice is not None:
         return ""

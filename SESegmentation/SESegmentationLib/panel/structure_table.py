@@ -109,7 +109,7 @@ class StructureTable:
         """
         structures = self._structures = record.structures if record else ()
         self._intracranial = record.intracranial if record else None
-        self._calibrated = any(s.expected_dice is not None for s in structures if s.centre_lps is not None)
+        self._calibrated = any(s.expected_dice is not None for s in structures if s.found)
         self._order = review_order(structures, self._calibrated)
         self._sorting, self._last_column = (-1, False), _LastColumn()
         rows = find_rows(structures)
@@ -311,7 +311,7 @@ class StructureTable:
 
     def _volume(self, structure: RecordedStructure) -> Any:
         """The cell of a volume, or of its share of the intracranial one; the other is the tip."""
-        if structure.centre_lps is None:
+        if not structure.found:
             return _number_cell(_("not found"))
         ml, whole = structure.volume_ml, self._intracranial
         if whole is None:
