@@ -8,11 +8,12 @@ import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
+from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
@@ -58,7 +59,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         plain = io.BytesIO()
         plain.write(bytes(128) + b"DICM")
-        write_file_meta_info(plain, meta, enforce_standard=False)
+        write_file_meta_info(cast(DicomIO, plain), meta, enforce_standard=False)  # any binary file will do
         _inflate(file, plain)
     plain.seek(0)
     yield plain
