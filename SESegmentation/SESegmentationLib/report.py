@@ -118,7 +118,7 @@ def structure_entry(
 def with_samples(
     report: dict[str, Any], spread: Mapping[int, StructureSpread], kind: str, count: int, seconds: float
 ) -> dict[str, Any]:
-    """A report, and how far each structure differs among samples of the volume; see :mod:`..inference.sampling`."""
+    """A report, and how far each structure differs among samples of the volume; see :mod:`.inference.sampling`."""
     structures = [
         structure
         | {

@@ -23,7 +23,7 @@ import SimpleITK as sitk
 
 from SESegmentationLib.client.reading import ReadingProcess
 from SESegmentationLib.errors import SegmentationError
-from SESegmentationLib.io.reading import opening_by, read_volume
+from SESegmentationLib.io.reading import files_opened_by, read_volume
 from SESegmentationLib.io.volume_image import RAS_TO_LPS, affine_of, remarks_of
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def apart() -> Iterator[ReadingProcess]:
     process = ReadingProcess(seconds=10.0)
-    with opening_by(process):
+    with files_opened_by(process):
         yield process
     process.close()
 

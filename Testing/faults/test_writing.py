@@ -83,7 +83,7 @@ def test_a_file_that_does_not_fit_is_told_and_the_old_one_stays(tmp_path, name):
     (tmp_path / name).write_text("old", encoding="utf-8")
     with limited(LIMIT), pytest.raises(OutputError, match="may not become that large on the disk") as caught:
         write(tmp_path / name)
-    assert str(storing.disk_of(tmp_path)) in caught.value.cause
+    assert str(storing.mount_point_of(tmp_path)) in caught.value.cause
     assert caught.value.remedy
     assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {name: "old"}
     write(tmp_path / name)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, no_memory_to_load
-from ..files.writing import anything_placed
+from ..files.writing import any_file_written
 from ..interruption import MESSAGE, end_on_signals, let_finish
 from ..text import printable
 
@@ -33,7 +33,7 @@ class _Stream(io.FileIO):
         return memoryview(data).nbytes
 
 
-def own_streams(quiet: bool = True) -> None:
+def replace_standard_streams(quiet: bool = True) -> None:
     """Make standard output and standard error fit for any text, and for a reader that goes away.
 
     What an encoding does not have is written as an escape. For the whole process, once, before anything is opened.
@@ -105,13 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["PYTHONSAFEPATH"] = "1"  # no Python process that is started imports from the working folder
     if arguments is not None:
         return _outcome(list(arguments))
-    own_streams(quiet=DEBUG not in sys.argv)
+    replace_standard_streams(quiet=DEBUG not in sys.argv)
     end_on_signals()
     code = _outcome(sys.argv[1:])
     if lost := printing_failure():
         warn(f"What was printed is lost: {lost.strerror}.")
-        warn("The files are written, and whole." if anything_placed() else "Print to another file or disk.")
-        code = code if anything_placed() else code or 1
+        warn("The files are written, and whole." if any_file_written() else "Print to another file or disk.")
+        code = code if any_file_written() else code or 1
     let_finish()
     return code
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import InputError, OutOfMemoryError, SegmentationError, WorkerError
-from ..io.reading import opening_by
+from ..io.reading import files_opened_by
 from ..worker.frames import Frame, FrameError, read_frame, write_frame
 from ..worker.messages import error_of
 from ..worker.results import unpack_image
@@ -128,7 +128,7 @@ class ReadingProcess:
 @contextlib.contextmanager
 def reading_apart() -> Iterator[None]:
     """Let volumes be read by :func:`reading_process` meanwhile."""
-    with opening_by(reading_process()):
+    with files_opened_by(reading_process()):
         yield
 
 

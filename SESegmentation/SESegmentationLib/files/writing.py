@@ -142,7 +142,7 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _let_go() -> None:
+def _disown_after_fork() -> None:
     """A process forked from this one owns none of its folders."""
     for descriptor in _open.values():
         os.close(descriptor)
@@ -150,7 +150,7 @@ def _let_go() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=placing.acquire, after_in_parent=placing.release, after_in_child=_let_go)
+    os.register_at_fork(before=placing.acquire, after_in_parent=placing.release, after_in_child=_disown_after_fork)
 
 
 #: a file system that has no such operation keeps nothing back
@@ -215,14 +215,14 @@ def incomplete(path: Path, size: int = 0) -> OutputError:
     except OSError as error:
         return cannot_write(path, error)
     return OutputError(
-        f"{path.name} reads differently from what was written to the disk {disk_of(path)}.",
+        f"{path.name} reads differently from what was written to the disk {mount_point_of(path)}.",
         "Check that disk, or write to another.",
     )
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
     """The failure to write ``path``, with the disk and what can be done."""
-    disk = disk_of(path)
+    disk = mount_point_of(path)
     reasons = {
         errno.ENOSPC: (f"the disk {disk} is full", "Free some space there, or write to another disk."),
         errno.EDQUOT: (f"your quota of the disk {disk} is used up", "Free some space there, or write to another disk."),
@@ -242,7 +242,7 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path.name} cannot be written: {cause}.", remedy)
 
 
-def disk_of(path: Path) -> Path:
+def mount_point_of(path: Path) -> Path:
     """Where the disk of ``path`` is mounted."""
     place = Path(os.path.realpath(path)).parent
     while not os.path.ismount(place) and place != place.parent:
@@ -283,7 +283,7 @@ class OutputFiles:
     def begin(self, path: Path) -> Path:
         """A temporary file for ``path``, with the same name and on the same disk.
 
-        For writers that see by themselves that what they wrote is there, as :func:`..outputs.images.write_image` does;
+        For writers that see by themselves that what they wrote is there, as :func:`..io.writing.write_image` does;
         everything else is for :meth:`write`.
         """
         _refuse_folder(path)
@@ -335,7 +335,7 @@ def _told(path: Path) -> Iterator[None]:
         raise cannot_write(path, error) from error
 
 
-def anything_placed() -> bool:
+def any_file_written() -> bool:
     """Whether this process has written any file for the user."""
     return bool(_placed)
 

@@ -132,7 +132,7 @@ def open_file(
     Args:
         path: NIfTI, NRRD, MetaImage, FreeSurfer's MGH, MINC or HDF5 (ITK's) file, or DICOM: a folder, a DICOMDIR or a
             file.
-        pixel_mm: for models of slices, the spacing of pictures, which are then read too; see :mod:`.pictures`.
+        pixel_mm: for models of slices, the spacing of pictures, which are then read too; see :func:`.read_picture`.
         labels: of a picture with a palette take the numbers, not the colours.
         series: which of several DICOM series, see :func:`.dicom.read_dicom`.
 

@@ -24,9 +24,9 @@ from .volume_image import (
     GEOMETRY_REMEDY,
     NO_ORIENTATION,
     RAS_TO_LPS,
+    affines_contradict,
     check_axes,
     complex_valued,
-    contradict,
     distance_mm,
     several_frames,
     several_values,
@@ -230,7 +230,7 @@ class NiftiHeader:
         check_axes(taken, str(self.path), f"directions ({name})")
         self._check_sizes(taken, name)
         other = next(iter(found.values()), None)
-        if other is not None and contradict(taken, other):
+        if other is not None and affines_contradict(taken, other):
             raise InputError(
                 f"{self.path}: the header holds two transforms (sform and qform) that disagree about left and right.",
                 "Find out which is true, and save the volume again from a program that shows it correctly.",

@@ -99,7 +99,7 @@ _open: Opener = open_file
 
 
 @contextlib.contextmanager
-def opening_by(opener: Opener) -> Iterator[None]:
+def files_opened_by(opener: Opener) -> Iterator[None]:
     """Let files be opened by ``opener``, for example in a process that may die of them, instead of here."""
     global _open
     before, _open = _open, opener
@@ -115,7 +115,7 @@ def read_volume(path: str | Path, pixel_mm: Sequence[float] | None = None, serie
     Args:
         path: see :func:`.formats.open_file`.
         pixel_mm: for models of slices, the spacing of pictures, which are then read too, as are single slices; see
-            :mod:`.pictures`.
+            :func:`.formats.read_picture`.
         series: which of several DICOM series, see :func:`.dicom.read_dicom`.
 
     Returns:
@@ -191,7 +191,7 @@ def check_volume(image: sitk.Image, name: str = "The volume", single: bool = Fal
     Returns:
         The image as a 3-D scalar one: a single frame of a 4-D image or a single component of a vector is taken out.
         Voxels that are no numbers (NaN or infinite) are 0, and the metadata ``NOT_NUMBERS`` holds their count. Padding
-        far below the image has its lowest value, see :func:`.padding.without_padding`.
+        far below the image has its lowest value, see :func:`without_padding`.
 
     Raises:
         InputError: several frames or components, a single slice, complex, sheared, empty, constant, or values too

@@ -86,7 +86,7 @@ def volume_image(voxels: np.ndarray, affine: np.ndarray, name: str, findings: It
     image.SetSpacing(lengths.tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / lengths).ravel().tolist())
-    if not same_place(affine_of(image), affine, image.GetSize()):
+    if not affines_agree(affine_of(image), affine, image.GetSize()):
         raise InputError(f"{name}: its position cannot be kept exactly: {affine.tolist()}.", GEOMETRY_REMEDY)
     add_remarks(image, findings)
     return image
@@ -128,7 +128,7 @@ def affine_of(image: sitk.Image) -> np.ndarray:
     return affine
 
 
-def contradict(first: np.ndarray, second: np.ndarray) -> bool:
+def affines_contradict(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether one affine is the mirror image of another, or they are rotated by more than 45 degrees."""
     between = np.linalg.solve(_rotation(first), _rotation(second))
     return np.linalg.det(between) < 0 or (np.trace(between) - 1) / 2 < math.cos(math.radians(45))
@@ -147,7 +147,7 @@ def distance_mm(first: np.ndarray, second: np.ndarray, size: Iterable[int]) -> f
     return float(np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1).max())
 
 
-def same_place(first: np.ndarray, second: np.ndarray, size: Iterable[int]) -> bool:
+def affines_agree(first: np.ndarray, second: np.ndarray, size: Iterable[int]) -> bool:
     """Whether two affines put the voxels of a volume of ``size`` (i, j, k) at the same places, but for rounding."""
     rounding = _ROUNDING * np.linalg.norm(second[:3, :3], axis=0).min() + 1e-6 * np.abs(second[:3, 3]).max()
     return distance_mm(first, second, size) <= rounding

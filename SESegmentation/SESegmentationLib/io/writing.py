@@ -108,8 +108,8 @@ def write_segmentation(
             or ``.png`` (the values of a single slice).
         labels: 3-D label map of unsigned integers, in LPS as everywhere in SimpleITK.
         structures: what the values mean; structures without a voxel become empty segments.
-        algorithm: what found them, for DICOM; see :func:`.segment_tags.algorithm_name`.
-        corrected: a person has had a part in it, see :func:`.segment_tags.algorithm_tags`.
+        algorithm: what found them, for DICOM; see :func:`..models.segments.algorithm_name`.
+        corrected: a person has had a part in it, see :func:`..models.segments.algorithm_tags`.
 
     Raises:
         UsageError: there are several slices for a PNG file.

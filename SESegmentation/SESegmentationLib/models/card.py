@@ -124,8 +124,8 @@ class ModelCard:
         labels: structures, in the order of the networks' output channels 1, 2, ...
         merged_pairs: (left value, right value) of labels that views with ``merged`` cannot tell apart.
         division: labels that meet at a plane, or None.
-        overlooked: share of a structure's volume in another view below which a view overlooks it and is not heard about
-            it, see ``inference.overlooked``; 0 where all views always are.
+        overlooked: share of a structure's volume in another view below which a view overlooks it and is left out
+            of its fusion, see ``predict.views``; 0 where all views always count.
         intracranial_error: of models that find all that lies inside the skull, the relative error (root mean square) of
             its volume; 0 where the model does not tell it.
         margin_mm: margin in mm kept round the foreground or region when cropping.
@@ -134,7 +134,7 @@ class ModelCard:
         pipeline: cascade of another model that locates the target, or None.
         training: what it was trained on and how.
         accuracy: measured accuracy.
-        calibration: what Dice to expect at what confidence, see :mod:`.calibration`.
+        calibration: what Dice to expect at what confidence, see :func:`.sections.expected_dice`.
         licence: terms of use of the weights.
         weights_file: file name of the weights beside model.json.
         weights_sha256: their SHA-256, 64 hexadecimal digits.

@@ -123,7 +123,7 @@ def add_model(source: Path, folder: Path | None = None, replace: bool = False) -
         replace: overwrite a model of the same name there.
 
     Raises:
-        InputError: ``source`` is neither, or a ZIP that cannot be trusted; see :mod:`.archive`.
+        InputError: ``source`` is neither, or a ZIP that cannot be trusted; see :func:`unpack`.
         ModelError: the package is damaged.
         AlreadyInstalledError: there is a model of that name, there or among those that come with the program.
         UsageError: ``source`` is what it would replace.

@@ -116,7 +116,7 @@ _MEASURES = ("dice", "hausdorff95_mm", "surface_mm")
 
 
 def check_intensity(fields: Fields) -> None:
-    """``inference.intensity``'s recipe."""
+    """``preprocess.intensity``'s recipe."""
     kind = fields.text("type")
     if fields.has("foreground"):
         fields.text("foreground", choices=("all", "nonzero", "bright"))
@@ -181,7 +181,7 @@ def check_input(fields: Fields) -> None:
 
 
 def check_cleanup(fields: Fields) -> None:
-    """``inference.cleanup``'s recipe."""
+    """``postprocess.cleanup``'s recipe."""
     for key in ("largest_union", "faces", "fill_holes"):
         if fields.has(key):
             fields.flag(key)
@@ -241,7 +241,7 @@ def check_accuracy(fields: Fields) -> None:
 
 
 def check_calibration(fields: Fields) -> None:
-    """The curves of :mod:`.calibration`."""
+    """The curves of :func:`expected_dice`."""
     fields.only("data", "command", "views", "fast")
     for key in ("data", "command"):
         if fields.has(key):

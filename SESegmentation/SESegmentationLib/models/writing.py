@@ -47,13 +47,13 @@ def _facts(card: ModelCard) -> str:
         "Input": f"{card.modality}, {card.contrast}".rstrip(", "),
         "Grid": f"{spacing} mm",
         "Views": views,
-        "Structures": f"{len(card.labels)}{_meeting(card)}{_overlooked(card)}",
+        "Structures": f"{len(card.labels)}{_dividing_plane(card)}{_overlooked(card)}",
         "Weights": f"`{card.weights_file}`, SHA-256 `{card.weights_sha256}`",
     }
     return _table(("", ""), [(f"**{key}**", value) for key, value in rows.items()])
 
 
-def _meeting(card: ModelCard) -> str:
+def _dividing_plane(card: ModelCard) -> str:
     """Which structures meet at a plane."""
     if card.division is None:
         return ""
@@ -62,9 +62,9 @@ def _meeting(card: ModelCard) -> str:
 
 
 def _overlooked(card: ModelCard) -> str:
-    """When a view is not heard about a structure."""
+    """When a view is left out of the fusion for a structure."""
     share = f"less than {100 * card.overlooked:g} % of what another view finds of it"
-    return f"; a view is not heard about one of which it finds {share}" if card.overlooked else ""
+    return f"; a view is left out for one of which it finds {share}" if card.overlooked else ""
 
 
 def _seen(view: View) -> str:

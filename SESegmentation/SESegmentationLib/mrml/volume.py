@@ -18,7 +18,7 @@ from slicer.i18n import tr as _
 from ..errors import InputError, require
 from ..geometry import Geometry, triple
 from ..io.formats import read_header
-from ..io.volume_image import NO_ORIENTATION, SHEAR_DEGREES, ShearedError, contradict, shear_degrees
+from ..io.volume_image import NO_ORIENTATION, SHEAR_DEGREES, ShearedError, affines_contradict, shear_degrees
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 #: files whose headers say where their voxels are, which is compared with what Slicer makes of it
@@ -140,7 +140,7 @@ def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
         theirs[:3, 3] -= theirs[:3, 2] * (node.GetImageData().GetDimensions()[2] - 1)
     sizes = [np.linalg.norm(affine[:3, :3], axis=0) for affine in (ours, theirs)]
     apart = ours[:3, 3] - theirs[:3, 3]
-    if contradict(ours, theirs) or min(np.abs(apart - last).max(), np.abs(apart + last).max()) < sizes[0].min():
+    if affines_contradict(ours, theirs) or min(np.abs(apart - last).max(), np.abs(apart + last).max()) < sizes[0].min():
         what = _("turned or mirrored, so that left and right may be exchanged")
     elif np.abs(sizes[0] / sizes[1] - 1).max() > _SAME_SIZE:
         what = _("with voxels of {shown} mm instead of {told} mm").format(

@@ -9,7 +9,7 @@ Voxel by voxel, doubt is the probability that the label is wrong: 1 less the win
 which disagreeing views spread over several classes. Its sum over a slice is the number of wrong voxels to be expected
 there, so that slices can be ranked.
 
-How far to trust whole structures, :mod:`.uncertainty` tells, and on request :mod:`.sampling`.
+How far to trust whole structures, :mod:`.uncertainty` tells, and on request :mod:`..inference.sampling`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def read_dicom(path: Path, series: str | None = None) -> sitk.Image:
 
     Returns:
         A 3-D image in LPS and mm, with rescaled values (HU for CT). What could not be made sure of is among its
-        remarks, see :mod:`..remarks`.
+        remarks, see :func:`..volume_image.remarks_of`.
 
     Raises:
         InputError: there is no scan, or not exactly one that is meant; a file of it is damaged, or a slice is missing;
