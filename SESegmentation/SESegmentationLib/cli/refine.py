@@ -92,6 +92,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     from ..io.reading import read_volume
     from ..io.segmentations import read_segmentation
     from ..io.writing import write_segmentation
+    from ..preprocess.grid import on_grid_of
     from ..preprocess.roi import read_roi
     from ..refine.corrections import Slices
     from ..refine.recalibration import Settings
@@ -108,6 +109,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         corrected = read_segmentation(options.corrected, pixel_mm)
         reading = time.perf_counter() - begin
         engine = Engine(package, device=options.device)
+        image = on_grid_of(corrected.geometry, image, package.card)
         labels = corrected.label_map(engine.structures(image, region), like=image)
         refined = refine(
             engine,

@@ -170,6 +170,14 @@ def on_model_grid(image: sitk.Image, card: ModelCard) -> sitk.Image:
     return resampled
 
 
+def on_grid_of(labels: Geometry, image: sitk.Image, card: ModelCard) -> sitk.Image:
+    """``image`` on the grid that a segmentation of it has: its own, or the model's, where slices are thick."""
+    if Geometry.of(image).shift_of(labels) is not None:
+        return image
+    resampled = on_model_grid(image, card)
+    return image if Geometry.of(resampled).shift_of(labels) is None else resampled
+
+
 def _grid(image: sitk.Image, geometry: Geometry, values: tuple[int, ...], exact: bool) -> ModelGrid:
     return ModelGrid(Geometry.of(image), geometry, values, exact, whole=geometry, box=whole_box(geometry.shape))
 

@@ -111,17 +111,14 @@ class JobRunner:
     def _refine(self, job: RefineJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device)
-        from ..geometry import same_grid
-        from ..preprocess.grid import on_model_grid
+        from ..geometry import Geometry
+        from ..preprocess.grid import on_grid_of
         from ..refine.recalibration import Settings
         from ..refine.refinement import refine
 
-        image = job.image
-        if not same_grid(image, job.labels):
-            image = on_model_grid(image, engine.card)  # where slices are thick, the result lies there
         refined = refine(
             engine,
-            image,
+            on_grid_of(Geometry.of(job.labels), job.image, engine.card),
             job.labels,
             [Slices.parse(text) for text in job.slices],
             options=replace(job.options, grid="input"),

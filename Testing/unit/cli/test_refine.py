@@ -32,6 +32,28 @@ def array_in(path: Path) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
+def test_a_result_on_the_models_grid_is_refined_there(tiny_model, sample_file, tmp_path, capfd):
+    """Of thick slices the result lies on the grid of the model, not on that of the volume."""
+    image = sitk.ReadImage(str(sample_file))
+    thick = sitk.Resample(
+        image,
+        (image.GetSize()[0], image.GetSize()[1], image.GetSize()[2] // 3),
+        sitk.Transform(3, sitk.sitkIdentity),
+        sitk.sitkLinear,
+        image.GetOrigin(),
+        (*image.GetSpacing()[:2], 3 * image.GetSpacing()[2]),
+        image.GetDirection(),
+    )
+    volume, labels, out = tmp_path / "thick.nii.gz", tmp_path / "labels.seg.nrrd", tmp_path / "out.seg.nrrd"
+    sitk.WriteImage(thick, str(volume))
+    assert main(["run", str(volume), "--model", str(tiny_model), "-o", str(labels), "--grid", "auto"]) == 0
+    found = sitk.ReadImage(str(labels))
+    assert found.GetSize()[2] > thick.GetSize()[2]
+    code, _, err = refine(capfd, volume, "-m", tiny_model, "--corrected", labels, "--slices", "k:14,20", "-o", out)
+    assert code == 0, err
+    assert sitk.ReadImage(str(out)).GetSize() == found.GetSize()
+
+
 def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
