@@ -43,11 +43,13 @@ def whole_box(shape: Iterable[int]) -> Box:
 def mask_box(mask: np.ndarray, margin: int = 0) -> Box | None:
     """Smallest box of a mask (k, j, i), and ``margin`` voxels round it as far as the array goes; None for nothing."""
     box = find_extents(mask.astype(np.uint8), (1,))[1].box
-    if box is None:
-        return None
-    return triple(
-        slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(box, mask.shape, strict=True)
-    )
+    return box and grown(box, margin, mask.shape)
+
+
+def grown(box: Box, margin: int, shape: Iterable[int]) -> Box:
+    """A box with ``margin`` voxels round it, as far as an array of that shape goes."""
+    sides = zip(box, shape, strict=True)
+    return triple(slice(max(side.start - margin, 0), min(side.stop + margin, n)) for side, n in sides)
 
 
 def same_grid(first: sitk.Image | Geometry, second: sitk.Image | Geometry) -> bool:

@@ -39,7 +39,7 @@ from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage, sha256_of
 from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.refine.corrections import AXES, Corrections, Slices
-from SESegmentationLib.refine.guarded_recalibration import recalibrate_guarded
+from SESegmentationLib.refine.cross_validation import recalibrate_cross_validated
 from SESegmentationLib.refine.learnt_correction import FOLDER, WEIGHTS
 from SESegmentationLib.refine.recalibration import Settings
 from SESegmentationLib.refine.refinement import refine
@@ -56,7 +56,7 @@ COMPARED_CASES = 10
 #: numbers of corrected slices; recalibration is measured with one of them
 CORRECTED = (1, 2, 4, 8)
 COMPARED = 2
-METHODS = ("learnt correction", "guarded recalibration", "recalibration")
+METHODS = ("learnt correction", "cross-validated recalibration", "recalibration")
 VOLUMES = ("as they are", "one shift", "two shifts")
 #: axis of patients across the slices of a plane: x, y or z
 ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -186,7 +186,7 @@ class Bench:
             return refine(self.engine, image, labels, slices, whole_slices=whole).result.labels
         corrections = Corrections.in_slices(labels, slices)
         arguments = (self.engine, image, corrections, slices, Settings(), SegmentOptions(), None, lambda share: None)
-        adapted = recalibrate_guarded(*arguments, guarded=method == METHODS[1])
+        adapted = recalibrate_cross_validated(*arguments, cross_validated=method == METHODS[1])
         networks = None if adapted is None else adapted.networks(self.engine.package)
         return Engine(self.engine.package, "cpu", networks).segment(image).labels
 
@@ -359,7 +359,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
 def main() -> None:
     """Print, or measure, print, write and plot."""
     parser = arguments(__doc__, CASES)
-    parser.add_argument("--compare", action="store_true", help="measure recalibration too, guarded and not")
+    parser.add_argument("--compare", action="store_true", help="measure recalibration too, cross-validated and not")
     parser.add_argument("--quick", action="store_true", help="two and four slices, chosen in six ways")
     chosen = parser.parse_args()
     path = chosen.output / "refine.json"

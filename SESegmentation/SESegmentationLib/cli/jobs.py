@@ -181,9 +181,9 @@ def side_by_side(work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterato
 
     Tasks are drawn in the thread that asks for results, a few ahead of what is done.
     """
-    from ..predict.device import MOST, compute_pool
+    from ..predict.device import MAX_WORKERS, compute_pool
 
-    cores = min(MOST, os.cpu_count() or 1)
+    cores = min(MAX_WORKERS, os.cpu_count() or 1)
     begun: deque[Future[Done]] = deque()
     with compute_pool(cores) as pool:
         for task in tasks:

@@ -263,9 +263,9 @@ def _segment(
             title = f"{job.source.name} · {result.model.title}"
             volumes = [structure.volume_ml for structure in result.structures]
             write_picture(files.begin(options.picture), image, result.labels, structures, volumes, title)
-        if options.doubt and alone:
+        if options.doubt and alone and result.doubt is not None:
             write_image(files.begin(options.doubt), result.doubt)
-        if attention is not None and alone:
+        if options.attention and attention is not None and alone:
             write_image(files.begin(options.attention), attention)
         timings = {"reading": read.seconds, "writing": time.perf_counter() - attended}
         report = build_report(result, image, job.source, job.output, timings)

@@ -21,7 +21,7 @@ from ..errors import OutOfMemoryError, SegmentationError, WorkerError
 from ..worker.ending import LAST_WORDS
 from ..worker.frames import Frame, FrameError, read_frame, write_frame
 from ..worker.messages import HELLO, MEMORY_REMEDY, SHUTDOWN
-from .processes import AGAIN, OWN_GROUP, Ending, count_memory_kills, end_group
+from .processes import AGAIN, OWN_GROUP, Ending, count_memory_kills, end_group, pipe
 
 #: what is kept of what the worker prints
 LOG_LINES = 300
@@ -100,7 +100,7 @@ class Connection:
             process = self._start()
         except SegmentationError as error:
             self._take_words()
-            self._deliver(self, Ending(None, error, greeted=False))
+            self._deliver(self, Ending(None, error, said_hello=False))
             return
         listener = threading.Thread(target=self._collect_log, args=(process,), name="worker log", daemon=True)
         writer = threading.Thread(target=self._write, args=(process,), name="worker input", daemon=True)
@@ -114,7 +114,7 @@ class Connection:
             code = process.wait()
         with self._lock:
             self._ended = True
-        process.stdout.close()
+        pipe(process.stdout).close()
         self._outbox.put(None)
         listener.join(ENDING_SECONDS)
         short = code != 0 and not self._killed and count_memory_kills() > kills
@@ -167,7 +167,7 @@ class Connection:
         """Deliver frames until there are no more; what cannot be read ends the worker."""
         noise: bytearray | None = bytearray()  # a launcher may print something before Python starts
         try:
-            while frame := read_frame(process.stdout, noise):
+            while frame := read_frame(pipe(process.stdout), noise):
                 noise = None
                 if frame.header.get("type") == HELLO:
                     self._worker_pid = int(frame.header["pid"])
@@ -189,16 +189,16 @@ class Connection:
         """Send what is in the outbox."""
         if hasattr(signal, "pthread_sigmask"):  # a worker that is gone must not end a client that is no Python program
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
-        with contextlib.suppress(OSError), process.stdin:
+        with contextlib.suppress(OSError), pipe(process.stdin) as stream:
             while message := self._outbox.get():
-                write_frame(process.stdin, *message)
+                write_frame(stream, *message)
                 del message
 
     def _collect_log(self, process: subprocess.Popen) -> None:
         """Keep the end of what the worker prints."""
         rest = b""
-        with contextlib.suppress(OSError), process.stderr:
-            while block := process.stderr.read(1 << 16):
+        with contextlib.suppress(OSError), pipe(process.stderr) as stream:
+            while block := stream.read(1 << 16):
                 *lines, rest = (rest + block).split(b"\n")
                 self.lines.extend(line.decode(errors="replace").rstrip("\r") for line in lines)
                 rest = rest[-LINE_BYTES:]

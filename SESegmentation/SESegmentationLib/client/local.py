@@ -118,8 +118,8 @@ class LocalSegmenter:
 
     def release(self) -> None:
         """End the worker if it is idle; the next job starts another."""
-        if self._connection and not self._current:
-            self._dismiss().shut_down()
+        if not self._current and (connection := self._dismiss()):
+            connection.shut_down()
 
     def close(self) -> None:
         """End the worker, in the middle of a job too. No further events come."""
@@ -128,7 +128,8 @@ class LocalSegmenter:
         self._events.clear()
         if self._current:
             self._current = None
-            self._dismiss().kill()
+            if connection := self._dismiss():
+                connection.kill()
         self.release()
 
     def __enter__(self) -> LocalSegmenter:
@@ -145,7 +146,8 @@ class LocalSegmenter:
                 self._fail(handle, _cancelled())
             elif entry.cancel_by is None:
                 entry.cancel_by = self._clock() + self._limits.cancel
-                self._connection.send({"type": CANCEL, "job": handle.number})
+                if self._connection:
+                    self._connection.send({"type": CANCEL, "job": handle.number})
             return
         for entry in self._waiting:
             if entry.handle is handle:
@@ -191,7 +193,7 @@ class LocalSegmenter:
         if isinstance(item, Ending):
             self._connection = None
             if self._current:
-                self._finish(FailureEvent(self._current.handle.number, item.explain()))
+                self._finish(self._current, FailureEvent(self._current.handle.number, item.explain()))
             return
         header = item.header
         kind = header.get("type")
@@ -209,11 +211,11 @@ class LocalSegmenter:
                     )
                 )
         elif self._current and header.get("job") == self._current.handle.number:
-            self._tell(kind, item)
+            self._tell(self._current, kind, item)
 
-    def _tell(self, kind: str, frame: Frame) -> None:
+    def _tell(self, entry: _Entry, kind: object, frame: Frame) -> None:
         """Turn a message about the current job into an event."""
-        header, entry = frame.header, self._current
+        header = frame.header
         number = entry.handle.number
         if kind == ACCEPTED:
             self._events.append(AcceptedEvent(number))
@@ -221,11 +223,11 @@ class LocalSegmenter:
             event = ProgressEvent(number, header["phase"], header["fraction"], header["seconds_left"])
             self._events.append(event)
         elif kind == RESULT:
-            self._finish(ResultEvent(number, header["kind"], header["value"], frame.arrays))
+            self._finish(entry, ResultEvent(number, header["kind"], header["value"], frame.arrays))
         elif kind == FAILURE:
-            self._finish(FailureEvent(number, error_of(header)))
-            if header["ends"]:
-                self._dismiss().shut_down()
+            self._finish(entry, FailureEvent(number, error_of(header)))
+            if header["ends"] and (connection := self._dismiss()):
+                connection.shut_down()
 
     def _watch(self) -> None:
         """End a worker that does not answer."""
@@ -250,18 +252,19 @@ class LocalSegmenter:
 
     def _abandon(self, error: SegmentationError) -> None:
         """Kill the worker and fail the current job."""
-        self._dismiss().kill()
+        if connection := self._dismiss():
+            connection.kill()
         if self._current:
-            self._finish(FailureEvent(self._current.handle.number, error))
+            self._finish(self._current, FailureEvent(self._current.handle.number, error))
 
-    def _dismiss(self) -> Connection:
+    def _dismiss(self) -> Connection | None:
         """Forget the worker; nothing that still comes from it counts."""
         connection, self._connection = self._connection, None
         return connection
 
-    def _finish(self, event: ResultEvent | FailureEvent) -> None:
+    def _finish(self, entry: _Entry, event: ResultEvent | FailureEvent) -> None:
         """The current job is over."""
-        entry, self._current = self._current, None
+        self._current = None
         if entry.cancel_by is not None:
             event = FailureEvent(entry.handle.number, _cancelled())
         entry.handle.finished = True

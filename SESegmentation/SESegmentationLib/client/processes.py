@@ -11,17 +11,25 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import OutOfMemoryError, SegmentationError, WorkerError
 from ..worker.ending import CLIENT
 from ..worker.messages import EXIT_MEMORY, MEMORY_REMEDY, import_failure
 
 #: options of ``subprocess.Popen``: out of reach of Ctrl-C in the terminal, and without a window of its own
-OWN_GROUP: dict[str, Any] = (
-    {"creationflags": subprocess.CREATE_NO_WINDOW} if sys.platform == "win32" else {"start_new_session": True}
-)
+OWN_GROUP: dict[str, Any] = {"start_new_session": True}
+if sys.platform == "win32":
+    OWN_GROUP = {"creationflags": subprocess.CREATE_NO_WINDOW}
+
+
+def pipe(stream: IO[bytes] | None) -> FileIO:
+    """A stream of a process that was started with unbuffered pipes."""
+    if not isinstance(stream, FileIO):
+        raise ValueError("the process was started without this pipe, or with a buffer")
+    return stream
 
 
 def end_group(process: subprocess.Popen, gently: bool = False) -> None:
@@ -97,7 +105,7 @@ class Ending:
     Attributes:
         code: exit code; None if the process was never started. A launcher between says 1 instead of a signal.
         error: what is known beforehand, for example what it sent that could not be read.
-        greeted: whether it had introduced itself.
+        said_hello: whether it had introduced itself.
         lines: the last that it printed.
         words: its own last words, see :mod:`SESegmentationLib.worker.ending`; empty where it had no time for any.
         short_of_memory: whether the system has meanwhile ended processes for lack of memory.
@@ -105,7 +113,7 @@ class Ending:
 
     code: int | None
     error: SegmentationError | None = None
-    greeted: bool = True
+    said_hello: bool = True
     lines: tuple[str, ...] = ()
     words: str = ""
     short_of_memory: bool = False
@@ -123,7 +131,7 @@ class Ending:
             return WorkerError(f"The worker crashed ({_without_end(crash.group(1))}).", AGAIN)
         if _STANDSTILL.search(self.words):
             return WorkerError("The worker stood still and ended itself.", AGAIN)
-        if not self.greeted:
+        if not self.said_hello:
             failed = [found for line in lines if (found := _IMPORT_ERROR.search(line))]
             if failed:
                 return import_failure(failed[-1].group(1))

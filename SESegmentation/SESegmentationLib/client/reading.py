@@ -8,10 +8,10 @@ import functools
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import SimpleITK as sitk
 
@@ -20,7 +20,7 @@ from ..io.reading import files_opened_by
 from ..worker.frames import Frame, FrameError, read_frame, write_frame
 from ..worker.messages import error_of
 from ..worker.results import unpack_image
-from .processes import count_memory_kills, worker_command, worker_environment
+from .processes import OWN_GROUP, count_memory_kills, pipe, worker_command, worker_environment
 
 #: seconds that a file may take, and bytes more that each further one is for
 _SECONDS = 60.0
@@ -40,7 +40,7 @@ class ReadingProcess:
     def __init__(self, seconds: float = _SECONDS) -> None:
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
-        self._greeted = False
+        self._said_hello = False
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -79,19 +79,19 @@ class ReadingProcess:
             process.wait()
             for stream in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):
-                    stream.close()
+                    pipe(stream).close()
 
-    def _ask(self, request: dict[str, object], path: Path, limit: float) -> Frame:
+    def _ask(self, request: dict[str, Any], path: Path, limit: float) -> Frame:
         process, kills = self._running(), count_memory_kills()
         try:
-            if not self._greeted:
+            if not self._said_hello:
                 with _ending_after(process, _START_SECONDS):
-                    self._greeted = read_frame(process.stdout, bytearray()) is not None
-                if not self._greeted:
+                    self._said_hello = read_frame(pipe(process.stdout), bytearray()) is not None
+                if not self._said_hello:
                     raise _not_started(f"exit code {_code_of(process)}")
             with _ending_after(process, limit) as late, contextlib.suppress(OSError, FrameError):
-                write_frame(process.stdin, request)
-                if (answer := read_frame(process.stdout)) is not None:
+                write_frame(pipe(process.stdin), request)
+                if (answer := read_frame(pipe(process.stdout))) is not None:
                     return answer
         except BaseException:  # Ctrl-C; or no memory for the voxels, of which the rest would be read as an answer
             self.close()
@@ -103,12 +103,6 @@ class ReadingProcess:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self.close()
-            # out of reach of Ctrl-C in the terminal, which this process hears
-            apart = (
-                {"creationflags": subprocess.CREATE_NO_WINDOW}
-                if sys.platform == "win32"
-                else {"start_new_session": True}
-            )
             try:
                 self._process = subprocess.Popen(
                     [*worker_command(), "read"],
@@ -117,11 +111,11 @@ class ReadingProcess:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     env=worker_environment(),
-                    **apart,
+                    **OWN_GROUP,
                 )
             except OSError as error:
                 raise _not_started(error.strerror or str(error)) from error
-            self._greeted = False
+            self._said_hello = False
         return self._process
 
 
@@ -181,7 +175,7 @@ def _explain(path: Path, code: int | None, late: bool, short_of_memory: bool) ->
     try:
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
     except ValueError:
-        how = f"signal {-code}"
+        how = f"signal {-(code or 0)}"
     return InputError(f"{path} cannot be read: it is damaged, and crashes the library that reads it ({how}).", _REMEDY)
 
 

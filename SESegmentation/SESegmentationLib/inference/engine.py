@@ -250,7 +250,8 @@ class Engine:
             return segmented
         kind = np.min_scalar_type(max(label.value for label in cascade.structures))
         shape = Geometry.of(image).shape
-        labels, confidences = np.zeros(shape, kind), {}
+        labels = np.zeros(shape, kind)
+        confidences: dict[int, Confidence] = {}
         doubt = np.zeros(shape, np.float32) if options.doubt else None
         for target, crop in zip(cascade.targets, crops, strict=True):
             if crop is not None:

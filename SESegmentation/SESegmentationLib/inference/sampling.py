@@ -1,4 +1,4 @@
-"""How far to trust each structure, by samples: the volume segmented several times, never in quite the same way.
+"""Uncertainty of each structure, by samples: the volume segmented several times, never in quite the same way.
 
 Samples are drawn by changing the image a little (test-time augmentation) or by letting the networks drop channels as in
 training (Monte Carlo dropout). It takes as many times as long as a segmentation, so it is done on request. Source of
@@ -125,7 +125,7 @@ def draw_samples(
     Raises:
         UsageError: dropout of networks that were trained without: all samples would be the same.
     """
-    if kind == "dropout" and not predictor.drops:
+    if kind == "dropout" and not predictor.has_dropout:
         raise UsageError("The networks of this model were trained without dropout.", "Draw samples by augmentation.")
     random = np.random.default_rng(seed)
     samples = []

@@ -15,17 +15,17 @@ What is removed becomes background. Pieces hang together by faces, edges or corn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..geometry import find_extents
+from ..geometry import find_extents, mask_box
 from ..io.volume_image import voxels_of
 
 
-def clean(labels: sitk.Image, values: tuple[int, ...], cleanup: Mapping[str, Any]) -> sitk.Image:
+def clean(labels: sitk.Image, values: Sequence[int], cleanup: Mapping[str, Any]) -> sitk.Image:
     """A cleaned copy of a label map.
 
     Args:
@@ -38,11 +38,10 @@ def clean(labels: sitk.Image, values: tuple[int, ...], cleanup: Mapping[str, Any
         array[~_largest_piece(array > 0)] = 0
     if loose := cleanup.get("loose"):
         mask = np.isin(array, loose["values"])
-        if box := find_extents(mask.astype(np.uint8), (1,))[1].box:
-            # depths are those in the whole image as long as there is a layer of background where there was one
-            part = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
-            hanging = _hanging_loose(mask[part], labels.GetSpacing(), loose["erosion_mm"], loose["reach_mm"])
-            array[part][hanging] = 0
+        # depths are those in the whole image as long as there is a layer of background where there was one
+        if box := mask_box(mask, margin=1):
+            hanging = _hanging_loose(mask[box], labels.GetSpacing(), loose["erosion_mm"], loose["reach_mm"])
+            array[box][hanging] = 0
     largest = cleanup.get("largest_component", [])
     for value, extent in find_extents(array, values).items():
         if extent.box is None:

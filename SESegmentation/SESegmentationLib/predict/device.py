@@ -70,7 +70,7 @@ def _why_not(device: torch.device) -> str:
 
 
 #: more at once would need too much memory
-MOST = 8
+MAX_WORKERS = 8
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import EllipsisType
 from typing import TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..errors import REMEDY, ModelError, OutOfMemoryError, is_out_of_memory, req
 from ..models import ModelCard, View
 from ..networks.se import recorded_gates, spatial_gate
 from ..networks.weights import fold_batch_norms
-from .device import MOST, fast_precision, map_on_cores
+from .device import MAX_WORKERS, fast_precision, map_on_cores
 from .views import (
     PLANE_AXIS,
     across_axis,
@@ -28,9 +29,9 @@ from .views import (
     fastest_order,
     framed,
     fuse,
-    heard_alone,
     logits_of,
     other_sides,
+    restrict_fusion,
     slab,
     split_merged,
     stack,
@@ -42,13 +43,13 @@ BATCH_PIXELS = {"cpu": 80_000, "mps": 1_500_000, "cuda": 6_000_000}
 #: the same where memory is scarce
 LOW_MEMORY_PIXELS = 35_000
 
-#: what a look at some slices gives
-Seen = TypeVar("Seen")
+#: what the evaluation of some slices gives
+Output = TypeVar("Output")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the views say of a volume.
+    """What the views give for a volume.
 
     Attributes:
         probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views; where some
@@ -76,12 +77,12 @@ class Predictor:
         _check_views(card, networks)
         self.device = device
         self._card = card
-        #: those last that cannot tell left from right: they need what the others say
+        #: those last that cannot tell left from right: they need what the others give
         self.views = sorted(card.views, key=lambda view: view.merged)
         self._precision = fast_precision(device)
-        self._dropping = False
+        self._dropout_active = False
         self._networks = {
-            name: fold_batch_norms(network).to(
+            name: fold_batch_norms(network).to(  # type: ignore[call-overload]  # PyTorch's stubs lack memory_format
                 device, self._precision, memory_format=fastest_order(_in_3d(network), device)
             )
             for name, network in networks.items()
@@ -97,12 +98,12 @@ class Predictor:
         return replace(best, mirrored=False)
 
     @property
-    def drops(self) -> bool:
+    def has_dropout(self) -> bool:
         """Whether networks drop channels in training."""
         return any(layer.p > 0 for layer in self._dropouts())
 
-    def _dropouts(self) -> list[nn.Module]:
-        kinds = nn.Dropout | nn.Dropout2d | nn.Dropout3d
+    def _dropouts(self) -> list[nn.Dropout | nn.Dropout2d | nn.Dropout3d]:
+        kinds = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
         return [layer for network in self._networks.values() for layer in network.modules() if isinstance(layer, kinds)]
 
     @contextlib.contextmanager
@@ -114,10 +115,10 @@ class Predictor:
             try:
                 for layer in layers:
                     layer.train()
-                self._dropping = True
+                self._dropout_active = True
                 yield
             finally:
-                self._dropping = False
+                self._dropout_active = False
                 for layer in layers:
                     layer.eval()
 
@@ -129,7 +130,7 @@ class Predictor:
         low_memory: bool = False,
         report: Callable[[View, float], None] = lambda view, fraction: None,
     ) -> Prediction:
-        """Look at ``volume`` in ``views`` and fuse what they say.
+        """Segment ``volume`` in ``views`` and fuse their probabilities.
 
         Args:
             volume: (k, j, i) float32, normalised.
@@ -141,20 +142,20 @@ class Predictor:
             OutOfMemoryError: not even single slices fit.
         """
         total, votes = self._fused(volume, views, low_memory, report)
-        for heard, channels in heard_alone(self._card, views, votes).items():
-            some = [views[position] for position in heard]
-            # they were asked and counted before
-            alone, _ = self._fused(volume, some, low_memory, lambda view, fraction: report(view, 1.0))
+        for finding, channels in restrict_fusion(self._card, views, votes).items():
+            some = [views[position] for position in finding]
+            # their progress was reported before
+            restricted, _ = self._fused(volume, some, low_memory, lambda view, fraction: report(view, 1.0))
             where = torch.zeros_like(votes[0], dtype=torch.bool)
-            for position, channel in itertools.product(heard, channels):
+            for position, channel in itertools.product(finding, channels):
                 where |= votes[position] == channel
-            total[:, where] = alone[:, where]
+            total[:, where] = restricted[:, where]
         return Prediction(total, votes)
 
     def _fused(
         self, volume: np.ndarray, views: Sequence[View], low_memory: bool, report: Callable[[View, float], None]
     ) -> tuple[Tensor, list[Tensor]]:
-        """The weighted mean of what ``views`` say, and the votes of each."""
+        """The weighted mean of the probabilities of ``views``, and the votes of each."""
         on_cpu = low_memory or self.device.type == "cpu"
         if on_cpu:
             require(volume.size * (2 * self.classes + 8) / 1e9)
@@ -163,7 +164,7 @@ class Predictor:
         # channels last: what a network gives for a slice then lies together in every plane
         total = torch.zeros((*volume.shape, self.classes), dtype=torch.float16, device=store).permute(3, 0, 1, 2)
         whole = sum(view.weight for view in views)
-        votes = [self._look(view, image, total, view.weight / whole, low_memory, report) for view in views]
+        votes = [self._predict_view(view, image, total, view.weight / whole, low_memory, report) for view in views]
         return total, votes
 
     def _limit(self, low_memory: bool) -> int:
@@ -194,13 +195,13 @@ class Predictor:
             total = torch.zeros(volume.shape, dtype=torch.float32)
             for view in views:
 
-                def look(which: slice, view: View = view) -> Tensor:
+                def evaluate(which: slice, view: View = view) -> Tensor:
                     return self._gates(view, image, which).cpu()
 
                 def keep(which: slice, gates: Tensor, view: View = view) -> None:
                     along(total, view.plane, which).add_(gates, alpha=view.weight / whole)
 
-                self._in_batches(view, image, limit, report, look, keep)
+                self._in_batches(view, image, limit, report, evaluate, keep)
         return total.numpy()
 
     def _gates(self, view: View, image: Tensor, which: slice) -> Tensor:
@@ -217,11 +218,14 @@ class Predictor:
         """What the spatial gate of a view's network lets through of ``slabs``: (N, H, W) float32."""
         seen, inside = framed(slabs, view)
         network = self._networks[view.network]
-        with recorded_gates(spatial_gate(network)) as gates:
+        gate = spatial_gate(network)
+        if gate is None:
+            raise ValueError("the network has no spatial gate")
+        with recorded_gates(gate) as gates:
             network(seen.contiguous(memory_format=fastest_order(view.volumetric, seen.device)))
         # the network pads at the ends what it cannot halve often enough
-        shown = tuple(slice(length) for length in seen.shape[2:])
-        return as_slices(gates[0][(..., *shown)][inside], view.volumetric)[:, 0]
+        shown: tuple[EllipsisType | slice, ...] = (..., *(slice(length) for length in seen.shape[2:]))
+        return as_slices(gates[0][shown][inside], view.volumetric)[:, 0]
 
     @staticmethod
     def _slabs(view: View, image: Tensor, which: slice) -> Tensor:
@@ -243,17 +247,17 @@ class Predictor:
         with torch.inference_mode():
             image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
 
-        def look(which: slice) -> Tensor:
+        def evaluate(which: slice) -> Tensor:
             with torch.inference_mode():
                 return self._probabilities(view, image, which).argmax(1) > 0
 
         if view.volumetric:
-            return np.moveaxis(look(slice(0, count))[step // 2 :: step].cpu().numpy(), 0, axis)
+            return np.moveaxis(evaluate(slice(0, count))[step // 2 :: step].cpu().numpy(), 0, axis)
         chosen = [slice(n, n + 1) for n in range(step // 2, count, step)]
         with map_on_cores(self._workers()) as map_slices:
-            return np.moveaxis(torch.cat(list(map_slices(look, chosen))).cpu().numpy(), 0, axis)
+            return np.moveaxis(torch.cat(list(map_slices(evaluate, chosen))).cpu().numpy(), 0, axis)
 
-    def _look(
+    def _predict_view(
         self,
         view: View,
         image: Tensor,
@@ -266,7 +270,7 @@ class Predictor:
         votes = torch.empty(total.shape[1:], dtype=torch.uint8 if self.classes <= 256 else torch.int16)
         votes = votes.to(total.device)
 
-        def look(which: slice) -> tuple[Tensor, Tensor]:
+        def evaluate(which: slice) -> tuple[Tensor, Tensor]:
             probabilities = self._probabilities(view, image, which).to(total.device)
             if view.merged:
                 probabilities = split_merged(probabilities, along(total, view.plane, which), self._pairs)
@@ -277,13 +281,15 @@ class Predictor:
             fuse(total, view.plane, which, probabilities, weight)
             along(votes, view.plane, which).copy_(winners)
 
-        self._in_batches(view, image, self._limit(low_memory), report, look, keep, 1 if low_memory else self._workers())
+        self._in_batches(
+            view, image, self._limit(low_memory), report, evaluate, keep, 1 if low_memory else self._workers()
+        )
         return votes
 
     def _workers(self) -> int:
-        """How many looks at slices are taken at once, each on cores of its own."""
+        """How many batches are evaluated at once, each on cores of its own."""
         # what is dropped follows from the order of the batches
-        return 1 if self._dropping or self.device.type != "cpu" else min(MOST, torch.get_num_threads())
+        return 1 if self._dropout_active or self.device.type != "cpu" else min(MAX_WORKERS, torch.get_num_threads())
 
     def _in_batches(
         self,
@@ -291,16 +297,16 @@ class Predictor:
         image: Tensor,
         limit: int,
         report: Callable[[View, float], None],
-        look: Callable[[slice], Seen],
-        keep: Callable[[slice, Seen], None],
+        evaluate: Callable[[slice], Output],
+        keep: Callable[[slice, Output], None],
         workers: int = 1,
     ) -> None:
-        """Look at all slices of a view, ``limit`` pixels at once or fewer if these do not fit, and keep what is seen.
+        """Evaluate all slices of a view, ``limit`` pixels at once or fewer if these do not fit, and keep the output.
 
         Args:
-            look: at some slices; it changes nothing, because it is tried again with fewer where memory runs out.
+            evaluate: some slices; it changes nothing, because it is tried again with fewer where memory runs out.
             keep: what that gave; in the slices' order.
-            workers: how many looks are taken at once; they share the cores.
+            workers: how many batches are evaluated at once; they share the cores.
         """
         count = image.shape[PLANE_AXIS[view.plane]]
         batch = count if view.volumetric else max(1, min(count, limit // (image.numel() // count)))
@@ -308,15 +314,15 @@ class Predictor:
         report(view, 0.0)
         start = 0
 
-        def look_at(which: slice) -> Seen:
+        def evaluate_inference(which: slice) -> Output:
             with torch.inference_mode():
-                return look(which)
+                return evaluate(which)
 
         with map_on_cores(workers) as map_parts:
             while start < count:
                 parts = [slice(n, min(n + batch, count)) for n in range(start, count, batch)[:workers]]
                 try:
-                    seen = list(map_parts(look_at, parts))
+                    seen = list(map_parts(evaluate_inference, parts))
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -342,7 +348,7 @@ class Predictor:
         return probabilities[which] if view.volumetric else probabilities
 
     def _softmax(self, view: View, slabs: Tensor, mirror: bool = False) -> Tensor:
-        """What a view's network says of ``slabs``, or of their mirror images: (N, C, H, W) half precision."""
+        """Class probabilities of ``slabs``, or of their mirror images: (N, C, H, W) half precision."""
         logits = logits_of(self._networks[view.network], view, slabs, self._other_side, mirror)
         return torch.softmax(logits.permute(0, 2, 3, 1), dim=-1, dtype=torch.float16).permute(0, 3, 1, 2)
 

@@ -1,9 +1,5 @@
 """Views: a volume as slices along one of the patient's axes, and their predictions put together again.
 
-In a mean of two, a network that has never seen the like of an organ and is sure that there is none outvotes the one
-that finds it. That it overlooks the organ shows by the volumes: it finds hardly any of what another finds in a volume
-that such an organ may have.
-
 Arrays are (k, j, i) on a model grid: k to the head, j to the front, i to the right. An axial slice has rows j and
 columns i, a coronal one rows k and columns i, a sagittal one rows k and columns j.
 """
@@ -12,41 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from types import EllipsisType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models import ModelCard, View
-
-
-def heard_alone(card: ModelCard, views: Sequence[View], votes: Sequence[Tensor]) -> dict[tuple[int, ...], list[int]]:
-    """The views that are heard alone, and about what.
-
-    A view overlooks a structure where it finds less than the share ``card.overlooked`` of the largest plausible volume
-    that a view finds. Views that merge left and right are not heard alone.
-
-    Args:
-        views: that were asked.
-        votes: each one's most probable channels, (k, j, i) on the model's grid.
-
-    Returns:
-        Output channels by the positions in ``views`` of those that do not overlook them; without what none overlooks.
-    """
-    if not card.overlooked or len(views) < 2:
-        return {}
-    voxel_ml = math.prod(card.spacing) / 1000
-    volumes = [torch.bincount(vote.flatten(), minlength=len(card.labels) + 1) * voxel_ml for vote in votes]
-    alone: dict[tuple[int, ...], list[int]] = {}
-    for channel, label in enumerate(card.labels, start=1):
-        found = [float(volume[channel]) for volume in volumes]
-        low, high = label.plausible_ml or (0.0, math.inf)
-        most = max((volume for volume in found if low <= volume <= high), default=0.0)
-        heard = tuple(position for position, volume in enumerate(found) if volume >= card.overlooked * most)
-        if len(heard) < len(found) and not all(views[position].merged for position in heard):
-            alone.setdefault(heard, []).append(channel)
-    return alone
-
 
 #: array axis that a plane's slices are stacked along
 PLANE_AXIS = {"axial": 0, "coronal": 1, "sagittal": 2}
@@ -96,7 +64,7 @@ def stack(volume: Tensor, plane: str) -> Tensor:
     return volume.movedim(PLANE_AXIS[plane], 0)[None, None]
 
 
-def framed(slabs: Tensor, view: View) -> tuple[Tensor, tuple[slice, ...]]:
+def framed(slabs: Tensor, view: View) -> tuple[Tensor, tuple[slice | EllipsisType, ...]]:
     """``slabs`` (..., H, W) in the middle of zeros where they are smaller than the view's size, and where they lie."""
     if view.size is None:
         return slabs, (...,)
@@ -116,9 +84,9 @@ def as_slices(maps: Tensor, volumetric: bool) -> Tensor:
 def logits_of(
     network: nn.Module, view: View, slabs: Tensor, other_side: Sequence[int] = (), mirror: bool = False
 ) -> Tensor:
-    """What a view's network says of slabs, or of their mirror images: (N, C, H, W), slice by slice.
+    """The logits of a view's network for slabs, or for their mirror images: (N, C, H, W), slice by slice.
 
-    Slabs are brought to the view's pixels and size; what is said of a mirror image is mirrored back.
+    Slabs are brought to the view's pixels and size; the logits of a mirror image are mirrored back.
 
     Args:
         slabs: (N, T, H, W), see :func:`slab`; of a volumetric view (1, 1, D, H, W), see :func:`stack`.
@@ -161,10 +129,10 @@ def fuse(total: Tensor, plane: str, which: slice, probabilities: Tensor, weight:
 
 
 def split_merged(probabilities: Tensor, others: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
-    """Give each side its part of what a view that cannot tell left from right says of a pair of structures.
+    """Give each side its part of the probability that a view which cannot tell left from right gives to a pair.
 
-    The sum of both is divided in the ratio of what the other views together say of left and right (QuickNAT's rule of
-    remapping, Roy et al., NeuroImage 2019, made continuous); evenly where they say nothing.
+    The sum of both is divided in the ratio of the other views' probabilities of left and right (QuickNAT's rule of
+    remapping, Roy et al., NeuroImage 2019, made continuous); evenly where these are 0.
 
     Args:
         probabilities: (N, C, H, W) of the merged view.
@@ -179,9 +147,41 @@ def split_merged(probabilities: Tensor, others: Tensor, pairs: list[tuple[int, i
     left, right = (list(side) for side in zip(*pairs, strict=True))
     tiny = 1e-4  # half precision knows 6e-5
     others_left, others_right = others[:, left].float() + tiny, others[:, right].float() + tiny
-    together = probabilities[:, left] + probabilities[:, right]
-    share = (others_left / (others_left + others_right)).to(together.dtype)
+    both = probabilities[:, left] + probabilities[:, right]
+    share = (others_left / (others_left + others_right)).to(both.dtype)
     result = probabilities.clone()
-    result[:, left] = together * share
-    result[:, right] = together * (1 - share)
+    result[:, left] = both * share
+    result[:, right] = both * (1 - share)
     return result
+
+
+def restrict_fusion(
+    card: ModelCard, views: Sequence[View], votes: Sequence[Tensor]
+) -> dict[tuple[int, ...], list[int]]:
+    """For which structures the fusion is restricted to some of the views, since the others overlook them.
+
+    In a mean of two, a network that has never seen the like of an organ and is sure that there is none outvotes the
+    one that finds it. A view overlooks a structure where it finds less than the share ``card.overlooked`` of the
+    largest plausible volume that a view finds. A fusion of views that merge left and right alone is not made.
+
+    Args:
+        card: of the model.
+        views: that were used.
+        votes: each one's most probable channels, (k, j, i) on the model's grid.
+
+    Returns:
+        Output channels by the positions in ``views`` of those that find them; without what no view overlooks.
+    """
+    if not card.overlooked or len(views) < 2:
+        return {}
+    voxel_ml = math.prod(card.spacing) / 1000
+    volumes = [torch.bincount(vote.flatten(), minlength=len(card.labels) + 1) * voxel_ml for vote in votes]
+    restricted: dict[tuple[int, ...], list[int]] = {}
+    for channel, label in enumerate(card.labels, start=1):
+        found = [float(volume[channel]) for volume in volumes]
+        low, high = label.plausible_ml or (0.0, math.inf)
+        most = max((volume for volume in found if low <= volume <= high), default=0.0)
+        finding = tuple(position for position, volume in enumerate(found) if volume >= card.overlooked * most)
+        if len(finding) < len(found) and not all(views[position].merged for position in finding):
+            restricted.setdefault(finding, []).append(channel)
+    return restricted

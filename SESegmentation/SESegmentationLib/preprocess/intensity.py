@@ -77,5 +77,6 @@ def _to_unit(array: np.ndarray, low: float, high: float) -> np.ndarray:
     """``low`` to 0 and ``high`` to 1, clipped; the extremes where these coincide (a few bright voxels on nothing)."""
     if high <= low:
         low, high = float(array.min()), float(array.max())
-    scaled = (array - np.float32(low)) / np.float32(max(high - low, np.finfo(np.float32).tiny))
+    extent = max(float(high) - float(low), float(np.finfo(np.float32).tiny))
+    scaled = (array - np.float32(low)) / np.float32(extent)
     return np.clip(scaled, 0, 1, out=scaled)

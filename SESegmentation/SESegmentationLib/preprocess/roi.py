@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..files.json_files import read_json
-from ..geometry import Box, Geometry, find_extents
+from ..geometry import Box, Geometry, mask_box, triple, whole_box
 from ..io.segmentations import read_segmentation
 from ..io.volume_image import voxels_of
 
@@ -40,7 +40,7 @@ def foreground_box(array: np.ndarray, spacing: Sequence[float], margin_mm: float
         A box; the whole volume where there is no air to leave out.
     """
     if min(array.shape) < 4 * BLOCK:
-        return tuple(slice(0, n) for n in array.shape)
+        return whole_box(array.shape)
     blocks = [n // BLOCK for n in array.shape]
     trimmed = array[tuple(slice(0, n * BLOCK) for n in blocks)]
     coarse = trimmed.reshape(blocks[0], BLOCK, blocks[1], BLOCK, blocks[2], BLOCK).mean(axis=(1, 3, 5))
@@ -51,13 +51,13 @@ def foreground_box(array: np.ndarray, spacing: Sequence[float], margin_mm: float
         share = body.mean(axis=tuple(other for other in range(3) if other != axis))
         filled = np.flatnonzero(share > FEWEST)
         if not filled.size:
-            return tuple(slice(0, n) for n in array.shape)
+            return whole_box(array.shape)
         margin = int(np.ceil(margin_mm / step))
         first, last = int(filled[0]) * BLOCK, (int(filled[-1]) + 1) * BLOCK
         if filled[-1] == blocks[axis] - 1:
             last = count  # the voxels beyond the last whole block
         box.append(slice(max(first - margin, 0), min(last + margin, count)))
-    return tuple(box)
+    return triple(box)
 
 
 def box_of_pieces(mask: np.ndarray, steps: Sequence[int], margin: Sequence[int], shape: Sequence[int]) -> Box | None:
@@ -84,7 +84,7 @@ def box_of_pieces(mask: np.ndarray, steps: Sequence[int], margin: Sequence[int],
         found = np.flatnonzero(large.any(axis=tuple(other for other in range(3) if other != axis)))
         low, high = int(found[0]) * step, (int(found[-1]) + 1) * step
         box.append(slice(max(low - more, 0), min(high + more, length)))
-    return tuple(box)
+    return triple(box)
 
 
 _REMEDY = "Save a markups ROI from Slicer as .mrk.json, or give a label file."
@@ -121,12 +121,12 @@ def region_box(roi: sitk.Image) -> Geometry:
     Raises:
         InputError: the region is empty.
     """
-    extent = find_extents((voxels_of(roi) > 0).astype(np.uint8), (1,))[1]
-    if extent.box is None:
+    painted = mask_box(voxels_of(roi) > 0)
+    if painted is None:
         raise InputError("The region to segment is empty.", "Draw or paint it, or segment without a region.")
-    box = Geometry.of(roi).cropped(extent.box)
+    box = Geometry.of(roi).cropped(painted)
     centre = box.points(np.array([[(n - 1) / 2 for n in box.size]]))[0]
-    return Geometry((1, 1, 1), box.extent_mm, tuple(centre), box.direction)
+    return Geometry((1, 1, 1), box.extent_mm, triple(centre), box.direction)
 
 
 def inside(region: Geometry, geometry: Geometry) -> np.ndarray:
@@ -147,4 +147,4 @@ def _box(markup: dict[str, Any]) -> sitk.Image:
         raise ValueError("its axes are not perpendicular")
     if markup.get("insideOut"):
         raise ValueError("it is inside out")
-    return Geometry((1, 1, 1), tuple(size), tuple(centre), tuple(axes.ravel())).image(np.ones((1, 1, 1), np.uint8))
+    return Geometry((1, 1, 1), triple(size), triple(centre), tuple(axes.ravel())).image(np.ones((1, 1, 1), np.uint8))

@@ -1,1 +1,1 @@
-"""Checks of inputs and outputs, and how far to trust a result."""
+"""Checks of inputs and outputs, and confidence in results."""

@@ -1,15 +1,13 @@
-"""How far to trust a result: voxel by voxel, slice by slice, structure by structure, without knowing the truth.
+"""Confidence in a result: by structure, by slice and by voxel, without knowing the truth.
 
-With several views it is their agreement: the mean over pairs of views of the Dice of what each alone calls the
-structure (Roy et al., "Bayesian QuickNAT", NeuroImage 2019, found that such agreement between samples predicts the
-Dice with the truth). With a single view it is the mean, over the structure's voxels, of the probability of the
-structure less that of the next best class; the two are not comparable with each other.
+Of a structure, with several views it is their agreement: the mean over pairs of views of the Dice of what each alone
+calls the structure (Roy et al., "Bayesian QuickNAT", NeuroImage 2019, found that such agreement between samples
+predicts the Dice with the truth). With a single view it is the mean, over the structure's voxels, of the probability
+of the structure less that of the next best class; the two are not comparable with each other.
 
 Voxel by voxel, doubt is the probability that the label is wrong: 1 less the winner's share in the fused probabilities,
 which disagreeing views spread over several classes. Its sum over a slice is the number of wrong voxels to be expected
 there, so that slices can be ranked.
-
-How far to trust whole structures, :mod:`.uncertainty` tells, and on request :mod:`..inference.sampling`.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from ..geometry import Box, find_extents, grown, triple
 from ..io.volume_image import voxels_of
 from ..result import SegmentationResult
 
@@ -119,32 +118,23 @@ def with_doubtful_slices(result: SegmentationResult) -> SegmentationResult:
     if result.doubt is None:
         return result
     labels, doubt = (voxels_of(image) for image in (result.labels, result.doubt))
-    shapes = sitk.LabelShapeStatisticsImageFilter()
-    shapes.Execute(result.labels)
-    boxes = {value: _box(shapes.GetBoundingBox(value), labels.shape) for value in shapes.GetLabels()}
+    extents = find_extents(labels, [structure.label.value for structure in result.structures])
     structures = [
-        replace(structure, doubtful=_worst(labels, doubt, structure.label.value, boxes[structure.label.value]))
-        if structure.label.value in boxes
+        replace(
+            structure, doubtful=_worst(labels, doubt, structure.label.value, grown(extent.box, ROUND, labels.shape))
+        )
+        if extent.box
         else structure
-        for structure in result.structures
+        for structure, extent in zip(result.structures, extents.values(), strict=True)
     ]
     return replace(result, structures=structures)
 
 
-def _box(bounds: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """A box (k, j, i) from SimpleITK's (i, j, k, and sizes), larger by ``ROUND`` as far as the array goes."""
-    first, size = bounds[:3][::-1], bounds[3:][::-1]
-    return tuple(
-        slice(max(low - ROUND, 0), min(low + count + ROUND, end))
-        for low, count, end in zip(first, size, shape, strict=True)
-    )
-
-
-def _worst(labels: np.ndarray, doubt: np.ndarray, value: int, box: tuple[slice, ...]) -> tuple[int, int, int]:
+def _worst(labels: np.ndarray, doubt: np.ndarray, value: int, box: Box) -> tuple[int, int, int]:
     inside = sitk.GetImageFromArray((labels[box] == value).astype(np.uint8))
     near = voxels_of(sitk.BinaryDilate(inside, [ROUND] * 3)) > 0
     there = np.where(near, doubt[box], 0)
     sums = [there.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64) for axis in (2, 1, 0)]
     # of slices with as much doubt, as where there is none at all, the one in the middle
     peaks = [np.flatnonzero(total == total.max()) for total in sums]
-    return tuple(int(side.start + peak[len(peak) // 2]) for side, peak in zip(reversed(box), peaks, strict=True))
+    return triple(int(side.start + peak[len(peak) // 2]) for side, peak in zip(reversed(box), peaks, strict=True))

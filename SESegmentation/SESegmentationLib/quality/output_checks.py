@@ -35,7 +35,7 @@ def check_output(
     by_value = {structure.label.value: structure for structure in structures}
     findings = [
         *_missing([s.label for s in structures if not s.voxels]),
-        *_volumes([s for s in structures if s.voxels and s.label.plausible_ml]),
+        *_volumes([s for s in structures if s.voxels]),
         *_asymmetry([(by_value[left], by_value[right]) for left, right in pairs]),
     ]
     shape = labels.GetSize()[::-1]
@@ -62,13 +62,13 @@ def _missing(labels: Sequence[Label]) -> Iterator[Finding]:
 
 def _volumes(structures: Sequence[StructureResult]) -> Iterator[Finding]:
     for code, word, unlikely in (
-        ("small-volume", "small", lambda s: s.volume_ml < s.label.plausible_ml[0]),
-        ("large-volume", "large", lambda s: s.volume_ml > s.label.plausible_ml[1]),
+        ("small-volume", "small", lambda ml, low, high: ml < low),
+        ("large-volume", "large", lambda ml, low, high: ml > high),
     ):
         listed = [
             f"{s.label.name} {s.volume_ml:.3g} ml (usually {s.label.plausible_ml[0]:g} to {s.label.plausible_ml[1]:g})"
             for s in structures
-            if unlikely(s)
+            if s.label.plausible_ml and unlikely(s.volume_ml, *s.label.plausible_ml)
         ]
         if listed:
             yield Finding(

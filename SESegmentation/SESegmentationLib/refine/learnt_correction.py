@@ -1,10 +1,10 @@
-"""The learnt correction: what a few corrected slices say of all others, structure by structure.
+"""The learnt correction: propagates a few corrected slices to all others, structure by structure.
 
-A network that was trained on mistakes of other networks and on corrections of them (:mod:`..networks.correction`) says
-how the probabilities of each corrected structure change, and how much better that will be. Where it expects no gain, or
-where it would not have found a corrected slice that was hidden from it, the structure stays as it is; for models whose
-mistakes it did not learn from, hidden slices even have to become better. A structure that was not corrected changes
-only where a corrected one gives way or takes room.
+A network that was trained on mistakes of other networks and on corrections of them (``networks/correction.py``)
+predicts how the probabilities of each corrected structure change, and how much better that will be. Where it expects
+no gain, or where it would not have found a corrected slice that was held out, the structure stays as it is; for models
+whose mistakes it did not learn from, held-out slices even have to become better. A structure that was not corrected
+changes only where a corrected one gives way or takes room.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ Report = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Present:
-    """What a model says of a box, (k, j, i) on its grid.
+class CropPrediction:
+    """What a model gives for a crop, (k, j, i) on its grid.
 
     Attributes:
         image: float32, as its networks see it.
@@ -61,8 +61,8 @@ class Present:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What corrections say of the same box.
+class CropCorrections:
+    """The corrections of the same crop.
 
     Attributes:
         channels: (k, j, i) output channels; they count where anything is known.
@@ -79,7 +79,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What speaks for the correction of a structure.
+    """Expected and tested gain of the correction of a structure.
 
     Attributes:
         expected: gain in Dice on the other slices.
@@ -132,12 +132,12 @@ class LearntCorrection:
         return float(self.card["least_gain"])
 
     def correct(
-        self, present: Present, shown: Shown, card: ModelCard, report: Report = lambda fraction: None
+        self, present: CropPrediction, shown: CropCorrections, card: ModelCard, report: Report = lambda fraction: None
     ) -> Outcome:
-        """Carry corrections to the slices that nobody corrected.
+        """Propagate corrections to the slices that nobody corrected.
 
         Args:
-            present: what the model says.
+            present: what the model gives.
             shown: what was corrected.
             card: of the model.
             report: told the fraction that is done; may raise to stop.
@@ -215,7 +215,7 @@ class _Structure:
     corrected: Corrected
 
     @classmethod
-    def of(cls, present: Present, shown: Shown, channel: int) -> _Structure:
+    def of(cls, present: CropPrediction, shown: CropCorrections, channel: int) -> _Structure:
         there = (present.own == channel) | ((shown.channels == channel) & (shown.known > 0))
         box = mask_box(there, MARGIN) or whole_box(there.shape)
 
@@ -260,7 +260,7 @@ def _slices_along(known: Tensor, axis: int) -> Tensor:
     return known.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
 
 
-def _composed(probabilities: Tensor, after: dict[int, tuple[Box, Tensor]], shown: Shown, box: Box) -> Tensor:
+def _composed(probabilities: Tensor, after: dict[int, tuple[Box, Tensor]], shown: CropCorrections, box: Box) -> Tensor:
     """Probabilities in a box in which some structures are corrected; where these are known, they are certain.
 
     The other structures, and the background, share what these leave.

@@ -40,7 +40,7 @@ EMPTY_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TrainingSlices:
     """Slices of one view of one crop.
 
     Attributes:
@@ -78,9 +78,9 @@ class Lessons:
         return torch.cat([first, torch.multinomial(share, rest, generator=generator)]) if rest > 0 else first
 
     def logits(self, network: nn.Module, chosen: Tensor | slice, mirror: bool = False) -> Tensor:
-        """What ``network`` says of the slices ``chosen``, or of their mirror images: (N, C, H, W), sides merged.
+        """The logits of ``network`` for the slices ``chosen``, or for their mirror images: (N, C, H, W), sides merged.
 
-        As in inference, slices are padded to the view's size, and what is said of a mirror image is mirrored back.
+        As in inference, slices are padded to the view's size, and the logits of a mirror image are mirrored back.
         """
         if self.view.volumetric:
             logits = logits_of(network, self.view, self.slabs, self.other_side, mirror)[chosen].float()
@@ -107,9 +107,9 @@ class Lessons:
         return loss
 
 
-def prepare_lessons(
+def prepare_training_slices(
     network: nn.Module, view: View, crop: Crop, corrections: Corrections, card: ModelCard, device: torch.device
-) -> Lessons | None:
+) -> TrainingSlices | None:
     """What ``network`` can learn in one view of one crop; None where nothing is known there.
 
     Args:
@@ -131,11 +131,11 @@ def prepare_lessons(
     pairs = both if view.merged else []
     target = merge_target(target[kept].to(device), pairs, torch.ones(len(kept), dtype=torch.bool, device=device))
     sides = other_sides(both, len(card.labels) + 1)
-    lessons = Lessons(view, slabs, target, known[kept].to(device), slabs[:0], corrected[kept], pairs, sides)
+    training = TrainingSlices(view, slabs, target, known[kept].to(device), slabs[:0], corrected[kept], pairs, sides)
     with torch.no_grad():
         most = len(kept) if view.volumetric else 8
-        parts = [lessons.logits(network, slice(n, n + most)) for n in range(0, len(kept), most)]
-    return replace(lessons, own=torch.cat([torch.softmax(part, dim=1).half() for part in parts]))
+        parts = [training.logits(network, slice(n, n + most)) for n in range(0, len(kept), most)]
+    return replace(training, own=torch.cat([torch.softmax(part, dim=1).half() for part in parts]))
 
 
 def known_channels(crop: Crop, corrections: Corrections, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
@@ -201,7 +201,7 @@ _RATES = {"se": 2e-2, "classifier": 5e-2, "all": 1e-3}
 
 def recalibrate(
     networks: Mapping[str, nn.Module],
-    lessons: Mapping[str, Sequence[Lessons]],
+    training: Mapping[str, Sequence[TrainingSlices]],
     settings: Settings,
     device: torch.device,
     report: Callable[[float], None] = lambda fraction: None,
@@ -211,24 +211,24 @@ def recalibrate(
     Args:
         networks: by name, float32, on ``device``, set to evaluation; they stay as they are. So do the statistics of
             batch norms.
-        lessons: by network; those without any are copied only.
+        training: by network; those without any are copied only.
         report: told the fraction that is done, after every step; may raise to stop.
 
     Raises:
         UsageError: from :func:`.adapted_parameters`.
     """
     adapted = {name: copy.deepcopy(network) for name, network in networks.items()}
-    learning = [name for name in adapted if lessons.get(name)]
-    views = sum(len(lessons[name]) for name in learning)
+    learning = [name for name in adapted if training.get(name)]
+    views = sum(len(training[name]) for name in learning)
     for number, name in enumerate(learning):
-        share = len(lessons[name]) / views
-        _learn(adapted[name], lessons[name], settings, share, device, part_of(report, number, len(learning)))
+        share = len(training[name]) / views
+        _learn(adapted[name], training[name], settings, share, device, part_of(report, number, len(learning)))
     return adapted
 
 
 def _learn(
     network: nn.Module,
-    lessons: Sequence[Lessons],
+    training: Sequence[TrainingSlices],
     settings: Settings,
     share: float,
     device: torch.device,
@@ -243,15 +243,15 @@ def _learn(
     optimiser = torch.optim.Adam(parameters, lr=settings.rate)
     generator = torch.Generator().manual_seed(settings.seed)
     precision = fast_precision(device)
-    steps = settings.volumetric_steps if lessons[0].view.volumetric else settings.steps
+    steps = settings.volumetric_steps if training[0].view.volumetric else settings.steps
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = settings.rate * (1 + math.cos(math.pi * step / steps)) / 2
         optimiser.zero_grad()
-        for lesson, count in _shares(lessons, settings, share, step):
+        for examples, count in _shares(training, settings, share, step):
             with _computing_in(precision, device):
-                mirror = lesson.view.mirrored and step % 2 == 1
-                loss = lesson.loss(network, lesson.draw(count, generator), settings.anchor, mirror)
+                mirror = examples.view.mirrored and step % 2 == 1
+                loss = examples.loss(network, examples.draw(count, generator), settings.anchor, mirror)
             loss.backward()
         for parameter, before in zip(parameters, old, strict=True):
             if parameter.grad is not None:
@@ -267,10 +267,12 @@ def _computing_in(precision: torch.dtype, device: torch.device) -> contextlib.Ab
     return torch.autocast(device.type, precision)
 
 
-def _shares(lessons: Sequence[Lessons], settings: Settings, share: float, step: int) -> list[tuple[Lessons, int]]:
+def _shares(
+    training: Sequence[TrainingSlices], settings: Settings, share: float, step: int
+) -> list[tuple[TrainingSlices, int]]:
     """What one step sees: a number of slices of each view, view by view since their slices differ in size."""
-    area = max(lesson.slabs.shape[-2] * lesson.slabs.shape[-1] for lesson in lessons)
+    area = max(examples.slabs.shape[-2] * examples.slabs.shape[-1] for examples in training)
     # a corrected slice and one that crosses it at least
     count = max(round(min(settings.batch, settings.pixels // area) * share), 2)
-    views = min(len(lessons), count // 2)
-    return [(lessons[(step * views + n) % len(lessons)], count // views) for n in range(views)]
+    views = min(len(training), count // 2)
+    return [(training[(step * views + n) % len(training)], count // views) for n in range(views)]

@@ -1,4 +1,4 @@
-"""From a corrected segmentation to a better one: carry the corrections to the other slices, and tell the changes.
+"""From a corrected segmentation to a better one: propagate the corrections to the other slices, and list the changes.
 
 The learnt correction does that, where it expects a gain. On request the networks are recalibrated before, as far as
 that finds corrected slices better that were hidden from it.
@@ -26,15 +26,15 @@ from ..result import Confidence, SegmentationResult
 from .adapted import AdaptedParameters
 from .adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
 from .corrections import Corrections, Slices, check_place, check_values, edited_slices
-from .guarded_recalibration import recalibrate_guarded
-from .learnt_correction import Judgement, LearntCorrection, Present, Report, Shown
+from .cross_validation import recalibrate_cross_validated
+from .learnt_correction import CropCorrections, CropPrediction, Judgement, LearntCorrection, Report
 from .recalibration import Settings, known_channels
 
 #: nothing is known of a voxel, it was looked at, or it is right
 UNKNOWN, SEEN, RIGHT = 0.0, 0.5, 1.0
 
 
-def carry(
+def propagate(
     learnt: LearntCorrection,
     card: ModelCard,
     seen: Sequence[tuple[Crop, Tensor]],
@@ -43,10 +43,10 @@ def carry(
     whole_slices: bool,
     report: Report,
 ) -> tuple[sitk.Image, dict[int, Judgement]]:
-    """Carry corrections to the slices that nobody corrected.
+    """Propagate corrections to the slices that nobody corrected.
 
     Args:
-        learnt: says what changes.
+        learnt: predicts what changes.
         card: of the model.
         seen: what its networks saw and the probabilities (C, k, j, i) that they gave, crop by crop.
         labels: what came of that, on the volume's grid.
@@ -55,17 +55,17 @@ def carry(
         report: told the fraction that is done; may raise to stop.
 
     Returns:
-        Labels, the corrected slices not yet put in; and by value what spoke for and against the structures' change.
+        Labels, the corrected slices not yet put in; and by value the expected and tested gain of each structure.
     """
     array = sitk.GetArrayFromImage(labels)
     judgements: dict[int, Judgement] = {}
     own = Corrections(labels, np.ones_like(corrections.known))
     for number, (crop, probabilities) in enumerate(seen):
         channels, known = known_channels(crop, corrections, card)
-        present = Present(crop.volume, probabilities, known_channels(crop, own, card)[0].astype(np.uint8))
+        present = CropPrediction(crop.volume, probabilities, known_channels(crop, own, card)[0].astype(np.uint8))
         right = known & (whole_slices | (channels != present.own))
         strength = np.where(right, RIGHT, np.where(known, SEEN, UNKNOWN)).astype(np.float32)
-        outcome = learnt.correct(present, Shown(channels, strength), card, part_of(report, number, len(seen)))
+        outcome = learnt.correct(present, CropCorrections(channels, strength), card, part_of(report, number, len(seen)))
         values = {channel: crop.values[label.value] for channel, label in enumerate(card.labels, start=1)}
         judgements |= {values[channel]: judged for channel, judged in outcome.judgements.items()}
         if outcome.probabilities is None or outcome.box is None:
@@ -124,7 +124,7 @@ class Refinement:
         own: the model's own, before.
         changes: by structure.
         slices: the corrected ones, named or found.
-        judgements: what spoke for and against changing the structures that were corrected, by value.
+        judgements: expected and tested gains of the structures that were corrected, by value.
         kept_because: why nothing but the corrected slices changed; empty where something did.
         adapted: the recalibrated parameters; None where the networks stayed as they are.
     """
@@ -193,7 +193,7 @@ def refine(
     adapted = None
     with memory_errors():
         if recalibration and _differs(corrections, own):
-            adapted = recalibrate_guarded(
+            adapted = recalibrate_cross_validated(
                 engine,
                 image,
                 corrections,
@@ -208,7 +208,7 @@ def refine(
             engine_again = Engine(engine.package, str(engine.device), adapted.networks(engine.package))
             again_inside = phases.part("segment again")
             now = engine_again.segment(image, options, located=located, observe=observe, progress=again_inside)
-        carried, judgements = carry(
+        carried, judgements = propagate(
             learnt, engine.card, seen, now.labels, corrections, whole, lambda share: phases.update("carry", share)
         )
     result = _relabelled(now, corrections.kept_in(carried), engine.pairs(image, options.roi))

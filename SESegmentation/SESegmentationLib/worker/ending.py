@@ -111,6 +111,8 @@ def _watch(worker: int, alive: int, parent: int) -> None:
 
 def _end_with_windows_process(process: int) -> None:
     """Let Windows end this process when another one ends: its own threads do so, which need no lock of Python's."""
+    if sys.platform != "win32":
+        return
     import ctypes
     from ctypes import wintypes
 

@@ -135,7 +135,8 @@ def read_frame(stream: Reader, noise: bytearray | None = None) -> Frame | None:
     (length,) = _LENGTH.unpack(_read_all(stream, bytearray(_LENGTH.size)))
     if length > MAXIMUM_HEADER:
         raise FrameError(f"A header of {length} bytes is too large.")
-    text = _read_all(stream, bytearray(length))
+    text = bytearray(length)
+    _read_all(stream, text)
     try:
         content = json.loads(text.decode(), parse_constant=_refuse_constant)
         header, described = content["header"], content["arrays"]
@@ -172,7 +173,7 @@ def _empty(dtype: str, shape: list[int]) -> np.ndarray:
 
 def _bytes_of(array: np.ndarray) -> memoryview:
     """The bytes of an array that lies in C order, without a copy."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _write_all(stream: Writer, data: memoryview) -> None:

@@ -10,43 +10,31 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from ..errors import ModelError
 from ..models import ModelPackage, find_model
 from ..models.card import CARD_NAME
-from ..options import SegmentOptions
 from ..progress import Progress
 from ..refine.slices import Slices
-from ..result import SegmentationResult
 from .jobs import AttentionJob, Job, RefineJob, SegmentJob, WarmUpJob
 from .results import pack_image, pack_refinement, pack_result
+
+if TYPE_CHECKING:
+    from ..inference.engine import Engine
 
 #: what a job gives: JSON and arrays
 Value = tuple[dict[str, Any], list[np.ndarray]]
 
 
-class EngineLike(Protocol):
-    """What the runner needs of :class:`SESegmentationLib.inference.engine.Engine`."""
-
-    def segment(
-        self,
-        image: sitk.Image,
-        options: SegmentOptions,
-        *,
-        progress: Progress,
-    ) -> SegmentationResult:
-        """Segment a volume."""
-
-
 #: makes an engine of a model for a device ("auto", "cpu", "cuda", ...)
-EngineFactory = Callable[[ModelPackage, str], EngineLike]
+EngineFactory = Callable[[ModelPackage, str], "Engine"]
 
 
-def load_engine(package: ModelPackage, device: str) -> EngineLike:
+def load_engine(package: ModelPackage, device: str) -> Engine:
     """The real engine. Torch is imported here, and nowhere else.
 
     Raises:
@@ -60,7 +48,7 @@ def load_engine(package: ModelPackage, device: str) -> EngineLike:
     return Engine(package, device)
 
 
-def load_adapted_engine(package: ModelPackage, device: str, adapted: bytes) -> EngineLike:
+def load_adapted_engine(package: ModelPackage, device: str, adapted: bytes) -> Engine:
     """The real engine with parameters that were adapted to a patient.
 
     Raises:
@@ -83,8 +71,8 @@ class JobRunner:
     def __init__(self, engine_factory: EngineFactory = load_engine, capacity: int = 2) -> None:
         self._make_engine = engine_factory
         self._capacity = capacity
-        self._engines: OrderedDict[tuple, EngineLike] = OrderedDict()
-        self._run_by_kind = {
+        self._engines: OrderedDict[tuple, Engine] = OrderedDict()
+        self._run_by_kind: dict[str, Callable[[Any, Progress], Value]] = {
             SegmentJob.kind: self._segment,
             RefineJob.kind: self._refine,
             AttentionJob.kind: self._attention,
@@ -144,7 +132,7 @@ class JobRunner:
         self._engine(job.model, job.device)
         return {}, []
 
-    def _engine(self, model: str, device: str, adapted: bytes | None = None) -> EngineLike:
+    def _engine(self, model: str | Path, device: str, adapted: bytes | None = None) -> Engine:
         """The engine of a model, as its files are now, with adapted parameters where these are given."""
         package = find_model(model)
         which = package.path.resolve(), device, hashlib.sha256(adapted).hexdigest() if adapted else ""

@@ -90,7 +90,7 @@ def out(tmp_path) -> Path:
 def test_everything(capfd, tiny_model, sample_file, result_file, corrected, out, monkeypatch):
     """Slices as they were left, report, adapted parameters that can be used again."""
     monkeypatch.setattr("SESegmentationLib.refine.recalibration.Settings", partial(Settings, steps=3))
-    monkeypatch.setattr("SESegmentationLib.refine.guarded_recalibration.LEAST_GAIN", -1.0)
+    monkeypatch.setattr("SESegmentationLib.refine.cross_validation.LEAST_GAIN", -1.0)
     model, given = sha256_of(tiny_model / "model.safetensors"), corrected.read_bytes()
     code, printed, err = refine(
         capfd, sample_file, "--model", tiny_model, "--corrected", corrected, "--slices", "k:14,20",
@@ -286,7 +286,7 @@ def test_cancelling_leaves_nothing(capfd, tiny_model, sample_file, corrected, ou
     def interrupt(*_arguments: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(refinement, "carry", interrupt)
+    monkeypatch.setattr(refinement, "propagate", interrupt)
     code, _, err = refine(
         capfd,
         sample_file,

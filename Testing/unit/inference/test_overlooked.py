@@ -13,7 +13,7 @@ from SESegmentationLib.errors import CancelledError
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.predict import predictor
 from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.predict.views import heard_alone
+from SESegmentationLib.predict.views import restrict_fusion
 
 CPU = torch.device("cpu")
 SHAPE = (10, 10, 10)
@@ -75,18 +75,18 @@ def votes(*volumes: tuple[int, int]) -> list[torch.Tensor]:
     ],
 )
 def test_who_finds_less_than_half_is_not_heard(card, volumes, alone):
-    assert heard_alone(card, card.views, votes(*volumes)) == alone
+    assert restrict_fusion(card, card.views, votes(*volumes)) == alone
 
 
 def test_without_the_cards_wish_and_with_one_view_all_are_heard(card):
     seen = votes((0, 0), (100, 100))
-    assert heard_alone(replace(card, overlooked=0.0), card.views, seen) == {}
-    assert heard_alone(card, card.views[1:], seen[1:]) == {}
+    assert restrict_fusion(replace(card, overlooked=0.0), card.views, seen) == {}
+    assert restrict_fusion(card, card.views[1:], seen[1:]) == {}
 
 
-def test_what_cannot_tell_left_from_right_is_not_heard_alone(card):
+def test_what_cannot_tell_left_from_right_is_not_fused_alone(card):
     views = (card.views[0], replace(card.views[1], merged=True))
-    assert heard_alone(card, views, votes((0, 100), (100, 0))) == {(0,): [2]}
+    assert restrict_fusion(card, views, votes((0, 100), (100, 0))) == {(0,): [2]}
 
 
 def test_what_one_network_overlooks_the_other_finds(card):

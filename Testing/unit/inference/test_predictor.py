@@ -173,7 +173,7 @@ def test_many_cores_share_few_batches(phantom_package, volume, monkeypatch):
     """Memory bounds how many batches there are at once."""
     before = torch.get_num_threads()
     torch.set_num_threads(6)
-    monkeypatch.setattr(predictor, "MOST", 2)
+    monkeypatch.setattr(predictor, "MAX_WORKERS", 2)
     monkeypatch.setitem(predictor.BATCH_PIXELS, "cpu", 3 * 12 * 14)
     networks = make_networks(axial=Threads())
     model = Predictor(make_card(phantom_package), networks, CPU)

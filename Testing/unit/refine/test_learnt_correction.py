@@ -15,7 +15,7 @@ from SESegmentationLib.models import find_model
 from SESegmentationLib.models.store import _PACKAGE
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.refine import learnt_correction
-from SESegmentationLib.refine.learnt_correction import FOLDER, LearntCorrection, Present, Shown
+from SESegmentationLib.refine.learnt_correction import FOLDER, CropCorrections, CropPrediction, LearntCorrection
 from SESegmentationTraining.dataset import split_cases
 
 SHAPE = (20, 24, 18)
@@ -42,7 +42,7 @@ def present():
     image = np.zeros(SHAPE, np.float32)
     image[4:16, 3:12, 5:12] = 1
     chance = torch.stack([torch.from_numpy(own == value).float() for value in range(3)])
-    return Present(image, chance * 0.8 + 0.2 / 3, own)
+    return CropPrediction(image, chance * 0.8 + 0.2 / 3, own)
 
 
 def shown(present, numbers, known=1.0):
@@ -50,7 +50,7 @@ def shown(present, numbers, known=1.0):
     for number in numbers:
         channels[number][present.image[number] > 0] = 1
         mask[number] = known
-    return Shown(channels, mask)
+    return CropCorrections(channels, mask)
 
 
 def learnt(network, least=0.0, models=("tiny-t1", "hippocampus-t1")):
@@ -113,7 +113,9 @@ def test_a_border_follows_the_corrected_slices(present):
     channels, mask = own.copy(), np.zeros(SHAPE, np.float32)
     channels[:, 10][own[:, 10] == 1] = 2  # the border lies further to the front than it seemed
     mask[:, 10] = 1
-    outcome = learnt(Growing(expected=-1)).correct(Present(image, chance, own), Shown(channels, mask), package.card)
+    outcome = learnt(Growing(expected=-1)).correct(
+        CropPrediction(image, chance, own), CropCorrections(channels, mask), package.card
+    )
     after = outcome.probabilities.argmax(0).numpy()
     assert not (after[:, :10] == 1).any() and (after[:, 9] == 2).any()
 

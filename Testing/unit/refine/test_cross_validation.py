@@ -7,10 +7,10 @@ import torch
 
 from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.options import SegmentOptions
-from SESegmentationLib.refine import guarded_recalibration
+from SESegmentationLib.refine import cross_validation
 from SESegmentationLib.refine.adapted import AdaptedParameters, adapted_parameters
 from SESegmentationLib.refine.corrections import Corrections, Slices
-from SESegmentationLib.refine.guarded_recalibration import STEPS, recalibrate_guarded, split_slices
+from SESegmentationLib.refine.cross_validation import STEPS, recalibrate_cross_validated, split_slices
 from SESegmentationLib.refine.recalibration import Settings
 
 QUICK = Settings(steps=3, rate=0.05)
@@ -18,7 +18,7 @@ QUICK = Settings(steps=3, rate=0.05)
 
 def learn(engine, sample, slices, settings=QUICK):
     corrections = Corrections.in_slices(sample.labels, slices)
-    return recalibrate_guarded(
+    return recalibrate_cross_validated(
         engine, sample.image, corrections, slices, settings, SegmentOptions(), None, lambda share: None
     )
 
@@ -34,7 +34,7 @@ def test_the_largest_step_that_helps_is_taken_and_none_if_none_does(tiny_engine,
     slices = [Slices("k", (12, 20))]
     own = load_networks(tiny_engine.package)
     gains: dict[float, float] = {}
-    between = guarded_recalibration._between
+    between = cross_validation._between
 
     def noted(old, new, step):
         moved = between(old, new, step)
@@ -45,8 +45,8 @@ def test_the_largest_step_that_helps_is_taken_and_none_if_none_does(tiny_engine,
     def dice(networks, asked):
         return 0.5 + gains.get(getattr(next(iter(networks.values())), "step", 0.0), 0.0)
 
-    monkeypatch.setattr(guarded_recalibration, "_between", noted)
-    monkeypatch.setattr(guarded_recalibration, "_dice", dice)
+    monkeypatch.setattr(cross_validation, "_between", noted)
+    monkeypatch.setattr(cross_validation, "_dice", dice)
     assert learn(tiny_engine, sample, slices) is None
     gains[STEPS[0]], gains[STEPS[1]], gains[STEPS[2]] = -0.1, 0.02, 0.03
     adapted = learn(tiny_engine, sample, slices)

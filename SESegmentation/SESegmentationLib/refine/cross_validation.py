@@ -1,8 +1,8 @@
-"""Recalibration that does no harm: no larger step than helps with a corrected slice that the networks did not see.
+"""Cross-validated recalibration: no larger step than helps on corrected slices that the networks did not see.
 
-Each part of the corrected slices is hidden in turn, the networks learn from the others, and are asked for what was
-hidden. The step towards what they learnt is the largest that answers better than the networks did before; none, if
-none does, or if there is nothing to hide.
+Each part of the corrected slices is held out in turn, the networks learn from the others, and are tested on what was
+held out. The step towards what they learnt is the largest that does better than the networks did before; none, if
+none does, or if nothing can be held out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..options import SegmentOptions
 from ..progress import part_of
 from .adapted import AdaptedParameters, adapted_parameters
 from .corrections import Corrections, Slices
-from .recalibration import Lessons, Settings, prepare_lessons, recalibrate
+from .recalibration import Settings, TrainingSlices, prepare_training_slices, recalibrate
 
 #: shares of the way to what was learnt that are tried
 STEPS = (1.0, 0.5, 0.25)
@@ -33,10 +33,10 @@ LEAST_GAIN = 0.005
 PARTS = 2
 
 Networks = dict[str, nn.Module]
-ByNetwork = dict[str, list[Lessons]]
+ByNetwork = dict[str, list[TrainingSlices]]
 
 
-def recalibrate_guarded(
+def recalibrate_cross_validated(
     engine: Engine,
     image: sitk.Image,
     corrections: Corrections,
@@ -45,7 +45,7 @@ def recalibrate_guarded(
     options: SegmentOptions,
     located: sitk.Image | None,
     report: Callable[[float], None],
-    guarded: bool = True,
+    cross_validated: bool = True,
 ) -> AdaptedParameters | None:
     """What the networks of ``engine`` learn from corrected slices; None where they stay as they are.
 
@@ -57,7 +57,7 @@ def recalibrate_guarded(
         settings: how to learn.
         options, located: as of :meth:`.Engine.crops`.
         report: told the fraction that is done; may raise to stop.
-        guarded: otherwise the whole step is taken, for comparison.
+        cross_validated: otherwise the whole step is taken, for comparison.
 
     Raises:
         InputError: the corrected slices lie where the model does not look.
@@ -65,25 +65,25 @@ def recalibrate_guarded(
     """
     networks = {name: net.to(engine.device) for name, net in load_networks(engine.package).items()}
     crops = engine.crops(image, options, located=located)
-    parts = split_slices(slices, PARTS) if guarded else []
-    if guarded and len(parts) < 2:
-        _learn(engine, networks, crops, corrections)  # says what is wrong with them, if anything is
+    parts = split_slices(slices, PARTS) if cross_validated else []
+    if cross_validated and len(parts) < 2:
+        _training_slices(engine, networks, crops, corrections)  # says what is wrong with them, if anything is
         return None
     gains = np.zeros(len(STEPS))
     for number, hidden in enumerate(parts):
         shown = [entry for other in parts if other is not hidden for entry in other]
-        lessons = _learn(engine, networks, crops, Corrections.in_slices(corrections.labels, shown))
-        asked = _learn(engine, networks, crops, Corrections.in_slices(corrections.labels, hidden))
-        adapted = recalibrate(networks, lessons, settings, engine.device, part_of(report, number, len(parts) + 1))
+        training = _training_slices(engine, networks, crops, Corrections.in_slices(corrections.labels, shown))
+        asked = _training_slices(engine, networks, crops, Corrections.in_slices(corrections.labels, hidden))
+        adapted = recalibrate(networks, training, settings, engine.device, part_of(report, number, len(parts) + 1))
         before = _dice(networks, asked)
         gains += [_dice(_between(networks, adapted, step), asked) - before for step in STEPS]
     least = LEAST_GAIN * len(parts)
     good = [step for step, gain in zip(STEPS, gains, strict=True) if gain >= least]
     if not good:
         return None
-    lessons = _learn(engine, networks, crops, corrections)
-    whole = recalibrate(networks, lessons, settings, engine.device, part_of(report, len(parts), len(parts) + 1))
-    return _parameters(engine, _between(networks, whole, max(good)), lessons, settings, max(good))
+    training = _training_slices(engine, networks, crops, corrections)
+    whole = recalibrate(networks, training, settings, engine.device, part_of(report, len(parts), len(parts) + 1))
+    return _parameters(engine, _between(networks, whole, max(good)), training, settings, max(good))
 
 
 def split_slices(slices: Sequence[Slices], parts: int) -> list[list[Slices]]:
@@ -97,36 +97,38 @@ def split_slices(slices: Sequence[Slices], parts: int) -> list[list[Slices]]:
     return [[replace(entry) for entry in part] for part in split]
 
 
-def _learn(engine: Engine, networks: Networks, crops: Sequence[Crop], corrections: Corrections) -> ByNetwork:
+def _training_slices(engine: Engine, networks: Networks, crops: Sequence[Crop], corrections: Corrections) -> ByNetwork:
     """What each network can learn."""
-    lessons: ByNetwork = {name: [] for name in networks}
+    training: ByNetwork = {name: [] for name in networks}
     for crop in crops:
         for view in engine.card.views:
-            lesson = prepare_lessons(networks[view.network], view, crop, corrections, engine.card, engine.device)
-            if lesson is not None:
-                lessons[view.network].append(lesson)
-    if not any(lessons.values()):
+            examples = prepare_training_slices(
+                networks[view.network], view, crop, corrections, engine.card, engine.device
+            )
+            if examples is not None:
+                training[view.network].append(examples)
+    if not any(training.values()):
         raise InputError(
             "The corrected slices lie where the model does not look.", "Correct slices that cross its structures."
         )
-    return lessons
+    return training
 
 
 @torch.inference_mode()
 def _dice(networks: Networks, asked: ByNetwork) -> float:
     """Mean Dice of the structures on what is known, over all views."""
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    for name, lessons in asked.items():
-        for lesson in lessons:
-            for number in lesson.known.flatten(1).any(1).nonzero().flatten().tolist():
-                there = lesson.known[number]
-                if lesson.view.volumetric:
+    for name, training in asked.items():
+        for examples in training:
+            for number in examples.known.flatten(1).any(1).nonzero().flatten().tolist():
+                there = examples.known[number]
+                if examples.view.volumetric:
                     continue
-                labels = lesson.logits(networks[name], slice(number, number + 1))[0].argmax(0)
-                found.append((labels[there].cpu().numpy(), lesson.target[number][there].cpu().numpy()))
-            if lesson.view.volumetric:
-                labels = lesson.logits(networks[name], slice(None)).argmax(1)
-                found.append((labels[lesson.known].cpu().numpy(), lesson.target[lesson.known].cpu().numpy()))
+                labels = examples.logits(networks[name], slice(number, number + 1))[0].argmax(0)
+                found.append((labels[there].cpu().numpy(), examples.target[number][there].cpu().numpy()))
+            if examples.view.volumetric:
+                labels = examples.logits(networks[name], slice(None)).argmax(1)
+                found.append((labels[examples.known].cpu().numpy(), examples.target[examples.known].cpu().numpy()))
     ours, truth = (np.concatenate(parts) for parts in zip(*found, strict=True))
     values = np.union1d(ours, truth)
     dice = [2 * ((ours == v) & (truth == v)).sum() / ((ours == v).sum() + (truth == v).sum()) for v in values if v]
@@ -146,12 +148,12 @@ def _between(old: Networks, new: Networks, step: float) -> Networks:
 
 
 def _parameters(
-    engine: Engine, adapted: Networks, lessons: ByNetwork, settings: Settings, step: float
+    engine: Engine, adapted: Networks, training: ByNetwork, settings: Settings, step: float
 ) -> AdaptedParameters:
     tensors = {
         f"{name}.{key}": parameter.detach().cpu().clone()
         for name, network in adapted.items()
-        if lessons[name]
+        if training[name]
         for key, parameter in adapted_parameters(network, settings.parameters).items()
     }
     card = engine.card
