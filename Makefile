@@ -47,6 +47,7 @@ lint: $(VENV)/.testing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 
 # tests that judge how long the window waits have the computer to themselves; of the others a file goes to whatever core
 # is free, and computes on that one alone
