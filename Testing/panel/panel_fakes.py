@@ -29,7 +29,7 @@ from SESegmentationLib.models.labels import structure_label
 from SESegmentationLib.quality.confidence import with_doubtful_slices
 from SESegmentationLib.refine.adapted_file import FORMAT
 from SESegmentationLib.result import Finding, SegmentationResult, StructureResult
-from SESegmentationLib.worker.results import pack_image, pack_result
+from SESegmentationLib.worker.jobs import pack_image, pack_result
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SESegmentation" / "SESegmentation.py"

@@ -3,8 +3,7 @@
 Needs neither torch nor Qt. Nothing here blocks the thread that calls it.
 """
 
-from ..worker.jobs import AttentionJob, Job, RefineJob, SegmentJob, WarmUpJob
-from ..worker.results import RefinedResult
+from ..worker.jobs import AttentionJob, Job, RefinedResult, RefineJob, SegmentJob, WarmUpJob
 from .local import Limits, LocalSegmenter
 from .segmenter import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent, Segmenter
 

@@ -14,8 +14,7 @@ import SimpleITK as sitk
 
 from ..errors import SegmentationError
 from ..result import SegmentationResult
-from ..worker.jobs import Job
-from ..worker.results import RefinedResult, unpack_image, unpack_refinement, unpack_result
+from ..worker.jobs import Job, RefinedResult, unpack_image, unpack_refinement, unpack_result
 
 
 @dataclass(frozen=True)

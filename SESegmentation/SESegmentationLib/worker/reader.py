@@ -18,8 +18,8 @@ from ..errors import InputError, OutOfMemoryError, SegmentationError
 from ..io.formats import open_file
 from .ending import prepare
 from .frames import read_frame, take_pipes, write_frame
+from .jobs import pack_image
 from .messages import hello
-from .results import pack_image
 
 
 def serve() -> None:

@@ -20,8 +20,7 @@ from ..models import ModelPackage, find_model
 from ..models.card import CARD_NAME
 from ..progress import Progress
 from ..refine.slices import Slices
-from .jobs import AttentionJob, Job, RefineJob, SegmentJob, WarmUpJob
-from .results import pack_image, pack_refinement, pack_result
+from .jobs import AttentionJob, Job, RefineJob, SegmentJob, WarmUpJob, pack_image, pack_refinement, pack_result
 
 if TYPE_CHECKING:
     from ..inference.engine import Engine

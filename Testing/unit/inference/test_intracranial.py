@@ -12,7 +12,7 @@ from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.postprocess.intracranial import intracranial_ml
 from SESegmentationLib.report import build_report
-from SESegmentationLib.worker.results import pack_result, unpack_result
+from SESegmentationLib.worker.jobs import pack_result, unpack_result
 
 
 def head(spacing: float, skull: bool, floor: float = 0.0, scalp: float = 250.0) -> tuple[sitk.Image, sitk.Image]:

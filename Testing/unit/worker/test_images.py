@@ -21,8 +21,17 @@ from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.quality.input_checks import check_input
 from SESegmentationLib.result import Finding, SegmentationResult, StructureResult
-from SESegmentationLib.worker.jobs import JOBS, AttentionJob, RefineJob, SegmentJob, WarmUpJob
-from SESegmentationLib.worker.results import pack_image, pack_result, unpack_image, unpack_result
+from SESegmentationLib.worker.jobs import (
+    JOBS,
+    AttentionJob,
+    RefineJob,
+    SegmentJob,
+    WarmUpJob,
+    pack_image,
+    pack_result,
+    unpack_image,
+    unpack_result,
+)
 
 LENGTHS = st.floats(0.01, 100, allow_nan=False)
 POSITIONS = st.floats(-1e4, 1e4, allow_nan=False)
