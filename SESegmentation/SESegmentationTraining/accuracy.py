@@ -211,12 +211,14 @@ def measure_accuracy(
         write: the figures into the card and its README.
 
     Raises:
-        SegmentationError: as of :func:`measure`, :func:`test_cases` and :func:`card_accuracy`.
+        SegmentationError: as of :func:`measure`, :func:`test_cases` and :func:`card_accuracy`; no cases are given.
     """
     package = verify_model(model)
     cases = [Case(image.name, image, label) for image, label in pairs]
     if dataset:
         cases += test_cases(package, dataset)
+    if not cases:
+        raise UsageError("There are no cases to measure on.", "Give a dataset with --dataset, or cases with --pair.")
     measured = measure(package, cases, progress=_tell_name, others=others, resample=resample)
     options = ["--dataset DATASET"] * bool(dataset) + ["--pair IMAGE LABELS"] * len(pairs)
     options += [f"--apart {value}" for value in apart]

@@ -274,6 +274,7 @@ def run_experiments(
                 do_runs(missing, data, output, device, workers, progress, finished)
     finally:  # what was done is to be seen, whatever came then
         results = read_results(output) if report_only else gather_results(output)
-        lines = [line for plan in loaded for line in summary(plan, write_report(plan, results, output))]
+        reported = loaded if results or report_only else []
+        lines = [line for plan in reported for line in summary(plan, write_report(plan, results, output))]
     for line in [*lines, f"Tables and plots are in {output}."]:
         console().print(line, soft_wrap=True)

@@ -20,6 +20,7 @@ from SESegmentationLib.progress import Progress, no_progress
 
 from .accuracy import card_accuracy, expectation, measure, test_cases
 from .calibration import Observation, card_calibration, fit, held_out_volumes, observe
+from .dataset import find_cases, split_by_recipe
 from .evaluation import summarise
 from .processes import percent_printer
 from .recipe import Recipe
@@ -57,6 +58,9 @@ def cross_validate(
         CancelledError: from ``progress``.
     """
     chosen = list(only) or list(range(folds))
+    names = [case.name for case in find_cases(dataset)]
+    for fold in chosen:  # before hours of training
+        split_by_recipe(names, recipe_of_fold(recipe, folds, fold))
     by_case: dict[str, Any] = {}
     for number, fold in enumerate(chosen):
         folder = output / f"fold-{fold}"

@@ -101,3 +101,9 @@ def test_a_model_is_found_by_its_name_as_its_card_says(package, sample_file, own
     assert json.loads(capsys.readouterr().out)["mean_dice"] == 1.0
     assert main(["measure", "accuracy", "no-such-model", *pair]) == ModelError.exit_code
     assert "no-such-model" in capsys.readouterr().err
+
+
+def test_without_cases_nothing_is_measured(tiny_model, capsys):
+    assert main(["measure", "accuracy", str(tiny_model)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "--dataset" in err

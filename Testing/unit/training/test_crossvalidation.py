@@ -7,7 +7,7 @@ import json
 import pytest
 
 from SESegmentationLib.cli import main
-from SESegmentationLib.errors import UsageError
+from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models import verify_package
 from SESegmentationTraining import crossvalidation
 from SESegmentationTraining.automatic import write_recipe
@@ -51,6 +51,12 @@ def test_every_case_is_measured_by_weights_that_never_saw_it(finished):
         assert not set(split["training"]) & set(measured["cases"])
         seen += measured["cases"]
     assert len(seen) == len(set(seen)) == 4
+
+
+def test_too_many_folds_are_refused_before_any_training(blobs_folder, quick, tmp_path):
+    with pytest.raises(InputError, match="too few for 9 folds"):
+        cross_validate(blobs_folder, quick, tmp_path / "out", 9, device="cpu")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_final_model_learns_from_all_and_states_the_figures_of_the_folds(finished):

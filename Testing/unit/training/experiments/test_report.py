@@ -98,3 +98,4 @@ def test_wrong_use_gets_a_cause_and_a_remedy(plan_file, tmp_path, capsys, argume
     lines = capsys.readouterr().err.strip().splitlines()
     assert words in lines[0]
     assert len(lines) == 2
+    assert not list(tmp_path.rglob("*.md"))
