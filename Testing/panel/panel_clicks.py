@@ -77,3 +77,16 @@ def reload_module() -> Any:
 def texts(messages: Iterable[Any]) -> list[tuple[str, str]]:
     """Level and text of the panel's messages."""
     return [(message.level, message.text) for message in messages]
+
+
+def cells(widget):
+    """The texts of the table of structures, row by row."""
+    table = widget.ui.structureTable
+    return [[table.item(row, column).text() for column in range(4)] for row in range(table.rowCount)]
+
+
+def first_segment(node):
+    """A copy of the voxels of the segment Segment_1."""
+    return slicer.util.arrayFromSegmentBinaryLabelmap(
+        node, "Segment_1", node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    ).copy()

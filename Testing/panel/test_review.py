@@ -1,4 +1,4 @@
-"""The review list, corrections, proposals and report, by clicks and keys, with a fake behind the panel."""
+"""The review list, corrections and report, by clicks and keys, with a fake behind the panel."""
 
 from __future__ import annotations
 
@@ -8,36 +8,23 @@ from dataclasses import replace
 import pytest
 import qt
 import slicer
-from panel_clicks import click, click_item, draw, wait
-from panel_fakes import adapted_file, card_dict, make_package, make_refined, make_result
+from panel_clicks import cells, click, click_item, draw, first_segment, wait
+from panel_fakes import card_dict, make_package, make_result
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 
 from harness import application
-from SESegmentationLib.errors import WorkerError
 from SESegmentationLib.models.labels import structure_label
-from SESegmentationLib.mrml import adapted_parameters, find_corrected_slices, review_state
-from SESegmentationLib.refine.adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
+from SESegmentationLib.mrml import find_corrected_slices
 
 NAMES = ["caudate", "putamen", "pallidum", "amygdala", "thalamus"]
 STATUS = slicer.vtkSlicerSegmentationsModuleLogic
-
-
-def cells(widget):
-    table = widget.ui.structureTable
-    return [[table.item(row, column).text() for column in range(4)] for row in range(table.rowCount)]
 
 
 def press(widget, key):
     QTest.keyClick(widget.ui.structureTable, key)
     application.process_events()
     application.wait_until(lambda: False, 0.15)  # a shortcut animates its button
-
-
-def first_segment(node):
-    return slicer.util.arrayFromSegmentBinaryLabelmap(
-        node, "Segment_1", node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
-    ).copy()
 
 
 # --- the list ---------------------------------------------------------------------------------------------------------
@@ -203,202 +190,6 @@ def test_corrections_of_one_volume_are_not_mixed_with_another(widget, segment, c
 
 
 # --- proposals --------------------------------------------------------------------------------------------------------
-
-
-def test_a_proposal_is_told_and_changes_nothing_until_it_is_accepted(widget, segment, segmenter, recalibrate):
-    node = segment()
-    draw(node)
-    before = first_segment(node)
-    recalibrate()
-    job = segmenter.jobs[-1]
-    assert job.slices == ("k:3",) and job.options.roi is None
-    assert (first_segment(node) == before).all() and cells(widget)[1][3].startswith("+")
-    assert widget.ui.acceptButton.enabled is False and widget.ui.recalibrateButton.enabled is False
-    click(widget.ui.acceptChangesButton)
-    assert (first_segment(node)[3] == before[3]).all() and (first_segment(node) != before).any()
-    assert adapted_parameters(node) == adapted_file(widget.panel.models.card)
-    click(widget.ui.undoButton)
-    assert (first_segment(node) == before).all() and adapted_parameters(node) is None
-    assert [str(entry) for entry in find_corrected_slices(node)] == ["k:3"]
-
-
-def test_an_accepted_proposal_is_taken_back_and_made_again(widget, segment, recalibrate):
-    node = segment()
-    ui = widget.ui
-    draw(node)
-    recalibrate()
-    assert not ui.redoButton.enabled
-    before = first_segment(node)
-    click(ui.acceptChangesButton)
-    after, adapted = first_segment(node), adapted_parameters(node)
-    assert (after != before).any() and not ui.redoButton.enabled
-    for _ in range(2):
-        click(ui.undoButton)
-        assert (first_segment(node) == before).all() and adapted_parameters(node) is None
-        assert "recalibrated" not in ui.resultLabel.text and not ui.undoButton.enabled
-        click(ui.redoButton)
-        assert (first_segment(node) == after).all() and adapted_parameters(node) == adapted
-        assert "recalibrated" in ui.resultLabel.text and not ui.redoButton.enabled
-    assert [str(entry) for entry in find_corrected_slices(node)] == ["k:3"]
-    assert ui.doubtCheckBox.enabled and cells(widget)[1][3] == "corrected"
-
-
-@pytest.mark.parametrize("change", ["stroke", "status", "result"])
-def test_what_was_done_after_an_undo_is_never_lost_to_a_redo(widget, segment, choices, change):
-    node = choices.outputSegmentation = segment()
-    segment(corner=5)
-    click(widget.ui.undoButton)
-    assert widget.ui.redoButton.enabled
-    if change == "stroke":
-        draw(node)
-    elif change == "status":
-        click(widget.ui.nextButton)
-        click(widget.ui.acceptButton)
-    else:
-        segment(corner=7)
-    application.process_events()
-    assert not widget.ui.redoButton.enabled
-
-
-def test_accepted_structures_are_in_no_proposal(widget, segment, recalibrate):
-    node = segment()
-    draw(node)
-    STATUS.SetSegmentStatus(node.GetSegmentation().GetSegment("Segment_1"), STATUS.Completed)
-    before = first_segment(node)
-    recalibrate(grow=2)
-    assert not widget.ui.previewFrame.isVisible() and (first_segment(node) == before).all()
-    assert "already as they would be proposed" in widget.panel.messages.shown[-1].text
-    assert review_state(node.GetSegmentation().GetSegment("Segment_1")) == "accepted"
-
-
-@pytest.mark.parametrize("reason", [NO_GAIN, HIDDEN_WORSE, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN])
-def test_where_nothing_is_to_be_gained_nothing_is_proposed(widget, segment, segmenter, reason):
-    node = segment()
-    draw(node)
-    before = first_segment(node)
-    click(widget.ui.recalibrateButton)
-    refined = make_refined(segmenter.jobs[-1], widget.panel.models.card)
-    segmenter.succeed_refinement(replace(refined, adapted=None, parameters=0, kept_because=reason))
-    wait(lambda: widget.panel.messages.shown)
-    told = widget.panel.messages.shown[-1].text
-    assert told == f"Your corrections are kept; nothing else was changed, because {reason}."
-    assert not widget.ui.previewFrame.isVisible() and (first_segment(node) == before).all()
-    assert widget.ui.recalibrateButton.enabled and [str(entry) for entry in find_corrected_slices(node)] == ["k:3"]
-
-
-def test_a_proposal_tells_what_changes_outside_of_the_corrected_slices(widget, segment, recalibrate):
-    node = segment()
-    draw(node)
-    before = first_segment(node)
-    recalibrate()
-    told = widget.ui.previewLabel.text
-    click(widget.ui.acceptChangesButton)
-    after = first_segment(node)
-    gained, lost = (after & ~before).sum(), (before & ~after).sum()
-    name = node.GetSegmentation().GetSegment("Segment_1").GetName()
-    assert f"{name} +{gained} \N{MINUS SIGN}{lost}" in told and "k 3" in told
-
-
-def test_what_is_drawn_during_a_recalibration_is_kept(widget, segment, segmenter):
-    node = segment()
-    draw(node)
-    click(widget.ui.recalibrateButton)
-    draw(node, k=4)
-    before = first_segment(node)
-    segmenter.succeed_refinement(make_refined(segmenter.jobs[-1], widget.panel.models.card, 3))
-    wait(lambda: not widget.panel.run.running)
-    draw(node, k=2)
-    at_last = first_segment(node)
-    click(widget.ui.acceptChangesButton)
-    assert (first_segment(node)[[3, 4]] == before[[3, 4]]).all() and (first_segment(node)[2] == at_last[2]).all()
-
-
-@pytest.mark.parametrize("end", ["remove", "another", "segment", "close"])
-def test_a_proposal_ends_with_what_it_is_about(widget, segment, recalibrate, choices, end):
-    other, node = segment(), segment()
-    draw(node)
-    recalibrate()
-    assert widget.ui.previewFrame.isVisible()
-    if end == "remove":
-        slicer.mrmlScene.RemoveNode(node)
-    elif end == "another":
-        choices.resultSegmentation = other
-    elif end == "segment":
-        segment()
-    else:
-        slicer.mrmlScene.Clear(False)
-    assert not widget.ui.previewFrame.isVisible()
-    assert not [n for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if n.GetName().endswith("proposal")]
-    assert widget.panel.messages.shown == []
-
-
-@pytest.mark.parametrize("gone", ["volume", "segmentation", "scene"])
-def test_what_is_removed_during_a_recalibration_ends_it(widget, segment, choices, gone):
-    node = segment()
-    draw(node)
-    click(widget.ui.recalibrateButton)
-    if gone == "scene":
-        slicer.mrmlScene.Clear(False)
-        assert widget.panel.messages.shown == []
-    else:
-        slicer.mrmlScene.RemoveNode(node if gone == "segmentation" else choices.inputVolume)
-        assert "was removed" in widget.panel.messages.shown[0].text
-    assert not widget.panel.run.running
-
-
-def test_a_recalibration_that_fails_or_cannot_begin(widget, segment, segmenter, choices, models):
-    node = segment()
-    draw(node)
-    click(widget.ui.recalibrateButton)
-    segmenter.fail(WorkerError("It broke.", "Again."))
-    wait(lambda: not widget.panel.run.running)
-    assert widget.panel.messages.shown[0].text == "It broke." and widget.ui.recalibrateButton.enabled
-
-    make_package(models.parent / "elsewhere")
-    card = models / "tiny-t1" / "model.json"
-    text = card.read_text(encoding="utf-8")
-    sha = widget.panel.models.card.weights_sha256
-    card.write_text(text.replace(sha, "0" * 64), encoding="utf-8")
-    click(widget.ui.recalibrateButton)
-    assert "has changed since" in widget.panel.messages.shown[0].text
-    card.write_text(text, encoding="utf-8")
-
-    shift = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-    node.SetAndObserveTransformNodeID(shift.GetID())
-    click(widget.ui.recalibrateButton)
-    assert "not under the same transform" in widget.panel.messages.shown[0].text
-    node.SetAndObserveTransformNodeID(None)
-    slicer.mrmlScene.RemoveNode(choices.inputVolume)
-    click(widget.ui.recalibrateButton)
-    assert "no longer in the scene" in widget.panel.messages.shown[0].text
-
-
-def test_recalibration_needs_consent_to_the_models_terms_too(widget, segment, segmenter, choices, models):
-    make_package(models, "tiny-t1", licence={"spdx": "CC-BY-NC-4.0", "name": "CC", "free": False})
-    widget.enter()
-    click(widget.ui.licenceCheckBox)
-    draw(segment())
-    click(widget.ui.licenceCheckBox)  # as on another computer, to which the scene was brought
-    click(widget.ui.recalibrateButton)
-    assert "not accepted" in widget.panel.messages.shown[0].text and len(segmenter.jobs) == 1
-    click(widget.ui.licenceCheckBox)
-    click(widget.ui.recalibrateButton)
-    assert len(segmenter.jobs) == 2
-
-
-def test_the_region_of_the_result_is_that_of_its_recalibration(widget, segment, segmenter, choices, make_volume):
-    make_volume()
-    choices.region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
-    choices.region.SetCenter(8, 8, 8)
-    choices.region.SetSize(14, 14, 14)
-    node = segment()
-    choices.region = None
-    draw(node)
-    click(widget.ui.recalibrateButton)
-    assert segmenter.jobs[-1].options.roi is not None
-
-
-# --- report -----------------------------------------------------------------------------------------------------------
 
 
 def test_report_is_cancelled_or_cannot_be_written(widget, segment, dialogs, tmp_path):
