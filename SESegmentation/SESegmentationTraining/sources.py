@@ -103,11 +103,17 @@ class Source(ABC):
     def class_counts(self) -> Tensor:
         """Voxels per output channel among the training cases."""
 
-    @abstractmethod
     def whole_volumes(
         self, generator: torch.Generator, group: str = "validation"
     ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """The cases of a group, each with its name: normalised image float32 and output channels uint8, (k, j, i)."""
+        self._load(group)
+        for index, name in enumerate(getattr(self.split, group)):
+            yield name, *self._whole(self._banks[group].whole(index), generator)
+
+    @abstractmethod
+    def _whole(self, slab: Slabs, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Image and output channels of a whole volume, as :meth:`whole_volumes` gives them."""
 
 
 class FolderSource(Source):
@@ -162,13 +168,8 @@ class FolderSource(Source):
     def class_counts(self) -> Tensor:
         return torch.bincount(self._banks["training"].labels.long(), minlength=len(self.card.labels) + 1)
 
-    def whole_volumes(
-        self, generator: torch.Generator, group: str = "validation"
-    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        self._load(group)
-        for index, name in enumerate(getattr(self.split, group)):
-            slab = self._banks[group].whole(index)
-            yield name, slab.intensities[0].cpu().numpy(), slab.labels[0].cpu().numpy()
+    def _whole(self, slab: Slabs, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return slab.intensities[0].cpu().numpy(), slab.labels[0].cpu().numpy()
 
 
 class SynthesisSource(Source):
@@ -258,17 +259,11 @@ class SynthesisSource(Source):
         images = augment_intensity(images, self.recipe.augmentation_of(views[0].network), generator)
         return as_batch(images, slabs.labels, slabs.planes, views, self.card)
 
-    def whole_volumes(
-        self, generator: torch.Generator, group: str = "validation"
-    ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        self._load(group)
-        for index, name in enumerate(getattr(self.split, group)):
-            slab = self._banks[group].whole(index)
-            images, removed = self.synthesise(slab, generator)
-            images = augment_intensity(images, self.recipe.appearance, generator)
-            targets = torch.where(removed, 0, self.targets[slab.labels.long()])
-            image = normalise(images[0].cpu().numpy(), self.card.intensity)
-            yield name, image, targets[0].to(torch.uint8).cpu().numpy()
+    def _whole(self, slab: Slabs, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        images, removed = self.synthesise(slab, generator)
+        images = augment_intensity(images, self.recipe.appearance, generator)
+        targets = torch.where(removed, 0, self.targets[slab.labels.long()])
+        return normalise(images[0].cpu().numpy(), self.card.intensity), targets[0].to(torch.uint8).cpu().numpy()
 
     def class_counts(self) -> Tensor:
         counts = torch.bincount(self._banks["training"].labels.long(), minlength=len(self.targets))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from typing import Any
 
 from .. import __version__
@@ -26,6 +25,7 @@ from ..errors import (
     UsageError,
     WorkerError,
     install_advice,
+    is_out_of_memory,
     no_memory_to_load,
 )
 
@@ -87,7 +87,7 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
     """``error`` with a cause and a remedy."""
     if isinstance(error, SegmentationError):
         return error
-    if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
+    if is_out_of_memory(error):
         return OutOfMemoryError("There is not enough memory for this volume and model.", MEMORY_REMEDY)
     if isinstance(error, ImportError):
         return import_failure(str(error))
@@ -103,14 +103,6 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
     return SegmentationError(
         f"Unexpected failure: {_first_line(message)}.", "Segment again; if it fails again, report it with the log."
     )
-
-
-def _is_torch_out_of_memory(error: BaseException) -> bool:
-    if sys.modules.get("torch") is None:
-        return False
-    from ..errors import is_out_of_memory
-
-    return is_out_of_memory(error)
 
 
 def import_failure(message: str) -> SegmentationError:

@@ -90,16 +90,16 @@ class JobRunner:
     def _segment(self, job: SegmentJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device, job.adapted)
-        result = engine.segment(job.image, job.options, progress=progress)
-        from ..quality.confidence import with_doubtful_slices
+        from ..quality.confidence import with_doubtful_slices  # needs torch, whose absence the engine tells better
 
-        return pack_result(with_doubtful_slices(result))
+        return pack_result(with_doubtful_slices(engine.segment(job.image, job.options, progress=progress)))
 
     def _refine(self, job: RefineJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device)
         from ..geometry import Geometry
         from ..preprocess.grid import on_grid_of
+        from ..quality.confidence import with_doubtful_slices
         from ..refine.recalibration import Settings
         from ..refine.refinement import refine
 
@@ -113,8 +113,6 @@ class JobRunner:
             recalibration=Settings() if job.recalibrate else None,
             progress=progress,
         )
-        from ..quality.confidence import with_doubtful_slices
-
         return pack_refinement(replace(refined, result=with_doubtful_slices(refined.result)))
 
     def _attention(self, job: AttentionJob, progress: Progress) -> Value:
