@@ -35,7 +35,7 @@ $(VENV)/.runtime: $(REQUIREMENTS) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.testing: $(REQUIREMENTS) | $(BIN)/python
-	$(PIP) --editable '.[test,dicom]'
+	$(PIP) --editable '.[test,export]'
 	$(PIP) --no-deps segmentation-models-pytorch  # one file of it is compared with; it needs torch alone
 	@touch $@ $(VENV)/.runtime
 
