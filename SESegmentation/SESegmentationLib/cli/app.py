@@ -21,7 +21,12 @@ app = typer.Typer(
 )
 
 AcceptLicence = Annotated[
-    bool, typer.Option("--accept-licence", help="Accept the terms of weights that are not free for every use.")
+    bool,
+    typer.Option(
+        "--accept-licence",
+        envvar="SESEGMENTATION_ACCEPT_LICENCE",
+        help="Accept the terms of weights that are not free for every use.",
+    ),
 ]
 Series = Annotated[
     str | None,
@@ -30,6 +35,20 @@ Series = Annotated[
         help="Which of several DICOM series: its number, description or UID; without it they are listed.",
     ),
 ]
+SegType = Annotated[
+    Literal["binary", "labelmap"],
+    typer.Option(case_sensitive=False, help="DICOM: one bit a voxel and segment, or the label map (newer readers)."),
+]
+StructuredReport = Annotated[
+    bool, typer.Option("--sr", help="DICOM: write a structured report of the volumes too, beside the segmentation.")
+]
+SecondaryCapture = Annotated[
+    bool, typer.Option("--secondary-capture", help="DICOM: write the picture as secondary capture too.")
+]
+Deidentify = Annotated[
+    bool, typer.Option("--deidentify", help="DICOM: leave out what is known of patient and study; UIDs stay.")
+]
+LowMemory = Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -93,9 +112,9 @@ def run(
     model: Annotated[
         str, typer.Option("--model", "-m", help="Name of a model (see: sesegment models), or its folder.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd or .nii.gz file, or a folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd, .nii.gz or .dcm file, or a folder.")],
     file_format: Annotated[
-        Literal["seg.nrrd", "nii.gz", "png"] | None,
+        Literal["seg.nrrd", "nii.gz", "dcm", "png"] | None,
         typer.Option("--format", case_sensitive=False, help="Format in a folder."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -132,7 +151,11 @@ def run(
         typer.Option(help="Grid of the result: the volume's, the model's, or the model's where slices are thick."),
     ] = "auto",
     fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
-    low_memory: Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")] = False,
+    low_memory: LowMemory = False,
+    seg_type: SegType = "binary",
+    sr: StructuredReport = False,
+    secondary_capture: SecondaryCapture = False,
+    deidentify: Deidentify = False,
     accept_licence: AcceptLicence = False,
     as_json: AsJson = False,
 ) -> None:
@@ -141,6 +164,7 @@ def run(
     Into a folder, each result is called like its volume, without a trailing _0000. Of several volumes, those that can
     be segmented are; the exit code tells of the first that could not.
     """
+    from ..options import DicomOptions
     from .run import RunOptions
     from .run import run as run_volumes
 
@@ -162,8 +186,51 @@ def run(
         low_memory=low_memory,
         as_json=as_json,
         accept_licence=accept_licence,
+        dicom=DicomOptions(seg_type, sr, secondary_capture, deidentify),
     )
     raise typer.Exit(run_volumes(volumes, chosen))
+
+
+@app.command()
+def dicom(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="IN", envvar="MERCURE_IN_DIR", help="A folder of DICOM series, also in subfolders."),
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", envvar="MERCURE_OUT_DIR", help="Folder for the results.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Choose among these models only, whatever part of the body; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
+    low_memory: LowMemory = False,
+    seg_type: SegType = "binary",
+    secondary_capture: SecondaryCapture = False,
+    deidentify: Deidentify = False,
+    accept_licence: AcceptLicence = False,
+    as_json: AsJson = False,
+) -> None:
+    """Segment every DICOM series of a folder by the model that suits it.
+
+    Modality, part of the body and contrast, as the tags tell them, choose the model; a series that none takes is
+    skipped, with the reason. Of each of the others a DICOM segmentation and a structured report are written.
+    """
+    from ..options import DicomOptions
+    from .dicom import segment_folder
+    from .run import RunOptions
+
+    chosen = RunOptions(
+        model="",
+        output=target,
+        device=device,
+        fast=fast,
+        low_memory=low_memory,
+        as_json=as_json,
+        accept_licence=accept_licence,
+        dicom=DicomOptions(seg_type, True, secondary_capture, deidentify),
+    )
+    raise typer.Exit(segment_folder(source, target, chosen, model or []))
 
 
 @app.command()
@@ -171,7 +238,7 @@ def refine(
     volume: Annotated[Path, typer.Argument(help="The volume: NIfTI, NRRD or MHA file, or a DICOM folder.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Name or folder of the model that segmented it.")],
     corrected: Annotated[Path, typer.Option(help="Label map of the volume with corrected slices.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd or .nii.gz file, or a folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd, .nii.gz or .dcm file, or a folder.")],
     slices: Annotated[
         list[str] | None,
         typer.Option(
@@ -200,7 +267,11 @@ def refine(
         Path | None,
         typer.Option(help="Write the recalibrated parameters, if there are any, to this .safetensors file."),
     ] = None,
-    low_memory: Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")] = False,
+    low_memory: LowMemory = False,
+    seg_type: SegType = "binary",
+    sr: StructuredReport = False,
+    secondary_capture: SecondaryCapture = False,
+    deidentify: Deidentify = False,
     accept_licence: AcceptLicence = False,
     as_json: AsJson = False,
 ) -> None:
@@ -208,6 +279,7 @@ def refine(
 
     Corrected slices stay as they are. The model itself is not changed.
     """
+    from ..options import DicomOptions
     from .refine import RefineOptions, refine_volume
 
     refine_volume(
@@ -226,6 +298,7 @@ def refine(
             low_memory=low_memory,
             as_json=as_json,
             accept_licence=accept_licence,
+            dicom=DicomOptions(seg_type, sr, secondary_capture, deidentify),
         ),
     )
 

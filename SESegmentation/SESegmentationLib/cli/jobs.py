@@ -7,21 +7,31 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ..errors import SegmentationError, UsageError
-from ..files import same_name
+from ..errors import DependencyError, SegmentationError, UsageError, install_advice
+from ..files import OutputFiles, same_name
+from ..io.dicom import is_dicom
 from ..io.formats import PICTURE_ENDINGS, is_picture, read_header
+from ..models.segments import algorithm_name
+from ..options import DicomOptions
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from ..export.dicom_seg import SourceSeries
+    from ..result import SegmentationResult
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
-OUTPUT_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii")
+OUTPUT_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".dcm")
 #: the same for models of slices
 SLICE_OUTPUT_ENDINGS = (*OUTPUT_ENDINGS, ".png")
 #: endings by which a name is meant as a file, though not as one that can be written
-_FILE_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".gz", ".dcm", ".png", ".json", ".txt", ".stl", ".zip", ".mgz")
+_FILE_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".gz", ".png", ".json", ".txt", ".stl", ".zip", ".mgz")
 
 
 @dataclass(frozen=True)
@@ -31,10 +41,17 @@ class Job:
     Attributes:
         source: file, or folder of a DICOM series.
         output: file of the segmentation.
+        series: UID of one of several DICOM series in the source.
     """
 
     source: Path
     output: Path
+    series: str | None = None
+
+    @property
+    def as_dicom(self) -> bool:
+        """Whether the segmentation is written as DICOM."""
+        return self.output.name.lower().endswith(".dcm")
 
 
 def plan_jobs(volumes: Sequence[Path], output: Path, file_format: str | None = None, slices: bool = False) -> list[Job]:
@@ -43,7 +60,8 @@ def plan_jobs(volumes: Sequence[Path], output: Path, file_format: str | None = N
     Args:
         volumes: files, folders of volumes, folders of a DICOM series.
         output: a file that ends in one of ``OUTPUT_ENDINGS`` (for one volume only), or a folder.
-        file_format: "seg.nrrd" or "nii.gz" (the default) for outputs in a folder; "png" (the default for pictures).
+        file_format: "seg.nrrd", "dcm" or "nii.gz" (the default) for outputs in a folder; "png" (the default for
+            pictures).
         slices: whether the model takes slices: then folders may hold pictures, and outputs be PNG files.
 
     Raises:
@@ -68,13 +86,75 @@ def plan_jobs(volumes: Sequence[Path], output: Path, file_format: str | None = N
             )
         jobs = [Job(sources[0], output)]
     elif output.is_file() or (not output.is_dir() and output.suffix.lower() in _FILE_ENDINGS):
-        raise UsageError(f"{output} is neither .seg.nrrd nor .nii.gz nor a folder.", "Choose one of these with -o.")
+        raise UsageError(
+            f"{output} is neither .seg.nrrd nor .nii.gz nor .dcm nor a folder.", "Choose one of these with -o."
+        )
     else:
         jobs = [
             Job(source, output / f"{name}.{file_format or _format(source)}")
             for source, name in case_names(sources).items()
         ]
     return jobs
+
+
+def check_dicom(jobs: Sequence[Job], options: DicomOptions) -> list[Path]:
+    """The files that are written besides those of the jobs, where these are written as DICOM.
+
+    Raises:
+        UsageError: there are options for DICOM, and another output; a volume is no DICOM.
+        DependencyError: highdicom is not installed.
+    """
+    as_dicom = [job for job in jobs if job.as_dicom]
+    if not as_dicom:
+        if options != DicomOptions():
+            raise UsageError(
+                "--seg-type, --sr, --secondary-capture and --deidentify are for results that are written as DICOM.",
+                "Let the output end in .dcm, or choose --format dcm.",
+            )
+        return []
+    if find_spec("highdicom") is None:
+        raise DependencyError(
+            "Results are written as DICOM by the Python package highdicom, which is not installed.",
+            install_advice("highdicom"),
+        )
+    for job in as_dicom:
+        if job.source.is_file() and not is_dicom(job.source):
+            raise UsageError(
+                f"{job.source} is no DICOM series, to which a DICOM segmentation would refer.",
+                "Write .nii.gz or .seg.nrrd instead.",
+            )
+    return [path for job in as_dicom for path in options.outputs(job.output)]
+
+
+def read_source(job: Job, options: DicomOptions, series: str | None) -> SourceSeries | None:
+    """The series to which a result refers that is written as DICOM; None where it is not."""
+    if not job.as_dicom:
+        return None
+    from ..export.dicom_seg import SourceSeries
+
+    return SourceSeries.read(job.source, job.series or series, options.deidentify)
+
+
+def write_result(
+    files: OutputFiles,
+    job: Job,
+    image: sitk.Image,
+    result: SegmentationResult,
+    source: SourceSeries | None,
+    options: DicomOptions,
+    corrected: bool = False,
+) -> None:
+    """Write the segmentation of ``image`` as the job wants it; see :func:`..io.writing.write_segmentation`."""
+    if source is None:
+        from ..io.writing import write_segmentation
+
+        structures = [structure.label for structure in result.structures]
+        algorithm = algorithm_name(result.model.name, result.model.version)
+        write_segmentation(files.begin(job.output), result.labels, structures, algorithm, corrected)
+        return
+    from ..export.dicom_seg import write_dicom
+
+    write_dicom(files, job.output, image, result, source, options, corrected)
 
 
 def expand(volume: Path, slices: bool = False) -> list[Path]:

@@ -13,10 +13,9 @@ from ..client.reading import reading_apart, reading_process
 from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..models import find_model
-from ..models.segments import algorithm_name
-from ..options import SegmentOptions
+from ..options import DicomOptions, SegmentOptions
 from ..report import check_report_name
-from .jobs import plan_jobs
+from .jobs import check_dicom, plan_jobs, read_source, write_result
 from .licence import require_consent
 from .show import ProgressBar, console, print_json, print_segmentation
 
@@ -42,6 +41,7 @@ class RefineOptions:
         low_memory: smaller pieces.
         as_json: print the report instead of a table.
         accept_licence: the user accepts the terms of weights that are not free.
+        dicom: of a result that is written as DICOM.
     """
 
     model: str
@@ -57,6 +57,7 @@ class RefineOptions:
     low_memory: bool = False
     as_json: bool = False
     accept_licence: bool = False
+    dicom: DicomOptions = DicomOptions()
 
 
 @reading_apart()
@@ -80,6 +81,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     require_consent(package.card, options.accept_licence)
     read = [job.source, options.corrected, options.roi, *package.files]
     written = [path for path in (job.output, options.report, options.adapted) if path]
+    written += check_dicom(jobs, options.dicom)
     refuse_overwriting(read, written)
     for path in written:
         check_writable(path)
@@ -91,7 +93,6 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     from ..io.formats import pixel_size
     from ..io.reading import read_volume
     from ..io.segmentations import read_segmentation
-    from ..io.writing import write_segmentation
     from ..preprocess.grid import on_grid_of
     from ..preprocess.roi import read_roi
     from ..refine.corrections import Slices
@@ -106,6 +107,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         region = read_roi(options.roi) if options.roi else None
         pixel_mm = pixel_size(package.card.input, package.card.spacing)
         image = read_volume(job.source, pixel_mm, options.series)
+        source = read_source(job, options.dicom, options.series)
         corrected = read_segmentation(options.corrected, pixel_mm)
         reading = time.perf_counter() - begin
         engine = Engine(package, device=options.device)
@@ -122,9 +124,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         )
         segmented = time.perf_counter()
         with OutputFiles() as files:
-            structures = [structure.label for structure in refined.result.structures]
-            algorithm = algorithm_name(package.card.name, package.card.version)
-            write_segmentation(files.begin(job.output), refined.result.labels, structures, algorithm, corrected=True)
+            write_result(files, job, image, refined.result, source, options.dicom, corrected=True)
             if options.adapted and refined.adapted:
                 files.write(options.adapted, refined.adapted.to_bytes())
             timings = {"reading": reading, "writing": time.perf_counter() - segmented}

@@ -16,12 +16,11 @@ from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS, write_image
 from ..models import find_model
-from ..models.segments import algorithm_name
-from ..options import Grid, SegmentOptions
+from ..options import DicomOptions, Grid, SegmentOptions
 from ..progress import Progress, no_progress
 from ..report import check_report_name
 from .entry import as_segmentation_error, report_failure, say, warn
-from .jobs import Job, all_small, plan_jobs, side_by_side
+from .jobs import Job, all_small, check_dicom, plan_jobs, read_source, side_by_side, write_result
 from .licence import require_consent
 from .show import ProgressBar, print_findings, print_json, print_segmentation
 
@@ -39,7 +38,7 @@ class RunOptions:
     Attributes:
         model: name or folder.
         output: file or folder.
-        file_format: "seg.nrrd", "nii.gz", "png" or None.
+        file_format: "seg.nrrd", "nii.gz", "dcm", "png" or None.
         device: "auto", "cpu", "cuda" or "mps".
         roi: label file or Slicer's ROI.
         series: number, description or UID of one of several DICOM series.
@@ -54,6 +53,7 @@ class RunOptions:
         low_memory: smaller pieces.
         as_json: print the report instead of a table.
         accept_licence: the user accepts the terms of weights that are not free.
+        dicom: of results that are written as DICOM.
     """
 
     model: str
@@ -73,6 +73,7 @@ class RunOptions:
     low_memory: bool = False
     as_json: bool = False
     accept_licence: bool = False
+    dicom: DicomOptions = DicomOptions()
 
 
 @reading_apart()
@@ -98,6 +99,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
         if path and not path.name.lower().endswith(MAP_ENDINGS):
             raise UsageError(f"{path} does not end in {' or '.join(MAP_ENDINGS)}.", f"Choose another for {option}.")
     extras = [path for path in (options.report, options.picture, *maps.values()) if path]
+    extras += check_dicom(jobs, options.dicom)
     read = [*(job.source for job in jobs), options.roi, *package.files]
     refuse_overwriting(read, [*(job.output for job in jobs), *extras])
     for path in (jobs[0].output, *extras):
@@ -117,7 +119,9 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
         engine = Engine(package, device=options.device)
         if options.attention:
             gated_views(engine, options.fast)  # so that no segmentation is made in vain
-        for number, (job, (report, error)) in enumerate(_all(engine, jobs, region, options, progress), start=1):
+        for number, (job, (report, error)) in enumerate(
+            segment_all(engine, jobs, region, options, progress, alone), start=1
+        ):
             reports.append(report)
             with progress.paused():
                 if error:
@@ -131,19 +135,19 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
                 progress.subject(f"{number} of {len(jobs)} done")
     if alone:
         (print_json if options.as_json else print_segmentation)(reports[0])
-        return first_code or _tell_of_nothing(nothing)
+        return first_code or tell_of_nothing(nothing)
     if options.report:
         with OutputFiles() as files:
             write_report(files.begin(options.report), reports)
     if options.as_json:
         print_json(reports)
     done = sum("error" not in report for report in reports)
-    code = _tell_of_nothing(nothing)
+    code = tell_of_nothing(nothing)
     warn(f"{done} of {len(reports)} volumes segmented.")
     return first_code or code
 
 
-def _tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
+def tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
     """Say in which volumes nothing was found; the exit code."""
     code = 0
     for report in reports:
@@ -159,11 +163,24 @@ def _tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
 Outcome = tuple[dict[str, Any], SegmentationError | None]
 
 
-def _all(
-    engine: Engine, jobs: Sequence[Job], region: sitk.Image | None, options: RunOptions, progress: ProgressBar
+def segment_all(
+    engine: Engine,
+    jobs: Sequence[Job],
+    region: sitk.Image | None,
+    options: RunOptions,
+    progress: ProgressBar,
+    alone: bool = False,
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Every job with its outcome, in order; small volumes on a CPU several at once."""
-    alone = len(jobs) == 1
+    """Every job with its outcome, in order; small volumes on a CPU several at once.
+
+    Args:
+        engine: has the model.
+        jobs: what to segment.
+        region: where to look only.
+        options: see there.
+        progress: is told.
+        alone: there is one volume only: its failure is raised, and all outputs of the options are written.
+    """
     # samples drop channels of networks that all would share
     plain = not alone and engine.device.type == "cpu" and not options.low_memory and not options.samples
     if plain and all_small([job.source for job in jobs], engine.card.spacing):
@@ -195,7 +212,7 @@ def _read(engine: Engine, job: Job, series: str | None, alone: bool) -> _Read | 
     begin = time.perf_counter()
     try:
         pixel_mm = pixel_size(engine.package.card.input, engine.package.card.spacing)
-        image = read_volume(job.source, pixel_mm, series)
+        image = read_volume(job.source, pixel_mm, job.series or series)
     except Exception as error:
         return _failure(error, alone)
     return _Read(image, time.perf_counter() - begin)
@@ -240,11 +257,11 @@ def _segment(
     from ..inference.attention import attention_map
     from ..inference.sampling import sample_structures
     from ..io.picture import write_picture
-    from ..io.writing import write_segmentation
     from ..report import build_report, with_samples, write_report
 
     image = read.image
     check_writable(job.output)
+    source = read_source(job, options.dicom, options.series)
     chosen = SegmentOptions(region, options.fast, options.low_memory, options.doubt is not None, options.grid)
     result = engine.segment(image, chosen, progress=progress)
     segmented = time.perf_counter()
@@ -257,8 +274,7 @@ def _segment(
     attended = time.perf_counter()
     structures = [structure.label for structure in result.structures]
     with OutputFiles() as files:
-        algorithm = algorithm_name(result.model.name, result.model.version)
-        write_segmentation(files.begin(job.output), result.labels, structures, algorithm)
+        write_result(files, job, image, result, source, options.dicom)
         if options.picture and alone:
             title = f"{job.source.name} · {result.model.title}"
             volumes = [structure.volume_ml for structure in result.structures]

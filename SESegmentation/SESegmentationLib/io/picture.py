@@ -52,18 +52,21 @@ def write_picture(
     volumes_ml: Sequence[float],
     title: str,
 ) -> None:
-    """Draw the three slices that show most of the segmentation and write them as PNG.
+    """Write the picture of :func:`draw_picture` as PNG; OutputError where it cannot be written."""
+    store(path, as_png(draw_picture(image, labels, structures, volumes_ml, title)))
+
+
+def draw_picture(
+    image: sitk.Image, labels: sitk.Image, structures: Sequence[Label], volumes_ml: Sequence[float], title: str
+) -> Image.Image:
+    """Draw the three slices that show most of the segmentation.
 
     Args:
-        path: the PNG.
         image: the volume, any orientation.
         labels: the segmentation; where it lies on another grid than ``image``, that is shown on the segmentation's.
         structures: its structures.
         volumes_ml: their volumes in ml.
         title: one line on top.
-
-    Raises:
-        OutputError: the file cannot be written.
     """
     grid = Geometry.of(labels)
     if Geometry.of(image) != grid:
@@ -77,7 +80,7 @@ def write_picture(
     palette = {label.value: label.color for label in structures}
     panels = [_panel(plane, grey, values, spacing, palette) for plane in _PLANES]
     legend = [(label.name, label.color, ml) for label, ml in zip(structures, volumes_ml, strict=True)]
-    store(path, as_png(_compose(panels, legend, printable(title))))
+    return _compose(panels, legend, printable(title))
 
 
 def as_png(picture: Image.Image) -> bytes:

@@ -48,7 +48,7 @@ DISTINGUISHING = (
     "InstanceNumber",
 )
 _KEYWORDS = (
-    *("SOPClassUID", "Modality", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription"),
+    *("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription"),
     *("StudyInstanceUID", "FrameOfReferenceUID", "DoseGridScaling"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames"),
     *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue"),
@@ -216,6 +216,22 @@ def _parsed(file: BinaryIO) -> Dataset:
             return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=True)
     except Exception as error:  # whatever damaged bytes make the parser raise
         raise UnreadableError("is damaged: its tags cannot be read") from error
+
+
+def all_tags(path: Path) -> Dataset:
+    """All tags of a DICOM file but its pixels and private ones, their texts decoded.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    try:
+        with pydicom.config.disable_value_validation(), opened(path) as file:
+            dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+            dataset.remove_private_tags()
+            dataset.decode()
+    except Exception as error:  # whatever damaged bytes make the parser raise
+        raise InputError(f"{path} is damaged: its tags cannot be read.", "Copy or export it again.") from error
+    return dataset
 
 
 def _damage(file: BinaryIO, header: Header) -> str:

@@ -194,16 +194,16 @@ def choose_series(found: Found, wanted: str | None, path: Path) -> Series:
     Raises:
         InputError: there is none, several, or a file of it cannot be used.
     """
-    every = _grouped(found.headers)
+    every = grouped(found.headers)
     scans = [series for series in every if not series.no_scan]
     chosen = scans if wanted is None else _matching(scans, wanted) or _matching(every, wanted)
     if not chosen and not every:
-        _refuse_faults(found.faults)
+        refuse_faults(found.faults)
         raise InputError(f"{path} holds no DICOM images.", "Give the folder in which the files of a series are.")
     if not chosen and wanted is not None:
         raise InputError(f"{path} holds no series {wanted}. It holds {_list(scans or every)}.", "Choose one of them.")
     if not chosen or (len(chosen) == 1 and chosen[0].no_scan):
-        _refuse_faults(found.faults)
+        refuse_faults(found.faults)
         kinds = sorted({series.no_scan for series in chosen or every})
         raise InputError(
             f"{path} is no scan: it holds {', '.join(kinds)}.",
@@ -215,12 +215,13 @@ def choose_series(found: Found, wanted: str | None, path: Path) -> Series:
             f"{_list(chosen)}.",
             "Choose one with --series NUMBER, its description or its UID, or give the folder of one.",
         )
-    _refuse_faults([fault for fault in found.faults if chosen[0].is_meant(fault)])
+    refuse_faults([fault for fault in found.faults if chosen[0].is_meant(fault)])
     _refuse_mixture(chosen[0], path)
     return chosen[0]
 
 
-def _grouped(headers: Sequence[Header]) -> list[Series]:
+def grouped(headers: Sequence[Header]) -> list[Series]:
+    """The series of files, in the order of these; files of another kind within a series are one by themselves."""
     groups: dict[tuple[str, str], list[Header]] = {}
     for header in headers:
         groups.setdefault((header.text("SeriesInstanceUID"), _no_scan(header)), []).append(header)
@@ -253,7 +254,8 @@ def _list(every: Sequence[Series]) -> str:
     return "; ".join(str(series) for series in ordered[:_MOST_LISTED]) + more
 
 
-def _refuse_faults(faults: Sequence[Fault]) -> None:
+def refuse_faults(faults: Sequence[Fault]) -> None:
+    """Raise InputError where there are files that cannot be used."""
     if not faults:
         return
     first, *others = faults

@@ -1,4 +1,4 @@
-"""Writes volumes as DICOM, whole or with faults, for the tests beside it."""
+"""Writes volumes as DICOM series of CT or MR, whole or with faults."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 #: changes a file before it is written; it gets the file's tags and its number, from 0
 Edit = Callable[[Dataset, int], object]
@@ -23,6 +24,14 @@ class Volume:
     spacing: tuple[float, float, float] = (0.75, 0.5, 2.5)
     origin: np.ndarray = field(default_factory=lambda: np.array([-10.0, 20.0, -30.0]))
     axes: np.ndarray = field(default_factory=lambda: np.eye(3)[:2])  # rows: along a row, down a column
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> Volume:
+        """The volume of an image whose axes are right-handed."""
+        axes = np.reshape(image.GetDirection(), (3, 3)).T
+        assert np.linalg.det(axes) > 0
+        voxels = np.rint(sitk.GetArrayFromImage(image)).astype(np.int16)
+        return cls(voxels, image.GetSpacing(), np.array(image.GetOrigin()), axes[:2])
 
     @property
     def normal(self) -> np.ndarray:
@@ -44,17 +53,26 @@ def asymmetric(slices: int = 6, rows: int = 5, columns: int = 4) -> Volume:
 
 
 def write_series(
-    volume: Volume, folder: Path, edit: Edit | None = None, names: str = "IM{:04d}", first: int = 0
+    volume: Volume,
+    folder: Path,
+    edit: Edit | None = None,
+    names: str = "IM{:04d}",
+    modality: str = "MR",
+    **tags: object,
 ) -> str:
     """A file a slice, the lowest first; what ``edit`` returns False for is left out. UID of the series."""
     folder.mkdir(parents=True, exist_ok=True)
     study, series, place = generate_uid(), generate_uid(), generate_uid()
     for k, plane in enumerate(volume.voxels):
-        dataset = _image(MRImageStorage, study, series, place, plane)
+        dataset = _image(CTImageStorage if modality == "CT" else MRImageStorage, study, series, place, plane)
+        dataset.Modality = modality
+        dataset.SliceThickness = volume.spacing[2]
         dataset.PixelSpacing = [volume.spacing[1], volume.spacing[0]]
         dataset.ImageOrientationPatient = _decimal(volume.axes.ravel())
         dataset.ImagePositionPatient = _decimal(volume.position(k))
         dataset.InstanceNumber = k + 1
+        for keyword, value in tags.items():
+            setattr(dataset, keyword, value)
         if edit is None or edit(dataset, k) is not False:
             dataset.save_as(folder / names.format(k), enforce_file_format=True)
     return series

@@ -1,0 +1,306 @@
+"""``sesegment dicom``: a folder of DICOM series in, a segmentation and a report of each out; models choose themselves.
+
+Made for archives and for containers that a DICOM router starts: nobody is asked, and what no model takes is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from ..client.reading import reading_apart, reading_process
+from ..errors import InputError, UsageError
+from ..files import check_writable, refuse_overwriting
+from ..io.dicom.headers import all_tags, numbers_of, text_of
+from ..io.dicom.series import Found, Series, grouped, refuse_faults
+from ..models import ModelCard, ModelPackage, find_model, list_models
+from ..models.labels import REGIONS, STRUCTURES
+from .entry import report_failure, say, warn
+from .jobs import Job, check_dicom
+from .licence import OPTION, require_consent
+from .run import RunOptions, segment_all, tell_of_nothing
+from .show import ProgressBar, print_findings, print_json
+
+#: part of the body: how words begin that tell it in BodyPartExamined or a description, and the structures in it
+_BODY_PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "head": (
+        "head|brain|skull|crani|cereb|enceph|neuro|hippoc|hypoph|kopf|schädel|gehirn|tete|cerveau|cabeza|mprage|flair",
+        tuple(structure for structures in REGIONS.values() for structure in structures),
+    ),
+    "chest": ("chest|thora|lung|heart|card|mediast", ("lung", "trachea", "heart", "aorta", "esophagus")),
+    "abdomen": (
+        "abd|liver|hepa|kidney|renal|spleen|pancrea|leber|niere|bauch|foie|wholebody",
+        ("liver", "kidney", "spleen", "stomach", "pancreas", "gallbladder", "adrenal gland"),
+    ),
+    "pelvis": ("pelvi|prosta|bladder|uter|becken", ("urinary bladder", "prostate")),
+}
+#: what series of MR show, by how words begin in their description; the first that is found counts
+_CONTRASTS = {
+    "a survey": "loc|scout|survey|smartbrain",
+    "diffusion": "dwi|dti|diff|adc|trace|ep2d_d|fa(?![a-z])",
+    "susceptibility": "swi|swan|swip|t2[*]|t2st|gre_field|b0|field.?map|phase",
+    "angiography": "tof|angio|mra(?![a-z])|pc3d|mip(?![a-z])",
+    "perfusion": "perf|asl(?![a-z])|dsc|dce",
+    "a functional series": "bold|fmri|rest(?![a-z])",
+    "FLAIR": "flair|tirm|dark.?fl",
+    "T1": "t1|mprage|mp2rage|spgr|bravo|fspgr|vibe",
+    "T2": "t2",
+    "PD": "pd(?![a-z])|proton",
+}
+#: those that models of "any" contrast take
+_ANATOMICAL = ("T1", "T2", "FLAIR", "PD")
+#: DICOM's own words for the same, in ImageType and AcquisitionContrast
+_CODES = {
+    "LOCALIZER": "a survey",
+    "DIFFUSION": "diffusion",
+    "ADC": "diffusion",
+    "FA": "diffusion",
+    "TRACEW": "diffusion",
+    "PERFUSION": "perfusion",
+    "PHASE MAP": "susceptibility",
+    "PROJECTION IMAGE": "angiography",
+    "TOF": "angiography",
+    "FLUID_ATTENUATED": "FLAIR",
+    "T1": "T1",
+    "T2": "T2",
+    "PROTON_DENSITY": "PD",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a series shows, as far as its tags tell.
+
+    Attributes:
+        modality: DICOM's, for example "MR".
+        body_parts: keys of ``_BODY_PARTS``, or another one as its tags call it; none where it is not known.
+        contrast: of MR a key of ``_CONTRASTS``, or None.
+        words: its description, for contrasts that only a model knows.
+    """
+
+    modality: str
+    body_parts: frozenset[str]
+    contrast: str | None
+    words: str
+
+    @classmethod
+    def by(cls, tags: Dataset) -> Shown:
+        """What ``tags``, of one of the series' files, say."""
+        words = " ".join(text_of(tags, key) for key in ("SeriesDescription", "ProtocolName")).casefold()
+        modality = text_of(tags, "Modality").upper()
+        return cls(modality, _body_parts(tags, words), _contrast(tags, words) if modality == "MR" else None, words)
+
+    def refusal(self, card: ModelCard, is_named: bool) -> str:
+        """Why a model does not take the series; empty where it does.
+
+        Args:
+            card: of the model.
+            is_named: the user named the model: modality counts, and what is no image of anatomy.
+        """
+        if self.modality != card.modality:
+            return f"it is {self.modality or 'of unknown modality'}, not {card.modality}"
+        if self.contrast is not None and self.contrast not in _ANATOMICAL:
+            return f"it shows {self.contrast}"
+        if is_named:
+            return ""
+        parts = body_parts(card)
+        if not self.body_parts:
+            return "it does not tell the part of the body (BodyPartExamined)"
+        if not parts & self.body_parts:
+            return f"it shows {' and '.join(sorted(self.body_parts))}, not {' or '.join(sorted(parts)) or card.name}"
+        wanted = card.contrast.casefold()
+        if wanted in ("", "any") or wanted == (self.contrast or "").casefold():
+            return ""
+        if self.contrast is None and wanted in self.words:
+            return ""
+        return f"it is {self.contrast or 'of unknown contrast'}, not {card.contrast}"
+
+
+def _body_parts(tags: Dataset, words: str) -> frozenset[str]:
+    part = text_of(tags, "BodyPartExamined").casefold()
+    study = text_of(tags, "StudyDescription").casefold()
+    for text, start in ((part, ""), (words, "(?<![a-z])"), (study, "(?<![a-z])")):  # "HEADNECK" is one word
+        found = {name for name, (known, _) in _BODY_PARTS.items() if re.search(f"{start}({known})", text)}
+        if found or (part and text is part):
+            return frozenset(found or {part})
+    return frozenset()
+
+
+def _contrast(tags: Dataset, words: str) -> str | None:
+    codes = [code.strip() for key in ("AcquisitionContrast", "ImageType") for code in text_of(tags, key).split("\\")]
+    for code in codes:
+        if code in _CODES:
+            return _CODES[code]
+    for contrast, beginnings in _CONTRASTS.items():
+        if re.search(f"(?<![a-z0-9])({beginnings})", words):
+            return contrast
+    return _contrast_by_times(tags)
+
+
+def _contrast_by_times(tags: Dataset) -> str | None:
+    """T1, T2, FLAIR or PD by repetition, echo and inversion time in ms, as textbooks divide them; else None."""
+    times = [_number(tags, key) for key in ("RepetitionTime", "EchoTime", "InversionTime")]
+    repetition, echo, inversion = times
+    if repetition is None or echo is None or "EP" in text_of(tags, "ScanningSequence").split("\\"):
+        return None
+    if echo >= 60 and repetition >= 1800:
+        return "FLAIR" if inversion and inversion >= 1500 else "T2"
+    if echo <= 30 and (repetition <= 1000 or (inversion and echo <= 10)):
+        return "T1"
+    return "PD" if echo <= 40 and repetition >= 1800 else None
+
+
+def _number(tags: Dataset, keyword: str) -> float | None:
+    try:
+        found = numbers_of(tags, keyword, 1, "")
+    except InputError:
+        return None
+    return found[0] if found else None
+
+
+def body_parts(card: ModelCard) -> set[str]:
+    """The parts of the body in which a model's structures are, by their codes."""
+    codes = {label.type.value for label in card.labels}
+    return {
+        name for name, (_, structures) in _BODY_PARTS.items() if codes & {STRUCTURES[each][0] for each in structures}
+    }
+
+
+def choose_model(shown: Shown, packages: Iterable[ModelPackage], named: bool, accepted: bool) -> ModelPackage | str:
+    """The model for a series; or why there is none.
+
+    Of several, one for the whole part of the body comes before one for a crop, one for the very contrast before one for
+    any, one with more structures before one with fewer.
+
+    Args:
+        shown: what the series shows.
+        packages: models to choose from.
+        named: whether the user named these models.
+        accepted: the terms of models that are not free.
+    """
+    refusals, suitable = [], []
+    for package in packages:
+        if refusal := shown.refusal(package.card, named):
+            refusals.append(refusal)
+        elif package.card.licence.asks_consent and not accepted:
+            refusals.append(f"{package.card.name} needs its terms to be accepted ({OPTION})")
+        else:
+            suitable.append(package)
+    if not suitable:
+        # what almost fits tells most
+        return max(refusals, key=lambda r: (OPTION in r, r.startswith("it is of"), "shows" in r), default="no model")
+
+    def rank(package: ModelPackage) -> tuple[bool, bool, int]:
+        card = package.card
+        exact = card.contrast.casefold() not in ("", "any")
+        return card.input.get("kind") != "crop", exact, len(card.labels)
+
+    return max(suitable, key=rank)
+
+
+@reading_apart()
+def segment_folder(source: Path, target: Path, options: RunOptions, names: Sequence[str]) -> int:
+    """Segment every series in ``source`` that a model takes.
+
+    Into ``target`` go, named by the UID of the series and the model, segmentation (``.seg.dcm``), report (``.sr.dcm``)
+    and, where wanted, picture (``.sc.dcm``).
+
+    Args:
+        source: a folder, also with subfolders, or a file.
+        target: a folder; made where absent.
+        options: of ``run``; model and output are not looked at.
+        names: models to choose from; all that are installed where there are none.
+
+    Returns:
+        0, or the exit code of the first series that failed, else of one in which nothing was found.
+
+    Raises:
+        SegmentationError: there is no series, or none that a model takes; a model or the device cannot be used.
+    """
+    if not source.exists():
+        raise InputError(f"There is no file or folder {source}.", "Check the name and the folder.")
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is no folder.", "Name a folder for the results.")
+    packages = [find_model(name) for name in names] or list_models()
+    for package in packages if names else ():
+        require_consent(package.card, options.accept_licence)
+    found = Found.at(source)
+    every = grouped(found.headers)
+    if not every:
+        refuse_faults(found.faults)
+        raise InputError(f"{source} holds no DICOM images.", "Give the folder in which the files of series are.")
+    plan: dict[str, list[Job]] = {}
+    reports: list[dict[str, Any]] = []
+    for series in every:
+        chosen = _choose(series, packages, bool(names), options.accept_licence)
+        if isinstance(chosen, str):
+            warn(f"Skipped: series {series}: {chosen}.")
+            reports.append({"series": series.uid, "skipped": chosen})
+            continue
+        output = target / f"{series.uid}_{chosen.card.name}.seg.dcm"
+        plan.setdefault(chosen.card.name, []).append(Job(_folder_of(series), output, series.uid))
+    if not plan:
+        count = len(every)
+        raise InputError(
+            f"No model takes {'the series' if count == 1 else f'any of the {count} series'} in {source}.",
+            "Name a model with --model, or see what they are for: sesegment models.",
+        )
+    jobs = [job for group in plan.values() for job in group]
+    extras = check_dicom(jobs, options.dicom)
+    refuse_overwriting([source], [*(job.output for job in jobs), *extras])
+    check_writable(jobs[0].output)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as for run
+    reading_process().start()
+    known = {package.card.name: package for package in packages}
+    described = {series.uid: f"series {series}" for series in every}
+    code, nothing = 0, []
+    for fault in found.faults:
+        if not any(series.is_meant(fault) for series in every):
+            code = report_failure(InputError(f"{fault.path} {fault.what}.", "Copy or export it again."))
+    from ..inference.engine import Engine  # torch is loaded here
+
+    for name, group in plan.items():
+        with ProgressBar() as progress:
+            engine = Engine(known[name], device=options.device)
+            for job, (report, error) in segment_all(engine, group, None, options, progress):
+                subject = described[str(job.series)]
+                reports.append(report | {"series": job.series})
+                with progress.paused():
+                    if error:
+                        failed = report_failure(error, subject)
+                        code = code or failed
+                        continue
+                    print_findings(report, f"{subject}: ")
+                    if not options.as_json:
+                        say(f"{subject} -> {name} -> {job.output}")
+                if not any(structure["voxels"] for structure in report["structures"]):
+                    nothing.append(report | {"input": subject})
+    if options.as_json:
+        print_json(reports)
+    warn(f"{sum('structures' in report for report in reports)} of {len(every)} series segmented.")
+    return code or tell_of_nothing(nothing)
+
+
+def _choose(series: Series, packages: Sequence[ModelPackage], named: bool, accepted: bool) -> ModelPackage | str:
+    if series.no_scan:
+        return f"it is {series.no_scan}"
+    if not series.uid:
+        return "it has no SeriesInstanceUID"
+    if sum(header.number("NumberOfFrames") or 1 for header in series.headers) < 2:
+        return "it is a single image"
+    try:
+        return choose_model(Shown.by(all_tags(series.headers[0].path)), packages, named, accepted)
+    except InputError as error:
+        return error.cause.rstrip(".")
+
+
+def _folder_of(series: Series) -> Path:
+    """The file of a series, or the folder that holds all of its files."""
+    paths = [header.path for header in series.headers]
+    return paths[0] if len(paths) == 1 else Path(os.path.commonpath([path.parent for path in paths]))
