@@ -14,7 +14,8 @@ def _fixtures(path: str) -> ModuleType:
 
 
 _models, _training = _fixtures("conftest.py"), _fixtures("training/conftest.py")
-card_dict, tiny_model, sample_file = _models.card_dict, _models.tiny_model, _models.sample_file
+card_dict, make_package = _models.card_dict, _models.make_package
+tiny_model, sample_file = _models.tiny_model, _models.sample_file
 blobs_folder, blobs_recipe, blobs_entries = _training.blobs_folder, _training.blobs_recipe, _training.blobs_entries
 
 sys.path.insert(0, str(Path(__file__).parent))  # the modules that make faulty files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +45,34 @@ def card_dict() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Function that makes a whole model package with random weights; it gets what differs from :func:`make_card`."""
+
+    def made(**changes: Any) -> Path:
+        import torch
+        from safetensors.torch import save_file
+
+        from SESegmentationLib.models import write_package
+        from SESegmentationLib.networks import build_network
+
+        card = make_card() | changes
+        torch.manual_seed(3)
+        tensors = {
+            f"{name}.{key}": value.contiguous()
+            for name, description in card["networks"].items()
+            for key, value in build_network(description).state_dict().items()
+        }
+        folder = tmp_path_factory.mktemp("models")
+        save_file(tensors, folder / "tensors")
+        return write_package(folder / card["name"], card, folder / "tensors").path
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_model(make_package: Callable[..., Path]) -> Path:
     """Folder of a whole model package: three views, few channels, random weights."""
-    import torch
-    from safetensors.torch import save_file
-
-    from SESegmentationLib.models import write_package
-    from SESegmentationLib.networks import build_network
-
-    card = make_card()
-    torch.manual_seed(3)
-    tensors = {
-        f"{name}.{key}": value.contiguous()
-        for name, description in card["networks"].items()
-        for key, value in build_network(description).state_dict().items()
-    }
-    folder = tmp_path_factory.mktemp("models")
-    save_file(tensors, folder / "tensors")
-    return write_package(folder / "tiny-t1", card, folder / "tensors").path
+    return make_package()
 
 
 @pytest.fixture(scope="session")

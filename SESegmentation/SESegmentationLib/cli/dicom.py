@@ -96,30 +96,30 @@ class Shown:
         modality = text_of(tags, "Modality").upper()
         return cls(modality, _body_parts(tags, words), _contrast(tags, words) if modality == "MR" else None, words)
 
-    def refusal(self, card: ModelCard, is_named: bool) -> str:
-        """Why a model does not take the series; empty where it does.
+    def refusal(self, card: ModelCard, is_named: bool) -> tuple[int, str]:
+        """Why a model does not take the series, and how far it suits, from 0 on; (4, "") where it does.
 
         Args:
             card: of the model.
             is_named: the user named the model: modality counts, and what is no image of anatomy.
         """
         if self.modality != card.modality:
-            return f"it is {self.modality or 'of unknown modality'}, not {card.modality}"
+            return 0, f"it is {self.modality or 'of unknown modality'}, not {card.modality}"
         if self.contrast is not None and self.contrast not in _ANATOMICAL:
-            return f"it shows {self.contrast}"
+            return 1, f"it shows {self.contrast}"
         if is_named:
-            return ""
+            return 4, ""
         parts = body_parts(card)
         if not self.body_parts:
-            return "it does not tell the part of the body (BodyPartExamined)"
+            return 2, "it does not tell the part of the body (BodyPartExamined)"
         if not parts & self.body_parts:
-            return f"it shows {' and '.join(sorted(self.body_parts))}, not {' or '.join(sorted(parts)) or card.name}"
+            return 2, f"it shows {' and '.join(sorted(self.body_parts))}, not {' or '.join(sorted(parts)) or card.name}"
         wanted = card.contrast.casefold()
         if wanted in ("", "any") or wanted == (self.contrast or "").casefold():
-            return ""
+            return 4, ""
         if self.contrast is None and wanted in self.words:
-            return ""
-        return f"it is {self.contrast or 'of unknown contrast'}, not {card.contrast}"
+            return 4, ""
+        return 3, f"it is {self.contrast or 'of unknown contrast'}, not {card.contrast}"
 
 
 def _body_parts(tags: Dataset, words: str) -> frozenset[str]:
@@ -186,15 +186,15 @@ def choose_model(shown: Shown, packages: Iterable[ModelPackage], named: bool, ac
     """
     refusals, suitable = [], []
     for package in packages:
-        if refusal := shown.refusal(package.card, named):
-            refusals.append(refusal)
-        elif package.card.licence.asks_consent and not accepted:
-            refusals.append(f"{package.card.name} needs its terms to be accepted ({OPTION})")
+        how_far, reason = shown.refusal(package.card, named)
+        if not reason and package.card.licence.asks_consent and not accepted:
+            reason = f"the terms of {package.card.name} must be accepted ({OPTION})"
+        if reason:
+            refusals.append((how_far, reason))
         else:
             suitable.append(package)
-    if not suitable:
-        # what almost fits tells most
-        return max(refusals, key=lambda r: (OPTION in r, r.startswith("it is of"), "shows" in r), default="no model")
+    if not suitable:  # the model that suits best tells most
+        return max(refusals, default=(0, "no model is installed"))[1]
 
     def rank(package: ModelPackage) -> tuple[bool, bool, int]:
         card = package.card

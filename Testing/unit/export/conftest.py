@@ -1,0 +1,38 @@
+"""Series of CT and MR made from real scans, oblique too, and what DICOM's validator says of files."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+
+@pytest.fixture(scope="session")
+def oblique() -> Callable[[sitk.Image, float], sitk.Image]:
+    """Function that turns the axes of a volume about a slanted axis by degrees, as of an oblique scan."""
+
+    def turned(image: sitk.Image, degrees: float) -> sitk.Image:
+        turn = np.reshape(sitk.VersorTransform((1, 2, 3), np.radians(degrees)).GetMatrix(), (3, 3))
+        image = sitk.DICOMOrient(image, "LPS")
+        image.SetDirection((turn @ np.reshape(image.GetDirection(), (3, 3))).ravel())
+        return image
+
+    return turned
+
+
+@pytest.fixture(scope="session")
+def dicom_errors() -> Callable[[Path], list[str]]:
+    """Function that gives the errors that dciodvfy finds in a file; the test is skipped where that is absent."""
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("needs dciodvfy (Debian's package dicom3tools)")
+
+    def errors(path: Path) -> list[str]:
+        told = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, errors="replace", timeout=60)
+        return [line for line in (told.stderr + told.stdout).splitlines() if line.startswith("Error")]
+
+    return errors
