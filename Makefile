@@ -5,6 +5,8 @@
 #   make test-slips   a misspelt name in any of the module's files is noticed: all of them, where make test tries ten
 #   make fuzz [COUNT=50000]   damaged headers, others each time
 #   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
+#   make cohort-sheet   the page to check a batch by, of 15 scans of the abdomen and 20 crops of the hippocampus
+#   make bench-sheet    how fluid that page is with 1,000 scans
 #   make experiments [MEASURE=1 DATA=...]   tables and plots of the experiments; MEASURE=1 does the runs that are missing
 
 PYTHON ?= python3
@@ -16,13 +18,15 @@ MODEL ?=
 MEASURE ?=
 COUNT ?= 50000
 DATA ?= ../shared/data
+# of the test cases of hippocampus-t1, which its training did not see
+CROPS := 003 015 046 051 052 074 075 099 101 124 130 141 148 152 157 161 171 180 215 221
 PLANS ?= hippocampus hippocampus-long hippocampus-paper brain abdomen-mr
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-doubt bench-refine experiments lint screenshots clean
+.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-doubt bench-refine bench-sheet cohort-sheet experiments lint screenshots clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -73,6 +77,17 @@ bench-contrasts: $(VENV)/.testing
 # an interrupted measurement goes on where it stopped
 bench-doubt bench-refine: bench-%: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/$*.py $(if $(MODEL),--model '$(MODEL)') $(if $(MEASURE),--measure)
+
+bench-sheet: $(VENV)/.testing
+	$(BIN)/python Testing/benchmarks/sheet.py
+
+# one page of two batches: the second run continues it
+cohort-sheet: $(VENV)/.testing
+	$(BIN)/sesegment run '$(DATA)/abdomen-mr/imagesTr' --model abdomen-mr --accept-licence \
+	    --output '$(OUTPUT)/cohort' --sheet '$(OUTPUT)/cohort'
+	$(BIN)/sesegment run $(CROPS:%='$(DATA)/hippocampus/imagesTr/hippocampus_%_0000.nii.gz') --model hippocampus-t1 \
+	    --accept-licence --output '$(OUTPUT)/cohort' --sheet '$(OUTPUT)/cohort'
+	$(BIN)/python Testing/benchmarks/sheet.py --page '$(OUTPUT)/cohort/sheet.html' --picture '$(OUTPUT)/cohort/sheet.png'
 
 # runs that are in Resources/experiments/results.json are not done again; an interrupted experiment goes on
 experiments: $(VENV)/.testing

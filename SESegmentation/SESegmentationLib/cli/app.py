@@ -125,6 +125,18 @@ def run(
     report: Annotated[
         Path | None, typer.Option(help="Write volumes, confidence, timings and versions to this JSON or CSV file.")
     ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write, or continue, a page to check the batch by (sheet.html) in this folder."
+        ),
+    ] = None,
+    skip_passed: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MARKS.json", help="Leave out volumes that a reviewer passed on the page, by the marks saved there."
+        ),
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Write three slices with the structures to this PNG file.")
     ] = None,
@@ -176,6 +188,8 @@ def run(
         roi=roi,
         series=series,
         report=report,
+        sheet=sheet,
+        skip_passed=skip_passed,
         picture=picture,
         doubt=doubt,
         attention=attention,

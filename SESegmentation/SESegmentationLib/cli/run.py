@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..client.reading import reading_apart, reading_process
 from ..errors import CancelledError, DeviceError, ModelError, NothingFoundError, SegmentationError, UsageError
+from ..export.sheet import PAGE, Sheet, passed, read_marks
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS, write_image
@@ -20,7 +22,7 @@ from ..options import DicomOptions, Grid, SegmentOptions
 from ..progress import Progress, no_progress
 from ..report import check_report_name
 from .entry import as_segmentation_error, report_failure, say, warn
-from .jobs import Job, all_small, check_dicom, plan_jobs, read_source, side_by_side, write_result
+from .jobs import Job, all_small, case_names, check_dicom, plan_jobs, read_source, side_by_side, write_result
 from .licence import require_consent
 from .show import ProgressBar, print_findings, print_json, print_segmentation
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from ..inference.engine import Engine
     from ..inference.sampling import Kind
+    from ..result import SegmentationResult
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class RunOptions:
         roi: label file or Slicer's ROI.
         series: number, description or UID of one of several DICOM series.
         report: JSON or CSV file.
+        sheet: folder for the page to check a batch by.
+        skip_passed: marks that were saved from such a page.
         picture: PNG file, for one volume only.
         doubt: file for the map of doubt, for one volume only.
         attention: file for what the networks look at, for one volume only.
@@ -63,6 +68,8 @@ class RunOptions:
     roi: Path | None = None
     series: str | None = None
     report: Path | None = None
+    sheet: Path | None = None
+    skip_passed: Path | None = None
     picture: Path | None = None
     doubt: Path | None = None
     attention: Path | None = None
@@ -89,22 +96,28 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     package = find_model(options.model)
     require_consent(package.card, options.accept_licence)
     jobs = plan_jobs(volumes, options.output, options.file_format, package.card.input.get("kind") == SLICES)
+    alone, names = len(jobs) == 1, case_names([job.source for job in jobs])
     maps = {"--doubt": options.doubt, "--attention": options.attention}
     for option, path in {"--picture": options.picture, **maps}.items():
-        if path and len(jobs) > 1:
+        if path and not alone:
             raise UsageError(f"{option} is for one volume.", f"Segment the {len(jobs)} volumes without it.")
     if options.picture and options.picture.suffix.lower() != ".png":
         raise UsageError(f"{options.picture} does not end in .png.", "Choose another name for --picture.")
     for option, path in maps.items():
         if path and not path.name.lower().endswith(MAP_ENDINGS):
             raise UsageError(f"{path} does not end in {' or '.join(MAP_ENDINGS)}.", f"Choose another for {option}.")
-    extras = [path for path in (options.report, options.picture, *maps.values()) if path]
+    page = options.sheet / PAGE if options.sheet else None
+    extras = [path for path in (options.report, options.picture, page, *maps.values()) if path]
     extras += check_dicom(jobs, options.dicom)
-    read = [*(job.source for job in jobs), options.roi, *package.files]
+    read = [*(job.source for job in jobs), options.roi, options.skip_passed, *package.files]
     refuse_overwriting(read, [*(job.output for job in jobs), *extras])
     for path in (jobs[0].output, *extras):
         check_writable(path)
     check_report_name(options.report)
+    marks = read_marks(options.skip_passed) if options.skip_passed else []
+    exports = [Sheet(options.sheet, package.card, names, options.series, marks)] if options.sheet else []
+    skipped = _passed(marks, names, package.card.name, options.series)
+    jobs = [job for job in jobs if job.source not in skipped]
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     reading_process().start()  # while libraries are imported here
@@ -113,16 +126,20 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     from ..preprocess.roi import read_roi
     from ..report import write_report
 
-    reports, nothing, first_code, alone = [], [], 0, len(jobs) == 1
-    with ProgressBar() as progress:
+    reports, nothing, first_code = [], [], 0
+    with contextlib.ExitStack() as opened:
+        for export in exports:
+            opened.enter_context(export)
+        progress = opened.enter_context(ProgressBar())
         region = read_roi(options.roi) if options.roi else None
         engine = Engine(package, device=options.device)
         if options.attention:
             gated_views(engine, options.fast)  # so that no segmentation is made in vain
-        for number, (job, (report, error)) in enumerate(
-            segment_all(engine, jobs, region, options, progress, alone), start=1
-        ):
+        outcomes = segment_all(engine, jobs, region, options, progress, alone, exports)
+        for number, (job, (report, error)) in enumerate(outcomes, start=1):
             reports.append(report)
+            for export in exports:
+                export.add(job.source, report)
             with progress.paused():
                 if error:
                     code = report_failure(error, subject=str(job.source))
@@ -133,7 +150,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
                     nothing.append(report)
             if not alone:
                 progress.subject(f"{number} of {len(jobs)} done")
-    if alone:
+    if alone and reports:
         (print_json if options.as_json else print_segmentation)(reports[0])
         return first_code or tell_of_nothing(nothing)
     if options.report:
@@ -145,6 +162,16 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     code = tell_of_nothing(nothing)
     warn(f"{done} of {len(reports)} volumes segmented.")
     return first_code or code
+
+
+def _passed(marks: Sequence[dict[str, Any]], names: dict[Path, str], model: str, series: str | None) -> set[Path]:
+    """The volumes that are not segmented again, since a reviewer passed what the model found in them."""
+    done, changed = passed(marks, names, model, series)
+    for volume in changed:
+        warn(f"{volume}: it has changed since it passed, and is segmented again.")
+    if marks:
+        warn(f"{len(done)} of {len(names)} volumes passed before and are skipped.")
+    return done
 
 
 def tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
@@ -159,6 +186,16 @@ def tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
     return code
 
 
+class Export(Protocol):
+    """What is made of a batch as a whole, while it runs and at its end."""
+
+    def take(self, volume: Path, image: sitk.Image, result: SegmentationResult) -> None:
+        """Keep what is needed of a volume and its result; from any thread, before :meth:`add`."""
+
+    def add(self, volume: Path, report: Mapping[str, Any]) -> None:
+        """Add a volume by its report, or by what it failed by; in order."""
+
+
 #: the report of a volume, and what it failed by
 Outcome = tuple[dict[str, Any], SegmentationError | None]
 
@@ -170,6 +207,7 @@ def segment_all(
     options: RunOptions,
     progress: ProgressBar,
     alone: bool = False,
+    exports: Sequence[Export] = (),
 ) -> Iterator[tuple[Job, Outcome]]:
     """Every job with its outcome, in order; small volumes on a CPU several at once.
 
@@ -180,12 +218,15 @@ def segment_all(
         options: see there.
         progress: is told.
         alone: there is one volume only: its failure is raised, and all outputs of the options are written.
+        exports: get each volume with its result, in whatever thread has it.
     """
     # samples drop channels of networks that all would share
     plain = not alone and engine.device.type == "cpu" and not options.low_memory and not options.samples
     if plain and all_small([job.source for job in jobs], engine.card.spacing):
         progress.subject("the first volumes")
-        finish = partial(_finish, engine, region=region, options=options, progress=no_progress, alone=False)
+        finish = partial(
+            _finish, engine, region=region, options=options, progress=no_progress, alone=False, exports=exports
+        )
         # volumes are read here, one by one: reading takes the error stream away from ITK, for all threads
         tasks = ((job, _read(engine, job, options.series, alone=False)) for job in jobs)
         yield from zip(jobs, side_by_side(lambda task: finish(*task), tasks), strict=True)
@@ -193,7 +234,8 @@ def segment_all(
     for number, job in enumerate(jobs, start=1):
         progress.subject(job.source.name if alone else f"{number}/{len(jobs)} {job.source.name}")
         progress("reading", 0.0, None)
-        yield job, _finish(engine, job, _read(engine, job, options.series, alone), region, options, progress, alone)
+        read = _read(engine, job, options.series, alone)
+        yield job, _finish(engine, job, read, region, options, progress, alone, exports)
 
 
 @dataclass(frozen=True)
@@ -226,11 +268,12 @@ def _finish(
     options: RunOptions,
     progress: Progress,
     alone: bool,
+    exports: Sequence[Export],
 ) -> Outcome:
     """Report of one volume; of one among several that fails, what is to be said of it."""
     if isinstance(read, _Read):
         try:
-            return _segment(engine, job, read, region, options, progress, alone), None
+            return _segment(engine, job, read, region, options, progress, alone, exports), None
         except Exception as error:
             read = _failure(error, alone)
     told = {"code": read.code, "cause": read.cause, "remedy": read.remedy}
@@ -252,6 +295,7 @@ def _segment(
     options: RunOptions,
     progress: Progress,
     alone: bool,
+    exports: Sequence[Export],
 ) -> dict[str, Any]:
     """Segment one volume and write what belongs to it; its report."""
     from ..inference.attention import attention_map
@@ -273,6 +317,8 @@ def _segment(
     attention = attention_map(engine, image, chosen, progress) if options.attention else None
     attended = time.perf_counter()
     structures = [structure.label for structure in result.structures]
+    for export in exports:
+        export.take(job.source, image, result)
     with OutputFiles() as files:
         write_result(files, job, image, result, source, options.dicom)
         if options.picture and alone:

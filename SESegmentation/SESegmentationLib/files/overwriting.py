@@ -34,7 +34,7 @@ def refuse_overwriting(read: Iterable[Path | None], written: Iterable[Path | Non
     Raises:
         UsageError: which path is in the way.
     """
-    known = {key for path in read if path for part in _parts(path) for key in _keys(part)}
+    known = {key for path in read if path for part in files_of(path) for key in _keys(part)}
     seen: dict[Hashable, Path] = {}
     for path in (path for path in written if path):
         keys = _keys(path)
@@ -89,8 +89,8 @@ def _folders(path: Path) -> Iterator[Hashable]:
         yield _place(os.path.abspath(folder))
 
 
-def _parts(path: Path) -> Iterator[Path]:
-    """The files that are read where ``path`` is."""
+def files_of(path: Path) -> Iterator[Path]:
+    """``path`` itself, and the other files that are read with it: of a folder, a detached header or a pair."""
     yield path
     name = path.name.lower()
     try:

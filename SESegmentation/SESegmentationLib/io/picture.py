@@ -23,6 +23,7 @@ OPACITY = 0.35  # of a structure's inside; its outline is opaque
 _GAP = 12
 _LINE = 22
 _COLUMNS = 3
+_FEW = 8  # structures
 _BACKGROUND = (18, 20, 24)
 _TEXT = (225, 228, 232)
 
@@ -68,6 +69,29 @@ def draw_picture(
         volumes_ml: their volumes in ml.
         title: one line on top.
     """
+    panels = _panels(image, labels, structures, PANEL, OPACITY)
+    legend = [(label.name, label.color, ml) for label, ml in zip(structures, volumes_ml, strict=True)]
+    return _compose(panels, legend, printable(title))
+
+
+def draw_slices(image: sitk.Image, labels: sitk.Image, structures: Sequence[Label], size: int) -> Image.Image:
+    """The three slices that show most of a segmentation, side by side, with outlines only.
+
+    Args:
+        image: the volume, any orientation.
+        labels: the segmentation, as in :func:`draw_picture`.
+        structures: its structures.
+        size: pixels of a slice's longer side.
+    """
+    picture = Image.new("RGB", (len(_PLANES) * size, size))
+    for number, panel in enumerate(_panels(image, labels, structures, size, opacity=0.0)):
+        picture.paste(panel, (number * size, 0))
+    return picture
+
+
+def _panels(
+    image: sitk.Image, labels: sitk.Image, structures: Sequence[Label], size: int, opacity: float
+) -> list[Image.Image]:
     grid = Geometry.of(labels)
     if Geometry.of(image) != grid:
         image = grid.resample(image, sitk.sitkLinear)
@@ -78,9 +102,7 @@ def draw_picture(
     values = values[window]
     grey = _grey(voxels_of(sitk.DICOMOrient(image, "LPS"))[window])
     palette = {label.value: label.color for label in structures}
-    panels = [_panel(plane, grey, values, spacing, palette) for plane in _PLANES]
-    legend = [(label.name, label.color, ml) for label, ml in zip(structures, volumes_ml, strict=True)]
-    return _compose(panels, legend, printable(title))
+    return [_panel(plane, grey, values, spacing, palette, size, opacity) for plane in _PLANES]
 
 
 def as_png(picture: Image.Image) -> bytes:
@@ -114,8 +136,10 @@ def _panel(
     values: np.ndarray,
     spacing: Sequence[float],
     palette: dict[int, tuple[int, int, int]],
+    side: int,
+    opacity: float,
 ) -> Image.Image:
-    """One slice with overlay, its pixels square in mm, PANEL pixels on its longer side."""
+    """One slice with overlay, its pixels square in mm, ``side`` pixels on its longer side."""
     others = tuple(axis for axis in range(3) if axis != plane.axis)
     foreground = np.count_nonzero(values, axis=others)
     index = int(np.argmax(foreground)) if foreground.any() else values.shape[plane.axis] // 2
@@ -124,35 +148,36 @@ def _panel(
     if plane.axis != 0:  # rows run from inferior to superior; a picture from top to bottom
         slice_grey, slice_values = slice_grey[::-1], slice_values[::-1]
     height, width = slice_grey.shape[0] * rows, slice_grey.shape[1] * columns
-    scale = PANEL / max(height, width)
+    scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     colours = np.asarray(Image.fromarray(slice_grey).resize(size, Image.Resampling.BICUBIC).convert("RGB")).copy()
     regions = np.asarray(Image.fromarray(slice_values.astype(np.int32)).resize(size, Image.Resampling.NEAREST))
-    outline = _outline(regions)
+    # wide lines would hide many small structures
+    outline = _outline(regions, width=2 if side >= PANEL or len(palette) <= _FEW else 1)
     for value, colour in palette.items():
         inside = regions == value
-        colours[inside] = (1 - OPACITY) * colours[inside] + OPACITY * np.asarray(colour)
+        colours[inside] = (1 - opacity) * colours[inside] + opacity * np.asarray(colour)
         colours[inside & outline] = colour
-    picture = Image.new("RGB", (PANEL, PANEL), (0, 0, 0))
-    picture.paste(Image.fromarray(colours), ((PANEL - size[0]) // 2, (PANEL - size[1]) // 2))
+    picture = Image.new("RGB", (side, side), (0, 0, 0))
+    picture.paste(Image.fromarray(colours), ((side - size[0]) // 2, (side - size[1]) // 2))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
     left, right, top, bottom = plane.letters
     for letter, place, anchor in (
-        (left, (6, PANEL // 2), "lm"),
-        (right, (PANEL - 6, PANEL // 2), "rm"),
-        (top, (PANEL // 2, 4), "ma"),
-        (bottom, (PANEL // 2, PANEL - 4), "md"),
+        (left, (6, side // 2), "lm"),
+        (right, (side - 6, side // 2), "rm"),
+        (top, (side // 2, 4), "ma"),
+        (bottom, (side // 2, side - 4), "md"),
     ):
         draw.text(place, letter, _TEXT, font, anchor, stroke_width=2, stroke_fill=(0, 0, 0))
     draw.text((6, 4), plane.name, _TEXT, font, stroke_width=2, stroke_fill=(0, 0, 0))
     return picture
 
 
-def _outline(regions: np.ndarray) -> np.ndarray:
-    """Pixels of a region that touch another region or the background, two pixels wide."""
+def _outline(regions: np.ndarray, width: int) -> np.ndarray:
+    """Pixels of a region that touch another region or the background, ``width`` pixels wide."""
     edge = np.zeros(regions.shape, bool)
     for axis in (0, 1):
-        for step in (1, 2):
+        for step in range(1, width + 1):
             for shift in (step, -step):
                 edge |= np.roll(regions, shift, axis) != regions
     return edge

@@ -1,0 +1,400 @@
+"""A sheet to check a batch by: one HTML page with a row a scan, and the marks that a reviewer gives there.
+
+The page holds all that it shows, and its scans as JSON, too, by which a later run continues it. It tells scans by the
+names of their files, without folders.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime
+import hashlib
+import io
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+
+from .. import __version__
+from ..errors import DependencyError, InputError, SegmentationError, UsageError, install_advice
+from ..files import write_whole
+from ..files.json_files import parse_json, read_json
+from ..files.overwriting import files_of
+from ..io.picture import draw_slices
+from ..models import ModelCard, sha256_of
+from ..report import model_entry
+from ..text import printable
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from ..result import SegmentationResult
+
+PAGE = "sheet.html"
+#: what a reviewer can say of a scan
+MARKS = ("pass", "look again", "fail")
+PASS = MARKS[0]
+#: first field of what a page and a file of marks hold
+FORMAT = "SESegmentation sheet 1"
+#: outliers lie so many robust standard deviations from the median (Iglewicz and Hoaglin, "How to Detect and Handle
+#: Outliers", 1993), and are looked for among so many scans
+OUTLYING, FEWEST = 3.5, 10
+#: structures named with their expected Dice
+WORST = 4
+PIXELS = 300  # of a slice's longer side
+_QUALITY = 70  # of WebP
+_LARGEST_PAGE = 1 << 30  # bytes
+_AXIS = 8.0  # robust standard deviations from the median that a strip shows at most, to each side
+#: a page is written meanwhile, too, in no more than this part of the time, and not more often than every so many s
+_WRITING_SHARE, _OFTEN_S = 0.02, 30.0
+_DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+#: the folders of an absolute path
+_FOLDERS = re.compile(r"(?<![\w.~:/\\-])(?:[A-Za-z]:|~)?(?:[\\/]+[^\s\\/:*?\"<>|']+)+[\\/]+(?=[^\s\\/])")
+
+_TEXT, _NUMBER, _WORDS = {"type": "string"}, {"type": "number"}, {"type": ["string", "null"]}
+
+
+def _objects(**properties: Any) -> dict[str, Any]:
+    """The JSON schema of an object that has at least these properties."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+_STRUCTURE = _objects(
+    name=_TEXT,
+    color={"type": "string", "pattern": "^#[0-9a-f]{6}$"},
+    voxels=_NUMBER,
+    volume_ml=_NUMBER,
+    confidence=_NUMBER,
+    expected_dice={"type": ["number", "null"]},
+)
+_SCAN = _objects(
+    name=_TEXT,
+    place=_TEXT,
+    sha256=_WORDS,
+    date=_TEXT,
+    model=_objects(name=_TEXT, title=_TEXT, version=_TEXT, weights_sha256=_TEXT),
+    structures={"type": "array", "items": _STRUCTURE},
+    findings={"type": "array", "items": _objects(message=_TEXT, consequence=_TEXT)},
+    picture={"type": ["string", "null"], "pattern": "^[A-Za-z0-9+/=]*$"},
+    error={"anyOf": [{"type": "null"}, _objects(cause=_TEXT, remedy=_TEXT)]},
+    mark={"enum": [*MARKS, None]},
+)
+_MARK = _objects(name=_TEXT, sha256=_WORDS, model=_TEXT, date=_TEXT, mark={"enum": list(MARKS)})
+
+
+def _checked(content: Any, scan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The scans of a page or of a file of marks; ValueError where it is something else."""
+    import jsonschema
+
+    schema = _objects(format={"const": FORMAT}, scans={"type": "array", "items": scan})
+    error = next(jsonschema.Draft202012Validator(schema).iter_errors(content), None)
+    if error:
+        raise ValueError(f"{error.json_path} is not as it should be")
+    return content["scans"]
+
+
+def read_marks(path: Path) -> list[dict[str, Any]]:
+    """The marks that were saved from a page: name, sha256, model, date and mark of each scan that has one.
+
+    Raises:
+        InputError: the file cannot be read, or is something else.
+    """
+    try:
+        return _checked(read_json(path), _MARK)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"{path} holds no marks of a sheet: {reason}.", "Save the marks from the sheet again, and name that file."
+        ) from error
+
+
+def passed(
+    marks: Iterable[Mapping[str, Any]], volumes: Mapping[Path, str], model: str, series: str | None = None
+) -> tuple[set[Path], set[Path]]:
+    """Which volumes were marked as passed, by their content: names recur in other studies.
+
+    Args:
+        marks: of :func:`read_marks`.
+        volumes: files, and folders of DICOM series, with the name of each.
+        model: name of the model; what was passed of another one does not count.
+        series: chosen of a folder.
+
+    Returns:
+        Those that passed, and those of which another content passed under the same name.
+    """
+    known = {mark["sha256"]: mark["name"] for mark in marks if mark["mark"] == PASS and mark["model"] == model}
+    contents = {volume: fingerprint(volume, series) for volume in (volumes if known else ())}
+    done = {volume for volume, content in contents.items() if content and content in known}
+    others = {name for content, name in known.items() if content not in contents.values()}
+    return done, {volume for volume in contents if volume not in done and volumes[volume] in others}
+
+
+def fingerprint(volume: Path, series: str | None = None) -> str | None:
+    """SHA-256 of the files that are read for a volume, whatever they are called; None where they cannot be read."""
+    try:
+        digests = sorted({sha256_of(path) for path in files_of(volume) if path.is_file()})
+    except OSError:
+        return None
+    content = "\n".join([series or "", *digests])
+    return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest() if digests else None
+
+
+def check_packages() -> None:
+    """Raise DependencyError where a package that a page is made by is not installed."""
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        raise DependencyError("A sheet is made by the Python package jinja2.", install_advice("jinja2")) from error
+
+
+class Sheet:
+    """The page of a batch, written while the batch runs and at its end, also where that is a failure.
+
+    A page that lies there already is continued: what it shows of other scans stays, and of the same ones by the same
+    model it shows what is new. Each time it is written whole or not at all.
+
+    Args:
+        folder: gets the page, ``sheet.html``.
+        card: of the model.
+        volumes: what is to be segmented, with the names that scans have on the page.
+        series: chosen of DICOM folders.
+        marks: of :func:`read_marks`; scans that stay have these.
+
+    Raises:
+        DependencyError: a package is not installed.
+        UsageError: there is a file of that name that is no sheet, or a damaged one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        card: ModelCard,
+        volumes: Mapping[Path, str],
+        series: str | None = None,
+        marks: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        check_packages()
+        self.path = folder / PAGE
+        self._card, self._volumes, self._series = card, volumes, series
+        self._pictures: dict[Path, bytes] = {}
+        self._changed, self._written, self._took = False, float("-inf"), 0.0
+        given = {_result(mark): mark["mark"] for mark in marks}
+        self._scans = {
+            (scan["place"], scan["model"]["name"]): scan | {"mark": given.get(_result(scan), scan["mark"])}
+            for scan in _scans_of(self.path)
+        }
+
+    def take(self, volume: Path, image: sitk.Image, result: SegmentationResult) -> None:
+        """Draw a volume and its result; from any thread, before :meth:`add`."""
+        picture = draw_slices(image, result.labels, [structure.label for structure in result.structures], PIXELS)
+        content = io.BytesIO()
+        picture.save(content, format="WebP", quality=_QUALITY)
+        self._pictures[volume] = content.getvalue()
+
+    def add(self, volume: Path, report: Mapping[str, Any]) -> None:
+        """Add a volume by its report, or by what it failed by; the page is written where that is due."""
+
+        def told(entry: Mapping[str, str], *keys: str) -> dict[str, str]:
+            return {key: without_folders(entry[key], volume) for key in keys}
+
+        picture = None if "error" in report else self._pictures.pop(volume, None)
+        place = hashlib.sha256(os.fsencode(os.path.abspath(volume))).hexdigest()
+        model = model_entry(self._card)
+        colors = {label.value: "#{:02x}{:02x}{:02x}".format(*label.color) for label in self._card.labels}
+        scan = {
+            "name": _text(self._volumes[volume]),
+            "place": place,
+            "sha256": fingerprint(volume, self._series),
+            "date": report.get("date") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "model": {key: model[key] for key in ("name", "version", "weights_sha256")} | {"title": self._card.title},
+            "structures": [
+                {key: entry[key] for key in _STRUCTURE["required"] if key != "color"}
+                | {"color": colors.get(entry["value"], "#808080")}
+                for entry in report.get("structures", ())
+            ],
+            "findings": [told(finding, "message", "consequence") for finding in report.get("findings", ())],
+            "picture": picture and base64.b64encode(picture).decode("ascii"),
+            "error": told(report["error"], "cause", "remedy") if "error" in report else None,
+            "mark": None,
+        }
+        self._scans[place, self._card.name] = scan
+        self._changed = True
+        if time.monotonic() - self._written > max(_OFTEN_S, self._took / _WRITING_SHARE):
+            with contextlib.suppress(SegmentationError):  # the end tells of it, if it still cannot be written then
+                self.write()
+
+    def write(self) -> None:
+        """Write the page; errors as of :class:`~SESegmentationLib.files.OutputFiles`."""
+        begin = time.monotonic()
+        write_whole(self.path, page(list(self._scans.values())))
+        self._changed, self._written = False, time.monotonic()
+        self._took = self._written - begin
+
+    def __enter__(self) -> Sheet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._scans:
+            self.write()
+        elif self._changed:
+            with contextlib.suppress(SegmentationError):  # what ended the batch is what has to be told
+                self.write()
+
+
+def _result(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a mark is of: the result of one model for one content, at one time."""
+    model = entry["model"]
+    return entry["sha256"] or entry["name"], model if isinstance(model, str) else model["name"], entry["date"]
+
+
+def _scans_of(path: Path) -> list[dict[str, Any]]:
+    """The scans that a page shows; none where there is no page."""
+    try:
+        found = _DATA.search(path.read_text(encoding="utf-8"))
+        content = parse_json((found[1] if found else "").encode(), _LARGEST_PAGE)
+        return _checked(content, _SCAN)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} is not a sheet that can be continued.", "Choose another folder for --sheet, or remove that file."
+        ) from error
+
+
+def _text(text: str) -> str:
+    """``text`` fit for a page: names of files can hold bytes that are no text."""
+    return printable(text).encode("utf-8", "backslashreplace").decode()
+
+
+def without_folders(text: str, volume: Path) -> str:
+    """``text`` without the folders of absolute paths: of the volume's, which may have spaces, and of all others."""
+    for folder in {os.path.dirname(os.path.abspath(volume)), os.path.dirname(os.path.realpath(volume))}:
+        text = text.replace(os.path.join(folder, ""), "")
+    return _FOLDERS.sub("", _text(text))
+
+
+class _Spread:
+    """How a structure's volumes are spread over a batch; ``volumes`` are in ml, of scans in which it was found."""
+
+    def __init__(self, volumes: Sequence[float]) -> None:
+        self._volumes = np.asarray(volumes, float)
+        self.median = float(np.median(self._volumes)) if volumes else 0.0
+        deviations = np.abs(self._volumes - self.median)
+        # where most volumes are equal, the mean absolute deviation stands in
+        scale = 1.4826 * np.median(deviations) or 1.2533 * deviations.mean() if volumes else 0.0
+        self._scale, self._tells = float(scale), len(volumes) >= FEWEST
+        reach = _AXIS * self._scale
+        low, high = (self._volumes.min(), self._volumes.max()) if volumes else (0.0, 0.0)
+        self._low, self._high = max(low, self.median - reach), min(high, self.median + reach)
+
+    def deviation(self, ml: float) -> float:
+        """Distance from the median in robust standard deviations; 0 in a batch too small to tell."""
+        return float(ml - self.median) / self._scale if self._scale and self._tells else 0.0
+
+    def place(self, ml: float) -> float:
+        """Where a volume is on the strip, in per cent of its width; beyond its ends, at these."""
+        width = self._high - self._low
+        return float(np.clip((ml - self._low) / width, 0, 1)) * 96 + 2 if width else 50.0
+
+    @property
+    def usual(self) -> tuple[float, float] | None:
+        """Where on the strip what is no outlier begins and ends; None in a batch too small to tell."""
+        reach = OUTLYING * self._scale
+        return (self.place(self.median - reach), self.place(self.median + reach)) if self._tells else None
+
+    @property
+    def ticks(self) -> list[float]:
+        """Where on the strip there are volumes."""
+        return sorted({round(self.place(ml), 1) for ml in self._volumes})
+
+
+def page(scans: Sequence[Mapping[str, Any]]) -> str:
+    """The page of these scans, worst first: those that failed, then by the lowest expected Dice of a structure."""
+    import jinja2
+    from markupsafe import Markup
+
+    folder = Path(__file__).parent / "templates"
+    loader = jinja2.FileSystemLoader(folder)
+    templates = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    strip = templates.get_template("strip.svg")
+    style, script = (Markup((folder / f"sheet.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    structures: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for scan in scans:
+        for structure in scan["structures"]:
+            structures.setdefault((scan["model"]["name"], structure["name"]), []).append(structure)
+    spreads = {key: _Spread([s["volume_ml"] for s in found if s["voxels"]]) for key, found in structures.items()}
+    strips = [
+        {"color": structures[key][-1]["color"], "picture": quote(strip.render(spread=spread))}
+        for key, spread in spreads.items()
+    ]
+    numbers = {key: number for number, key in enumerate(spreads)}
+    rows = [_row(index, scan, spreads, numbers) for index, scan in enumerate(scans)]
+    models = {scan["model"]["name"]: scan["model"] for scan in scans}
+    programs = [f"{m['name']} {m['version']} (SHA-256 {m['weights_sha256'][:12]}…)" for m in models.values()]
+    return templates.get_template("sheet.html").render(
+        script_hash=f"'sha256-{digest}'",
+        style=style,
+        script=script,
+        strips=strips,
+        title=" · ".join([_counts(rows), *(model["title"] for model in models.values())]),
+        rows=sorted(rows, key=lambda row: row["order"]),
+        marks=MARKS,
+        width=3 * PIXELS,
+        height=PIXELS,
+        outlying=OUTLYING,
+        fewest=FEWEST,
+        provenance=", ".join([f"SESegmentation {__version__}", *programs]),
+        data={"format": FORMAT, "marks": MARKS, "scans": scans},
+    )
+
+
+def _counts(rows: Sequence[Mapping[str, Any]]) -> str:
+    failed = sum(row["scan"]["error"] is not None for row in rows)
+    outlying = sum(row["outliers"] > 0 for row in rows)
+    counts = [f"{failed} not segmented"] * (failed > 0) + [f"{outlying} with outlying volumes"] * (outlying > 0)
+    return ", ".join([f"{len(rows)} scan{'' if len(rows) == 1 else 's'}", *counts])
+
+
+def _row(
+    index: int,
+    scan: Mapping[str, Any],
+    spreads: Mapping[tuple[str, str], _Spread],
+    numbers: Mapping[tuple[str, str], int],
+) -> dict[str, Any]:
+    """What the template needs of a scan."""
+    measure = "expected_dice" if any(s["expected_dice"] is not None for s in scan["structures"]) else "confidence"
+    trusted = sorted(
+        (structure[measure] if structure["voxels"] else -1.0, structure["name"])
+        for structure in scan["structures"]
+        if structure[measure] is not None or not structure["voxels"]
+    )
+    keys = [(scan["model"]["name"], structure["name"]) for structure in scan["structures"]]
+    cells = [
+        {
+            "structure": structure,
+            "spread": spreads[key],
+            "number": numbers[key],
+            "deviation": spreads[key].deviation(structure["volume_ml"]) if structure["voxels"] else 0.0,
+        }
+        for key, structure in zip(keys, scan["structures"], strict=True)
+    ]
+    outliers = sum(abs(cell["deviation"]) > OUTLYING for cell in cells)
+    return {
+        "index": index,
+        "order": (scan["error"] is None, trusted[:1], -outliers, scan["name"]),
+        "scan": scan,
+        "outliers": outliers,
+        "measure": "Expected Dice" if measure == "expected_dice" else "Confidence",
+        "worst": trusted[:WORST],
+        "cells": cells,
+    }
