@@ -15,6 +15,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -148,10 +149,8 @@ def fingerprint(volume: Path, series: str | None = None) -> str | None:
 
 def check_packages() -> None:
     """Raise DependencyError where a package that a page is made by is not installed."""
-    try:
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise DependencyError("A sheet is made by the Python package jinja2.", install_advice("jinja2")) from error
+    if find_spec("jinja2") is None:
+        raise DependencyError("A sheet is made by the Python package jinja2.", install_advice("jinja2"))
 
 
 class Sheet:
@@ -277,8 +276,9 @@ def _text(text: str) -> str:
 
 def without_folders(text: str, volume: Path) -> str:
     """``text`` without the folders of absolute paths: of the volume's, which may have spaces, and of all others."""
-    for folder in {os.path.dirname(os.path.abspath(volume)), os.path.dirname(os.path.realpath(volume))}:
-        text = text.replace(os.path.join(folder, ""), "")
+    for path in (volume.absolute(), Path(os.path.abspath(volume)), Path(os.path.realpath(volume))):
+        if path.parent != path.parent.parent:  # the root is in many words
+            text = text.replace(os.path.join(path.parent, ""), "")
     return _FOLDERS.sub("", _text(text))
 
 
