@@ -3,6 +3,7 @@
 #   make segment [VOLUME=... MODEL=...]   segment a real T1 head, which is part of the project, or a volume of yours
 #   make test | lint | bench | bench-contrasts | screenshots
 #   make test-slips   a misspelt name in any of the module's files is noticed: all of them, where make test tries ten
+#   make container | container-test   an image for docker (DEVICE=cuda for NVIDIA's GPUs); it segments a series
 #   make fuzz [COUNT=50000]   damaged headers, others each time
 #   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
 #   make cohort-sheet   the page to check a batch by, of 15 scans of the abdomen and 20 crops of the hippocampus
@@ -17,6 +18,7 @@ VOLUME ?= SESegmentation/Resources/SampleData/SESegmentationHead.nii.gz
 MODEL ?=
 MEASURE ?=
 COUNT ?= 50000
+DEVICE ?= cpu
 DATA ?= ../shared/data
 # of the test cases of hippocampus-t1, which its training did not see
 CROPS := 003 015 046 051 052 074 075 099 101 124 130 141 148 152 157 161 171 180 215 221
@@ -26,7 +28,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-doubt bench-refine bench-sheet cohort-sheet experiments lint screenshots clean
+.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-doubt bench-refine bench-sheet cohort-sheet experiments \
+    lint screenshots container container-test clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -96,6 +99,13 @@ experiments: $(VENV)/.testing
 
 screenshots: $(VENV)/.testing
 	$(BIN)/python Testing/harness/screenshots.py
+
+container:
+	docker build --build-arg DEVICE='$(DEVICE)' --tag sesegment .
+
+# where docker has no daemon, the Dockerfile's steps are run over this computer's root folder, which stays as it is
+container-test: $(VENV)/.testing
+	$(BIN)/python Testing/container/check.py
 
 clean:
 	rm -rf $(VENV) $(OUTPUT)
