@@ -23,8 +23,9 @@ _PROCEDURES = {
 }
 _ANY_PROCEDURE = DicomCode("363679005", "SCT", "Imaging procedure")
 _MILLILITRE = DicomCode("ml", "UCUM", "milliliter")
-#: no scheme has a code for it
-_INTRACRANIAL_SHARE = DicomCode("INTRACRANIAL-SHR", "99SESEGMENTATION", "Share of the intracranial volume")
+#: for what no other scheme has a code
+_OWN_SCHEME = "99SESEGMENTATION"
+_INTRACRANIAL_SHARE = DicomCode("INTRACRANIAL-SHR", _OWN_SCHEME, "Share of the intracranial volume")
 _INTRACRANIAL = DicomCode("1101003", "SCT", "Intracranial")
 
 
@@ -40,6 +41,7 @@ def build_report(
         segmentation: the result as DICOM, to whose segments the measurements refer.
     """
     import highdicom as hd
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
     device = hd.sr.DeviceObserverIdentifyingAttributes(
         uid=generate_uid(entropy_srcs=[NAME, __version__]), name=NAME, manufacturer_name=NAME, model_name=NAME
@@ -73,9 +75,13 @@ def build_report(
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    told = equipment(source, result, 2)
+    own = CodingSchemeIdentificationItem(_OWN_SCHEME, name=NAME, responsible_organization=NAME)
     return hd.sr.EnhancedSR(
-        evidence=[*source.images, *source.further, segmentation], content=report[0], is_complete=True, **told
+        evidence=[*source.images, *source.further, segmentation],
+        content=report[0],
+        is_complete=True,
+        coding_schemes=[own],
+        **equipment(source, result, 2),
     )
 
 

@@ -112,9 +112,11 @@ def write_segmentation(
         corrected: a person has had a part in it, see :func:`..models.segments.algorithm_tags`.
 
     Raises:
-        UsageError: there are several slices for a PNG file.
+        UsageError: the name says DICOM; there are several slices for a PNG file.
         SegmentationError: the file cannot be written (disk full, for example).
     """
+    if path.suffix.lower() == ".dcm":  # ITK would write an image that refers to nothing
+        raise UsageError(f"{path.name} would be no DICOM segmentation.", "Use the command: sesegment run -o x.dcm.")
     # without the fields that came with the input's file: they do not hold for labels
     image = sitk.GetImageFromArray(voxels_of(labels))
     image.CopyInformation(labels)

@@ -237,3 +237,21 @@ def test_a_folder_without_anything_to_segment_is_refused(content, tmp_path):
     assert len(lines) == (3 if content == "no model" else 2)
     assert {"cut off": "cut off", "no model": "No model takes the series"}.get(content, "no DICOM images") in errors
     assert not target.exists()
+
+
+def test_a_series_that_fails_does_not_keep_the_others_from_being_segmented(tiny_model, sample_file, tmp_path):
+    volume = Volume.of(sitk.DICOMOrient(sitk.ReadImage(str(sample_file)), "LPS"))
+    whole = write_series(volume, tmp_path / "in/1", names="{:03d}.dcm", SeriesDescription="whole", **PATIENT)
+    write_series(volume, tmp_path / "in/2", lambda dataset, k: k != 9, "{:03d}.dcm", SeriesDescription="gap", **PATIENT)
+    options = ("--model", tiny_model, "--seg-type", "labelmap", "--deidentify")
+    code, out, errors = called("dicom", tmp_path / "in", tmp_path / "out", *options)
+    assert code == 2
+    assert "gap" in errors and "not at equal distances" in errors
+    assert errors.splitlines()[-1] == "1 of 2 series segmented."
+    assert "whole" in out and len(out.splitlines()) == 1
+    names = {f"{whole}_tiny-t1.{kind}.dcm" for kind in ("seg", "sr")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    segmentation = pydicom.dcmread(tmp_path / "out" / f"{whole}_tiny-t1.seg.dcm")
+    assert (segmentation.SegmentationType, segmentation.PatientIdentityRemoved) == ("LABELMAP", "YES")
+    assert called("dicom", tmp_path / "in/1", tmp_path / "in/1")[0] == 2  # nothing is written into what is read
+    assert called("dicom", tmp_path / "absent", tmp_path / "out")[0] == 2
