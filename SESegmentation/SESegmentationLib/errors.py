@@ -1,4 +1,4 @@
-"""Errors a user can meet, each with its cause in one line and its remedy in another; running out of memory among them.
+"""Errors a user can meet, each with its cause in one line and its remedy in another, in text fit for any window.
 
 The exit codes are those of the ``sesegment`` command; the codes are what the worker sends to Slicer.
 """
@@ -7,10 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+
+REMEDY = "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
+#: how the allocators of PyTorch (which raises a RuntimeError, on a GPU too) and ITK say it
+_PHRASES = ("can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc", "out of memory")
+#: what oneDNN says where it has no memory for a convolution; longer messages that begin so mean something else
+_ONEDNN_MESSAGE = "could not create a primitive"
+#: control characters, and those that change the direction of what follows: a terminal acts on them
+_CONTROLS = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_ALL, _ALL_BUT_LINES = re.compile(f"[\x00-\x1f{_CONTROLS}]"), re.compile(f"[\x00-\x09\x0b-\x1f{_CONTROLS}]")
+#: elements of HTML; other words between "<" and ">" are as harmless as an address
+_ELEMENTS = (
+    "a|abbr|article|audio|b|base|big|blink|blockquote|body|br|button|center|code|dd|details|div|dl|dt|em|embed|font|"
+    "footer|form|frame|frameset|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|li|link|marquee|math|menu|meta|"
+    "object|ol|option|p|param|pre|q|s|script|section|select|small|source|span|strike|strong|style|sub|sup|svg|table|"
+    "tbody|td|template|textarea|th|title|tr|tt|u|ul|video"
+)
+#: HTML, links of Markdown, tags that the terminal's tables obey
+_MARKUP = re.compile(rf"</?(?i:{_ELEMENTS})\b|<[!?]|&(?:#\w+|[A-Za-z]+\d*);|\]\(|\[/?[a-z#@/][^\[\]]*\]")
+#: joiners that words of some languages are written with
+_JOINERS = "\u200c\u200d"
+_CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 class SegmentationError(Exception):
@@ -139,13 +162,6 @@ ERRORS_BY_CODE = {
 }
 
 
-REMEDY = "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
-#: how the allocators of PyTorch (which raises a RuntimeError, on a GPU too) and ITK say it
-_PHRASES = ("can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc", "out of memory")
-#: what oneDNN says where it has no memory for a convolution; longer messages that begin so mean something else
-_ONEDNN_MESSAGE = "could not create a primitive"
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` means that main or device memory is exhausted."""
     if isinstance(error, MemoryError):
@@ -197,3 +213,32 @@ def available_gigabytes() -> float | None:
     except (OSError, StopIteration, ValueError):
         return None
     return kilobytes * 1024 / 1e9
+
+
+def printable(text: str, lines: bool = False) -> str:
+    """``text`` with an escape for every character that a terminal would act on.
+
+    Args:
+        lines: leave the ends of lines.
+    """
+    controls = _ALL_BUT_LINES if lines else _ALL
+    return controls.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def fault_of(text: str) -> str | None:
+    """What makes ``text`` more than plain text, in words; None where nothing does."""
+    if any(_is_control(character) for character in text):
+        return "control characters"
+    return "markup" if _MARKUP.search(text) else None
+
+
+def plain(text: str) -> str:
+    """``text`` as plain text in one line: control characters become spaces, and what opens markup goes."""
+    text = " ".join("".join(" " if _is_control(character) else character for character in text).split())
+    while _MARKUP.search(text):
+        text = _MARKUP.sub(lambda match: match[0].translate({ord(character): None for character in "<>&[]"}), text)
+    return text
+
+
+def _is_control(character: str) -> bool:
+    return character not in _JOINERS and unicodedata.category(character) in _CONTROL

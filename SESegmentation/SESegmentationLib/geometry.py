@@ -1,13 +1,16 @@
-"""Where voxels are: the grid of an image, boxes in it, and the extent of structures.
+"""Where voxels are: the grid of an image, boxes and slices of it, and the extent of structures.
 
 Images are SimpleITK's: positions in mm, LPS (x to the left, y to the back, z to the head). Arrays are their numpy
 views, indexed (k, j, i).
+
+Slices are counted from 0 along a voxel axis of the file: i, j or k, the order in which its header gives the sizes.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -15,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import require
+from .errors import InputError, UsageError, require
 
 #: direction of a RAS image in LPS coordinates
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
@@ -23,6 +26,9 @@ RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 #: a box in an array: slices along (k, j, i)
 Box = tuple[slice, slice, slice]
 _T = TypeVar("_T")
+#: axis of the arrays (k, j, i) by its letter
+AXES = {"k": 0, "j": 1, "i": 2}
+_SLICES = re.compile(r"([ijk]):(\d+(?:,\d+)*)")
 
 
 def triple(values: Iterable[_T]) -> tuple[_T, _T, _T]:
@@ -202,3 +208,66 @@ def _extent(profiles: Sequence[np.ndarray]) -> Extent:
     centre = triple(float(profile @ np.arange(len(profile)) / voxels) for profile in profiles)
     filled = [np.flatnonzero(profile) for profile in profiles]
     return Extent(voxels, centre, triple(slice(int(f[0]), int(f[-1]) + 1) for f in filled))
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Some slices along one axis.
+
+    Attributes:
+        axis: "i", "j" or "k", the voxel axis of the file.
+        numbers: from 0.
+    """
+
+    axis: str
+    numbers: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Slices:
+        """Read "AXIS:N[,N...]", for example "k:12,17".
+
+        Raises:
+            UsageError: it is something else.
+        """
+        match = _SLICES.fullmatch(text.strip().replace(" ", ""))
+        if match is None:
+            raise UsageError(
+                f"{text!r} does not name slices.", "Write AXIS:N[,N...] with AXIS i, j or k, for example k:12,17."
+            )
+        return cls(match[1], tuple(sorted({int(number) for number in match[2].split(",")})))
+
+    def __str__(self) -> str:
+        return f"{self.axis}:{','.join(map(str, self.numbers))}"
+
+
+def slices_mask(slices: Iterable[Slices], shape: tuple[int, ...]) -> np.ndarray:
+    """Where some slices are in an array of this shape (k, j, i), bool.
+
+    Raises:
+        InputError: a slice is outside.
+    """
+    mask = np.zeros(shape, dtype=bool)
+    for entry in slices:
+        count = shape[AXES[entry.axis]]
+        outside = [number for number in entry.numbers if number >= count]
+        if outside:
+            raise InputError(
+                f"There is no slice {entry.axis}:{outside[0]}: along {entry.axis} the volume has {count} slices.",
+                f"Slices are counted from 0 to {count - 1}.",
+            )
+        np.moveaxis(mask, AXES[entry.axis], 0)[list(entry.numbers)] = True
+    return mask
+
+
+def edited_slices(differs: np.ndarray) -> list[Slices]:
+    """The slices in which strokes were made, from the voxels (k, j, i) that they changed.
+
+    Who corrects slice by slice changes voxels in few slices of one axis and in many of the others: the axis with the
+    fewest counts; of several with as few, the first of k, j, i.
+    """
+    found = [
+        Slices(letter, tuple(np.flatnonzero(differs.any(axis=tuple(a for a in range(3) if a != axis))).tolist()))
+        for letter, axis in AXES.items()
+    ]
+    fewest = min(found, key=lambda entry: len(entry.numbers))
+    return [fewest] if fewest.numbers else []

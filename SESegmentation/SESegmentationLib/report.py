@@ -23,10 +23,41 @@ from .files.json_files import to_json
 from .models import Label, ModelCard
 
 if TYPE_CHECKING:
-    from .inference.sampling import StructureSpread
+    from .inference.explanations import StructureSpread
     from .result import IntracranialVolume, SegmentationResult
 
 _LIBRARIES = ("torch", "numpy", "SimpleITK", "safetensors")
+#: endings of files for reports
+REPORT_ENDINGS = (".json", ".csv")
+#: a spreadsheet computes what begins so
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_STRUCTURE_COLUMNS = (
+    "value",
+    "name",
+    "voxels",
+    "volume_ml",
+    "intracranial_share",
+    "surface_mm2",
+    "confidence",
+    "expected_dice",
+    "sample_overlap",
+    "sample_variation",
+    "corrected_share",
+    "state",
+)
+COLUMNS = (
+    "input",
+    *_STRUCTURE_COLUMNS,
+    "intracranial_ml",
+    "model",
+    "version",
+    "weights_sha256",
+    "device",
+    "seconds",
+    "date",
+    "SESegmentation",
+    "warnings",
+)
 
 
 def build_report(
@@ -118,7 +149,7 @@ def structure_entry(
 def with_samples(
     report: dict[str, Any], spread: Mapping[int, StructureSpread], kind: str, count: int, seconds: float
 ) -> dict[str, Any]:
-    """A report, and how far each structure differs among samples of the volume; see :mod:`.inference.sampling`."""
+    """A report, and how far each structure differs among samples of the volume; see :mod:`.inference.explanations`."""
     structures = [
         structure
         | {
@@ -143,12 +174,6 @@ def surfaces_mm2(labels: sitk.Image) -> dict[int, float]:
     shapes.ComputePerimeterOn()
     shapes.Execute(labels)
     return {value: shapes.GetPerimeter(value) for value in shapes.GetLabels()}
-
-
-#: endings of files for reports
-REPORT_ENDINGS = (".json", ".csv")
-#: a spreadsheet computes what begins so
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def check_report_name(path: Path | None) -> None:
@@ -179,35 +204,6 @@ def write_report(path: Path, content: Mapping[str, Any] | Sequence[Mapping[str, 
 def _cell(value: Any) -> Any:
     """A value of a table, made a text where a spreadsheet would take it for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
-_STRUCTURE_COLUMNS = (
-    "value",
-    "name",
-    "voxels",
-    "volume_ml",
-    "intracranial_share",
-    "surface_mm2",
-    "confidence",
-    "expected_dice",
-    "sample_overlap",
-    "sample_variation",
-    "corrected_share",
-    "state",
-)
-COLUMNS = (
-    "input",
-    *_STRUCTURE_COLUMNS,
-    "intracranial_ml",
-    "model",
-    "version",
-    "weights_sha256",
-    "device",
-    "seconds",
-    "date",
-    "SESegmentation",
-    "warnings",
-)
 
 
 def table_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -20,15 +20,15 @@ from scipy.stats import spearmanr
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.geometry import Geometry, same_grid
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import ModelPackage, verify_model, write_package
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.options import SegmentOptions
-from SESegmentationLib.predict.predictor import Predictor
 from SESegmentationLib.progress import Progress, no_progress
+from SESegmentationLib.result import SegmentOptions
 
 from .dataset import Case, check_cases, find_cases
 from .evaluation import compare, summarise
@@ -37,6 +37,8 @@ from .sources import open_source
 
 #: FreeSurfer's cortical parcels (aparc and aparc.a2009s), by the label of the whole cortex they are part of
 CORTICAL_PARCELS = {3: ((1000, 1999), (11100, 11199)), 42: ((2000, 2999), (12100, 12199))}
+#: of the contrasts in which heads are drawn
+INTRACRANIAL_SEED = 71
 
 
 def measure(
@@ -235,10 +237,6 @@ def measure_accuracy(
 
 def _tell_name(phase: str, fraction: float, seconds_left: float | None) -> None:
     print(phase, file=sys.stderr)
-
-
-#: of the contrasts in which heads are drawn
-INTRACRANIAL_SEED = 71
 
 
 def measure_intracranial_volume(

@@ -22,14 +22,14 @@ import torch
 from scipy.optimize import nnls
 
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.inference.device import choose_device
+from SESegmentationLib.inference.output_checks import confidence
+from SESegmentationLib.inference.predictor import Prediction, Predictor
+from SESegmentationLib.inference.preprocess import normalise
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import ModelPackage, verify_model, write_package
 from SESegmentationLib.models.sections import ONE_VIEW, SEVERAL_VIEWS
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.predict.device import choose_device
-from SESegmentationLib.predict.predictor import Prediction, Predictor
-from SESegmentationLib.preprocess.intensity import normalise
-from SESegmentationLib.quality.confidence import confidence
 
 from .dataset import find_cases, load_case, split_by_recipe
 from .evaluation import overlap_and_size
@@ -44,6 +44,13 @@ NOISE = 0.12
 FLATTENING = 3.0
 #: slices that are averaged into one
 THICKNESS = 4
+#: points of a curve
+POINTS = 6
+#: structures with fewer voxels in truth and result together are left out: a rest cut off by the field of view
+FEWEST_VOXELS = 30
+SEED = 5
+#: a case's name, its normalised image and its true channels, (k, j, i)
+Case = tuple[str, np.ndarray, np.ndarray]
 
 
 def bias_field(unit: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -108,16 +115,6 @@ def shift_volume(image: sitk.Image, name: str, seed: int) -> sitk.Image:
     shifted = sitk.GetImageFromArray(shift_array(voxels_of(image), name, seed))
     shifted.CopyInformation(image)
     return shifted
-
-
-#: points of a curve
-POINTS = 6
-#: structures with fewer voxels in truth and result together are left out: a rest cut off by the field of view
-FEWEST_VOXELS = 30
-SEED = 5
-
-#: a case's name, its normalised image and its true channels, (k, j, i)
-Case = tuple[str, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)

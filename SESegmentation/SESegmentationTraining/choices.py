@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from SESegmentationLib.errors import available_gigabytes
+from SESegmentationLib.inference.device import choose_device, fast_precision
 from SESegmentationLib.io.formats import SLICES
 from SESegmentationLib.models.card import PLANES
-from SESegmentationLib.predict.device import choose_device, fast_precision
 from SESegmentationLib.progress import Progress, no_progress
 
 from .dataset import find_cases, split_cases

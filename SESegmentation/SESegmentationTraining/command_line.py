@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from SESegmentationLib.cli.entry import report_failure, say, warn
+from SESegmentationLib.cli import report_failure, say, warn
 from SESegmentationLib.cli.show import ProgressBar, console, duration, print_json
 from SESegmentationLib.client.reading import reading_apart
-from SESegmentationLib.errors import ERRORS_BY_CODE, UsageError
+from SESegmentationLib.errors import ERRORS_BY_CODE, UsageError, printable
 from SESegmentationLib.files import check_writable, refuse_overwriting
 from SESegmentationLib.models import ModelPackage, find_model
 from SESegmentationLib.models.card import CARD_NAME, README_NAME
-from SESegmentationLib.models.writing import WEIGHTS_NAME
+from SESegmentationLib.models.packages import WEIGHTS_NAME
 from SESegmentationLib.progress import Progress, no_progress
-from SESegmentationLib.text import printable
 
 from .dataset import dataset_paths
 from .evaluation import evaluate_folders

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.inference.postprocess import divide
+from SESegmentationLib.inference.predictor import Prediction
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.networks.correction import Corrected
-from SESegmentationLib.postprocess.dividing_plane import divide
-from SESegmentationLib.predict.predictor import Prediction
 from SESegmentationLib.progress import Progress, no_progress
 
 from .calibration import SHIFTS, shift_volume
@@ -30,6 +30,10 @@ from .simulated_corrections import MANNERS, POLICIES, choose_slices, simulate_co
 
 #: volumes under one shift, and under two at once, for each volume as it is
 ONE, TWO = 4, 4
+#: how often so many slices are corrected
+COUNTS, COUNT_SHARES = (1, 2, 4, 8), (0.25, 0.35, 0.25, 0.15)
+#: how often slices are corrected in which manner
+MANNER_SHARES = (0.4, 0.15, 0.15, 0.3)
 
 
 @dataclass(frozen=True)
@@ -129,12 +133,6 @@ def segment_cases(
                 seed = zlib.crc32(path.name.encode())
                 segment_case(engine, shifted(images[0], shifts, seed), images[1], shifts, case.name).save(path)
             yield path
-
-
-#: how often so many slices are corrected
-COUNTS, COUNT_SHARES = (1, 2, 4, 8), (0.25, 0.35, 0.25, 0.15)
-#: how often slices are corrected in which manner
-MANNER_SHARES = (0.4, 0.15, 0.15, 0.3)
 
 
 @dataclass(frozen=True)

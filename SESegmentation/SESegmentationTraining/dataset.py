@@ -16,14 +16,13 @@ import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import same_grid
+from SESegmentationLib.inference.preprocess import normalise, to_model_grid
 from SESegmentationLib.io.formats import PICTURE_ENDINGS, pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import Label
 from SESegmentationLib.models.card import ModelCard
-from SESegmentationLib.preprocess.grid import to_model_grid
-from SESegmentationLib.preprocess.intensity import normalise
 from SESegmentationLib.progress import Progress, no_progress
 
 from .recipe import Recipe
@@ -31,6 +30,8 @@ from .recipe import Recipe
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 #: of files of labels, too
 SUFFIXES = (".seg.nrrd", *VOLUME_SUFFIXES, *PICTURE_ENDINGS)
+#: cases that are named in a message
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -177,9 +178,6 @@ def _recode(values: np.ndarray, table: dict[int, int]) -> np.ndarray:
         codes[value] = code
     return codes[values]
 
-
-#: cases that are named in a message
-MOST_NAMED = 5
 
 ReadCase = Callable[[Case], tuple]
 

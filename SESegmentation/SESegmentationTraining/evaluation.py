@@ -18,15 +18,18 @@ from torch import Tensor
 
 from SESegmentationLib.errors import InputError, SegmentationError
 from SESegmentationLib.geometry import Geometry
-from SESegmentationLib.io.segmentations import Segmentation, common_grid, placed, read_segmentation
+from SESegmentationLib.io.segmentations import Segmentation, common_grid, identify, placed, read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import Label
-from SESegmentationLib.models.segments import identify
 
 from .dataset import SUFFIXES, stem, volumes_in
 
 #: structures that no model names get numbers above those that labels can have
 _FIRST_FREE = 1 << 16
+#: voxels of a side may lie this far beyond the plane of symmetry, in mm: brains are not quite symmetrical
+TOLERANCE_MM = 10.0
+#: pieces farther than this from the largest one, in mm, are islands
+ISLAND_MM = 10.0
 
 
 @dataclass(frozen=True)
@@ -277,12 +280,6 @@ def _surface_distances(first: sitk.Image, second: sitk.Image) -> tuple[np.ndarra
     ]
     on = [voxels_of(surface).astype(bool) for surface in surfaces]
     return maps[1][on[0]], maps[0][on[1]]
-
-
-#: voxels of a side may lie this far beyond the plane of symmetry, in mm: brains are not quite symmetrical
-TOLERANCE_MM = 10.0
-#: pieces farther than this from the largest one, in mm, are islands
-ISLAND_MM = 10.0
 
 
 def swapped_voxels(labels: sitk.Image, pairs: Sequence[tuple[int, int]]) -> int:

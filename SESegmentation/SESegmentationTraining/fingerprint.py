@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from SESegmentationLib.errors import InputError
+from SESegmentationLib.errors import InputError, plain
 from SESegmentationLib.files.json_files import LONGEST, read_json
 from SESegmentationLib.geometry import find_extents
+from SESegmentationLib.inference.input_checks import is_hounsfield
 from SESegmentationLib.io.formats import is_picture
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models.card import OWN_DATA
 from SESegmentationLib.models.labels import LEFT, RIGHT, Code, Label, known_structure, split_side, structure_label
 from SESegmentationLib.progress import Progress, no_progress
-from SESegmentationLib.quality.input_checks import is_hounsfield
-from SESegmentationLib.text import plain
 
 from .dataset import Case, read_case
 
@@ -29,6 +28,28 @@ from .dataset import Case, read_case
 CHAMBERS = {"ventricle", "ventricles", "ventricular", "atrium", "atria", "atrial", "heart", "myocardium", "lobe"}
 #: what Slicer calls a segment of which nothing is known
 TISSUE = Code("85756007", "SCT", "Tissue")
+#: licences by how they begin, without punctuation: SPDX identifier, name, whether any use is allowed. The first counts
+_KNOWN = (
+    ("cc0", "CC0-1.0", "Creative Commons Zero 1.0", True),
+    ("cc by nc sa", "CC-BY-NC-SA-4.0", "Creative Commons Attribution-NonCommercial-ShareAlike 4.0", False),
+    ("cc by nc nd", "CC-BY-NC-ND-4.0", "Creative Commons Attribution-NonCommercial-NoDerivatives 4.0", False),
+    ("cc by nc", "CC-BY-NC-4.0", "Creative Commons Attribution-NonCommercial 4.0", False),
+    ("cc by nd", "CC-BY-ND-4.0", "Creative Commons Attribution-NoDerivatives 4.0", False),
+    ("cc by sa", "CC-BY-SA-4.0", "Creative Commons Attribution-ShareAlike 4.0", True),
+    ("cc by", "CC-BY-4.0", "Creative Commons Attribution 4.0", True),
+    ("apache", "Apache-2.0", "Apache License 2.0", True),
+    ("mit", "MIT", "MIT License", True),
+)
+DESCRIPTION_NAME = "dataset.json"
+#: more cases are not looked at
+MOST_CASES = 20
+#: labelled voxels taken from each case, for percentiles
+SAMPLE = 20_000
+#: share of a label's voxels in its largest piece above which it counts as one piece
+ONE_PIECE = 0.99
+#: distance from the plane between the two sides, relative to theirs, from which on a label lies to one side
+TO_ONE_SIDE = 0.5
+_EXAMPLE = 'It should look like {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}}.'
 
 
 def mirrored_pairs(names: Mapping[int, str]) -> tuple[list[tuple[int, int]], list[str]]:
@@ -90,20 +111,6 @@ def _color(number: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-#: licences by how they begin, without punctuation: SPDX identifier, name, whether any use is allowed. The first counts
-_KNOWN = (
-    ("cc0", "CC0-1.0", "Creative Commons Zero 1.0", True),
-    ("cc by nc sa", "CC-BY-NC-SA-4.0", "Creative Commons Attribution-NonCommercial-ShareAlike 4.0", False),
-    ("cc by nc nd", "CC-BY-NC-ND-4.0", "Creative Commons Attribution-NonCommercial-NoDerivatives 4.0", False),
-    ("cc by nc", "CC-BY-NC-4.0", "Creative Commons Attribution-NonCommercial 4.0", False),
-    ("cc by nd", "CC-BY-ND-4.0", "Creative Commons Attribution-NoDerivatives 4.0", False),
-    ("cc by sa", "CC-BY-SA-4.0", "Creative Commons Attribution-ShareAlike 4.0", True),
-    ("cc by", "CC-BY-4.0", "Creative Commons Attribution 4.0", True),
-    ("apache", "Apache-2.0", "Apache License 2.0", True),
-    ("mit", "MIT", "MIT License", True),
-)
-
-
 def data_licence(stated: str) -> dict[str, Any]:
     """The "licence" entry of a card for a model trained on data under the licence ``stated``, as their owner writes it.
 
@@ -126,18 +133,6 @@ def data_licence(stated: str) -> dict[str, Any]:
         "free": False,
         "attribution": f"{about} Say what holds before you pass this model on.",
     }
-
-
-DESCRIPTION_NAME = "dataset.json"
-#: more cases are not looked at
-MOST_CASES = 20
-#: labelled voxels taken from each case, for percentiles
-SAMPLE = 20_000
-#: share of a label's voxels in its largest piece above which it counts as one piece
-ONE_PIECE = 0.99
-#: distance from the plane between the two sides, relative to theirs, from which on a label lies to one side
-TO_ONE_SIDE = 0.5
-_EXAMPLE = 'It should look like {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}}.'
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from SESegmentationLib.errors import InputError, SegmentationError
 from SESegmentationLib.files import write_whole
+from SESegmentationLib.inference.device import fast_precision
+from SESegmentationLib.inference.views import fastest_order
 from SESegmentationLib.models.card import View
 from SESegmentationLib.networks.losses import (
     boundary_weights,
@@ -30,14 +32,15 @@ from SESegmentationLib.networks.losses import (
     merge_pairs,
     segmentation_loss,
 )
-from SESegmentationLib.predict.device import fast_precision
-from SESegmentationLib.predict.views import fastest_order
 from SESegmentationLib.progress import Progress, no_progress
 
 from .evaluation import overlap_and_size
 from .processes import Log, rank_and_count
 from .recipe import Phase, Recipe
 from .sources import Batch, Source
+
+#: steps between entries of the log
+LOG_STEPS = 50
 
 
 def save_checkpoint(
@@ -82,10 +85,6 @@ def load_checkpoint(path: Path, parts: dict[str, nn.Module], optimizer: torch.op
 
 def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}|"): value for key, value in tensors.items() if key.startswith(f"{name}|")}
-
-
-#: steps between entries of the log
-LOG_STEPS = 50
 
 
 @dataclass

@@ -48,6 +48,9 @@ RADLEX_VALUES = {
     58: 1, 86: 2, 29662: 3, 29663: 4, 1302: 5, 1326: 6, 32248: 7, 32249: 8, 237: 9, 480: 10,
 }  # fmt: skip
 _STRUCTURE = re.compile(r"(?P<case>.+)_(?P<radlex>\d+)_(?P<annotator>\d+)\.nii(\.gz)?")
+#: slices in the picture, and of them in a row
+COUNT, IN_A_ROW = 16, 4
+OPACITY = 0.6
 
 
 def lay_out_malc(source: Path, dataset: Path) -> dict[str, int]:
@@ -215,11 +218,6 @@ def label_scans(model: str, reference: Path, others: Sequence[Path], output: Pat
         shutil.copyfile(path, output / "imagesTr" / f"{name}_0000.nii.gz")
         sitk.WriteImage(labels, str(output / "labelsTr" / f"{name}.nii.gz"), useCompression=True)
     return names
-
-
-#: slices in the picture, and of them in a row
-COUNT, IN_A_ROW = 16, 4
-OPACITY = 0.6
 
 
 def draw_gallery(dataset: Path, recipe: Recipe, seed: int = 0) -> Image.Image:

@@ -143,7 +143,7 @@ class NetworkChanges:
     """How one network of the card is trained otherwise than the recipe says; it starts from nothing.
 
     Attributes:
-        seed: of its own; below 0 it has the next one, see :func:`.plan.plan_fits`.
+        seed: of its own; below 0 it has the next one, see :func:`.train.plan_fits`.
         appearance: entries of [appearance] that differ.
     """
 

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.inference.preprocess import normalise
 from SESegmentationLib.models.card import ModelCard, View
 from SESegmentationLib.models.labels import LEFT, RIGHT
 from SESegmentationLib.networks.losses import merge_target
-from SESegmentationLib.preprocess.intensity import normalise
 from SESegmentationLib.progress import Progress, no_progress
 
 from .dataset import box_round, find_cases, find_label_maps, load_case, load_label_map, split_by_recipe

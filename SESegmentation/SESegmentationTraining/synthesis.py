@@ -27,6 +27,8 @@ from .transforms import add_lesions, add_vessels, gaussian_blur, random_anisotro
 
 #: brightest value of the scale
 FULL_SCALE = 255.0
+#: FreeSurfer's values of cerebral white matter, in which lesions are drawn
+WHITE_MATTER = (2, 41)
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,6 @@ def own_classes(
         new[members] = len(parents)
         parents.append(int(classes[members][0]))
     return new, np.array(parents)
-
-
-#: FreeSurfer's values of cerebral white matter, in which lesions are drawn
-WHITE_MATTER = (2, 41)
 
 
 @dataclass(frozen=True)

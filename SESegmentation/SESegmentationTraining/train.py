@@ -22,8 +22,8 @@ from SESegmentationLib.files.json_files import Fields
 from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.models.card import ModelCard, View
+from SESegmentationLib.models.packages import WEIGHTS_NAME, write_package
 from SESegmentationLib.models.store import CARD_NAME, ModelPackage, damaged_models, find_model, list_models
-from SESegmentationLib.models.writing import WEIGHTS_NAME, write_package
 from SESegmentationLib.networks import build_network, describe
 from SESegmentationLib.networks.losses import median_frequency_weights
 from SESegmentationLib.networks.weights import load_weights, to_eight_bits
@@ -38,6 +38,8 @@ from .sources import FolderSource, open_source
 
 #: the bias of a network's last layer, by what its type calls it
 CLASSIFIER_BIASES = ("classifier.bias", "classifier.convolution.bias")
+#: told what is worth knowing before the training begins, a sentence each
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,6 @@ def _frame(recipe: Recipe, view: dict[str, Any]) -> dict[str, Any]:
         return {}
     last = phases[-1]
     return {"size": [*([last.depth] if deep else []), *last.size]}
-
-
-#: told what is worth knowing before the training begins, a sentence each
-Tell = Callable[[str], None]
 
 
 def _to_stderr(text: str) -> None:

@@ -23,6 +23,8 @@ from torch import Tensor
 DARKENED_SHARE = 1 / 3
 #: slices over which a coil's sensitivity hardly changes
 THICKEST_SLAB = 8
+#: full width at half maximum of a Gaussian, in standard deviations
+FWHM = 2 * math.sqrt(2 * math.log(2))
 
 
 @dataclass(frozen=True)
@@ -167,10 +169,6 @@ def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def _normal(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(len(images), 1, 1, 1, generator=generator).to(images.device)
-
-
-#: full width at half maximum of a Gaussian, in standard deviations
-FWHM = 2 * math.sqrt(2 * math.log(2))
 
 
 def slice_profile_matrix(length: int, thickness: float, distance: float, offset: float) -> Tensor:

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import staging_folder, store
+from SESegmentationLib.inference.device import choose_device
+from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import ModelPackage, View, verify_model, write_package
-from SESegmentationLib.models.writing import WEIGHTS_NAME
+from SESegmentationLib.models.packages import WEIGHTS_NAME
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.predict.device import choose_device
-from SESegmentationLib.predict.predictor import Predictor
 
 from .dataset import box_round
 from .evaluation import overlap_and_size
@@ -41,6 +41,14 @@ from .train import CLASSIFIER_BIASES
 LabelledVolume = tuple[str, np.ndarray, np.ndarray]
 #: structures smaller than this in a case are not counted there, in voxels: a rest cut off by the field of view
 FEWEST_VOXELS = 30
+#: weights that are tried for each view; only their ratio counts
+WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+#: voxels round the structures, within which Dice is measured
+MARGIN = 12
+VIEWS_SEED = 77
+#: factors that are tried
+FACTORS = (0.06, 0.09, 0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+LOGITS_SEED = 177
 
 
 def validation_volumes(
@@ -60,13 +68,6 @@ def validation_volumes(
     source = open_source(dataset, Recipe.load(recipe), package.card, torch.device("cpu"))
     generators = [torch.Generator().manual_seed(seed + number) for number in range(volumes)]
     return itertools.chain.from_iterable(source.whole_volumes(generator) for generator in generators)
-
-
-#: weights that are tried for each view; only their ratio counts
-WEIGHTS = (0.0, 0.5, 1.0, 2.0)
-#: voxels round the structures, within which Dice is measured
-MARGIN = 12
-VIEWS_SEED = 77
 
 
 def combinations(views: Sequence[View]) -> list[tuple[float, ...]]:
@@ -154,11 +155,6 @@ def measure_view_weights(model: str, dataset: Path, recipe: str, volumes: int = 
         print(f"{dice:.4f}  " + ", ".join(f"{p} {w:g}" for p, w in zip(planes, weights, strict=True)))
     if write:
         write_view_weights(package, max(scores, key=lambda weights: scores[weights]))
-
-
-#: factors that are tried
-FACTORS = (0.06, 0.09, 0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
-LOGITS_SEED = 177
 
 
 def dice_by_factor(package: ModelPackage, cases: Iterable[LabelledVolume], values: Sequence[int]) -> dict[float, float]:

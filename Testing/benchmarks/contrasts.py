@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import find_model
-from SESegmentationLib.options import SegmentOptions
+from SESegmentationLib.result import SegmentOptions
 from SESegmentationTraining.accuracy import fold_parcels
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

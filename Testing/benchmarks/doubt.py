@@ -32,7 +32,7 @@ from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.models.sections import expected_dice
-from SESegmentationLib.options import SegmentOptions
+from SESegmentationLib.result import SegmentOptions
 from SESegmentationTraining.calibration import SHIFTS, shift_volume
 from SESegmentationTraining.dataset import Case
 

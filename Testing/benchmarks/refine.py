@@ -2,7 +2,7 @@
 
 Corrections are simulated as clinicians make them: slices of one plane or of several, chosen by their errors, their
 doubt, their place; drawn exactly, coarsely, or a single stroke in each; see
-:mod:`SESegmentationTraining.simulated_corrections`. Cases are those that the model's training kept out for test,
+:mod:`SESegmentationTraining.learnt_correction`. Cases are those that the model's training kept out for test,
 each as it is, under one shift (bias field, noise, low contrast, thick slices, another contrast; in turn), and under two
 at once. Measured is the mean Dice of the structures on all slices that were not corrected, before and after, with 95 %
 confidence intervals by bootstrap over cases. "Regained" is the share of the Dice missing to 1 that is regained; "worse"
@@ -37,13 +37,12 @@ from SESegmentationLib.inference.crops import Crop
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage, sha256_of
-from SESegmentationLib.options import SegmentOptions
 from SESegmentationLib.refine.corrections import AXES, Corrections, Slices
 from SESegmentationLib.refine.cross_validation import recalibrate_cross_validated
 from SESegmentationLib.refine.learnt_correction import FOLDER, WEIGHTS
 from SESegmentationLib.refine.recalibration import Settings
 from SESegmentationLib.refine.refinement import refine
-from SESegmentationLib.result import SegmentationResult
+from SESegmentationLib.result import SegmentationResult, SegmentOptions
 from SESegmentationTraining.calibration import SHIFTS
 from SESegmentationTraining.correction_examples import shifted
 from SESegmentationTraining.dataset import Case

@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.models import ModelPackage, list_models
-from SESegmentationLib.predict.device import fast_precision
 from SESegmentationTraining.accuracy import measure, test_cases
 from SESegmentationTraining.dataset import Case
 

@@ -10,14 +10,14 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_writer import asymmetric, write_enhanced, write_series
 from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
+from dicom_writer import asymmetric, write_enhanced, write_series
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.io.dicom import opening
+from SESegmentationLib.io.dicom import headers as opening
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.volume_image import remarks_of
 

@@ -17,9 +17,9 @@ from panel_clicks import click, draw, wait  # noqa: E402
 from panel_fixtures import *  # noqa: E402, F403
 
 from SESegmentationLib.cli import main  # noqa: E402
+from SESegmentationLib.io.segmentations import algorithm_name  # noqa: E402
 from SESegmentationLib.io.writing import write_segmentation  # noqa: E402
 from SESegmentationLib.models.labels import LEFT, STRUCTURES, structure_label  # noqa: E402
-from SESegmentationLib.models.segments import algorithm_name  # noqa: E402
 from SESegmentationLib.mrml import ACCEPTED, CORRECTED, TO_CHECK, review_state, set_review_state  # noqa: E402
 
 GENERAL = "Segmentation category and type - 3D Slicer General Anatomy list"

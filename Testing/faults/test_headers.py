@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import mutants  # noqa: E402
 
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.inference.input_checks import HeadSurvey
 from SESegmentationLib.io.reading import check_volume, read_label_layers, read_volume
 from SESegmentationLib.io.volume_image import RAS_TO_LPS, affine_of, remarks_of
-from SESegmentationLib.quality.head import HeadSurvey
 
 FAULTS = Path(__file__).resolve().parents[3] / "shared" / "faults"
 #: the phantom's place

@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no such signa
 def begun(*arguments: object) -> subprocess.Popen:
     """The command, once its signals are its own."""
     program = (
-        "import sys; from SESegmentationLib.cli import entry; own = entry.end_on_signals;"
-        "entry.end_on_signals = lambda: (own(), print('begun', flush=True)); sys.exit(entry.main())"
+        "import sys; from SESegmentationLib import cli; own = cli.end_on_signals;"
+        "cli.end_on_signals = lambda: (own(), print('begun', flush=True)); sys.exit(cli.main())"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
@@ -69,7 +69,7 @@ def test_while_an_exception_would_be_lost(tmp_path):
 import sys, threading, time
 sys.path.insert(0, {str(LIBRARY)!r})
 from SESegmentationLib.files import staging_folder
-from SESegmentationLib.interruption import end_on_signals
+from SESegmentationLib.progress import end_on_signals
 from pathlib import Path
 
 class Callback:
@@ -104,7 +104,7 @@ def test_a_forked_child_has_signals_of_its_own():
     program = f"""
 import os, signal, sys, time
 sys.path.insert(0, {str(LIBRARY)!r})
-from SESegmentationLib.interruption import end_on_signals
+from SESegmentationLib.progress import end_on_signals
 end_on_signals()
 child = os.fork()
 if child == 0:

@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.client import FailureEvent, LocalSegmenter, ResultEvent, SegmentJob
-from SESegmentationLib.client.processes import worker_environment
+from SESegmentationLib.client.connection import worker_environment
 from SESegmentationLib.errors import OutOfMemoryError, WorkerError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the launcher of
 #: a worker whose engine does BODY; LATE is done once the worker can be watched, before all other imports
 ENGINE = """
 import os, sys, time, ctypes, signal
-from SESegmentationLib.worker.ending import prepare
+from SESegmentationLib.worker import prepare
 prepare()
 LATE
 import SimpleITK as sitk

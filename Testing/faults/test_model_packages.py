@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.doctor import check_models
-from SESegmentationLib.errors import InputError, ModelError, SegmentationError, UsageError
+from SESegmentationLib.errors import InputError, ModelError, SegmentationError, UsageError, fault_of, plain
 from SESegmentationLib.files.json_files import parse_json
 from SESegmentationLib.models import (
     ModelCard,
@@ -36,7 +36,6 @@ from SESegmentationLib.models import (
 )
 from SESegmentationLib.models.store import verify_schema
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.text import fault_of, plain
 
 MEMORY = 64 << 20
 

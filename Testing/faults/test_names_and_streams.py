@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.cli import show
 from SESegmentationLib.cli.jobs import case_name, plan_jobs
-from SESegmentationLib.errors import UsageError
+from SESegmentationLib.errors import UsageError, printable
 from SESegmentationLib.files import OutputFiles
 from SESegmentationLib.files.json_files import to_json
+from SESegmentationLib.inference.device import choose_device
 from SESegmentationLib.io.writing import write_image
-from SESegmentationLib.predict.device import choose_device
 from SESegmentationLib.report import check_report_name, write_report
-from SESegmentationLib.text import printable
 
 LIBRARY = Path(__file__).parents[2] / "SESegmentation"
 posix = pytest.mark.skipif(os.name == "nt", reason="names are text there, and streams other ones")

@@ -18,8 +18,8 @@ import SimpleITK as sitk
 
 from drawn_hippocampus import draw_sample
 from SESegmentationLib.client import FailureEvent, LocalSegmenter, RefineJob, ResultEvent, SegmentJob
-from SESegmentationLib.client.processes import worker_environment
-from SESegmentationLib.options import SegmentOptions
+from SESegmentationLib.client.connection import worker_environment
+from SESegmentationLib.result import SegmentOptions
 
 SHIM = Path(__file__).with_name("old_torch.py")
 MODEL = Path(__file__).parents[2] / "weights" / "hippocampus-t1"
@@ -72,7 +72,7 @@ def test_the_networks_of_every_kind_run_with_old_signatures():
 import sys; sys.path.insert(0, {str(SHIM.parent)!r})
 import old_torch; old_torch.take_back()
 import torch
-from SESegmentationLib.predict.device import fast_precision
+from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.errors import is_out_of_memory
 from SESegmentationLib.networks import build_network
 assert fast_precision(torch.device("cpu")) == fast_precision(torch.device("mps")) == torch.float32

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import Geometry
-from SESegmentationLib.io.segmentations import placed, read_segmentation
+from SESegmentationLib.inference.roi import read_roi, region_box
+from SESegmentationLib.io.segmentations import Segment, identify, placed, read_segmentation
 from SESegmentationLib.io.writing import segment_fields, write_segmentation
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
-from SESegmentationLib.models.segments import Segment, identify
-from SESegmentationLib.preprocess.roi import read_roi, region_box
 from SESegmentationTraining.dataset import find_cases, read_case
 
 LABELS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.cli.entry import main
+from SESegmentationLib.cli import main
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume

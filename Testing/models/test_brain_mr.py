@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import verify_package
-from SESegmentationLib.options import SegmentOptions
+from SESegmentationLib.result import SegmentOptions
 from SESegmentationTraining.accuracy import fold_parcels
 from SESegmentationTraining.evaluation import compare, island_voxels, swapped_voxels
 

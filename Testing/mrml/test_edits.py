@@ -28,7 +28,7 @@ from SESegmentationLib.mrml import (
     update_segmentation,
     value_range,
 )
-from SESegmentationLib.refine.adapted_file import FORMAT
+from SESegmentationLib.result import FORMAT
 
 STRUCTURES = [structure_label(17, "hippocampus", LEFT), structure_label(16, "brain stem")]
 SHAPE = (8, 9, 10)

@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
-from SESegmentationLib.mrml import (
-    UndoHistory,
-    add_segmentation,
-    image_from_volume_node,
-    update_segmentation,
-)
+from SESegmentationLib.mrml import UndoHistory, add_segmentation, image_from_volume_node, update_segmentation
 
 STRUCTURES = [
     structure_label(17, "hippocampus", LEFT),

@@ -24,11 +24,10 @@ from SESegmentationLib.client import (
 )
 from SESegmentationLib.doctor import Check
 from SESegmentationLib.errors import CancelledError, SegmentationError
+from SESegmentationLib.inference.output_checks import with_doubtful_slices
 from SESegmentationLib.models import ModelCard, ModelPackage, write_package
 from SESegmentationLib.models.labels import structure_label
-from SESegmentationLib.quality.confidence import with_doubtful_slices
-from SESegmentationLib.refine.adapted_file import FORMAT
-from SESegmentationLib.result import Finding, SegmentationResult, StructureResult
+from SESegmentationLib.result import FORMAT, Finding, SegmentationResult, StructureResult
 from SESegmentationLib.worker.jobs import pack_image, pack_result
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,10 +16,10 @@ from panel_fakes import card_dict, make_package, make_refined, make_result
 from harness import application
 from harness.segment_editor import paint
 from SESegmentationLib.errors import WorkerError
+from SESegmentationLib.geometry import slices_mask
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.models.labels import structure_label
 from SESegmentationLib.mrml import adapted_parameters, find_corrected_slices
-from SESegmentationLib.refine.slices import slices_mask
 
 SIZE = (16, 14, 12)  # i, j, k
 LOGIC = slicer.vtkSlicerSegmentationsModuleLogic

@@ -14,7 +14,7 @@ import slicer
 from panel_clicks import click, texts, wait, wait_a_moment
 
 from harness.packages import environment
-from SESegmentationLib.client import processes as launch
+from SESegmentationLib.client import connection as launch
 from SESegmentationLib.errors import CancelledError
 
 SLOW = "print('Collecting torch', flush=True); time.sleep(60)"

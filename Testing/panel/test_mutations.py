@@ -23,7 +23,7 @@ from harness import dialogs as harness_dialogs
 from harness.faults import faults
 from harness.segment_editor import paint
 from SESegmentationLib.errors import WorkerError
-from SESegmentationLib.models import installing
+from SESegmentationLib.models import packages as installing
 from SESegmentationLib.result import Finding
 
 UI = "Resources/UI/SESegmentation.ui"
@@ -66,9 +66,9 @@ SLIPS = [
     ("panel/structure_table.py", '"cellClicked(int,int)"', '"cellClick(int,int)"'),
     ("panel/structure_table.py", "_table.setCurrentCell(", "_table.setCurentCell("),
     ("panel/structure_table.py", "setIcon(_traffic_light", "setIkon(_traffic_light"),
-    ("panel/review.py", "acceptButton.shortcut = ", "acceptButton.shortcuts = "),
-    ("panel/review.py", "editor.setSourceVolumeNode(", "editor.setSourceVolume("),
-    ("panel/review.py", '"SegmentEditor"', '"SegmentsEditor"'),
+    ("panel/result_view.py", "acceptButton.shortcut = ", "acceptButton.shortcuts = "),
+    ("panel/result_view.py", "editor.setSourceVolumeNode(", "editor.setSourceVolume("),
+    ("panel/result_view.py", '"SegmentEditor"', '"SegmentsEditor"'),
     ("panel/recalibration.py", "previewLabel.text = ", "previewLabel.txt = "),
     ("panel/recalibration.py", '"clicked(bool)", self.discard', '"click(bool)", self.discard'),
     ("panel/result_record.py", "getSaveFileName(", "getSafeFileName("),
@@ -90,7 +90,7 @@ SLIPS = [
     ("panel/computer.py", "ctkPathLineEdit.Dirs", "ctkPathLineEdit.Folders"),
     ("panel/messages.py", "standardIcon(", "standardIkon("),
     ("panel/messages.py", "text.wordWrap = ", "text.wordwrap = "),
-    ("panel/review.py", "JumpAllSlices(", "JumpAllSlice("),
+    ("panel/result_view.py", "JumpAllSlices(", "JumpAllSlice("),
     ("panel/messages.py", "logText.setPlainText(", "logText.setPlaintext("),
     ("panel/panel.py", "choices.keepWarm", "choices.keepwarm"),
 ]

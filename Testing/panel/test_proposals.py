@@ -12,7 +12,7 @@ from panel_fakes import adapted_file, make_package, make_refined
 from harness import application
 from SESegmentationLib.errors import WorkerError
 from SESegmentationLib.mrml import adapted_parameters, find_corrected_slices, review_state
-from SESegmentationLib.refine.adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
+from SESegmentationLib.result import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
 
 STATUS = slicer.vtkSlicerSegmentationsModuleLogic
 

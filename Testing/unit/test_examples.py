@@ -7,11 +7,10 @@ import re
 import shutil
 from pathlib import Path
 
-import pytest
 import SimpleITK as sitk
 
 import SESegmentationLib
-from SESegmentationLib import api, networks
+from SESegmentationLib import networks
 from SESegmentationLib.io.reading import read_volume
 
 DOCUMENTS = Path(__file__).resolve().parents[2]
@@ -26,7 +25,7 @@ def test_five_lines_segment_a_file(sample_file, tiny_model, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SESEGMENTATION_MODELS", str(tiny_model.parent))
     shutil.copy(sample_file, tmp_path / "head.nii.gz")
-    program = example_of(api)
+    program = example_of(SESegmentationLib)
     assert len([line for line in program.splitlines() if line.strip()]) == 5
     exec(program.replace("brain-mr", tiny_model.name), {})
     assert re.search(r"^\S.*: \d+\.\d ml$", capsys.readouterr().out, re.MULTILINE)
@@ -36,7 +35,7 @@ def test_five_lines_segment_a_file(sample_file, tiny_model, tmp_path, monkeypatc
 
 
 def test_the_documents_show_the_same_lines():
-    program = example_of(api)
+    program = example_of(SESegmentationLib)
     for name in ("README.md", "docs/command-line.md"):
         assert program in (DOCUMENTS / name).read_text(encoding="utf-8"), name
 
@@ -45,8 +44,3 @@ def test_networks_and_blocks_are_where_one_looks_for_them():
     scope: dict = {}
     exec(example_of(networks), scope)
     assert scope["logits"].shape == (2, 28, 160, 160) and scope["recalibrated"].shape == (2, 64, 40, 40)
-
-
-def test_other_names_do_not_exist():
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        SESegmentationLib.nothing  # noqa: B018

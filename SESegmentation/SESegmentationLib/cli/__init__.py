@@ -1,5 +1,186 @@
-"""The ``sesegment`` command. What it can do stands in :mod:`.app`, what it says on failure in :mod:`.entry`."""
+"""The ``sesegment`` command: its streams, and every failure as a line of cause, a line of remedy and an exit code.
 
-from .entry import main
+What it can do stands in :mod:`.app`.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, no_memory_to_load, printable
+from ..files.writing import any_file_written
+from ..progress import MESSAGE, end_on_signals, let_finish
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 
 __all__ = ["main"]
+DEBUG = "--debug"
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+
+class _Stream(io.FileIO):
+    """A stream that keeps its first failure to itself and drops what comes after it."""
+
+    failure: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        if self.failure is None:
+            try:
+                return super().write(data) or 0
+            except OSError as error:
+                self.failure = error
+        return memoryview(data).nbytes
+
+
+def replace_standard_streams(quiet: bool = True) -> None:
+    """Make standard output and standard error fit for any text, and for a reader that goes away.
+
+    What an encoding does not have is written as an escape. For the whole process, once, before anything is opened.
+
+    Args:
+        quiet: keep what libraries in C and C++ print to the error stream off it: exceptions say it better.
+    """
+    for number in (0, 1, 2):  # one that is closed would be taken by the next file that is opened
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    errors = os.dup(2)
+    if quiet:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+    sys.stdout = _text(1, sys.stdout)
+    sys.stderr = _text(errors, sys.stderr)
+
+
+def say(text: str) -> None:
+    """Print one line on stdout at once."""
+    print(printable(text), flush=True)
+
+
+def warn(text: str) -> None:
+    """Print one line on stderr."""
+    print(printable(" ".join(text.split())), file=sys.stderr, flush=True)
+
+
+def printing_failure() -> OSError | None:
+    """Why what was printed on standard output was lost; None where it was not, or nobody wanted to read on."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        return error if isinstance(error, OSError) and not isinstance(error, BrokenPipeError) else None
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    failure = getattr(raw, "failure", None)
+    return None if isinstance(failure, BrokenPipeError) else failure
+
+
+def _text(number: int, given: TextIO) -> TextIO:
+    encoding = getattr(given, "encoding", None) or "utf-8"
+    if os.name == "nt" and os.isatty(number):  # a console of Windows takes no bytes
+        if isinstance(given, io.TextIOWrapper):
+            given.reconfigure(errors="backslashreplace")
+        return given
+    line_buffering = os.isatty(number) or number != 1
+    raw = io.BufferedWriter(_Stream(number, "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=line_buffering)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: without the program's name. Where absent, those of the process, which is then this command's own: its
+            streams and signals too.
+
+    Returns:
+        Exit code: 0 done, 2 wrong use or unusable input, 3 no such or damaged model, 4 not enough memory, 5 device,
+        6 nothing was found in the volume, 1 anything else.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"  # no Python process that is started imports from the working folder
+    if arguments is not None:
+        return _outcome(list(arguments))
+    replace_standard_streams(quiet=DEBUG not in sys.argv)
+    end_on_signals()
+    code = _outcome(sys.argv[1:])
+    if lost := printing_failure():
+        warn(f"What was printed is lost: {lost.strerror}.")
+        warn("The files are written, and whole." if any_file_written() else "Print to another file or disk.")
+        code = code if any_file_written() else code or 1
+    let_finish()
+    return code
+
+
+def _outcome(arguments: list[str]) -> int:
+    """Exit code of the command with these arguments; its failure is told."""
+    try:
+        return _invoke([argument for argument in arguments if argument != DEBUG])
+    except BaseException as error:
+        if DEBUG in arguments:
+            traceback.print_exc()
+        return report_failure(error)
+
+
+def report_failure(error: BaseException, subject: str = "") -> int:
+    """Print cause and remedy of ``error`` on stderr, each in one line; the exit code.
+
+    Args:
+        error: what was raised.
+        subject: the file it concerns, where there are several.
+    """
+    known = as_segmentation_error(error)
+    cause = known.cause if subject in known.cause else f"{subject}: {known.cause}"
+    for line in (cause, known.remedy):
+        if line:
+            warn(line)
+    return known.exit_code
+
+
+def as_segmentation_error(error: BaseException) -> SegmentationError:
+    """``error`` in the words of the user."""
+    import typer
+
+    if isinstance(error, SegmentationError):
+        return error
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return SegmentationError(*MESSAGE)
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError("There is not enough memory.", "Close other programs, or use --low-memory.")
+    if isinstance(error, ImportError) and (known := no_memory_to_load(str(error))):
+        return known
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("SESegmentationLib"):
+        return DependencyError(
+            f"The Python package {error.name} is not installed.", "Run: sesegment doctor. It says how to install it."
+        )
+    if hasattr(error, "format_message"):  # what typer raises on wrong options; it has no public name
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "sesegment"
+        message = error.format_message()  # empty where the help was printed instead
+        return UsageError(message, f"See: {command} --help" if message else "")
+    if isinstance(error, OSError) and error.strerror:
+        where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "A file"
+        if error.errno == errno.ENAMETOOLONG:
+            return UsageError(f"The name {where} is longer than the disk allows.", "Choose a shorter name.")
+        return SegmentationError(
+            f"{where} cannot be read or written: {error.strerror}.", "Check the file, its folder and its disk."
+        )
+    return SegmentationError(
+        f"Unexpected failure: {type(error).__name__}: {error}", f"Run it again with {DEBUG} and report what it prints."
+    )
+
+
+def _invoke(arguments: list[str]) -> int:
+    from .app import app
+
+    code = app(arguments, prog_name="sesegment", standalone_mode=False)
+    if code == _INTERRUPTED:
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0

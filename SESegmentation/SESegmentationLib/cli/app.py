@@ -1,7 +1,8 @@
-"""The commands and their options."""
+"""The commands of the training package, where it is installed; elsewhere they say that it is not."""
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,9 +10,11 @@ from typing import Annotated, Literal
 import typer
 
 from .. import __version__
-from .entry import say, warn
-from .training import add_training_commands
+from ..errors import DependencyError
+from . import say, warn
 
+PACKAGE = "SESegmentationTraining"
+COMMANDS = ("train", "experiment", "evaluate", "measure", "prepare")
 app = typer.Typer(
     help="Segment anatomy in medical volumes by networks with squeeze & excitation blocks.",
     no_args_is_help=True,
@@ -19,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
 AcceptLicence = Annotated[
     bool,
     typer.Option(
@@ -50,6 +52,30 @@ Deidentify = Annotated[
 ]
 LowMemory = Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+models_app = typer.Typer(invoke_without_command=True, help="List the models that can be used, or add one.")
+
+
+def add_training_commands(app: typer.Typer) -> None:
+    """Add commands for training and measuring to ``app``."""
+    if importlib.util.find_spec(PACKAGE) is not None:
+        from SESegmentationTraining.commands import add_commands
+
+        add_commands(app)
+        return
+    for name in COMMANDS:
+        app.command(
+            name,
+            help="Not installed here: it is part of the training package.",
+            add_help_option=False,
+            context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+        )(_refuse)
+
+
+def _refuse() -> None:
+    raise DependencyError(
+        "Training and measuring are not installed here.",
+        "Install them from the project's folder: pip install '.[train]'",
+    )
 
 
 def _print_version(wanted: bool) -> None:
@@ -68,7 +94,6 @@ def options(
     """Options that stand before the command; ``--debug`` is taken out of the arguments before they come here."""
 
 
-models_app = typer.Typer(invoke_without_command=True, help="List the models that can be used, or add one.")
 app.add_typer(models_app, name="models")
 
 
@@ -176,7 +201,7 @@ def run(
     Into a folder, each result is called like its volume, without a trailing _0000. Of several volumes, those that can
     be segmented are; the exit code tells of the first that could not.
     """
-    from ..options import DicomOptions
+    from ..result import DicomOptions
     from .run import RunOptions
     from .run import run as run_volumes
 
@@ -230,7 +255,7 @@ def dicom(
     Modality, part of the body and contrast, as the tags tell them, choose the model; a series that none takes is
     skipped, with the reason. Of each of the others a DICOM segmentation and a structured report are written.
     """
-    from ..options import DicomOptions
+    from ..result import DicomOptions
     from .dicom import segment_folder
     from .run import RunOptions
 
@@ -293,7 +318,7 @@ def refine(
 
     Corrected slices stay as they are. The model itself is not changed.
     """
-    from ..options import DicomOptions
+    from ..result import DicomOptions
     from .refine import RefineOptions, refine_volume
 
     refine_volume(

@@ -21,11 +21,10 @@ from ..io.dicom.headers import all_tags, numbers_of, text_of
 from ..io.dicom.series import Found, Series, grouped, refuse_faults
 from ..models import ModelCard, ModelPackage, find_model, list_models
 from ..models.labels import REGIONS, STRUCTURES
-from .entry import report_failure, say, warn
+from . import report_failure, say, warn
 from .jobs import Job, check_dicom
-from .licence import OPTION, require_consent
 from .run import RunOptions, segment_all, tell_of_nothing
-from .show import ProgressBar, print_findings, print_json
+from .show import OPTION, ProgressBar, print_findings, print_json, require_consent
 
 #: part of the body: how words begin that tell it in BodyPartExamined or a description, and the structures in it
 _BODY_PARTS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -17,8 +17,8 @@ from ..errors import DependencyError, SegmentationError, UsageError, install_adv
 from ..files import OutputFiles, same_name
 from ..io.dicom import is_dicom
 from ..io.formats import PICTURE_ENDINGS, is_picture, read_header
-from ..models.segments import algorithm_name
-from ..options import DicomOptions
+from ..io.segmentations import algorithm_name
+from ..result import DicomOptions
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -32,6 +32,10 @@ OUTPUT_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".dcm")
 SLICE_OUTPUT_ENDINGS = (*OUTPUT_ENDINGS, ".png")
 #: endings by which a name is meant as a file, though not as one that can be written
 _FILE_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".gz", ".png", ".json", ".txt", ".stl", ".zip", ".mgz")
+#: a volume with more voxels on the model's grid, about 100^3, keeps all cores busy by itself, and needs the memory
+SMALL = 1_000_000
+Done = TypeVar("Done")
+Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
@@ -230,13 +234,6 @@ def _format(source: Path) -> str:
     return "png" if is_picture(source) and not source.name.lower().endswith((".tif", ".tiff")) else "nii.gz"
 
 
-#: a volume with more voxels on the model's grid, about 100^3, keeps all cores busy by itself, and needs the memory
-SMALL = 1_000_000
-
-Done = TypeVar("Done")
-Task = TypeVar("Task")
-
-
 def all_small(volumes: Sequence[Path], spacing: Sequence[float]) -> bool:
     """Whether every volume has at most ``SMALL`` voxels of ``spacing`` (mm); a DICOM folder counts as large.
 
@@ -261,7 +258,7 @@ def side_by_side(work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterato
 
     Tasks are drawn in the thread that asks for results, a few ahead of what is done.
     """
-    from ..predict.device import MAX_WORKERS, compute_pool
+    from ..inference.device import MAX_WORKERS, compute_pool
 
     cores = min(MAX_WORKERS, os.cpu_count() or 1)
     begun: deque[Future[Done]] = deque()

@@ -13,11 +13,10 @@ from ..client.reading import reading_apart, reading_process
 from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..models import find_model
-from ..options import DicomOptions, SegmentOptions
 from ..report import check_report_name
+from ..result import DicomOptions, SegmentOptions
 from .jobs import check_dicom, plan_jobs, read_source, write_result
-from .licence import require_consent
-from .show import ProgressBar, console, print_json, print_segmentation
+from .show import ProgressBar, console, print_json, print_segmentation, require_consent
 
 if TYPE_CHECKING:
     from ..refine.refinement import Refinement
@@ -90,11 +89,11 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     reading_process().start()  # while libraries are imported here
     from ..inference.engine import Engine
+    from ..inference.preprocess import on_grid_of
+    from ..inference.roi import read_roi
     from ..io.formats import pixel_size
     from ..io.reading import read_volume
     from ..io.segmentations import read_segmentation
-    from ..preprocess.grid import on_grid_of
-    from ..preprocess.roi import read_roi
     from ..refine.corrections import Slices
     from ..refine.recalibration import Settings
     from ..refine.refinement import refine

@@ -18,20 +18,22 @@ from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS, write_image
 from ..models import find_model
-from ..options import DicomOptions, Grid, SegmentOptions
 from ..progress import Progress, no_progress
 from ..report import check_report_name
-from .entry import as_segmentation_error, report_failure, say, warn
+from ..result import DicomOptions, Grid, SegmentOptions
+from . import as_segmentation_error, report_failure, say, warn
 from .jobs import Job, all_small, case_names, check_dicom, plan_jobs, read_source, side_by_side, write_result
-from .licence import require_consent
-from .show import ProgressBar, print_findings, print_json, print_segmentation
+from .show import ProgressBar, print_findings, print_json, print_segmentation, require_consent
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
     from ..inference.engine import Engine
-    from ..inference.sampling import Kind
+    from ..inference.explanations import Kind
     from ..result import SegmentationResult
+
+#: the report of a volume, and what it failed by
+Outcome = tuple[dict[str, Any], SegmentationError | None]
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,9 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     reading_process().start()  # while libraries are imported here
-    from ..inference.attention import gated_views
     from ..inference.engine import Engine
-    from ..preprocess.roi import read_roi
+    from ..inference.explanations import gated_views
+    from ..inference.roi import read_roi
     from ..report import write_report
 
     reports, nothing, first_code = [], [], 0
@@ -194,10 +196,6 @@ class Export(Protocol):
 
     def add(self, volume: Path, report: Mapping[str, Any]) -> None:
         """Add a volume by its report, or by what it failed by; in order."""
-
-
-#: the report of a volume, and what it failed by
-Outcome = tuple[dict[str, Any], SegmentationError | None]
 
 
 def segment_all(
@@ -298,9 +296,8 @@ def _segment(
     exports: Sequence[Export],
 ) -> dict[str, Any]:
     """Segment one volume and write what belongs to it; its report."""
-    from ..inference.attention import attention_map
-    from ..inference.sampling import sample_structures
-    from ..io.picture import write_picture
+    from ..inference.explanations import attention_map, sample_structures
+    from ..io.writing import write_picture
     from ..report import build_report, with_samples, write_report
 
     image = read.image

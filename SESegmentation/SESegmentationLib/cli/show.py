@@ -1,4 +1,4 @@
-"""What the command shows: tables on stdout, progress on stderr."""
+"""Consent to the terms of weights that are not free for every use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,25 @@ from rich.table import Table
 from rich.text import Text
 
 from ..doctor import ERROR, OK, Check
+from ..errors import UsageError, printable
 from ..files.json_files import to_json
-from ..models import ModelPackage
-from ..text import printable
-from .entry import warn
+from ..models import ModelCard, ModelPackage
+from . import warn
 
+OPTION = "--accept-licence"
 _STATUS_STYLES = {OK: "green", ERROR: "red"}
+
+
+def require_consent(card: ModelCard, accepted: bool) -> None:
+    """Raise UsageError where the terms of a model are not free and not accepted."""
+    licence = card.licence
+    if accepted or not licence.asks_consent:
+        return
+    where = f" at {licence.url}" if licence.url else ""
+    raise UsageError(
+        f"The weights of {card.name} may not be used for every purpose: {licence.name} ({licence.spdx}).",
+        f"Read these terms{where}; if you accept them, add {OPTION}.",
+    )
 
 
 class _PlainConsole(Console):

@@ -13,11 +13,21 @@ from typing import Any
 import numpy as np
 
 from ..errors import CancelledError, SegmentationError, WorkerError
-from ..worker.frames import Frame
 from ..worker.jobs import Job
-from ..worker.messages import ACCEPTED, CANCEL, FAILURE, HEARTBEAT, HELLO, JOB, PROGRESS, RESULT, check_hello, error_of
-from .connection import Connection
-from .processes import AGAIN, Ending, worker_command, worker_environment
+from ..worker.messages import (
+    ACCEPTED,
+    CANCEL,
+    FAILURE,
+    HEARTBEAT,
+    HELLO,
+    JOB,
+    PROGRESS,
+    RESULT,
+    Frame,
+    check_hello,
+    error_of,
+)
+from .connection import AGAIN, Connection, Ending, worker_command, worker_environment
 from .segmenter import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent
 
 

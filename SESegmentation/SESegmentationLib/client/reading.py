@@ -17,10 +17,9 @@ import SimpleITK as sitk
 
 from ..errors import InputError, OutOfMemoryError, SegmentationError, WorkerError
 from ..io.reading import files_opened_by
-from ..worker.frames import Frame, FrameError, read_frame, write_frame
 from ..worker.jobs import unpack_image
-from ..worker.messages import error_of
-from .processes import OWN_GROUP, count_memory_kills, pipe, worker_command, worker_environment
+from ..worker.messages import Frame, FrameError, error_of, read_frame, write_frame
+from .connection import OWN_GROUP, count_memory_kills, pipe, worker_command, worker_environment
 
 #: seconds that a file may take, and bytes more that each further one is for
 _SECONDS = 60.0

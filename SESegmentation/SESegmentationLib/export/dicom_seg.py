@@ -32,12 +32,11 @@ from ..io.dicom.frames import Frame, frames_of
 from ..io.dicom.headers import Header, all_tags, text_of
 from ..io.dicom.series import Found, choose_series
 from ..io.dicom.stack import Stack
-from ..io.picture import draw_picture
+from ..io.segmentations import algorithm_name
 from ..io.volume_image import affine_of, voxels_of
+from ..io.writing import draw_picture
 from ..models import Code, Label
-from ..models.segments import algorithm_name
-from ..options import DicomOptions, SegmentationType, beside
-from ..result import SegmentationResult
+from ..result import DicomOptions, SegmentationResult, SegmentationType, beside
 
 if TYPE_CHECKING:
     import highdicom as hd

@@ -9,7 +9,7 @@ from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import generate_uid
 
 from .. import __version__
-from ..models.segments import algorithm_name
+from ..io.segmentations import algorithm_name
 from ..result import SegmentationResult, StructureResult
 from .dicom_seg import NAME, SourceSeries, dicom_code, equipment
 

@@ -24,14 +24,13 @@ from urllib.parse import quote
 import numpy as np
 
 from .. import __version__
-from ..errors import DependencyError, InputError, SegmentationError, UsageError, install_advice
+from ..errors import DependencyError, InputError, SegmentationError, UsageError, install_advice, printable
 from ..files import write_whole
 from ..files.json_files import parse_json, read_json
 from ..files.overwriting import files_of
-from ..io.picture import draw_slices
+from ..io.writing import draw_slices
 from ..models import ModelCard, sha256_of
 from ..report import model_entry
-from ..text import printable
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import ModelError
-from ..text import fault_of
+from ..errors import ModelError, fault_of
 
 #: a larger file is refused before it is read, in bytes
 LARGEST = 4 << 20
@@ -22,6 +21,9 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _ESCAPED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 #: a string that does not end goes to the end: to look for one anew at each of its quotes would take for ever
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+REMEDY = "Correct model.json, or take the model package again from where it came."
+#: characters of a text, where nothing else is said
+LONGEST = 4000
 
 
 def read_json(path: Path) -> Any:
@@ -93,11 +95,6 @@ def _numbers_only(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {key: _numbers_only(value) for key, value in content.items()}
     return [_numbers_only(value) for value in content] if isinstance(content, list | tuple) else content
-
-
-REMEDY = "Correct model.json, or take the model package again from where it came."
-#: characters of a text, where nothing else is said
-LONGEST = 4000
 
 
 class Fields:

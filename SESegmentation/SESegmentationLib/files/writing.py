@@ -25,6 +25,15 @@ _LOCK = ".lock"
 #: taken while folders are made or files get their place: neither is ever interrupted in between
 placing = threading.RLock()
 _open: dict[Path, int] = {}
+#: a file system that has no such operation keeps nothing back
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
+#: what is written at once to see why a file is incomplete, bytes
+_PROBE = 1 << 20
+_REMEDY = "Choose another output with -o, or make its folder writable."
+#: errors of the disk, whoever wrote
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+#: where this process has put files
+_placed: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -153,12 +162,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=placing.acquire, after_in_parent=placing.release, after_in_child=_disown_after_fork)
 
 
-#: a file system that has no such operation keeps nothing back
-_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
-#: what is written at once to see why a file is incomplete, bytes
-_PROBE = 1 << 20
-
-
 class OutputError(SegmentationError):
     """A file that cannot be written."""
 
@@ -250,18 +253,11 @@ def mount_point_of(path: Path) -> Path:
     return place
 
 
-_REMEDY = "Choose another output with -o, or make its folder writable."
-#: errors of the disk, whoever wrote
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-#: where this process has put files
-_placed: set[Path] = set()
-
-
 class OutputFiles:
     """Files written together: under temporary names first, under their own once all are complete and on the disk.
 
     Leaving the ``with`` block by any exception removes what was begun; so does the end of the process by Ctrl-C (see
-    :mod:`..interruption`), and what a killed process leaves is removed by the next (:func:`check_writable`).
+    :mod:`..progress`), and what a killed process leaves is removed by the next (:func:`check_writable`).
 
     Example::
 

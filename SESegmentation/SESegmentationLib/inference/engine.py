@@ -21,19 +21,15 @@ from ..io.volume_image import voxels_of
 from ..models import Label, ModelPackage, View
 from ..models.sections import expected_dice
 from ..networks.weights import load_networks
-from ..options import SegmentOptions
-from ..postprocess.cleanup import clean
-from ..postprocess.intracranial import intracranial_ml
-from ..predict.device import choose_device
-from ..predict.predictor import Predictor
-from ..preprocess.grid import check_room, is_thick, on_model_grid
 from ..progress import PhasedProgress, Progress, no_progress
-from ..quality.confidence import confidence, voxel_doubt
-from ..quality.input_checks import check_input, expected_extent, extent_of
-from ..quality.output_checks import measure_structures
-from ..result import Confidence, IntracranialVolume, SegmentationResult
-from .cascade import Cascade
-from .crops import Crop, CropPlanner
+from ..result import Confidence, IntracranialVolume, SegmentationResult, SegmentOptions
+from .crops import Cascade, Crop, CropPlanner
+from .device import choose_device
+from .input_checks import check_input, expected_extent, extent_of
+from .output_checks import confidence, measure_structures, voxel_doubt
+from .postprocess import clean, intracranial_ml
+from .predictor import Predictor
+from .preprocess import check_room, is_thick, on_model_grid
 
 #: volumes larger than this along any axis are no crops, where the card does not say how large those are, in mm
 LARGEST_CROP_MM = 100.0

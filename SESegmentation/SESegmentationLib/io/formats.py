@@ -24,9 +24,7 @@ from ..result import Finding
 from .dicom import is_dicom, read_dicom
 from .metaimage import ENDINGS as METAIMAGE_ENDINGS
 from .metaimage import MetaImageHeader
-from .mgh import ENDINGS as MGH_ENDINGS
-from .mgh import MghHeader
-from .nifti import NiftiHeader
+from .neuroimaging import MGH_ENDINGS, MghHeader, NiftiHeader
 from .nrrd import MAGIC as NRRD_MAGIC
 from .nrrd import NrrdHeader
 from .volume_image import REMARKS
@@ -35,6 +33,9 @@ from .voxel_data import GZIP_MAGIC, opened
 PICTURE_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 #: kind of input, in a model card, of models that take slices one by one
 SLICES = "slices"
+#: ITK's readers of further formats that say how the axes lie in the patient
+_FORMATS = ("MINCImageIO", "HDF5ImageIO")
+_REMEDY = "Give a NIfTI, NRRD or MetaImage file or a DICOM folder; if it is one, copy or download it again."
 
 
 def is_picture(path: str | Path) -> bool:
@@ -98,11 +99,6 @@ def _scalar(page: Any, path: Path, labels: bool) -> np.ndarray:
             raise InputError(f"{path} is in colour.", "Convert it to grey, one value a pixel, and save it again.")
         array = colours[..., 0]
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")))
-
-
-#: ITK's readers of further formats that say how the axes lie in the patient
-_FORMATS = ("MINCImageIO", "HDF5ImageIO")
-_REMEDY = "Give a NIfTI, NRRD or MetaImage file or a DICOM folder; if it is one, copy or download it again."
 
 
 class Header(Protocol):

@@ -32,6 +32,17 @@ _LEAST_SHARE = 0.01
 #: how far it lies below the other values, in their own range without the highest; air in CT is no padding by that
 _GAP = 0.25
 _HIGHEST_PERCENTILE = 99.5
+#: metadata of a checked volume: how many of its voxels were no numbers
+NOT_NUMBERS = "SESegmentation_not_numbers"
+#: a volume longer than this along an axis is no part of a person, but has its spacing in another unit
+LONGEST_MM = 3000.0
+#: nor is one that is shorter than the one along its longest axis, or than the other along any
+SHORTEST_MM = (1.0, 0.1)
+#: sums and squares of larger values leave the range of single precision
+_LARGEST = 1e15
+#: smaller cosines, and sizes in mm, are rounding errors; ITK inverts matrices of denormal numbers wrongly
+_SMALLEST = 1e-9
+_COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
 def without_padding(image: sitk.Image) -> sitk.Image:
@@ -71,19 +82,6 @@ def without_padding(image: sitk.Image) -> sitk.Image:
         ],
     )
     return plain
-
-
-#: metadata of a checked volume: how many of its voxels were no numbers
-NOT_NUMBERS = "SESegmentation_not_numbers"
-#: a volume longer than this along an axis is no part of a person, but has its spacing in another unit
-LONGEST_MM = 3000.0
-#: nor is one that is shorter than the one along its longest axis, or than the other along any
-SHORTEST_MM = (1.0, 0.1)
-#: sums and squares of larger values leave the range of single precision
-_LARGEST = 1e15
-#: smaller cosines, and sizes in mm, are rounding errors; ITK inverts matrices of denormal numbers wrongly
-_SMALLEST = 1e-9
-_COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
 class Opener(Protocol):

@@ -13,6 +13,26 @@ import SimpleITK as sitk
 from ..errors import InputError
 from ..result import Finding
 
+#: metadata of an image that holds its remarks, as JSON
+REMARKS = "SESegmentation_remarks"
+#: from RAS, in which NIfTI and FreeSurfer give positions, to LPS
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+#: axes less perpendicular than this are sheared
+SHEAR_DEGREES = 0.2
+#: of a voxel: how far apart two accounts of where voxels are may lie by rounding
+_ROUNDING = 0.01
+NO_ORIENTATION = Finding(
+    "no-orientation",
+    "The file does not say how its axes lie in the patient.",
+    "Left and right may be exchanged, and the structures may be missed.",
+)
+NO_SIZE = Finding(
+    "no-voxel-size",
+    "The file does not say how large its voxels are; they were taken for 1 mm.",
+    "Volumes in ml are very likely wrong, and structures may be missed.",
+)
+GEOMETRY_REMEDY = "Correct them, and save the volume again from a program that shows it correctly."
+
 
 class _Voxels:
     """What numpy asks for a view: its arrays hold on to this object, and so to the image."""
@@ -31,10 +51,6 @@ def voxels_of(image: sitk.Image) -> np.ndarray:
     return np.asarray(_Voxels(image))
 
 
-#: metadata of an image that holds its remarks, as JSON
-REMARKS = "SESegmentation_remarks"
-
-
 def add_remarks(image: sitk.Image, findings: Iterable[Finding]) -> None:
     """Keep ``findings`` with ``image``, after those that it has."""
     every = [*remarks_of(image), *findings]
@@ -47,25 +63,6 @@ def remarks_of(image: sitk.Image) -> list[Finding]:
     if not image.HasMetaDataKey(REMARKS):
         return []
     return [Finding(*remark) for remark in json.loads(image.GetMetaData(REMARKS))]
-
-
-#: from RAS, in which NIfTI and FreeSurfer give positions, to LPS
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-#: axes less perpendicular than this are sheared
-SHEAR_DEGREES = 0.2
-#: of a voxel: how far apart two accounts of where voxels are may lie by rounding
-_ROUNDING = 0.01
-
-NO_ORIENTATION = Finding(
-    "no-orientation",
-    "The file does not say how its axes lie in the patient.",
-    "Left and right may be exchanged, and the structures may be missed.",
-)
-NO_SIZE = Finding(
-    "no-voxel-size",
-    "The file does not say how large its voxels are; they were taken for 1 mm.",
-    "Volumes in ml are very likely wrong, and structures may be missed.",
-)
 
 
 def volume_image(voxels: np.ndarray, affine: np.ndarray, name: str, findings: Iterable[Finding] = ()) -> sitk.Image:
@@ -90,9 +87,6 @@ def volume_image(voxels: np.ndarray, affine: np.ndarray, name: str, findings: It
         raise InputError(f"{name}: its position cannot be kept exactly: {affine.tolist()}.", GEOMETRY_REMEDY)
     add_remarks(image, findings)
     return image
-
-
-GEOMETRY_REMEDY = "Correct them, and save the volume again from a program that shows it correctly."
 
 
 class ShearedError(InputError):
@@ -189,3 +183,14 @@ def several_values(name: str, count: int) -> tuple[str, str]:
 def complex_valued(name: str) -> tuple[str, str]:
     """Cause and remedy for voxels that are complex numbers."""
     return f"{name} is complex-valued.", "Give its magnitude."
+
+
+def scaled(voxels: np.ndarray, slope: float, inter: float) -> np.ndarray:
+    """The values that are meant, in single precision unless they are stored in more or need no scaling."""
+    if voxels.dtype.itemsize > 8:
+        voxels = voxels.astype(np.float64)
+    if (slope, inter) == (1.0, 0.0):
+        return voxels
+    if voxels.dtype.itemsize < 4 or voxels.dtype == np.float32:
+        return voxels.astype(np.float32) * np.float32(slope) + np.float32(inter)
+    return voxels.astype(np.float64) * slope + inter

@@ -30,6 +30,13 @@ _BLOCK_BYTES = 1 << 20
 _SURPLUS_BYTES = 1 << 28
 #: so many follow a carriage return by chance once in 10^19 files
 _LINE_FEEDS = 8
+#: longer headers are none; Slicer's with many segments take some 100 kB
+_MOST_BYTES = 16 << 20
+_MOST_FILES = 1 << 16
+_UNITS_MM = {"": 1.0, "?": 1.0, "???": 1.0, "m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 1e-3, "nm": 1e-6}
+_UNIT_NAMES = {"meter": "m", "metre": "m", "centimeter": "cm", "millimeter": "mm", "millimetre": "mm"}
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+REMEDY = "Correct it, or save the volume again from a program that shows it correctly."
 
 
 class Inflated(io.RawIOBase):
@@ -184,14 +191,7 @@ def as_numbers(path: Path, text: bytes, shape: Sequence[int], dtype: np.dtype) -
         raise InputError(f"{path}: its voxels are no numbers of its type: {error}.", CUT_OFF_REMEDY) from error
 
 
-#: longer headers are none; Slicer's with many segments take some 100 kB
-_MOST_BYTES = 16 << 20
-_MOST_FILES = 1 << 16
-_UNITS_MM = {"": 1.0, "?": 1.0, "???": 1.0, "m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 1e-3, "nm": 1e-6}
-_UNIT_NAMES = {"meter": "m", "metre": "m", "centimeter": "cm", "millimeter": "mm", "millimetre": "mm"}
 _UNIT_NAMES |= {"micron": "um", "micrometer": "um", "µm": "um", "μm": "um", "micrometre": "um", "nanometer": "nm"}
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-REMEDY = "Correct it, or save the volume again from a program that shows it correctly."
 
 
 def header_lines(file: BinaryIO, path: Path) -> Iterator[str]:
@@ -290,3 +290,15 @@ def _plain_name(path: Path, field: str, name: str) -> str:
             "Put both into one folder, and correct the name in the header.",
         )
     return plain
+
+
+def half_of_pair(path: Path, kind: str) -> Path:
+    """The "hdr" or the "img" half of the pair that ``path`` is a half of; any other path as it is."""
+    name = path.name.lower()
+    for ending in (".gz", ""):
+        for half in (".hdr", ".img"):
+            if name.endswith(half + ending):
+                stem, given = path.name[: -len(half + ending)], path.name[-len(half + ending) :]
+                wanted = f".{kind}{ending}"
+                return path.with_name(stem + (wanted.upper() if given.isupper() else wanted))
+    return path

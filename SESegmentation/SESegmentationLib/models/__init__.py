@@ -1,8 +1,8 @@
 """Model packages: cards, labels, where they are and whether they are whole. Needs only the standard library."""
 
 from .card import Division, Licence, ModelCard, View
-from .installing import AlreadyInstalledError, add_model
 from .labels import Code, Label
+from .packages import AlreadyInstalledError, add_model, write_package
 from .store import (
     DamagedModel,
     ModelPackage,
@@ -16,7 +16,6 @@ from .store import (
     verify_package,
     verify_weights,
 )
-from .writing import write_package
 
 __all__ = [
     "AlreadyInstalledError",

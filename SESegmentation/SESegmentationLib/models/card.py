@@ -33,6 +33,15 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 #: SPDX identifier of weights whose terms follow from data that their user trained them on
 OWN_DATA = "LicenseRef-training-data"
+_SECTIONS = {
+    "intensity": sections.check_intensity,
+    "input": sections.check_input,
+    "cleanup": sections.check_cleanup,
+    "pipeline": sections.check_pipeline,
+    "training": sections.check_training,
+    "accuracy": sections.check_accuracy,
+    "calibration": sections.check_calibration,
+}
 
 
 @dataclass(frozen=True)
@@ -331,17 +340,6 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         weights_file=weights.text("file", forbidden="/\\"),
         weights_sha256=weights.text("sha256").lower(),
     )
-
-
-_SECTIONS = {
-    "intensity": sections.check_intensity,
-    "input": sections.check_input,
-    "cleanup": sections.check_cleanup,
-    "pipeline": sections.check_pipeline,
-    "training": sections.check_training,
-    "accuracy": sections.check_accuracy,
-    "calibration": sections.check_calibration,
-}
 
 
 def _check(card: ModelCard) -> None:

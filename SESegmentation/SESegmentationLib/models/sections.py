@@ -21,6 +21,25 @@ from ..files.json_files import Fields
 PLANES = ("axial", "coronal", "sagittal")
 #: that a network sees at once
 MOST_PIXELS = 1 << 27
+#: things of one kind in a list that nobody needs more of
+MOST = 1000
+_NETWORK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: smallest and largest whole number of a network's arguments
+_NETWORK_BOUNDS = {
+    "in_channels": (1, 99),
+    "classes": (2, 256),
+    "convolutions": (1, 8),
+    "reduction": (1, 1024),
+    "dimensions": (2, 3),
+    "flat": (0, 7),
+    "blocks": (1, 8),
+}
+_MOST_CHANNELS = 2048
+_MOST_LEVELS = 8
+_LARGEST_KERNEL = 31
+_MEASURES = ("dice", "hausdorff95_mm", "surface_mm")
+#: entries of "calibration", by whether several views were asked
+SEVERAL_VIEWS, ONE_VIEW = "views", "fast"
 
 
 @dataclass(frozen=True)
@@ -94,25 +113,6 @@ def _size(fields: Fields, lengths: int) -> tuple[int, ...]:
     if math.prod(size) > MOST_PIXELS:
         fields.fail("size", f"at most {MOST_PIXELS} pixels in all")
     return tuple(size)
-
-
-#: things of one kind in a list that nobody needs more of
-MOST = 1000
-_NETWORK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-#: smallest and largest whole number of a network's arguments
-_NETWORK_BOUNDS = {
-    "in_channels": (1, 99),
-    "classes": (2, 256),
-    "convolutions": (1, 8),
-    "reduction": (1, 1024),
-    "dimensions": (2, 3),
-    "flat": (0, 7),
-    "blocks": (1, 8),
-}
-_MOST_CHANNELS = 2048
-_MOST_LEVELS = 8
-_LARGEST_KERNEL = 31
-_MEASURES = ("dice", "hausdorff95_mm", "surface_mm")
 
 
 def check_intensity(fields: Fields) -> None:
@@ -268,10 +268,6 @@ def _value_key(fields: Fields, key: Any) -> None:
     """Refuse a key that is no voxel value."""
     if not (str(key).isascii() and str(key).isdecimal() and 0 < int(str(key)[:6]) <= 65535 and str(key)[0] != "0"):
         fields.fail(str(key)[:80], "the value of a label as the key")
-
-
-#: entries of "calibration", by whether several views were asked
-SEVERAL_VIEWS, ONE_VIEW = "views", "fast"
 
 
 def expected_dice(calibration: Mapping[str, Any], value: int, confidence: float, views: int) -> float | None:

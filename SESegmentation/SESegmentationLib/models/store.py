@@ -20,6 +20,7 @@ REPLACES_SHIPPED = ".replaces-shipped"
 #: weights that are larger are not looked at, in bytes
 LARGEST_WEIGHTS = 1 << 30
 _PACKAGE = Path(__file__).resolve().parents[1]
+SCHEMA_PATH = Path(__file__).with_name("schema.json")
 
 
 @dataclass(frozen=True)
@@ -183,9 +184,6 @@ def _scan(folders: list[Path] | None = None) -> list[ModelPackage | DamagedModel
             except ModelError as error:
                 found.append(DamagedModel(card.parent, error))
     return found
-
-
-SCHEMA_PATH = Path(__file__).with_name("schema.json")
 
 
 def sha256_of(path: str | Path) -> str:

@@ -11,10 +11,10 @@ from .edits import (
     record_written_labels,
     result_grid,
 )
-from .history import UndoHistory
-from .layers import find_segment, label_map
+from .layers import find_segment, label_map, region_image
 from .overlay import ATTENTION, DOUBT, show_difference, value_range
 from .references import (
+    UndoHistory,
     adapted_parameters,
     adapted_text_node,
     companion_node,
@@ -25,11 +25,11 @@ from .references import (
     set_companion_node,
     source_volume,
 )
-from .region import region_image
 from .segmentation import (
     ACCEPTED,
     CORRECTED,
     TO_CHECK,
+    SegmentationSequence,
     add_segmentation,
     completed_voxels,
     is_completed,
@@ -40,8 +40,7 @@ from .segmentation import (
     set_review_state,
     update_segmentation,
 )
-from .sequence import SegmentationSequence, VolumeSequence
-from .volume import check_volume_node, image_from_volume_node
+from .volume import VolumeSequence, check_volume_node, image_from_volume_node
 
 __all__ = [
     "ACCEPTED",

@@ -22,10 +22,9 @@ from slicer.i18n import tr as _
 
 from ..errors import InputError, SegmentationError
 from ..files.json_files import Fields, parse_json
-from ..geometry import Geometry, same_grid
+from ..geometry import AXES, Geometry, Slices, edited_slices, same_grid, slices_mask
 from ..io.volume_image import voxels_of
 from ..models import Label
-from ..refine.slices import AXES, Slices, edited_slices, slices_mask
 from .layers import find_layers, find_segment, label_map
 from .volume import volume_geometry
 

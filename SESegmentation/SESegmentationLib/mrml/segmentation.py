@@ -15,10 +15,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import InputError
+from ..io.segmentations import ALGORITHM_TYPE_TAG, AUTOMATIC, SEMIAUTOMATIC, algorithm_tags, segment_tags
 from ..io.volume_image import voxels_of
 from ..models import Label
-from ..models.segments import ALGORITHM_TYPE_TAG, AUTOMATIC, SEMIAUTOMATIC, algorithm_tags, segment_tags
-from .history import UndoHistory
 from .layers import (
     BINARY_LABELMAP,
     find_layers,
@@ -29,12 +28,13 @@ from .layers import (
     segments_of,
     tag,
 )
-from .references import place_beside
-from .volume import check_volume_node
+from .references import UndoHistory, place_beside
+from .volume import VolumeSequence, check_volume_node, find_sequence
 
 _LOGIC = slicer.vtkSlicerSegmentationsModuleLogic
 TO_CHECK, CORRECTED, ACCEPTED = "to check", "corrected", "accepted"
 _STATUS = {TO_CHECK: _LOGIC.NotStarted, CORRECTED: _LOGIC.InProgress, ACCEPTED: _LOGIC.Completed}
+_REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
 def review_state(segment: slicer.vtkSegment) -> str:
@@ -56,7 +56,7 @@ def set_algorithm_tags(
     Args:
         node: the segmentation.
         structures: that were written.
-        name: of the algorithm, see :func:`.segments.algorithm_name`.
+        name: of the algorithm, see :func:`..io.segmentations.algorithm_name`.
         corrected: values of the structures that a clinician has edited, see :func:`.algorithm_tags`.
     """
     for label in structures:
@@ -77,9 +77,6 @@ def mark_edited_semiautomatic(segmentation: slicer.vtkSegmentation) -> None:
     for segment in segments_of(segmentation):
         if review_state(segment) == CORRECTED:
             mark_semiautomatic(segment)
-
-
-_REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
 def add_segmentation(
@@ -252,3 +249,100 @@ def _with_protected(
     for value, voxels in apart.items():  # nothing of it in the shared layer
         merged[(merged == value) & (voxels == value)] = 0
     return merged, apart
+
+
+class SegmentationSequence:
+    """Segmentations of a volume's frames.
+
+    Attributes:
+        node: the segmentation node in the scene; it shows that of the selected frame.
+
+    Args:
+        frames: the frames.
+        node: see above.
+        sequence: holds the segmentations.
+    """
+
+    def __init__(
+        self, frames: VolumeSequence, node: slicer.vtkMRMLSegmentationNode, sequence: slicer.vtkMRMLSequenceNode
+    ) -> None:
+        self.node = node
+        self._frames = frames
+        self._sequence = sequence
+
+    @classmethod
+    def add(cls, frames: VolumeSequence, name: str) -> SegmentationSequence:
+        """Put a new, empty one into the scene, beside the volume, following its browser and its parent transform.
+
+        Raises:
+            InputError: the volume or its sequence is no longer in the scene, or cannot be segmented.
+        """
+        frames.check()
+        node = add_empty_segmentation(frames.volume, name)
+        source = frames.sequence
+        scene = source.GetScene()
+        sequence = scene.AddNewNodeByClass(
+            "vtkMRMLSequenceNode", scene.GenerateUniqueName(f"{node.GetName()}-Sequence")
+        )
+        sequence.SetIndexName(source.GetIndexName())
+        sequence.SetIndexUnit(source.GetIndexUnit())
+        sequence.SetIndexType(source.GetIndexType())
+        # a sequence without items cannot be browsed
+        sequence.SetDataNodeAtValue(node, source.GetNthIndexValue(frames.selected))
+        browser = frames.browser
+        modified = browser.StartModify()  # or it would make a node of its own to show the sequence
+        browser.AddSynchronizedSequenceNodeID(sequence.GetID())
+        browser.SetOverwriteProxyName(sequence, False)
+        # frames without a result get an empty segmentation when they are shown: what the user draws there is kept
+        browser.SetMissingItemMode(sequence, browser.MissingItemCreateFromDefault)
+        browser.SetSaveChanges(sequence, True)
+        browser.AddProxyNode(node, sequence, False)
+        browser.EndModify(modified)
+        return cls(frames, node, sequence)
+
+    @classmethod
+    def of(cls, node: slicer.vtkMRMLSegmentationNode | None, frames: VolumeSequence) -> SegmentationSequence | None:
+        """The one that a segmentation node shows; None if it shows none, or one that follows another browser."""
+        found = find_sequence(node)
+        if found is None or found[0] is not frames.browser:
+            return None
+        return cls(frames, node, found[1])
+
+    def frame(self, number: int) -> slicer.vtkMRMLSegmentationNode | None:
+        """The segmentation of a frame as the sequence holds it; None while there is none."""
+        return self._sequence.GetDataNodeAtValue(self._frames.sequence.GetNthIndexValue(number), True)
+
+    def write(
+        self,
+        number: int,
+        labels: sitk.Image,
+        structures: Sequence[Label],
+        history: UndoHistory | None = None,
+        protected: np.ndarray | None = None,
+    ) -> list[str]:
+        """Write the result of a frame, as :func:`.update_segmentation` does.
+
+        Args:
+            number: of the frame.
+            labels: label map in the frame's own coordinates.
+            structures: what the values mean.
+            history: takes the change of this frame back while the frame is shown.
+            protected: where no voxel of this frame changes.
+
+        Returns:
+            Names of the segments marked completed, which were not changed.
+
+        Raises:
+            InputError: the volume, its sequence or the segmentation is no longer in the scene.
+        """
+        self._frames.check()
+        if self.node.GetScene() is None or self._sequence.GetScene() is None:
+            raise InputError(
+                _("The segmentation was removed while frames were segmented."),
+                _("Segment again into a new segmentation."),
+            )
+        frame = self.frame(number)
+        if frame is None:
+            value = self._frames.sequence.GetNthIndexValue(number)
+            frame = self._sequence.SetDataNodeAtValue(slicer.vtkMRMLSegmentationNode(), value)
+        return update_segmentation(frame, labels, structures, history, protected=protected)

@@ -1,12 +1,17 @@
-"""Volume nodes as SimpleITK images.
+"""Volume nodes as SimpleITK images, and volumes in time (4-D) frame by frame.
 
 MRML keeps positions in RAS, SimpleITK in LPS: the first two coordinates change their sign. Images are in the volume's
 own coordinates, its parent transform left out: anatomy is oriented as it was acquired, and what is found in the volume
 gets the same parent transform and so appears where the volume appears.
+
+A sequence holds its frames outside the scene. A sequence browser selects one, and a volume node in the scene shows it;
+that node is what the user sees and chooses. Segmentations get a sequence of their own with the same index values, which
+the same browser selects from: each frame shows its own segmentation, and edits are kept with the frame.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +180,79 @@ def _directions_lps(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASDirectionMatrix(matrix)
     return RAS_TO_LPS @ slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]
+
+
+@dataclass(frozen=True)
+class VolumeSequence:
+    """The frames behind a volume node.
+
+    Attributes:
+        volume: the node in the scene, which shows the selected frame.
+        browser: selects it.
+        sequence: holds the frames, numbered from 0.
+
+    Example::
+
+        frames = VolumeSequence.of(volume)
+        output = SegmentationSequence.add(frames, "Heart")
+        for number in frames.numbers(every=True):
+            output.write(number, segment(frames.image(number)), structures)
+    """
+
+    volume: slicer.vtkMRMLScalarVolumeNode
+    browser: slicer.vtkMRMLSequenceBrowserNode
+    sequence: slicer.vtkMRMLSequenceNode
+
+    @classmethod
+    def of(cls, volume: slicer.vtkMRMLScalarVolumeNode | None) -> VolumeSequence | None:
+        """The frames of a volume; None if it shows no sequence, or one of a single frame."""
+        found = find_sequence(volume)
+        if found is None or found[1].GetNumberOfDataNodes() < 2:
+            return None
+        return cls(volume, *found)
+
+    def __len__(self) -> int:
+        return self.sequence.GetNumberOfDataNodes()
+
+    @property
+    def selected(self) -> int:
+        """The number of the frame that the volume node shows."""
+        master = self.browser.GetMasterSequenceNode()
+        value = master.GetNthIndexValue(max(self.browser.GetSelectedItemNumber(), 0))
+        # the browser may follow another sequence with more items: the frame before is shown then
+        return max(self.sequence.GetItemNumberFromIndexValue(value, False), 0)
+
+    def numbers(self, every: bool) -> list[int]:
+        """Which frames are to be segmented: each, the one on show first; or that one alone."""
+        selected = self.selected
+        return [selected] + [number for number in range(len(self)) if every and number != selected]
+
+    def image(self, number: int) -> sitk.Image:
+        """A frame as an image; the browser stays where it is.
+
+        Raises:
+            InputError: the sequence is no longer in the scene, or the frame cannot be segmented.
+        """
+        self.check()
+        return image_from_volume_node(self.sequence.GetNthDataNode(number))
+
+    def check(self) -> None:
+        """Raise InputError if the sequence is no longer in the scene, or the node that shows it cannot be segmented."""
+        check_volume_node(self.volume)
+        if self.browser.GetScene() is None or self.sequence.GetScene() is None:
+            raise InputError(
+                _("The frames of {volume} are no longer in the scene.").format(volume=self.volume.GetName()),
+                _("Load the sequence again."),
+            )
+
+
+def find_sequence(
+    node: slicer.vtkMRMLNode | None,
+) -> tuple[slicer.vtkMRMLSequenceBrowserNode, slicer.vtkMRMLSequenceNode] | None:
+    """The browser that selects what a node shows, and the sequence that it selects from."""
+    if node is None or node.GetScene() is None:
+        return None
+    for browser in slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode", node.GetScene()):
+        if browser.IsProxyNode(node.GetID()):
+            return browser, browser.GetSequenceNode(node)
+    return None

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from .se import build_se
 
+_NORM: dict[int, Callable[[int], nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_UPSAMPLING: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
 
 class Convolution3d(nn.Conv3d):
     """A convolution of volumes, of stride 1, that does not fall back to PyTorch's own on a CPU.
@@ -57,8 +60,6 @@ def _is_autocast_on_cpu() -> bool:
 
 #: layers by the number of dimensions
 _CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: Convolution3d}
-_NORM: dict[int, Callable[[int], nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_UPSAMPLING: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
 class ConvolutionBlock(nn.Sequential):

@@ -22,6 +22,9 @@ from .se import ChannelSE, ConcurrentSE, SpatialSE
 #: name of a tensor's scales, after its own
 SCALE = ".scale"
 _LARGEST = 127
+#: what stands before a branch's names where it is one of two
+_BRANCHES = {ChannelSE: "cSE.", SpatialSE: "sSE.", ConcurrentSE: ""}
+_REMEDY = "Take the whole model package again from where it came."
 
 
 def to_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,10 +55,6 @@ def from_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"the scales {key} fit no weights")
         result[name] = tensor.float() * scale.float().reshape(-1, *[1] * (tensor.dim() - 1))
     return result
-
-
-#: what stands before a branch's names where it is one of two
-_BRANCHES = {ChannelSE: "cSE.", SpatialSE: "sSE.", ConcurrentSE: ""}
 
 
 def se_prefixes(block: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
@@ -134,9 +133,6 @@ def _only_se(block: nn.Module) -> ConcurrentSE | ChannelSE | SpatialSE:
             f"The module holds {len(found)} SE blocks; one is filled at a time.", "Give the encoder or decoder itself."
         )
     return found[0]
-
-
-_REMEDY = "Take the whole model package again from where it came."
 
 
 def load_weights(package: ModelPackage) -> dict[str, dict[str, Tensor]]:

@@ -11,13 +11,18 @@ import vtk
 from slicer.util import VTKObservationMixin
 
 from ..errors import SegmentationError
+from ..inference.input_checks import check_header
 from ..models import ModelCard
 from ..mrml import VolumeSequence, check_volume_node
-from ..quality.input_checks import check_header
 from ..result import Finding
 from .messages import Message, MessageList
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_CLASSES = {
+    "inputVolume": "vtkMRMLScalarVolumeNode",
+    "region": "vtkMRMLMarkupsROINode",
+    **dict.fromkeys(("adaptedFrom", "outputSegmentation", "resultSegmentation"), "vtkMRMLSegmentationNode"),
+}
 
 
 class Choices(Protocol):
@@ -89,11 +94,6 @@ _VALID: dict[str, Callable[[str], bool]] = {
     "device": lambda text: text in DEVICES,
     "opacity": _is_fraction,
     **dict.fromkeys(("everyFrame", "fast", "lowMemory", "recalibrate", "keepWarm"), _is_flag),
-}
-_CLASSES = {
-    "inputVolume": "vtkMRMLScalarVolumeNode",
-    "region": "vtkMRMLMarkupsROINode",
-    **dict.fromkeys(("adaptedFrom", "outputSegmentation", "resultSegmentation"), "vtkMRMLSegmentationNode"),
 }
 
 

@@ -24,6 +24,11 @@ TORCH_VERSION = ">=2.2"
 CHOOSER = "light-the-torch>=0.5"
 #: for a torch before 2.3
 OLD_NUMPY = "numpy<2"
+_WHEELS = (
+    "on a computer with internet and the same Slicer run: PythonSlicer -m pip download {packages} -d FOLDER; "
+    "copy the folder here and choose it under This computer."
+)
+_NO_VERSION = ("No matching distribution", "Could not find a version", "Requires-Python")
 
 
 @dataclass(frozen=True)
@@ -178,11 +183,6 @@ class _Reason:
     remedy: str
 
 
-_WHEELS = (
-    "on a computer with internet and the same Slicer run: PythonSlicer -m pip download {packages} -d FOLDER; "
-    "copy the folder here and choose it under This computer."
-)
-_NO_VERSION = ("No matching distribution", "Could not find a version", "Requires-Python")
 #: the more specific ones first: behind a proxy, pip reports a failed connection as well, and without one no version
 _REASONS = (
     _Reason(

@@ -13,7 +13,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from ..client.processes import OWN_GROUP, end_group, find_python, worker_environment
+from ..client.connection import OWN_GROUP, end_group, find_python, worker_environment
 from ..errors import CancelledError, SegmentationError
 from .dependencies import Dependencies, InstallationPlan, explain_failure, loaded_versions
 from .messages import WARNING, ActionRunner, Message

@@ -22,10 +22,12 @@ from .model_chooser import AddModel, ModelChooser, ModelSource, PackageDialogs
 from .recalibration import PatientNetwork, Recalibration
 from .requests import AttentionRequest, RefineRequest, SegmentRequest, SegmentRun
 from .result_record import save_report, scene_report, show_table
-from .result_view import ResultView
-from .review import open_segment_editor
+from .result_view import ResultView, open_segment_editor
 from .run_control import RunControl
 from .scene_results import SceneResults, WrittenResult, unusable_scene_data
+
+#: a request about a result in the scene
+_Request = TypeVar("_Request", RefineRequest, AttentionRequest)
 
 
 class _Pending(Protocol):
@@ -33,10 +35,6 @@ class _Pending(Protocol):
 
     def removed_node(self) -> str:
         """The name of a node that it needs and that was removed from the scene; empty where there is none."""
-
-
-#: a request about a result in the scene
-_Request = TypeVar("_Request", RefineRequest, AttentionRequest)
 
 
 class Panel:

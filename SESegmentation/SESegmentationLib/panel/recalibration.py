@@ -25,7 +25,7 @@ from ..mrml import (
     label_map,
     show_difference,
 )
-from ..refine.adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN, AdaptedNotes
+from ..result import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN, AdaptedNotes
 from .choices import Choices
 from .messages import as_rich_text, slice_names
 from .requests import RefineRequest

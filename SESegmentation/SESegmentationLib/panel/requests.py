@@ -31,7 +31,7 @@ from ..mrml import (
     source_volume,
     value_range,
 )
-from ..options import Grid, SegmentOptions
+from ..result import Grid, SegmentOptions
 from .choices import Choices
 from .computer import UserSettings
 from .result_record import ResultRecord

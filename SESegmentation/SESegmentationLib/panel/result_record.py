@@ -20,7 +20,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ..errors import InputError, SegmentationError, UsageError
+from ..errors import InputError, SegmentationError, UsageError, plain
 from ..files import OutputFiles
 from ..files.json_files import Fields, parse_json
 from ..io.volume_image import voxels_of
@@ -50,7 +50,6 @@ from ..report import (
     write_report,
 )
 from ..result import Finding, IntracranialVolume, SegmentationResult, StructureResult
-from ..text import plain
 
 _TABLE_ROLE = "SESegmentation.Report"
 RECORD_ATTRIBUTE = "SESegmentation.Result"

@@ -10,7 +10,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import InputError
-from ..models.segments import algorithm_name
+from ..geometry import Slices
+from ..io.segmentations import algorithm_name
 from ..mrml import (
     ATTENTION,
     DOUBT,
@@ -31,9 +32,7 @@ from ..mrml import (
     set_algorithm_tags,
     update_segmentation,
 )
-from ..refine.adapted_file import AdaptedNotes
-from ..refine.slices import Slices
-from ..result import SegmentationResult
+from ..result import AdaptedNotes, SegmentationResult
 from .messages import WARNING, Message
 from .result_record import RECORD_ATTRIBUTE, ResultRecord
 

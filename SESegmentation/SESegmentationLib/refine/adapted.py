@@ -20,10 +20,11 @@ from ..files import write_whole
 from ..models import ModelPackage
 from ..networks.se import ChannelSE, SpatialSE
 from ..networks.weights import load_networks
-from .adapted_file import FORMAT, AdaptedNotes
+from ..result import FORMAT, AdaptedNotes
 
 #: the sets that can be adapted
 PARAMETER_SETS = ("se", "classifier", "all")
+_REMEDY = "Refine again with this model, or give the file that was written with it."
 
 
 def adapted_parameters(network: nn.Module, which: str) -> dict[str, nn.Parameter]:
@@ -49,9 +50,6 @@ def adapted_parameters(network: nn.Module, which: str) -> dict[str, nn.Parameter
         "all": lambda name: True,
     }[which]
     return {name: parameter for name, parameter in network.named_parameters() if chosen(name)}
-
-
-_REMEDY = "Refine again with this model, or give the file that was written with it."
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..geometry import Geometry, same_grid
+from ..geometry import AXES, Geometry, Slices, edited_slices, same_grid, slices_mask
+from ..inference.preprocess import ModelGrid
 from ..io.volume_image import voxels_of
-from ..preprocess.grid import ModelGrid
-from .slices import AXES, Slices, edited_slices, slices_mask
 
 __all__ = ["AXES", "Corrections", "Slices", "check_place", "check_values", "edited_slices"]
 

@@ -19,8 +19,8 @@ from ..errors import InputError
 from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..networks.weights import load_networks
-from ..options import SegmentOptions
 from ..progress import part_of
+from ..result import SegmentOptions
 from .adapted import AdaptedParameters, adapted_parameters
 from .corrections import Corrections, Slices
 from .recalibration import Settings, TrainingSlices, prepare_training_slices, recalibrate

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..geometry import Box, mask_box, triple, whole_box
+from ..inference.postprocess import divide
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
-from ..postprocess.dividing_plane import divide
 
 #: beside the module, as its icons are
 FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Correction"

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..inference.crops import Crop
+from ..inference.device import fast_precision
+from ..inference.views import PLANE_AXIS, along, logits_of, other_sides, slab, stack
 from ..models import ModelCard, View
 from ..networks.losses import merge_pairs, merge_target, segmentation_loss
-from ..predict.device import fast_precision
-from ..predict.views import PLANE_AXIS, along, logits_of, other_sides, slab, stack
 from ..progress import part_of
 from .adapted import adapted_parameters
 from .corrections import Corrections
@@ -37,6 +37,9 @@ SURE = 0.9
 POOL = 64
 #: slices without a known voxel of a structure are drawn this much less often
 EMPTY_SHARE = 0.2
+#: a single slice tells little of the others: there the network is held nearer to what it was
+_LONE_ANCHOR = 1.0
+_RATES = {"se": 2e-2, "classifier": 5e-2, "all": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -192,11 +195,6 @@ class Settings:
         """The settings that did best for a set of parameters, and that many corrected slices."""
         anchor = _LONE_ANCHOR if slices == 1 else cls.anchor
         return replace(cls(), parameters=parameters, rate=_RATES.get(parameters, cls.rate), anchor=anchor)
-
-
-#: a single slice tells little of the others: there the network is held nearer to what it was
-_LONE_ANCHOR = 1.0
-_RATES = {"se": 2e-2, "classifier": 5e-2, "all": 1e-3}
 
 
 def recalibrate(

@@ -16,15 +16,22 @@ from torch import Tensor
 from ..errors import memory_errors
 from ..inference.crops import Crop
 from ..inference.engine import Engine
+from ..inference.output_checks import measure_structures
+from ..inference.postprocess import divide
 from ..io.volume_image import voxels_of
 from ..models import Label, ModelCard
-from ..options import SegmentOptions
-from ..postprocess.dividing_plane import divide
 from ..progress import PhasedProgress, Progress, no_progress, part_of
-from ..quality.output_checks import measure_structures
-from ..result import Confidence, SegmentationResult
+from ..result import (
+    HIDDEN_WORSE,
+    NO_GAIN,
+    NOTHING_CORRECTED,
+    NOTHING_SAID,
+    UNPROVEN,
+    Confidence,
+    SegmentationResult,
+    SegmentOptions,
+)
 from .adapted import AdaptedParameters
-from .adapted_file import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
 from .corrections import Corrections, Slices, check_place, check_values, edited_slices
 from .cross_validation import recalibrate_cross_validated
 from .learnt_correction import CropCorrections, CropPrediction, Judgement, LearntCorrection, Report

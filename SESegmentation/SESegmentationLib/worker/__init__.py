@@ -1,6 +1,140 @@
 """The process that owns torch: it runs jobs, reports progress and can be killed.
 
 ``python -m SESegmentationLib.worker`` is started by :mod:`SESegmentationLib.client`, which also uses the messages
-defined here (:mod:`.frames`, :mod:`.jobs`, :mod:`.messages`). Importing any module of this package imports no torch:
-only running a job does.
+defined here (:mod:`.jobs`, :mod:`.messages`). Importing any module of this package imports no
+torch: only running a job does.
+
+How it ends stands here, since it comes before all else: imports can crash and hang as well. In Slicer a launcher
+(PythonSlicer) lies between the two: it turns a crash or a kill into exit code 1, and where it is killed itself it
+leaves the worker behind. So the worker looks after its own end, and says by itself how it came.
 """
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+
+#: environment variables by which the client tells the file for last words, and its own process id
+LAST_WORDS = "SESEGMENTATION_LAST_WORDS"
+CLIENT = "SESEGMENTATION_CLIENT"
+#: what is left to a worker whose client is gone, until it is ended by force, in s
+GRACE_SECONDS = 1.0
+#: how often it is looked whether the process that started this one is still there, in s
+LOOK_SECONDS = 0.5
+
+_prepared = False
+_words = None
+
+
+def prepare() -> None:
+    """End with the client from now on, and keep last words. A second call does nothing."""
+    global _prepared, _words
+    if _prepared:
+        return
+    _prepared = True
+    path = os.environ.get(LAST_WORDS)
+    with contextlib.suppress(OSError):  # then they go to standard error
+        _words = open(path, "a", encoding="utf-8", errors="replace") if path else None  # noqa: SIM115
+    faulthandler.enable(_words or sys.stderr)
+    parent = os.getppid()
+    if sys.platform == "win32":
+        _end_with_windows_process(parent)
+        _end_with_windows_process(int(os.environ.get(CLIENT, "0")))
+    else:
+        _start_watcher(parent)
+        threading.Thread(target=_end_with_parent, args=(parent,), name="parent", daemon=True).start()
+
+
+def dump_after(seconds: float) -> None:
+    """End with the stacks of all threads as last words, unless this is called again before so many seconds are over."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_words or sys.stderr)
+
+
+def say(words: str) -> None:
+    """Leave last words."""
+    if _words is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(words, file=_words, flush=True)
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(0)
+
+
+def _start_watcher(parent: int) -> None:
+    """A copy of this process that ends it where no thread of Python can: one may be held up in a library for hours.
+
+    It sees the standard input close, without reading from it, and on Linux also the end of the parent process.
+    """
+    alive, held = os.pipe()  # ``held`` closes with this process
+    worker = os.getpid()
+    if os.fork():
+        os.close(alive)
+        return
+    try:
+        os.close(held)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (1, 2):  # the client waits for the end of what the worker sends, not for the watcher's
+            os.dup2(nothing, descriptor)
+        _watch(worker, alive, parent)
+    finally:
+        os._exit(0)
+
+
+def _watch(worker: int, alive: int, parent: int) -> None:
+    import select
+
+    end = select.poll()
+    end.register(alive, 0)  # that the other end is closed is always told
+    end.register(0, 0)
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            end.register(os.pidfd_open(parent), select.POLLIN)
+    while True:
+        events = dict(end.poll())
+        if events.get(0, 0) & select.POLLNVAL:  # no pipe
+            end.unregister(0)
+            continue
+        break
+    if alive in events:
+        return
+    gone = select.poll()
+    gone.register(alive, 0)
+    if not gone.poll(GRACE_SECONDS * 1000):
+        os.kill(worker, signal.SIGKILL)
+
+
+def _end_with_windows_process(process: int) -> None:
+    """Let Windows end this process when another one ends: its own threads do so, which need no lock of Python's."""
+    if sys.platform != "win32":
+        return
+    import ctypes
+    from ctypes import wintypes
+
+    synchronize, infinite, once = 0x00100000, 0xFFFFFFFF, 0x00000008
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    kernel.OpenProcess.restype = wintypes.HANDLE
+    kernel.OpenProcess.argtypes = [wintypes.DWORD, wintypes.BOOL, wintypes.DWORD]
+    kernel.RegisterWaitForSingleObject.argtypes = [
+        ctypes.POINTER(wintypes.HANDLE),
+        wintypes.HANDLE,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        wintypes.ULONG,
+        wintypes.ULONG,
+    ]
+    other = process and kernel.OpenProcess(synchronize, False, process)
+    if other:
+        # called with (context, timed out): TerminateProcess of the process itself, whose handle is -1, with code 0
+        end = ctypes.cast(kernel.TerminateProcess, ctypes.c_void_p)
+        kernel.RegisterWaitForSingleObject(
+            ctypes.byref(wintypes.HANDLE()), other, end, ctypes.c_void_p(-1), infinite, once
+        )

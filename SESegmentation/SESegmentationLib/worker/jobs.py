@@ -17,9 +17,8 @@ import SimpleITK as sitk
 from ..errors import InputError
 from ..io.reading import NOT_NUMBERS
 from ..io.volume_image import REMARKS, voxels_of
-from ..options import SegmentOptions
-from ..result import SegmentationResult
-from .frames import DTYPES
+from ..result import SegmentationResult, SegmentOptions
+from .messages import DTYPES
 
 if TYPE_CHECKING:
     from ..refine.refinement import Refinement
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 #: the metadata that the input checks look at: what NIfTI files say about their axes, and what reading found. All else,
 #: names of patients among it, stays where it is
 KEPT_METADATA = ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units", NOT_NUMBERS, REMARKS)
+#: doubt travels and is kept in whole steps, a quarter as large as single precision
+DOUBT_STEPS = 255
 
 
 def pack_image(image: sitk.Image, metadata: Iterable[str] = KEPT_METADATA) -> tuple[dict[str, Any], np.ndarray]:
@@ -117,7 +118,7 @@ class SegmentJob(VolumeJob):
 
 @dataclass(frozen=True)
 class AttentionJob(VolumeJob):
-    """Show what the networks look at in a volume; see :mod:`SESegmentationLib.inference.attention`.
+    """Show what the networks look at in a volume; see :mod:`SESegmentationLib.inference.explanations`.
 
     Its result is an image with the geometry of the volume, 0 to 1.
     """
@@ -213,10 +214,6 @@ def _unpack(value: dict[str, Any], arrays: list[np.ndarray]) -> dict[str, Any]:
     descriptions = value.pop("images").items()
     images = {name: unpack_image(entry, voxels) for (name, entry), voxels in zip(descriptions, arrays, strict=True)}
     return value | {"options": SegmentOptions(roi=images.pop("roi", None), **value["options"]), **images}
-
-
-#: doubt travels and is kept in whole steps, a quarter as large as single precision
-DOUBT_STEPS = 255
 
 
 @dataclass(frozen=True)

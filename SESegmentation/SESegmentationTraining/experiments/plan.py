@@ -20,11 +20,21 @@ import torch
 
 from SESegmentationLib.errors import SegmentationError, UsageError
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.networks.architectures import NETWORKS
-from SESegmentationLib.networks.template import POSITIONS
+from SESegmentationLib.networks.architectures import NETWORKS, POSITIONS
 
 from ..recipe import Phase, Recipe, converted, merged, read_entries
 from ..train import draft_card
+
+PLANS_FOLDER = Path(__file__).parents[1] / "plans"
+#: in a variant: the network without SE blocks, since TOML has no null
+NO_SE = "none"
+#: in a variant: layers wider by as many parameters as this SE block would add
+PARAMETERS_OF = "parameters_of"
+#: to be raised where the code changes what runs give
+FORMAT = 1
+#: entries of a card that a run depends on; texts and licences are not among them
+DECISIVE_CARD = ("spacing", "orientation", "intensity", "views", "merged_pairs", "labels")
+DECISIVE_LABEL = ("value", "name")
 
 
 def widened_to(description: Mapping[str, Any]) -> list[int]:
@@ -75,13 +85,6 @@ def _shares(channels: int, blocks: Sequence[int]) -> dict[int, int]:
 def _parameters(description: Mapping[str, Any]) -> int:
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_network(description).parameters())
-
-
-PLANS_FOLDER = Path(__file__).parents[1] / "plans"
-#: in a variant: the network without SE blocks, since TOML has no null
-NO_SE = "none"
-#: in a variant: layers wider by as many parameters as this SE block would add
-PARAMETERS_OF = "parameters_of"
 
 
 @dataclass(frozen=True)
@@ -293,13 +296,6 @@ def _without(entries: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-#: to be raised where the code changes what runs give
-FORMAT = 1
-#: entries of a card that a run depends on; texts and licences are not among them
-DECISIVE_CARD = ("spacing", "orientation", "intensity", "views", "merged_pairs", "labels")
-DECISIVE_LABEL = ("value", "name")
 
 
 def describe_run(dataset: str, recipe: Recipe) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from .statistics import Entry, Outcome, Results, outcome_of, usual_machine
 
 COLOURS = ("#7f7f7f", "#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3")
 MARKERS, STYLES = "osD^v", ("-", "--", ":", "-.", (0, (1, 3)))
+#: with more structures than this they get a table of their own
+MOST_COLUMNS = 5
 
 
 def plot_outcome(outcome: Outcome, title: str) -> bytes:
@@ -108,10 +110,6 @@ def _curves(axes, outcome: Outcome) -> None:
     axes.set_ylabel("mean Dice of validation slices")
     if axes.lines:
         axes.legend(frameon=False, fontsize=8)
-
-
-#: with more structures than this they get a table of their own
-MOST_COLUMNS = 5
 
 
 def plan_table(plan: Plan, outcomes: Sequence[Outcome]) -> str:

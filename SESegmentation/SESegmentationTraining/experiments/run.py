@@ -25,10 +25,10 @@ import torch
 from SESegmentationLib import __version__
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import write_whole
+from SESegmentationLib.inference.predictor import Predictor
+from SESegmentationLib.inference.views import PLANE_AXIS
 from SESegmentationLib.models.card import ModelCard
 from SESegmentationLib.networks import build_network, describe
-from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.predict.views import PLANE_AXIS
 from SESegmentationLib.progress import Progress, no_progress
 
 from ..evaluation import overlap_and_size
@@ -48,6 +48,9 @@ TRAINING_SHARE = 0.9
 
 #: name, normalised image and output channels, (k, j, i)
 Volume = tuple[str, np.ndarray, np.ndarray]
+RESULTS_NAME = "results.json"
+#: entries that many runs have in common
+SHARED = (("split",), ("versions",), ("labels",), ("description", "recipe", "card"), ("description", "recipe", "data"))
 
 
 class Runner:
@@ -199,11 +202,6 @@ def _data_of(recipe: Recipe, dataset: Path, card: ModelCard) -> str:
     seen = {key: value for key, value in card.to_dict().items() if key != "networks"}
     decisive = [str(dataset), seen, recipe.fit.rare_share, *(asdict(part) for part in parts)]
     return json.dumps(decisive, sort_keys=True, default=str)
-
-
-RESULTS_NAME = "results.json"
-#: entries that many runs have in common
-SHARED = (("split",), ("versions",), ("labels",), ("description", "recipe", "card"), ("description", "recipe", "data"))
 
 
 def result_path(folder: Path, key: str) -> Path:

@@ -24,6 +24,8 @@ from .run import Runner
 
 #: told every finished run and its result
 Finished = Callable[[Run, Mapping[str, Any]], None]
+#: what a process of the pool works with: its runner, where it reports, and whether it shall stop
+_own: dict[str, Any] = {}
 
 
 def choose_devices(device: str) -> list[torch.device]:
@@ -191,10 +193,6 @@ def _drained(events: Any) -> list[tuple[str, str, float]]:
         except queue.Empty:
             return [(key, *rest) for key, rest in last.items()]
         last[key] = (title, fraction)
-
-
-#: what a process of the pool works with: its runner, where it reports, and whether it shall stop
-_own: dict[str, Any] = {}
 
 
 def _begin(data: Path, folder: Path, free: Any, events: Any, cancelled: Any, threads: int) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from SESegmentationLib.client import processes as launch
+from SESegmentationLib.client import connection as launch
 from SESegmentationLib.errors import WorkerError
 
 NAME = "PythonSlicer.exe" if sys.platform == "win32" else "PythonSlicer"

@@ -11,7 +11,7 @@ from SESegmentationLib.client import FailureEvent, ProgressEvent, RefineJob, Res
 from SESegmentationLib.errors import CancelledError, InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models.store import ModelPackage
-from SESegmentationLib.options import SegmentOptions
+from SESegmentationLib.result import SegmentOptions
 
 SLICE = 16
 

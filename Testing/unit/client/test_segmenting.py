@@ -15,12 +15,11 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.client import AcceptedEvent, FailureEvent, ProgressEvent, ResultEvent, SegmentJob
-from SESegmentationLib.client import processes as launch
+from SESegmentationLib.client import connection as launch
 from SESegmentationLib.errors import CancelledError, InputError, ModelError, OutOfMemoryError, WorkerError
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.models.card import CARD_NAME
-from SESegmentationLib.options import SegmentOptions
-from SESegmentationLib.result import SegmentationResult
+from SESegmentationLib.result import SegmentationResult, SegmentOptions
 
 IDLE_BYTES = 700e6
 

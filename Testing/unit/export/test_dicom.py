@@ -19,8 +19,7 @@ from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelCard, find_model
 from SESegmentationLib.models.labels import LEFT, structure_label
-from SESegmentationLib.options import DicomOptions
-from SESegmentationLib.result import IntracranialVolume, SegmentationResult, StructureResult
+from SESegmentationLib.result import DicomOptions, IntracranialVolume, SegmentationResult, StructureResult
 
 hd = pytest.importorskip("highdicom", reason="needs highdicom (extra 'export')")
 LABELS = (structure_label(17, "hippocampus", LEFT), structure_label(500, "brain stem"))

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import save_file
 
 from SESegmentationLib.errors import CancelledError, UsageError
-from SESegmentationLib.inference.attention import attention_map
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.inference.explanations import attention_map
+from SESegmentationLib.inference.preprocess import normalise
 from SESegmentationLib.models import ModelPackage, write_package
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.se import recorded_gates, spatial_gate
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.options import SegmentOptions
-from SESegmentationLib.preprocess.intensity import normalise
+from SESegmentationLib.result import SegmentOptions
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import SimpleITK as sitk
 
 from SESegmentationLib.errors import CancelledError, ModelError
 from SESegmentationLib.geometry import Geometry
-from SESegmentationLib.inference import cascade
+from SESegmentationLib.inference import crops as cascade
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.inference.preprocess import to_model_grid
 from SESegmentationLib.models.labels import structure_label
-from SESegmentationLib.options import SegmentOptions
-from SESegmentationLib.preprocess.grid import to_model_grid
+from SESegmentationLib.result import SegmentOptions
 
 PIPELINE = {
     "locator": "phantom",

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from SESegmentationLib.errors import DeviceError
-from SESegmentationLib.predict import device
-from SESegmentationLib.predict.device import choose_device, fast_precision
+from SESegmentationLib.inference import device
+from SESegmentationLib.inference.device import choose_device, fast_precision
 
 
 @pytest.mark.parametrize(("there", "expected"), [(("cuda", "mps"), "cuda"), (("mps",), "mps"), ((), "cpu")], ids=str)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.inference.postprocess import divide
+from SESegmentationLib.inference.views import PLANE_AXIS
 from SESegmentationLib.models import Division
-from SESegmentationLib.postprocess.dividing_plane import divide
-from SESegmentationLib.predict.views import PLANE_AXIS
 
 SIDED = [{"plane": "axial", "weight": 1.0, "network": "sided", "thickness": 1}]
 LABELS = (SimpleNamespace(value=7), SimpleNamespace(value=1), SimpleNamespace(value=2))

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.options import SegmentOptions
-from SESegmentationLib.quality.confidence import doubtful_slices, voxel_doubt
+from SESegmentationLib.inference.output_checks import doubtful_slices, voxel_doubt
+from SESegmentationLib.result import SegmentOptions
 
 
 def test_doubt_is_what_the_winner_lacks():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SESegmentationLib.inference.output_checks import ROUND, with_doubtful_slices
 from SESegmentationLib.models import ModelPackage
-from SESegmentationLib.quality.confidence import ROUND, with_doubtful_slices
 from SESegmentationLib.result import SegmentationResult, StructureResult
 
 

@@ -11,7 +11,7 @@ from SESegmentationLib.geometry import RAS, Geometry
 from SESegmentationLib.inference import engine as engine_module
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage
-from SESegmentationLib.options import SegmentOptions
+from SESegmentationLib.result import SegmentOptions
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from SESegmentationLib.inference import predictor
 from SESegmentationLib.inference.crops import FOCUS_STEP, CropPlanner
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.inference.predictor import Predictor
+from SESegmentationLib.inference.roi import box_of_pieces
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.predict import predictor
-from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.preprocess.roi import box_of_pieces
 
 CPU = torch.device("cpu")
 SIZE = (24, 32)

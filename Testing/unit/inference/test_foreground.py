@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from SESegmentationLib.preprocess.roi import foreground_box
+from SESegmentationLib.inference.roi import foreground_box
 
 SPACING = (1.0, 2.0, 4.0)
 BODY = (slice(12, 32), slice(20, 44), slice(24, 56))

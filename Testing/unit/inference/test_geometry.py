@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.errors import OutOfMemoryError
 from SESegmentationLib.geometry import RAS, Geometry, covering
+from SESegmentationLib.inference.preprocess import smoothed, to_model_grid
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.preprocess.grid import smoothed, to_model_grid
 
 lengths = st.floats(0.3, 4.0)
 geometries = st.builds(

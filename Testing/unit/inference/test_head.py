@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.geometry import RAS, Geometry
-from SESegmentationLib.quality.head import HeadSurvey
+from SESegmentationLib.inference.input_checks import HeadSurvey
 
 RADII = np.array([70.0, 90.0, 75.0])
 

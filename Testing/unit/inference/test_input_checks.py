@@ -10,9 +10,9 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.inference.input_checks import check_input
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.quality.input_checks import check_input
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.train import draft_card
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import ModelError
-from SESegmentationLib.preprocess.intensity import normalise
+from SESegmentationLib.inference.preprocess import normalise
 
 RECIPES = {
     "zscore": {"type": "zscore"},

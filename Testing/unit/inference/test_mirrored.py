@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from SESegmentationLib.errors import ModelError
+from SESegmentationLib.inference import predictor
+from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.models.card import View
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.predict import predictor
-from SESegmentationLib.predict.predictor import Predictor
 
 CPU = torch.device("cpu")
 LEFT_AND_RIGHT = [1, 2]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.io import voxel_data
-from SESegmentationLib.io.nifti import NiftiHeader
+from SESegmentationLib.io.neuroimaging import NiftiHeader
 from SESegmentationLib.io.reading import NOT_NUMBERS, read_volume
 from SESegmentationLib.io.volume_image import shear_degrees
 

@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.geometry import find_extents
+from SESegmentationLib.inference.output_checks import check_output
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
-from SESegmentationLib.quality.output_checks import check_output
 from SESegmentationLib.result import StructureResult
 
 LEFT_LABEL = replace(structure_label(17, "hippocampus", LEFT), plausible_ml=(1.8, 6.0))

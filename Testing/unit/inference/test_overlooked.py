@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from SESegmentationLib.errors import CancelledError
+from SESegmentationLib.inference import predictor
+from SESegmentationLib.inference.predictor import Predictor
+from SESegmentationLib.inference.views import restrict_fusion
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.predict import predictor
-from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.predict.views import restrict_fusion
 
 CPU = torch.device("cpu")
 SHAPE = (10, 10, 10)

@@ -9,10 +9,10 @@ from torch import nn
 
 from SESegmentationLib import errors as memory
 from SESegmentationLib.errors import CancelledError, ModelError, OutOfMemoryError
+from SESegmentationLib.inference import predictor
+from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.predict import predictor
-from SESegmentationLib.predict.predictor import Predictor
 
 CPU = torch.device("cpu")
 SHAPE = (10, 12, 14)

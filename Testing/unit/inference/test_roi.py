@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import Geometry
-from SESegmentationLib.preprocess.roi import inside, read_roi, region_box
+from SESegmentationLib.inference.roi import inside, read_roi, region_box
 
 CENTRE_LPS = (5.3, -8.2, 12.1)
 SIZE = (10.0, 20.0, 40.0)

@@ -9,12 +9,12 @@ import torch
 
 from SESegmentationLib.errors import CancelledError, InputError, UsageError
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.sampling import draw_samples, sample_spread, sample_structures
+from SESegmentationLib.inference.explanations import draw_samples, sample_spread, sample_structures
+from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.options import SegmentOptions
-from SESegmentationLib.predict.predictor import Predictor
+from SESegmentationLib.result import SegmentOptions
 
 CPU = torch.device("cpu")
 

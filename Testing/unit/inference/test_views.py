@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from SESegmentationLib.inference.views import along, fuse, logits_of, slab, slabs, split_merged, stack
 from SESegmentationLib.models.card import View
-from SESegmentationLib.predict.views import along, fuse, logits_of, slab, slabs, split_merged, stack
 
 #: array axis of the slices, and those of their rows and columns, as the module's description says
 PLANES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}

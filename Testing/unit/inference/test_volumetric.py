@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from SESegmentationLib.errors import ModelError, OutOfMemoryError
+from SESegmentationLib.inference import predictor
 from SESegmentationLib.inference.engine import _view_names
+from SESegmentationLib.inference.predictor import Predictor
+from SESegmentationLib.inference.views import PLANE_AXIS
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.models.card import View
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.predict import predictor
-from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.predict.views import PLANE_AXIS
 
 CPU = torch.device("cpu")
 SHAPE = (9, 12, 14)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from SESegmentationLib.networks import build_network
+from SESegmentationLib.networks.architectures import POSITIONS
 from SESegmentationLib.networks.losses import segmentation_loss
 from SESegmentationLib.networks.se import AGGREGATIONS, KINDS
-from SESegmentationLib.networks.template import POSITIONS
 from SESegmentationLib.networks.weights import fold_batch_norms
 
 TEMPLATE = ["UNet", "SDNet", "DenseFCN"]

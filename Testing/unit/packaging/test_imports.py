@@ -91,7 +91,7 @@ def test_the_module_file_imports_no_library_of_ours_before_it_is_needed(imports)
 def test_slicer_has_all_that_the_slicer_side_imports(imports):
     assert imports["refused"] == []
     packages = {name.split(".")[1] for name in imports["loaded"]}
-    assert {"client", "doctor", "files", "models", "mrml", "panel", "quality", "refine", "worker"} <= packages
+    assert {"client", "doctor", "files", "models", "mrml", "panel", "worker"} <= packages
 
 
 def test_the_check_refuses_what_only_the_worker_may_import(imports):

@@ -12,7 +12,7 @@ from SESegmentationLib.errors import InputError, ModelError
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.refine.adapted import AdaptedParameters
-from SESegmentationLib.refine.adapted_file import AdaptedNotes
+from SESegmentationLib.result import AdaptedNotes
 
 
 @pytest.fixture

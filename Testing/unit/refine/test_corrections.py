@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.geometry import Geometry
+from SESegmentationLib.inference.preprocess import to_model_grid
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.preprocess.grid import to_model_grid
 from SESegmentationLib.refine.corrections import AXES, Corrections, Slices, check_place, check_values, edited_slices
 
 

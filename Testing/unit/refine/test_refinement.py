@@ -14,12 +14,11 @@ from SESegmentationLib.errors import CancelledError, InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage, find_model, sha256_of
 from SESegmentationLib.models.store import _PACKAGE
-from SESegmentationLib.options import SegmentOptions
-from SESegmentationLib.refine.adapted_file import NO_GAIN, NOTHING_CORRECTED
 from SESegmentationLib.refine.corrections import AXES, Slices
 from SESegmentationLib.refine.learnt_correction import LearntCorrection
 from SESegmentationLib.refine.recalibration import Settings
 from SESegmentationLib.refine.refinement import refine
+from SESegmentationLib.result import NO_GAIN, NOTHING_CORRECTED, SegmentOptions
 from SESegmentationTraining.calibration import shift_volume
 
 QUICK = Settings(steps=2)

@@ -11,12 +11,12 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib.inference.crops import Crop
+from SESegmentationLib.inference.predictor import Predictor
+from SESegmentationLib.inference.views import along
 from SESegmentationLib.models import View
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.predict.predictor import Predictor
-from SESegmentationLib.predict.views import along
 from SESegmentationLib.refine.corrections import Corrections, Slices
 from SESegmentationLib.refine.recalibration import known_channels, prepare_training_slices
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.inference.predictor import Prediction
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelPackage, verify_package, write_package
 from SESegmentationLib.models.sections import expected_dice
-from SESegmentationLib.options import SegmentOptions
-from SESegmentationLib.predict.predictor import Prediction
+from SESegmentationLib.result import SegmentOptions
 from SESegmentationTraining import calibration
 from SESegmentationTraining.automatic import write_recipe
 from SESegmentationTraining.calibration import (

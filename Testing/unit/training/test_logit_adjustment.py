@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.inference.predictor import Prediction, Predictor
 from SESegmentationLib.models import verify_package
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.predict.predictor import Prediction, Predictor
 from SESegmentationTraining import tuning
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.train import train_model

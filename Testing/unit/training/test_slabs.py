@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SESegmentationLib.predict import views
+from SESegmentationLib.inference import views
 from SESegmentationTraining.slabs import PLANE_AXES, Deformation, VolumeBank
 from SESegmentationTraining.sources import UNDEFORMED
 

@@ -8,9 +8,9 @@ import torch
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import verify_package
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.predict.predictor import Predictor
 from SESegmentationTraining import tuning
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.sources import open_source

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from SESegmentationLib.worker import frames
-from SESegmentationLib.worker.frames import DTYPES, MAGIC, Frame, FrameError, read_frame, write_frame
+from SESegmentationLib.worker import messages as frames
+from SESegmentationLib.worker.messages import DTYPES, MAGIC, Frame, FrameError, read_frame, write_frame
 
 ARRAYS = st.sampled_from(sorted(DTYPES)).flatmap(
     lambda code: hnp.arrays(code, hnp.array_shapes(min_dims=0, min_side=0))

@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.inference.input_checks import check_input
 from SESegmentationLib.io.reading import NOT_NUMBERS
 from SESegmentationLib.io.volume_image import add_remarks, voxels_of
 from SESegmentationLib.models import ModelPackage
-from SESegmentationLib.options import SegmentOptions
-from SESegmentationLib.quality.input_checks import check_input
-from SESegmentationLib.result import Finding, SegmentationResult, StructureResult
+from SESegmentationLib.result import Finding, SegmentationResult, SegmentOptions, StructureResult
 from SESegmentationLib.worker.jobs import (
     JOBS,
     AttentionJob,

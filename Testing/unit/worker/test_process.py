@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from SESegmentationLib import __version__
-from SESegmentationLib.client.processes import worker_environment
-from SESegmentationLib.worker.frames import Frame, read_frame, write_frame
+from SESegmentationLib.client.connection import worker_environment
 from SESegmentationLib.worker.jobs import SegmentJob, WarmUpJob
-from SESegmentationLib.worker.messages import EXIT_PROTOCOL, PROTOCOL
+from SESegmentationLib.worker.messages import EXIT_PROTOCOL, PROTOCOL, Frame, read_frame, write_frame
 
 #: heartbeats come at any time
 IGNORED = "heartbeat"

@@ -19,7 +19,7 @@ from SESegmentationLib.progress import no_progress
 from SESegmentationLib.refine.adapted import AdaptedParameters
 from SESegmentationLib.result import SegmentationResult
 from SESegmentationLib.worker.jobs import AttentionJob, SegmentJob, WarmUpJob
-from SESegmentationLib.worker.runner import JobRunner, release_memory
+from SESegmentationLib.worker.process import JobRunner, release_memory
 
 
 class RecordingEngine:

@@ -13,11 +13,13 @@ from pathlib import Path
 import pydicom
 
 from ...errors import InputError
-from .headers import Header, UnreadableError, some_of, text_of
-from .opening import opened
+from .headers import Header, UnreadableError, opened, some_of, text_of
 
 #: names that end so are meant as DICOM files
 _ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
+#: what holds pixels, or is laid over them, and is no scan
+_NO_SCANS = {"SEG": "a segmentation", "RTDOSE": "a dose", "RTSTRUCT": "contours", "RTPLAN": "a treatment plan"}
+_MOST_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -134,11 +136,6 @@ def _listed(directory: Path) -> Iterator[tuple[str, list[str]]]:
             if parts := record.get("ReferencedFileID"):
                 yield str(series.SeriesInstanceUID), [parts] if isinstance(parts, str) else [*parts]
             record = records.get(record.OffsetOfTheNextDirectoryRecord)
-
-
-#: what holds pixels, or is laid over them, and is no scan
-_NO_SCANS = {"SEG": "a segmentation", "RTDOSE": "a dose", "RTSTRUCT": "contours", "RTPLAN": "a treatment plan"}
-_MOST_LISTED = 20
 
 
 @dataclass(frozen=True)

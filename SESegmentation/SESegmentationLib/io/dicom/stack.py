@@ -15,8 +15,7 @@ from ...errors import InputError
 from ...result import Finding
 from ..volume_image import SHEAR_DEGREES, sheared
 from .frames import Frame
-from .headers import Header, some_of
-from .opening import opened
+from .headers import Header, opened, some_of
 
 #: relative difference between slice distances that rounding in the files explains
 UNEVEN = 0.05
@@ -25,6 +24,22 @@ UNEVEN_MM = 0.1
 #: positions that differ by less than this share of a pixel are one place
 _SAME_PLACE = 0.01
 _ONE_STACK = "Give the files of one stack only."
+_CONSEQUENCE = "If slices are missing, structures at the scan's ends are cut off, and their volumes too small."
+_AGAIN = "Copy or export the whole series again."
+#: private tags in which scanners count: creator, group, element, whether slices or images, and what it is
+_COUNTS = (
+    ("GEMS_RELA_01", 0x0021, 0x4F, "slices", "GE's locations in the acquisition"),
+    ("GEMS_SERS_01", 0x0025, 0x07, "images", "GE's images in the series"),
+    ("Philips Imaging DD 001", 0x2001, 0x18, "slices", "Philips' number of slices"),
+)
+#: Siemens' protocol: number of stacks or slices, and of slices in each stack of a 3-D acquisition
+_SIEMENS = ("SIEMENS CSA HEADER", 0x0029, 0x20)
+_CREATORS = [(group, 0x0010 + number) for group in (0x0021, 0x0025, 0x0029, 0x2001) for number in range(4)]
+_ELEMENTS = [
+    (group, ((0x10 + number) << 8) | element)
+    for _, group, element, *_ in (*_COUNTS, (*_SIEMENS, "", ""))
+    for number in range(4)
+]
 
 
 @dataclass(frozen=True)
@@ -148,24 +163,6 @@ def _uneven(places: list[list[Frame]], heights: np.ndarray, usual: float, name: 
         f"{usual:.4g} mm{guess}.",
         "Export the whole series again, or resample it to equal distances.",
     )
-
-
-_CONSEQUENCE = "If slices are missing, structures at the scan's ends are cut off, and their volumes too small."
-_AGAIN = "Copy or export the whole series again."
-#: private tags in which scanners count: creator, group, element, whether slices or images, and what it is
-_COUNTS = (
-    ("GEMS_RELA_01", 0x0021, 0x4F, "slices", "GE's locations in the acquisition"),
-    ("GEMS_SERS_01", 0x0025, 0x07, "images", "GE's images in the series"),
-    ("Philips Imaging DD 001", 0x2001, 0x18, "slices", "Philips' number of slices"),
-)
-#: Siemens' protocol: number of stacks or slices, and of slices in each stack of a 3-D acquisition
-_SIEMENS = ("SIEMENS CSA HEADER", 0x0029, 0x20)
-_CREATORS = [(group, 0x0010 + number) for group in (0x0021, 0x0025, 0x0029, 0x2001) for number in range(4)]
-_ELEMENTS = [
-    (group, ((0x10 + number) << 8) | element)
-    for _, group, element, *_ in (*_COUNTS, (*_SIEMENS, "", ""))
-    for number in range(4)
-]
 
 
 def refuse_missing(headers: Sequence[Header], places: int, name: str) -> None:

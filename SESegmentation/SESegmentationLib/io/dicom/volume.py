@@ -28,8 +28,7 @@ from ...errors import InputError, SegmentationError, require
 from ...result import Finding
 from ..volume_image import add_remarks
 from .frames import Frame, frames_of
-from .headers import Header, some_of
-from .opening import OversizedError, opened, refuse_other_sizes
+from .headers import Header, OversizedError, opened, refuse_other_sizes, some_of
 from .series import Found, choose_series
 from .stack import Stack, perhaps_missing, refuse_missing
 
@@ -39,6 +38,14 @@ _STORAGE = (
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
     *("BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
 )
+#: padding this share of the image's range below its lowest value is taken out: less changes nothing in the networks
+FAR_BELOW = 0.1
+#: a volume is in memory as NumPy's and as ITK's
+_COPIES = 2
+#: bytes of a pixel while a file is decoded, at most
+_DECODING = 8
+#: types of voxels that hold whole numbers, the first that does is taken
+_WHOLE = (np.int16, np.uint16, np.int32, np.uint32)
 
 
 class StoredPixels:
@@ -113,16 +120,6 @@ def _decompressed(dataset: Dataset) -> np.ndarray:
         file = Path(folder, "pixels.dcm")
         pixels.save_as(file, enforce_file_format=True)
         return sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))
-
-
-#: padding this share of the image's range below its lowest value is taken out: less changes nothing in the networks
-FAR_BELOW = 0.1
-#: a volume is in memory as NumPy's and as ITK's
-_COPIES = 2
-#: bytes of a pixel while a file is decoded, at most
-_DECODING = 8
-#: types of voxels that hold whole numbers, the first that does is taken
-_WHOLE = (np.int16, np.uint16, np.int32, np.uint32)
 
 
 def read_scan(path: Path, series: str | None) -> sitk.Image:

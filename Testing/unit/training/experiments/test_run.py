@@ -10,8 +10,8 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib.errors import CancelledError, InputError, UsageError
+from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.predict.predictor import Predictor
 from SESegmentationTraining.evaluation import compare
 from SESegmentationTraining.experiments.run import Runner, dice_of, read_results, result_path
 from SESegmentationTraining.train import draft_card

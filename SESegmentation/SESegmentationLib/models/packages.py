@@ -1,24 +1,37 @@
-"""Installing a model package that somebody passed on: a folder, or a ZIP of one, within bounds known beforehand."""
+"""Model packages on their way: written with a README that is the card, readable; installed from a folder or a ZIP.
+
+What a card leaves out, its README leaves out too.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ..errors import InputError, ModelError, UsageError
-from ..files import cannot_write, staging_folder, sync
+from ..files import OutputFiles, cannot_write, incomplete, staging_folder, sync
 from ..files.json_files import LARGEST, parse_json
 from ..files.writing import placing, remove_leftovers
-from .card import CARD_NAME, ModelCard
-from .store import LARGEST_WEIGHTS, REPLACES_SHIPPED, ModelPackage, shipped_models, user_models_folder, verify_package
+from .card import CARD_NAME, FORMAT, README_NAME, ModelCard, View
+from .store import (
+    LARGEST_WEIGHTS,
+    REPLACES_SHIPPED,
+    ModelPackage,
+    sha256_of,
+    shipped_models,
+    user_models_folder,
+    verify_package,
+)
 
 #: what a package may hold besides its weights
 COMPANIONS = (CARD_NAME, "README.md", "LICENSE")
@@ -30,6 +43,7 @@ MOST_SHRUNK = 20
 #: others can ask for any amount of memory
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _REMEDY = "Give a ZIP of one model's folder, as it came from whoever made the model."
+WEIGHTS_NAME = "model.safetensors"
 
 
 class _Bounded(io.FileIO):
@@ -183,3 +197,157 @@ def _check_size(path: Path, companion: bool) -> None:
     """Refuse a text of unreasonable size; that of the weights is known already."""
     if companion and path.stat().st_size > LARGEST:
         raise ModelError(f"{path} is larger than {LARGEST >> 20} MiB.", "Take the model package again.")
+
+
+def render_readme(card: ModelCard) -> str:
+    """The model card in Markdown."""
+    parts = [
+        f"# {card.title}",
+        f"`{card.name}` {card.version}. {card.summary}",
+        _facts(card),
+        "## Accuracy\n\n" + _accuracy(card),
+        *_expectation(card.calibration),
+    ]
+    if card.training:
+        parts.append("## Training\n\n" + _training(card.training))
+    limits = card.input.get("limits", [])
+    if limits:
+        parts.append("## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits))
+    licence = card.licence
+    name = f"[{licence.name}]({licence.url})" if licence.url else licence.name
+    parts.append(f"## Licence\n\n{name}. {licence.attribution}".strip())
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(card: ModelCard) -> str:
+    planes = [view.plane for view in card.views]
+    names = [view.plane if planes.count(view.plane) == 1 else f"{view.plane} {view.network!r}" for view in card.views]
+    views = ", ".join(
+        f"{name} ({_seen(view)}, weight {view.weight:g})" for name, view in zip(names, card.views, strict=True)
+    )
+    spacing = " x ".join(f"{size:g}" for size in card.spacing)
+    rows = {
+        "Input": f"{card.modality}, {card.contrast}".rstrip(", "),
+        "Grid": f"{spacing} mm",
+        "Views": views,
+        "Structures": f"{len(card.labels)}{_dividing_plane(card)}{_overlooked(card)}",
+        "Weights": f"`{card.weights_file}`, SHA-256 `{card.weights_sha256}`",
+    }
+    return _table(("", ""), [(f"**{key}**", value) for key, value in rows.items()])
+
+
+def _dividing_plane(card: ModelCard) -> str:
+    """Which structures meet at a plane."""
+    if card.division is None:
+        return ""
+    names = " and ".join(card.label(value).name for value in card.division.values)
+    return f"; {names} meet at one {card.division.plane} slice"
+
+
+def _overlooked(card: ModelCard) -> str:
+    """When a view is left out of the fusion for a structure."""
+    share = f"less than {100 * card.overlooked:g} % of what another view finds of it"
+    return f"; a view is left out for one of which it finds {share}" if card.overlooked else ""
+
+
+def _seen(view: View) -> str:
+    """What a view's network sees at once."""
+    return "all slices" if view.volumetric else f"{view.thickness} slice{'s' if view.thickness > 1 else ''}"
+
+
+def _accuracy(card: ModelCard) -> str:
+    accuracy = card.accuracy
+    if not accuracy:
+        return "Not measured yet."
+    rows, apart = [], accuracy.get("not_in_mean", [])
+    for label in card.labels:
+        entry = accuracy.get("labels", {}).get(str(label.value))
+        if entry:
+            name = f"{label.name} (not in the mean)" if label.value in apart else label.name
+            rows.append((name, *(_figure(entry.get(key)) for key in ("dice", "hausdorff95_mm", "surface_mm"))))
+    header = ("Structure", "Dice", "95 % Hausdorff (mm)", "Mean surface distance (mm)")
+    parts = []
+    if cases := accuracy.get("cases"):
+        spread = ", mean ± standard deviation" if cases > 1 else ""
+        kept_out = f"{cases} case{'s' * (cases > 1)} kept out of the training{spread}."
+        parts.append(f"{accuracy.get('data', '')}: {kept_out}".lstrip(": "))
+    if rows:
+        parts.append(_table(header, rows))
+    if "mean_dice" in accuracy:
+        parts.append(f"Mean Dice over the structures: **{accuracy['mean_dice']:.3f}**.")
+    return "\n\n".join([*parts, *_command(accuracy)])
+
+
+def _expectation(calibration: Mapping[str, Any]) -> list[str]:
+    """What the Dice that results are expected to have rests on; nothing where there is none."""
+    if not calibration:
+        return []
+    known = f", as it was on {calibration['data']}" if "data" in calibration else ""
+    text = f"Results tell the Dice to be expected of each structure{known}."
+    return ["\n\n".join([f"## Expected Dice\n\n{text}", *_command(calibration)])]
+
+
+def _command(figures: Mapping[str, Any]) -> list[str]:
+    """What was called to measure ``figures``, where they tell."""
+    return [f"Measured with `{figures['command']}`."] if "command" in figures else []
+
+
+def _figure(entry: Mapping[str, float] | None) -> str:
+    if not entry:
+        return "-"
+    digits = 3 if entry["mean"] <= 1 else 2
+    return f"{entry['mean']:.{digits}f}" + (f" ± {entry['std']:.{digits}f}" if entry["n"] > 1 else "")
+
+
+def _training(training: Mapping[str, Any]) -> str:
+    rows = [(f"**{key.replace('_', ' ')}**", _plain(value)) for key, value in training.items() if key != "test_cases"]
+    return _table(("", ""), rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(entry) for entry in value)
+    return str(value)
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def write_package(directory: str | Path, card: Mapping[str, Any] | ModelCard, tensors_file: str | Path) -> ModelPackage:
+    """Write weights, card and README into ``directory``, each whole or not at all.
+
+    Args:
+        directory: the package's folder; made where absent, files of these names in it are replaced.
+        card: the card; "format" and "weights" are filled in here.
+        tensors_file: safetensors file to copy; it may be the one in ``directory`` already.
+
+    Raises:
+        ModelError: the card is not valid; nothing is written then.
+        UsageError: the folder cannot be written to.
+        OutputError: a file cannot be written.
+    """
+    directory, tensors_file = Path(directory), Path(tensors_file)
+    entry = dict(card.to_dict() if isinstance(card, ModelCard) else card)
+    entry["format"] = FORMAT
+    entry["weights"] = {"file": WEIGHTS_NAME, "sha256": sha256_of(tensors_file)}
+    checked = ModelCard.from_dict(entry, directory / CARD_NAME)
+    # the card after the weights that it is about, and before what is made from it
+    texts = {
+        CARD_NAME: json.dumps(checked.to_dict(), indent=2, ensure_ascii=False) + "\n",
+        README_NAME: render_readme(checked),
+    }
+    weights = directory / WEIGHTS_NAME
+    with OutputFiles() as files:
+        if not (weights.exists() and weights.samefile(tensors_file)):
+            copied = files.begin(weights)
+            shutil.copyfile(tensors_file, copied)
+            sync(copied)
+            if sha256_of(copied) != entry["weights"]["sha256"]:
+                raise incomplete(copied, tensors_file.stat().st_size)
+        for name, text in texts.items():
+            files.write(directory / name, text)
+    return ModelPackage(directory, checked)

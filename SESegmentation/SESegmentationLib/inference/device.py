@@ -15,6 +15,9 @@ import torch
 
 from ..errors import DeviceError
 
+#: more at once would need too much memory
+MAX_WORKERS = 8
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device of that name; for "auto" the first of CUDA, Apple's MPS and the CPU that is there.
@@ -67,10 +70,6 @@ def _why_not(device: torch.device) -> str:
     if not torch.cuda.is_available():
         return f"The GPU ({device}) cannot be used: no NVIDIA GPU or no working driver was found."
     return f"The GPU {device} cannot be used: there are {torch.cuda.device_count()}, counted from 0, or it is in use."
-
-
-#: more at once would need too much memory
-MAX_WORKERS = 8
 
 
 @contextlib.contextmanager

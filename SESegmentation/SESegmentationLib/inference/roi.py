@@ -27,6 +27,8 @@ THRESHOLD = 0.05
 FEWEST = 0.003
 #: smaller pieces than this share of the largest are taken for errors
 LARGE_PIECE = 0.1
+_REMEDY = "Save a markups ROI from Slicer as .mrk.json, or give a label file."
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def foreground_box(array: np.ndarray, spacing: Sequence[float], margin_mm: float) -> Box:
@@ -85,10 +87,6 @@ def box_of_pieces(mask: np.ndarray, steps: Sequence[int], margin: Sequence[int],
         low, high = int(found[0]) * step, (int(found[-1]) + 1) * step
         box.append(slice(max(low - more, 0), min(high + more, length)))
     return triple(box)
-
-
-_REMEDY = "Save a markups ROI from Slicer as .mrk.json, or give a label file."
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def read_roi(path: str | Path) -> sitk.Image:

@@ -1,4 +1,4 @@
-"""Volumes in NIfTI files, and in the Analyze files that came before them, as nibabel understands their headers.
+"""Volumes in the formats of neuroimaging (NIfTI, Analyze, MGH), as nibabel understands their headers.
 
 A NIfTI header holds two transforms (sform and qform) and two voxel sizes (in the sform and in pixdim). Where they
 contradict each other, and where a field is impossible, the file is refused or remarked on here, by the field's name.
@@ -28,15 +28,16 @@ from .volume_image import (
     check_axes,
     complex_valued,
     distance_mm,
+    scaled,
     several_frames,
     several_values,
     volume_image,
 )
-from .voxel_data import CUT_OFF_REMEDY, check_room, opened, read_voxels, skip, surplus
+from .voxel_data import CUT_OFF_REMEDY, check_room, half_of_pair, opened, read_voxels, skip, surplus
 
 #: bytes of the longest header, that of NIfTI-2
-HEADER_BYTES = 540
-ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
+NIFTI_HEADER_BYTES = 540
+NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 _MAGICS_1 = (b"n+1\0", b"ni1\0")
 _MAGICS_2 = (b"n+2\0", b"ni2\0")
 _NEWEST_SCANNER_CODE = 2  # 1: scanner, 2: aligned to another scan; 3 and 4: warped to a template
@@ -45,6 +46,11 @@ _UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _PAIR_REMEDY = "Copy both, the .hdr and the .img file, into one folder."
 #: relative difference of two voxel sizes that rounding explains
 _SAME_SIZE = 0.01
+MGH_ENDINGS = (".mgz", ".mgh", ".mgh.gz")
+#: voxels come after it
+_MGH_HEADER_BYTES = 284
+#: names and commands may come after them; they are not looked at
+_MGH_FOOTER_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,12 @@ class NiftiHeader:
             InputError: it cannot be read; it is NIfTI by its name and size, but its magic is damaged.
             ImportError: nibabel is not installed.
         """
-        half = _half(path, "hdr")
+        half = half_of_pair(path, "hdr")
         if not half.is_file():
             raise InputError(f"{path}: its other half {half.name}, with the header, is not there.", _PAIR_REMEDY)
         try:
             with opened(half) as file:
-                return cls.parse(path, file.read(HEADER_BYTES))
+                return cls.parse(path, file.read(NIFTI_HEADER_BYTES))
         except InputError as error:
             if str(path) in error.cause:
                 raise
@@ -109,7 +115,7 @@ class NiftiHeader:
     @property
     def data_path(self) -> Path:
         """The file with the voxels."""
-        return _half(self.path, "img") if self._in_pair else self.path
+        return half_of_pair(self.path, "img") if self._in_pair else self.path
 
     @functools.cached_property
     def size(self) -> tuple[int, int, int]:
@@ -299,18 +305,7 @@ class NiftiHeader:
                 raise self._impossible("vox_offset", offset, f"within the {skipped} bytes of the file")
             voxels = read_voxels([(file, path)], shape, self.dtype)
             more = surplus(file, path, voxels)
-        return volume_image(_scaled(voxels, *scaling), affine, str(self.path), [*findings, *more])
-
-
-def _scaled(voxels: np.ndarray, slope: float, inter: float) -> np.ndarray:
-    """The values that are meant, in single precision unless they are stored in more or need no scaling."""
-    if voxels.dtype.itemsize > 8:
-        voxels = voxels.astype(np.float64)
-    if (slope, inter) == (1.0, 0.0):
-        return voxels
-    if voxels.dtype.itemsize < 4 or voxels.dtype == np.float32:
-        return voxels.astype(np.float32) * np.float32(slope) + np.float32(inter)
-    return voxels.astype(np.float64) * slope + inter
+        return volume_image(scaled(voxels, *scaling), affine, str(self.path), [*findings, *more])
 
 
 def _is_nifti(path: Path, block: bytes) -> bool:
@@ -318,16 +313,86 @@ def _is_nifti(path: Path, block: bytes) -> bool:
     if block[344:348] in _MAGICS_1 or block[4:8] in _MAGICS_2:
         return True
     sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")}
-    return bool(sizes & {348, 540}) and path.name.lower().endswith(ENDINGS)
+    return bool(sizes & {348, 540}) and path.name.lower().endswith(NIFTI_ENDINGS)
 
 
-def _half(path: Path, kind: str) -> Path:
-    """The "hdr" or the "img" half of the pair that ``path`` is a half of; any other path as it is."""
-    name = path.name.lower()
-    for ending in (".gz", ""):
-        for half in (".hdr", ".img"):
-            if name.endswith(half + ending):
-                stem, given = path.name[: -len(half + ending)], path.name[-len(half + ending) :]
-                wanted = f".{kind}{ending}"
-                return path.with_name(stem + (wanted.upper() if given.isupper() else wanted))
-    return path
+@dataclass(frozen=True)
+class MghHeader:
+    """The header of one file.
+
+    Attributes:
+        path: of the file.
+        fields: nibabel's header.
+        oriented: whether the file says how its axes lie in the patient.
+    """
+
+    path: Path
+    fields: Any
+    oriented: bool
+
+    @classmethod
+    def read(cls, path: Path) -> MghHeader:
+        """The header of ``path``.
+
+        Raises:
+            InputError: there is none.
+            ImportError: nibabel is not installed.
+        """
+        from nibabel.freesurfer.mghformat import MGHHeader
+
+        with opened(path) as file:
+            block = file.read(_MGH_HEADER_BYTES)
+        if len(block) < _MGH_HEADER_BYTES:
+            raise InputError(f"{path} is cut off within its header.", CUT_OFF_REMEDY)
+        version, oriented = int.from_bytes(block[:4], "big"), int.from_bytes(block[28:30], "big")
+        if version != 1:
+            raise InputError(f"{path}: its version is {version}, which is no version of MGH.", CUT_OFF_REMEDY)
+        return cls(path, MGHHeader(block, check=False), bool(oriented))
+
+    @functools.cached_property
+    def size(self) -> tuple[int, int, int]:
+        """Voxels along (i, j, k); InputError where they are impossible, or there are several volumes."""
+        dims = [int(n) for n in self.fields["dims"]]
+        if min(dims) < 1:
+            raise InputError(f"{self.path}: the header's dims are {dims}, which is no size.", CUT_OFF_REMEDY)
+        if dims[3] > 1:
+            raise InputError(*several_frames(str(self.path), 4, dims[3]))
+        return triple(dims[:3])
+
+    @functools.cached_property
+    def dtype(self) -> np.dtype:
+        """Type of the voxels as they are stored; InputError where none is known."""
+        try:
+            return self.fields.get_data_dtype().newbyteorder(">")
+        except KeyError as error:
+            raise InputError(
+                f"{self.path}: the header's type is {int(self.fields['type'])}, which is no type of voxels.",
+                CUT_OFF_REMEDY,
+            ) from error
+
+    @functools.cached_property
+    def affine(self) -> np.ndarray:
+        """From voxel indices to LPS in mm, 4 x 4; InputError where it is impossible."""
+        sizes = self.fields["delta"].tolist()
+        if not all(math.isfinite(size) and size > 0 for size in sizes):
+            raise InputError(f"{self.path}: the header's delta is {sizes}, no size of voxels.", CUT_OFF_REMEDY)
+        if self.size and not np.isfinite(self.fields["Pxyz_c"]).all():
+            raise InputError(f"{self.path}: the header's Pxyz_c is no position.", CUT_OFF_REMEDY)
+        affine = RAS_TO_LPS @ self.fields.get_affine()
+        check_axes(affine, str(self.path), "directions (Mdc)")
+        return affine
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is doubtful about :attr:`affine`."""
+        return [] if self.oriented else [NO_ORIENTATION]
+
+    def image(self) -> sitk.Image:
+        """Read the volume; errors as of :meth:`NiftiHeader.image`."""
+        affine, shape = self.affine, self.size[::-1]
+        check_room(self.path, math.prod(shape), self.dtype)
+        with opened(self.path) as file:
+            file.read(_MGH_HEADER_BYTES)
+            voxels = read_voxels([(file, self.path)], shape, self.dtype)
+            skip(file, _MGH_FOOTER_BYTES)  # to the end: that verifies the checksum
+        return volume_image(voxels, affine, str(self.path), self.findings)

@@ -1,1 +1,0 @@
-"""After the networks: clean-up of label maps, and what structures measure."""

@@ -1,1 +1,0 @@
-"""Before the networks: the model's grid, intensities, and which part of a volume is segmented."""

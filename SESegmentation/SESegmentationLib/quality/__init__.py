@@ -1,1 +1,0 @@
-"""Checks of inputs and outputs, and confidence in results."""
