@@ -188,7 +188,7 @@ def write_dicom(
 
     Args:
         files: outputs, whole or not at all.
-        path: the segmentation; see :func:`..options.beside` for the others.
+        path: the segmentation; see :func:`..result.beside` for the others.
         image: the volume, for the picture.
         result: on the series' grid or any other in its frame of reference.
         source: the series.
@@ -350,7 +350,7 @@ def equipment(source: SourceSeries, result: SegmentationResult, place: int) -> d
 
 
 def build_capture(image: sitk.Image, result: SegmentationResult, source: SourceSeries) -> hd.sc.SCImage:
-    """The picture of a result (:mod:`..io.picture`) as secondary capture; it names no patient."""
+    """The picture of a result (:mod:`..io.writing`) as secondary capture; it names no patient."""
     import highdicom as hd
 
     labels = [structure.label for structure in result.structures]
