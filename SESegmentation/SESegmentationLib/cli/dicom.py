@@ -42,8 +42,8 @@ _BODY_PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
 #: what series of MR show, by how words begin in their description; the first that is found counts
 _CONTRASTS = {
     "a survey": "loc|scout|survey|smartbrain",
-    "diffusion": "dwi|dti|diff|adc|trace|ep2d_d|fa(?![a-z])",
-    "susceptibility": "swi|swan|swip|t2[*]|t2st|gre_field|b0|field.?map|phase",
+    "diffusion": "dwi|dti|diff|adc|trace|ep2d_d",
+    "susceptibility": "swi|swan|swip|t2[*]|t2st|gre_field|b0|field.?map|phase.?map",
     "angiography": "tof|angio|mra(?![a-z])|pc3d|mip(?![a-z])",
     "perfusion": "perf|asl(?![a-z])|dsc|dce",
     "a functional series": "bold|fmri|rest(?![a-z])",
@@ -235,6 +235,7 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
         refuse_faults(found.faults)
         raise InputError(f"{source} holds no DICOM images.", "Give the folder in which the files of series are.")
     plan: dict[str, list[Job]] = {}
+    described: dict[str | None, str] = {}
     reports: list[dict[str, Any]] = []
     for series in every:
         chosen = _choose(series, packages, bool(names), options.accept_licence)
@@ -242,6 +243,7 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
             warn(f"Skipped: series {series}: {chosen}.")
             reports.append({"series": series.uid, "skipped": chosen})
             continue
+        described[series.uid] = f"series {series}"
         output = target / f"{series.uid}_{chosen.card.name}.seg.dcm"
         plan.setdefault(chosen.card.name, []).append(Job(_folder_of(series), output, series.uid))
     if not plan:
@@ -257,7 +259,6 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as for run
     reading_process().start()
     known = {package.card.name: package for package in packages}
-    described = {series.uid: f"series {series}" for series in every}
     code, nothing = 0, []
     for fault in found.faults:
         if not any(series.is_meant(fault) for series in every):
@@ -268,7 +269,7 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
         with ProgressBar() as progress:
             engine = Engine(known[name], device=options.device)
             for job, (report, error) in segment_all(engine, group, None, options, progress):
-                subject = described[str(job.series)]
+                subject = described[job.series]
                 reports.append(report | {"series": job.series})
                 with progress.paused():
                     if error:
@@ -289,8 +290,8 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
 def _choose(series: Series, packages: Sequence[ModelPackage], named: bool, accepted: bool) -> ModelPackage | str:
     if series.no_scan:
         return f"it is {series.no_scan}"
-    if not series.uid:
-        return "it has no SeriesInstanceUID"
+    if not re.fullmatch(r"[0-9.]{1,64}", series.uid):  # files are named by it
+        return "its SeriesInstanceUID is none"
     if sum(header.number("NumberOfFrames") or 1 for header in series.headers) < 2:
         return "it is a single image"
     try:

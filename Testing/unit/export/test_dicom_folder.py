@@ -200,6 +200,7 @@ def test_the_capture_shows_the_picture(done):
             {"Modality": "MR", "BodyPartExamined": "BRAIN", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
             "it shows a survey",
         ),
+        ({"Modality": "MR", "BodyPartExamined": "LIVER", "SeriesDescription": "T2 portal phase"}, "abdomen-mr"),
         ({"Modality": "MR", "SeriesDescription": "t1_fl2d"}, "it does not tell the part of the body"),
     ],
 )
@@ -217,6 +218,15 @@ def test_terms_that_are_not_accepted_are_the_reason(shipped_weights):
     dataset.Modality, dataset.BodyPartExamined, dataset.SeriesDescription = "MR", "ABDOMEN", "T2"
     packages = [find_model(str(folder)) for folder in sorted(shipped_weights.iterdir())]
     assert "--accept-licence" in choose_model(Shown.by(dataset), packages, named=False, accepted=False)
+
+
+def test_no_file_is_named_by_what_is_no_uid(tiny_model, tmp_path):
+    voxels = np.arange(600, dtype=np.int16).reshape(6, 10, 10)
+    with pydicom.config.disable_value_validation():
+        write_series(Volume(voxels), tmp_path / "in", names="{}.dcm", SeriesInstanceUID="1.2/../../../escaped")
+    code, _, errors = called("dicom", tmp_path / "in", tmp_path / "a" / "b", "-m", tiny_model)
+    assert code == 2 and "its SeriesInstanceUID is none" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.parametrize("content", ["nothing", "text", "cut off", "no model"])
