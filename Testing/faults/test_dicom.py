@@ -12,7 +12,6 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from dicom_writer import Volume, asymmetric, write_enhanced, write_series
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
@@ -26,6 +25,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from dicom_writer import Volume, asymmetric, write_enhanced, write_series
 from SESegmentationLib.errors import InputError, OutOfMemoryError
 from SESegmentationLib.io.dicom.volume import StoredPixels
 from SESegmentationLib.io.reading import read_volume

@@ -24,13 +24,13 @@ from urllib.parse import quote
 import numpy as np
 
 from .. import __version__
-from ..errors import DependencyError, InputError, SegmentationError, UsageError, install_advice, printable
+from ..errors import DependencyError, InputError, SegmentationError, UsageError, install_advice
 from ..files import write_whole
 from ..files.json_files import parse_json, read_json
 from ..files.overwriting import files_of
 from ..io.writing import draw_slices
 from ..models import ModelCard, sha256_of
-from ..report import model_entry
+from ..report import model_entry, readable, without_folders
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -55,8 +55,6 @@ _AXIS = 8.0  # robust standard deviations from the median that a strip shows at 
 #: a page is written meanwhile, too, in no more than this part of the time, and not more often than every so many s
 _WRITING_SHARE, _OFTEN_S = 0.02, 30.0
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
-#: the folders of an absolute path
-_FOLDERS = re.compile(r"(?<![\w.~:/\\-])(?:[A-Za-z]:|~)?(?:[\\/]+[^\s\\/:*?\"<>|']+)+[\\/]+(?=[^\s\\/])")
 
 _TEXT, _NUMBER, _WORDS = {"type": "string"}, {"type": "number"}, {"type": ["string", "null"]}
 
@@ -207,7 +205,7 @@ class Sheet:
         model = model_entry(self._card)
         colors = {label.value: "#{:02x}{:02x}{:02x}".format(*label.color) for label in self._card.labels}
         scan = {
-            "name": _text(self._volumes[volume]),
+            "name": readable(self._volumes[volume]),
             "place": place,
             "sha256": fingerprint(volume, self._series),
             "date": report.get("date") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -266,19 +264,6 @@ def _scans_of(path: Path) -> list[dict[str, Any]]:
         raise UsageError(
             f"{path} is not a sheet that can be continued.", "Choose another folder for --sheet, or remove that file."
         ) from error
-
-
-def _text(text: str) -> str:
-    """``text`` fit for a page: names of files can hold bytes that are no text."""
-    return printable(text).encode("utf-8", "backslashreplace").decode()
-
-
-def without_folders(text: str, volume: Path) -> str:
-    """``text`` without the folders of absolute paths: of the volume's, which may have spaces, and of all others."""
-    for path in (volume.absolute(), Path(os.path.abspath(volume)), Path(os.path.realpath(volume))):
-        if path.parent != path.parent.parent:  # the root is in many words
-            text = text.replace(os.path.join(path.parent, ""), "")
-    return _FOLDERS.sub("", _text(text))
 
 
 class _Spread:

@@ -27,10 +27,10 @@ from ..mrml import (
     set_review_state,
     source_volume,
 )
+from ..report import NONE
 from .messages import Message, MessageList, duration, state_name
 from .result_record import RecordedStructure, ResultRecord
 from .scene_results import SceneResults
-from .structure_rows import NONE
 from .structure_table import StructureTable
 
 

@@ -10,31 +10,26 @@ import qt
 from slicer.i18n import tr as _
 
 from ..mrml import CORRECTED
-from ..result import IntracranialVolume
-from .messages import as_rich_text, state_name
-from .result_record import RecordedStructure, ResultRecord
-from .structure_rows import (
+from ..report import (
     FEW_ROWS,
     NONE,
-    RegionTitle,
     StructureRow,
     asymmetry,
     find_rows,
-    review_order,
-    shown_confidence,
-    sides_text,
     signed_percent,
     significant,
-    why_no_dice,
+    traffic_light,
 )
+from ..result import IntracranialVolume
+from .messages import as_rich_text, state_name
+from .result_record import RecordedStructure, ResultRecord
+from .structure_rows import RegionTitle, review_order, shown_confidence, sides_text, why_no_dice
 
 _NAME = 0
 _ICON_SIZE = 12  # pixels
 _MARGINS = 12  # pixels, of a title
 #: rows that are seen without scrolling in the table
 _MAXIMUM_ROWS = 12
-#: least number for a light: green, yellow; red below
-_TRAFFIC_LIGHTS = ((0.85, (56, 158, 77)), (0.7, (235, 180, 32)), (-1.0, (208, 52, 44)))
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,7 @@ class StructureTable:
         self._calibrated = any(s.expected_dice is not None for s in structures if s.found)
         self._order = review_order(structures, self._calibrated)
         self._sorting, self._last_column = (-1, False), _LastColumn()
-        rows = find_rows(structures)
+        rows = find_rows([structure.label for structure in structures])
         self._paired = any(row.is_pair for row in rows)
         self._search_box.visible = len(rows) > FEW_ROWS
         if len(rows) <= FEW_ROWS:
@@ -332,7 +327,7 @@ class StructureTable:
         texts = [NONE if number is None else str(round(100 * number)) for number in numbers]
         cell = _number_cell("/".join(texts) if known else NONE)
         if known:
-            cell.setIcon(_traffic_light(next(color for least, color in _TRAFFIC_LIGHTS if min(known) >= least)))
+            cell.setIcon(_lamp(traffic_light(min(known))))
         tips = [why_no_dice(structure) for structure in structures]
         if len(structures) == 2:
             sides = zip(structures, tips, texts, strict=True)
@@ -371,7 +366,7 @@ def _swatch(color: tuple[int, int, int]) -> Any:
     return _icon(swatch)
 
 
-def _traffic_light(color: tuple[int, int, int]) -> Any:
+def _lamp(color: tuple[int, int, int]) -> Any:
     lamp = qt.QPixmap(_ICON_SIZE, _ICON_SIZE)
     lamp.fill(qt.QColor(0, 0, 0, 0))
     painter = qt.QPainter(lamp)

@@ -16,6 +16,7 @@ from SESegmentationLib.cli import main
 from SESegmentationLib.errors import DeviceError
 from SESegmentationLib.export import sheet
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.report import without_folders
 
 
 @pytest.fixture
@@ -203,6 +204,6 @@ def test_outliers_by_median_and_mad():
     ],
 )
 def test_texts_lose_folders_of_absolute_paths(text, expected):
-    assert sheet.without_folders(text, Path("/data/John Doe/in/a.nii.gz")) == expected
-    assert sheet.without_folders("5 mm/s in /a.nii", Path("/a.nii")) == "5 mm/s in /a.nii"
-    assert sheet.without_folders("/x y/../z/a.nii is empty", Path("/x y/../z/a.nii")) == "a.nii is empty"
+    assert without_folders(text, Path("/data/John Doe/in/a.nii.gz")) == expected
+    assert without_folders("5 mm/s in /a.nii", Path("/a.nii")) == "5 mm/s in /a.nii"
+    assert without_folders("/x y/../z/a.nii is empty", Path("/x y/../z/a.nii")) == "a.nii is empty"
