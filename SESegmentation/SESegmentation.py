@@ -269,7 +269,7 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
 
     def createSegmenter(self):
         """What segments: a worker process on this computer, started by its first job."""
-        from SESegmentationLib.client import LocalSegmenter
+        from SESegmentationLib.client.local import LocalSegmenter
 
         return LocalSegmenter()
 

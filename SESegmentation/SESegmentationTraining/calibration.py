@@ -29,10 +29,10 @@ from SESegmentationLib.inference.preprocess import normalise
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import ModelPackage, verify_model, write_package
 from SESegmentationLib.models.sections import ONE_VIEW, SEVERAL_VIEWS
+from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.networks.weights import load_networks
 
 from .dataset import find_cases, load_case, split_by_recipe
-from .evaluation import overlap_and_size
 from .recipe import Recipe, recipe_of
 from .sources import open_source
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-import torch
-from torch import Tensor
 
 from SESegmentationLib.errors import InputError, SegmentationError
 from SESegmentationLib.geometry import Geometry
@@ -48,20 +46,6 @@ class Measures:
     surface_mm: float | None
     predicted_ml: float
     reference_ml: float
-
-
-def overlap_and_size(predicted: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Of each class the voxels in both, and those in one plus those in the other; Dice is twice their ratio.
-
-    Args:
-        predicted, target: class indices, of the same shape.
-
-    Returns:
-        Two times (C,) int64.
-    """
-    overlap = torch.bincount(target[predicted == target].long(), minlength=classes)
-    size = torch.bincount(predicted.flatten().long(), minlength=classes)
-    return overlap, size + torch.bincount(target.flatten().long(), minlength=classes)
 
 
 def compare(predicted: sitk.Image, reference: sitk.Image, value: int) -> Measures:

@@ -30,11 +30,11 @@ from SESegmentationLib.networks.losses import (
     distillation_loss,
     median_frequency_weights,
     merge_pairs,
+    overlap_and_size,
     segmentation_loss,
 )
 from SESegmentationLib.progress import Progress, no_progress
 
-from .evaluation import overlap_and_size
 from .processes import Log, rank_and_count
 from .recipe import Phase, Recipe
 from .sources import Batch, Source

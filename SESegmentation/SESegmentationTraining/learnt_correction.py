@@ -25,6 +25,7 @@ from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelCard, find_model
 from SESegmentationLib.networks.correction import CorrectionNetwork
+from SESegmentationLib.networks.losses import smoothed_dice
 from SESegmentationLib.progress import Progress, no_progress
 
 from .correction_examples import CorrectionExamples, Example, segment_cases
@@ -108,7 +109,7 @@ def _total(values: Tensor) -> Tensor:
 
 def _dice(found: Tensor, truth: Tensor, counts: Tensor) -> Tensor:
     """Dice of each example where it counts."""
-    return (2 * _total(found * truth * counts) + 1) / (_total(found * counts) + _total(truth * counts) + 1)
+    return smoothed_dice(_total(found * truth * counts), _total(found * counts) + _total(truth * counts))
 
 
 def train_correction(dataset: Path, recipe: CorrectionRecipe, output: Path, progress: Progress = no_progress) -> Path:

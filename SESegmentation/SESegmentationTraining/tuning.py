@@ -29,10 +29,10 @@ from SESegmentationLib.inference.device import choose_device
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import ModelPackage, View, verify_model, write_package
 from SESegmentationLib.models.packages import WEIGHTS_NAME
+from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.networks.weights import load_networks
 
 from .dataset import box_round
-from .evaluation import overlap_and_size
 from .recipe import Recipe
 from .sources import open_source
 from .train import CLASSIFIER_BIASES

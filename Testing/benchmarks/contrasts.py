@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import find_model
+from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.result import SegmentOptions
 from SESegmentationTraining.accuracy import fold_parcels
 
@@ -32,12 +34,8 @@ LEAST_ML = 3.0
 def dice(first: sitk.Image, second: sitk.Image, values: list[int]) -> dict[int, float]:
     """Dice of each label value."""
     one, other = sitk.GetArrayFromImage(first), sitk.GetArrayFromImage(second)
-    found = {}
-    for value in values:
-        a, b = one == value, other == value
-        total = int(a.sum()) + int(b.sum())
-        found[value] = 2 * int((a & b).sum()) / total if total else 1.0
-    return found
+    overlap, size = overlap_and_size(torch.from_numpy(one), torch.from_numpy(other), max(values) + 1)
+    return {value: 2 * int(overlap[value]) / int(size[value]) if size[value] else 1.0 for value in values}
 
 
 class Bench:

@@ -37,7 +37,7 @@ from SESegmentationLib.inference.crops import Crop
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage, sha256_of
-from SESegmentationLib.refine.corrections import AXES, Corrections, Slices
+from SESegmentationLib.refine import AXES, Corrections, Slices
 from SESegmentationLib.refine.cross_validation import recalibrate_cross_validated
 from SESegmentationLib.refine.learnt_correction import FOLDER, WEIGHTS
 from SESegmentationLib.refine.recalibration import Settings

@@ -20,7 +20,8 @@ import SimpleITK as sitk
 from rich.console import Console
 from rich.table import Table
 
-from SESegmentationLib.client import FailureEvent, LocalSegmenter, ResultEvent, SegmentJob
+from SESegmentationLib.client import FailureEvent, ResultEvent, SegmentJob
+from SESegmentationLib.client.local import LocalSegmenter
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import list_models
 

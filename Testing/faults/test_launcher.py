@@ -17,8 +17,9 @@ import psutil
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.client import FailureEvent, LocalSegmenter, ResultEvent, SegmentJob
+from SESegmentationLib.client import FailureEvent, ResultEvent, SegmentJob
 from SESegmentationLib.client.connection import worker_environment
+from SESegmentationLib.client.local import LocalSegmenter
 from SESegmentationLib.errors import OutOfMemoryError, WorkerError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -136,7 +137,8 @@ def test_last_words_leave_no_file_behind(command, tiny_model, tmp_path, monkeypa
 CLIENT = """
 import sys, time, psutil
 import SimpleITK as sitk
-from SESegmentationLib.client import LocalSegmenter, ProgressEvent, ResultEvent, SegmentJob
+from SESegmentationLib.client import ProgressEvent, ResultEvent, SegmentJob
+from SESegmentationLib.client.local import LocalSegmenter
 
 segmenter = LocalSegmenter(COMMAND)
 segmenter.submit(SegmentJob(sitk.Image(4, 4, 4, sitk.sitkUInt8), MODEL))

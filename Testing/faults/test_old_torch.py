@@ -17,8 +17,9 @@ import pytest
 import SimpleITK as sitk
 
 from drawn_hippocampus import draw_sample
-from SESegmentationLib.client import FailureEvent, LocalSegmenter, RefineJob, ResultEvent, SegmentJob
+from SESegmentationLib.client import FailureEvent, RefineJob, ResultEvent, SegmentJob
 from SESegmentationLib.client.connection import worker_environment
+from SESegmentationLib.client.local import LocalSegmenter
 from SESegmentationLib.result import SegmentOptions
 
 SHIM = Path(__file__).with_name("old_torch.py")

@@ -192,7 +192,7 @@ def open_story(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Any]:
     """Function that opens the module with the only model in a folder, and a real worker behind it."""
     from panel_story import Story
 
-    from SESegmentationLib.client import LocalSegmenter
+    from SESegmentationLib.client.local import LocalSegmenter
 
     def open_it(model: Path) -> Story:
         from SESegmentationLib.models import store

@@ -94,7 +94,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     from ..io.formats import pixel_size
     from ..io.reading import read_volume
     from ..io.segmentations import read_segmentation
-    from ..refine.corrections import Slices
+    from ..refine import Slices
     from ..refine.recalibration import Settings
     from ..refine.refinement import refine
     from ..report import build_report, write_report

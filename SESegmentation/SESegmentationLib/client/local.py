@@ -27,8 +27,8 @@ from ..worker.messages import (
     check_hello,
     error_of,
 )
+from . import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent
 from .connection import AGAIN, Connection, Ending, worker_command, worker_environment
-from .segmenter import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LocalSegmenter:
     """Runs jobs one after the other in a worker process, which is started by the first job and stays for the next.
 
     A worker that crashes, hangs or is killed costs the job that it runs; the next job starts another one. All state
-    belongs to the thread that calls: the other threads only carry frames. See :class:`.segmenter.Segmenter`.
+    belongs to the thread that calls: the other threads only carry frames. See :class:`.Segmenter`.
 
     Args:
         command: starts the worker, instead of this package's own.
@@ -103,7 +103,7 @@ class LocalSegmenter:
         return self._connection.pid if self._connection else None
 
     def submit(self, job: Job) -> JobHandle:
-        """Queue ``job``; see :meth:`.segmenter.Segmenter.submit`. RuntimeError after :meth:`close`."""
+        """Queue ``job``; see :meth:`.Segmenter.submit`. RuntimeError after :meth:`close`."""
         if self._closed:
             raise RuntimeError("this segmenter is closed")
         handle = JobHandle(next(self._numbers), self._cancel)
@@ -119,7 +119,7 @@ class LocalSegmenter:
         return handle
 
     def poll(self) -> list[Event]:
-        """What has happened since the last call; see :meth:`.segmenter.Segmenter.poll`."""
+        """What has happened since the last call; see :meth:`.Segmenter.poll`."""
         self._collect()
         self._watch()
         self._advance()

@@ -1,4 +1,4 @@
-"""Losses: cross-entropy plus soft Dice, and the weighting of the paper's protocol.
+"""Dice, and the losses made of it and of cross-entropy, with the weighting of the paper's protocol.
 
 Source: Roy, Navab, Wachinger, IEEE TMI 2019, section IV; median-frequency balancing: Badrinarayanan et al., TPAMI 2017.
 """
@@ -45,6 +45,25 @@ def merge_target(target: Tensor, pairs: Sequence[tuple[int, int]], merged: Tenso
     return torch.where(merged.view(-1, *[1] * (target.dim() - 1)), table[target], target)
 
 
+def overlap_and_size(predicted: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Of each class the voxels in both, and those in one plus those in the other; Dice is twice their ratio.
+
+    Args:
+        predicted, target: class indices, of the same shape.
+
+    Returns:
+        Two times (C,) int64.
+    """
+    overlap = torch.bincount(target[predicted == target].long(), minlength=classes)
+    size = torch.bincount(predicted.flatten().long(), minlength=classes)
+    return overlap, size + torch.bincount(target.flatten().long(), minlength=classes)
+
+
+def smoothed_dice(overlap: Tensor, size: Tensor) -> Tensor:
+    """Dice by :func:`overlap_and_size`, one voxel added to both: 1 where there is nothing in either."""
+    return (2 * overlap + 1) / (size + 1)
+
+
 def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     """1 - mean Dice over the classes that occur in the batch, background included.
 
@@ -60,8 +79,7 @@ def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     predicted = flat.sum(0)
     truth = torch.bincount(index, minlength=classes).to(flat.dtype)
     overlap = torch.zeros_like(predicted).index_add(0, index, flat.gather(1, index[:, None])[:, 0])
-    dice = (2 * overlap + 1) / (predicted + truth + 1)
-    return 1 - dice[truth > 0].mean()
+    return 1 - smoothed_dice(overlap, predicted + truth)[truth > 0].mean()
 
 
 def segmentation_loss(

@@ -1,1 +1,90 @@
-"""Recalibration: a few corrected slices teach a network this patient, by its squeeze & excitation blocks."""
+"""Refinement: what the clinician corrected teaches the networks this patient, and is propagated to other slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+from ..geometry import AXES, Geometry, Slices, edited_slices, same_grid, slices_mask
+from ..inference.preprocess import ModelGrid
+from ..io.volume_image import voxels_of
+
+__all__ = ["AXES", "Corrections", "Slices", "check_place", "check_values", "edited_slices"]
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """Voxels whose labels are known.
+
+    Attributes:
+        labels: label map on the volume's grid.
+        known: (k, j, i) where ``labels`` can be relied on; some voxel can.
+    """
+
+    labels: sitk.Image
+    known: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not self.known.any():
+            raise InputError("No slice is corrected: there is nothing to learn from.", "Correct at least one slice.")
+
+    @classmethod
+    def in_slices(cls, labels: sitk.Image, slices: Iterable[Slices]) -> Corrections:
+        """Corrections of which every voxel in some slices is known.
+
+        Raises:
+            InputError: a slice is outside, or there is none.
+        """
+        return cls(labels, slices_mask(slices, labels.GetSize()[::-1]))
+
+    def on_grid(self, grid: ModelGrid) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and known voxels at the voxels of a model's grid, (k, j, i) each.
+
+        A voxel of the grid is known if the volume's voxel nearest to it is, or if it is the nearest one to a known
+        voxel of the volume: slices thinner than the grid's are not lost.
+        """
+        mask = sitk.GetImageFromArray(self.known.astype(np.uint8))
+        mask.CopyInformation(self.labels)
+        labels, known = grid.labels_to_grid(self.labels), grid.labels_to_grid(mask) > 0
+        if not grid.exact:
+            where = np.argwhere(self.known)
+            points = Geometry.of(self.labels).points(where[:, ::-1])
+            there = np.rint(grid.geometry.indices(points)).astype(int)[:, ::-1]
+            inside = ((there >= 0) & (there < labels.shape)).all(1)
+            place, source = tuple(there[inside].T), tuple(where[inside].T)
+            missed = ~known[place]
+            place, source = tuple(axis[missed] for axis in place), tuple(axis[missed] for axis in source)
+            labels[place] = voxels_of(self.labels)[source]
+            known[place] = True
+        return labels, known
+
+    def kept_in(self, labels: sitk.Image) -> sitk.Image:
+        """``labels``, on the same grid, with the known voxels as they were left."""
+        array = sitk.GetArrayFromImage(labels)
+        array[self.known] = voxels_of(self.labels)[self.known]
+        kept = sitk.GetImageFromArray(array)
+        kept.CopyInformation(labels)
+        return kept
+
+
+def check_place(image: sitk.Image, labels: sitk.Image) -> None:
+    """Refuse a label map that does not lie on a volume's grid, by InputError."""
+    if not same_grid(image, labels):
+        raise InputError(
+            "The corrected labels and the volume differ in size, spacing, origin or direction.",
+            "Correct a segmentation of this very volume, or export it with the volume as reference.",
+        )
+
+
+def check_values(labels: sitk.Image, values: Iterable[int]) -> None:
+    """Refuse a label map with values other than 0 and ``values``, by InputError."""
+    unknown = sorted(set(np.unique(voxels_of(labels)).tolist()) - {0, *values})
+    if unknown:
+        raise InputError(
+            f"The corrected labels hold values that the model does not have: {', '.join(map(str, unknown))}.",
+            f"Use the values of its structures: {', '.join(map(str, sorted(values)))}.",
+        )

@@ -13,16 +13,17 @@ from dataclasses import replace
 import numpy as np
 import SimpleITK as sitk
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..inference.crops import Crop
 from ..inference.engine import Engine
+from ..networks.losses import overlap_and_size
 from ..networks.weights import load_networks
 from ..progress import part_of
 from ..result import SegmentOptions
+from . import Corrections, Slices
 from .adapted import AdaptedParameters, adapted_parameters
-from .corrections import Corrections, Slices
 from .recalibration import Settings, TrainingSlices, prepare_training_slices, recalibrate
 
 #: shares of the way to what was learnt that are tried
@@ -117,7 +118,7 @@ def _training_slices(engine: Engine, networks: Networks, crops: Sequence[Crop], 
 @torch.inference_mode()
 def _dice(networks: Networks, asked: ByNetwork) -> float:
     """Mean Dice of the structures on what is known, over all views."""
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    found: list[tuple[Tensor, Tensor]] = []
     for name, training in asked.items():
         for examples in training:
             for number in examples.known.flatten(1).any(1).nonzero().flatten().tolist():
@@ -125,14 +126,14 @@ def _dice(networks: Networks, asked: ByNetwork) -> float:
                 if examples.view.volumetric:
                     continue
                 labels = examples.logits(networks[name], slice(number, number + 1))[0].argmax(0)
-                found.append((labels[there].cpu().numpy(), examples.target[number][there].cpu().numpy()))
+                found.append((labels[there].cpu(), examples.target[number][there].cpu()))
             if examples.view.volumetric:
                 labels = examples.logits(networks[name], slice(None)).argmax(1)
-                found.append((labels[examples.known].cpu().numpy(), examples.target[examples.known].cpu().numpy()))
-    ours, truth = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    values = np.union1d(ours, truth)
-    dice = [2 * ((ours == v) & (truth == v)).sum() / ((ours == v).sum() + (truth == v).sum()) for v in values if v]
-    return float(np.mean(dice)) if dice else 1.0
+                found.append((labels[examples.known].cpu(), examples.target[examples.known].cpu()))
+    ours, truth = (torch.cat(parts).long() for parts in zip(*found, strict=True))
+    overlap, size = overlap_and_size(ours, truth, int(torch.maximum(ours.max(), truth.max())) + 1)
+    there = size[1:] > 0
+    return float((2.0 * overlap[1:][there].double() / size[1:][there]).mean()) if there.any() else 1.0
 
 
 def _between(old: Networks, new: Networks, step: float) -> Networks:

@@ -28,6 +28,7 @@ from ..geometry import Box, mask_box, triple, whole_box
 from ..inference.postprocess import divide
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
+from ..networks.losses import smoothed_dice
 
 #: beside the module, as its icons are
 FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Correction"
@@ -310,7 +311,7 @@ def _pooled(corrected: Corrected, factors: tuple[int, int, int]) -> Corrected:
 
 
 def _dice(found: Tensor, truth: Tensor) -> float:
-    return float((2 * (found & truth).sum() + 1) / (found.sum() + truth.sum() + 1))
+    return float(smoothed_dice((found & truth).sum(), found.sum() + truth.sum()))
 
 
 @cache

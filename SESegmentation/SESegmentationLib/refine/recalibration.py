@@ -28,8 +28,8 @@ from ..inference.views import PLANE_AXIS, along, logits_of, other_sides, slab, s
 from ..models import ModelCard, View
 from ..networks.losses import merge_pairs, merge_target, segmentation_loss
 from ..progress import part_of
+from . import Corrections
 from .adapted import adapted_parameters
-from .corrections import Corrections
 
 #: the network was sure where it gave a class at least this probability
 SURE = 0.9

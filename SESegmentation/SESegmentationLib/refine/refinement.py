@@ -31,8 +31,8 @@ from ..result import (
     SegmentationResult,
     SegmentOptions,
 )
+from . import Corrections, Slices, check_place, check_values, edited_slices
 from .adapted import AdaptedParameters
-from .corrections import Corrections, Slices, check_place, check_values, edited_slices
 from .cross_validation import recalibrate_cross_validated
 from .learnt_correction import CropCorrections, CropPrediction, Judgement, LearntCorrection, Report
 from .recalibration import Settings, known_channels

@@ -29,9 +29,9 @@ from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.inference.views import PLANE_AXIS
 from SESegmentationLib.models.card import ModelCard
 from SESegmentationLib.networks import build_network, describe
+from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.progress import Progress, no_progress
 
-from ..evaluation import overlap_and_size
 from ..fit import fit_network
 from ..processes import machine_words
 from ..recipe import Recipe

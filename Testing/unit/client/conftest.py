@@ -13,7 +13,8 @@ import psutil
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.client import Event, FailureEvent, JobHandle, Limits, LocalSegmenter, ResultEvent, WarmUpJob
+from SESegmentationLib.client import Event, FailureEvent, JobHandle, ResultEvent, WarmUpJob
+from SESegmentationLib.client.local import Limits, LocalSegmenter
 
 #: the worker, with an engine that does BODY at each job and then finds nothing
 SCRIPT = """

@@ -17,7 +17,8 @@ from SESegmentationLib.client.connection import worker_environment
 PARENT = """
 import os, sys, time
 import SimpleITK as sitk
-from SESegmentationLib.client import LocalSegmenter, ProgressEvent, ResultEvent, SegmentJob
+from SESegmentationLib.client import ProgressEvent, ResultEvent, SegmentJob
+from SESegmentationLib.client.local import LocalSegmenter
 
 segmenter = LocalSegmenter(COMMAND)
 segmenter.submit(SegmentJob(sitk.Image(4, 4, 4, sitk.sitkUInt8), MODEL))

@@ -15,7 +15,7 @@ from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.preprocess import to_model_grid
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.refine.corrections import AXES, Corrections, Slices, check_place, check_values, edited_slices
+from SESegmentationLib.refine import AXES, Corrections, Slices, check_place, check_values, edited_slices
 
 
 @given(st.sampled_from("ijk"), st.sets(st.integers(0, 999), min_size=1))

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.refine import cross_validation
+from SESegmentationLib.refine import Corrections, Slices, cross_validation
 from SESegmentationLib.refine.adapted import AdaptedParameters, adapted_parameters
-from SESegmentationLib.refine.corrections import Corrections, Slices
 from SESegmentationLib.refine.cross_validation import STEPS, recalibrate_cross_validated, split_slices
 from SESegmentationLib.refine.recalibration import Settings
 from SESegmentationLib.result import SegmentOptions

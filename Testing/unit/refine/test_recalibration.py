@@ -10,8 +10,8 @@ import torch
 
 from SESegmentationLib.errors import CancelledError, UsageError
 from SESegmentationLib.networks.weights import load_networks
+from SESegmentationLib.refine import Corrections, Slices
 from SESegmentationLib.refine.adapted import PARAMETER_SETS, adapted_parameters
-from SESegmentationLib.refine.corrections import Corrections, Slices
 from SESegmentationLib.refine.recalibration import Settings, prepare_training_slices, recalibrate
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from SESegmentationLib.errors import CancelledError, InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage, find_model, sha256_of
 from SESegmentationLib.models.store import _PACKAGE
-from SESegmentationLib.refine.corrections import AXES, Slices
+from SESegmentationLib.refine import AXES, Slices
 from SESegmentationLib.refine.learnt_correction import LearntCorrection
 from SESegmentationLib.refine.recalibration import Settings
 from SESegmentationLib.refine.refinement import refine

@@ -17,7 +17,7 @@ from SESegmentationLib.models import View
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.refine.corrections import Corrections, Slices
+from SESegmentationLib.refine import Corrections, Slices
 from SESegmentationLib.refine.recalibration import known_channels, prepare_training_slices
 
 CPU = torch.device("cpu")
