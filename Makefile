@@ -7,6 +7,7 @@
 #   make fuzz [COUNT=50000]   damaged headers, others each time
 #   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
 #   make cohort-sheet   the page to check a batch by, of 15 scans of the abdomen and 20 crops of the hippocampus
+#   make bench-revisions [BEFORE=...]   results, time and memory of this revision against another one
 #   make bench-sheet    how fluid that page is with 1,000 scans
 #   make experiments [MEASURE=1 DATA=...]   tables and plots of the experiments; MEASURE=1 does the runs that are missing
 
@@ -28,7 +29,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-doubt bench-refine bench-sheet cohort-sheet experiments \
+.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-revisions bench-doubt bench-refine bench-sheet cohort-sheet experiments \
     lint screenshots container container-test clean
 
 help:
@@ -73,6 +74,10 @@ fuzz: $(VENV)/.testing
 
 bench: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/run.py
+
+# results, messages, time and memory of this and of another revision, which has the same dependencies
+bench-revisions: $(VENV)/.testing
+	$(BIN)/python Testing/benchmarks/revisions.py '$(or $(BEFORE),HEAD~1)'
 
 bench-contrasts: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/contrasts.py $(if $(MODEL),--model '$(MODEL)')

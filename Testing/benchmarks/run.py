@@ -16,7 +16,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import DEVNULL
+from subprocess import STDOUT
 
 import psutil
 import torch
@@ -33,48 +33,51 @@ console = Console(width=110)
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One run of a command.
+class Measured:
+    """A process that was watched.
 
     Attributes:
-        seconds: from start to end of the process, start of Python included.
+        code: exit code.
+        seconds: from its start to its end.
         peak_mb: largest resident memory, 10^6 bytes.
-        report: what ``--report`` wrote.
+        output: what it printed, errors included.
     """
 
+    code: int
     seconds: float
     peak_mb: float
-    report: dict
+    output: str
 
 
-def run_command(volumes: list[Path], model: str, *options: str) -> Measurement:
-    """Run ``sesegment run`` in a process of its own and watch it."""
+def watched(command: list[str], environment: dict[str, str], folder: str) -> Measured:
+    """Run a command in ``folder`` and watch it."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        started = time.monotonic()
+        process = psutil.Popen(command, stdout=output, stderr=STDOUT, env=environment, cwd=folder)
+        peak = 0
+        ended = threading.Event()
+        threading.Thread(target=lambda: (process.wait(), ended.set()), daemon=True).start()
+        while not ended.wait(0.02):
+            try:
+                peak = max(peak, process.memory_info().rss)
+            except psutil.Error:
+                break
+        code = process.wait()
+        seconds = time.monotonic() - started
+        output.seek(0)
+        return Measured(code, seconds, peak / 1e6, output.read())
+
+
+def run_command(volumes: list[Path], model: str, *options: str) -> tuple[Measured, dict]:
+    """Run ``sesegment run`` in a process of its own; what was measured, and its report."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "SESegmentationLib.cli", "run", *map(str, volumes), "--model", model]
         command += ["-o", str(Path(folder) / "out"), "--report", str(report), *options]
-        started = time.monotonic()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        process = psutil.Popen(command, stdout=DEVNULL, stderr=DEVNULL, env=environment)
-        peak = _watch_memory(process)
-        seconds = time.monotonic() - started
-        if process.returncode != 0:
-            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-        return Measurement(seconds, peak / 1e6, json.loads(report.read_text(encoding="utf-8")))
-
-
-def _watch_memory(process: psutil.Popen) -> int:
-    """Wait for the process; the largest resident memory seen, in bytes."""
-    peak = 0
-    ended = threading.Event()
-    threading.Thread(target=lambda: (process.wait(), ended.set()), daemon=True).start()
-    while not ended.wait(0.02):
-        try:
-            peak = max(peak, process.memory_info().rss)
-        except psutil.Error:
-            break
-    process.wait()
-    return peak
+        result = watched(command, os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, folder)
+        if result.code != 0:
+            raise SystemExit(f"{' '.join(command)} ended with {result.code}:\n{result.output}")
+        return result, json.loads(report.read_text(encoding="utf-8"))
 
 
 def time_and_memory(models: dict[str, ModelPackage]) -> None:
@@ -93,9 +96,9 @@ def time_and_memory(models: dict[str, ModelPackage]) -> None:
         table.add_column(column)
     first = None
     for name, model, volumes, options in runs:
-        result = run_command(volumes, model, *options)
+        result, report = run_command(volumes, model, *options)
         first = first or result.seconds
-        phases = result.report.get("timings_s", {}) if len(volumes) == 1 else {}
+        phases = report.get("timings_s", {}) if len(volumes) == 1 else {}
         table.add_row(
             name,
             model,
