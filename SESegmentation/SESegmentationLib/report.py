@@ -208,12 +208,12 @@ def write_report(path: Path, content: Mapping[str, Any] | Sequence[Mapping[str, 
     table = csv.DictWriter(text, COLUMNS)
     table.writeheader()
     for report in reports:
-        table.writerows({column: _cell(value) for column, value in row.items()} for row in table_rows(report))
+        table.writerows({column: in_spreadsheet(value) for column, value in row.items()} for row in table_rows(report))
     # the mark tells spreadsheets that it is UTF-8; names of files can hold bytes that are no text
     store(path, text.getvalue().encode("utf-8-sig", "backslashreplace"))
 
 
-def _cell(value: Any) -> Any:
+def in_spreadsheet(value: Any) -> Any:
     """A value of a table, made a text where a spreadsheet would take it for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 

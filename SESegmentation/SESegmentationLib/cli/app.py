@@ -150,6 +150,15 @@ def run(
     report: Annotated[
         Path | None, typer.Option(help="Write volumes, confidence, timings and versions to this JSON or CSV file.")
     ] = None,
+    stats: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.stats|DIR", help="Write volumes and intensities in the layout of FreeSurfer's aseg.stats."
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(metavar="FILE.tsv", help="Write a table of the batch, a row for each volume.")
+    ] = None,
     sheet: Annotated[
         Path | None,
         typer.Option(
@@ -213,6 +222,8 @@ def run(
         roi=roi,
         series=series,
         report=report,
+        stats=stats,
+        table=table,
         sheet=sheet,
         skip_passed=skip_passed,
         picture=picture,

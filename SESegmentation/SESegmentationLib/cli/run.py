@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..client.reading import reading_apart, reading_process
 from ..errors import CancelledError, DeviceError, ModelError, NothingFoundError, SegmentationError, UsageError
-from ..export.sheet import PAGE, Sheet, passed, read_marks
+from ..export import Export
+from ..export.sheet import Sheet, passed, read_marks
+from ..export.tables import StatsFiles, Table
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS, write_image
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from ..inference.engine import Engine
     from ..inference.explanations import Kind
-    from ..result import SegmentationResult
+    from ..models import ModelCard
 
 #: the report of a volume, and what it failed by
 Outcome = tuple[dict[str, Any], SegmentationError | None]
@@ -48,6 +50,8 @@ class RunOptions:
         roi: label file or Slicer's ROI.
         series: number, description or UID of one of several DICOM series.
         report: JSON or CSV file.
+        stats: file in the layout of FreeSurfer's aseg.stats, or a folder for several.
+        table: TSV file with a row for each volume.
         sheet: folder for the page to check a batch by.
         skip_passed: marks that were saved from such a page.
         picture: PNG file, for one volume only.
@@ -70,6 +74,8 @@ class RunOptions:
     roi: Path | None = None
     series: str | None = None
     report: Path | None = None
+    stats: Path | None = None
+    table: Path | None = None
     sheet: Path | None = None
     skip_passed: Path | None = None
     picture: Path | None = None
@@ -108,16 +114,16 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     for option, path in maps.items():
         if path and not path.name.lower().endswith(MAP_ENDINGS):
             raise UsageError(f"{path} does not end in {' or '.join(MAP_ENDINGS)}.", f"Choose another for {option}.")
-    page = options.sheet / PAGE if options.sheet else None
-    extras = [path for path in (options.report, options.picture, page, *maps.values()) if path]
+    marks = read_marks(options.skip_passed) if options.skip_passed else []
+    exports = _exports(options, package.card, names, marks)
+    extras = [path for path in (options.report, options.picture, *maps.values()) if path]
     extras += check_dicom(jobs, options.dicom)
+    outputs = [path for export in exports for path in export.outputs]
     read = [*(job.source for job in jobs), options.roi, options.skip_passed, *package.files]
-    refuse_overwriting(read, [*(job.output for job in jobs), *extras])
-    for path in (jobs[0].output, *extras):
+    refuse_overwriting(read, [*(job.output for job in jobs), *extras, *outputs])
+    for path in (jobs[0].output, *extras, *(export.outputs[0] for export in exports)):
         check_writable(path)
     check_report_name(options.report)
-    marks = read_marks(options.skip_passed) if options.skip_passed else []
-    exports = [Sheet(options.sheet, package.card, names, options.series, marks)] if options.sheet else []
     skipped = _passed(marks, names, package.card.name, options.series)
     jobs = [job for job in jobs if job.source not in skipped]
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
@@ -166,6 +172,20 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     return first_code or code
 
 
+def _exports(
+    options: RunOptions, card: ModelCard, names: dict[Path, str], marks: Sequence[dict[str, Any]]
+) -> list[Export]:
+    """What is made besides segmentations; errors as of each."""
+    exports: list[Export] = []
+    if options.stats:
+        exports.append(StatsFiles(options.stats, names))
+    if options.table:
+        exports.append(Table(options.table, card, names))
+    if options.sheet:
+        exports.append(Sheet(options.sheet, card, names, options.series, marks))
+    return exports
+
+
 def _passed(marks: Sequence[dict[str, Any]], names: dict[Path, str], model: str, series: str | None) -> set[Path]:
     """The volumes that are not segmented again, since a reviewer passed what the model found in them."""
     done, changed = passed(marks, names, model, series)
@@ -186,16 +206,6 @@ def tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
         )
         code = report_failure(error)
     return code
-
-
-class Export(Protocol):
-    """What is made of a batch as a whole, while it runs and at its end."""
-
-    def take(self, volume: Path, image: sitk.Image, result: SegmentationResult) -> None:
-        """Keep what is needed of a volume and its result; from any thread, before :meth:`add`."""
-
-    def add(self, volume: Path, report: Mapping[str, Any]) -> None:
-        """Add a volume by its report, or by what it failed by; in order."""
 
 
 def segment_all(
@@ -314,8 +324,6 @@ def _segment(
     attention = attention_map(engine, image, chosen, progress) if options.attention else None
     attended = time.perf_counter()
     structures = [structure.label for structure in result.structures]
-    for export in exports:
-        export.take(job.source, image, result)
     with OutputFiles() as files:
         write_result(files, job, image, result, source, options.dicom)
         if options.picture and alone:
@@ -332,6 +340,8 @@ def _segment(
             report = with_samples(report, spread, options.sampling, options.samples, sampled - segmented)
         if options.report and alone:
             write_report(files.begin(options.report), report)
+        for export in exports:
+            export.take(files, job.source, image, result, report)
     return report
 
 

@@ -1,1 +1,77 @@
 """Results that travel: as DICOM for archives, as tables for other tools, as pages to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from ..files import OutputFiles
+    from ..result import SegmentationResult
+
+
+class Export:
+    """What is made of a run besides segmentations; this one makes nothing.
+
+    It is entered before the first volume, and left after the last one, or by what ended the run.
+
+    Attributes:
+        outputs: the files that will be written.
+    """
+
+    outputs: Sequence[Path] = ()
+
+    def take(
+        self,
+        files: OutputFiles,
+        volume: Path,
+        image: sitk.Image,
+        result: SegmentationResult,
+        report: Mapping[str, Any],
+    ) -> None:
+        """Write to ``files`` what belongs to one volume; from any thread, before :meth:`add`."""
+
+    def add(self, volume: Path, report: Mapping[str, Any]) -> None:
+        """Add a volume by its report, or by what it failed by; in order."""
+
+    def __enter__(self) -> Export:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+def one_each(
+    option: str, path: Path, names: Mapping[Path, str], endings: Sequence[str], inside: str
+) -> dict[Path, Path]:
+    """A file for each volume.
+
+    Args:
+        option: that named ``path``, for messages.
+        path: a file, for one volume only, or a folder.
+        names: of the volumes.
+        endings: of files.
+        inside: the file in a folder, with ``{}`` for the name of the volume.
+
+    Raises:
+        UsageError: it is a file for several volumes, or one of another ending.
+    """
+    if path.name.lower().endswith(tuple(endings)) and not path.is_dir():
+        if len(names) > 1:
+            raise UsageError(
+                f"{len(names)} volumes cannot go into the one file {path}.", f"Name a folder with {option} instead."
+            )
+        return dict.fromkeys(names, path)
+    if path.suffix and not path.is_dir():
+        raise UsageError(
+            f"{path} does not end in {' or '.join(endings)}.", f"Choose another name for {option}, or a folder."
+        )
+    return {volume: path / inside.format(name) for volume, name in names.items()}

@@ -25,12 +25,13 @@ import numpy as np
 
 from .. import __version__
 from ..errors import DependencyError, InputError, SegmentationError, UsageError, install_advice
-from ..files import write_whole
+from ..files import OutputFiles, write_whole
 from ..files.json_files import parse_json, read_json
 from ..files.overwriting import files_of
 from ..io.writing import draw_slices
 from ..models import ModelCard, sha256_of
 from ..report import model_entry, readable, without_folders
+from . import Export
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -150,7 +151,7 @@ def check_packages() -> None:
         raise DependencyError("A sheet is made by the Python package jinja2.", install_advice("jinja2"))
 
 
-class Sheet:
+class Sheet(Export):
     """The page of a batch, written while the batch runs and at its end, also where that is a failure.
 
     A page that lies there already is continued: what it shows of other scans stays, and of the same ones by the same
@@ -178,6 +179,7 @@ class Sheet:
     ) -> None:
         check_packages()
         self.path = folder / PAGE
+        self.outputs = [self.path]
         self._card, self._volumes, self._series = card, volumes, series
         self._pictures: dict[Path, bytes] = {}
         self._changed, self._written, self._took = False, float("-inf"), 0.0
@@ -187,7 +189,14 @@ class Sheet:
             for scan in _scans_of(self.path)
         }
 
-    def take(self, volume: Path, image: sitk.Image, result: SegmentationResult) -> None:
+    def take(
+        self,
+        files: OutputFiles,
+        volume: Path,
+        image: sitk.Image,
+        result: SegmentationResult,
+        report: Mapping[str, Any],
+    ) -> None:
         """Draw a volume and its result; from any thread, before :meth:`add`."""
         picture = draw_slices(image, result.labels, [structure.label for structure in result.structures], PIXELS)
         content = io.BytesIO()
