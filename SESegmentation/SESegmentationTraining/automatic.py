@@ -178,7 +178,7 @@ def seconds_per_step(
     for _ in range(most + 1):
         started = time.perf_counter()
         slabs = draw_slabs(bank, card.views, phase, recipe.deformation, recipe.fit.rare_share, generator)
-        images = augment_intensity(slabs.intensities, recipe.appearance, generator)
+        images = augment_intensity(slabs.intensities, recipe.augmentation, generator)
         batch = as_batch(images, slabs.labels, slabs.planes, card.views, card)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.fit.bf16):
             logits = network(batch.images.contiguous(memory_format=torch.channels_last))

@@ -114,7 +114,7 @@ def draft_recipe(dataset: Path, name: str, machine: Machine, progress: Progress 
     levels, size = choose_size(pixels, views, machine)
     base = 32 if machine.is_gpu else 16
     phases, shares = choose_phases(size, levels, base, machine)
-    intensity, appearance = choose_intensity(fingerprint)
+    intensity, augmentation = choose_intensity(fingerprint)
     seen = {value: ml for value in description.labels if len(ml := fingerprint.millilitres(value)) >= FEW_VOLUMES}
     plausible = {value: (_round(0.5 * min(ml)), _round(2 * max(ml))) for value, ml in seen.items()}
     labels = make_labels(description.labels, {} if fingerprint.slices else plausible)
@@ -139,7 +139,7 @@ def draft_recipe(dataset: Path, name: str, machine: Machine, progress: Progress 
             "validation": validation,
             "test": test,
             "split_seed": SPLIT_SEED,
-            "together": group_pattern,
+            "group_pattern": group_pattern,
             "mirrored_pairs": [list(pair) for pair in pairs],
         },
         "deformation": {
@@ -151,7 +151,7 @@ def draft_recipe(dataset: Path, name: str, machine: Machine, progress: Progress 
             "share": 0.8,
             "in_plane": across is not None,
         },
-        "appearance": appearance,
+        "augmentation": augmentation,
         "fit": {
             "seed": 1,
             "learning_rate": 2e-3,

@@ -238,7 +238,7 @@ class Split:
 def split_cases(names: Sequence[str], validation: int, test: int, seed: int, group_pattern: str = "") -> Split:
     """Shuffle by ``seed`` and split; the same names and seed give the same split anywhere.
 
-    Cases in whose names the group of ``group_pattern`` is the same stay together (see "together" of
+    Cases in whose names the group of ``group_pattern`` is the same stay together (see "group_pattern" of
     :class:`~SESegmentationTraining.recipe.Data`): then there may be more for validation and test than asked for.
 
     Raises:
@@ -302,5 +302,5 @@ def split_by_recipe(names: Sequence[str], recipe: Recipe) -> Split:
     """The split that a recipe's [data] asks for; InputError as :func:`split_cases`."""
     data = recipe.data
     if data.folds:
-        return fold_of_cases(names, data.validation, data.folds, data.fold, data.split_seed, data.together)
-    return split_cases(names, data.validation, data.test, data.split_seed, data.together)
+        return fold_of_cases(names, data.validation, data.folds, data.fold, data.split_seed, data.group_pattern)
+    return split_cases(names, data.validation, data.test, data.split_seed, data.group_pattern)

@@ -106,20 +106,20 @@ class FitState:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Phases one after another, under one learning rate: linear warm-up, then decay by cosine or in drops.
+    """Phases one after another, under one learning rate: linear warm-up, then decay by cosine or in steps.
 
     Attributes:
         phases: at least one.
         peak: learning rate after the warm-up.
         warmup: steps.
-        drops: how often the rate is divided by ten, at equal distances; 0 for cosine decay to a hundredth.
+        step_decays: how often the rate is divided by ten, at equal distances; 0 for cosine decay to a hundredth.
         seconds: that all of it may take; a fit that falls behind leaves steps out.
     """
 
     phases: Sequence[Phase]
     peak: float
     warmup: int
-    drops: int = 0
+    step_decays: int = 0
     seconds: float = math.inf
 
     @property
@@ -132,8 +132,8 @@ class Schedule:
         if step < self.warmup:
             return self.peak * (step + 1) / self.warmup
         part = (step - self.warmup) / max(self.steps - self.warmup, 1)
-        if self.drops:
-            return self.peak * 0.1 ** min(int((self.drops + 1) * part), self.drops)
+        if self.step_decays:
+            return self.peak * 0.1 ** min(int((self.step_decays + 1) * part), self.step_decays)
         return self.peak * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * part)))
 
     def phase(self, step: int) -> Phase:

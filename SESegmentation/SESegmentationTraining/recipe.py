@@ -25,7 +25,7 @@ RECIPES_FOLDER = Path(__file__).parent / "recipes"
 SOURCE_KINDS = ("folder", "label-maps")
 #: what ``optimizer`` in [fit] may be
 OPTIMIZERS = ("adamw", "sgd")
-#: entries of [appearance] that are for intensities from 0 on
+#: entries of [augmentation] that are for intensities from 0 on
 UNIT_ONLY = ("bias", "gamma", "contrast")
 
 
@@ -57,7 +57,7 @@ class Fit:
         optimizer: "adamw", or "sgd" with plain momentum, the paper's protocol.
         momentum: of "sgd".
         learning_rate: peak; cosine decay to a hundredth over all phases after a linear warm-up.
-        drops: instead of that decay, how often the rate is divided by ten, at equal distances (the paper's protocol).
+        step_decays: instead of that decay, how often the rate is divided by ten, at equal distances (as in the paper).
         weight_decay: of the optimiser.
         warmup: steps.
         average: decay of the moving average of the weights, which is what is kept; 0 keeps the last weights.
@@ -76,7 +76,7 @@ class Fit:
     optimizer: str = "adamw"
     momentum: float = 0.95
     learning_rate: float = 2e-3
-    drops: int = 0
+    step_decays: int = 0
     weight_decay: float = 1e-4
     warmup: int = 100
     average: float = 0.998
@@ -101,7 +101,7 @@ class Data:
         split_seed: of the shuffle that splits the cases.
         folds: number of folds of a cross-validation, 0 for none; then ``test`` does not count.
         fold: whose cases are for test, counted from 0.
-        together: regular expression matched with the beginning of cases' names; cases that agree in its group go to
+        group_pattern: regular expression matched with the beginning of cases' names; who agrees in its group goes to
             the same part of the split (slices of one patient). Empty: each case for itself.
         priors: folder of tissue priors, relative to the dataset ("label-maps" only, as the next one).
         fluid_values: values learnt that skull stripping may remove (cerebrospinal fluid round the brain).
@@ -117,7 +117,7 @@ class Data:
     split_seed: int = 0
     folds: int = 0
     fold: int = 0
-    together: str = ""
+    group_pattern: str = ""
     priors: str = "priors"
     fluid_values: tuple[int, ...] = ()
     mirrored_pairs: tuple[tuple[int, int], ...] = ()
@@ -144,11 +144,11 @@ class NetworkChanges:
 
     Attributes:
         seed: of its own; below 0 it has the next one, see :func:`.train.plan_fits`.
-        appearance: entries of [appearance] that differ.
+        augmentation: entries of [augmentation] that differ.
     """
 
     seed: int = -1
-    appearance: dict[str, Any] = field(default_factory=dict)
+    augmentation: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Recipe:
     data: Data = field(default_factory=Data)
     fit: Fit = field(default_factory=Fit)
     deformation: Deformation = field(default_factory=Deformation)
-    appearance: IntensityAugmentation = field(default_factory=IntensityAugmentation)
+    augmentation: IntensityAugmentation = field(default_factory=IntensityAugmentation)
     synthesis: Synthesis = field(default_factory=Synthesis)
 
     @classmethod
@@ -229,9 +229,9 @@ class Recipe:
     def augmentation_of(self, network: str) -> IntensityAugmentation:
         """How images change for a network of the card."""
         if network not in self.networks:
-            return self.appearance
-        entries = dataclasses.asdict(self.appearance) | self.networks[network].appearance
-        return converted(entries, IntensityAugmentation, f"networks.{network}.appearance")
+            return self.augmentation
+        entries = dataclasses.asdict(self.augmentation) | self.networks[network].augmentation
+        return converted(entries, IntensityAugmentation, f"networks.{network}.augmentation")
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for the record kept with the model."""
@@ -248,7 +248,7 @@ def _check(recipe: Recipe) -> None:
     labels = len(listed) if isinstance(listed := recipe.card.get("labels"), list) else 0
     intensity = recipe.card.get("intensity")
     zscore = isinstance(intensity, dict) and intensity.get("type") == "zscore"
-    augmentations = [recipe.appearance, *(recipe.augmentation_of(network) for network in recipe.networks)]
+    augmentations = [recipe.augmentation, *(recipe.augmentation_of(network) for network in recipe.networks)]
     unfit = any(getattr(each, name) for each in augmentations for name in UNIT_ONLY)
     darkened = all(0 < channel <= labels for each in augmentations for channel in each.darkened)
     paired = all(bool(each.darkening) == bool(each.darkened) for each in augmentations)
@@ -261,7 +261,10 @@ def _check(recipe: Recipe) -> None:
         (data.source in SOURCE_KINDS, f"[data] source is one of {', '.join(SOURCE_KINDS)}, not {data.source!r}"),
         (min(data.validation, data.test) >= 0, "[data] validation and test are numbers of cases"),
         (not data.folds or 0 <= data.fold < data.folds > 1, "[data] fold is below folds, which are at least 2"),
-        (not data.together or _groups(data.together) == 1, "[data] together is a regular expression with one group"),
+        (
+            not data.group_pattern or _groups(data.group_pattern) == 1,
+            "[data] group_pattern is a regular expression with one group",
+        ),
         (not taught or 0 < recipe.teacher.share <= 1, "[teacher] share is above 0, at most 1"),
         (not taught or data.source == "folder", "[teacher] is for images, not for label maps"),
         (not taught or not (fit.class_balance or fit.boundary), "[teacher] leaves no class_balance and no boundary"),
@@ -269,10 +272,10 @@ def _check(recipe: Recipe) -> None:
         (recipe.bits in (8, 16), "bits is 8 or 16"),
         (bool(data.scans) == bool(data.scans_share), "[data] scans and scans_share go together"),
         (not data.scans or data.source == "label-maps", "[data] scans are shown beside label maps"),
-        (fit.drops >= 0, "[fit] drops is a number, at least 0"),
-        (paired, "[appearance] darkening and darkened go together"),
-        (darkened, f"[appearance] darkened are channels from 1 to {labels}"),
-        (not (zscore and unfit), f"[appearance] {', '.join(UNIT_ONLY)} must be 0 where intensities have the mean 0"),
+        (fit.step_decays >= 0, "[fit] step_decays is a number, at least 0"),
+        (paired, "[augmentation] darkening and darkened go together"),
+        (darkened, f"[augmentation] darkened are channels from 1 to {labels}"),
+        (not (zscore and unfit), f"[augmentation] {', '.join(UNIT_ONLY)} must be 0 where intensities have the mean 0"),
     )
     for valid, problem in checks:
         if not valid:

@@ -261,7 +261,7 @@ class SynthesisSource(Source):
 
     def _whole(self, slab: Slabs, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
         images, removed = self.synthesise(slab, generator)
-        images = augment_intensity(images, self.recipe.appearance, generator)
+        images = augment_intensity(images, self.recipe.augmentation, generator)
         targets = torch.where(removed, 0, self.targets[slab.labels.long()])
         return normalise(images[0].cpu().numpy(), self.card.intensity), targets[0].to(torch.uint8).cpu().numpy()
 

@@ -81,9 +81,9 @@ def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
     is taught otherwise may have its own.
     """
     fit, deep = recipe.fit, {view.network for view in card.views if view.volumetric}
-    main = Schedule(recipe.phases, fit.learning_rate, fit.warmup, fit.drops)
-    own = Schedule(recipe.specialise, fit.learning_rate / 4, fit.warmup, fit.drops)
-    volumetric = Schedule(recipe.volumetric.phases, fit.learning_rate, fit.warmup, fit.drops)
+    main = Schedule(recipe.phases, fit.learning_rate, fit.warmup, fit.step_decays)
+    own = Schedule(recipe.specialise, fit.learning_rate / 4, fit.warmup, fit.step_decays)
+    volumetric = Schedule(recipe.volumetric.phases, fit.learning_rate, fit.warmup, fit.step_decays)
     plan, seeds = [], itertools.count(fit.seed)
     flat = [view for view in card.views if not view.volumetric]
     if recipe.specialise and flat:

@@ -37,7 +37,7 @@ class Kept:
     def __init__(self, name: str, package: ModelPackage) -> None:
         card = package.card.to_dict()
         decisive = json.dumps(
-            [card[entry] for entry in ("weights", "views", "intensity", "division", "cleanup")], sort_keys=True
+            [card[entry] for entry in ("weights", "views", "intensity", "dividing_plane", "cleanup")], sort_keys=True
         )
         self.path = ROOT / "runs" / f"{name}-{hashlib.sha256(decisive.encode()).hexdigest()[:12]}.jsonl"
         self.path.parent.mkdir(exist_ok=True)

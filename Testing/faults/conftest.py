@@ -14,7 +14,7 @@ def _fixtures(path: str) -> ModuleType:
 
 
 _models, _training = _fixtures("conftest.py"), _fixtures("training/conftest.py")
-card_dict, make_package = _models.card_dict, _models.make_package
+card_dict, make_random_model = _models.card_dict, _models.make_random_model
 tiny_model, sample_file = _models.tiny_model, _models.sample_file
 blobs_folder, blobs_recipe, blobs_entries = _training.blobs_folder, _training.blobs_recipe, _training.blobs_entries
 

@@ -45,7 +45,7 @@ def card_dict() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def make_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def make_random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Function that makes a whole model package with random weights; it gets what differs from :func:`make_card`."""
 
     def made(**changes: Any) -> Path:
@@ -70,9 +70,9 @@ def make_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 
 
 @pytest.fixture(scope="session")
-def tiny_model(make_package: Callable[..., Path]) -> Path:
+def tiny_model(make_random_model: Callable[..., Path]) -> Path:
     """Folder of a whole model package: three views, few channels, random weights."""
-    return make_package()
+    return make_random_model()
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ def _as_image(mask: np.ndarray) -> sitk.Image:
 
 
 def divide(probabilities: Tensor, card: ModelCard) -> Tensor:
-    """Give what two structures share to one of them in each slice, as the card's "division" asks.
+    """Give what two structures share to one of them in each slice, as the card's dividing plane asks.
 
     They meet where that is most likely, taking voxels as independent.
 
@@ -113,11 +113,11 @@ def divide(probabilities: Tensor, card: ModelCard) -> Tensor:
         (C, k, j, i) of the same sum at each voxel; in no slice are both structures above 0. Without a division in the
         card they are ``probabilities`` themselves.
     """
-    if card.division is None:
+    if card.dividing_plane is None:
         return probabilities
     values = [0, *(label.value for label in card.labels)]
-    higher, lower = map(values.index, card.division.values)
-    axis = PLANE_AXIS[card.division.plane]
+    higher, lower = map(values.index, card.dividing_plane.values)
+    axis = PLANE_AXIS[card.dividing_plane.plane]
     pair = probabilities[[higher, lower]].float()
     joint = pair.sum(0)
     for_higher, for_lower = pair.clamp(min=_LEAST).log()

@@ -161,7 +161,7 @@ def restrict_fusion(
     """For which structures the fusion is restricted to some of the views, since the others overlook them.
 
     In a mean of two, a network that has never seen the like of an organ and is sure that there is none outvotes the
-    one that finds it. A view overlooks a structure where it finds less than the share ``card.overlooked`` of the
+    one that finds it. A view overlooks a structure where it finds less than the share ``card.missed_below`` of the
     largest plausible volume that a view finds. A fusion of views that merge left and right alone is not made.
 
     Args:
@@ -172,7 +172,7 @@ def restrict_fusion(
     Returns:
         Output channels by the positions in ``views`` of those that find them; without what no view overlooks.
     """
-    if not card.overlooked or len(views) < 2:
+    if not card.missed_below or len(views) < 2:
         return {}
     voxel_ml = math.prod(card.spacing) / 1000
     volumes = [torch.bincount(vote.flatten(), minlength=len(card.labels) + 1) * voxel_ml for vote in votes]
@@ -181,7 +181,7 @@ def restrict_fusion(
         found = [float(volume[channel]) for volume in volumes]
         low, high = label.plausible_ml or (0.0, math.inf)
         most = max((volume for volume in found if low <= volume <= high), default=0.0)
-        finding = tuple(position for position, volume in enumerate(found) if volume >= card.overlooked * most)
+        finding = tuple(position for position, volume in enumerate(found) if volume >= card.missed_below * most)
         if len(finding) < len(found) and not all(views[position].merged for position in finding):
             restricted.setdefault(finding, []).append(channel)
     return restricted

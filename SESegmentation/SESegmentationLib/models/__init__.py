@@ -1,6 +1,6 @@
 """Model packages: cards, labels, where they are and whether they are whole. Needs only the standard library."""
 
-from .card import Division, Licence, ModelCard, View
+from .card import DividingPlane, Licence, ModelCard, View
 from .labels import Code, Label
 from .packages import AlreadyInstalledError, add_model, write_package
 from .store import (
@@ -21,7 +21,7 @@ __all__ = [
     "AlreadyInstalledError",
     "Code",
     "DamagedModel",
-    "Division",
+    "DividingPlane",
     "Label",
     "Licence",
     "ModelCard",

@@ -20,8 +20,8 @@ FORMAT = 1
 CARD_NAME = "model.json"
 README_NAME = "README.md"
 _KEYS = """format name title version summary modality contrast spacing orientation intensity networks views labels
-merged_pairs division overlooked intracranial_error margin_mm input cleanup pipeline training accuracy calibration
-licence weights"""
+merged_pairs dividing_plane missed_below intracranial_error margin_mm input cleanup pipeline training accuracy
+calibration licence weights"""
 #: of labels, views and networks
 MOST_LABELS, MOST_VIEWS, MOST_NETWORKS = 255, 32, 32
 #: values, lists and objects in a whole card
@@ -91,7 +91,7 @@ class Licence:
 
 
 @dataclass(frozen=True)
-class Division:
+class DividingPlane:
     """Two structures that by definition meet at a plane: each of its slices holds the one or the other.
 
     Attributes:
@@ -103,9 +103,9 @@ class Division:
     values: tuple[int, int]
 
     @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> Division:
+    def from_dict(cls, entry: Mapping[str, Any]) -> DividingPlane:
         """Read the card's entry; ModelError where it is damaged."""
-        fields = Fields(entry, "division")
+        fields = Fields(entry, "dividing_plane")
         fields.only("plane", "values")
         return cls(fields.text("plane", choices=PLANES), fields.numbers("values", 2, whole=True, low=1))
 
@@ -132,8 +132,8 @@ class ModelCard:
         views: planes and their networks.
         labels: structures, in the order of the networks' output channels 1, 2, ...
         merged_pairs: (left value, right value) of labels that views with ``merged`` cannot tell apart.
-        division: labels that meet at a plane, or None.
-        overlooked: share of a structure's volume in another view below which a view overlooks it and is left out
+        dividing_plane: labels that meet at a plane, or None.
+        missed_below: share of a structure's volume in another view below which a view overlooks it and is left out
             of its fusion, see ``predict.views``; 0 where all views always count.
         intracranial_error: of models that find all that lies inside the skull, the relative error (root mean square) of
             its volume; 0 where the model does not tell it.
@@ -165,8 +165,8 @@ class ModelCard:
     weights_sha256: str
     orientation: str = "RAS"
     merged_pairs: tuple[tuple[int, int], ...] = ()
-    division: Division | None = None
-    overlooked: float = 0.0
+    dividing_plane: DividingPlane | None = None
+    missed_below: float = 0.0
     intracranial_error: float = 0.0
     margin_mm: float = 0.0
     input: dict[str, Any] = field(default_factory=dict)
@@ -232,8 +232,8 @@ class ModelCard:
             "views": [view.to_dict() for view in self.views],
             "labels": [label.to_dict() for label in self.labels],
             "merged_pairs": [list(pair) for pair in self.merged_pairs],
-            "division": self.division.to_dict() if self.division else None,
-            **({"overlooked": self.overlooked} if self.overlooked else {}),
+            "dividing_plane": self.dividing_plane and self.dividing_plane.to_dict(),
+            **({"missed_below": self.missed_below} if self.missed_below else {}),
             **({"intracranial_error": self.intracranial_error} if self.intracranial_error else {}),
             "margin_mm": self.margin_mm,
             "input": self.input,
@@ -326,8 +326,10 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
             for i, label in enumerate(fields.sequence("labels", most=MOST_LABELS))
         ),
         merged_pairs=tuple(pair_fields.numbers(str(i), 2, whole=True, low=1) for i in range(len(pairs))),
-        division=Division.from_dict(fields.mapping("division")) if fields.has("division") else None,
-        overlooked=fields.number("overlooked", 0.0, low=0),
+        dividing_plane=(
+            DividingPlane.from_dict(fields.mapping("dividing_plane")) if fields.has("dividing_plane") else None
+        ),
+        missed_below=fields.number("missed_below", 0.0, low=0),
         intracranial_error=fields.number("intracranial_error", 0.0, low=0, high=1),
         margin_mm=fields.number("margin_mm", 0.0, low=0, high=1000),
         input=fields.mapping("input", {}),
@@ -347,7 +349,7 @@ def _check(card: ModelCard) -> None:
     values = [label.value for label in card.labels]
     unpaired = [value for pair in card.merged_pairs for value in pair if value not in values]
     undescribed = sorted({view.network for view in card.views} - set(card.networks))
-    divided = card.division.values if card.division else ()
+    divided = card.dividing_plane.values if card.dividing_plane else ()
     locator = (card.pipeline or {}).get("locator")
     targets = (card.pipeline or {}).get("targets", [])
     located = sorted({int(own) for target in targets for own in target["values"]} - set(values))
@@ -366,9 +368,9 @@ def _check(card: ModelCard) -> None:
         (card.views, "there is no view"),
         (not undescribed, f"views name networks that are not described: {', '.join(undescribed)}"),
         (not unpaired, f"merged_pairs name labels that do not exist: {', '.join(map(str, unpaired))}"),
-        (set(divided) <= set(values), "division names labels that do not exist"),
-        (len(set(divided)) == len(divided), "division names one label twice"),
-        (card.overlooked <= 1, "overlooked is a share, at most 1"),
+        (set(divided) <= set(values), "dividing_plane names labels that do not exist"),
+        (len(set(divided)) == len(divided), "dividing_plane names one label twice"),
+        (card.missed_below <= 1, "missed_below is a share, at most 1"),
         (split, "a view is merged, yet merged_pairs is empty"),
         (_SHA256.fullmatch(card.weights_sha256), "weights.sha256 must have 64 hexadecimal digits"),
     )

@@ -238,16 +238,16 @@ def _facts(card: ModelCard) -> str:
 
 def _dividing_plane(card: ModelCard) -> str:
     """Which structures meet at a plane."""
-    if card.division is None:
+    if card.dividing_plane is None:
         return ""
-    names = " and ".join(card.label(value).name for value in card.division.values)
-    return f"; {names} meet at one {card.division.plane} slice"
+    names = " and ".join(card.label(value).name for value in card.dividing_plane.values)
+    return f"; {names} meet at one {card.dividing_plane.plane} slice"
 
 
 def _overlooked(card: ModelCard) -> str:
     """When a view is left out of the fusion for a structure."""
-    share = f"less than {100 * card.overlooked:g} % of what another view finds of it"
-    return f"; a view is left out for one of which it finds {share}" if card.overlooked else ""
+    share = f"less than {100 * card.missed_below:g} % of what another view finds of it"
+    return f"; a view is left out for one of which it finds {share}" if card.missed_below else ""
 
 
 def _seen(view: View) -> str:

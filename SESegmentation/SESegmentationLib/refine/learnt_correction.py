@@ -86,7 +86,7 @@ class Judgement:
         expected: gain in Dice on the other slices.
         hidden: gain in Dice on corrected slices when they were hidden; None where that cannot be tried, or need not.
         taken: whether the structure is corrected.
-        divided: whether it shares slices with another by the card's division, which follows the corrected slices.
+        divided: whether it shares slices with another by the card's plane, which follows the corrected slices.
     """
 
     expected: float
@@ -153,7 +153,7 @@ class LearntCorrection:
             promising = expected >= self.least_gain
             hidden = self._hidden_gain(seen) if promising else None
             taken = promising and self._proven(hidden, card)
-            divided = card.division is not None and card.labels[channel - 1].value in card.division.values
+            divided = card.dividing_plane is not None and card.labels[channel - 1].value in card.dividing_plane.values
             judgements[channel] = Judgement(expected, hidden, taken, divided)
             if taken:
                 after[channel] = (seen.box, torch.sigmoid(logits))
@@ -162,7 +162,7 @@ class LearntCorrection:
             report((number + 1) / len(channels))
         if not after:
             return Outcome(judgements)
-        box = whole_box(present.own.shape) if card.division else _union([there for there, _ in after.values()])
+        box = whole_box(present.own.shape) if card.dividing_plane else _union([there for there, _ in after.values()])
         return Outcome(judgements, box, divide(_composed(present.probabilities, after, shown, box), card))
 
     def knows(self, card: ModelCard) -> bool:

@@ -306,7 +306,7 @@ def describe_run(dataset: str, recipe: Recipe) -> dict[str, Any]:
     card = {key: recipe.card[key] for key in DECISIVE_CARD if key in recipe.card}
     card["labels"] = [{key: label[key] for key in DECISIVE_LABEL} for label in card["labels"]]
     changed = {"card": card, "network": recipe.network, "phases": [_phase(p) for p in recipe.phases]}
-    for entry in ("data", "fit", "deformation", "appearance", "synthesis"):
+    for entry in ("data", "fit", "deformation", "augmentation", "synthesis"):
         if entries := _changed(getattr(recipe, entry)):
             changed[entry] = entries
     if recipe.networks:

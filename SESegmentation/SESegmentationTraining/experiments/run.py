@@ -198,7 +198,7 @@ def _clock(device: torch.device) -> Callable[[], float]:
 
 def _data_of(recipe: Recipe, dataset: Path, card: ModelCard) -> str:
     """What the source of a run depends on; the seed of its batches is given at every step."""
-    parts = (recipe.data, recipe.deformation, recipe.appearance, recipe.synthesis)
+    parts = (recipe.data, recipe.deformation, recipe.augmentation, recipe.synthesis)
     seen = {key: value for key, value in card.to_dict().items() if key != "networks"}
     decisive = [str(dataset), seen, recipe.fit.rare_share, *(asdict(part) for part in parts)]
     return json.dumps(decisive, sort_keys=True, default=str)

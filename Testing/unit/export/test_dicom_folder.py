@@ -55,7 +55,7 @@ def called(*arguments: object) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def done(shared_data, make_package, oblique, tmp_path_factory) -> Folder:
+def done(shared_data, make_random_model, oblique, tmp_path_factory) -> Folder:
     """An oblique abdomen (MR), an oblique trunk (CT), a survey and a single image in one folder."""
     folder = tmp_path_factory.mktemp("dicom")
     source, target = folder / "in", folder / "out"
@@ -68,7 +68,7 @@ def done(shared_data, make_package, oblique, tmp_path_factory) -> Folder:
     write_series(Volume.of(abdomen[:, :, :1]), source / "c", SeriesDescription="T2 once", **tags)
     labels = [structure_label(7, "kidney", LEFT).to_dict(), structure_label(40, "liver").to_dict()]
     of_ct = {"name": "tiny-ct", "modality": "CT", "contrast": "any", "spacing": [4.0] * 3, "labels": labels}
-    model = make_package(**of_ct, input={"kind": "volume"})
+    model = make_random_model(**of_ct, input={"kind": "volume"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SESEGMENTATION_MODELS", str(model.parent))
         code, out, errors = called(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.postprocess import divide
 from SESegmentationLib.inference.views import PLANE_AXIS
-from SESegmentationLib.models import Division
+from SESegmentationLib.models import DividingPlane
 
 SIDED = [{"plane": "axial", "weight": 1.0, "network": "sided", "thickness": 1}]
 LABELS = (SimpleNamespace(value=7), SimpleNamespace(value=1), SimpleNamespace(value=2))
@@ -23,7 +23,7 @@ LABELS = (SimpleNamespace(value=7), SimpleNamespace(value=1), SimpleNamespace(va
 def divided(probabilities: torch.Tensor, plane: str = "coronal") -> torch.Tensor:
     """With 1 and 2, the channels 2 and 3, divided."""
     before = probabilities.clone()
-    card = SimpleNamespace(labels=LABELS, division=Division(plane, (1, 2)))
+    card = SimpleNamespace(labels=LABELS, dividing_plane=DividingPlane(plane, (1, 2)))
     after = divide(probabilities, card)
     assert torch.equal(probabilities, before)
     return after
@@ -35,7 +35,7 @@ def softmax(seed: int, shape: tuple[int, ...] = (4, 6, 9, 7)) -> torch.Tensor:
 
 def test_without_a_division_nothing_is_done():
     probabilities = softmax(0)
-    assert divide(probabilities, SimpleNamespace(labels=LABELS, division=None)) is probabilities
+    assert divide(probabilities, SimpleNamespace(labels=LABELS, dividing_plane=None)) is probabilities
 
 
 @settings(max_examples=30, deadline=None)
@@ -92,8 +92,8 @@ def test_the_engine_divides_however_the_volume_lies(make_package, make_phantom, 
     image = sitk.DICOMOrient(make_phantom()[0], orientation)
     found = {}
     for values in (None, (53, 17), (17, 53)):
-        division = None if values is None else {"plane": "sagittal", "values": values}
-        package = make_package(division=division, merged_pairs=[], views=SIDED)
+        dividing_plane = None if values is None else {"plane": "sagittal", "values": values}
+        package = make_package(dividing_plane=dividing_plane, merged_pairs=[], views=SIDED)
         found[values] = sitk.GetArrayFromImage(Engine(package, "cpu").segment(image).labels)
     assert set(np.unique(found[None])) == {0, 17, 53}
     np.testing.assert_array_equal(found[53, 17], found[None])

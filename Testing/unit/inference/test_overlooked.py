@@ -46,7 +46,7 @@ def card(card_dict) -> ModelCard:
     weights = {"file": "model.safetensors", "sha256": "0" * 64}
     changes = {"views": VIEWS, "networks": {"first": {"type": "x"}, "second": {"type": "x"}}, "labels": labels}
     return ModelCard.from_dict(
-        card_dict | changes | {"spacing": [10, 10, 10], "overlooked": 0.5, "format": 1, "weights": weights}
+        card_dict | changes | {"spacing": [10, 10, 10], "missed_below": 0.5, "format": 1, "weights": weights}
     )
 
 
@@ -80,7 +80,7 @@ def test_who_finds_less_than_half_is_not_heard(card, volumes, alone):
 
 def test_without_the_cards_wish_and_with_one_view_all_are_heard(card):
     seen = votes((0, 0), (100, 100))
-    assert restrict_fusion(replace(card, overlooked=0.0), card.views, seen) == {}
+    assert restrict_fusion(replace(card, missed_below=0.0), card.views, seen) == {}
     assert restrict_fusion(card, card.views[1:], seen[1:]) == {}
 
 
@@ -101,7 +101,7 @@ def test_what_one_network_overlooks_the_other_finds(card):
     torch.testing.assert_close(found.probabilities.float().sum(0), torch.ones(SHAPE), atol=3e-3, rtol=0)
     assert not (found.votes[0] == 1).any()  # that it overlooked it is not hidden
     assert heard[-1] == 1.0
-    plain = Predictor(replace(card, overlooked=0.0), networks, CPU).predict(volume, card.views)
+    plain = Predictor(replace(card, missed_below=0.0), networks, CPU).predict(volume, card.views)
     assert plain.probabilities[1].max() < 0.51
     elsewhere = torch.from_numpy(volume != 1)
     assert torch.equal(found.probabilities[:, elsewhere], plain.probabilities[:, elsewhere])

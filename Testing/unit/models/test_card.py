@@ -50,8 +50,8 @@ def test_what_a_card_writes_keeps_the_schema(complete, tmp_path):
     path = tmp_path / "model.json"
     full = complete | {
         "merged_pairs": [[1, 2]],
-        "division": {"plane": "coronal", "values": [1, 2]},
-        "overlooked": 0.5,
+        "dividing_plane": {"plane": "coronal", "values": [1, 2]},
+        "missed_below": 0.5,
         "pipeline": {"locator": "brain-t1", "targets": [{"locator_value": 17, "values": {"1": 1}}]},
     }
     path.write_text(json.dumps(ModelCard.from_dict(full).to_dict()), encoding="utf-8")
@@ -88,13 +88,13 @@ WRONG = [
     ("labels", []),
     ("labels.0.value", 0),
     ("merged_pairs", [[1]]),
-    ("overlooked", 1.5),
-    ("overlooked", "half"),
-    ("division", [1, 2]),
-    ("division", {"plane": "oblique", "values": [1, 2]}),
-    ("division", {"plane": "coronal", "values": [1]}),
-    ("division", {"plane": "coronal"}),
-    ("division", {"plane": "coronal", "values": [1, 2], "at": 3}),
+    ("missed_below", 1.5),
+    ("missed_below", "half"),
+    ("dividing_plane", [1, 2]),
+    ("dividing_plane", {"plane": "oblique", "values": [1, 2]}),
+    ("dividing_plane", {"plane": "coronal", "values": [1]}),
+    ("dividing_plane", {"plane": "coronal"}),
+    ("dividing_plane", {"plane": "coronal", "values": [1, 2], "at": 3}),
     ("margin_mm", -1),
     ("licence", ...),
     ("licence.free", "yes"),
@@ -129,8 +129,8 @@ def test_a_wrong_field_is_refused_by_card_and_by_schema(complete, tmp_path, path
         ("views.1.thickness", 4, "odd"),
         ("merged_pairs", [[1, 3]], "3"),
         ("views.2.merged", True, "merged_pairs is empty"),
-        ("division", {"plane": "coronal", "values": [1, 3]}, "division names labels that do not exist"),
-        ("division", {"plane": "coronal", "values": [1, 1]}, "division names one label twice"),
+        ("dividing_plane", {"plane": "coronal", "values": [1, 3]}, "dividing_plane names labels that do not exist"),
+        ("dividing_plane", {"plane": "coronal", "values": [1, 1]}, "dividing_plane names one label twice"),
         ("views", [], "no view"),
     ],
 )

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 
 import pytest
 
-from SESegmentationLib.models.card import Division, Licence, ModelCard
+from SESegmentationLib.models.card import DividingPlane, Licence, ModelCard
 from SESegmentationLib.models.labels import Code, Label
 from SESegmentationLib.models.sections import View
 from SESegmentationLib.models.store import SCHEMA_PATH
@@ -20,7 +20,7 @@ PARTS = [
     (Label, SCHEMA["$defs"]["label"]),
     (View, SCHEMA["$defs"]["view"]),
     (Licence, SCHEMA["properties"]["licence"]),
-    (Division, SCHEMA["properties"]["division"]),
+    (DividingPlane, SCHEMA["properties"]["dividing_plane"]),
 ]
 
 

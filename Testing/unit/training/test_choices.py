@@ -157,9 +157,9 @@ def test_a_batch_fits_into_memory():
 
 def test_ct_is_windowed_to_what_is_labelled():
     fingerprint = a_fingerprint(modality="CT", intensities=np.linspace(-33, 187, 5000))
-    intensity, appearance = choose_intensity(fingerprint)
+    intensity, augmentation = choose_intensity(fingerprint)
     assert intensity == {"type": "window", "lower": -40.0, "upper": 190.0}
-    assert appearance["bias"] == 0
+    assert augmentation["bias"] == 0
 
 
 @pytest.mark.parametrize(

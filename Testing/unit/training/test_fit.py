@@ -36,12 +36,12 @@ def test_the_learning_rate_warms_up_and_decays_to_a_hundredth():
 
 
 def test_the_learning_rate_may_drop_to_a_tenth_at_equal_distances():
-    schedule = Schedule([COARSE, FINE], 0.01, 0, drops=3)
+    schedule = Schedule([COARSE, FINE], 0.01, 0, step_decays=3)
     rates = [schedule.learning_rate(step) for step in range(101)]
     assert rates[:100:25] == pytest.approx([0.01, 0.001, 0.0001, 0.00001])
     assert rates[24] == rates[0]
     assert rates[100] == rates[99]
-    assert Schedule([FINE], 0.01, 10, drops=1).learning_rate(4) == pytest.approx(0.005)
+    assert Schedule([FINE], 0.01, 10, step_decays=1).learning_rate(4) == pytest.approx(0.005)
 
 
 def test_phases_follow_each_other():

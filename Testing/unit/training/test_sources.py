@@ -83,7 +83,7 @@ def test_batches_of_a_folder(blobs_folder, blobs_recipe):
 def test_the_target_is_that_of_the_middle_slice(blobs_folder, blobs_recipe):
     still = {"rotation_degrees": 0, "scale": 0, "elastic_mm": [0, 0], "shift_mm": 0, "mirror": False}
     nothing = {"bias": 0, "blur_pixels": 0, "gamma": 0, "noise": 0, "gain": 0}
-    recipe = blobs_recipe(deformation=still, appearance=nothing)
+    recipe = blobs_recipe(deformation=still, augmentation=nothing)
     batch = opened(blobs_folder, recipe).batch(draft_card(recipe).views, recipe.phases[1], generator())
     middle = batch.images[:, 1]
     assert (batch.target > 0).any()
@@ -92,7 +92,7 @@ def test_the_target_is_that_of_the_middle_slice(blobs_folder, blobs_recipe):
 
 
 def test_validation_does_not_deform_or_change_images(blobs_folder, blobs_recipe):
-    recipe, other = blobs_recipe(), blobs_recipe(deformation={"rotation_degrees": 40}, appearance={"noise": 9.0})
+    recipe, other = blobs_recipe(), blobs_recipe(deformation={"rotation_degrees": 40}, augmentation={"noise": 9.0})
     views = draft_card(recipe).views
     first, second = (opened(blobs_folder, r).validation_batch(views, r.phases[1], generator()) for r in (recipe, other))
     assert torch.equal(first.images, second.images)
@@ -195,7 +195,7 @@ def maps_recipe(blobs_recipe):
                 "fluid_values": [24],
                 "mirrored_pairs": [[2, 41], [258, 259]],
             },
-            "appearance": {"bias": 0, "blur_pixels": 0, "gamma": 0, "noise": 0, "gain": 0},
+            "augmentation": {"bias": 0, "blur_pixels": 0, "gamma": 0, "noise": 0, "gain": 0},
             "synthesis": {"random_contrast": 0, "wide": 0, "partial_volume": 0},
             "card": {"labels": labels, "merged_pairs": [[2, 41]], "views": MERGED},
             "phases": [{"steps": 2, "batch": 12, "size": [40, 40]}],
@@ -298,12 +298,12 @@ def test_a_network_may_have_an_appearance_of_its_own(blobs_folder, blobs_recipe)
     change = {"gamma": 0.5, "gain": 0.1}
     views = [{"plane": "axial", "weight": 1.0, "network": name} for name in ("usual", "other")]
 
-    def images(view, appearance, **networks):
-        recipe = blobs_recipe(card={"views": views}, appearance=appearance, networks=networks)
+    def images(view, augmentation, **networks):
+        recipe = blobs_recipe(card={"views": views}, augmentation=augmentation, networks=networks)
         source = opened(blobs_folder, recipe)
         return source.batch(draft_card(recipe).views[view : view + 1], recipe.phases[0], generator()).images
 
-    changed = {"other": {"appearance": change}}
+    changed = {"other": {"augmentation": change}}
     assert torch.equal(images(1, off, **changed), images(1, off | change))
     assert not torch.equal(images(1, off), images(1, off | change))
     assert torch.equal(images(0, off, **changed), images(0, off))

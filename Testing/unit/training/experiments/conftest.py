@@ -55,7 +55,7 @@ fit = { learning_rate = 0.01, warmup = 2, average = 0.5, bf16 = false, validate_
 deformation = { rotation_degrees = 5, scale = 0.05, elastic_mm = [0.5, 0.2], shift_mm = 2, mirror = false }
 
 [protocols.paper]
-fit = { optimizer = "sgd", drops = 1, average = 0, class_balance = 1, boundary = 2, warmup = 0, validate_every = 3 }
+fit = {optimizer = "sgd", step_decays = 1, average = 0, class_balance = 1, boundary = 2, warmup = 0, validate_every = 3}
 
 [[comparisons]]
 name = "networks"
