@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 
 import pytest
@@ -203,6 +204,41 @@ def test_report_is_cancelled_or_cannot_be_written(widget, segment, dialogs, tmp_
     dialogs.answer(str(tmp_path / "report"))
     click(widget.ui.saveReportButton)
     assert os.listdir(tmp_path).count("report.csv") == 1
+
+
+@pytest.mark.parametrize("ending", ["", ".pdf"])
+def test_the_page_shows_the_result_as_it_is_now(widget, segment, dialogs, tmp_path, ending):
+    pytest.importorskip("matplotlib" if ending else "jinja2", reason="needs the extra 'export'")
+    node = segment(expected_dice=0.6543)
+    draw(node)
+    click_item(widget.ui.structureTable, widget.ui.structureTable.item(0, 0))
+    click(widget.ui.acceptButton)
+    dialogs.answer("")
+    click(widget.ui.savePageButton)
+    assert widget.panel.messages.shown == []
+    dialogs.answer(str(tmp_path / f"page{ending}"))
+    click(widget.ui.savePageButton)
+    (message,) = widget.panel.messages.shown
+    path = tmp_path / (f"page{ending}" if ending else "page.html")
+    assert message.text == f"The page is in {path}."
+    content = path.read_bytes()
+    if ending:
+        assert content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF")
+        return
+    text = content.decode("utf-8")
+    for told in ("anterior hippocampus", "43 % corrected", "accepted", "<td>0.05", "<td>65", "Not a medical device"):
+        assert told in text
+    assert str(tmp_path) not in text
+
+
+def test_without_its_package_there_is_no_page(widget, segment, dialogs, tmp_path, monkeypatch):
+    segment()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    dialogs.answer(str(tmp_path / "page.pdf"))
+    click(widget.ui.savePageButton)
+    (message,) = widget.panel.messages.shown
+    assert message.text == "A page is made by the Python package matplotlib."
+    assert not (tmp_path / "page.pdf").exists()
 
 
 def test_the_table_is_made_once_and_kept_up_to_date(widget, segment, choices):

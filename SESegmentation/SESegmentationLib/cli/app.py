@@ -159,6 +159,12 @@ def run(
     table: Annotated[
         Path | None, typer.Option(metavar="FILE.tsv", help="Write a table of the batch, a row for each volume.")
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html|pdf|DIR", help="Write a page about the scan: pictures, volumes, asymmetry, provenance."
+        ),
+    ] = None,
     sheet: Annotated[
         Path | None,
         typer.Option(
@@ -224,6 +230,7 @@ def run(
         report=report,
         stats=stats,
         table=table,
+        page=page,
         sheet=sheet,
         skip_passed=skip_passed,
         picture=picture,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..client.reading import reading_apart, reading_process
 from ..errors import CancelledError, DeviceError, ModelError, NothingFoundError, SegmentationError, UsageError
 from ..export import Export
+from ..export.page import Pages
 from ..export.sheet import Sheet, passed, read_marks
 from ..export.tables import StatsFiles, Table
 from ..files import OutputFiles, check_writable, refuse_overwriting
@@ -52,6 +53,7 @@ class RunOptions:
         report: JSON or CSV file.
         stats: file in the layout of FreeSurfer's aseg.stats, or a folder for several.
         table: TSV file with a row for each volume.
+        page: HTML or PDF file about the patient's scan, or a folder for several.
         sheet: folder for the page to check a batch by.
         skip_passed: marks that were saved from such a page.
         picture: PNG file, for one volume only.
@@ -76,6 +78,7 @@ class RunOptions:
     report: Path | None = None
     stats: Path | None = None
     table: Path | None = None
+    page: Path | None = None
     sheet: Path | None = None
     skip_passed: Path | None = None
     picture: Path | None = None
@@ -181,6 +184,8 @@ def _exports(
         exports.append(StatsFiles(options.stats, names))
     if options.table:
         exports.append(Table(options.table, card, names))
+    if options.page:
+        exports.append(Pages(options.page, names))
     if options.sheet:
         exports.append(Sheet(options.sheet, card, names, options.series, marks))
     return exports

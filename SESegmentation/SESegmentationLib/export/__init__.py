@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import DependencyError, UsageError, install_advice
 
 if TYPE_CHECKING:
+    import jinja2
     import SimpleITK as sitk
 
     from ..files import OutputFiles
@@ -28,12 +30,7 @@ class Export:
     outputs: Sequence[Path] = ()
 
     def take(
-        self,
-        files: OutputFiles,
-        volume: Path,
-        image: sitk.Image,
-        result: SegmentationResult,
-        report: Mapping[str, Any],
+        self, files: OutputFiles, volume: Path, image: sitk.Image, result: SegmentationResult, report: Mapping[str, Any]
     ) -> None:
         """Write to ``files`` what belongs to one volume; from any thread, before :meth:`add`."""
 
@@ -75,3 +72,19 @@ def one_each(
             f"{path} does not end in {' or '.join(endings)}.", f"Choose another name for {option}, or a folder."
         )
     return {volume: path / inside.format(name) for volume, name in names.items()}
+
+
+def require_packages(what: str, *packages: str) -> None:
+    """Raise DependencyError unless the Python packages are installed that ``what`` is made by."""
+    modules = {"pillow": "PIL"}
+    for package in packages:
+        if find_spec(modules.get(package, package)) is None:
+            raise DependencyError(f"{what} is made by the Python package {package}.", install_advice(package))
+
+
+def templates() -> jinja2.Environment:
+    """The templates of pages; what is put into them is escaped."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)

@@ -15,7 +15,6 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -24,14 +23,14 @@ from urllib.parse import quote
 import numpy as np
 
 from .. import __version__
-from ..errors import DependencyError, InputError, SegmentationError, UsageError, install_advice
+from ..errors import InputError, SegmentationError, UsageError
 from ..files import OutputFiles, write_whole
 from ..files.json_files import parse_json, read_json
 from ..files.overwriting import files_of
 from ..io.writing import draw_slices
 from ..models import ModelCard, sha256_of
 from ..report import model_entry, readable, without_folders
-from . import Export
+from . import Export, require_packages, templates
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -145,12 +144,6 @@ def fingerprint(volume: Path, series: str | None = None) -> str | None:
     return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest() if digests else None
 
 
-def check_packages() -> None:
-    """Raise DependencyError where a package that a page is made by is not installed."""
-    if find_spec("jinja2") is None:
-        raise DependencyError("A sheet is made by the Python package jinja2.", install_advice("jinja2"))
-
-
 class Sheet(Export):
     """The page of a batch, written while the batch runs and at its end, also where that is a failure.
 
@@ -177,7 +170,7 @@ class Sheet(Export):
         series: str | None = None,
         marks: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        check_packages()
+        require_packages("A sheet", "jinja2")
         self.path = folder / PAGE
         self.outputs = [self.path]
         self._card, self._volumes, self._series = card, volumes, series
@@ -190,12 +183,7 @@ class Sheet(Export):
         }
 
     def take(
-        self,
-        files: OutputFiles,
-        volume: Path,
-        image: sitk.Image,
-        result: SegmentationResult,
-        report: Mapping[str, Any],
+        self, files: OutputFiles, volume: Path, image: sitk.Image, result: SegmentationResult, report: Mapping[str, Any]
     ) -> None:
         """Draw a volume and its result; from any thread, before :meth:`add`."""
         picture = draw_slices(image, result.labels, [structure.label for structure in result.structures], PIXELS)
@@ -312,13 +300,10 @@ class _Spread:
 
 def page(scans: Sequence[Mapping[str, Any]]) -> str:
     """The page of these scans, worst first: those that failed, then by the lowest expected Dice of a structure."""
-    import jinja2
     from markupsafe import Markup
 
-    folder = Path(__file__).parent / "templates"
-    loader = jinja2.FileSystemLoader(folder)
-    templates = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    strip = templates.get_template("strip.svg")
+    folder, made = Path(__file__).parent / "templates", templates()
+    strip = made.get_template("strip.svg")
     style, script = (Markup((folder / f"sheet.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     structures: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -334,7 +319,7 @@ def page(scans: Sequence[Mapping[str, Any]]) -> str:
     rows = [_row(index, scan, spreads, numbers) for index, scan in enumerate(scans)]
     models = {scan["model"]["name"]: scan["model"] for scan in scans}
     programs = [f"{m['name']} {m['version']} (SHA-256 {m['weights_sha256'][:12]}…)" for m in models.values()]
-    return templates.get_template("sheet.html").render(
+    return made.get_template("sheet.html").render(
         script_hash=f"'sha256-{digest}'",
         style=style,
         script=script,

@@ -74,12 +74,7 @@ class StatsFiles(Export):
         self.outputs = list(self._files.values())
 
     def take(
-        self,
-        files: OutputFiles,
-        volume: Path,
-        image: sitk.Image,
-        result: SegmentationResult,
-        report: Mapping[str, Any],
+        self, files: OutputFiles, volume: Path, image: sitk.Image, result: SegmentationResult, report: Mapping[str, Any]
     ) -> None:
         """Write the file of one volume."""
         files.write(self._files[volume], aseg_stats(result, image, self._names[volume]))

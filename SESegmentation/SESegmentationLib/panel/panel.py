@@ -21,7 +21,7 @@ from .messages import INFORMATION, ActionRunner, Message, device_name, explain_e
 from .model_chooser import AddModel, ModelChooser, ModelSource, PackageDialogs
 from .recalibration import PatientNetwork, Recalibration
 from .requests import AttentionRequest, RefineRequest, SegmentRequest, SegmentRun
-from .result_record import save_report, scene_report, show_table
+from .result_record import save_page, save_report, scene_report, show_table
 from .result_view import ResultView, open_segment_editor
 from .run_control import RunControl
 from .scene_results import SceneResults, WrittenResult, unusable_scene_data
@@ -96,6 +96,7 @@ class Panel:
             (ui.correctButton, self._correct),
             (ui.recalibrateButton, self._recalibrate),
             (ui.saveReportButton, self._save_report),
+            (ui.savePageButton, self._save_page),
             (ui.tableButton, self._show_table),
         ):
             self._actions.on_click(button, action)
@@ -253,6 +254,11 @@ class Panel:
         if path is not None:
             self._inform(_("The report is in {path}.").format(path=path))
 
+    def _save_page(self) -> None:
+        path = save_page(self.result.node)
+        if path is not None:
+            self._inform(_("The page is in {path}.").format(path=path))
+
     def _show_table(self) -> None:
         show_table(self.result.node, scene_report(self.result.node))
 
@@ -340,7 +346,7 @@ class Panel:
         ui.recalibrateButton.enabled = has_result and not self.run.running and self.recalibration.node is None
         self.patient.refresh()
         self.result.overlays.set_attention_available(has_result and not self.run.running)
-        ui.saveReportButton.enabled = ui.tableButton.enabled = has_result
+        ui.saveReportButton.enabled = ui.savePageButton.enabled = ui.tableButton.enabled = has_result
 
     def _on_segmentation_failed(self, run: SegmentRun, error: Exception) -> None:
         """The segmentation under way ends here; frames that are done stay."""

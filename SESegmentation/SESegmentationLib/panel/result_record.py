@@ -251,12 +251,8 @@ def _point(fields: Fields, key: str) -> tuple[float, float, float] | None:
     return fields.numbers(key, 3, low=-_FARTHEST_MM, high=_FARTHEST_MM) if fields.has(key) else None
 
 
-def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
-    """The report of a segmentation, of the same form as that of the command line.
-
-    Raises:
-        InputError: it is no result of this module, or its volume is gone.
-    """
+def _result_in_scene(node: slicer.vtkMRMLSegmentationNode) -> tuple[ResultRecord, sitk.Image, sitk.Image]:
+    """Record, volume and labels of a segmentation as it is now; InputError as of :func:`scene_report`."""
     record = ResultRecord.read(node)
     if record is None:
         raise InputError(_("There is no result to report."), _("Click Segment first."))
@@ -264,7 +260,21 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
     check_volume_node(volume)
     image = image_from_volume_node(volume)
     labels = label_map(node, record.labels, result_grid(node, image))
-    record = record.with_volumes(labels)
+    return record.with_volumes(labels), image, labels
+
+
+def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
+    """The report of a segmentation, of the same form as that of the command line.
+
+    Raises:
+        InputError: it is no result of this module, or its volume is gone.
+    """
+    return _report(node, *_result_in_scene(node))
+
+
+def _report(
+    node: slicer.vtkMRMLSegmentationNode, record: ResultRecord, image: sitk.Image, labels: sitk.Image
+) -> dict[str, Any]:
     surfaces, edited = surfaces_mm2(labels), edited_voxels(node, record.labels)
     structures = []
     for structure in record.structures:
@@ -279,7 +289,7 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
             }
         )
     return {
-        "input": volume.GetName(),
+        "input": source_volume(node).GetName(),
         "output": node.GetName(),
         "date": record.date,
         "volume": size_and_spacing(image),
@@ -333,17 +343,52 @@ def save_report(report: dict[str, Any]) -> Path | None:
     Raises:
         UsageError, OutputError: it cannot be written.
     """
-    path = qt.QFileDialog.getSaveFileName(
-        slicer.util.mainWindow(), _("Save report"), f"{report['output']}.csv", _("Table (*.csv);;All of it (*.json)")
-    )
+    kinds = {".csv": _("Table (*.csv)"), ".json": _("All of it (*.json)")}
+    file = _ask_for_file(_("Save report"), report["output"], kinds)
+    if file is not None:
+        with OutputFiles() as files:
+            write_report(files.begin(file), report)
+    return file
+
+
+def save_page(node: slicer.vtkMRMLSegmentationNode) -> Path | None:
+    """Ask for a file, HTML or PDF, and write the page about a segmentation there; None where the user cancels.
+
+    Raises:
+        DependencyError: a package is not installed.
+        InputError: as of :func:`scene_report`.
+        UsageError, OutputError: it cannot be written.
+    """
+    from ..export.page import check_packages, write_page  # they need time
+
+    record, image, labels = _result_in_scene(node)
+    file = _ask_for_file(_("Save page"), node.GetName(), {".html": _("Web page (*.html)"), ".pdf": _("PDF (*.pdf)")})
+    if file is not None:
+        check_packages(file)
+        with OutputFiles() as files:
+            write_page(files, file, _report(node, record, image, labels), image, labels, record.labels)
+    return file
+
+
+def _ask_for_file(title: str, name: str, kinds: Mapping[str, str]) -> Path | None:
+    """Ask where to save; None where the user cancels.
+
+    Args:
+        title: of the dialog.
+        name: suggested, without its ending.
+        kinds: endings, and what they are called in the dialog; the first is taken where the user names none.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    usual = next(iter(kinds))
+    path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, f"{name}{usual}", ";;".join(kinds.values()))
     if not path:
         return None
-    file = Path(path) if Path(path).suffix.lower() in (".csv", ".json") else Path(f"{path}.csv")
+    file = Path(path) if Path(path).suffix.lower() in kinds else Path(f"{path}{usual}")
     if not file.parent.is_dir():  # probably a typing mistake: no folder is made
         raise UsageError(
             _("{file} cannot be written: {reason}.").format(file=file.name, reason=os.strerror(errno.ENOENT)),
             _("Choose another folder, or close the file elsewhere."),
         )
-    with OutputFiles() as files:
-        write_report(files.begin(file), report)
     return file
