@@ -46,16 +46,17 @@ def whole_box(shape: Iterable[int]) -> Box:
     return triple(slice(0, n) for n in shape)
 
 
-def mask_box(mask: np.ndarray, margin: int = 0) -> Box | None:
+def mask_box(mask: np.ndarray, margin: int | Sequence[int] = 0) -> Box | None:
     """Smallest box of a mask (k, j, i), and ``margin`` voxels round it as far as the array goes; None for nothing."""
     box = find_extents(mask.astype(np.uint8), (1,))[1].box
     return box and grown(box, margin, mask.shape)
 
 
-def grown(box: Box, margin: int, shape: Iterable[int]) -> Box:
-    """A box with ``margin`` voxels round it, as far as an array of that shape goes."""
-    sides = zip(box, shape, strict=True)
-    return triple(slice(max(side.start - margin, 0), min(side.stop + margin, n)) for side, n in sides)
+def grown(box: Box, margin: int | Sequence[int], shape: Iterable[int]) -> Box:
+    """A box with ``margin`` voxels round it, the same or one for each axis, as far as an array of that shape goes."""
+    margins = (margin,) * 3 if isinstance(margin, int) else margin
+    sides = zip(box, margins, shape, strict=True)
+    return triple(slice(max(side.start - more, 0), min(side.stop + more, n)) for side, more, n in sides)
 
 
 def same_grid(first: sitk.Image | Geometry, second: sitk.Image | Geometry) -> bool:

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..files.json_files import read_json
-from ..geometry import Box, Geometry, mask_box, triple, whole_box
+from ..geometry import Box, Geometry, grown, mask_box, triple, whole_box
 from ..io.segmentations import read_segmentation
 from ..io.volume_image import voxels_of
 
@@ -81,12 +81,10 @@ def box_of_pieces(mask: np.ndarray, steps: Sequence[int], margin: Sequence[int],
         return None
     numbers = voxels_of(numbers)
     large = (numbers > 0) & (numbers <= np.count_nonzero(sizes >= LARGE_PIECE * sizes[0]))
-    box = []
-    for axis, (step, more, length) in enumerate(zip(steps, margin, shape, strict=True)):
-        found = np.flatnonzero(large.any(axis=tuple(other for other in range(3) if other != axis)))
-        low, high = int(found[0]) * step, (int(found[-1]) + 1) * step
-        box.append(slice(max(low - more, 0), min(high + more, length)))
-    return triple(box)
+    coarse = mask_box(large)
+    assert coarse is not None  # the largest piece is in it
+    fine = [slice(side.start * step, side.stop * step) for side, step in zip(coarse, steps, strict=True)]
+    return grown(triple(fine), margin, shape)
 
 
 def read_roi(path: str | Path) -> sitk.Image:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UsageError, printable
 from ..files import cannot_write, incomplete, store, sync
-from ..geometry import Geometry
+from ..geometry import Geometry, mask_box, whole_box
 from ..models import Label
 from .segmentations import algorithm_tags, segment_tags
 from .volume_image import voxels_of
@@ -260,12 +260,7 @@ def as_png(picture: Image.Image) -> bytes:
 
 def _window(values: np.ndarray, spacing: Sequence[float]) -> tuple[slice, ...]:
     """The part of the volume to show: the segmentation with a margin; all of it where nothing was found."""
-    window = []
-    for axis in range(3):
-        found = np.flatnonzero(values.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = round(MARGIN / spacing[axis])
-        window.append(slice(max(0, found[0] - margin), found[-1] + margin + 1) if found.size else slice(None))
-    return tuple(window)
+    return mask_box(values != 0, [round(MARGIN / mm) for mm in spacing]) or whole_box(values.shape)
 
 
 def _grey(array: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_numpy
 
 from ..errors import InputError
+from ..geometry import mask_box, whole_box
 from ..io.segmentations import LABEL_TAG
 from ..models import Label
 from .volume import check_linear_transform, check_volume_node, ijk_to_ras, image_from_volume_node
@@ -144,11 +145,8 @@ def oriented_geometry(image: sitk.Image) -> slicer.vtkOrientedImageData:
 
 def _bounds(values: np.ndarray) -> list[tuple[int, int]]:
     """First and last index along i, j and k with a value that is not 0; all of the image where there is none."""
-    bounds = []
-    for axis in (2, 1, 0):
-        found = np.flatnonzero(values.any(axis=tuple({0, 1, 2} - {axis})))
-        bounds.append((int(found[0]), int(found[-1])) if found.size else (0, values.shape[axis] - 1))
-    return bounds
+    box = mask_box(values != 0) or whole_box(values.shape)
+    return [(side.start, side.stop - 1) for side in reversed(box)]
 
 
 def _empty_image(bounds: Sequence[tuple[int, int]], ijk_to_world: vtk.vtkMatrix4x4) -> slicer.vtkOrientedImageData:
