@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from .. import __version__
-from ..errors import DependencyError
+from ..errors import DependencyError, UsageError
 from . import say, warn
 
 PACKAGE = "SESegmentationTraining"
@@ -131,13 +131,20 @@ def run(
     volumes: Annotated[
         list[Path],
         typer.Argument(
-            metavar="VOLUME...", help="NIfTI, NRRD or MHA files, folders of them; DICOM folders, files or DICOMDIR."
+            metavar="VOLUME...",
+            help="NIfTI, NRRD or MHA files, folders of them; DICOM folders, files or DICOMDIR; BIDS datasets.",
         ),
     ],
     model: Annotated[
         str, typer.Option("--model", "-m", help="Name of a model (see: sesegment models), or its folder.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd, .nii.gz or .dcm file, or a folder.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help=".seg.nrrd, .nii.gz or .dcm file, or a folder.")
+    ] = None,
+    bids: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Instead of -o: write BIDS derivatives, with tables of labels and volumes."),
+    ] = None,
     file_format: Annotated[
         Literal["seg.nrrd", "nii.gz", "dcm", "png"] | None,
         typer.Option("--format", case_sensitive=False, help="Format in a folder."),
@@ -220,9 +227,15 @@ def run(
     from .run import RunOptions
     from .run import run as run_volumes
 
+    target = output or bids
+    if target is None:
+        raise UsageError("There is no --output.", "Name a file or folder with -o, or a folder with --bids.")
+    if output and bids:
+        raise UsageError("Results go to one place: there are both --output and --bids.", "Leave out one of them.")
     chosen = RunOptions(
         model=model,
-        output=output,
+        output=target,
+        bids=bids is not None,
         file_format=file_format,
         device=device,
         roi=roi,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..client.reading import reading_apart, reading_process
 from ..errors import CancelledError, DeviceError, ModelError, NothingFoundError, SegmentationError, UsageError
 from ..export import Export
+from ..export.bids import Derivatives, derivative_paths, sources_of
 from ..export.page import Pages
 from ..export.sheet import Sheet, passed, read_marks
 from ..export.tables import StatsFiles, Table
@@ -46,6 +47,7 @@ class RunOptions:
     Attributes:
         model: name or folder.
         output: file or folder.
+        bids: the folder is a BIDS dataset of derivatives.
         file_format: "seg.nrrd", "nii.gz", "dcm", "png" or None.
         device: "auto", "cpu", "cuda" or "mps".
         roi: label file or Slicer's ROI.
@@ -71,6 +73,7 @@ class RunOptions:
 
     model: str
     output: Path
+    bids: bool = False
     file_format: str | None = None
     device: str = "auto"
     roi: Path | None = None
@@ -106,7 +109,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     """
     package = find_model(options.model)
     require_consent(package.card, options.accept_licence)
-    jobs = plan_jobs(volumes, options.output, options.file_format, package.card.input.get("kind") == SLICES)
+    jobs = _plan(volumes, options, package.card)
     alone, names = len(jobs) == 1, case_names([job.source for job in jobs])
     maps = {"--doubt": options.doubt, "--attention": options.attention}
     for option, path in {"--picture": options.picture, **maps}.items():
@@ -118,7 +121,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
         if path and not path.name.lower().endswith(MAP_ENDINGS):
             raise UsageError(f"{path} does not end in {' or '.join(MAP_ENDINGS)}.", f"Choose another for {option}.")
     marks = read_marks(options.skip_passed) if options.skip_passed else []
-    exports = _exports(options, package.card, names, marks)
+    exports = _exports(options, package.card, jobs, names, marks)
     extras = [path for path in (options.report, options.picture, *maps.values()) if path]
     extras += check_dicom(jobs, options.dicom)
     outputs = [path for export in exports for path in export.outputs]
@@ -175,11 +178,28 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     return first_code or code
 
 
+def _plan(volumes: Sequence[Path], options: RunOptions, card: ModelCard) -> list[Job]:
+    """What is segmented, and where it goes; errors as of :func:`.jobs.plan_jobs`."""
+    jobs = plan_jobs(sources_of(volumes, card), options.output, options.file_format, card.input.get("kind") == SLICES)
+    if not options.bids:
+        return jobs
+    if options.file_format not in (None, "nii.gz"):
+        raise UsageError("BIDS derivatives are NIfTI files.", f"Leave out --format {options.file_format}.")
+    paths = derivative_paths(options.output, case_names([job.source for job in jobs]), card)
+    return [Job(source, path) for source, path in paths.items()]
+
+
 def _exports(
-    options: RunOptions, card: ModelCard, names: dict[Path, str], marks: Sequence[dict[str, Any]]
+    options: RunOptions,
+    card: ModelCard,
+    jobs: Sequence[Job],
+    names: dict[Path, str],
+    marks: Sequence[dict[str, Any]],
 ) -> list[Export]:
     """What is made besides segmentations; errors as of each."""
     exports: list[Export] = []
+    if options.bids:
+        exports.append(Derivatives(options.output, card, {job.source: job.output for job in jobs}))
     if options.stats:
         exports.append(StatsFiles(options.stats, names))
     if options.table:

@@ -1,0 +1,212 @@
+"""BIDS, the Brain Imaging Data Structure: scans of a dataset are found by their names, and results become derivatives.
+
+See https://bids-specification.readthedocs.io, "Magnetic Resonance Imaging" and "Derivatives: Imaging".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from .. import __version__
+from ..errors import InputError, UsageError
+from ..files import OutputFiles, same_name
+from ..files.json_files import read_json, to_json
+from ..models import ModelCard
+from ..result import SegmentationResult
+from . import Export
+from .tables import tsv
+
+#: of the specification that derivatives follow
+BIDS_VERSION = "1.10.0"
+DESCRIPTION = "dataset_description.json"
+_NAME = "SESegmentation"
+#: suffix of files by the contrast of models that take them, the usual one first
+_SUFFIXES = {"T1": "T1w", "T2": "T2w", "FLAIR": "FLAIR"}
+_SCAN = re.compile(r"(?P<entities>sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9+]+)*)_(T1w|T2w|FLAIR)\.nii(\.gz)?")
+#: of images that are no magnitudes
+_NO_MAGNITUDE = re.compile(r"_part-(phase|real|imag)_")
+#: where scans are: in a dataset, in the folder of a subject, in that of a session
+_ANATOMY = {"": ("sub-*/anat", "sub-*/ses-*/anat"), "sub-": ("anat", "ses-*/anat"), "ses-": ("anat",)}
+_SEGMENTATION = "_dseg.nii.gz"
+_LABEL_COLUMNS = ("index", "name", "color")
+_VOLUME_COLUMNS = {
+    "index": "Value in the segmentation; n/a of the intracranial volume.",
+    "name": "Name of the structure.",
+    "voxels": "How many voxels the structure has.",
+    "volume_ml": "Volume in ml.",
+    "intracranial_share": "Share of the intracranial volume, 0 to 1.",
+    "confidence": "How far the networks agree, 0 to 1.",
+    "expected_dice": "Dice with the truth that is to be expected, 0 to 1.",
+}
+
+
+def _suffixes(card: ModelCard) -> list[str]:
+    """The suffixes of scans that a model takes."""
+    if card.modality != "MR":
+        return []
+    wanted = card.contrast.casefold()
+    return [suffix for contrast, suffix in _SUFFIXES.items() if wanted in ("", "any", contrast.casefold())]
+
+
+def find_scans(folder: Path, card: ModelCard) -> list[Path] | None:
+    """The scans of a BIDS dataset, or of a subject or session in it, that a model takes; None of other folders.
+
+    Raises:
+        InputError: it is a dataset, and holds none.
+    """
+    if not folder.is_dir():
+        return None
+    kind = next((kind for kind in ("sub-", "ses-") if folder.resolve().name.startswith(kind)), "")
+    places = sorted(place for pattern in _ANATOMY[kind] for place in folder.glob(pattern) if place.is_dir())
+    scans = [path for place in places for path in sorted(place.iterdir()) if _SCAN.fullmatch(path.name)]
+    if not scans and not (folder / DESCRIPTION).is_file():
+        return None
+    suffixes = _suffixes(card)
+    found = [path for path in scans if _suffix(path) in suffixes and not _NO_MAGNITUDE.search(path.name)]
+    if not found:
+        raise InputError(
+            f"{folder} is a BIDS dataset without {' or '.join(suffixes) or card.modality} images (sub-*/anat).",
+            "Choose another model, or name the files that are to be segmented.",
+        )
+    return found
+
+
+def _suffix(scan: Path) -> str:
+    return scan.name.split(".")[0].rsplit("_", 1)[-1]
+
+
+def derivative_paths(folder: Path, names: Mapping[Path, str], card: ModelCard) -> dict[Path, Path]:
+    """Where the segmentation of each scan is in a dataset of derivatives.
+
+    Scans of BIDS datasets keep their entities; of others the name becomes that of a subject. Where there are several
+    contrasts of one session that the model takes, all but the first have theirs in the description.
+
+    Args:
+        folder: of the derivatives.
+        names: of the scans.
+        card: of the model.
+
+    Raises:
+        UsageError: two segmentations would have the same name.
+    """
+    paths = {source: folder / _derivative(source, name, _suffixes(card)) for source, name in names.items()}
+    taken: dict[str, Path] = {}
+    for source, path in paths.items():
+        other = taken.setdefault(same_name(str(path)), source)
+        if other is not source:
+            raise UsageError(
+                f"{other} and {source} would both be written to {path.name}.",
+                "Segment them in two calls with different folders.",
+            )
+    return paths
+
+
+def _derivative(source: Path, name: str, suffixes: Sequence[str]) -> Path:
+    scan = _SCAN.fullmatch(source.name)
+    if not scan:
+        subject = re.sub("[^A-Za-z0-9]", "", name) or "unnamed"
+        return Path(f"sub-{subject}", "anat", f"sub-{subject}_desc-sesegment{_SEGMENTATION}")
+    entities, suffix = scan["entities"], _suffix(source)
+    earlier = suffixes[: suffixes.index(suffix)] if suffix in suffixes else []
+    siblings = (source.with_name(f"{entities}_{other}{end}") for other in earlier for end in (".nii.gz", ".nii"))
+    description = f"sesegment{suffix}" if any(path.exists() for path in siblings) else "sesegment"
+    levels = re.findall(r"(?:^|_)((?:sub|ses)-[A-Za-z0-9]+)", entities)
+    # the description comes last, so that entities keep their order
+    entities = re.sub("_desc-[A-Za-z0-9+]+", "", entities)
+    return Path(*levels, "anat", f"{entities}_desc-{description}{_SEGMENTATION}")
+
+
+class Derivatives(Export):
+    """What belongs to segmentations in a dataset of derivatives: labels, volumes, and what the dataset is.
+
+    Args:
+        folder: of the derivatives.
+        card: of the model.
+        paths: of :func:`derivative_paths`.
+
+    Raises:
+        UsageError: in the folder there is another dataset.
+    """
+
+    def __init__(self, folder: Path, card: ModelCard, paths: Mapping[Path, Path]) -> None:
+        _refuse_other_dataset(folder)
+        self._paths, self._described = paths, False
+        self._about = _about_dataset(folder, card)
+        of_scans = [_beside(path, kind) for path in paths.values() for kind in ("dseg.tsv", "volumes.tsv")]
+        self.outputs = [*self._about, *of_scans]
+
+    def take(
+        self, files: OutputFiles, volume: Path, image: sitk.Image, result: SegmentationResult, report: Mapping[str, Any]
+    ) -> None:
+        """Write the tables of one scan."""
+        path = self._paths[volume]
+        labels = [
+            {"index": label.value, "name": label.name, "color": "#{:02X}{:02X}{:02X}".format(*label.color)}
+            for label in (structure.label for structure in result.structures)
+        ]
+        rows = [entry | {"index": entry["value"]} for entry in report["structures"]]
+        if report["intracranial"]:
+            rows.append({"name": "intracranial volume", "volume_ml": report["intracranial"]["volume_ml"]})
+        files.write(_beside(path, "dseg.tsv"), tsv(_LABEL_COLUMNS, labels))
+        files.write(_beside(path, "volumes.tsv"), tsv(list(_VOLUME_COLUMNS), rows))
+        if not self._described:
+            for about, text in self._about.items():
+                files.write(about, text)
+
+    def add(self, volume: Path, report: Mapping[str, Any]) -> None:
+        """Know that the dataset is described once a scan has been written."""
+        self._described |= "error" not in report
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(path.name.removesuffix(_SEGMENTATION) + f"_{kind}")
+
+
+def _refuse_other_dataset(folder: Path) -> None:
+    path = folder / DESCRIPTION
+    if not path.exists():
+        return
+    try:
+        made_by = read_json(path)["GeneratedBy"][0]["Name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        made_by = None
+    if made_by != _NAME:
+        raise UsageError(
+            f"{folder} is another dataset: its {DESCRIPTION} is not of SESegmentation.",
+            f"Name a folder of its own with --bids, for example {folder / 'derivatives' / 'sesegment'}.",
+        )
+
+
+def _about_dataset(folder: Path, card: ModelCard) -> dict[Path, str]:
+    """The files that describe the dataset, with their content."""
+    model = f"{card.name} {card.version}, weights SHA-256 {card.weights_sha256}"
+    description = {
+        "Name": f"Segmentations by {card.name}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": _NAME, "Version": __version__, "Description": f"Model {model}"}],
+    }
+    readme = f"""# Segmentations by SESegmentation
+
+For research; not for diagnosis or treatment. Made by SESegmentation {__version__}, model {model}.
+
+`*_dseg.nii.gz` are label maps, `*_dseg.tsv` says what their values mean, `*_volumes.tsv` the volume of each structure.
+"""
+    columns = {name: {"Description": text} for name, text in _VOLUME_COLUMNS.items()}
+    return {
+        folder / DESCRIPTION: to_json(description) + "\n",
+        folder / "README.md": readme,
+        # tables of volumes have no name in the specification
+        folder / ".bidsignore": "*_volumes.tsv\nvolumes.json\n",
+        folder / "volumes.json": to_json(columns) + "\n",
+    }
+
+
+def sources_of(volumes: Iterable[Path], card: ModelCard) -> list[Path]:
+    """The volumes, with the scans that a model takes in place of each BIDS dataset; errors as of :func:`find_scans`."""
+    return [source for volume in volumes for source in find_scans(volume, card) or [volume]]
