@@ -220,6 +220,26 @@ def intracranial(
     measure_intracranial_volume(model, dataset, recipe, volumes, write)
 
 
+@measure_app.command(cls=_WithPairs)
+def repeatability(
+    model: Model,
+    pair: Annotated[
+        list[ImageAndLabels] | None,
+        typer.Option(parser=_pair, metavar="EARLIER LATER", help="Two scans of a patient; repeatable."),
+    ] = None,
+    scan: Annotated[list[Path] | None, typer.Option(help="A scan of which two rescans are made; repeatable.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Folder that the model was trained on: its test cases are scans, too.")
+    ] = None,
+    data: Annotated[str, typer.Option(help="Description of the data, for the card.")] = "",
+    write: Annotated[bool, typer.Option("--write", help="Write the figures into the card and its README.")] = False,
+) -> None:
+    """How far volumes differ between two scans of a patient who did not change."""
+    from .repeatability import measure_repeatability
+
+    measure_repeatability(model, cast(list[tuple[Path, Path]], pair or []), scan or [], dataset, data, write)
+
+
 @prepare_app.command()
 def malc(
     source: Annotated[Path, typer.Argument(help="Folder that the challenge's archive makes.")],

@@ -72,6 +72,7 @@ def whole(card_dict) -> dict:
         "training": {"data": "x", "test_cases": ["a"], "steps": {"axial": 3}},
         "accuracy": {"cases": 3, "mean_dice": 0.9, "labels": {"1": {"dice": figures}}, "command": "c"},
         "calibration": {"views": {"1": curve}, "fast": {"2": curve}},
+        "repeatability": {"data": "x", "pairs": 3, "within_scan_sd": {"1": 0.02}},
     }
 
 
@@ -124,6 +125,9 @@ HOSTILE = [
     ("calibration.views", {"1": {"confidence": [0.9, 0.5], "dice": [0.1, 0.2]}}),
     ("calibration.views", {"1": {"confidence": [0.9], "dice": [0.1, 0.2]}}),
     ("calibration.views", {"1": {"confidence": [], "dice": []}}),
+    ("repeatability.within_scan_sd", {"1": -0.1}),
+    ("repeatability.within_scan_sd", {"one": 0.1}),
+    ("repeatability.pairs", 0),
     ("weights.file", ".."),
     ("weights.file", "model.json"),
     ("weights.file", "C:model"),

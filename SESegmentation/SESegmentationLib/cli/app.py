@@ -1,4 +1,4 @@
-"""The commands of the training package, where it is installed; elsewhere they say that it is not."""
+"""The commands and their options; those for training where that package is installed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from .. import __version__
 from ..errors import DependencyError, UsageError
 from . import say, warn
+from .compare import add_compare_command
 
 PACKAGE = "SESegmentationTraining"
 COMMANDS = ("train", "experiment", "evaluate", "measure", "prepare")
@@ -387,4 +388,5 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(1 if worst(checks) == ERROR else 0)
 
 
+add_compare_command(app)
 add_training_commands(app)

@@ -21,7 +21,7 @@ CARD_NAME = "model.json"
 README_NAME = "README.md"
 _KEYS = """format name title version summary modality contrast spacing orientation intensity networks views labels
 merged_pairs dividing_plane missed_below intracranial_error margin_mm input cleanup pipeline training accuracy
-calibration licence weights"""
+calibration repeatability licence weights"""
 #: of labels, views and networks
 MOST_LABELS, MOST_VIEWS, MOST_NETWORKS = 255, 32, 32
 #: values, lists and objects in a whole card
@@ -41,6 +41,7 @@ _SECTIONS = {
     "training": sections.check_training,
     "accuracy": sections.check_accuracy,
     "calibration": sections.check_calibration,
+    "repeatability": sections.check_repeatability,
 }
 
 
@@ -144,6 +145,7 @@ class ModelCard:
         training: what it was trained on and how.
         accuracy: measured accuracy.
         calibration: what Dice to expect at what confidence, see :func:`.sections.expected_dice`.
+        repeatability: how far volumes differ without a change, see :mod:`SESegmentationLib.export.comparison`.
         licence: terms of use of the weights.
         weights_file: file name of the weights beside model.json.
         weights_sha256: their SHA-256, 64 hexadecimal digits.
@@ -175,6 +177,7 @@ class ModelCard:
     training: dict[str, Any] = field(default_factory=dict)
     accuracy: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    repeatability: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_file(cls, path: str | Path) -> ModelCard:
@@ -242,6 +245,7 @@ class ModelCard:
             "training": self.training,
             "accuracy": self.accuracy,
             "calibration": self.calibration,
+            **({"repeatability": self.repeatability} if self.repeatability else {}),
             "licence": self.licence.to_dict(),
             "weights": {"file": self.weights_file, "sha256": self.weights_sha256},
         }
@@ -338,6 +342,7 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         training=fields.mapping("training", {}),
         accuracy=fields.mapping("accuracy", {}),
         calibration=fields.mapping("calibration", {}),
+        repeatability=fields.mapping("repeatability", {}),
         licence=Licence.from_dict(fields.mapping("licence")),
         weights_file=weights.text("file", forbidden="/\\"),
         weights_sha256=weights.text("sha256").lower(),

@@ -23,6 +23,7 @@ from ..files import OutputFiles, cannot_write, incomplete, staging_folder, sync
 from ..files.json_files import LARGEST, parse_json
 from ..files.writing import placing, remove_leftovers
 from .card import CARD_NAME, FORMAT, README_NAME, ModelCard, View
+from .sections import COEFFICIENT
 from .store import (
     LARGEST_WEIGHTS,
     REPLACES_SHIPPED,
@@ -207,6 +208,7 @@ def render_readme(card: ModelCard) -> str:
         _facts(card),
         "## Accuracy\n\n" + _accuracy(card),
         *_expectation(card.calibration),
+        *_repeatability(card.repeatability),
     ]
     if card.training:
         parts.append("## Training\n\n" + _training(card.training))
@@ -285,6 +287,20 @@ def _expectation(calibration: Mapping[str, Any]) -> list[str]:
     known = f", as it was on {calibration['data']}" if "data" in calibration else ""
     text = f"Results tell the Dice to be expected of each structure{known}."
     return ["\n\n".join([f"## Expected Dice\n\n{text}", *_command(calibration)])]
+
+
+def _repeatability(repeatability: Mapping[str, Any]) -> list[str]:
+    """From what change on volumes are known to differ; nothing where it was not measured."""
+    deviations = sorted(repeatability.get("within_scan_sd", {}).values())
+    if not deviations:
+        return []
+    least, middle, most = (COEFFICIENT * 100 * deviations[place] for place in (0, len(deviations) // 2, -1))
+    known = f" on {repeatability['data']}" if "data" in repeatability else ""
+    text = (
+        f"The least change of a volume that can be told from noise{known}: {middle:.1f} % in half of the structures, "
+        f"{least:.1f} to {most:.1f} % in all ({repeatability.get('pairs', 0)} pairs of scans)."
+    )
+    return ["\n\n".join([f"## Follow-up\n\n{text}", *_command(repeatability)])]
 
 
 def _command(figures: Mapping[str, Any]) -> list[str]:

@@ -1,9 +1,9 @@
 """The sections of a card: views, input, pipeline, accuracy, calibration. Each is checked whenever a card is read.
 
-It was measured on validation cases (``training.calibration``) and holds, for results of all views and of one view
-alone ("--fast"), by label value, a few points of a rising line: "confidence" and "dice". Above the last point it stays
-level; below the first one, where nothing was seen, it falls to 0 with the confidence: a structure that the networks
-agree on less than in any case measured must not be promised the Dice of the worst of those.
+The calibration was measured on validation cases (``training.calibration``) and holds, for results of all views and of
+one view alone ("--fast"), by label value, a few points of a rising line: "confidence" and "dice". Above the last point
+it stays level; below the first one, where nothing was seen, it falls to 0 with the confidence: a structure that the
+networks agree on less than in any case measured must not be promised the Dice of the worst of those.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ _LARGEST_KERNEL = 31
 _MEASURES = ("dice", "hausdorff95_mm", "surface_mm")
 #: entries of "calibration", by whether several views were asked
 SEVERAL_VIEWS, ONE_VIEW = "views", "fast"
+#: least change that can be told, in within-scan standard deviations
+COEFFICIENT = 1.96 * math.sqrt(2)
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,20 @@ def check_calibration(fields: Fields) -> None:
                 curve.fail("confidence", "rising numbers, at least one")
 
 
+def check_repeatability(fields: Fields) -> None:
+    """How far volumes of one patient differ who did not change."""
+    fields.only("data", "command", "pairs", "within_scan_sd")
+    for key in ("data", "command"):
+        if fields.has(key):
+            fields.text(key)
+    if fields.has("pairs"):
+        fields.integer("pairs", low=1)
+    deviations = fields.section("within_scan_sd", {})
+    for value in fields.mapping("within_scan_sd", {}):
+        _value_key(deviations, value)
+        deviations.number(value, low=0, high=10)
+
+
 def check_training(fields: Fields) -> None:
     """How it was trained; most of that is free."""
     if fields.has("test_cases"):
@@ -268,6 +284,23 @@ def _value_key(fields: Fields, key: Any) -> None:
     """Refuse a key that is no voxel value."""
     if not (str(key).isascii() and str(key).isdecimal() and 0 < int(str(key)[:6]) <= 65535 and str(key)[0] != "0"):
         fields.fail(str(key)[:80], "the value of a label as the key")
+
+
+def least_change(repeatability: Mapping[str, Any], value: int) -> float | None:
+    """The least change of a structure's volume that can be told from noise, as a share of its mean in two scans.
+
+    It is the repeatability coefficient, 1.96 times the standard deviation of the difference of two scans (Bland and
+    Altman, Stat. Methods Med. Res. 8, 1999): in 95 of 100 patients who did not change, volumes differ by less.
+
+    Args:
+        repeatability: of the card.
+        value: of the structure's label.
+
+    Returns:
+        None where the card does not tell.
+    """
+    deviation = repeatability.get("within_scan_sd", {}).get(str(value))
+    return None if deviation is None else COEFFICIENT * float(deviation)
 
 
 def expected_dice(calibration: Mapping[str, Any], value: int, confidence: float, views: int) -> float | None:

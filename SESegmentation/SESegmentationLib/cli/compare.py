@@ -1,0 +1,264 @@
+"""``sesegment compare``: two scans of one patient in, the change of each structure out."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from ..export.comparison import (
+    NOT_MEASURED,
+    Change,
+    acquisition_date,
+    as_csv,
+    compare_reports,
+    draw_comparison,
+    read_report,
+)
+from ..files import OutputFiles, check_writable, refuse_overwriting
+from ..files.json_files import to_json
+from ..models import ModelPackage, find_model
+from . import warn
+from .show import OPTION, ProgressBar, console, print_json, require_consent
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+ENDINGS = (".json", ".csv")
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Options of a comparison.
+
+    Attributes:
+        model: name or folder; empty where both are reports.
+        device: where the networks run.
+        fast: take fewer views, for both scans.
+        series: of the earlier and of the later DICOM folder, where there are several; or of none.
+        days: between the scans; None: by the DICOM files, if they tell.
+        output: JSON or CSV file for the changes.
+        picture: PNG file for both scans and the changes.
+        accept_licence: consent to the terms of the weights.
+        as_json: print JSON.
+    """
+
+    model: str = ""
+    device: str = "auto"
+    fast: bool = False
+    series: tuple[str, ...] = ()
+    days: float | None = None
+    output: Path | None = None
+    picture: Path | None = None
+    accept_licence: bool = False
+    as_json: bool = False
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """One scan: its report, when it was acquired, and image and labels where it was segmented now."""
+
+    report: dict[str, Any]
+    date: datetime.date | None
+    image: sitk.Image | None = None
+    labels: sitk.Image | None = None
+
+
+def compare(earlier: Path, later: Path, options: CompareOptions) -> None:
+    """Compare two scans, print and write the changes.
+
+    Raises:
+        UsageError: options contradict each other; the results are of different models.
+        SegmentationError: a volume, report or model cannot be used.
+    """
+    sources = (earlier, later)
+    read = [_is_report(path) for path in sources]
+    outputs = [path for path in (options.output, options.picture) if path]
+    if options.output and not options.output.name.lower().endswith(ENDINGS):
+        raise UsageError(f"{options.output} does not end in .json or .csv.", "Choose another name for --output.")
+    if options.picture and options.picture.suffix.lower() != ".png":
+        raise UsageError(f"{options.picture} does not end in .png.", "Choose another name for --picture.")
+    if options.picture and any(read):
+        raise UsageError("Reports hold no images to draw.", "Give volumes, or leave out --picture.")
+    if len(options.series) not in (0, 2):
+        raise UsageError("--series is given for one scan.", "Give it twice: for the earlier scan and for the later.")
+    if not all(read) and not options.model:
+        raise UsageError("No model is named to segment the volumes with.", "Name one with --model.")
+    package = find_model(options.model) if options.model else None
+    refuse_overwriting([*sources, *(package.files if package else ())], outputs)
+    for path in outputs:
+        check_writable(path)
+    reports = [read_report(path) if is_report else None for path, is_report in zip(sources, read, strict=True)]
+    if package is None:
+        package = _model_of(reports)
+    elif not all(read):
+        require_consent(package.card, options.accept_licence)
+    scans = _scans(sources, reports, package, options)
+    days = _days(scans, options.days)
+    repeatability = package.card.repeatability if package else {}
+    changes = compare_reports(scans[0].report, scans[1].report, repeatability, days)
+    content = {
+        "earlier": scans[0].report["input"],
+        "later": scans[1].report["input"],
+        "days": days,
+        "model": scans[1].report["model"],
+        "changes": [change.to_dict() for change in changes],
+    }
+    with OutputFiles() as files:
+        if options.output:
+            text = as_csv(changes) if options.output.suffix.lower() == ".csv" else to_json(content) + "\n"
+            files.write(options.output, text.encode())
+        if options.picture and package:
+            files.write(options.picture, _picture(sources, scans, package, changes))
+    if options.as_json:
+        print_json(content)
+    else:
+        _print(content, changes, bool(repeatability))
+
+
+def _is_report(path: Path) -> bool:
+    return path.suffix.lower() == ".json"
+
+
+def _model_of(reports: Sequence[dict[str, Any] | None]) -> ModelPackage | None:
+    """The model that made reports, if it is here: its card tells what can be told from noise."""
+    from ..errors import ModelError
+
+    for report in reports:
+        try:
+            package = find_model(report["model"]["name"]) if report else None
+        except ModelError:
+            continue
+        if package and report and package.card.weights_sha256 == report["model"]["weights_sha256"]:
+            return package
+    return None
+
+
+def _scans(
+    sources: Sequence[Path],
+    reports: Sequence[dict[str, Any] | None],
+    package: ModelPackage | None,
+    options: CompareOptions,
+) -> list[_Scan]:
+    """Both scans; those that are no reports are segmented now."""
+    if all(reports):
+        return [_Scan(report, None) for report in reports if report]
+    assert package is not None
+    from ..client.reading import reading_apart, reading_process
+
+    reading_process().start()  # while libraries are imported here
+    from ..inference.engine import Engine
+    from ..io.formats import pixel_size
+    from ..io.reading import read_volume
+    from ..report import build_report
+    from ..result import SegmentOptions
+
+    scans = []
+    with ProgressBar() as progress:
+        engine = Engine(package, device=options.device)
+        pixel_mm = pixel_size(package.card.input, package.card.spacing)
+        for number, (path, report) in enumerate(zip(sources, reports, strict=True)):
+            if report:
+                scans.append(_Scan(report, None))
+                continue
+            progress.subject(path.name)
+            series = options.series[number] if options.series else None
+            with reading_apart():
+                image = read_volume(path, pixel_mm, series)
+            result = engine.segment(image, SegmentOptions(fast=options.fast, grid="auto"), progress=progress)
+            about = build_report(result, image, path)
+            scans.append(_Scan(about, acquisition_date(path, series), image, result.labels))
+            with progress.paused():
+                for finding in about["findings"]:
+                    warn(f"{path}: Warning: {finding['message']} {finding['consequence']}")
+    return scans
+
+
+def _days(scans: Sequence[_Scan], given: float | None) -> float | None:
+    """Days between the scans, as they were given or by the files; a later scan is never the earlier one."""
+    first, second = (scan.date for scan in scans)
+    if given is not None or first is None or second is None:
+        return given
+    days = (second - first).days
+    if days < 0:
+        raise UsageError(
+            f"The earlier scan was acquired on {first}, after the later one ({second}).", "Exchange the two."
+        )
+    return float(days)
+
+
+def _picture(sources: Sequence[Path], scans: Sequence[_Scan], package: ModelPackage, changes: list[Change]) -> bytes:
+    from ..io.writing import as_png
+
+    drawn = [
+        (f"{name}: {path.name}" + (f", {scan.date}" if scan.date else ""), scan.image, scan.labels)
+        for name, path, scan in zip(("earlier", "later"), sources, scans, strict=True)
+        if scan.image is not None and scan.labels is not None
+    ]
+    return as_png(draw_comparison(drawn, package.card.labels, changes))
+
+
+def _print(content: dict[str, Any], changes: Sequence[Change], measured: bool) -> None:
+    """The table; the least change that can be told where it was measured."""
+    from rich.table import Table
+
+    between = "" if content["days"] is None else f" · {content['days']:g} days"
+    table = Table(title=f"{content['earlier']} → {content['later']}{between}", title_justify="left")
+    table.add_column("structure")
+    for column in ("earlier ml", "later ml", "change ml", *["least that can be told"] * measured):
+        table.add_column(column, justify="right")
+    table.add_column("change")
+    for change in changes:
+        least = "" if change.least_percent is None else f"{change.least_percent:.1f} %"
+        table.add_row(
+            change.name,
+            f"{change.earlier_ml:.2f}",
+            f"{change.later_ml:.2f}",
+            f"{change.ml:+.2f}",
+            *[least] * measured,
+            change.words(),
+        )
+    console().print(table)
+    if not measured:
+        warn(NOT_MEASURED.format(model=content["model"]["name"]))
+
+
+def add_compare_command(app: typer.Typer) -> None:
+    """Add ``sesegment compare`` to ``app``."""
+    app.command("compare")(_command)
+
+
+def _command(
+    earlier: Annotated[Path, typer.Argument(help="Volume or DICOM folder; or the report (.json) of sesegment run.")],
+    later: Annotated[Path, typer.Argument(help="The same of a later scan of the patient.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Name or folder of the model that segments volumes.")
+    ] = "",
+    days: Annotated[
+        float | None, typer.Option(min=0, help="Days between the scans; without it, as DICOM files tell.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the changes to this JSON or CSV file.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Write both scans and the changes to this PNG file.")] = None,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SERIES", help="Of folders with several DICOM series: that of the earlier, of the later."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
+    accept_licence: Annotated[
+        bool, typer.Option(OPTION, help="Accept the terms of weights that are not free for every use.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell how structures changed between two scans of a patient, and which changes can be told from noise."""
+    chosen = CompareOptions(
+        model, device, fast, tuple(series or ()), days, output, picture, accept_licence, as_json
+    )  # fmt: skip
+    compare(earlier, later, chosen)

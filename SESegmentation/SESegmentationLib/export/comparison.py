@@ -1,0 +1,243 @@
+"""Two scans of one patient compared: how each structure's volume changed, and whether that can be told from noise.
+
+What can be told is in the model's card (:func:`..models.sections.least_change`), measured by ``sesegment measure
+repeatability``. Nothing is registered: volumes are compared, not places.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, ModelError, UsageError, printable
+from ..files.json_files import Fields, read_json
+from ..models import Label
+from ..models.sections import least_change
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+    from PIL.Image import Image
+
+DAYS_A_YEAR = 365.25
+#: over less time a change is not told by the year: noise would be multiplied
+LEAST_DAYS = 90
+NO_CHANGE = "no change that can be told"
+#: of the sentence that comes with changes of a model that was not measured
+NOT_MEASURED = "What change of {model} can be told from noise was not measured."
+COLUMNS = ("value", "name", "earlier_ml", "later_ml", "change_ml", "percent", "percent_a_year", "least_percent", "told")
+_SIDE, _LINE, _GAP = 300, 20, 10
+_BACKGROUND, _TEXT, _DIM = (18, 20, 24), (225, 228, 232), (140, 145, 152)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A structure at two times.
+
+    Attributes:
+        value: of its label.
+        name: of the structure.
+        earlier_ml, later_ml: its volumes in ml; 0 where it was not found.
+        least: the least change that can be told, as a share of the mean volume; None where it was not measured.
+        days: between the scans; None where unknown.
+    """
+
+    value: int
+    name: str
+    earlier_ml: float
+    later_ml: float
+    least: float | None = None
+    days: float | None = None
+
+    @property
+    def ml(self) -> float:
+        """How much more there is later, in ml."""
+        return self.later_ml - self.earlier_ml
+
+    @property
+    def percent(self) -> float | None:
+        """The change in per cent of the earlier volume; None where there was none."""
+        return 100 * self.ml / self.earlier_ml if self.earlier_ml else None
+
+    @property
+    def percent_a_year(self) -> float | None:
+        """The same by the year; None where the time between the scans is unknown or short."""
+        if self.percent is None or self.days is None or self.days < LEAST_DAYS:
+            return None
+        return self.percent * DAYS_A_YEAR / self.days
+
+    @property
+    def least_percent(self) -> float | None:
+        """The least change that can be told, in per cent."""
+        return None if self.least is None else 100 * self.least
+
+    @property
+    def told(self) -> bool | None:
+        """Whether the change can be told from noise; None where that was not measured."""
+        if self.least is None:
+            return None
+        return abs(self.ml) > self.least * (self.earlier_ml + self.later_ml) / 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, by :data:`COLUMNS`."""
+        return {
+            "value": self.value,
+            "name": self.name,
+            **{key: round(getattr(self, key), 4) for key in ("earlier_ml", "later_ml")},
+            "change_ml": round(self.ml, 4),
+            **{key: _rounded(getattr(self, key)) for key in ("percent", "percent_a_year", "least_percent")},
+            "told": self.told,
+        }
+
+    def words(self) -> str:
+        """The change for people: "+3.1 %, +1.2 % a year", or that none can be told."""
+        if self.told is False or self.ml == 0:
+            return NO_CHANGE
+        if self.percent is None:
+            return "appeared"
+        if not self.later_ml:
+            return "no longer found"
+        yearly = "" if self.percent_a_year is None else f", {self.percent_a_year:+.1f} % a year"
+        return f"{self.percent:+.1f} %{yearly}"
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 2)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The report of one scan (``--report``), as far as a comparison needs it.
+
+    Raises:
+        InputError: it is no such report, or one of several scans.
+    """
+    try:
+        content = read_json(path)
+        fields = Fields(content, "report")
+        model = fields.section("model")
+        entries = [Fields(entry, "structure") for entry in fields.sequence("structures", most=65535)]
+        return {
+            "input": fields.text("input"),
+            "model": {key: model.text(key) for key in ("name", "version", "weights_sha256")},
+            "structures": [
+                {
+                    "value": entry.integer("value", low=1, high=65535),
+                    "name": entry.text("name"),
+                    "volume_ml": entry.number("volume_ml", low=0),
+                }
+                for entry in entries
+            ],
+        }
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.", "Check its name.") from error
+    except (ModelError, ValueError) as error:
+        cause = error.cause if isinstance(error, ModelError) else str(error)
+        raise InputError(
+            f"{path} is no report of one scan: {cause.rstrip('.')}.",
+            "Give a volume, or what sesegment run --report wrote of one volume.",
+        ) from error
+
+
+def compare_reports(
+    earlier: Mapping[str, Any], later: Mapping[str, Any], repeatability: Mapping[str, Any], days: float | None
+) -> list[Change]:
+    """The change of every structure between two reports.
+
+    Args:
+        earlier, later: reports of the same model.
+        repeatability: of the model's card; empty where it was not measured.
+        days: between the scans; None where unknown.
+
+    Raises:
+        UsageError: the reports are of different models, or of different versions of one.
+    """
+    models = [report["model"] for report in (earlier, later)]
+    if models[0]["weights_sha256"] != models[1]["weights_sha256"]:
+        names = " and ".join(f"{model['name']} {model['version']}" for model in models)
+        if models[0]["name"] == models[1]["name"] and models[0]["version"] == models[1]["version"]:
+            names += " with other weights"
+        raise UsageError(
+            f"The two results are of different models: {names}.", "Segment both scans with the same model."
+        )
+    before = {entry["value"]: entry for entry in earlier["structures"]}
+    return [
+        Change(
+            value=entry["value"],
+            name=entry["name"],
+            earlier_ml=before[entry["value"]]["volume_ml"],
+            later_ml=entry["volume_ml"],
+            least=least_change(repeatability, entry["value"]),
+            days=days,
+        )
+        for entry in later["structures"]
+        if entry["value"] in before
+    ]
+
+
+def acquisition_date(path: Path, series: str | None = None) -> datetime.date | None:
+    """When a DICOM series was acquired; None of other files, and where its tags do not say.
+
+    Args:
+        path: as :func:`..io.dicom.read_dicom` takes it.
+        series: which of several, as there.
+    """
+    from ..io.dicom import is_dicom
+
+    if not path.is_dir() and not (path.is_file() and is_dicom(path)):
+        return None
+    from ..io.dicom.headers import all_tags, text_of
+    from ..io.dicom.series import Found, choose_series
+
+    tags = all_tags(choose_series(Found.at(path), series, path).headers[0].path)
+    for keyword in ("AcquisitionDate", "SeriesDate", "StudyDate"):
+        text = text_of(tags, keyword)
+        if len(text) == 8 and text.isdecimal():
+            try:
+                return datetime.datetime.strptime(text, "%Y%m%d").date()
+            except ValueError:
+                continue
+    return None
+
+
+def as_csv(changes: Sequence[Change]) -> str:
+    """A row for each structure."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(change.to_dict() for change in changes)
+    return text.getvalue()
+
+
+def draw_comparison(
+    scans: Sequence[tuple[str, sitk.Image, sitk.Image]], labels: Sequence[Label], changes: Sequence[Change]
+) -> Image:
+    """Both scans with outlines, one above the other, and beside them the changes, what can be told first.
+
+    Args:
+        scans: caption, volume and label map of the earlier and the later one.
+        labels: of the structures.
+        changes: of :func:`compare_reports`.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    from ..io.writing import draw_slices
+
+    order = sorted(changes, key=lambda change: (not change.told, -abs(change.percent or 0)))
+    rows = [(printable(change.name), change.words(), change.told is not False) for change in order]
+    height = max(2 * (_SIDE + _LINE + _GAP), (len(rows) + 1) * _LINE) + _GAP
+    picture = Image.new("RGB", (3 * _SIDE + 560, height), _BACKGROUND)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    for number, (caption, image, label_map) in enumerate(scans):
+        top = _GAP + number * (_SIDE + _LINE + _GAP)
+        draw.text((_GAP, top), printable(caption), _TEXT, font)
+        picture.paste(draw_slices(image, label_map, labels, _SIDE), (_GAP, top + _LINE))
+    left = 3 * _SIDE + 3 * _GAP
+    for number, (name, words, told) in enumerate(rows):
+        colour, top = _TEXT if told else _DIM, _GAP + number * _LINE
+        draw.text((left, top), name, colour, font)
+        draw.text((left + 260, top), words, colour, font)
+    return picture

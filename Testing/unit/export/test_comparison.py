@@ -1,0 +1,155 @@
+"""Two scans of one patient are compared: what changed, and what of that can be told from noise."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicom_writer import Volume, write_series
+from SESegmentationLib.cli import main
+from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.export.comparison import (
+    COLUMNS,
+    NO_CHANGE,
+    Change,
+    acquisition_date,
+    compare_reports,
+    read_report,
+)
+from SESegmentationLib.io.reading import read_volume
+from SESegmentationTraining.repeatability import rescan, within_scan_deviations
+
+MODEL = {"name": "tiny", "version": "1.0.0", "weights_sha256": "0" * 64}
+
+
+def report(*volumes: float, **model: str) -> dict:
+    structures = [{"value": n + 1, "name": f"part {n + 1}", "volume_ml": ml} for n, ml in enumerate(volumes)]
+    return {"input": "scan.nii.gz", "model": MODEL | model, "structures": structures}
+
+
+def test_a_change_is_told_where_it_exceeds_the_noise():
+    card = {"within_scan_sd": {"1": 0.01, "2": 0.05}}
+    first, second, third = compare_reports(report(10, 10, 10), report(11, 11, 11), card, None)
+    assert (first.told, second.told, third.told) == (True, False, None)
+    assert first.least_percent == pytest.approx(100 * 1.96 * 2**0.5 * 0.01)
+    assert (first.words(), second.words(), third.words()) == ("+10.0 %", NO_CHANGE, "+10.0 %")
+
+
+def test_a_change_by_the_year_needs_some_time():
+    def yearly(days: float | None) -> float | None:
+        return Change(1, "part", 10, 9, days=days).percent_a_year
+
+    assert yearly(None) is None and yearly(30) is None
+    assert yearly(365.25 / 2) == pytest.approx(-20)
+    assert Change(1, "part", 10, 9, 0.01, 730.5).words() == "-10.0 %, -5.0 % a year"
+
+
+def test_what_appears_or_is_lost_is_said():
+    assert Change(1, "part", 0, 2, 0.01).words() == "appeared"
+    assert Change(1, "part", 2, 0, 0.01).words() == "no longer found"
+    assert Change(1, "part", 0, 0, 0.01).words() == NO_CHANGE
+
+
+@given(st.floats(0, 1e4), st.floats(0, 1e4), st.floats(0, 2))
+def test_who_did_not_change_is_never_told_to_have(earlier, later, least):
+    change, back = Change(1, "part", earlier, later, least), Change(1, "part", later, earlier, least)
+    assert change.told == back.told
+    assert not Change(1, "part", earlier, earlier, least).told
+
+
+@pytest.mark.parametrize("other", [{"name": "another"}, {"version": "2.0.0"}, {}])
+def test_results_of_different_models_are_not_compared(other):
+    with pytest.raises(UsageError, match="different models"):
+        compare_reports(report(1), report(1, weights_sha256="1" * 64, **other), {}, None)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"input": "x"}', "nonsense", '[{"input": "a"}, {"input": "b"}]'])
+def test_other_files_are_no_reports(tmp_path, content):
+    (tmp_path / "x.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="no report of one scan"):
+        read_report(tmp_path / "x.json")
+
+
+def test_within_scan_deviation_is_that_of_one_scan():
+    random = np.random.default_rng(1)
+    pairs = [({1: a, 2: 0.0}, {1: b, 2: 0.0}) for a, b in 10 * (1 + 0.03 * random.normal(size=(4000, 2)))]
+    found = within_scan_deviations(pairs)
+    assert found.keys() == {1}  # of the other there is nothing
+    assert found[1] == pytest.approx(0.03, rel=0.05)
+
+
+def test_a_rescan_shows_the_same_anatomy_moved(sample_file):
+    image = read_volume(sample_file)
+    first, again, second = rescan(image, 1), rescan(image, 1), rescan(image, 2)
+    arrays = [sitk.GetArrayFromImage(each) for each in (image, first, again, second)]
+    assert (arrays[1] == arrays[2]).all() and (arrays[1] != arrays[3]).any()
+    assert (first.GetSize(), first.GetOrigin(), first.GetDirection()) == (
+        image.GetSize(),
+        image.GetOrigin(),
+        image.GetDirection(),
+    )
+    assert 0.3 < np.corrcoef(arrays[0].ravel(), arrays[1].ravel())[0, 1] < 0.999
+
+
+def test_the_command_compares_volumes_and_reports(tiny_model, sample_file, tmp_path, capsys):
+    later = tmp_path / "later_0000.nii.gz"
+    sitk.WriteImage(rescan(read_volume(sample_file), 5), str(later))
+    files = {name: tmp_path / name for name in ("a.json", "b.json", "c.csv", "c.png")}
+    for volume, name in ((sample_file, "a.json"), (later, "b.json")):
+        call = ["run", str(volume), "-m", str(tiny_model), "-o", str(tmp_path / "x.nii.gz")]
+        assert main([*call, "--report", str(files[name])]) == 0
+    capsys.readouterr()
+    call = ["compare", str(files["a.json"]), str(files["b.json"]), "--days", "365.25", "--json"]
+    assert main(call) == 0
+    content = json.loads(capsys.readouterr().out)
+    expected = {entry["value"]: entry["volume_ml"] for entry in json.loads(files["b.json"].read_text())["structures"]}
+    assert {entry["value"]: entry["later_ml"] for entry in content["changes"]} == pytest.approx(expected, abs=1e-3)
+    volumes = [str(sample_file), str(later), "-m", str(tiny_model)]
+    assert main(["compare", *volumes, "-o", str(files["c.csv"]), "--picture", str(files["c.png"])]) == 0
+    out = capsys.readouterr()
+    assert "was not measured" in out.err and "earlier ml" in out.out
+    rows = list(csv.DictReader(files["c.csv"].read_text().splitlines()))
+    assert tuple(rows[0]) == COLUMNS
+    assert [float(row["change_ml"]) for row in rows] == pytest.approx(
+        [e["change_ml"] for e in content["changes"]], abs=1e-3
+    )
+    assert files["c.png"].read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["a.nii.gz", "b.nii.gz"], "No model is named"),
+        (["a.json", "b.json", "--picture", "x.png"], "no images to draw"),
+        (["a.json", "b.json", "-o", "x.txt"], "does not end in .json or .csv"),
+        (["a.json", "b.json", "-o", "a.json"], "a.json"),
+        (["a.nii.gz", "b.nii.gz", "-m", "x", "--series", "1"], "--series"),
+        (["a.json", "b.json"], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_any_work(arguments, cause, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2 and cause in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_time_between_is_that_of_the_dicom_files(tiny_model, sample_file, tmp_path, capsys):
+    for name, date in (("first", "20200101"), ("second", "20220101")):
+        write_series(Volume.of(read_volume(sample_file)), tmp_path / name, StudyDate=date)
+    assert str(acquisition_date(tmp_path / "first")) == "2020-01-01"
+    assert acquisition_date(sample_file) is None
+    folders = [str(tmp_path / name) for name in ("first", "second")]
+    assert main(["compare", *folders, "-m", str(tiny_model), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["days"] == 731
+    assert all(entry["change_ml"] == 0 for entry in content["changes"])
+    assert main(["compare", *reversed(folders), "-m", str(tiny_model)]) == 2
+    assert "Exchange the two." in capsys.readouterr().err
