@@ -15,6 +15,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 
 from harness import application
+from SESegmentationLib.models import find_model, write_package
 from SESegmentationLib.models.labels import structure_label
 from SESegmentationLib.mrml import find_corrected_slices
 
@@ -253,3 +254,32 @@ def test_the_table_is_made_once_and_kept_up_to_date(widget, segment, choices):
     assert (row["voxels"], row["state"], row["name"]) == ("47", "corrected", "anterior hippocampus")
     assert float(row["corrected_share"]) == pytest.approx(20 / 47, abs=1e-4)
     assert slicer.app.applicationLogic().GetSelectionNode().GetActiveTableID() == table.GetID()
+
+
+def test_changes_since_an_earlier_result_are_told_from_noise(widget, segment, make_volume):
+    earlier = segment()
+    node = segment(make_volume(name="later"))
+    assert node is not earlier
+    click(widget.ui.changesButton)
+    assert [message.text for message in widget.panel.messages.shown] == ["No earlier result is chosen."]
+    widget.ui.earlierSelector.setCurrentNode(earlier)
+    draw(node)
+    click(widget.ui.changesButton)
+    assert "not measured" in widget.panel.messages.shown[-1].text
+    package = find_model("tiny-t1")
+    measured = {"repeatability": {"within_scan_sd": {"1": 0.05}}}
+    write_package(package.path, package.card.to_dict() | measured, package.weights_path)
+    click(widget.ui.changesButton)
+    expected = "anterior hippocampus +74.1 %"
+    assert widget.panel.messages.shown[-1].text == f"Changed by more than noise explains: {expected}."
+    (table,) = slicer.util.getNodesByClass("vtkMRMLTableNode")
+    columns = [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
+    row = {name: table.GetCellText(0, index) for index, name in enumerate(columns)}
+    assert row["told"] == "+74.1 %" and float(row["later_ml"]) == pytest.approx(
+        47 / 27 * float(row["earlier_ml"]), 1e-3
+    )
+    write_package(
+        package.path, package.card.to_dict() | {"repeatability": {"within_scan_sd": {"1": 0.5}}}, package.weights_path
+    )
+    click(widget.ui.changesButton)
+    assert widget.panel.messages.shown[-1].text == "No structure changed by more than noise explains."

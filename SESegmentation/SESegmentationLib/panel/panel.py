@@ -20,8 +20,8 @@ from .installation import Installation
 from .messages import INFORMATION, ActionRunner, Message, device_name, explain_error, slice_names
 from .model_chooser import AddModel, ModelChooser, ModelSource, PackageDialogs
 from .recalibration import PatientNetwork, Recalibration
+from .reports import save_page, save_report, scene_report, show_changes, show_table
 from .requests import AttentionRequest, RefineRequest, SegmentRequest, SegmentRun
-from .result_record import save_page, save_report, scene_report, show_table
 from .result_view import ResultView, open_segment_editor
 from .run_control import RunControl
 from .scene_results import SceneResults, WrittenResult, unusable_scene_data
@@ -98,6 +98,7 @@ class Panel:
             (ui.saveReportButton, self._save_report),
             (ui.savePageButton, self._save_page),
             (ui.tableButton, self._show_table),
+            (ui.changesButton, self._show_changes),
         ):
             self._actions.on_click(button, action)
         self._show_actions()
@@ -262,6 +263,16 @@ class Panel:
     def _show_table(self) -> None:
         show_table(self.result.node, scene_report(self.result.node))
 
+    def _show_changes(self) -> None:
+        changes = show_changes(self.result.node, self._ui.earlierSelector.currentNode())
+        told = [f"{change.name} {change.words()}" for change in changes if change.told]
+        if not any(change.told is not None for change in changes):
+            self._inform(_("Of this model it was not measured what change can be told from noise."))
+        elif told:
+            self._inform(_("Changed by more than noise explains: {names}.").format(names="; ".join(told)))
+        else:
+            self._inform(_("No structure changed by more than noise explains."))
+
     def _read_request(self, package: ModelPackage) -> SegmentRequest:
         """The request that the choices make."""
         choices = self._scene_choices
@@ -346,7 +357,8 @@ class Panel:
         ui.recalibrateButton.enabled = has_result and not self.run.running and self.recalibration.node is None
         self.patient.refresh()
         self.result.overlays.set_attention_available(has_result and not self.run.running)
-        ui.saveReportButton.enabled = ui.savePageButton.enabled = ui.tableButton.enabled = has_result
+        for button in (ui.saveReportButton, ui.savePageButton, ui.tableButton, ui.changesButton):
+            button.enabled = has_result
 
     def _on_segmentation_failed(self, run: SegmentRun, error: Exception) -> None:
         """The segmentation under way ends here; frames that are done stay."""

@@ -1,57 +1,26 @@
-"""What is known of a result besides its voxels, kept with its segmentation node; and the report that is made of it."""
+"""What is known of a result besides its voxels, kept with its segmentation node, and in what order it is reviewed."""
 
 from __future__ import annotations
 
 import datetime
-import errno
 import json
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan, nan
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import qt
 import SimpleITK as sitk
 import slicer
-import vtk
 from slicer.i18n import tr as _
 
-from ..errors import InputError, SegmentationError, UsageError, plain
-from ..files import OutputFiles
+from ..errors import SegmentationError, plain
 from ..files.json_files import Fields, parse_json
 from ..io.volume_image import voxels_of
 from ..models import Label
-from ..mrml import (
-    check_volume_node,
-    companion_node,
-    edited_voxels,
-    find_corrected_slices,
-    find_segment,
-    image_from_volume_node,
-    label_map,
-    place_beside,
-    result_grid,
-    review_state,
-    set_companion_node,
-    source_volume,
-)
-from ..report import (
-    COLUMNS,
-    intracranial_entry,
-    size_and_spacing,
-    structure_entry,
-    surfaces_mm2,
-    table_rows,
-    versions,
-    write_report,
-)
 from ..result import Finding, IntracranialVolume, SegmentationResult, StructureResult
 
-_TABLE_ROLE = "SESegmentation.Report"
 RECORD_ATTRIBUTE = "SESegmentation.Result"
 #: bounds of what is read, in bytes, entries, s or ml, mm
 _LARGEST_RECORD, _MOST_STRUCTURES, _MOST_FINDINGS, _LARGEST, _FARTHEST_MM = 2**21, 1024, 64, 1e7, 1e6
@@ -251,144 +220,45 @@ def _point(fields: Fields, key: str) -> tuple[float, float, float] | None:
     return fields.numbers(key, 3, low=-_FARTHEST_MM, high=_FARTHEST_MM) if fields.has(key) else None
 
 
-def _result_in_scene(node: slicer.vtkMRMLSegmentationNode) -> tuple[ResultRecord, sitk.Image, sitk.Image]:
-    """Record, volume and labels of a segmentation as it is now; InputError as of :func:`scene_report`."""
-    record = ResultRecord.read(node)
-    if record is None:
-        raise InputError(_("There is no result to report."), _("Click Segment first."))
-    volume = source_volume(node)
-    check_volume_node(volume)
-    image = image_from_volume_node(volume)
-    labels = label_map(node, record.labels, result_grid(node, image))
-    return record.with_volumes(labels), image, labels
+@dataclass(frozen=True)
+class RegionTitle:
+    """A row that is the title of the rows below it."""
+
+    region: str
 
 
-def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
-    """The report of a segmentation, of the same form as that of the command line.
-
-    Raises:
-        InputError: it is no result of this module, or its volume is gone.
-    """
-    return _report(node, *_result_in_scene(node))
+def review_order(structures: Sequence[RecordedStructure], calibrated: bool) -> list[int]:
+    """Indices of structures: what was not found, what was not measured, then the least certain first."""
+    return sorted(range(len(structures)), key=lambda index: _rank(structures[index], calibrated))
 
 
-def _report(
-    node: slicer.vtkMRMLSegmentationNode, record: ResultRecord, image: sitk.Image, labels: sitk.Image
-) -> dict[str, Any]:
-    surfaces, edited = surfaces_mm2(labels), edited_voxels(node, record.labels)
-    structures = []
-    for structure in record.structures:
-        segment = find_segment(node.GetSegmentation(), structure.label)
-        corrected = structure.corrected + edited[structure.label.value]
-        structures.append(
-            structure_entry(structure, structure.voxels, surfaces, record.intracranial)
-            | {
-                "corrected_voxels": corrected,
-                "corrected_share": round(corrected / max(structure.voxels, 1), 4),
-                "state": review_state(segment) if segment is not None else "deleted",
-            }
-        )
-    return {
-        "input": source_volume(node).GetName(),
-        "output": node.GetName(),
-        "date": record.date,
-        "volume": size_and_spacing(image),
-        "grid": size_and_spacing(labels),
-        "model": {
-            "name": record.model,
-            "version": record.model_version,
-            "weights_sha256": record.weights_sha256,
-            "licence": record.licence,
-            "attribution": record.attribution,
-            "adapted_parameters": record.adapted,
-        },
-        "device": record.device,
-        "intracranial": intracranial_entry(record.intracranial),
-        "structures": structures,
-        "corrected_slices": [str(entry) for entry in find_corrected_slices(node)],
-        "findings": [finding.to_dict() for finding in record.findings],
-        "timings_s": {"total": round(record.seconds, 3)},
-        "versions": versions(),
-    }
-
-
-def show_table(node: slicer.vtkMRMLSegmentationNode, report: dict[str, Any]) -> slicer.vtkMRMLTableNode:
-    """Put a report into the scene as a table beside the segmentation (one each), and show it."""
-    table, scene = companion_node(node, _TABLE_ROLE, "vtkMRMLTableNode"), node.GetScene()
-    if table is None:
-        table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} report"))
-        set_companion_node(node, _TABLE_ROLE, table)
-        place_beside(table, node)
-    table.RemoveAllColumns()
-    table.SetUseColumnTitleAsColumnHeader(True)
-    rows = table_rows(report)
-    for name in COLUMNS:
-        values = [row[name] for row in rows]
-        numeric = all(isinstance(value, (int, float)) for value in values)
-        column = vtk.vtkDoubleArray() if numeric else vtk.vtkStringArray()
-        column.SetName(name)
-        for value in values:
-            column.InsertNextValue(value if numeric else "" if value is None else str(value))
-        table.AddColumn(column)
-    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
-    logic = slicer.app.applicationLogic()
-    logic.GetSelectionNode().SetActiveTableID(table.GetID())
-    logic.PropagateTableSelection()
-    return table
-
-
-def save_report(report: dict[str, Any]) -> Path | None:
-    """Ask for a file, CSV or JSON, and write a report there; None where the user cancels.
-
-    Raises:
-        UsageError, OutputError: it cannot be written.
-    """
-    kinds = {".csv": _("Table (*.csv)"), ".json": _("All of it (*.json)")}
-    file = _ask_for_file(_("Save report"), report["output"], kinds)
-    if file is not None:
-        with OutputFiles() as files:
-            write_report(files.begin(file), report)
-    return file
-
-
-def save_page(node: slicer.vtkMRMLSegmentationNode) -> Path | None:
-    """Ask for a file, HTML or PDF, and write the page about a segmentation there; None where the user cancels.
-
-    Raises:
-        DependencyError: a package is not installed.
-        InputError: as of :func:`scene_report`.
-        UsageError, OutputError: it cannot be written.
-    """
-    from ..export.page import check_packages, write_page  # they need time
-
-    record, image, labels = _result_in_scene(node)
-    file = _ask_for_file(_("Save page"), node.GetName(), {".html": _("Web page (*.html)"), ".pdf": _("PDF (*.pdf)")})
-    if file is not None:
-        check_packages(file)
-        with OutputFiles() as files:
-            write_page(files, file, _report(node, record, image, labels), image, labels, record.labels)
-    return file
-
-
-def _ask_for_file(title: str, name: str, kinds: Mapping[str, str]) -> Path | None:
-    """Ask where to save; None where the user cancels.
-
-    Args:
-        title: of the dialog.
-        name: suggested, without its ending.
-        kinds: endings, and what they are called in the dialog; the first is taken where the user names none.
-
-    Raises:
-        UsageError: there is no such folder.
-    """
-    usual = next(iter(kinds))
-    path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, f"{name}{usual}", ";;".join(kinds.values()))
-    if not path:
+def shown_confidence(structure: RecordedStructure, calibrated: bool) -> float | None:
+    """Expected Dice, or confidence, 0 to 1; None where the structure was not found or the number is not known."""
+    if not structure.found:
         return None
-    file = Path(path) if Path(path).suffix.lower() in kinds else Path(f"{path}{usual}")
-    if not file.parent.is_dir():  # probably a typing mistake: no folder is made
-        raise UsageError(
-            _("{file} cannot be written: {reason}.").format(file=file.name, reason=os.strerror(errno.ENOENT)),
-            _("Choose another folder, or close the file elsewhere."),
-        )
-    return file
+    return structure.expected_dice if calibrated else structure.confidence
+
+
+def _rank(structure: RecordedStructure, calibrated: bool) -> tuple[int, float]:
+    if not structure.found:
+        return 0, 0.0
+    number = shown_confidence(structure, calibrated)
+    return (1, structure.confidence) if number is None else (2, number)
+
+
+def sides_text(texts: list[str], usual: str) -> str:
+    """One text for a structure, or those of left and right side by side; the usual one is left out of one side."""
+    if len(set(texts)) == 1:
+        return texts[0]
+    sides = zip((_("L"), _("R")), texts, strict=True)
+    return "\n".join(f"{side} {text}" for side, text in sides if text != usual)
+
+
+def why_no_dice(structure: RecordedStructure) -> str:
+    """Why there is no expected Dice, and the confidence instead; empty where there is one."""
+    if not structure.found:
+        return _("Not found: nothing to expect")
+    if structure.expected_dice is not None:
+        return ""
+    text = _("Expected Dice: not measured for this structure and model. Confidence: {number} %")
+    return text.format(number=round(100 * structure.confidence))

@@ -10,20 +10,18 @@ import qt
 from slicer.i18n import tr as _
 
 from ..mrml import CORRECTED
-from ..report import (
-    FEW_ROWS,
-    NONE,
-    StructureRow,
-    asymmetry,
-    find_rows,
-    signed_percent,
-    significant,
-    traffic_light,
-)
+from ..report import FEW_ROWS, NONE, StructureRow, asymmetry, find_rows, signed_percent, significant, traffic_light
 from ..result import IntracranialVolume
 from .messages import as_rich_text, state_name
-from .result_record import RecordedStructure, ResultRecord
-from .structure_rows import RegionTitle, review_order, shown_confidence, sides_text, why_no_dice
+from .result_record import (
+    RecordedStructure,
+    RegionTitle,
+    ResultRecord,
+    review_order,
+    shown_confidence,
+    sides_text,
+    why_no_dice,
+)
 
 _NAME = 0
 _ICON_SIZE = 12  # pixels

@@ -1,0 +1,228 @@
+"""What is made of a result in the scene: its report, a table of it, a page, and its changes since an earlier one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import qt
+import SimpleITK as sitk
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from ..errors import InputError, ModelError, UsageError
+from ..export.comparison import COLUMNS as CHANGE_COLUMNS
+from ..export.comparison import Change, compare_reports
+from ..files import OutputFiles
+from ..models import find_model
+from ..mrml import (
+    check_volume_node,
+    companion_node,
+    edited_voxels,
+    find_corrected_slices,
+    find_segment,
+    image_from_volume_node,
+    label_map,
+    place_beside,
+    result_grid,
+    review_state,
+    set_companion_node,
+    source_volume,
+)
+from ..report import (
+    COLUMNS,
+    intracranial_entry,
+    size_and_spacing,
+    structure_entry,
+    surfaces_mm2,
+    table_rows,
+    versions,
+    write_report,
+)
+from .result_record import ResultRecord
+
+#: role of the table that belongs to a segmentation
+_TABLE_ROLE = "SESegmentation.Report"
+#: and of that with the changes since an earlier one
+_CHANGES_ROLE = "SESegmentation.Changes"
+
+
+def _result_in_scene(node: slicer.vtkMRMLSegmentationNode) -> tuple[ResultRecord, sitk.Image, sitk.Image]:
+    """Record, volume and labels of a segmentation as it is now; InputError as of :func:`scene_report`."""
+    record = ResultRecord.read(node)
+    if record is None:
+        raise InputError(_("There is no result to report."), _("Click Segment first."))
+    volume = source_volume(node)
+    check_volume_node(volume)
+    image = image_from_volume_node(volume)
+    labels = label_map(node, record.labels, result_grid(node, image))
+    return record.with_volumes(labels), image, labels
+
+
+def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
+    """The report of a segmentation, of the same form as that of the command line.
+
+    Raises:
+        InputError: it is no result of this module, or its volume is gone.
+    """
+    return _report(node, *_result_in_scene(node))
+
+
+def _report(
+    node: slicer.vtkMRMLSegmentationNode, record: ResultRecord, image: sitk.Image, labels: sitk.Image
+) -> dict[str, Any]:
+    surfaces, edited = surfaces_mm2(labels), edited_voxels(node, record.labels)
+    structures = []
+    for structure in record.structures:
+        segment = find_segment(node.GetSegmentation(), structure.label)
+        corrected = structure.corrected + edited[structure.label.value]
+        structures.append(
+            structure_entry(structure, structure.voxels, surfaces, record.intracranial)
+            | {
+                "corrected_voxels": corrected,
+                "corrected_share": round(corrected / max(structure.voxels, 1), 4),
+                "state": review_state(segment) if segment is not None else "deleted",
+            }
+        )
+    return {
+        "input": source_volume(node).GetName(),
+        "output": node.GetName(),
+        "date": record.date,
+        "volume": size_and_spacing(image),
+        "grid": size_and_spacing(labels),
+        "model": {
+            "name": record.model,
+            "version": record.model_version,
+            "weights_sha256": record.weights_sha256,
+            "licence": record.licence,
+            "attribution": record.attribution,
+            "adapted_parameters": record.adapted,
+        },
+        "device": record.device,
+        "intracranial": intracranial_entry(record.intracranial),
+        "structures": structures,
+        "corrected_slices": [str(entry) for entry in find_corrected_slices(node)],
+        "findings": [finding.to_dict() for finding in record.findings],
+        "timings_s": {"total": round(record.seconds, 3)},
+        "versions": versions(),
+    }
+
+
+def show_table(node: slicer.vtkMRMLSegmentationNode, report: dict[str, Any]) -> slicer.vtkMRMLTableNode:
+    """Put a report into the scene as a table beside the segmentation (one each), and show it."""
+    return _show_rows(node, (_TABLE_ROLE, "report"), COLUMNS, table_rows(report))
+
+
+def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSegmentationNode | None) -> list[Change]:
+    """Put the changes since an earlier result into the scene as a table beside the segmentation, and show it.
+
+    Volumes are those of both segmentations as they are now, after edits.
+
+    Raises:
+        InputError: one of them is no result of this module, or its volume is gone.
+        UsageError: none, or itself, is chosen as the earlier one; they are of different models.
+    """
+    if earlier is None or earlier is node:
+        raise UsageError(_("No earlier result is chosen."), _("Choose the segmentation of an earlier scan."))
+    reports = [scene_report(each) for each in (earlier, node)]
+    try:
+        card = find_model(reports[1]["model"]["name"]).card
+        known = card.weights_sha256 == reports[1]["model"]["weights_sha256"]
+        repeatability = card.repeatability if known else {}
+    except ModelError:  # the model is not here any more
+        repeatability = {}
+    changes = compare_reports(*reports, repeatability, days=None)
+    rows = [change.to_dict() | {"told": change.words()} for change in changes]
+    _show_rows(node, (_CHANGES_ROLE, "change"), CHANGE_COLUMNS, rows)
+    return changes
+
+
+def _show_rows(
+    node: slicer.vtkMRMLSegmentationNode,
+    table_of: tuple[str, str],
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+) -> slicer.vtkMRMLTableNode:
+    """Show rows as the table of a segmentation that has this role and this suffix of its name."""
+    role, suffix = table_of
+    table, scene = companion_node(node, role, "vtkMRMLTableNode"), node.GetScene()
+    if table is None:
+        table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} {suffix}"))
+        set_companion_node(node, role, table)
+        place_beside(table, node)
+    table.RemoveAllColumns()
+    table.SetUseColumnTitleAsColumnHeader(True)
+    for name in columns:
+        values = [row[name] for row in rows]
+        numeric = all(isinstance(value, (int, float)) for value in values)
+        column = vtk.vtkDoubleArray() if numeric else vtk.vtkStringArray()
+        column.SetName(name)
+        for value in values:
+            column.InsertNextValue(value if numeric else "" if value is None else str(value))
+        table.AddColumn(column)
+    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
+    logic = slicer.app.applicationLogic()
+    logic.GetSelectionNode().SetActiveTableID(table.GetID())
+    logic.PropagateTableSelection()
+    return table
+
+
+def save_report(report: dict[str, Any]) -> Path | None:
+    """Ask for a file, CSV or JSON, and write a report there; None where the user cancels.
+
+    Raises:
+        UsageError, OutputError: it cannot be written.
+    """
+    kinds = {".csv": _("Table (*.csv)"), ".json": _("All of it (*.json)")}
+    file = _ask_for_file(_("Save report"), report["output"], kinds)
+    if file is not None:
+        with OutputFiles() as files:
+            write_report(files.begin(file), report)
+    return file
+
+
+def save_page(node: slicer.vtkMRMLSegmentationNode) -> Path | None:
+    """Ask for a file, HTML or PDF, and write the page about a segmentation there; None where the user cancels.
+
+    Raises:
+        DependencyError: a package is not installed.
+        InputError: as of :func:`scene_report`.
+        UsageError, OutputError: it cannot be written.
+    """
+    from ..export.page import check_packages, write_page  # they need time
+
+    record, image, labels = _result_in_scene(node)
+    file = _ask_for_file(_("Save page"), node.GetName(), {".html": _("Web page (*.html)"), ".pdf": _("PDF (*.pdf)")})
+    if file is not None:
+        check_packages(file)
+        with OutputFiles() as files:
+            write_page(files, file, _report(node, record, image, labels), image, labels, record.labels)
+    return file
+
+
+def _ask_for_file(title: str, name: str, kinds: Mapping[str, str]) -> Path | None:
+    """Ask where to save; None where the user cancels.
+
+    Args:
+        title: of the dialog.
+        name: suggested, without its ending.
+        kinds: endings, and what they are called in the dialog; the first is taken where the user names none.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    usual = next(iter(kinds))
+    path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, f"{name}{usual}", ";;".join(kinds.values()))
+    if not path:
+        return None
+    file = Path(path) if Path(path).suffix.lower() in kinds else Path(f"{path}{usual}")
+    if not file.parent.is_dir():  # probably a typing mistake: no folder is made
+        raise UsageError(
+            _("{file} cannot be written: {reason}.").format(file=file.name, reason=os.strerror(errno.ENOENT)),
+            _("Choose another folder, or close the file elsewhere."),
+        )
+    return file
