@@ -105,8 +105,10 @@ def measure_repeatability(
     measured = [(_volumes(engine, first), _volumes(engine, second)) for first, second in every]
     deviations = within_scan_deviations(measured)
     options = [
-        *["--pair EARLIER LATER"] * len(pairs),
-        *["--scan IMAGE"] * len(scans),
+        *["--pair EARLIER LATER"] * bool(pairs),
+        *["..."] * (len(pairs) > 1),
+        *["--scan IMAGE"] * bool(scans),
+        *["..."] * (len(scans) > 1),
         *["--dataset DATASET"] * bool(dataset),
     ]
     entry = {

@@ -210,21 +210,22 @@ def _print(content: dict[str, Any], changes: Sequence[Change], measured: bool) -
     between = "" if content["days"] is None else f" · {content['days']:g} days"
     table = Table(title=f"{content['earlier']} → {content['later']}{between}", title_justify="left")
     table.add_column("structure")
-    for column in ("earlier ml", "later ml", "change ml", *["least that can be told"] * measured):
+    for column in ("earlier ml", "later ml", *["noise"] * measured):
         table.add_column(column, justify="right")
-    table.add_column("change")
+    table.add_column("change", no_wrap=True)
     for change in changes:
         least = "" if change.least_percent is None else f"{change.least_percent:.1f} %"
         table.add_row(
             change.name,
             f"{change.earlier_ml:.2f}",
             f"{change.later_ml:.2f}",
-            f"{change.ml:+.2f}",
             *[least] * measured,
             change.words(),
         )
     console().print(table)
-    if not measured:
+    if measured:
+        console().print("noise: 95 of 100 patients who did not change differ by less between two scans")
+    else:
         warn(NOT_MEASURED.format(model=content["model"]["name"]))
 
 
