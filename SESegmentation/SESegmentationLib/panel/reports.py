@@ -128,14 +128,14 @@ def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSe
     """
     if earlier is None or earlier is node:
         raise UsageError(_("No earlier result is chosen."), _("Choose the segmentation of an earlier scan."))
-    reports = [scene_report(each) for each in (earlier, node)]
+    before, now = scene_report(earlier), scene_report(node)
     try:
-        card = find_model(reports[1]["model"]["name"]).card
-        known = card.weights_sha256 == reports[1]["model"]["weights_sha256"]
+        card = find_model(now["model"]["name"]).card
+        known = card.weights_sha256 == now["model"]["weights_sha256"]
         repeatability = card.repeatability if known else {}
     except ModelError:  # the model is not here any more
         repeatability = {}
-    changes = compare_reports(*reports, repeatability, days=None)
+    changes = compare_reports(before, now, repeatability, days=None)
     rows = [change.to_dict() | {"told": change.words()} for change in changes]
     _show_rows(node, (_CHANGES_ROLE, "change"), CHANGE_COLUMNS, rows)
     return changes
