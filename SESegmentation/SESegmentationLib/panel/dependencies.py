@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,8 @@ from slicer.i18n import tr as _
 from ..errors import DependencyError
 
 TORCH = "torch"
+#: by which pages about results are made, by the ending of the page
+OF_PAGES = {".html": ("jinja2>=3.1", "pillow>=10"), ".pdf": ("matplotlib>=3.8", "pillow>=10")}
 TORCH_VERSION = ">=2.2"
 #: finds the build of torch that fits the graphics driver; the extension PyTorch uses it too, but stops the window then
 CHOOSER = "light-the-torch>=0.5"
@@ -47,10 +49,10 @@ class InstallationPlan:
 
 
 class Dependencies(Protocol):
-    """The packages that the worker needs."""
+    """The packages that the worker, or something else, needs."""
 
-    def missing(self) -> list[str]:
-        """Requirements that are not met."""
+    def missing(self, wanted: Sequence[str] | None = None) -> list[str]:
+        """Those of ``wanted``, of the worker's requirements where that is None, that are not met."""
 
     def ask(self, missing: list[str]) -> InstallationPlan:
         """Ask whether to install; DependencyError where it cannot be, or the user declines."""
@@ -68,8 +70,10 @@ class DependencyInstaller:
         self._requirements_file = Path(requirements_file)
         self._wheels_folder = wheels_folder
 
-    def missing(self) -> list[str]:
+    def missing(self, wanted: Sequence[str] | None = None) -> list[str]:
         """Requirements that are not met. Takes a few ms; nothing is imported."""
+        if wanted is not None:
+            return [entry for entry in wanted if not _is_met(entry)]
         lines = self._requirements_file.read_text(encoding="utf-8").splitlines()
         requirements = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if _gets_old_torch():
@@ -89,11 +93,11 @@ class DependencyInstaller:
                 _("Choose another folder under This computer, or empty the field to install from the internet."),
             )
         if not slicer.util.confirmOkCancelDisplay(_question(missing, folder), _("Install Python packages")):
+            one = _("{packages} is needed and was not installed, as you chose.")
+            several = _("{packages} are needed and were not installed, as you chose.")
             raise DependencyError(
-                _("{packages} are needed and were not installed, as you chose.").format(
-                    packages=_(" and ").join(map(_name, missing))
-                ),
-                _("Click Segment to be asked again, or install them yourself in Slicer's Python."),
+                (one if len(missing) == 1 else several).format(packages=_(" and ").join(map(_name, missing))),
+                _("Click again to be asked again, or install them yourself in Slicer's Python."),
             )
         return InstallationPlan(missing, folder, _commands(missing, folder))
 
@@ -160,7 +164,7 @@ def _question(missing: list[str], folder: str) -> str:
         else _("They are downloaded from the internet into Slicer's Python; your images stay on this computer.")
     )
     restart = _(" As NumPy is replaced, Slicer must be restarted afterwards.") if OLD_NUMPY in missing else ""
-    return _("To segment, these Python packages are needed:\n\n{sizes}\n\n{source}{restart} Install them now?").format(
+    return _("These Python packages are needed:\n\n{sizes}\n\n{source}{restart} Install them now?").format(
         sizes=sizes, source=source, restart=restart
     )
 
@@ -168,7 +172,7 @@ def _question(missing: list[str], folder: str) -> str:
 def _size(package: str) -> str:
     """What a package and all it needs takes to download."""
     if package != TORCH:
-        return _("about 20 MB") if package == _name(OLD_NUMPY) else _("about 1 MB")
+        return _("about 20 MB") if package in (_name(OLD_NUMPY), "matplotlib") else _("about 1 MB")
     if shutil.which("nvidia-smi"):
         return _("about 3 GB, because the NVIDIA GPU is supported")
     return _("about 150 MB") if platform.system() == "Darwin" else _("about 250 MB")
@@ -189,13 +193,13 @@ _REASONS = (
         ("ProxyError", "Cannot connect to proxy", "Tunnel connection failed", "407 Proxy"),
         "The proxy of your network did not let the download through.",
         "Ask who runs the network for its address, set it in the environment variable HTTPS_PROXY, restart Slicer and "
-        f"click Segment. Or do without: {_WHEELS}",
+        f"click again. Or do without: {_WHEELS}",
     ),
     _Reason(
         ("CERTIFICATE_VERIFY_FAILED", "SSLError", "SSLCertVerificationError"),
         "The connection is not trusted: your network probably inspects encrypted connections.",
         "Ask who runs the network for its certificate, set the environment variable PIP_CERT to its file, restart "
-        f"Slicer and click Segment. Or do without: {_WHEELS}",
+        f"Slicer and click again. Or do without: {_WHEELS}",
     ),
     _Reason(
         (
@@ -210,17 +214,17 @@ _REASONS = (
             "Connection refused",
         ),
         "The internet cannot be reached.",
-        f"Connect this computer and click Segment. Or do without: {_WHEELS}",
+        f"Connect this computer and click again. Or do without: {_WHEELS}",
     ),
     _Reason(
         ("No space left on device", "not enough space", "Errno 28", "WinError 112"),
         "The disk is full.",
-        "Free some space (PyTorch takes up to 6 GB) and click Segment.",
+        "Free some space (PyTorch takes up to 6 GB) and click again.",
     ),
     _Reason(
         ("Permission denied", "Access is denied", "WinError 5", "Errno 13", "Read-only file system"),
         "Slicer's folder cannot be written.",
-        "Close other Slicer windows, start Slicer as a user who may write its folder, and click Segment.",
+        "Close other Slicer windows, start Slicer as a user who may write its folder, and click again.",
     ),
     _Reason(
         _NO_VERSION,
@@ -254,7 +258,7 @@ def explain_failure(output: str, packages: list[str], folder: str = "") -> Depen
     return DependencyError(
         _("{names} could not be installed: {line}").format(names=names, line=_last_line(output)),
         _(
-            "Click Segment to try again. If it fails again, look at what pip says in the log "
+            "Try again. If it fails again, look at what pip says in the log "
             "below, or install PyTorch in the module PyTorch Util, which stops the window "
             "meanwhile. Or do without the internet: {wheels}"
         ).format(wheels=_WHEELS.format(packages=wanted)),

@@ -93,6 +93,7 @@ class _Underway:
 
     Attributes:
         plan: what is installed, and from where.
+        wanted: what was asked for; see :meth:`Installation.ensure`.
         process: pip.
         action: what needs the packages; run when they are installed.
         versions_before: of packages that this program has loaded.
@@ -101,6 +102,7 @@ class _Underway:
     """
 
     plan: InstallationPlan
+    wanted: Sequence[str] | None
     process: InstallProcess
     action: Callable[[], None]
     versions_before: dict[str, str]
@@ -109,7 +111,7 @@ class _Underway:
 
 
 class Installation:
-    """Sees to it that the packages that the worker needs are installed.
+    """Sees to it that the packages that are needed are installed.
 
     Args:
         ui: holds segmentButton, progressBar and progressLabel.
@@ -141,8 +143,12 @@ class Installation:
         """What was printed by the last installation, where that has failed."""
         return self._log
 
-    def ensure(self, action: Callable[[], None]) -> None:
-        """Run an action that needs the packages: at once where they are installed, else after installing them.
+    def ensure(self, action: Callable[[], None], wanted: Sequence[str] | None = None) -> None:
+        """Run an action that needs packages: at once where they are installed, else after installing them.
+
+        Args:
+            action: is run.
+            wanted: requirements; None for those of the worker.
 
         Raises:
             DependencyError: the installation cannot begin, or the user declined.
@@ -150,7 +156,7 @@ class Installation:
         if self.running:
             return
         self._log = ""
-        missing = self._dependencies.missing()
+        missing = self._dependencies.missing(wanted)
         if not missing:
             action()
             return
@@ -160,7 +166,7 @@ class Installation:
             process = InstallProcess(plan.commands)
         except OSError as error:
             raise explain_failure(str(error), plan.requirements, plan.folder) from error
-        self._underway = _Underway(plan, process, action, before, time.monotonic())
+        self._underway = _Underway(plan, wanted, process, action, before, time.monotonic())
         self._show_running()
         self._timer.start(_POLL_MS)
 
@@ -207,13 +213,13 @@ class Installation:
     def _check(self, underway: _Underway, code: int, printed: str) -> None:
         """Raise unless everything is installed now."""
         if underway.cancelled:
-            raise CancelledError(_("The installation was cancelled."), _("Click Segment to be asked again."))
+            raise CancelledError(_("The installation was cancelled."), _("Click again to be asked again."))
         importlib.invalidate_caches()
         self._log = printed  # it is shown with a failure
         plan = underway.plan
         if code != 0:
             raise explain_failure(printed, plan.requirements, plan.folder)
-        missing = self._dependencies.missing()
+        missing = self._dependencies.missing(underway.wanted)
         if missing:
             raise explain_failure(f"{printed}\nthe installation ended without them", missing, plan.folder)
 

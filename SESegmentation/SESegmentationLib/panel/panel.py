@@ -256,9 +256,8 @@ class Panel:
             self._inform(_("The report is in {path}.").format(path=path))
 
     def _save_page(self) -> None:
-        path = save_page(self.result.node)
-        if path is not None:
-            self._inform(_("The page is in {path}.").format(path=path))
+        told = _("The page is in {path}.")
+        save_page(self.result.node, self.installation, lambda path: self._inform(told.format(path=path)))
 
     def _show_table(self) -> None:
         show_table(self.result.node, scene_report(self.result.node))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ from ..report import (
     versions,
     write_report,
 )
+from .dependencies import OF_PAGES
+from .installation import Installation
 from .result_record import ResultRecord
 
 #: role of the table that belongs to a segmentation
@@ -185,23 +187,34 @@ def save_report(report: dict[str, Any]) -> Path | None:
     return file
 
 
-def save_page(node: slicer.vtkMRMLSegmentationNode) -> Path | None:
-    """Ask for a file, HTML or PDF, and write the page about a segmentation there; None where the user cancels.
+def save_page(
+    node: slicer.vtkMRMLSegmentationNode, installation: Installation, on_saved: Callable[[Path], None]
+) -> None:
+    """Ask for a file, HTML or PDF, and write the page about a segmentation there; nothing where the user cancels.
+
+    Args:
+        node: the segmentation.
+        installation: installs the packages by which it is made, if the user agrees; it is written afterwards.
+        on_saved: called when it is there.
 
     Raises:
         DependencyError: a package is not installed.
-        InputError: as of :func:`scene_report`.
-        UsageError, OutputError: it cannot be written.
+        UsageError: there is no such folder.
+        InputError, OutputError: as of :func:`scene_report`, or it cannot be written.
     """
-    from ..export.page import check_packages, write_page  # they need time
+    from ..export.page import write_page  # it needs time
 
-    record, image, labels = _result_in_scene(node)
     file = _ask_for_file(_("Save page"), node.GetName(), {".html": _("Web page (*.html)"), ".pdf": _("PDF (*.pdf)")})
-    if file is not None:
-        check_packages(file)
+    if file is None:
+        return
+
+    def write() -> None:
+        record, image, labels = _result_in_scene(node)
         with OutputFiles() as files:
             write_page(files, file, _report(node, record, image, labels), image, labels, record.labels)
-    return file
+        on_saved(file)
+
+    installation.ensure(write, OF_PAGES[file.suffix.lower()])
 
 
 def _ask_for_file(title: str, name: str, kinds: Mapping[str, str]) -> Path | None:
