@@ -54,6 +54,13 @@ def case(tmp_path: Path, sample_file: Path, tiny_model: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("paths", [("out/a.json", "out"), ("out", "out/a.json"), ("OUT", "out/in/a.json")])
+def test_no_file_is_a_folder_of_another_in_whatever_order(tmp_path, paths):
+    with pytest.raises(UsageError, match="cannot both be written"):
+        refuse_overwriting([], [tmp_path / path for path in paths])
+    refuse_overwriting([], [tmp_path / "out" / name for name in ("a.json", "b.json")])
+
+
 @pytest.mark.parametrize(
     ("options", "path"),
     [

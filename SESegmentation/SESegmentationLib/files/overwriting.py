@@ -36,17 +36,20 @@ def refuse_overwriting(read: Iterable[Path | None], written: Iterable[Path | Non
     """
     known = {key for path in read if path for part in files_of(path) for key in _keys(part)}
     seen: dict[Hashable, Path] = {}
+    within: dict[Hashable, Path] = {}  # folders that will be made, with a file that goes there
     for path in (path for path in written if path):
         keys = _keys(path)
         if not known.isdisjoint(keys):
             raise UsageError(f"{path} is read, and would be overwritten.", "Choose another name for what is written.")
-        for key in (*keys, *_folders(path)):
-            if key in seen:
+        folders = list(_folders(path))
+        for key, others in [(key, seen) for key in (*keys, *folders)] + [(key, within) for key in keys]:
+            if key in others:
                 raise UsageError(
-                    f"{seen[key]} and {path} cannot both be written: they are one file, or one lies in the other.",
+                    f"{others[key]} and {path} cannot both be written: they are one file, or one lies in the other.",
                     "Choose another name for one of them.",
                 )
         seen |= dict.fromkeys(keys, path)
+        within |= dict.fromkeys(folders, path)
 
 
 def same_name(name: str) -> str:
