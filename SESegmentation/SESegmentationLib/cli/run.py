@@ -127,7 +127,8 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     outputs = [path for export in exports for path in export.outputs]
     read = [*(job.source for job in jobs), options.roi, options.skip_passed, *package.files]
     refuse_overwriting(read, [*(job.output for job in jobs), *extras, *outputs])
-    for path in (jobs[0].output, *extras, *(export.outputs[0] for export in exports)):
+    places = [jobs[0].output] * (options.bids is None)  # else the dataset's folder is checked
+    for path in (*places, *extras, *(export.place or export.outputs[0] for export in exports)):
         check_writable(path)
     check_report_name(options.report)
     skipped = _passed(marks, names, package.card.name, options.series)
@@ -185,7 +186,7 @@ def _plan(volumes: Sequence[Path], options: RunOptions, card: ModelCard) -> list
         return jobs
     if options.file_format not in (None, "nii.gz"):
         raise UsageError("BIDS derivatives are NIfTI files.", f"Leave out --format {options.file_format}.")
-    paths = derivative_paths(options.output, case_names([job.source for job in jobs]), card)
+    paths = derivative_paths(options.output, case_names([job.source for job in jobs]))
     return [Job(source, path) for source, path in paths.items()]
 
 

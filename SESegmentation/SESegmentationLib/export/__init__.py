@@ -25,9 +25,11 @@ class Export:
 
     Attributes:
         outputs: the files that will be written.
+        place: a file in the folder where all of them go, to see that it can be written; None: the first output.
     """
 
     outputs: Sequence[Path] = ()
+    place: Path | None = None
 
     def take(
         self, files: OutputFiles, volume: Path, image: sitk.Image, result: SegmentationResult, report: Mapping[str, Any]

@@ -6,7 +6,7 @@ See https://bids-specification.readthedocs.io, "Magnetic Resonance Imaging" and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ _SCAN = re.compile(r"(?P<entities>sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9+]+)*)_(T1w
 _NO_MAGNITUDE = re.compile(r"_part-(phase|real|imag)_")
 #: where scans are: in a dataset, in the folder of a subject, in that of a session
 _ANATOMY = {"": ("sub-*/anat", "sub-*/ses-*/anat"), "sub-": ("anat", "ses-*/anat"), "ses-": ("anat",)}
+#: entities that stand after "space" in a name
+_AFTER_SPACE = ("split-", "recording-", "chunk-", "atlas-", "seg-", "scale-", "res-", "den-", "label-")
 _SEGMENTATION = "_dseg.nii.gz"
 _LABEL_COLUMNS = ("index", "name", "color")
 _VOLUME_COLUMNS = {
@@ -80,21 +82,20 @@ def _suffix(scan: Path) -> str:
     return scan.name.split(".")[0].rsplit("_", 1)[-1]
 
 
-def derivative_paths(folder: Path, names: Mapping[Path, str], card: ModelCard) -> dict[Path, Path]:
+def derivative_paths(folder: Path, names: Mapping[Path, str]) -> dict[Path, Path]:
     """Where the segmentation of each scan is in a dataset of derivatives.
 
-    Scans of BIDS datasets keep their entities; of others the name becomes that of a subject. Where there are several
-    contrasts of one session that the model takes, all but the first have theirs in the description.
+    Scans of BIDS datasets keep their entities; T2w and FLAIR images are told from a T1w image by ``space-``, whether
+    there is one or not, so that no later run takes a name. Of other scans the name becomes that of a subject.
 
     Args:
         folder: of the derivatives.
         names: of the scans.
-        card: of the model.
 
     Raises:
         UsageError: two segmentations would have the same name.
     """
-    paths = {source: folder / _derivative(source, name, _suffixes(card)) for source, name in names.items()}
+    paths = {source: folder / _derivative(source, name) for source, name in names.items()}
     taken: dict[str, Path] = {}
     for source, path in paths.items():
         other = taken.setdefault(same_name(str(path)), source)
@@ -106,19 +107,17 @@ def derivative_paths(folder: Path, names: Mapping[Path, str], card: ModelCard) -
     return paths
 
 
-def _derivative(source: Path, name: str, suffixes: Sequence[str]) -> Path:
+def _derivative(source: Path, name: str) -> Path:
     scan = _SCAN.fullmatch(source.name)
     if not scan:
         subject = re.sub("[^A-Za-z0-9]", "", name) or "unnamed"
         return Path(f"sub-{subject}", "anat", f"sub-{subject}_desc-sesegment{_SEGMENTATION}")
-    entities, suffix = scan["entities"], _suffix(source)
-    earlier = suffixes[: suffixes.index(suffix)] if suffix in suffixes else []
-    siblings = (source.with_name(f"{entities}_{other}{end}") for other in earlier for end in (".nii.gz", ".nii"))
-    description = f"sesegment{suffix}" if any(path.exists() for path in siblings) else "sesegment"
-    levels = re.findall(r"(?:^|_)((?:sub|ses)-[A-Za-z0-9]+)", entities)
-    # the description comes last, so that entities keep their order
-    entities = re.sub("_desc-[A-Za-z0-9+]+", "", entities)
-    return Path(*levels, "anat", f"{entities}_desc-{description}{_SEGMENTATION}")
+    entities = [entity for entity in scan["entities"].split("_") if not entity.startswith("desc-")]
+    if _suffix(source) != _SUFFIXES["T1"] and not any(entity.startswith("space-") for entity in entities):
+        later = (number for number, entity in enumerate(entities) if entity.startswith(_AFTER_SPACE))
+        entities.insert(next(later, len(entities)), f"space-{_suffix(source)}")
+    levels = [entity for entity in entities if entity.startswith(("sub-", "ses-"))]
+    return Path(*levels, "anat", "_".join([*entities, f"desc-sesegment{_SEGMENTATION}"]))
 
 
 class Derivatives(Export):
@@ -130,11 +129,11 @@ class Derivatives(Export):
         paths: of :func:`derivative_paths`.
 
     Raises:
-        UsageError: in the folder there is another dataset.
+        UsageError: in the folder there is another dataset, or that of another model.
     """
 
     def __init__(self, folder: Path, card: ModelCard, paths: Mapping[Path, Path]) -> None:
-        _refuse_other_dataset(folder)
+        _refuse_other_dataset(folder, card)
         self._paths, self._described = paths, False
         self._about = _about_dataset(folder, card)
         of_scans = [_beside(path, kind) for path in paths.values() for kind in ("dseg.tsv", "volumes.tsv")]
@@ -167,14 +166,20 @@ def _beside(path: Path, kind: str) -> Path:
     return path.with_name(path.name.removesuffix(_SEGMENTATION) + f"_{kind}")
 
 
-def _refuse_other_dataset(folder: Path) -> None:
+def _refuse_other_dataset(folder: Path, card: ModelCard) -> None:
     path = folder / DESCRIPTION
     if not path.exists():
         return
     try:
-        made_by = read_json(path)["GeneratedBy"][0]["Name"]
+        description = read_json(path)
+        made_by, title = description["GeneratedBy"][0]["Name"], description["Name"]
     except (OSError, ValueError, LookupError, TypeError):
-        made_by = None
+        made_by = title = None
+    if made_by == _NAME and title != _title(card):  # its segmentations have the same names
+        raise UsageError(
+            f"{folder} holds segmentations by another model than {card.name}.",
+            f"Name a folder of its own with --bids, for example {folder.with_name(f'{folder.name}-{card.name}')}.",
+        )
     if made_by != _NAME:
         raise UsageError(
             f"{folder} is another dataset: its {DESCRIPTION} is not of SESegmentation.",
@@ -182,11 +187,15 @@ def _refuse_other_dataset(folder: Path) -> None:
         )
 
 
+def _title(card: ModelCard) -> str:
+    return f"Segmentations by {card.name}"
+
+
 def _about_dataset(folder: Path, card: ModelCard) -> dict[Path, str]:
     """The files that describe the dataset, with their content."""
     model = f"{card.name} {card.version}, weights SHA-256 {card.weights_sha256}"
     description = {
-        "Name": f"Segmentations by {card.name}",
+        "Name": _title(card),
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": _NAME, "Version": __version__, "Description": f"Model {model}"}],

@@ -72,6 +72,8 @@ class StatsFiles(Export):
         self._names = names
         self._files = one_each("--stats", path, names, (".stats",), _OF_SUBJECT)
         self.outputs = list(self._files.values())
+        if self.outputs[0] != path:  # no folder is made for a subject that fails
+            self.place = path / self.outputs[0].name
 
     def take(
         self, files: OutputFiles, volume: Path, image: sitk.Image, result: SegmentationResult, report: Mapping[str, Any]

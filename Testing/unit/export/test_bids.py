@@ -80,20 +80,23 @@ def test_other_folders_are_no_datasets(tmp_path, card):
 def test_names_of_derivatives(dataset, card, tmp_path):
     scans = {path: path.name for path in find_scans(dataset, replace(card, contrast="any"))}
     scans |= {Path("/data/Case 7_0000.nii.gz"): "Case 7"}
-    paths = derivative_paths(tmp_path, scans, replace(card, contrast="any"))
+    scans |= {Path("x/sub-9_space-MNI_desc-preproc_T2w.nii"): "9", Path("x/sub-8_res-2_T2w.nii"): "8"}
+    paths = derivative_paths(tmp_path, scans)
     assert sorted(path.relative_to(tmp_path).as_posix() for path in paths.values()) == [
-        "sub-01/anat/sub-01_desc-sesegmentFLAIR_dseg.nii.gz",
-        "sub-01/anat/sub-01_desc-sesegmentT2w_dseg.nii.gz",
         "sub-01/anat/sub-01_desc-sesegment_dseg.nii.gz",
+        "sub-01/anat/sub-01_space-FLAIR_desc-sesegment_dseg.nii.gz",
+        "sub-01/anat/sub-01_space-T2w_desc-sesegment_dseg.nii.gz",
         "sub-02/ses-a/anat/sub-02_ses-a_acq-fast_run-1_desc-sesegment_dseg.nii.gz",
-        "sub-02/ses-b/anat/sub-02_ses-b_desc-sesegment_dseg.nii.gz",
+        "sub-02/ses-b/anat/sub-02_ses-b_space-FLAIR_desc-sesegment_dseg.nii.gz",
+        "sub-8/anat/sub-8_space-T2w_res-2_desc-sesegment_dseg.nii.gz",
+        "sub-9/anat/sub-9_space-MNI_desc-sesegment_dseg.nii.gz",
         "sub-Case7/anat/sub-Case7_desc-sesegment_dseg.nii.gz",
     ]
     flair = dataset / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz"
-    (path,) = derivative_paths(tmp_path, {flair: "x"}, replace(card, contrast="FLAIR")).values()
-    assert path.name == "sub-01_desc-sesegment_dseg.nii.gz", "the only contrast that the model takes"
+    for alone in (flair, Path("elsewhere") / flair.name):
+        assert derivative_paths(tmp_path, {alone: "x"})[alone] == paths[flair], "the same whatever lies beside it"
     with pytest.raises(UsageError, match="would both be written"):
-        derivative_paths(tmp_path, {Path("a/x.1.nii"): "x.1", Path("a/x1.nii"): "x1"}, card)
+        derivative_paths(tmp_path, {Path("a/x.1.nii"): "x.1", Path("a/x1.nii"): "x1"})
 
 
 @pytest.fixture
@@ -178,8 +181,19 @@ def test_files_become_subjects_and_failures_leave_nothing(run, sample_file, tmp_
     code, err = run(tmp_path / "broken.nii.gz", tmp_path / "Case 7_0000.nii.gz", "--bids", tmp_path / "d")
     assert code == 2, err
     assert [path.name for path in (tmp_path / "d").rglob("*_dseg.nii.gz")] == ["sub-Case7_desc-sesegment_dseg.nii.gz"]
-    assert not list((tmp_path / "d").rglob("*broken*.*"))
+    assert not list((tmp_path / "d").rglob("*broken*")), "no folder either"
     assert (tmp_path / "d" / "dataset_description.json").is_file()
+
+
+def test_segmentations_by_another_model_are_not_written_over(dataset, run, make_random_model, tmp_path, capfd):
+    target = tmp_path / "d"
+    assert run(dataset / "sub-01", "--bids", target)[0] == 0
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    other = make_random_model(name="other-t1")
+    capfd.readouterr()
+    assert main(["run", str(dataset), "-m", str(other), "--device", "cpu", "--bids", str(target)]) == 2
+    assert "holds segmentations by another model than other-t1" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,11 @@ def test_names_that_do_not_suit_are_told_before_any_work(batch, tmp_path, option
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
+def test_no_folder_is_made_for_a_first_scan_that_fails(batch, tmp_path):
+    assert batch("--stats", tmp_path / "subjects", names="broken a")[0] == 2
+    assert [path.name for path in (tmp_path / "subjects").iterdir()] == ["a"], "readers take each folder for a subject"
+
+
 def test_one_volume_as_one_file(batch, tmp_path):
     code, err = batch("--stats", tmp_path / "aseg.stats", names="a")
     assert code == 0, err
