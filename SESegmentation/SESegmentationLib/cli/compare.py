@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ from ..export.comparison import (
     compare_reports,
     draw_comparison,
     read_report,
+    remarks,
 )
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..files.json_files import to_json
@@ -41,7 +42,8 @@ class CompareOptions:
         device: where the networks run.
         fast: take fewer views, for both scans.
         series: of the earlier and of the later DICOM folder, where there are several; or of none.
-        days: between the scans; None: by the DICOM files, if they tell.
+        days: between the scans; None: by the dates.
+        dates: of both scans; empty: as the DICOM files tell.
         output: JSON or CSV file for the changes.
         picture: PNG file for both scans and the changes.
         accept_licence: consent to the terms of the weights.
@@ -53,6 +55,7 @@ class CompareOptions:
     fast: bool = False
     series: tuple[str, ...] = ()
     days: float | None = None
+    dates: tuple[datetime.date, ...] = ()
     output: Path | None = None
     picture: Path | None = None
     accept_licence: bool = False
@@ -87,6 +90,8 @@ def compare(earlier: Path, later: Path, options: CompareOptions) -> None:
         raise UsageError("Reports hold no images to draw.", "Give volumes, or leave out --picture.")
     if len(options.series) not in (0, 2):
         raise UsageError("--series is given for one scan.", "Give it twice: for the earlier scan and for the later.")
+    if options.days is not None and options.dates:
+        raise UsageError("--days and --dates both say how far the scans are apart.", "Give one of them.")
     if not all(read) and not options.model:
         raise UsageError("No model is named to segment the volumes with.", "Name one with --model.")
     package = find_model(options.model) if options.model else None
@@ -99,8 +104,16 @@ def compare(earlier: Path, later: Path, options: CompareOptions) -> None:
     elif not all(read):
         require_consent(package.card, options.accept_licence)
     scans = _scans(sources, reports, package, options)
+    if options.dates:
+        scans = [replace(scan, date=date) for scan, date in zip(scans, options.dates, strict=True)]
     days = _days(scans, options.days)
-    repeatability = package.card.repeatability if package else {}
+    if package and any(scan.report["model"]["weights_sha256"] != package.card.weights_sha256 for scan in scans):
+        raise UsageError(
+            f"A report is not of the model {package.card.name} {package.card.version}.",
+            "Leave out --model, or give volumes.",
+        )
+    # of fewer views it was not measured what can be told
+    repeatability = package.card.repeatability if package and not options.fast else {}
     changes = compare_reports(scans[0].report, scans[1].report, repeatability, days)
     content = {
         "earlier": scans[0].report["input"],
@@ -118,7 +131,7 @@ def compare(earlier: Path, later: Path, options: CompareOptions) -> None:
     if options.as_json:
         print_json(content)
     else:
-        _print(content, changes, bool(repeatability))
+        _print(content, changes, remarks(scans[0].report, scans[1].report, changes))
 
 
 def _is_report(path: Path) -> bool:
@@ -203,14 +216,14 @@ def _picture(sources: Sequence[Path], scans: Sequence[_Scan], package: ModelPack
     return as_png(draw_comparison(drawn, package.card.labels, changes))
 
 
-def _print(content: dict[str, Any], changes: Sequence[Change], measured: bool) -> None:
+def _print(content: dict[str, Any], changes: Sequence[Change], lines: Sequence[str]) -> None:
     """The table; the least change that can be told where it was measured."""
     from rich.table import Table
 
     between = "" if content["days"] is None else f" · {content['days']:g} days"
     table = Table(title=f"{content['earlier']} → {content['later']}{between}", title_justify="left")
     table.add_column("structure")
-    for column in ("earlier ml", "later ml", *["noise"] * measured):
+    for column in ("earlier ml", "later ml", *["noise"] * bool(lines)):
         table.add_column(column, justify="right")
     table.add_column("change", no_wrap=True)
     for change in changes:
@@ -219,13 +232,13 @@ def _print(content: dict[str, Any], changes: Sequence[Change], measured: bool) -
             change.name,
             f"{change.earlier_ml:.2f}",
             f"{change.later_ml:.2f}",
-            *[least] * measured,
+            *[least] * bool(lines),
             change.words(),
         )
     console().print(table)
-    if measured:
-        console().print("noise: 95 of 100 patients who did not change differ by less between two scans")
-    else:
+    for line in lines:
+        console().print(line, soft_wrap=True)
+    if not lines:
         warn(NOT_MEASURED.format(model=content["model"]["name"]))
 
 
@@ -242,6 +255,10 @@ def _command(
     ] = "",
     days: Annotated[
         float | None, typer.Option(min=0, help="Days between the scans; without it, as DICOM files tell.")
+    ] = None,
+    dates: Annotated[
+        tuple[datetime.datetime, datetime.datetime] | None,
+        typer.Option(formats=["%Y-%m-%d"], metavar="EARLIER LATER", help="The days of both scans instead: 2020-12-31."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the changes to this JSON or CSV file.")
@@ -260,6 +277,15 @@ def _command(
 ) -> None:
     """Tell how structures changed between two scans of a patient, and which changes can be told from noise."""
     chosen = CompareOptions(
-        model, device, fast, tuple(series or ()), days, output, picture, accept_licence, as_json
-    )  # fmt: skip
+        model=model,
+        device=device,
+        fast=fast,
+        series=tuple(series or ()),
+        days=days,
+        dates=tuple(date.date() for date in dates or ()),
+        output=output,
+        picture=picture,
+        accept_licence=accept_licence,
+        as_json=as_json,
+    )
     compare(earlier, later, chosen)

@@ -1,7 +1,8 @@
 """Two scans of one patient compared: how each structure's volume changed, and whether that can be told from noise.
 
 What can be told is in the model's card (:func:`..models.sections.least_change`), measured by ``sesegment measure
-repeatability``. Nothing is registered: volumes are compared, not places.
+repeatability``. Volumes are compared, not places; only the picture shows both scans in one place, see
+:mod:`.registration`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..errors import InputError, ModelError, UsageError, printable
 from ..files.json_files import Fields, read_json
 from ..models import Label
 from ..models.sections import least_change
+from ..report import in_spreadsheet
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -119,9 +121,11 @@ def read_report(path: Path) -> dict[str, Any]:
         content = read_json(path)
         fields = Fields(content, "report")
         model = fields.section("model")
+        known = fields.section("intracranial") if fields.has("intracranial") else None
         entries = [Fields(entry, "structure") for entry in fields.sequence("structures", most=65535)]
         return {
             "input": fields.text("input"),
+            "intracranial": {"volume_ml": known.number("volume_ml", low=0)} if known else None,
             "model": {key: model.text(key) for key in ("name", "version", "weights_sha256")},
             "structures": [
                 {
@@ -204,18 +208,37 @@ def acquisition_date(path: Path, series: str | None = None) -> datetime.date | N
 
 
 def as_csv(changes: Sequence[Change]) -> str:
-    """A row for each structure."""
+    """A row for each structure; a byte order mark tells spreadsheets that it is UTF-8."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(change.to_dict() for change in changes)
-    return text.getvalue()
+    rows = (change.to_dict() for change in changes)
+    writer.writerows({key: in_spreadsheet(value) for key, value in row.items()} for row in rows)
+    return "\ufeff" + text.getvalue()
+
+
+def remarks(earlier: Mapping[str, Any], later: Mapping[str, Any], changes: Sequence[Change]) -> list[str]:
+    """What to read the changes by, a line each."""
+    measured = sum(change.least is not None for change in changes)
+    if not measured:
+        return []
+    lines = [
+        "noise: 95 of 100 such differences between two scans without a change are smaller; by chance alone about "
+        f"{0.05 * measured:.1f} of {measured} structures exceed it"
+    ]
+    before, after = ((report.get("intracranial") or {}).get("volume_ml") for report in (earlier, later))
+    if before and after:
+        change = f"{before:.0f} and {after:.0f} ml ({100 * (after / before - 1):+.1f} %)"
+        lines.append(f"intracranial volume, which does not change: {change}")
+    return lines
 
 
 def draw_comparison(
     scans: Sequence[tuple[str, sitk.Image, sitk.Image]], labels: Sequence[Label], changes: Sequence[Change]
 ) -> Image:
     """Both scans with outlines, one above the other, and beside them the changes, what can be told first.
+
+    Both are shown in one place; where they cannot be aligned, each where most of it is segmented, and that is said.
 
     Args:
         scans: caption, volume and label map of the earlier and the later one.
@@ -225,6 +248,16 @@ def draw_comparison(
     from PIL import Image, ImageDraw, ImageFont
 
     from ..io.writing import draw_slices
+    from .registration import align
+
+    (_, first, first_labels), (caption, second, second_labels) = scans
+    try:
+        second, second_labels = align(first, first_labels, second, second_labels)
+        shown = first_labels
+    except InputError:
+        scans, shown = [scans[0], (f"{caption} (not aligned with the earlier scan)", second, second_labels)], None
+    else:
+        scans = [scans[0], (caption, second, second_labels)]
 
     order = sorted(changes, key=lambda change: (not change.told, -abs(change.percent or 0)))
     rows = [(printable(change.name), change.words(), change.told is not False) for change in order]
@@ -234,7 +267,7 @@ def draw_comparison(
     for number, (caption, image, label_map) in enumerate(scans):
         top = _GAP + number * (_SIDE + _LINE + _GAP)
         draw.text((_GAP, top), printable(caption), _TEXT, font)
-        picture.paste(draw_slices(image, label_map, labels, _SIDE), (_GAP, top + _LINE))
+        picture.paste(draw_slices(image, label_map, labels, _SIDE, shown), (_GAP, top + _LINE))
     left = 3 * _SIDE + 3 * _GAP
     for number, (name, words, told) in enumerate(rows):
         colour, top = _TEXT if told else _DIM, _GAP + number * _LINE

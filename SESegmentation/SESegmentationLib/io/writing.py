@@ -220,7 +220,9 @@ def draw_picture(
     return _compose(panels, legend, printable(title))
 
 
-def draw_slices(image: sitk.Image, labels: sitk.Image, structures: Sequence[Label], size: int) -> Image.Image:
+def draw_slices(
+    image: sitk.Image, labels: sitk.Image, structures: Sequence[Label], size: int, most_of: sitk.Image | None = None
+) -> Image.Image:
     """The three slices that show most of a segmentation, side by side, with outlines only.
 
     Args:
@@ -228,27 +230,33 @@ def draw_slices(image: sitk.Image, labels: sitk.Image, structures: Sequence[Labe
         labels: the segmentation, as in :func:`draw_picture`.
         structures: its structures.
         size: pixels of a slice's longer side.
+        most_of: another segmentation on the same grid, of which the slices show most: for pictures of one place.
     """
     picture = Image.new("RGB", (len(_PLANES) * size, size))
-    for number, panel in enumerate(_panels(image, labels, structures, size, opacity=0.0)):
+    for number, panel in enumerate(_panels(image, labels, structures, size, 0.0, most_of)):
         picture.paste(panel, (number * size, 0))
     return picture
 
 
 def _panels(
-    image: sitk.Image, labels: sitk.Image, structures: Sequence[Label], size: int, opacity: float
+    image: sitk.Image,
+    labels: sitk.Image,
+    structures: Sequence[Label],
+    size: int,
+    opacity: float,
+    most_of: sitk.Image | None = None,
 ) -> list[Image.Image]:
     grid = Geometry.of(labels)
     if Geometry.of(image) != grid:
         image = grid.resample(image, sitk.sitkLinear)
     oriented = sitk.DICOMOrient(labels, "LPS")
     spacing = oriented.GetSpacing()[::-1]
-    values = voxels_of(oriented)
-    window = _window(values, spacing)
-    values = values[window]
+    chosen = voxels_of(sitk.DICOMOrient(most_of or labels, "LPS"))
+    window = _window(chosen, spacing)
+    chosen, values = chosen[window], voxels_of(oriented)[window]
     grey = _grey(voxels_of(sitk.DICOMOrient(image, "LPS"))[window])
     palette = {label.value: label.color for label in structures}
-    return [_panel(plane, grey, values, spacing, palette, size, opacity) for plane in _PLANES]
+    return [_panel(plane, _fullest(chosen, plane), grey, values, spacing, palette, size, opacity) for plane in _PLANES]
 
 
 def as_png(picture: Image.Image) -> bytes:
@@ -271,8 +279,15 @@ def _grey(array: np.ndarray) -> np.ndarray:
     return (np.clip((array - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
 
+def _fullest(values: np.ndarray, plane: _Plane) -> int:
+    """The slice that shows most of a segmentation; the middle one where there is none."""
+    foreground = np.count_nonzero(values, axis=tuple(axis for axis in range(3) if axis != plane.axis))
+    return int(np.argmax(foreground)) if foreground.any() else values.shape[plane.axis] // 2
+
+
 def _panel(
     plane: _Plane,
+    index: int,
     grey: np.ndarray,
     values: np.ndarray,
     spacing: Sequence[float],
@@ -280,10 +295,8 @@ def _panel(
     side: int,
     opacity: float,
 ) -> Image.Image:
-    """One slice with overlay, its pixels square in mm, ``side`` pixels on its longer side."""
+    """Slice ``index`` with overlay, its pixels square in mm, ``side`` pixels on its longer side."""
     others = tuple(axis for axis in range(3) if axis != plane.axis)
-    foreground = np.count_nonzero(values, axis=others)
-    index = int(np.argmax(foreground)) if foreground.any() else values.shape[plane.axis] // 2
     rows, columns = (spacing[axis] for axis in others)
     slice_grey, slice_values = (np.take(array, index, axis=plane.axis) for array in (grey, values))
     if plane.axis != 0:  # rows run from inferior to superior; a picture from top to bottom

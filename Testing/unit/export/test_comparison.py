@@ -19,11 +19,14 @@ from SESegmentationLib.export.comparison import (
     NO_CHANGE,
     Change,
     acquisition_date,
+    as_csv,
     compare_reports,
     read_report,
+    remarks,
 )
-from SESegmentationLib.io.reading import read_volume
-from SESegmentationTraining.repeatability import rescan, within_scan_deviations
+from SESegmentationLib.export.registration import align, overlap, register
+from SESegmentationLib.io.reading import read_label_volume, read_volume
+from SESegmentationTraining.repeatability import larger_deviations, rescan, within_scan_deviations
 
 MODEL = {"name": "tiny", "version": "1.0.0", "weights_sha256": "0" * 64}
 
@@ -84,6 +87,67 @@ def test_within_scan_deviation_is_that_of_one_scan():
     assert found[1] == pytest.approx(0.03, rel=0.05)
 
 
+def test_rescans_do_not_dilute_what_scans_of_a_patient_show():
+    quiet, noisy = [({1: 10.0, 2: 5.0}, {1: 10.1, 2: 6.0})] * 9, [({1: 10.0}, {1: 12.0})]
+    alone = within_scan_deviations(noisy)[1]
+    assert larger_deviations(noisy, quiet) == {1: alone, 2: within_scan_deviations(quiet)[2]}
+    assert alone > 2 * within_scan_deviations([*noisy, *quiet])[1]
+
+
+def test_changes_are_read_by_chance_and_by_the_skull():
+    scans = [report(*[10.0] * 30) | {"intracranial": {"volume_ml": ml}} for ml in (1500.0, 1530.0)]
+    card = {"within_scan_sd": {str(n + 1): 0.01 for n in range(20)}}
+    by_chance, skull = remarks(*scans, compare_reports(*scans, card, None))
+    assert "about 1.0 of 20 structures" in by_chance
+    assert skull.endswith("1500 and 1530 ml (+2.0 %)")
+    assert remarks(*scans, compare_reports(*scans, {}, None)) == []
+
+
+def test_a_table_holds_no_formulas():
+    first = report(1.0)
+    first["structures"][0]["name"] = "=1+1"
+    rows = list(csv.DictReader(as_csv(compare_reports(first, first, {}, None)).lstrip("\ufeff").splitlines()))
+    assert rows[0]["name"] == "'=1+1" and float(rows[0]["earlier_ml"]) == 1.0
+
+
+@pytest.fixture(scope="module")
+def crop(shared_data) -> tuple[sitk.Image, sitk.Image]:
+    """A real crop and its labels."""
+    folder = shared_data / "hippocampus"
+    image = read_volume(folder / "imagesTr" / "hippocampus_003_0000.nii.gz")
+    return image, read_label_volume(folder / "labelsTr" / "hippocampus_003.nii.gz")
+
+
+def test_scans_are_brought_into_one_place(crop):
+    image, labels = crop
+    middle = image.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in image.GetSize()])
+    motion = sitk.Euler3DTransform(middle, 0.1, -0.06, 0.12, (9.0, -7.0, 5.0))
+    turn = np.reshape(motion.GetMatrix(), (3, 3))
+    later = [sitk.Image(each) for each in crop]
+    for each in later:
+        each.SetOrigin(motion.TransformPoint(each.GetOrigin()))
+        each.SetDirection((turn @ np.reshape(each.GetDirection(), (3, 3))).ravel())
+    assert overlap(labels, later[1], sitk.Transform(3, sitk.sitkIdentity)) < 0.5
+    found = register(image, labels, *later)
+    for index in ([0.0, 0.0, 0.0], [20.0, 30.0, 15.0]):
+        place = image.TransformContinuousIndexToPhysicalPoint(index)
+        assert np.linalg.norm(np.subtract(found.TransformPoint(place), motion.TransformPoint(place))) < 1.0
+    aligned, aligned_labels = align(image, labels, *later)
+    arrays = [sitk.GetArrayFromImage(each) > 0 for each in (labels, aligned_labels)]
+    assert 2 * (arrays[0] & arrays[1]).sum() / sum(array.sum() for array in arrays) > 0.9
+    assert np.corrcoef(*(sitk.GetArrayFromImage(each).ravel() for each in (image, aligned)))[0, 1] > 0.8
+
+
+def test_scans_of_different_places_are_not_brought_together(crop):
+    image, labels = crop
+    with pytest.raises(InputError, match="no structure in common"):
+        register(image, labels, image, sitk.Cast(labels > 9, sitk.sitkUInt8))
+    corner = sitk.Cast(labels > 9, sitk.sitkUInt8)
+    corner[0, 0, 0] = 1
+    with pytest.raises(InputError, match="could not be aligned"):
+        register(image, labels, image, corner)
+
+
 def test_a_rescan_shows_the_same_anatomy_moved(sample_file):
     image = read_volume(sample_file)
     first, again, second = rescan(image, 1), rescan(image, 1), rescan(image, 2)
@@ -110,11 +174,16 @@ def test_the_command_compares_volumes_and_reports(tiny_model, sample_file, tmp_p
     content = json.loads(capsys.readouterr().out)
     expected = {entry["value"]: entry["volume_ml"] for entry in json.loads(files["b.json"].read_text())["structures"]}
     assert {entry["value"]: entry["later_ml"] for entry in content["changes"]} == pytest.approx(expected, abs=1e-3)
+    dates = ["--dates", "2020-01-01", "2022-01-01", "--json"]
+    assert main(["compare", str(files["a.json"]), str(files["b.json"]), *dates]) == 0
+    assert json.loads(capsys.readouterr().out)["days"] == 731
+    assert main([*call, "-m", "brain-mr"]) == 2
+    assert "not of the model brain-mr" in capsys.readouterr().err
     volumes = [str(sample_file), str(later), "-m", str(tiny_model)]
     assert main(["compare", *volumes, "-o", str(files["c.csv"]), "--picture", str(files["c.png"])]) == 0
     out = capsys.readouterr()
     assert "was not measured" in out.err and "earlier ml" in out.out
-    rows = list(csv.DictReader(files["c.csv"].read_text().splitlines()))
+    rows = list(csv.DictReader(files["c.csv"].read_text(encoding="utf-8-sig").splitlines()))
     assert tuple(rows[0]) == COLUMNS
     assert [float(row["change_ml"]) for row in rows] == pytest.approx(
         [e["change_ml"] for e in content["changes"]], abs=1e-3
@@ -130,6 +199,7 @@ def test_the_command_compares_volumes_and_reports(tiny_model, sample_file, tmp_p
         (["a.json", "b.json", "-o", "x.txt"], "does not end in .json or .csv"),
         (["a.json", "b.json", "-o", "a.json"], "a.json"),
         (["a.nii.gz", "b.nii.gz", "-m", "x", "--series", "1"], "--series"),
+        (["a.json", "b.json", "--days", "3", "--dates", "2020-01-01", "2021-01-01"], "--days and --dates"),
         (["a.json", "b.json"], "cannot be read"),
     ],
 )
