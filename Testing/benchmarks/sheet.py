@@ -24,7 +24,7 @@ from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from browser import NoBrowserError, chromium
-from SESegmentationLib.export.sheet import PIXELS, page
+from SESegmentationExport.sheet import PIXELS, page
 
 WINDOW = {"width": 1500, "height": 900}
 #: lets a page draw what has changed: the callback of the frame after the next

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from SESegmentationExport.commands import add_compare_command
+
 from .. import __version__
 from ..errors import DependencyError, UsageError
 from . import say, warn
-from .compare import add_compare_command
 
 PACKAGE = "SESegmentationTraining"
 COMMANDS = ("train", "experiment", "evaluate", "measure", "prepare")

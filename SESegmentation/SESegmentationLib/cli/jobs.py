@@ -23,7 +23,8 @@ from ..result import DicomOptions
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from ..export.dicom_seg import SourceSeries
+    from SESegmentationExport.dicom_seg import SourceSeries
+
     from ..result import SegmentationResult
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
@@ -134,7 +135,7 @@ def read_source(job: Job, options: DicomOptions, series: str | None) -> SourceSe
     """The series to which a result refers that is written as DICOM; None where it is not."""
     if not job.as_dicom:
         return None
-    from ..export.dicom_seg import SourceSeries
+    from SESegmentationExport.dicom_seg import SourceSeries
 
     return SourceSeries.read(job.source, job.series or series, options.deidentify)
 
@@ -156,7 +157,7 @@ def write_result(
         algorithm = algorithm_name(result.model.name, result.model.version)
         write_segmentation(files.begin(job.output), result.labels, structures, algorithm, corrected)
         return
-    from ..export.dicom_seg import write_dicom
+    from SESegmentationExport.dicom_seg import write_dicom
 
     write_dicom(files, job.output, image, result, source, options, corrected)
 

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from SESegmentationExport import Export
+from SESegmentationExport.bids import Derivatives, derivative_paths, sources_of
+from SESegmentationExport.page import Pages
+from SESegmentationExport.sheet import Sheet, passed, read_marks
+from SESegmentationExport.tables import StatsFiles, Table
+
 from ..client.reading import reading_apart, reading_process
 from ..errors import CancelledError, DeviceError, ModelError, NothingFoundError, SegmentationError, UsageError
-from ..export import Export
-from ..export.bids import Derivatives, derivative_paths, sources_of
-from ..export.page import Pages
-from ..export.sheet import Sheet, passed, read_marks
-from ..export.tables import StatsFiles, Table
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS, write_image

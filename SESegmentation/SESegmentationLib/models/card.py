@@ -145,7 +145,7 @@ class ModelCard:
         training: what it was trained on and how.
         accuracy: measured accuracy.
         calibration: what Dice to expect at what confidence, see :func:`.sections.expected_dice`.
-        repeatability: how far volumes differ without a change, see :mod:`SESegmentationLib.export.comparison`.
+        repeatability: how far volumes differ without a change, see :mod:`SESegmentationExport.comparison`.
         licence: terms of use of the weights.
         weights_file: file name of the weights beside model.json.
         weights_sha256: their SHA-256, 64 hexadecimal digits.

@@ -14,9 +14,10 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
+from SESegmentationExport.comparison import COLUMNS as CHANGE_COLUMNS
+from SESegmentationExport.comparison import Change, compare_reports
+
 from ..errors import InputError, ModelError, UsageError
-from ..export.comparison import COLUMNS as CHANGE_COLUMNS
-from ..export.comparison import Change, compare_reports
 from ..files import OutputFiles
 from ..models import find_model
 from ..mrml import (
@@ -202,7 +203,7 @@ def save_page(
         UsageError: there is no such folder.
         InputError, OutputError: as of :func:`scene_report`, or it cannot be written.
     """
-    from ..export.page import write_page  # it needs time
+    from SESegmentationExport.page import write_page  # it needs time
 
     file = _ask_for_file(_("Save page"), node.GetName(), {".html": _("Web page (*.html)"), ".pdf": _("PDF (*.pdf)")})
     if file is None:

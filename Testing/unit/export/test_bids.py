@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SESegmentationExport.bids import derivative_paths, find_scans
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.export.bids import derivative_paths, find_scans
 from SESegmentationLib.models import ModelCard, find_model
 
 SCANS = """sub-01/anat/sub-01_T1w sub-01/anat/sub-01_FLAIR sub-01/anat/sub-01_T2w sub-01/anat/sub-01_part-phase_T1w

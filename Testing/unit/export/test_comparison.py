@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_writer import Volume, write_series
-from SESegmentationLib.cli import main
-from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.export.comparison import (
+from SESegmentationExport.comparison import (
     COLUMNS,
     NO_CHANGE,
     Change,
@@ -24,7 +22,9 @@ from SESegmentationLib.export.comparison import (
     read_report,
     remarks,
 )
-from SESegmentationLib.export.registration import align, overlap, register
+from SESegmentationExport.registration import align, overlap, register
+from SESegmentationLib.cli import main
+from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationTraining.repeatability import larger_deviations, rescan, within_scan_deviations
 

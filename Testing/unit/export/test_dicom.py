@@ -11,9 +11,9 @@ import pytest
 import SimpleITK as sitk
 
 from dicom_writer import Volume, write_enhanced, write_series
+from SESegmentationExport.dicom_seg import SourceSeries, write_dicom
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.export.dicom_seg import SourceSeries, write_dicom
 from SESegmentationLib.files import OutputFiles
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.io.reading import read_volume

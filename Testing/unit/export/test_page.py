@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from browser import NoBrowserError, chromium
+from SESegmentationExport import page as pages
+from SESegmentationExport.page import PURPOSE, Page, as_html, as_pdf, draw_pictures, draw_sheets
 from SESegmentationLib.cli import main
-from SESegmentationLib.export import page as pages
-from SESegmentationLib.export.page import PURPOSE, Page, as_html, as_pdf, draw_pictures, draw_sheets
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.models.labels import brain_labels
 

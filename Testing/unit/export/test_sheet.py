@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks.sheet import synthetic_scans
+from SESegmentationExport import sheet
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import DeviceError
-from SESegmentationLib.export import sheet
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.report import without_folders
 

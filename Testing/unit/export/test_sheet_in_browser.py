@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.sheet import synthetic_scans
 from browser import NoBrowserError, chromium
-from SESegmentationLib.export import sheet
+from SESegmentationExport import sheet
 
 COUNT = 40
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SESegmentationExport.tables import aseg_stats, freesurfer_name, tsv
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import DeviceError
-from SESegmentationLib.export.tables import aseg_stats, freesurfer_name, tsv
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelCard, find_model

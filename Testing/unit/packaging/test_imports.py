@@ -21,7 +21,7 @@ application.start()
 
 IN_SLICER = {"numpy", "vtk", "qt", "ctk", "slicer", "SimpleITK", "requests", "SampleData", "PyTorchUtils"}
 PACKAGES = ("panel", "mrml", "client")  # all their functions run in Slicer
-OURS = ("SESegmentation", "SESegmentationLib")
+OURS = ("SESegmentation", "SESegmentationExport", "SESegmentationLib")
 refused, original = [], builtins.__import__
 
 
@@ -63,7 +63,7 @@ def everything():
 
 builtins.__import__ = guarded
 module = application.load_module(sys.argv[1])
-early = [name for name in sys.modules if name.startswith(("SESegmentationLib", "SimpleITK"))]
+early = [name for name in sys.modules if name.startswith(("SESegmentationExport", "SESegmentationLib", "SimpleITK"))]
 needed = refusals(everything)
 loaded = [name for name in sys.modules if name.startswith("SESegmentationLib.")]
 of_worker = refusals(lambda: importlib.import_module("SESegmentationLib.inference.engine"))

@@ -5,7 +5,11 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3] / "SESegmentation"
-FILES = [path for package in ("SESegmentationLib", "SESegmentationTraining") for path in (ROOT / package).rglob("*.py")]
+FILES = [
+    path
+    for package in ("SESegmentationExport", "SESegmentationLib", "SESegmentationTraining")
+    for path in (ROOT / package).rglob("*.py")
+]
 REFERENCE = re.compile(r":(?:mod|class|func|meth|attr|data):`~?\.*([^`]+)`")
 
 

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
-from ..export.comparison import (
+from SESegmentationLib.cli import warn
+from SESegmentationLib.cli.show import OPTION, ProgressBar, console, print_json, require_consent
+from SESegmentationLib.errors import UsageError
+from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
+from SESegmentationLib.files.json_files import to_json
+from SESegmentationLib.models import ModelPackage, find_model
+
+from .comparison import (
     NOT_MEASURED,
     Change,
     acquisition_date,
@@ -21,11 +27,6 @@ from ..export.comparison import (
     read_report,
     remarks,
 )
-from ..files import OutputFiles, check_writable, refuse_overwriting
-from ..files.json_files import to_json
-from ..models import ModelPackage, find_model
-from . import warn
-from .show import OPTION, ProgressBar, console, print_json, require_consent
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -140,7 +141,7 @@ def _is_report(path: Path) -> bool:
 
 def _model_of(reports: Sequence[dict[str, Any] | None]) -> ModelPackage | None:
     """The model that made reports, if it is here: its card tells what can be told from noise."""
-    from ..errors import ModelError
+    from SESegmentationLib.errors import ModelError
 
     for report in reports:
         try:
@@ -162,14 +163,14 @@ def _scans(
     if all(reports):
         return [_Scan(report, None) for report in reports if report]
     assert package is not None
-    from ..client.reading import reading_apart, reading_process
+    from SESegmentationLib.client.reading import reading_apart, reading_process
 
     reading_process().start()  # while libraries are imported here
-    from ..inference.engine import Engine
-    from ..io.formats import pixel_size
-    from ..io.reading import read_volume
-    from ..report import build_report
-    from ..result import SegmentOptions
+    from SESegmentationLib.inference.engine import Engine
+    from SESegmentationLib.io.formats import pixel_size
+    from SESegmentationLib.io.reading import read_volume
+    from SESegmentationLib.report import build_report
+    from SESegmentationLib.result import SegmentOptions
 
     scans = []
     with ProgressBar() as progress:
@@ -206,7 +207,7 @@ def _days(scans: Sequence[_Scan], given: float | None) -> float | None:
 
 
 def _picture(sources: Sequence[Path], scans: Sequence[_Scan], package: ModelPackage, changes: list[Change]) -> bytes:
-    from ..io.writing import as_png
+    from SESegmentationLib.io.writing import as_png
 
     drawn = [
         (f"{name}: {path.name}" + (f", {scan.date}" if scan.date else ""), scan.image, scan.labels)

@@ -22,20 +22,21 @@ from urllib.parse import quote
 
 import numpy as np
 
-from .. import __version__
-from ..errors import InputError, SegmentationError, UsageError
-from ..files import OutputFiles, write_whole
-from ..files.json_files import parse_json, read_json
-from ..files.overwriting import files_of
-from ..io.writing import draw_slices
-from ..models import ModelCard, sha256_of
-from ..report import model_entry, readable, without_folders
+from SESegmentationLib import __version__
+from SESegmentationLib.errors import InputError, SegmentationError, UsageError
+from SESegmentationLib.files import OutputFiles, write_whole
+from SESegmentationLib.files.json_files import parse_json, read_json
+from SESegmentationLib.files.overwriting import files_of
+from SESegmentationLib.io.writing import draw_slices
+from SESegmentationLib.models import ModelCard, sha256_of
+from SESegmentationLib.report import model_entry, readable, without_folders
+
 from . import Export, require_packages, templates
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from ..result import SegmentationResult
+    from SESegmentationLib.result import SegmentationResult
 
 PAGE = "sheet.html"
 #: what a reviewer can say of a scan

@@ -24,19 +24,19 @@ from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM, DSfloat
 
-from .. import __version__
-from ..errors import InputError, SegmentationError
-from ..files import OutputFiles
-from ..geometry import Geometry, same_grid
-from ..io.dicom.frames import Frame, frames_of
-from ..io.dicom.headers import Header, all_tags, text_of
-from ..io.dicom.series import Found, choose_series
-from ..io.dicom.stack import Stack
-from ..io.segmentations import algorithm_name
-from ..io.volume_image import affine_of, voxels_of
-from ..io.writing import draw_picture
-from ..models import Code, Label
-from ..result import DicomOptions, SegmentationResult, SegmentationType, beside
+from SESegmentationLib import __version__
+from SESegmentationLib.errors import InputError, SegmentationError
+from SESegmentationLib.files import OutputFiles
+from SESegmentationLib.geometry import Geometry, same_grid
+from SESegmentationLib.io.dicom.frames import Frame, frames_of
+from SESegmentationLib.io.dicom.headers import Header, all_tags, text_of
+from SESegmentationLib.io.dicom.series import Found, choose_series
+from SESegmentationLib.io.dicom.stack import Stack
+from SESegmentationLib.io.segmentations import algorithm_name
+from SESegmentationLib.io.volume_image import affine_of, voxels_of
+from SESegmentationLib.io.writing import draw_picture
+from SESegmentationLib.models import Code, Label
+from SESegmentationLib.result import DicomOptions, SegmentationResult, SegmentationType, beside
 
 if TYPE_CHECKING:
     import highdicom as hd
@@ -84,7 +84,7 @@ class SourceSeries:
         """Read what a segmentation of a series needs of it.
 
         Args:
-            path: as :func:`..io.dicom.read_dicom` takes it.
+            path: as :func:`SESegmentationLib.io.dicom.read_dicom` takes it.
             series: which of several, as there.
             deidentify: without patient and study.
 
@@ -188,7 +188,7 @@ def write_dicom(
 
     Args:
         files: outputs, whole or not at all.
-        path: the segmentation; see :func:`..result.beside` for the others.
+        path: the segmentation; see :func:`SESegmentationLib.result.beside` for the others.
         image: the volume, for the picture.
         result: on the series' grid or any other in its frame of reference.
         source: the series.
@@ -350,7 +350,7 @@ def equipment(source: SourceSeries, result: SegmentationResult, place: int) -> d
 
 
 def build_capture(image: sitk.Image, result: SegmentationResult, source: SourceSeries) -> hd.sc.SCImage:
-    """The picture of a result (:mod:`..io.writing`) as secondary capture; it names no patient."""
+    """The picture of a result (:mod:`SESegmentationLib.io.writing`) as secondary capture; it names no patient."""
     import highdicom as hd
 
     labels = [structure.label for structure in result.structures]

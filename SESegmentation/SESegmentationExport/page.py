@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..files import OutputFiles
-from ..geometry import Geometry
-from ..io.volume_image import voxels_of
-from ..models import Label
-from ..report import (
+from SESegmentationLib.files import OutputFiles
+from SESegmentationLib.geometry import Geometry
+from SESegmentationLib.io.volume_image import voxels_of
+from SESegmentationLib.models import Label
+from SESegmentationLib.report import (
     NONE,
     StructureRow,
     asymmetry,
@@ -32,7 +32,8 @@ from ..report import (
     traffic_light,
     without_folders,
 )
-from ..result import SegmentationResult
+from SESegmentationLib.result import SegmentationResult
+
 from . import Export, one_each, require_packages, templates
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def write_page(
     Args:
         files: outputs, whole or not at all.
         path: ends in ``.html`` or ``.pdf``.
-        report: of the scan, see :func:`..report.build_report`; the panel's has states of structures, too.
+        report: of the scan, see :func:`SESegmentationLib.report.build_report`; the panel's has states, too.
         image: the volume.
         label_map: the segmentation; it may lie on another grid.
         labels: of the report's structures, in their order.
@@ -239,7 +240,7 @@ def draw_pictures(
     report: Mapping[str, Any], image: sitk.Image, label_map: sitk.Image, labels: Sequence[Label]
 ) -> list[tuple[str, Image]]:
     """Three slices with all structures, and three with each of the least certain ones."""
-    from ..io.writing import draw_slices
+    from SESegmentationLib.io.writing import draw_slices
 
     pictures = [("All structures, outlined", draw_slices(image, label_map, labels, _PIXELS))]
     measure, grid, values = _measure(report), Geometry.of(label_map), voxels_of(label_map)

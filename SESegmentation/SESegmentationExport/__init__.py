@@ -8,14 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DependencyError, UsageError, install_advice
+from SESegmentationLib.errors import DependencyError, UsageError, install_advice
 
 if TYPE_CHECKING:
     import jinja2
     import SimpleITK as sitk
 
-    from ..files import OutputFiles
-    from ..result import SegmentationResult
+    from SESegmentationLib.files import OutputFiles
+    from SESegmentationLib.result import SegmentationResult
 
 
 class Export:

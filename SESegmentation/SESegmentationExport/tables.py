@@ -12,14 +12,15 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from .. import __version__
-from ..errors import SegmentationError, UsageError, plain
-from ..files import OutputFiles, write_whole
-from ..geometry import Geometry
-from ..models import Label, ModelCard
-from ..models.labels import brain_labels, split_side
-from ..report import in_spreadsheet, readable, without_folders
-from ..result import SegmentationResult
+from SESegmentationLib import __version__
+from SESegmentationLib.errors import SegmentationError, UsageError, plain
+from SESegmentationLib.files import OutputFiles, write_whole
+from SESegmentationLib.geometry import Geometry
+from SESegmentationLib.models import Label, ModelCard
+from SESegmentationLib.models.labels import brain_labels, split_side
+from SESegmentationLib.report import in_spreadsheet, readable, without_folders
+from SESegmentationLib.result import SegmentationResult
+
 from . import Export, one_each
 
 #: what a table says where there is nothing to say; readers of TSV take it for a missing value

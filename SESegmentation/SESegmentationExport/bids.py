@@ -12,12 +12,13 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from .. import __version__
-from ..errors import InputError, UsageError
-from ..files import OutputFiles, same_name
-from ..files.json_files import read_json, to_json
-from ..models import ModelCard
-from ..result import SegmentationResult
+from SESegmentationLib import __version__
+from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.files import OutputFiles, same_name
+from SESegmentationLib.files.json_files import read_json, to_json
+from SESegmentationLib.models import ModelCard
+from SESegmentationLib.result import SegmentationResult
+
 from . import Export
 from .tables import tsv
 

@@ -8,9 +8,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import generate_uid
 
-from .. import __version__
-from ..io.segmentations import algorithm_name
-from ..result import SegmentationResult, StructureResult
+from SESegmentationLib import __version__
+from SESegmentationLib.io.segmentations import algorithm_name
+from SESegmentationLib.result import SegmentationResult, StructureResult
+
 from .dicom_seg import NAME, SourceSeries, dicom_code, equipment
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Two scans of one patient compared: how each structure's volume changed, and whether that can be told from noise.
 
-What can be told is in the model's card (:func:`..models.sections.least_change`), measured by ``sesegment measure
-repeatability``. Volumes are compared, not places; only the picture shows both scans in one place, see
-:mod:`.registration`.
+What can be told is in the model's card (:func:`SESegmentationLib.models.sections.least_change`), measured by
+``sesegment measure repeatability``. Volumes are compared, not places; only the picture shows both scans in one place,
+see :mod:`.registration`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, ModelError, UsageError, printable
-from ..files.json_files import Fields, read_json
-from ..models import Label
-from ..models.sections import least_change
-from ..report import in_spreadsheet
+from SESegmentationLib.errors import InputError, ModelError, UsageError, printable
+from SESegmentationLib.files.json_files import Fields, read_json
+from SESegmentationLib.models import Label
+from SESegmentationLib.models.sections import least_change
+from SESegmentationLib.report import in_spreadsheet
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -186,15 +186,15 @@ def acquisition_date(path: Path, series: str | None = None) -> datetime.date | N
     """When a DICOM series was acquired; None of other files, and where its tags do not say.
 
     Args:
-        path: as :func:`..io.dicom.read_dicom` takes it.
+        path: as :func:`SESegmentationLib.io.dicom.read_dicom` takes it.
         series: which of several, as there.
     """
-    from ..io.dicom import is_dicom
+    from SESegmentationLib.io.dicom import is_dicom
 
     if not path.is_dir() and not (path.is_file() and is_dicom(path)):
         return None
-    from ..io.dicom.headers import all_tags, text_of
-    from ..io.dicom.series import Found, choose_series
+    from SESegmentationLib.io.dicom.headers import all_tags, text_of
+    from SESegmentationLib.io.dicom.series import Found, choose_series
 
     tags = all_tags(choose_series(Found.at(path), series, path).headers[0].path)
     for keyword in ("AcquisitionDate", "SeriesDate", "StudyDate"):
@@ -247,7 +247,8 @@ def draw_comparison(
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    from ..io.writing import draw_slices
+    from SESegmentationLib.io.writing import draw_slices
+
     from .registration import align
 
     (_, first, first_labels), (caption, second, second_labels) = scans

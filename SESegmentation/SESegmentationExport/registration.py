@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
-from ..geometry import Geometry, covering
-from ..io.volume_image import voxels_of
+from SESegmentationLib.errors import InputError
+from SESegmentationLib.geometry import Geometry, covering
+from SESegmentationLib.io.volume_image import voxels_of
 
 #: voxels of the registration, mm
 _SPACING = 2.0
