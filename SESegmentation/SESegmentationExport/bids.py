@@ -17,6 +17,7 @@ from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import OutputFiles, same_name
 from SESegmentationLib.files.json_files import read_json, to_json
 from SESegmentationLib.models import ModelCard
+from SESegmentationLib.report import without_folders
 from SESegmentationLib.result import SegmentationResult
 
 from . import Export
@@ -36,6 +37,8 @@ _ANATOMY = {"": ("sub-*/anat", "sub-*/ses-*/anat"), "sub-": ("anat", "ses-*/anat
 #: entities that stand after "space" in a name
 _AFTER_SPACE = ("split-", "recording-", "chunk-", "atlas-", "seg-", "scale-", "res-", "den-", "label-")
 _SEGMENTATION = "_dseg.nii.gz"
+#: what lies beside a segmentation
+_TABLES = ("dseg.tsv", "dseg.json", "volumes.tsv")
 _LABEL_COLUMNS = ("index", "name", "color")
 _VOLUME_COLUMNS = {
     "index": "Value in the segmentation; n/a of the intracranial volume.",
@@ -137,13 +140,13 @@ class Derivatives(Export):
         _refuse_other_dataset(folder, card)
         self._paths, self._described = paths, False
         self._about = _about_dataset(folder, card)
-        of_scans = [_beside(path, kind) for path in paths.values() for kind in ("dseg.tsv", "volumes.tsv")]
+        of_scans = [_beside(path, kind) for path in paths.values() for kind in _TABLES]
         self.outputs = [*self._about, *of_scans]
 
     def take(
         self, files: OutputFiles, volume: Path, image: sitk.Image, result: SegmentationResult, report: Mapping[str, Any]
     ) -> None:
-        """Write the tables of one scan."""
+        """Write the tables of one scan, and what its segmentation is."""
         path = self._paths[volume]
         labels = [
             {"index": label.value, "name": label.name, "color": "#{:02X}{:02X}{:02X}".format(*label.color)}
@@ -152,11 +155,20 @@ class Derivatives(Export):
         rows = [entry | {"index": entry["value"]} for entry in report["structures"]]
         if report["intracranial"]:
             rows.append({"name": "intracranial volume", "volume_ml": report["intracranial"]["volume_ml"]})
-        files.write(_beside(path, "dseg.tsv"), tsv(_LABEL_COLUMNS, labels))
-        files.write(_beside(path, "volumes.tsv"), tsv(list(_VOLUME_COLUMNS), rows))
+        about = {
+            "Description": f"Structures found by {result.model.title}; for research.",
+            "Manual": False,
+            "SpatialReference": "orig",  # the scan itself; names with "space-" need to tell
+            "Model": report["model"],
+            "Date": report["date"],
+            "Warnings": [without_folders(finding["message"], volume) for finding in report["findings"]],
+        }
+        contents = (tsv(_LABEL_COLUMNS, labels), to_json(about) + "\n", tsv(list(_VOLUME_COLUMNS), rows))
+        for kind, content in zip(_TABLES, contents, strict=True):
+            files.write(_beside(path, kind), content)
         if not self._described:
-            for about, text in self._about.items():
-                files.write(about, text)
+            for file, text in self._about.items():
+                files.write(file, text)
 
     def add(self, volume: Path, report: Mapping[str, Any]) -> None:
         """Know that the dataset is described once a scan has been written."""

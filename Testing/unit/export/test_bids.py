@@ -139,9 +139,11 @@ def test_a_dataset_becomes_derivatives(dataset, run, tmp_path):
     assert code == 0, err
     files = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
     scans = ("sub-01/anat/sub-01", "sub-02/ses-a/anat/sub-02_ses-a_acq-fast_run-1")
-    kinds = ("dseg.nii.gz", "dseg.tsv", "volumes.tsv")
+    kinds = ("dseg.json", "dseg.nii.gz", "dseg.tsv", "volumes.tsv")
     about = [".bidsignore", "README.md", "dataset_description.json", "volumes.json"]
     assert files == sorted([*about, *(f"{scan}_desc-sesegment_{kind}" for scan in scans for kind in kinds)])
+    about_scan = json.loads((target / f"{scans[1]}_desc-sesegment_dseg.json").read_text(encoding="utf-8"))
+    assert about_scan["Model"]["name"] == "tiny-t1" and "At the edge of the volume" in about_scan["Warnings"][0]
     labels = rows_of(target / f"{scans[1]}_desc-sesegment_dseg.tsv")
     assert [(row["index"], row["name"]) for row in labels] == [
         ("1", "anterior hippocampus"),
@@ -161,9 +163,10 @@ def test_a_dataset_becomes_derivatives(dataset, run, tmp_path):
     assert run(dataset / "sub-01", "--bids", target)[0] == 0, "the same dataset is continued"
 
 
-def test_derivatives_are_valid(dataset, run):
-    target = dataset / "derivatives" / "sesegment"
-    assert run(dataset, "--bids", target)[0] == 0
+def test_derivatives_are_valid(dataset, make_random_model):
+    target, model = dataset / "derivatives" / "sesegment", make_random_model(contrast="any")
+    assert main(["run", str(dataset), "-m", str(model), "--device", "cpu", "--bids", str(target)]) == 0
+    assert len(list(target.rglob("*_space-*_desc-sesegment_dseg.nii.gz"))) == 3, "of T2w and FLAIR images, too"
     derivatives, raw = errors_of(target), errors_of_raw(dataset)
     if derivatives is None and raw is None:
         pytest.skip("needs a BIDS validator: pip install bids-validator-deno, or npm install --global bids-validator")
