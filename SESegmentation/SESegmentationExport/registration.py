@@ -15,8 +15,8 @@ _SPACING = 2.0
 _AROUND = 10.0
 #: Dice of both segmentations as a whole under which scans are not of one place, or were not brought together
 LEAST_OVERLAP = 0.7
-#: structures whose centres give a first position
-_FEWEST = 4
+#: structures whose centres give a first position, and so many that the images add nothing to them
+_FEWEST, _MANY = 4, 10
 _SEED = 11
 
 
@@ -25,8 +25,8 @@ def register(
 ) -> sitk.Transform:
     """The rigid transform from points of the earlier scan to the same anatomy in the later one, LPS in mm.
 
-    It begins with the centres of structures that both segmentations have, and goes on by the mutual information of the
-    images round the segmentation, whatever their contrasts.
+    It goes by the centres of the structures that both segmentations have; where these are few, it goes on by the mutual
+    information of the images round the segmentation, whatever their contrasts.
 
     Args:
         earlier, later: volumes on any grids.
@@ -35,10 +35,12 @@ def register(
     Raises:
         InputError: there is nothing in common, or the segmentations do not lie on each other afterwards.
     """
-    first = _by_centres(earlier_labels, later_labels)
-    refined = _refined(earlier, earlier_labels, later, first)
-    both = [(overlap(earlier_labels, later_labels, transform), transform) for transform in (first, refined)]
-    dice, best = max(both, key=lambda entry: entry[0])
+    first, structures = _by_centres(earlier_labels, later_labels)
+    tried = [first] if structures >= _MANY else [first, _refined(earlier, earlier_labels, later, first)]
+    dice, best = max(
+        ((overlap(earlier_labels, later_labels, transform), transform) for transform in tried),
+        key=lambda entry: entry[0],
+    )
     if dice < LEAST_OVERLAP:
         raise InputError(
             f"The two scans could not be aligned: their segmentations overlap with a Dice of {dice:.2f} only.",
@@ -75,7 +77,8 @@ def overlap(earlier: sitk.Image, later: sitk.Image, transform: sitk.Transform) -
     return 2 * int((first & second).sum()) / total if total else 0.0
 
 
-def _by_centres(earlier: sitk.Image, later: sitk.Image) -> sitk.VersorRigid3DTransform:
+def _by_centres(earlier: sitk.Image, later: sitk.Image) -> tuple[sitk.VersorRigid3DTransform, int]:
+    """The transform by the centres of common structures, and how many these are."""
     centres = [_centres(labels) for labels in (earlier, later)]
     common = [value for value in centres[0] if value in centres[1]]
     if not common:
@@ -87,9 +90,9 @@ def _by_centres(earlier: sitk.Image, later: sitk.Image) -> sitk.VersorRigid3DTra
     start.SetCenter(fixed.mean(0).tolist())
     start.SetTranslation((moving.mean(0) - fixed.mean(0)).tolist())
     if len(common) < _FEWEST:
-        return start
+        return start, len(common)
     fitted = sitk.LandmarkBasedTransformInitializer(start, fixed.ravel().tolist(), moving.ravel().tolist())
-    return sitk.VersorRigid3DTransform(fitted)
+    return sitk.VersorRigid3DTransform(fitted), len(common)
 
 
 def _centres(labels: sitk.Image) -> dict[int, tuple[float, ...]]:

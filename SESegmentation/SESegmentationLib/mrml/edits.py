@@ -277,6 +277,18 @@ def edited_voxels(node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Lab
     return counts
 
 
+def drawn_voxels(node: slicer.vtkMRMLSegmentationNode, geometry: sitk.Image) -> np.ndarray | None:
+    """Where voxels (k, j, i) on the grid of the results were drawn or erased since they were written; None for nowhere.
+
+    Args:
+        node: the segmentation.
+        geometry: an image on that grid; results on another one do not count.
+    """
+    results = [result for result in EditRecord.usable(node).written if same_grid(result.labels, geometry)]
+    drawn = [result.edited(node.GetSegmentation()) for result in results]
+    return np.any(drawn, axis=0) if any(voxels.any() for voxels in drawn) else None
+
+
 def record_written_labels(
     node: slicer.vtkMRMLSegmentationNode,
     structures: Sequence[Label],

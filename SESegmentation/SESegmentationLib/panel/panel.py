@@ -19,7 +19,7 @@ from .dependencies import Dependencies
 from .installation import Installation
 from .messages import INFORMATION, ActionRunner, Message, device_name, explain_error, slice_names
 from .model_chooser import AddModel, ModelChooser, ModelSource, PackageDialogs
-from .recalibration import PatientNetwork, Recalibration
+from .recalibration import EarlierCorrections, PatientNetwork, Recalibration
 from .reports import save_page, save_report, scene_report, show_changes, show_table
 from .requests import AttentionRequest, RefineRequest, SegmentRequest, SegmentRun
 from .result_view import ResultView, open_segment_editor
@@ -99,6 +99,7 @@ class Panel:
             (ui.savePageButton, self._save_page),
             (ui.tableButton, self._show_table),
             (ui.changesButton, self._show_changes),
+            (ui.takeOverButton, self._take_over),
         ):
             self._actions.on_click(button, action)
         self._show_actions()
@@ -263,14 +264,14 @@ class Panel:
         show_table(self.result.node, scene_report(self.result.node))
 
     def _show_changes(self) -> None:
-        changes = show_changes(self.result.node, self._ui.earlierSelector.currentNode())
-        told = [f"{change.name} {change.words()}" for change in changes if change.told]
-        if not any(change.told is not None for change in changes):
-            self._inform(_("Of this model it was not measured what change can be told from noise."))
-        elif told:
-            self._inform(_("Changed by more than noise explains: {names}.").format(names="; ".join(told)))
-        else:
-            self._inform(_("No structure changed by more than noise explains."))
+        self._inform(show_changes(self.result.node, self._ui.earlierSelector.currentNode()))
+
+    def _take_over(self) -> None:
+        self.result.review.mark_corrected()
+        self.recalibration.discard()
+        start = EarlierCorrections.read(self.result.node, self._ui.earlierSelector.currentNode(), self._settings)
+        if not self.recalibration.propose_earlier(start):
+            self._inform(_("The corrections of {name} would change nothing here.").format(name=start.earlier))
 
     def _read_request(self, package: ModelPackage) -> SegmentRequest:
         """The request that the choices make."""
@@ -353,7 +354,8 @@ class Panel:
             self.recalibration.discard()
         has_result = self.result.record is not None
         ui.correctButton.enabled = has_result and self.result.review.current is not None
-        ui.recalibrateButton.enabled = has_result and not self.run.running and self.recalibration.node is None
+        for button in (ui.recalibrateButton, ui.takeOverButton):
+            button.enabled = has_result and not self.run.running and self.recalibration.node is None
         self.patient.refresh()
         self.result.overlays.set_attention_available(has_result and not self.run.running)
         for button in (ui.saveReportButton, ui.savePageButton, ui.tableButton, ui.changesButton):

@@ -1,9 +1,10 @@
-"""Learning from corrections: a proposal to accept or reject, and the network recalibrated to the patient."""
+"""Proposals, to accept or reject, from corrections and from those of an earlier scan; and the patient's network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from slicer.i18n import tr as _
 
 from ..client import RefinedResult
 from ..errors import InputError
+from ..geometry import Geometry
 from ..io.volume_image import voxels_of
 from ..models import ModelCard
 from ..mrml import (
@@ -20,17 +22,32 @@ from ..mrml import (
     adapted_text_node,
     completed_voxels,
     corrected_mask,
+    drawn_voxels,
     find_segment,
+    image_from_volume_node,
     is_completed,
     label_map,
+    result_grid,
     show_difference,
+    source_volume,
 )
-from ..result import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN, AdaptedNotes
+from ..result import (
+    HIDDEN_WORSE,
+    NO_GAIN,
+    NOTHING_CORRECTED,
+    NOTHING_SAID,
+    UNPROVEN,
+    AdaptedNotes,
+    SegmentationResult,
+    StructureResult,
+)
 from .choices import Choices
+from .computer import UserSettings
 from .messages import as_rich_text, slice_names
-from .requests import RefineRequest
+from .reports import require_earlier
+from .requests import RefineRequest, ResultInputs
 from .result_record import ResultRecord
-from .scene_results import SceneResults, WrittenResult
+from .scene_results import SceneResults, Target, WrittenResult, share_parent_transform
 
 #: structures of which a proposal's changes are listed one by one
 MAX_LISTED = 4
@@ -107,18 +124,98 @@ def _date(node: slicer.vtkMRMLSegmentationNode) -> str:
 
 
 @dataclass(frozen=True)
-class _Proposal:
-    """What learning from corrections would change.
+class EarlierCorrections:
+    """Corrections of an earlier scan as a start for a later one, in the place where its anatomy lies there.
 
     Attributes:
-        request: what was asked for.
-        refined: what was proposed.
-        difference: shows the changes in the views.
+        node: the result of the later scan.
+        target: where the start is written if it is accepted.
+        result: that of the later scan with the corrections.
+        earlier: name of the earlier result.
     """
 
-    request: RefineRequest
-    refined: RefinedResult
+    node: slicer.vtkMRMLSegmentationNode
+    target: Target
+    result: SegmentationResult
+    earlier: str
+
+    @classmethod
+    def read(
+        cls,
+        node: slicer.vtkMRMLSegmentationNode | None,
+        earlier: slicer.vtkMRMLSegmentationNode | None,
+        settings: UserSettings,
+    ) -> EarlierCorrections:
+        """Find the corrections of ``earlier`` and their places in the scan of ``node``; nothing is changed.
+
+        They are the voxels that were drawn or erased since networks wrote into it; where there are none, the slices
+        that were corrected before.
+
+        Raises:
+            UsageError: none, or itself, is chosen as the earlier one.
+            InputError: as :meth:`ResultInputs.of`; nothing was corrected, or the scans cannot be aligned.
+            ModelError: as :meth:`ResultInputs.of`.
+        """
+        from SESegmentationExport.registration import register, transferred  # it needs time
+
+        inputs = ResultInputs.of(node, settings)
+        node = inputs.node
+        earlier = require_earlier(node, earlier)
+        volume = source_volume(earlier)
+        if not share_parent_transform(earlier, volume):
+            raise InputError(
+                _("{node} is not under the same transform as {volume}.").format(
+                    node=earlier.GetName(), volume=volume.GetName()
+                ),
+                _("Move one of them in the module Data."),
+            )
+        grids = [result_grid(earlier, image_from_volume_node(volume)), result_grid(node, inputs.image())]
+        labels = inputs.record.labels
+        corrected = drawn_voxels(earlier, grids[0])
+        if corrected is None:
+            corrected = corrected_mask(earlier, grids[0])
+        if corrected is None or not corrected.any():
+            raise InputError(
+                _("Nothing was corrected in {name}.").format(name=earlier.GetName()),
+                _("Choose a result that you have corrected."),
+            )
+        before, now = (label_map(each, labels, grid) for each, grid in zip((earlier, node), grids, strict=True))
+        transform = register(image_from_volume_node(volume), before, inputs.image(), now)
+        marked = np.where(corrected, voxels_of(before).astype(np.int32) + 1, 0)  # 1 for what was erased
+        start = Geometry.of(before).image(marked)
+        placed = voxels_of(transferred(start, Geometry.of(now), transform.GetInverse()))
+        values = np.where(placed > 0, placed - 1, voxels_of(now)).astype(voxels_of(now).dtype)
+        names = StructureResult.__dataclass_fields__
+        result = SegmentationResult(
+            labels=Geometry.of(now).image(values),
+            structures=[
+                StructureResult(**{name: getattr(structure, name) for name in names})
+                for structure in inputs.record.structures
+            ],
+            timings={"total": inputs.record.seconds},
+            findings=list(inputs.record.findings),
+            model=inputs.package.card,
+            device=inputs.record.device,
+            intracranial=inputs.record.intracranial,
+        )
+        region_id = inputs.region.GetID() if inputs.region is not None else None
+        target = Target(inputs.volume.GetID(), node.GetID(), node.GetName(), region_id=region_id)
+        return cls(node, target, result, earlier.GetName())
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """What would change.
+
+    Attributes:
+        node: the segmentation.
+        difference: shows the changes in the views.
+        write: writes it.
+    """
+
+    node: slicer.vtkMRMLSegmentationNode
     difference: slicer.vtkMRMLSegmentationNode
+    write: Callable[[], WrittenResult]
 
 
 class Recalibration:
@@ -151,7 +248,7 @@ class Recalibration:
     @property
     def node(self) -> slicer.vtkMRMLSegmentationNode | None:
         """The segmentation for which there is a proposal."""
-        return self._proposal.request.node if self._proposal is not None else None
+        return self._proposal.node if self._proposal is not None else None
 
     def propose(self, request: RefineRequest, refined: RefinedResult) -> str | None:
         """Show what would change; nothing does yet.
@@ -172,17 +269,47 @@ class Recalibration:
         changes = count_changes(before, after)
         if not changes:
             return _("the other slices are already as they would be proposed")
-        self._proposal = _Proposal(request, refined, show_difference(request.node, before, after))
         summary = _(
             "Proposal, outside of the slices {slices}, which stay as you left them, as do accepted structures: voxels "
             "gained (green) and lost (red) are {changes}."
         ).format(slices=slice_names(" ".join(refined.slices)), changes=_list_changes(changes, record))
         new = [finding for finding in refined.result.findings if finding not in record.findings]
         warnings = [f"{finding.message} {finding.consequence}" for finding in new]
-        self._ui.previewLabel.text = " ".join([summary, *warnings])
+        write = partial(self._results.write, refined.result, request.target, refined.adapted)
+        difference = show_difference(request.node, before, after)
+        self._show(_Proposal(request.node, difference, write), " ".join([summary, *warnings]), changes)
+        return None
+
+    def propose_earlier(self, start: EarlierCorrections) -> bool:
+        """Show what corrections of an earlier scan would change; nothing does yet.
+
+        Returns:
+            Whether they would change anything.
+        """
+        self.discard()
+        record = ResultRecord.read(start.node)
+        if record is None:
+            return False
+        before, after = proposed_labels(start.node, start.result.labels, record)
+        changes = count_changes(before, after)
+        if not changes:
+            return False
+        summary = _(
+            "Proposal, the corrections of {earlier} in the place where they belong here: voxels gained (green) and "
+            "lost (red) are {changes}. Accepted structures and corrected slices stay. Check all of it: the anatomy may "
+            "have changed since."
+        ).format(earlier=start.earlier, changes=_list_changes(changes, record))
+        counts = {value: sum(change) for value, change in changes.items()}
+        adapted = adapted_parameters(start.node) if record.adapted else None
+        write = partial(self._results.write, start.result, start.target, adapted, counts)
+        self._show(_Proposal(start.node, show_difference(start.node, before, after), write), summary, changes)
+        return True
+
+    def _show(self, proposal: _Proposal, text: str, changes: dict[int, tuple[int, int]]) -> None:
+        self._proposal = proposal
+        self._ui.previewLabel.text = text
         self._ui.previewFrame.visible = True
         self._on_proposal(changes)
-        return None
 
     def discard(self) -> None:
         """Discard the proposal, if there is one."""
@@ -199,8 +326,7 @@ class Recalibration:
         if proposal is None:
             return
         self.discard()
-        refined, target = proposal.refined, proposal.request.target
-        self._on_accepted(lambda: self._results.write(refined.result, target, refined.adapted))
+        self._on_accepted(proposal.write)
 
 
 def proposed_labels(

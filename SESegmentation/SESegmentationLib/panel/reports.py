@@ -15,7 +15,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from SESegmentationExport.comparison import COLUMNS as CHANGE_COLUMNS
-from SESegmentationExport.comparison import Change, compare_reports
+from SESegmentationExport.comparison import compare_reports
 
 from ..errors import InputError, ModelError, UsageError
 from ..files import OutputFiles
@@ -120,17 +120,19 @@ def show_table(node: slicer.vtkMRMLSegmentationNode, report: dict[str, Any]) -> 
     return _show_rows(node, (_TABLE_ROLE, "report"), COLUMNS, table_rows(report))
 
 
-def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSegmentationNode | None) -> list[Change]:
+def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSegmentationNode | None) -> str:
     """Put the changes since an earlier result into the scene as a table beside the segmentation, and show it.
 
     Volumes are those of both segmentations as they are now, after edits.
+
+    Returns:
+        What of them can be told from noise, one sentence.
 
     Raises:
         InputError: one of them is no result of this module, or its volume is gone.
         UsageError: none, or itself, is chosen as the earlier one; they are of different models.
     """
-    if earlier is None or earlier is node:
-        raise UsageError(_("No earlier result is chosen."), _("Choose the segmentation of an earlier scan."))
+    earlier = require_earlier(node, earlier)
     before, now = scene_report(earlier), scene_report(node)
     try:
         card = find_model(now["model"]["name"]).card
@@ -141,7 +143,21 @@ def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSe
     changes = compare_reports(before, now, repeatability, days=None)
     rows = [change.to_dict() | {"told": change.words()} for change in changes]
     _show_rows(node, (_CHANGES_ROLE, "change"), CHANGE_COLUMNS, rows)
-    return changes
+    told = [f"{change.name} {change.words()}" for change in changes if change.told]
+    if not any(change.told is not None for change in changes):
+        return _("Of this model it was not measured what change can be told from noise.")
+    if told:
+        return _("Changed by more than noise explains: {names}.").format(names="; ".join(told))
+    return _("No structure changed by more than noise explains.")
+
+
+def require_earlier(
+    node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSegmentationNode | None
+) -> slicer.vtkMRMLSegmentationNode:
+    """The earlier result; UsageError where none is chosen, or it is the same."""
+    if earlier is None or earlier is node:
+        raise UsageError(_("No earlier result is chosen."), _("Choose the segmentation of an earlier scan."))
+    return earlier
 
 
 def _show_rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import SimpleITK as sitk
@@ -124,13 +124,20 @@ class SceneResults:
         self._redo_states: list[_Change] = []
         self._doubts: list[tuple[slicer.vtkMRMLSegmentationNode, sitk.Image]] = []
 
-    def write(self, result: SegmentationResult, target: Target, adapted: bytes | None = None) -> WrittenResult:
+    def write(
+        self,
+        result: SegmentationResult,
+        target: Target,
+        adapted: bytes | None = None,
+        taken_over: Mapping[int, int] | None = None,
+    ) -> WrittenResult:
         """Write a result into its target; into a new segmentation if the chosen one no longer fits.
 
         Args:
             result: labels on the volume's grid, or on the model's.
             target: where it is written.
             adapted: the file of parameters adapted to this patient with which it was made; None: the model as it is.
+            taken_over: voxels that come from a clinician's corrections of another scan, by value.
 
         Raises:
             InputError: the volume was removed, or the segmentation cannot be written into.
@@ -158,7 +165,10 @@ class SceneResults:
         else:
             corrected = find_corrected_slices(node)
             protected, before = corrected_mask(node, result.labels, corrected), self._state_of(node)
-            record = record.with_corrections(ResultRecord.read(node), edited_voxels(node, record.labels))
+            edited = edited_voxels(node, record.labels)
+            for value, count in (taken_over or {}).items():
+                edited[value] = edited.get(value, 0) + count
+            record = record.with_corrections(ResultRecord.read(node), edited)
             completed = update_segmentation(node, result.labels, record.labels, self._history, volume, protected)
             self._record_change(node, before)
         _store_with([node], record, result.labels, corrected)
