@@ -19,7 +19,6 @@ from SESegmentationLib.errors import InputError, ModelError, UsageError, printab
 from SESegmentationLib.files.json_files import Fields, read_json
 from SESegmentationLib.models import Label
 from SESegmentationLib.models.sections import least_change
-from SESegmentationLib.report import in_spreadsheet
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -209,6 +208,8 @@ def acquisition_date(path: Path, series: str | None = None) -> datetime.date | N
 
 def as_csv(changes: Sequence[Change]) -> str:
     """A row for each structure; a byte order mark tells spreadsheets that it is UTF-8."""
+    from SESegmentationLib.report import in_spreadsheet
+
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -261,9 +262,13 @@ def draw_comparison(
         scans = [scans[0], (caption, second, second_labels)]
 
     order = sorted(changes, key=lambda change: (not change.told, -abs(change.percent or 0)))
-    rows = [(printable(change.name), change.words(), change.told is not False) for change in order]
+    noise = ["" if change.least_percent is None else f" (noise {change.least_percent:.1f} %)" for change in order]
+    rows = [
+        (printable(change.name), change.words() + least, change.told is not False)
+        for change, least in zip(order, noise, strict=True)
+    ]
     height = max(2 * (_SIDE + _LINE + _GAP), (len(rows) + 1) * _LINE) + _GAP
-    picture = Image.new("RGB", (3 * _SIDE + 560, height), _BACKGROUND)
+    picture = Image.new("RGB", (3 * _SIDE + 580, height), _BACKGROUND)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
     for number, (caption, image, label_map) in enumerate(scans):
         top = _GAP + number * (_SIDE + _LINE + _GAP)
