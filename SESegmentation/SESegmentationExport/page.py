@@ -278,8 +278,8 @@ def as_pdf(page: Page) -> bytes:
 
 #: size and margin of a sheet, height of a line, right edges of the columns of numbers and left edge of the last, in mm
 _WIDTH, _HEIGHT, _MARGIN, _LINE = 210.0, 297.0, 16.0, 4.6
-_RIGHT_EDGES = (74.0, 90.0, 114.0, 130.0, 152.0)
-_REVIEW = 158.0
+_RIGHT_EDGES = (72.0, 90.0, 114.0, 132.0, 154.5)
+_MIDLINE, _REVIEW = (72.0, 81.0, *_RIGHT_EDGES[2:]), 159.0  # of no side: between left and right
 _GREY = "#59616c"
 
 
@@ -390,7 +390,8 @@ def _draw_table(sheets: _Sheets, page: Page) -> None:
         sheets.text(_MARGIN, "\u25a1", color=_GREY)
         sheets.text(_MARGIN + 4, _cut(row.name, 30))
         cells = (*(row.volumes if len(row.volumes) == 2 else ("", *row.volumes)), " / ".join(row.shares))
-        for edge, text in zip(_RIGHT_EDGES, (*cells, row.asymmetry, row.certainty), strict=False):
+        edges = _MIDLINE if page.paired and len(row.volumes) == 1 else _RIGHT_EDGES
+        for edge, text in zip(edges, (*cells, row.asymmetry, row.certainty), strict=False):
             sheets.text(edge, text, ha="right")
         if row.light:
             sheets.text(_RIGHT_EDGES[4] + 1, "\u25cf", color=row.light)
