@@ -1,7 +1,4 @@
-"""A page about one patient's scan: pictures, volumes, asymmetry, what to expect of them, and where they come from.
-
-As HTML it is one file that needs nothing else and asks nothing of the network; as PDF sheets of A4.
-"""
+"""A page about one patient's scan, as HTML that needs nothing else or as PDF: volumes, what to expect of them."""
 
 from __future__ import annotations
 
