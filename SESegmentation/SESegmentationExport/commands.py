@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from SESegmentationLib.cli import warn
-from SESegmentationLib.cli.show import OPTION, ProgressBar, console, print_json, require_consent
+from SESegmentationLib.cli.show import AcceptLicence, ProgressBar, console, print_json, require_consent
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
 from SESegmentationLib.files.json_files import to_json
@@ -65,10 +65,9 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class _Scan:
-    """One scan: its report, when it was acquired, and image and labels where it was segmented now."""
+    """One scan: its report, and image and labels where it was segmented now."""
 
     report: dict[str, Any]
-    date: datetime.date | None
     image: sitk.Image | None = None
     labels: sitk.Image | None = None
 
@@ -104,15 +103,18 @@ def compare(earlier: Path, later: Path, options: CompareOptions) -> None:
         package = _model_of(reports)
     elif not all(read):
         require_consent(package.card, options.accept_licence)
-    scans = _scans(sources, reports, package, options)
-    if options.dates:
-        scans = [replace(scan, date=date) for scan, date in zip(scans, options.dates, strict=True)]
-    days = _days(scans, options.days)
-    if package and any(scan.report["model"]["weights_sha256"] != package.card.weights_sha256 for scan in scans):
+    own = package.card.weights_sha256 if options.model and package else None
+    if package and own and any(report["model"]["weights_sha256"] != own for report in reports if report):
         raise UsageError(
             f"A report is not of the model {package.card.name} {package.card.version}.",
             "Leave out --model, or give volumes.",
         )
+    series = options.series or (None, None)
+    dates: Sequence[datetime.date | None] = options.dates
+    if not dates:
+        dates = [acquisition_date(path, one) for path, one in zip(sources, series, strict=True)]
+    days = _days(dates) if options.days is None else options.days
+    scans = _scans(sources, reports, package, options)
     # of fewer views it was not measured what can be told
     repeatability = package.card.repeatability if package and not options.fast else {}
     changes = compare_reports(scans[0].report, scans[1].report, repeatability, days)
@@ -128,7 +130,7 @@ def compare(earlier: Path, later: Path, options: CompareOptions) -> None:
             text = as_csv(changes) if options.output.suffix.lower() == ".csv" else to_json(content) + "\n"
             files.write(options.output, text.encode())
         if options.picture and package:
-            files.write(options.picture, _picture(sources, scans, package, changes))
+            files.write(options.picture, _picture(sources, dates, scans, package, changes))
     if options.as_json:
         print_json(content)
     else:
@@ -161,7 +163,7 @@ def _scans(
 ) -> list[_Scan]:
     """Both scans; those that are no reports are segmented now."""
     if all(reports):
-        return [_Scan(report, None) for report in reports if report]
+        return [_Scan(report) for report in reports if report]
     assert package is not None
     from SESegmentationLib.client.reading import reading_apart, reading_process
 
@@ -178,7 +180,7 @@ def _scans(
         pixel_mm = pixel_size(package.card.input, package.card.spacing)
         for number, (path, report) in enumerate(zip(sources, reports, strict=True)):
             if report:
-                scans.append(_Scan(report, None))
+                scans.append(_Scan(report))
                 continue
             progress.subject(path.name)
             series = options.series[number] if options.series else None
@@ -186,18 +188,18 @@ def _scans(
                 image = read_volume(path, pixel_mm, series)
             result = engine.segment(image, SegmentOptions(fast=options.fast, grid="auto"), progress=progress)
             about = build_report(result, image, path)
-            scans.append(_Scan(about, acquisition_date(path, series), image, result.labels))
+            scans.append(_Scan(about, image, result.labels))
             with progress.paused():
                 for finding in about["findings"]:
                     warn(f"{path}: Warning: {finding['message']} {finding['consequence']}")
     return scans
 
 
-def _days(scans: Sequence[_Scan], given: float | None) -> float | None:
-    """Days between the scans, as they were given or by the files; a later scan is never the earlier one."""
-    first, second = (scan.date for scan in scans)
-    if given is not None or first is None or second is None:
-        return given
+def _days(dates: Sequence[datetime.date | None]) -> float | None:
+    """Days between the scans, None where that is unknown; a later scan is never the earlier one."""
+    first, second = dates
+    if first is None or second is None:
+        return None
     days = (second - first).days
     if days < 0:
         raise UsageError(
@@ -206,12 +208,18 @@ def _days(scans: Sequence[_Scan], given: float | None) -> float | None:
     return float(days)
 
 
-def _picture(sources: Sequence[Path], scans: Sequence[_Scan], package: ModelPackage, changes: list[Change]) -> bytes:
+def _picture(
+    sources: Sequence[Path],
+    dates: Sequence[datetime.date | None],
+    scans: Sequence[_Scan],
+    package: ModelPackage,
+    changes: list[Change],
+) -> bytes:
     from SESegmentationLib.io.writing import as_png
 
     drawn = [
-        (f"{name}: {path.name}" + (f", {scan.date}" if scan.date else ""), scan.image, scan.labels)
-        for name, path, scan in zip(("earlier", "later"), sources, scans, strict=True)
+        (f"{name}: {path.name}" + (f", {date}" if date else ""), scan.image, scan.labels)
+        for name, path, date, scan in zip(("earlier", "later"), sources, dates, scans, strict=True)
         if scan.image is not None and scan.labels is not None
     ]
     return as_png(draw_comparison(drawn, package.card.labels, changes))
@@ -271,9 +279,7 @@ def _command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
-    accept_licence: Annotated[
-        bool, typer.Option(OPTION, help="Accept the terms of weights that are not free for every use.")
-    ] = False,
+    accept_licence: AcceptLicence = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell how structures changed between two scans of a patient, and which changes can be told from noise."""

@@ -14,6 +14,7 @@ from SESegmentationExport.commands import add_compare_command
 from .. import __version__
 from ..errors import DependencyError, UsageError
 from . import say, warn
+from .show import AcceptLicence
 
 PACKAGE = "SESegmentationTraining"
 COMMANDS = ("train", "experiment", "evaluate", "measure", "prepare")
@@ -24,14 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-AcceptLicence = Annotated[
-    bool,
-    typer.Option(
-        "--accept-licence",
-        envvar="SESEGMENTATION_ACCEPT_LICENCE",
-        help="Accept the terms of weights that are not free for every use.",
-    ),
-]
 Series = Annotated[
     str | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""Consent to the terms of weights that are not free for every use."""
+"""What the command shows: tables on stdout, progress on stderr; and the terms of weights, to which it asks consent."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
@@ -20,6 +21,14 @@ from ..models import ModelCard, ModelPackage
 from . import warn
 
 OPTION = "--accept-licence"
+AcceptLicence = Annotated[
+    bool,
+    typer.Option(
+        OPTION,
+        envvar="SESEGMENTATION_ACCEPT_LICENCE",
+        help="Accept the terms of weights that are not free for every use.",
+    ),
+]
 _STATUS_STYLES = {OK: "green", ERROR: "red"}
 
 

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SESegmentationLib.errors import DeviceError
+from SESegmentationLib.inference.engine import Engine
+
 
 @pytest.fixture(scope="session")
 def oblique() -> Callable[[sitk.Image, float], sitk.Image]:
@@ -36,3 +39,17 @@ def dicom_errors() -> Callable[[Path], list[str]]:
         return [line for line in (told.stderr + told.stdout).splitlines() if line.startswith("Error")]
 
     return errors
+
+
+@pytest.fixture
+def lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second volume that is segmented ends the batch."""
+    segment, calls = Engine.segment, []
+
+    def fails_at_the_second(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise DeviceError("The device was lost.", "Start again.")
+        return segment(*arguments, **options)
+
+    monkeypatch.setattr(Engine, "segment", fails_at_the_second)

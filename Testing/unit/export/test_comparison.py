@@ -25,6 +25,7 @@ from SESegmentationExport.comparison import (
 from SESegmentationExport.registration import align, overlap, register
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationTraining.repeatability import larger_deviations, rescan, within_scan_deviations
 
@@ -222,4 +223,19 @@ def test_the_time_between_is_that_of_the_dicom_files(tiny_model, sample_file, tm
     assert content["days"] == 731
     assert all(entry["change_ml"] == 0 for entry in content["changes"])
     assert main(["compare", *reversed(folders), "-m", str(tiny_model)]) == 2
+    assert "Exchange the two." in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_told_before_anything_is_segmented(
+    tiny_model, sample_file, tmp_path, monkeypatch, capsys
+):
+    def segment(*arguments, **options):
+        raise AssertionError("this takes minutes")
+
+    monkeypatch.setattr(Engine, "segment", segment)
+    (tmp_path / "other.json").write_text(json.dumps(report(1, 1)), encoding="utf-8")
+    model = ["-m", str(tiny_model)]
+    assert main(["compare", str(tmp_path / "other.json"), str(sample_file), *model]) == 2
+    assert "A report is not of the model" in capsys.readouterr().err
+    assert main(["compare", str(sample_file), str(sample_file), *model, "--dates", "2022-01-01", "2020-01-01"]) == 2
     assert "Exchange the two." in capsys.readouterr().err

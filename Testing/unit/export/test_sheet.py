@@ -15,7 +15,6 @@ from benchmarks.sheet import synthetic_scans
 from SESegmentationExport import sheet
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import DeviceError
-from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.report import without_folders
 
 
@@ -123,16 +122,7 @@ def test_marks_that_are_none_are_refused_before_any_work(batch, tmp_path, conten
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
-def test_a_batch_that_breaks_off_leaves_a_whole_page_of_what_was_done(batch, tmp_path, monkeypatch):
-    segment, calls = Engine.segment, []
-
-    def fails_at_the_second(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise DeviceError("The device was lost.", "Start again.")
-        return segment(*arguments, **options)
-
-    monkeypatch.setattr(Engine, "segment", fails_at_the_second)
+def test_a_batch_that_breaks_off_leaves_a_whole_page_of_what_was_done(batch, tmp_path, lost_device):
     code, err, scans = batch("--low-memory", names="a b")  # one after the other
     assert code == DeviceError.exit_code, err
     assert list(scans) == ["a"] and scans["a"]["picture"]

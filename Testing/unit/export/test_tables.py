@@ -16,7 +16,6 @@ from SESegmentationExport.tables import aseg_stats, freesurfer_name, tsv
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import DeviceError
 from SESegmentationLib.geometry import Geometry
-from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelCard, find_model
 from SESegmentationLib.models.labels import LEFT, structure_label
 from SESegmentationLib.result import IntracranialVolume, SegmentationResult, StructureResult
@@ -143,16 +142,7 @@ def test_a_batch_as_one_table_and_a_folder_of_subjects(batch, tmp_path):
         assert not re.search(r"John Doe|/tmp|/home", path.read_text(encoding="utf-8")), "no folders of absolute paths"
 
 
-def test_a_table_of_what_was_done_where_a_batch_breaks_off(batch, tmp_path, monkeypatch):
-    segment, calls = Engine.segment, []
-
-    def fails_at_the_second(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) == 2:
-            raise DeviceError("The device was lost.", "Start again.")
-        return segment(*arguments, **options)
-
-    monkeypatch.setattr(Engine, "segment", fails_at_the_second)
+def test_a_table_of_what_was_done_where_a_batch_breaks_off(batch, tmp_path, lost_device):
     code, err = batch("--table", tmp_path / "t.tsv", "--stats", tmp_path / "s", "--low-memory", names="a b")
     assert code == DeviceError.exit_code, err
     assert [row["scan"] for row in rows_of(tmp_path / "t.tsv")] == ["a"]
