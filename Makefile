@@ -44,7 +44,7 @@ $(VENV)/.runtime: $(REQUIREMENTS) | $(BIN)/python
 
 $(VENV)/.testing: $(REQUIREMENTS) | $(BIN)/python
 	$(PIP) --editable '.[test,export]'
-	$(PIP) --no-deps segmentation-models-pytorch  # one file of it is compared with; it needs torch alone
+	$(PIP) --no-deps segmentation-models-pytorch monailabel  # what is compared with: one file, and a client
 	@touch $@ $(VENV)/.runtime
 
 segment: $(VENV)/.runtime

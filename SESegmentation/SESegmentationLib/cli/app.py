@@ -1,8 +1,9 @@
-"""The commands and their options; those for training where that package is installed."""
+"""The commands and their options, those of other packages where they are installed."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,8 +17,12 @@ from ..errors import DependencyError, UsageError
 from . import say, warn
 from .show import AcceptLicence
 
-PACKAGE = "SESegmentationTraining"
-COMMANDS = ("train", "experiment", "evaluate", "measure", "prepare")
+#: packages whose module ``commands`` adds these commands, and how their extra dependencies are called
+PACKAGES = {
+    "SESegmentationTraining": ("train", ("train", "experiment", "evaluate", "measure", "prepare")),
+    "SESegmentationServer": ("serve", ("serve",)),
+    "SESegmentationCohort": ("serve", ("cohort",)),
+}
 app = typer.Typer(
     help="Segment anatomy in medical volumes by networks with squeeze & excitation blocks.",
     no_args_is_help=True,
@@ -50,27 +55,31 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 models_app = typer.Typer(invoke_without_command=True, help="List the models that can be used, or add one.")
 
 
-def add_training_commands(app: typer.Typer) -> None:
-    """Add commands for training and measuring to ``app``."""
-    if importlib.util.find_spec(PACKAGE) is not None:
-        from SESegmentationTraining.commands import add_commands
+def add_package_commands(app: typer.Typer) -> None:
+    """Add the commands of the packages that are installed to ``app``; in place of others, ones that say what lacks."""
+    for package, (extra, commands) in PACKAGES.items():
+        if importlib.util.find_spec(package) is not None:
+            importlib.import_module(f"{package}.commands").add_commands(app)
+            continue
+        for name in commands:
+            app.command(
+                name,
+                help=f"Not installed here: it is part of the package {package}.",
+                add_help_option=False,
+                context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+            )(_refusal(package, extra))
 
-        add_commands(app)
-        return
-    for name in COMMANDS:
-        app.command(
-            name,
-            help="Not installed here: it is part of the training package.",
-            add_help_option=False,
-            context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-        )(_refuse)
 
+def _refusal(package: str, extra: str) -> Callable[[], None]:
+    """What a command of a package does that is not installed."""
 
-def _refuse() -> None:
-    raise DependencyError(
-        "Training and measuring are not installed here.",
-        "Install them from the project's folder: pip install '.[train]'",
-    )
+    def refuse() -> None:
+        raise DependencyError(
+            f"The package {package} is not installed here.",
+            f"Install it from the project's folder: pip install '.[{extra}]'",
+        )
+
+    return refuse
 
 
 def _print_version(wanted: bool) -> None:
@@ -383,4 +392,4 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 add_compare_command(app)
-add_training_commands(app)
+add_package_commands(app)

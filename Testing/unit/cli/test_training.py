@@ -70,9 +70,16 @@ def test_train_refuses_what_is_not_there(capfd, tmp_path, dataset, recipe):
     assert not (tmp_path / "model" / "model.json").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "experiment", "evaluate", "measure", "prepare"])
-def test_without_the_training_package_its_commands_say_so(capfd, monkeypatch, command):
-    monkeypatch.setitem(sys.modules, "SESegmentationTraining", None)
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        *(("Training", command) for command in ("train", "experiment", "evaluate", "measure", "prepare")),
+        ("Server", "serve"),
+        ("Cohort", "cohort"),
+    ],
+)
+def test_without_a_package_its_commands_say_so(capfd, monkeypatch, package, command):
+    monkeypatch.setitem(sys.modules, f"SESegmentation{package}", None)
     monkeypatch.delitem(sys.modules, "SESegmentationLib.cli.app", raising=False)
     assert main([command, "accuracy", "--dataset", "somewhere"]) == DependencyError.exit_code
     cause, remedy = capfd.readouterr().err.splitlines()

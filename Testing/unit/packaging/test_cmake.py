@@ -29,7 +29,7 @@ def files_of_the_project() -> list[str]:
 
 def place_in_package(path: str) -> str | None:
     """Where a file of the project has to be in the package; None if it does not belong there."""
-    if path.startswith("SESegmentation/SESegmentationTraining/"):
+    if path.startswith(tuple(f"SESegmentation/SESegmentation{name}/" for name in ("Cohort", "Server", "Training"))):
         return None
     if path.startswith("SESegmentation/") and not path.endswith("/CMakeLists.txt"):
         return path.removeprefix("SESegmentation/")

@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3] / "SESegmentation"
 FILES = [
     path
-    for package in ("SESegmentationExport", "SESegmentationLib", "SESegmentationTraining")
-    for path in (ROOT / package).rglob("*.py")
+    for package in ("Cohort", "Export", "Lib", "Server", "Training")
+    for path in (ROOT / f"SESegmentation{package}").rglob("*.py")
 ]
 REFERENCE = re.compile(r":(?:mod|class|func|meth|attr|data):`~?\.*([^`]+)`")
 

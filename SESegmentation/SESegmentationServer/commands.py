@@ -1,0 +1,9 @@
+"""The command of the server and its options; what it does is imported when it is called."""
+
+from __future__ import annotations
+
+import typer
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add it to ``app``."""
