@@ -25,13 +25,15 @@ from harness import application, dialogs, packages, views  # noqa: E402
 from harness.faults import faults  # noqa: E402
 
 FOLDER = ROOT / "Resources" / "screenshots"
-MODEL = "hippocampus-t1"
+MODEL, HEAD_MODEL = "hippocampus-t1", "brain-mr"
 PANEL_WIDTH = 400  # pixels
+HEAD_PANEL_WIDTH = 460  # Slicer makes its panel as wide as what it holds; structures in pairs need this
 VIEW_SIZE = 360
 COLORS = 255  # of a picture; keeps the files small
 SECONDS = 120
 CORRECTED = 18  # the axial slice that is corrected
-VIEW_FROM = (-1.0, -0.4, 0.6)  # where the camera of the 3-D view stands: right, anterior, superior
+# where the camera of the 3-D view stands: right, anterior, superior
+VIEW_FROM, HEAD_FROM = (-1.0, -0.4, 0.6), (-1.0, 0.6, 0.3)
 SETTLING = 12  # rounds of events until layouts within layouts have their sizes
 MAXIMUM = 16777215  # QWIDGETSIZE_MAX
 
@@ -44,6 +46,7 @@ def main() -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with started() as widget:
         take(widget)
+        take_window(widget)
     found = faults.take()
     print(*found, sep="\n", file=sys.stderr)
     return 1 if found else 0
@@ -107,8 +110,30 @@ def take(widget: Any) -> None:
     three_d._renderer.GetActiveCamera().Zoom(1.25)
     save(np.hstack([view.picture() for view in slices]), "slice-views")
     save(three_d.picture(), "3d-view")
-    save(window_picture(), "window")
     take_review(widget)
+
+
+def take_window(widget: Any) -> None:
+    """The whole window with a real head: what a newcomer sees first."""
+    import slicer
+
+    slicer.mrmlScene.Clear(0)
+    volume = sys.modules["SampleData"].SampleDataLogic().downloadSample("SESegmentationHead")
+    slicer.util.setSliceViewerLayers(background=volume, fit=True)
+    slicer.util.selectModule("SESegmentation")
+    choices = widget.logic.getParameterNode()
+    choices.inputVolume, choices.model = volume, HEAD_MODEL
+    ui, run = widget.ui, widget.panel.run
+    ui.segmentButton.click()
+    if not application.wait_until(lambda: not run.running, SECONDS):
+        raise TimeoutError("The segmentation of the head does not end.")
+    ui.show3DButton.click()
+    ui.structureTable.setCurrentCell(0, 0)
+    slicer.util.resetSliceViews()
+    three_d = all_views()[-1]
+    three_d.look_from(*HEAD_FROM)
+    three_d._renderer.GetActiveCamera().Zoom(1.25)
+    save(window_picture(), "window")
 
 
 def take_review(widget: Any) -> None:
@@ -218,8 +243,8 @@ def window_picture() -> np.ndarray:
     for place, label in zip(((0, 0), (1, 0), (1, 1), (0, 1)), (axial, coronal, sagittal, three_d), strict=True):
         grid.addWidget(label, *place)
     window.setCentralWidget(middle)
-    window._area.setMinimumWidth(PANEL_WIDTH + 20)
-    window.resize(PANEL_WIDTH + 2 * VIEW_SIZE + 40, 2 * VIEW_SIZE + 30)
+    window._area.setMinimumWidth(HEAD_PANEL_WIDTH)
+    window.resize(HEAD_PANEL_WIDTH + 2 * VIEW_SIZE + 20, 2 * VIEW_SIZE + 30)
     for _ in range(SETTLING):
         application.process_events()
     return pixels(window.grab())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.io.writing import write_segmentation
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
-from SESegmentationLib.mrml import add_segmentation, image_from_volume_node, is_completed
+from SESegmentationLib.mrml import add_segmentation, image_from_volume_node, is_completed, update_segmentation
 
 STRUCTURES = [
     structure_label(17, "hippocampus", LEFT),
@@ -180,6 +180,17 @@ def test_surfaces_are_made_when_they_are_shown_and_enclose_the_voxels(make_volum
     properties = vtk.vtkMassProperties()
     properties.SetInputData(surface)
     assert properties.GetVolume() == pytest.approx(12**3, rel=0.1)  # smoothing takes the edges off
+
+
+def test_the_fluid_round_the_brain_does_not_hide_it_in_3d(volume, labels):
+    structures = [*STRUCTURES, structure_label(24, "cerebrospinal fluid")]
+    node = add_segmentation(labels, structures, volume, "head")
+    display = node.GetDisplayNode()
+    assert not display.GetSegmentVisibility3D("Segment_24")
+    assert all(display.GetSegmentVisibility3D(f"Segment_{label.value}") for label in STRUCTURES)
+    display.SetSegmentVisibility3D("Segment_24", True)
+    update_segmentation(node, labels, structures)
+    assert display.GetSegmentVisibility3D("Segment_24")  # what the user has chosen stays
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path, volume, labels):

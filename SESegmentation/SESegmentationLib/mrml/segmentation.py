@@ -34,6 +34,8 @@ from .volume import VolumeSequence, check_volume_node, find_sequence
 _LOGIC = slicer.vtkSlicerSegmentationsModuleLogic
 TO_CHECK, CORRECTED, ACCEPTED = "to check", "corrected", "accepted"
 _STATUS = {TO_CHECK: _LOGIC.NotStarted, CORRECTED: _LOGIC.InProgress, ACCEPTED: _LOGIC.Completed}
+#: SNOMED CT types of what surrounds an organ: its surface would hide all others
+_SURROUNDING = {"65216001"}  # cerebrospinal fluid
 _REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
@@ -125,7 +127,7 @@ def update_segmentation(
 
     Segments marked completed keep every voxel, and no other segment gets one of theirs. Segments that mean nothing to
     the model are not touched; see :func:`.find_segment`. Old surfaces are removed; Slicer's
-    button "Show 3D" makes new ones, which takes seconds.
+    button "Show 3D" makes new ones, which takes seconds. New segments of fluid round the brain are not shown in 3D.
 
     Args:
         node: the segmentation, with any geometry; linear transforms between it and the volume must be the same.
@@ -156,6 +158,7 @@ def update_segmentation(
         values = np.where(segments_mask(completed, labels), 0, values).astype(values.dtype)
     values, apart = _with_protected(values, protected, segmentation, structures, labels)
     shared = oriented_image(values, labels)
+    surrounding = []
     modified = node.StartModify()
     _set_geometry(segmentation, labels, is_empty)
     for label in structures:
@@ -164,10 +167,15 @@ def update_segmentation(
         if segment is None:
             identifier = segmentation.GenerateUniqueSegmentID(segment_id(label))
             segmentation.AddSegment(_segment(label, voxels), identifier)
+            if label.type.value in _SURROUNDING:
+                surrounding.append(identifier)
         elif not is_completed(segment):
             segment.SetLabelValue(label.value)
             segment.AddRepresentation(BINARY_LABELMAP, voxels)
     node.EndModify(modified)
+    if (display := node.GetDisplayNode()) is not None:
+        for identifier in surrounding:
+            display.SetSegmentVisibility3D(identifier, False)
     return [segment.GetName() for segment in completed]
 
 
