@@ -53,7 +53,8 @@ DTYPES = frozenset(
 MAXIMUM_HEADER = 16 << 20  # bytes
 MAXIMUM_ARRAY = 1 << 36  # bytes
 MAXIMUM_NOISE = 1 << 16  # bytes
-_LENGTH = struct.Struct("<I")
+#: of the JSON text, between MAGIC and the text
+LENGTH = struct.Struct("<I")
 #: counts up when messages change their meaning
 PROTOCOL = 2
 JOB, CANCEL, SHUTDOWN = "job", "cancel", "shutdown"
@@ -135,9 +136,9 @@ def write_frame(stream: Writer, header: dict[str, Any], arrays: Sequence[np.ndar
         raise FrameError(f"A header cannot be written as JSON: {error}.") from error
     if len(text) > MAXIMUM_HEADER:
         raise FrameError(f"A header of {len(text)} bytes is too large.")
-    _write_all(stream, memoryview(MAGIC + _LENGTH.pack(len(text)) + text))
+    _write_all(stream, memoryview(MAGIC + LENGTH.pack(len(text)) + text))
     for array in arrays:
-        _write_all(stream, _bytes_of(array))
+        _write_all(stream, bytes_of(array))
 
 
 def read_frame(stream: Reader, noise: bytearray | None = None) -> Frame | None:
@@ -166,22 +167,39 @@ def read_frame(stream: Reader, noise: bytearray | None = None) -> Frame | None:
         elif filled:
             raise FrameError("The stream ended inside a frame.")
         return None
-    (length,) = _LENGTH.unpack(_read_all(stream, bytearray(_LENGTH.size)))
+    (length,) = LENGTH.unpack(_read_all(stream, bytearray(LENGTH.size)))
     if length > MAXIMUM_HEADER:
         raise FrameError(f"A header of {length} bytes is too large.")
     text = bytearray(length)
     _read_all(stream, text)
+    frame = describe(text)
+    for array in frame.arrays:
+        _read_all(stream, bytes_of(array))
+    return frame
+
+
+def describe(text: bytes | bytearray, maximum: int | None = None) -> Frame:
+    """The frame whose JSON text this is, with room for its arrays.
+
+    Args:
+        text: what stands between the length and the arrays.
+        maximum: bytes that the arrays may have together.
+
+    Raises:
+        FrameError: it cannot be read, or describes arrays that there cannot be.
+        MemoryError: there is no room for them.
+    """
     try:
         content = json.loads(text.decode(), parse_constant=_refuse_constant)
         header, described = content["header"], content["arrays"]
         if not isinstance(header, dict):
             raise TypeError("the header is no object")
-        empty = [_empty(**description) for description in described]
+        sizes = [_size(**description) for description in described]
+        if maximum is not None and sum(sizes) > maximum:
+            raise ValueError(f"arrays of {sum(sizes)} bytes are too large")
+        return Frame(header, [np.empty(description["shape"], description["dtype"]) for description in described])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise FrameError(f"A header cannot be read: {error!r}.") from error
-    for array in empty:
-        _read_all(stream, _bytes_of(array))
-    return Frame(header, empty)
 
 
 def _refuse_constant(name: str) -> None:
@@ -196,16 +214,17 @@ def _plain(array: np.ndarray) -> np.ndarray:
     return plain
 
 
-def _empty(dtype: str, shape: list[int]) -> np.ndarray:
-    """Room for an array that a header describes."""
+def _size(dtype: str, shape: list[int]) -> int:
+    """Bytes of an array that a header describes; ValueError where there is no such array."""
     if dtype not in DTYPES or not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError(f"no array has the type {dtype} and the shape {shape}")
-    if prod(shape) * np.dtype(dtype).itemsize > MAXIMUM_ARRAY:
+    size = prod(shape) * np.dtype(dtype).itemsize
+    if size > MAXIMUM_ARRAY:
         raise ValueError(f"an array of the shape {shape} is too large")
-    return np.empty(shape, dtype)
+    return size
 
 
-def _bytes_of(array: np.ndarray) -> memoryview:
+def bytes_of(array: np.ndarray) -> memoryview:
     """The bytes of an array that lies in C order, without a copy."""
     return array.reshape(-1).view(np.uint8).data
 

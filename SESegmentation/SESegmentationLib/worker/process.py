@@ -93,7 +93,7 @@ def load_adapted_engine(package: ModelPackage, device: str, adapted: bytes) -> E
 
 
 class JobRunner:
-    """Runs one job at a time.
+    """Runs jobs, also in several threads at once: they share the engines, which do not change.
 
     Args:
         engine_factory: makes the engines of models as they are.
@@ -104,6 +104,7 @@ class JobRunner:
         self._make_engine = engine_factory
         self._capacity = capacity
         self._engines: OrderedDict[tuple, Engine] = OrderedDict()
+        self._loading = threading.Lock()
         self._run_by_kind: dict[str, Callable[[Any, Progress], Value]] = {
             SegmentJob.kind: self._segment,
             RefineJob.kind: self._refine,
@@ -167,17 +168,18 @@ class JobRunner:
         package = find_model(model)
         which = package.path.resolve(), device, hashlib.sha256(adapted).hexdigest() if adapted else ""
         key = (which, _stamp(package))
-        if key not in self._engines:
-            # another one of the same model is of files that have changed since
-            for old in [old for old in self._engines if old[0] == which]:
-                del self._engines[old]
-            while len(self._engines) >= self._capacity:
-                self._engines.popitem(last=False)
-            self._engines[key] = (
-                load_adapted_engine(package, device, adapted) if adapted else self._make_engine(package, device)
-            )
-        self._engines.move_to_end(key)
-        return self._engines[key]
+        with self._loading:
+            if key not in self._engines:
+                # another one of the same model is of files that have changed since
+                for old in [old for old in self._engines if old[0] == which]:
+                    del self._engines[old]
+                while len(self._engines) >= self._capacity:
+                    self._engines.popitem(last=False)
+                self._engines[key] = (
+                    load_adapted_engine(package, device, adapted) if adapted else self._make_engine(package, device)
+                )
+            self._engines.move_to_end(key)
+            return self._engines[key]
 
 
 def _stamp(package: ModelPackage) -> tuple:

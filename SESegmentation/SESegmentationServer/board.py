@@ -1,0 +1,315 @@
+"""The jobs of a server from the upload to the fetched result, and the clients that follow them.
+
+It knows neither HTTP nor Ray: jobs are done by a function that it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from SESegmentationLib.errors import CancelledError, SegmentationError, WorkerError
+from SESegmentationLib.worker.messages import ACCEPTED, FAILURE, HEARTBEAT, PROGRESS, RESULT, failure
+
+from .frames import Work, pieces_of
+from .refusals import full, unknown_job
+from .schedule import FairQueue, Ticket
+from .settings import Limits
+
+QUEUED = "queued"
+BEAT_SECONDS = 1.0
+#: what a waiting job is told again, even if nothing has changed
+QUEUED_SECONDS = 2.0
+#: what its client is told of a job whose replica was lost
+AGAIN = "begin again on another replica"
+#: of them only the last is of use to a client that comes back
+_PASSING = (QUEUED, PROGRESS)
+Answer = tuple[dict[str, Any], list[np.ndarray]]
+#: does a job with so many jobs at once; what it gives are the worker's messages about it
+Segment = Callable[[Work, int], AsyncGenerator[Answer]]
+
+
+class ReplicaLostError(Exception):
+    """What ran a job is gone."""
+
+
+@dataclass(eq=False)
+class ServerJob:
+    """A job of a user.
+
+    Attributes:
+        id: by which its user knows it; a UUID.
+        ticket: its place in the queue, whose user is the job's.
+        work: what to do; None when that is done.
+        number: by which the client counts it.
+        kind: of job.
+        state: "queued", "running" or "done".
+        events: what was told of it, with consecutive numbers; of those that pass, the last.
+        streams: how many clients follow it.
+    """
+
+    id: str
+    ticket: Ticket
+    work: Work | None
+    number: int
+    kind: str
+    model: str
+    state: str = QUEUED
+    events: list[tuple[int, dict[str, Any], list[np.ndarray]]] = field(default_factory=list)
+    count: int = 0
+    streams: int = 0
+    left: float = 0.0
+    moved: float = 0.0
+    told: tuple[float, int] = (0.0, 0)
+    task: asyncio.Task | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def user(self) -> str:
+        """Whose it is."""
+        return self.ticket.user
+
+
+class Board:
+    """Keeps jobs; all in one thread, that of its event loop.
+
+    Args:
+        segment: does a job.
+        slots: of all replicas.
+        limits: how much is taken.
+        slots_of: how many of them a job needs.
+        clock: tells the time in s.
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        slots: int,
+        limits: Limits,
+        slots_of: Callable[[Work], int] = lambda work: 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.queue = FairQueue(slots, clock=clock)
+        self.limits = limits
+        self.finished: dict[str, int] = {}  # jobs by how they ended
+        self.lost = 0  # replicas, each in a job
+        self._segment = segment
+        self._slots_of = slots_of
+        self._clock = clock
+        self._jobs: dict[str, ServerJob] = {}
+        self._by_ticket: dict[Ticket, ServerJob] = {}
+        self._tasks: set[asyncio.Task] = set()
+
+    @property
+    def users(self) -> int:
+        """How many users have jobs."""
+        return len({job.user for job in self._jobs.values()})
+
+    def check_room(self, user: str, uploads: int = 0, all_uploads: int = 0) -> None:
+        """Raise RefusalError where this user, or all together, have as many jobs as they may.
+
+        Args:
+            user: who asks.
+            uploads: of this user, that are on their way.
+            all_uploads: of all users.
+        """
+        if len(self._jobs) + all_uploads >= self.limits.jobs:
+            raise full("The server has as many jobs as it takes.")
+        if len(self.jobs_of(user)) + uploads >= self.limits.jobs_per_user:
+            raise full("You have as many jobs on the server as it takes of one user.", status=429)
+
+    def find(self, identity: str, user: str) -> ServerJob:
+        """The job of that user; RefusalError where there is none."""
+        job = self._jobs.get(identity)
+        if job is None or job.user != user:
+            raise unknown_job()
+        return job
+
+    def knows(self, identity: str) -> bool:
+        """Whether there is such a job, whosever it is."""
+        return identity in self._jobs
+
+    def jobs_of(self, user: str) -> list[ServerJob]:
+        """All jobs of a user, the oldest first."""
+        return [job for job in self._jobs.values() if job.user == user]
+
+    def submit(self, identity: str, user: str, work: Work) -> ServerJob:
+        """Queue a job."""
+        ticket = Ticket(user, self._slots_of(work), (work.kind, work.model), work.megavoxels)
+        job = ServerJob(identity, ticket, work, work.number, work.kind, work.model)
+        job.left = job.moved = self._clock()
+        self._jobs[identity] = self._by_ticket[ticket] = job
+        self.queue.add(ticket)
+        self._advance()
+        self._tell_waiting()
+        return job
+
+    def forget(self, job: ServerJob) -> None:
+        """Cancel a job if it runs, and keep nothing of it."""
+        if self._jobs.pop(job.id, None) is None:
+            return
+        del self._by_ticket[job.ticket]
+        if job.task:
+            job.task.cancel()
+        else:
+            self.queue.leave(job.ticket)
+        if job.state != "done":
+            self._end(job, failure(job.number, CancelledError("Cancelled.", "Segment again when you like."), False))
+        job.work = None
+        self._advance()
+
+    def outlook(self, job: ServerJob) -> tuple[int, float | None]:
+        """Position of a waiting job, 1 for the next, and seconds until its result is there; 0 for one that runs."""
+        return self.queue.outlook().get(job.ticket, (0, None))
+
+    async def follow(self, job: ServerJob, after: int = -1) -> AsyncIterator[bytes]:
+        """What is told of a job from the event after ``after`` on, as pieces of frames, until its end."""
+        if job.streams >= self.limits.streams_per_job:
+            raise full("This job is followed by as many clients as may.", status=429)
+        job.streams += 1
+        return self._follow(job, after)
+
+    async def _follow(self, job: ServerJob, after: int) -> AsyncIterator[bytes]:
+        beat = self._clock() + BEAT_SECONDS
+        try:
+            while True:
+                changed = job.changed
+                for number, header, arrays in list(job.events):
+                    if number <= after:
+                        continue
+                    after = number
+                    for piece in pieces_of(header, arrays):
+                        yield piece
+                    if header["type"] in (RESULT, FAILURE):
+                        return
+                if job.state == "done":  # its last event was told to this client before
+                    return
+                try:
+                    async with asyncio.timeout(max(0.0, beat - self._clock())):
+                        await changed.wait()
+                except TimeoutError:
+                    beat = self._clock() + BEAT_SECONDS
+                    stalled = self._clock() - job.moved if job.state == "running" else 0.0
+                    for piece in pieces_of({"type": HEARTBEAT, "stalled": stalled}, []):
+                        yield piece
+        finally:
+            job.streams -= 1
+            job.left = self._clock()
+
+    async def watch(self) -> None:
+        """Tell those that wait how it stands, and forget what nobody comes for; for ever."""
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            now = self._clock()
+            for job in list(self._jobs.values()):
+                if not job.streams and now - job.left > self.limits.keep_seconds:
+                    self.forget(job)
+            self._tell_waiting()
+
+    async def close(self) -> None:
+        """Forget all."""
+        for job in list(self._jobs.values()):
+            self.forget(job)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _advance(self) -> None:
+        while ticket := self.queue.take():
+            job = self._by_ticket[ticket]
+            job.task = asyncio.create_task(self._run(job))
+            self._tasks.add(job.task)
+            job.task.add_done_callback(self._tasks.discard)
+
+    def _tell_waiting(self) -> None:
+        now = self._clock()
+        for ticket, (position, seconds) in self.queue.outlook().items():
+            job = self._by_ticket[ticket]
+            told, before = job.told
+            if position != before or now - told >= QUEUED_SECONDS:
+                job.told = now, position
+                self._publish(job, {"type": QUEUED, "position": position, "seconds_left": seconds})
+
+    async def _run(self, job: ServerJob) -> None:
+        """Have a job done, again if its replica is lost, and see that it ends in a result or a failure."""
+        began = self._clock()
+        try:
+            async with asyncio.timeout(self.limits.job_seconds):
+                await self._try(job)
+        except TimeoutError:
+            self._fail(
+                job,
+                WorkerError(
+                    f"The job took longer than the {self.limits.job_seconds:.0f} s that the server gives to one.",
+                    "Segment a region of interest, or on this computer.",
+                ),
+            )
+        except SegmentationError as error:
+            self._fail(job, error)
+        finally:
+            job.work = None
+            self.queue.leave(job.ticket)
+            if job.events and job.events[-1][1]["type"] == RESULT:
+                self.queue.estimates.learn(job.ticket, self._clock() - began)
+            if job.id in self._jobs:
+                self._advance()
+                self._tell_waiting()
+
+    async def _try(self, job: ServerJob) -> None:
+        for lost in range(self.limits.retries + 1):
+            work = job.work
+            if work is None:
+                return
+            if lost:
+                self._publish(job, {"type": PROGRESS, "phase": AGAIN, "fraction": 0.0, "seconds_left": None})
+            try:
+                async with contextlib.aclosing(self._segment(work, len(self.queue) + self.queue.running)) as answers:
+                    async for header, arrays in answers:
+                        self._take(job, header, arrays)
+                        if job.state == "done":
+                            return
+            except ReplicaLostError:
+                self.lost += 1
+                continue
+            break
+        raise WorkerError(
+            "The server lost what ran this job, each time that it was begun." if lost else "The server ended this job.",
+            "Segment again; if it fails again, tell those who run the server.",
+        )
+
+    def _take(self, job: ServerJob, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
+        kind = header["type"]
+        job.moved = self._clock()
+        if kind in (RESULT, FAILURE):
+            self._end(job, header, arrays)
+            return
+        if kind == ACCEPTED:
+            if job.state == "running":  # begun again: it was told
+                return
+            job.state = "running"
+        elif kind == PROGRESS:
+            self.queue.progress(job.ticket, header.get("seconds_left"))
+        self._publish(job, header)
+
+    def _fail(self, job: ServerJob, error: SegmentationError) -> None:
+        self._end(job, failure(job.number, error, ends=False))
+
+    def _end(self, job: ServerJob, header: dict[str, Any], arrays: list[np.ndarray] | None = None) -> None:
+        if job.state == "done":
+            return
+        job.state = "done"
+        outcome = header["code"] if header["type"] == FAILURE else "done"
+        self.finished[outcome] = self.finished.get(outcome, 0) + 1
+        self._publish(job, header, arrays)
+
+    def _publish(self, job: ServerJob, header: dict[str, Any], arrays: list[np.ndarray] | None = None) -> None:
+        if header["type"] in _PASSING:
+            job.events = [event for event in job.events if event[1]["type"] not in _PASSING]
+        job.events.append((job.count, {**header, "job": job.number, "event": job.count}, arrays or []))
+        job.count += 1
+        job.changed.set()
+        job.changed = asyncio.Event()

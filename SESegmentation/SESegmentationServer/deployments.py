@@ -1,0 +1,200 @@
+"""What Ray Serve runs: replicas that segment, and the one that talks to clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import traceback
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+from ray import serve
+from ray.exceptions import RayActorError, RayError, TaskCancelledError
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from SESegmentationLib.cli.jobs import SMALL
+from SESegmentationLib.errors import CancelledError, InputError, ModelError, OutOfMemoryError, SegmentationError
+from SESegmentationLib.models import list_models
+from SESegmentationLib.worker.jobs import JOBS
+from SESegmentationLib.worker.messages import (
+    ACCEPTED,
+    FAILURE,
+    HARMLESS,
+    PROGRESS,
+    RESULT,
+    as_segmentation_error,
+    failure,
+)
+from SESegmentationLib.worker.process import JobRunner, release_memory
+
+from .application import build_application
+from .board import Answer, Board, ReplicaLostError
+from .frames import Work
+from .settings import Settings
+
+#: a job that was cancelled and does not stop: then its replica ends, in s
+PATIENCE_SECONDS = 30.0
+#: what a replica that ends has to say is fetched meanwhile, in s
+LAST_SECONDS = 1.0
+
+
+class Room:
+    """Slots of a replica, given in the order in which they are asked for: a large job waits until it has all."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._turn = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    async def enter(self, slots: int) -> None:
+        """Wait for so many slots, and take them."""
+        async with self._turn:
+            while self._free < slots:
+                self._changed.clear()
+                await self._changed.wait()
+            self._free -= slots
+
+    def leave(self, slots: int) -> None:
+        """Give them back."""
+        self._free += slots
+        self._changed.set()
+
+
+class Segmenter:
+    """A replica: jobs of small volumes side by side, a large one alone, with the models that were asked for last.
+
+    Args:
+        settings: of the server, with ``cores`` and ``slots`` those of one replica.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        import torch  # now, not when the first job waits for it
+
+        torch.set_num_threads(max(1, settings.cores))
+        self._settings = settings
+        self._runner = JobRunner(capacity=settings.engines)
+        self._pool = ThreadPoolExecutor(settings.slots)
+        self._room = Room(settings.slots)
+        self._running = 0
+
+    async def run(self, work: Work, slots: int, at_once: int) -> AsyncGenerator[Answer]:
+        """Do a job; the worker's messages about it. A failure that leaves this process in doubt ends it.
+
+        Args:
+            work: what to do.
+            slots: that it takes.
+            at_once: how many jobs there are for all replicas: they share the cores.
+        """
+        slots = min(slots, self._settings.slots)
+        await self._room.enter(slots)
+        loop, answers, cancelled = asyncio.get_running_loop(), asyncio.Queue[Answer](), threading.Event()
+
+        def tell(header: dict[str, Any], arrays: list[np.ndarray] | None = None) -> None:
+            loop.call_soon_threadsafe(answers.put_nowait, (header, arrays or []))
+
+        cores = max(1, self._settings.cores // min(self._settings.slots, max(at_once, self._running + 1)))
+        if slots == self._settings.slots:
+            cores = self._settings.cores
+        self._running += 1
+        task = loop.run_in_executor(self._pool, self._do, work, cores, tell, cancelled)
+        task.add_done_callback(lambda _done: self._leave(slots))
+        try:
+            while True:
+                header, arrays = await answers.get()
+                yield header, arrays
+                if header["type"] in (RESULT, FAILURE):
+                    return
+        finally:
+            cancelled.set()
+            loop.call_later(PATIENCE_SECONDS, lambda: None if task.done() else os._exit(1))
+
+    def _leave(self, slots: int) -> None:
+        self._running -= 1
+        self._room.leave(slots)
+        if not self._running:
+            self._pool.submit(release_memory)
+
+    def _do(self, work: Work, cores: int, tell: Callable[..., None], cancelled: threading.Event) -> None:
+        import torch
+
+        def check() -> None:
+            if cancelled.is_set():
+                raise CancelledError("Cancelled.", "Segment again when you like.")
+
+        def progress(phase: str, fraction: float, seconds_left: float | None) -> None:
+            check()
+            left = None if seconds_left is None else float(seconds_left)
+            tell({"type": PROGRESS, "phase": phase, "fraction": float(fraction), "seconds_left": left})
+
+        try:
+            check()
+            if self._settings.device == "cpu":
+                torch.set_num_threads(cores)
+            tell({"type": ACCEPTED})
+            job = self._unpacked(work)
+            del work
+            value, arrays = self._runner.run(job, progress)
+            tell({"type": RESULT, "kind": job.kind, "value": value}, arrays)
+        except Exception as error:
+            known = as_segmentation_error(error)
+            tell(failure(0, known, ends=False))
+            if not isinstance(error, (*HARMLESS, SegmentationError)) and not isinstance(known, OutOfMemoryError):
+                # its text may quote the volume: it is not for the log
+                print(type(error).__name__, "".join(traceback.format_tb(error.__traceback__)), flush=True)
+                time.sleep(LAST_SECONDS)
+                os._exit(1)
+
+    def _unpacked(self, work: Work) -> Any:
+        """The job, with the model as it is found here: a name, never a path that a client has sent."""
+        packages = {package.card.name: package for package in list_models()}
+        if work.model not in packages:
+            raise ModelError(f"The model {work.model} is not on all computers of the server.", "Tell those who run it.")
+        try:
+            job = JOBS[work.kind].unpack(work.value, work.arrays)
+        except MemoryError:
+            raise
+        except Exception:
+            raise InputError("The server cannot read the volume.", "Update SESegmentation, and retry.") from None
+        return replace(job, model=packages[work.model].path, device=self._settings.device)
+
+
+@serve.ingress()
+class Ingress:
+    """Keeps jobs and talks to clients.
+
+    Args:
+        segmenter: the replicas.
+        settings: of the server.
+        replicas: how many there can be.
+    """
+
+    def __init__(self, segmenter: DeploymentHandle, settings: Settings, replicas: int) -> None:
+        self._segmenter = segmenter.options(stream=True)
+        self._settings = settings
+        self._board = Board(self._segment, settings.slots * replicas, settings.limits, self._slots_of)
+
+    def __serve_build_asgi_app__(self) -> Any:  # noqa: N807
+        return build_application(self._board, self._settings)
+
+    def _slots_of(self, work: Work) -> int:
+        return 1 if work.megavoxels <= SMALL / 1e6 else self._settings.slots
+
+    async def _segment(self, work: Work, at_once: int) -> AsyncGenerator[Answer]:
+        request = self._segmenter.run.remote(work, self._slots_of(work), at_once)
+        response = cast(DeploymentResponseGenerator[Answer], request)
+        try:
+            async for answer in response:
+                yield answer
+        except TaskCancelledError:
+            raise asyncio.CancelledError from None
+        except RayActorError:
+            raise ReplicaLostError from None
+        except RayError:
+            raise ReplicaLostError from None
+        finally:
+            response.cancel()

@@ -1,0 +1,55 @@
+"""Answers other than the one that was asked for: an HTTP status with cause and remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from SESegmentationLib.errors import InputError, SegmentationError, UsageError
+
+
+class RefusalError(Exception):
+    """A request that is refused.
+
+    Attributes:
+        status: of HTTP.
+        error: cause and remedy.
+        headers: to be sent too.
+    """
+
+    def __init__(self, status: int, error: SegmentationError, headers: dict[str, str] | None = None) -> None:
+        super().__init__(status)
+        self.status = status
+        self.error = error
+        self.headers = headers or {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"code": self.error.code, "cause": self.error.cause, "remedy": self.error.remedy}
+
+
+def malformed(what: str) -> RefusalError:
+    """What was sent is no job."""
+    return RefusalError(
+        422, InputError(f"The server cannot read the job: {what}.", "Update SESegmentation, and retry.")
+    )
+
+
+def too_large(limit: int) -> RefusalError:
+    """More was sent, or is to be sent, than the server takes."""
+    return RefusalError(
+        413,
+        InputError(
+            f"The volume is larger than the {limit / 1e6:.0f} MB that this server takes.",
+            "Segment a region of interest that is cut out, or segment on this computer.",
+        ),
+    )
+
+
+def unknown_job() -> RefusalError:
+    """There is none, or it is somebody else's, which is not to be told apart."""
+    return RefusalError(404, UsageError("The server has no such job.", "Segment again."))
+
+
+def full(what: str, seconds: int = 5, status: int = 503) -> RefusalError:
+    """No more is taken at the moment."""
+    return RefusalError(status, SegmentationError(what, "Try again later."), {"Retry-After": str(seconds)})

@@ -1,0 +1,245 @@
+"""Starting a server on Ray, and ending it with nothing left: neither processes nor files."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, install_advice
+from SESegmentationLib.files import staging_folder
+
+from .settings import Settings
+from .tokens import TokenStore
+
+NAME = "sesegmentation"
+#: of the path of a socket, which Ray makes some 60 long below its folder
+_LONGEST_FOLDER = 40
+_GPU_SLOTS, _MOST_SLOTS = 4, 8
+#: jobs wait in the board, streams in the ingress: there is no other queue
+_MANY = 10_000
+
+
+def serve_until_signal(settings: Settings, ready: Callable[[Settings], None]) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Args:
+        settings: of the server.
+        ready: called once it answers.
+
+    Raises:
+        SegmentationError: it cannot start.
+    """
+    check(settings)
+    ended = threading.Event()
+    with _signals(ended), running(settings) as chosen:
+        _hear(ended)  # Ray has its own
+        ready(chosen)
+        ended.wait()
+
+
+def check(settings: Settings) -> None:
+    """See that the server may start as it is told to.
+
+    Raises:
+        UsageError: others could reach it without TLS or a token; the address is taken; a file is not there.
+        DependencyError: Ray is not installed.
+    """
+    if find_spec("ray") is None or find_spec("limits") is None or find_spec("fastapi") is None:
+        raise DependencyError("The server needs Ray Serve.", install_advice('"ray[serve]" limits prometheus-client'))
+    if (settings.certificate is None) != (settings.key is None):
+        raise UsageError("TLS needs a certificate and its key.", "Give both --certificate and --key.")
+    for path in filter(None, (settings.certificate, settings.key)):
+        if not os.access(path, os.R_OK) or not path.is_file():
+            raise UsageError(f"{path} cannot be read.", "Name PEM files of a certificate and its key.")
+    if not settings.loopback:
+        if settings.certificate is None:
+            raise UsageError(
+                f"On {settings.host} other computers reach the server, and what they send could be read on its way.",
+                "Give --certificate and --key for TLS, or leave out --host to serve this computer alone.",
+            )
+        store = TokenStore(settings.tokens)
+        if not store.entries():
+            raise UsageError(
+                f"On {settings.host} other computers reach the server, and nobody has a token.",
+                "Make one for each user first: sesegment serve token add NAME",
+            )
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise UsageError(
+                f"The server cannot listen on {settings.host}:{settings.port}: {error.strerror or error}.",
+                "Choose another --port or --host; a server may be running already.",
+            ) from error
+
+
+@contextlib.contextmanager
+def running(settings: Settings) -> Iterator[Settings]:
+    """A server that answers, until the context is left; the settings it has chosen."""
+    with _folder() as folder:
+        _environment(settings)
+        import ray
+
+        try:
+            try:
+                _start_ray(settings, folder)
+                chosen, replicas = _choose(settings)
+                _deploy(chosen, replicas)
+            except (RuntimeError, ConnectionError, OSError, ValueError) as error:
+                raise SegmentationError(
+                    f"Ray cannot start the server: {str(error).strip().splitlines()[0].rstrip('.')}.",
+                    "Close other programs, or choose fewer --cores; with --address, see that the cluster runs.",
+                ) from error
+            yield chosen
+        finally:
+            with contextlib.suppress(Exception):
+                if settings.address is not None:
+                    _withdraw()
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder of this user alone for all that Ray writes, removed at the end."""
+    place = Path(tempfile.gettempdir())
+    if len(str(place)) > _LONGEST_FOLDER - 20 and Path("/tmp").is_dir():
+        place = Path("/tmp")
+    with staging_folder(place) as folder:
+        yield folder / "ray"  # Ray lets all into its folder
+
+
+def _environment(settings: Settings) -> None:
+    """What Ray reads from the environment, which its processes inherit."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_SERVE_LOG_TO_STDERR"] = "0"
+    os.environ["RAY_DEDUP_LOGS"] = "0"
+    if settings.address is None:
+        os.environ["RAY_AUTH_MODE"] = "token"  # another user of this computer could have it run code
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    library = str(Path(__file__).resolve().parents[1])
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([library, *others]))
+
+
+def _start_ray(settings: Settings, folder: Path) -> None:
+    import ray
+
+    if settings.address is not None:
+        ray.init(settings.address, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    ray.init(
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=str(folder),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _choose(settings: Settings) -> tuple[Settings, int]:
+    """What the settings left open, by what there is; and how many replicas there can be."""
+    import ray
+
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 1)))
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    if device.startswith("cuda"):
+        if not gpus:
+            raise UsageError("Ray finds no GPU.", "Choose --device cpu.")
+        replicas = min(settings.replicas or gpus, gpus)
+        return replace(settings, device="cuda", cores=settings.cores or 1, slots=settings.slots or _GPU_SLOTS), replicas
+    nodes = max(1, len([node for node in ray.nodes() if node["Alive"]]))
+    replicas = settings.replicas or nodes
+    cores = settings.cores or max(1, cpus // replicas)
+    return replace(settings, device=device, cores=cores, slots=settings.slots or min(cores, _MOST_SLOTS)), replicas
+
+
+def _deploy(settings: Settings, replicas: int) -> None:
+    import ray
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+    from ray.serve.schema import LoggingConfig
+
+    from .deployments import Ingress, Segmenter
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
+    gpu = settings.device == "cuda"
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(
+            host=settings.host,
+            port=settings.port,
+            ssl_certfile=str(settings.certificate) if settings.certificate else None,
+            ssl_keyfile=str(settings.key) if settings.key else None,
+        ),
+        logging_config=quiet,
+    )
+    segmenter = serve.deployment(
+        name="segmenter",
+        max_ongoing_requests=settings.slots,
+        ray_actor_options={"num_cpus": 0 if gpu else settings.cores, "num_gpus": 1 if gpu else 0},
+        autoscaling_config={
+            "min_replicas": 1,
+            "max_replicas": replicas,
+            "target_ongoing_requests": max(1.0, settings.slots / 2),
+            "upscale_delay_s": 2.0,
+        },
+        health_check_period_s=2.0,
+        graceful_shutdown_timeout_s=2.0,
+        graceful_shutdown_wait_loop_s=0.5,
+        logging_config=quiet,
+    )(Segmenter)
+    here = f"node:{ray.util.get_node_ip_address()}"
+    ingress = serve.deployment(
+        name="ingress",
+        num_replicas=1,
+        max_ongoing_requests=_MANY,
+        ray_actor_options={"num_cpus": 0, "resources": {here: 0.001}},
+        graceful_shutdown_timeout_s=2.0,
+        graceful_shutdown_wait_loop_s=0.5,
+        logging_config=quiet,
+    )(Ingress)
+    serve.run(ingress.bind(segmenter.bind(settings), settings, replicas), name=NAME, logging_config=quiet)
+
+
+def _withdraw() -> None:
+    """Leave a cluster as it was."""
+    from ray import serve
+
+    serve.delete(NAME)
+    if not serve.status().applications:
+        serve.shutdown()
+
+
+@contextlib.contextmanager
+def _signals(ended: threading.Event) -> Iterator[None]:
+    """Signals set ``ended`` meanwhile, instead of ending the process."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before, wakeup = [signal.getsignal(number) for number in numbers], signal.set_wakeup_fd(-1)
+    _hear(ended)
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+
+
+def _hear(ended: threading.Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: ended.set())

@@ -1,0 +1,155 @@
+"""The tokens by which users are known to a server: only their hashes are kept, in a file that is its owner's alone."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from SESegmentationLib.errors import SegmentationError, UsageError
+
+#: the environment variable that names another file
+ENVIRONMENT_VARIABLE = "SESEGMENTATION_TOKENS"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_BYTES = 32  # of chance in a token
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A token as it is kept.
+
+    Attributes:
+        name: of the user.
+        sha256: of the token, 64 hexadecimal digits: of so much chance a hash tells nothing, salted or not.
+        added: day, for example "2026-11-29".
+    """
+
+    name: str
+    sha256: str
+    added: str
+
+
+def tokens_file() -> Path:
+    """The user's file of tokens, by the platform's rules for what is configured. It need not exist."""
+    if given := os.environ.get(ENVIRONMENT_VARIABLE):
+        return Path(given)
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("APPDATA") or home / "AppData" / "Roaming")
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+    return base / "SESegmentation" / "server-tokens.json"
+
+
+class TokenStore:
+    """A file of tokens. What others change in it counts at once.
+
+    Args:
+        path: of the file; None: the user's own.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or tokens_file()
+        self._stamp: tuple[int, int, int] | None = None
+        self._entries: list[Entry] = []
+
+    def add(self, name: str) -> str:
+        """Make a token for a user; it is kept nowhere but in what is returned.
+
+        Raises:
+            UsageError: the name does not do, or has a token.
+            SegmentationError: the file cannot be read or written.
+        """
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot be a user's name.", "Take letters, digits and the characters . _ @ - (at most 64)."
+            )
+        entries = self.entries()
+        if any(entry.name == name for entry in entries):
+            raise UsageError(f"{name} has a token.", f"Revoke it first: sesegment serve token revoke {name}")
+        token = secrets.token_urlsafe(_BYTES)
+        self._write([*entries, Entry(name, _hash(token), time.strftime("%Y-%m-%d"))])
+        return token
+
+    def revoke(self, name: str) -> None:
+        """Forget a user's token; UsageError where there is none."""
+        entries = self.entries()
+        left = [entry for entry in entries if entry.name != name]
+        if len(left) == len(entries):
+            raise UsageError(f"{name} has no token.", "See who has: sesegment serve token list")
+        self._write(left)
+
+    def entries(self) -> list[Entry]:
+        """All of them, as the file is now.
+
+        Raises:
+            SegmentationError: it cannot be read, or holds something else.
+        """
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            self._stamp, self._entries = None, []
+            return []
+        except OSError as error:
+            raise self._unreadable(error.strerror or str(error)) from error
+        stamp = status.st_mtime_ns, status.st_size, status.st_ino
+        if stamp != self._stamp:
+            try:
+                content = json.loads(self.path.read_text(encoding="utf-8"))
+                entries = [Entry(str(one["name"]), str(one["sha256"]), str(one["added"])) for one in content["tokens"]]
+            except OSError as error:
+                raise self._unreadable(error.strerror or str(error)) from error
+            except (ValueError, KeyError, TypeError) as error:
+                raise self._unreadable("it holds something else") from error
+            self._stamp, self._entries = stamp, entries
+        return self._entries
+
+    def user_of(self, token: str) -> str | None:
+        """Whose token that is; None if nobody's. Takes the same time whether much or little of it is right."""
+        digest = _hash(token)
+        found = None
+        for entry in self.entries():
+            if hmac.compare_digest(entry.sha256, digest):
+                found = entry.name
+        return found
+
+    def _unreadable(self, why: str) -> SegmentationError:
+        return SegmentationError(
+            f"The file of tokens {self.path} cannot be read: {why}.", "Mend it, or remove it and make new tokens."
+        )
+
+    def _write(self, entries: list[Entry]) -> None:
+        text = json.dumps({"tokens": [asdict(entry) for entry in entries]}, indent=1) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor, name = tempfile.mkstemp(prefix=".tokens-", dir=self.path.parent)  # 0600
+            try:
+                with open(descriptor, "w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(name, self.path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+                raise
+        except OSError as error:
+            raise SegmentationError(
+                f"The file of tokens {self.path} cannot be written: {error.strerror or error}.",
+                "Check the folder's permissions and the disk's free space.",
+            ) from error
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
