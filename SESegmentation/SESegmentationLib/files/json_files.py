@@ -34,10 +34,20 @@ def read_json(path: Path) -> Any:
         ValueError: the cause, in one line: not UTF-8, no JSON, larger than LARGEST, deeper than DEEPEST, or with a
             number that is none or a key that comes twice.
     """
+    return parse_json(read_bytes(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of an ordinary file, up to the first byte that is too much for :func:`parse_json`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no ordinary file.
+    """
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device read without end
         raise ValueError("it is no ordinary file")
     with open(path, "rb") as file:
-        return parse_json(file.read(LARGEST + 1))
+        return file.read(LARGEST + 1)
 
 
 def parse_json(content: bytes, largest: int = LARGEST) -> Any:

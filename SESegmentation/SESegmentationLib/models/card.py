@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from ..files.json_files import DEEPEST, REMEDY, Fields, read_json
+from ..files.json_files import DEEPEST, REMEDY, Fields, parse_json, read_bytes
 from . import sections
 from .labels import Label
 from .sections import PLANES, View
@@ -29,8 +29,6 @@ MOST_ENTRIES = 200_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-
-
 #: SPDX identifier of weights whose terms follow from data that their user trained them on
 OWN_DATA = "LicenseRef-training-data"
 _SECTIONS = {
@@ -43,6 +41,9 @@ _SECTIONS = {
     "calibration": sections.check_calibration,
     "repeatability": sections.check_repeatability,
 }
+#: cards by the content of their files: each job asks for its model, among all that are there
+_checked_cards: dict[bytes, ModelCard] = {}
+_MOST_CHECKED = 64
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,13 @@ class ModelCard:
         Raises:
             ModelError: unreadable, no JSON, or not a model card.
         """
-        path = Path(path)
-        path = path / CARD_NAME if path.is_dir() else path
-        return cls.from_dict(read_card_json(path), path)
+        path = Path(path) / CARD_NAME if Path(path).is_dir() else Path(path)
+        content = _read(path)
+        card = _checked_cards.get(content) or cls.from_dict(_object(path, content), path)
+        if len(_checked_cards) > _MOST_CHECKED:
+            _checked_cards.clear()
+        _checked_cards[content] = card
+        return card
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any], path: str | Path | None = None) -> ModelCard:
@@ -260,10 +265,21 @@ class ModelCard:
 
 def read_card_json(path: Path) -> dict[str, Any]:
     """The object in the file ``path``; ModelError where it cannot be read or is no JSON object."""
+    return _object(path, _read(path))
+
+
+def _read(path: Path) -> bytes:
     try:
-        entry = read_json(path)
+        return read_bytes(path)
     except OSError as error:
         raise ModelError(f"The model card {path} cannot be read: {error.strerror or error}.", REMEDY) from error
+    except ValueError as error:
+        raise ModelError(f"The model card {path} is not JSON: {error}.", REMEDY) from error
+
+
+def _object(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        entry = parse_json(content)
     except ValueError as error:
         raise ModelError(f"The model card {path} is not JSON: {error}.", REMEDY) from error
     if not isinstance(entry, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from SESegmentationLib.errors import ModelError
 from SESegmentationLib.models import ModelCard
+from SESegmentationLib.models import card as card_module
 from SESegmentationLib.models.store import verify_schema
 
 WEIGHTS = {"file": "model.safetensors", "sha256": "0" * 64}
@@ -162,7 +164,8 @@ def test_models_need_nothing_but_the_standard_library():
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "from SESegmentationLib import models\n"
-        "from SESegmentationLib.models.store import verify_schema\n"
+        "from SESegmentationLib.models import card as card_module
+from SESegmentationLib.models.store import verify_schema\n"
         "print(len(models.list_models()) >= 0)\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", cwd=library)
@@ -176,3 +179,18 @@ def test_models_need_nothing_but_the_standard_library():
 def test_stated_terms_that_are_not_free_ask_for_consent(complete, spdx, free, asks):
     card = change(change(complete, "licence.spdx", spdx), "licence.free", free)
     assert ModelCard.from_dict(card).licence.asks_consent is asks
+
+
+def test_a_card_is_checked_once_and_again_when_it_has_changed(tiny_model, tmp_path, monkeypatch):
+    """Each job asks for its model, among all that are there: that must cost less than the networks of a crop."""
+    path = Path(shutil.copy(tiny_model / "model.json", tmp_path / "model.json"))
+    first, checked = ModelCard.from_file(path), []
+    monkeypatch.setattr(card_module, "_check", lambda card: checked.append(card.title))
+    assert ModelCard.from_file(path) is first
+    assert not checked
+    path.write_text(path.read_text(encoding="utf-8").replace('"Tiny"', '"Other"'), encoding="utf-8")
+    assert ModelCard.from_file(path).title == "Other"
+    assert checked == ["Other"]
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError):
+        ModelCard.from_file(path)
