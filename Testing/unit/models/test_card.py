@@ -164,8 +164,7 @@ def test_models_need_nothing_but_the_standard_library():
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Block())\n"
         "from SESegmentationLib import models\n"
-        "from SESegmentationLib.models import card as card_module
-from SESegmentationLib.models.store import verify_schema\n"
+        "from SESegmentationLib.models.store import verify_schema\n"
         "print(len(models.list_models()) >= 0)\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", cwd=library)
