@@ -33,7 +33,8 @@ LEAST_ML = 3.0
 
 def dice(first: sitk.Image, second: sitk.Image, values: list[int]) -> dict[int, float]:
     """Dice of each label value."""
-    one, other = sitk.GetArrayFromImage(first), sitk.GetArrayFromImage(second)
+    one, other = (sitk.GetArrayFromImage(labels).astype(np.int32) for labels in (first, second))
+    other[~np.isin(other, values)] = 0  # FreeSurfer has more labels
     overlap, size = overlap_and_size(torch.from_numpy(one), torch.from_numpy(other), max(values) + 1)
     return {value: 2 * int(overlap[value]) / int(size[value]) if size[value] else 1.0 for value in values}
 
