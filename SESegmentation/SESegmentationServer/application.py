@@ -19,6 +19,7 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,6 +30,7 @@ from SESegmentationLib.worker.messages import hello
 from .board import Board, ServerJob
 from .frames import MEDIA_TYPE, read_work, receive_frame
 from .metrics import metrics_text
+from .monai_label import dicom_archive, monai_label_routes
 from .page import page_html
 from .refusals import RefusalError, full, malformed, too_large, unknown_job
 from .settings import Settings
@@ -38,7 +40,9 @@ from .tokens import TokenStore
 LOCAL_USER = "local"
 #: for so long the list of models is taken for true, in s
 MODELS_SECONDS = 5.0
-_OPEN_PATHS = ("/healthz", "/readyz")
+_OPEN_PATHS = ("/healthz", "/readyz", "/auth/", "/auth/token")
+#: of MONAI Label, to which volumes are sent
+_FORM_PATHS = ("/infer/", "/session/")
 #: a browser asks its user for a token by this, where there is something to look at
 _PAGE_PATHS = ("/", "/metrics")
 _log = logging.getLogger(__name__)
@@ -54,6 +58,11 @@ class Gate:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._requests = RateLimitItemPerMinute(settings.limits.requests_per_minute)
         self._failures = RateLimitItemPerMinute(settings.limits.wrong_tokens_per_minute)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for tokens."""
+        return not self._open
 
     def user_of(self, request: Request) -> str:
         """The user who asks.
@@ -151,6 +160,10 @@ def _application(board: Board, settings: Settings) -> FastAPI:
     async def admit(request: Request) -> None:
         if request.url.path not in _OPEN_PATHS:
             request.state.user = gate.user_of(request)
+        if request.url.path.startswith(_FORM_PATHS) and request.method in ("POST", "PUT"):
+            if "content-length" not in request.headers:
+                raise RefusalError(411, UsageError("The size of the upload is not told.", "Send Content-Length."))
+            _check_size(request, settings)
 
     app = FastAPI(
         title="SESegmentation",
@@ -184,6 +197,13 @@ def _application(board: Board, settings: Settings) -> FastAPI:
     @app.exception_handler(Exception)
     async def fail_unexpectedly(_request: Request, _error: Exception) -> Response:
         return _refused(RefusalError(500, SegmentationError("The server failed.", "Try again.")))
+
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    archive = dicom_archive(settings.dicomweb) if settings.dicomweb else None
+    app.include_router(monai_label_routes(board, models.cards, gate.asks, archive))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

@@ -45,6 +45,12 @@ def serve(
     upload_megabytes: Annotated[int, typer.Option(min=1, help="The largest volume that is taken.")] = 2048,
     job_minutes: Annotated[float, typer.Option(min=0.01, help="The longest that a job may take.")] = 60.0,
     jobs_per_user: Annotated[int, typer.Option(min=1, help="How many jobs a user may have at once.")] = 32,
+    dicomweb: Annotated[
+        str | None, typer.Option(metavar="URL", help="MONAI Label, OHIF: the archive that series are taken from.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="MONAI Label, OHIF: a web page that may ask; repeatable.")
+    ] = None,
     keep: Annotated[
         float, typer.Option(min=1, help="Seconds that a job or a result stays when its client is gone.")
     ] = 60.0,
@@ -73,6 +79,8 @@ def serve(
         replicas=replicas,
         cores=cores,
         device=device,
+        dicomweb=dicomweb,
+        origins=tuple(origin or ()),
         limits=limits,
     )
 

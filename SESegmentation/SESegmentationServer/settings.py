@@ -60,6 +60,8 @@ class Settings:
         device: "auto", "cpu", "cuda" or "mps".
         slots: jobs of small volumes that one replica does side by side; 0: by its cores or its GPU.
         engines: models that one replica keeps loaded.
+        dicomweb: URL of an archive from which clients of MONAI Label may have series segmented.
+        origins: of web pages that may use the server, for example "https://viewer.example".
     """
 
     host: str = "127.0.0.1"
@@ -73,6 +75,8 @@ class Settings:
     device: str = "auto"
     slots: int = 0
     engines: int = 4
+    dicomweb: str | None = None
+    origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
     @property

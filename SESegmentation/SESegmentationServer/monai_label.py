@@ -1,0 +1,358 @@
+"""The part of MONAI Label's REST interface that its clients in Slicer and OHIF need to segment.
+
+A client asks ``/info/`` for the models, and sends a volume to ``/infer/{model}``: as a file with the request, as a
+session that it has made before, or by the UID of a DICOM series, which is then fetched from the archive that the
+server was given. The segmentation comes back as NIfTI or NRRD. Nothing is stored, learnt or trained here, so that MONAI
+Label's routes for that are missing. Interface: MONAI Label 0.8, https://docs.monai.io/projects/label.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import SimpleITK as sitk
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import ClientDisconnect
+from urllib3.filepost import encode_multipart_formdata
+
+from SESegmentationLib import __version__
+from SESegmentationLib.client.reading import reading_apart
+from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.io.formats import pixel_size
+from SESegmentationLib.io.reading import read_volume
+from SESegmentationLib.models import ModelCard
+from SESegmentationLib.result import SegmentationResult
+from SESegmentationLib.worker.jobs import SegmentJob, unpack_result
+from SESegmentationLib.worker.messages import FAILURE, JOB, PROTOCOL, Frame, error_of
+
+from .board import Board
+from .frames import read_work
+from .refusals import RefusalError
+
+#: the models that are here, by name
+Cards = Callable[[], Mapping[str, ModelCard]]
+#: fetches a DICOM series by its UID into a folder
+Archive = Callable[[str, Path], None]
+
+#: files of volumes that are taken; longer endings first
+ENDINGS = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".mha", ".mgz")
+#: formats in which a segmentation can be had
+RESULT_ENDINGS = (".nii.gz", ".nii", ".nrrd")
+_UID = re.compile(r"[0-9.]{1,64}")
+#: of a form, at most: fields, and bytes of one that is no file
+FIELDS, FIELD_BYTES = 20, 1 << 16
+#: it is looked so often whether the client is still there, in s
+LOOK_SECONDS = 1.0
+#: a session that nobody asks for is forgotten after so many seconds
+SESSION_SECONDS = 600.0
+#: sessions of one user at a time
+SESSIONS = 4
+
+
+@dataclass
+class _Session:
+    """A volume that a user has sent beforehand."""
+
+    user: str
+    volume: sitk.Image
+    until: float
+
+
+class Sessions:
+    """Volumes that users have sent, in memory; a user sees only their own.
+
+    Args:
+        clock: tells the time in s.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._sessions: dict[str, _Session] = {}
+
+    def add(self, user: str, volume: sitk.Image) -> str:
+        """Keep a volume; its session's ID. The oldest of a user's gives way where there are too many."""
+        self._forget_old()
+        own = [name for name, session in self._sessions.items() if session.user == user]
+        for name in own[: max(0, len(own) - SESSIONS + 1)]:
+            del self._sessions[name]
+        name = str(uuid.uuid4())
+        self._sessions[name] = _Session(user, volume, self._clock() + SESSION_SECONDS)
+        return name
+
+    def get(self, user: str, name: str) -> sitk.Image:
+        """The volume of a session; InputError where the user has no such session."""
+        self._forget_old()
+        session = self._sessions.get(name)
+        if session is None or session.user != user:
+            raise InputError("There is no such session, or it is too old.", "Send the volume again.")
+        session.until = self._clock() + SESSION_SECONDS
+        return session.volume
+
+    def remove(self, user: str, name: str) -> None:
+        """Forget a session; InputError as :meth:`get`."""
+        self.get(user, name)
+        del self._sessions[name]
+
+    def _forget_old(self) -> None:
+        now = self._clock()
+        for name in [name for name, session in self._sessions.items() if session.until < now]:
+            del self._sessions[name]
+
+
+def dicom_archive(url: str) -> Archive:
+    """Fetches series from an archive that speaks DICOMweb (QIDO-RS and WADO-RS) at ``url``."""
+
+    def fetch(uid: str, folder: Path) -> None:
+        from dicomweb_client import DICOMwebClient
+
+        if not _UID.fullmatch(uid):
+            raise InputError("The image is not named by the UID of a DICOM series.", "Send the volume itself.")
+        client = DICOMwebClient(url)
+        found = client.search_for_series(search_filters={"SeriesInstanceUID": uid})
+        if not found:
+            raise InputError("The archive has no such series.", "Choose another one.")
+        study = found[0]["0020000D"]["Value"][0]
+        for number, instance in enumerate(client.iter_series(study, uid)):
+            instance.save_as(folder / f"{number:05}.dcm", enforce_file_format=True)
+
+    return fetch
+
+
+def monai_label_routes(board: Board, cards: Cards, with_tokens: bool, archive: Archive | None = None) -> APIRouter:
+    """The routes; whose request it is stands in its state as ``user``.
+
+    Args:
+        board: does the work.
+        cards: of the models that are here.
+        with_tokens: whether requests need one.
+        archive: fetches series; without it clients have to send their volumes.
+    """
+    router, sessions = APIRouter(), Sessions()
+
+    @router.get("/info/")
+    async def info() -> dict[str, Any]:
+        return server_info(cards())
+
+    @router.get("/auth/")
+    async def authentication() -> dict[str, bool]:
+        return {"enabled": with_tokens}
+
+    @router.post("/auth/token")
+    async def login(request: Request) -> dict[str, str]:
+        # the password is the token itself; whether it is good is said where it is used
+        async with request.form(max_files=0, max_fields=FIELDS, max_part_size=FIELD_BYTES) as form:
+            return {"access_token": str(form.get("password", "")), "token_type": "bearer"}
+
+    @router.get("/auth/token/valid")
+    async def token_is_valid(request: Request) -> dict[str, str]:
+        return {"username": request.state.user}
+
+    @router.put("/session/")
+    async def add_session(request: Request) -> dict[str, str]:
+        with _refusals():
+            async with _form(request) as form:
+                volume = await asyncio.to_thread(_read_upload, form.get("files"))
+            return {"session_id": sessions.add(request.state.user, volume)}
+
+    @router.get("/session/{session}")
+    async def session_is_there(request: Request, session: str) -> dict[str, str]:
+        with _refusals():
+            sessions.get(request.state.user, session)
+        return {"session_id": session}
+
+    @router.delete("/session/{session}")
+    async def remove_session(request: Request, session: str) -> dict[str, str]:
+        with _refusals():
+            sessions.remove(request.state.user, session)
+        return {}
+
+    @router.post("/infer/{model}")
+    async def infer(
+        request: Request,
+        model: str,
+        image: str = "",
+        session_id: str = "",
+        output: Literal["image", "json", "all"] = "all",
+    ) -> Response:
+        with _refusals():
+            card = cards().get(model)
+            if card is None:
+                raise UsageError("There is no such model here.", "Ask for /info/, which lists the models.")
+            async with _form(request) as form:
+                wish = _Wish.of(form.get("params") or "{}")
+                if session_id:
+                    volume = sessions.get(request.state.user, session_id)
+                elif "file" in form:
+                    pixel_mm = pixel_size(card.input, card.spacing)
+                    volume = await asyncio.to_thread(_read_upload, form.get("file"), pixel_mm)
+                elif image and archive is not None:
+                    volume = await asyncio.to_thread(_read_series, archive, image)
+                else:
+                    raise UsageError(
+                        "There is no volume to segment: neither a file nor a session, nor an archive to take it from.",
+                        "Send the volume with the request, or start the server with --dicomweb URL.",
+                    )
+            result = await _segment(board, cards(), request, SegmentJob(volume, model))
+            return await _answer(result, wish, output)
+
+    return router
+
+
+async def _segment(
+    board: Board, cards: Mapping[str, ModelCard], request: Request, job: SegmentJob
+) -> SegmentationResult:
+    """Have a job done in its turn; it is given up where the client goes."""
+    value, arrays = job.pack()
+    header = {"type": JOB, "job": 0, "kind": job.kind, "value": value, "protocol": PROTOCOL, "version": __version__}
+    user = request.state.user
+    board.check_room(user)
+    # as what comes over the network, whose fields are lists
+    work = read_work(Frame(json.loads(json.dumps(header)), arrays), cards)
+    entry = board.submit(str(uuid.uuid4()), user, work)
+    entry.streams += 1  # somebody waits for it
+    try:
+        while entry.state != "done":
+            changed = entry.changed
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
+            if await request.is_disconnected():
+                raise ClientDisconnect
+        _number, told, found = entry.events[-1]
+    finally:
+        entry.streams -= 1
+        board.forget(entry)
+    if told["type"] == FAILURE:
+        raise error_of(told)
+    return unpack_result(told["value"], found)
+
+
+async def _answer(result: SegmentationResult, wish: _Wish, output: str) -> Response:
+    """A result as a client wants it: its file, what is to be told of it, or both in parts."""
+    told = {
+        "label_names": {structure.label.name: structure.label.value for structure in result.structures},
+        "volumes_ml": {structure.label.name: structure.volume_ml for structure in result.structures},
+        "findings": [f"{finding.message} {finding.consequence}" for finding in result.findings],
+    }
+    if output == "json":
+        return JSONResponse(told)
+    labels = await asyncio.to_thread(_as_file, result.labels, wish)
+    if output == "image":
+        return Response(labels, media_type="application/octet-stream")
+    parts: dict[str, str | tuple[str, bytes, str]] = {
+        "params": json.dumps(told),
+        "image": (f"segmentation{wish.ending}", labels, "application/octet-stream"),
+    }
+    body, content_type = encode_multipart_formdata(parts)
+    return Response(body, media_type=content_type)
+
+
+def _form(request: Request) -> AbstractAsyncContextManager[FormData]:
+    """The form of a request; it is read here, since who asks is known by now."""
+    return request.form(max_files=1, max_fields=FIELDS, max_part_size=FIELD_BYTES)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Answer what the user can mend with 422; MONAI Label's clients show the text."""
+    try:
+        yield
+    except (InputError, UsageError) as error:
+        raise RefusalError(422, error) from error
+
+
+def server_info(cards: Mapping[str, ModelCard]) -> dict[str, Any]:
+    """What ``/info/`` tells: the models with their structures, and that nothing can be trained or stored."""
+    models = {
+        name: {
+            "type": "segmentation",
+            "labels": {label.name: label.value for label in card.labels},
+            "dimension": 3,
+            "description": card.summary,
+            "version": card.version,
+            "config": {},
+        }
+        for name, card in cards.items()
+    }
+    labels = list(dict.fromkeys(label.name for card in cards.values() for label in card.labels))
+    nothing: dict[str, Any] = {name: {} for name in ("trainers", "strategies", "scoring", "train_stats", "datastore")}
+    return {
+        "name": "SESegmentation",
+        "description": "Segmentation of anatomy by networks with squeeze & excitation blocks",
+        "version": __version__,
+        "labels": labels,
+        "models": models,
+    } | nothing
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """How a client wants the segmentation: ending of the file's name, and whether it is compressed."""
+
+    ending: str = RESULT_ENDINGS[0]
+    compressed: bool = True
+
+    @classmethod
+    def of(cls, params: object) -> _Wish:
+        """What the parameters of a request say; UsageError where they cannot be used."""
+        try:
+            chosen = dict(json.loads(str(params)))
+        except (ValueError, TypeError) as error:
+            raise UsageError("The parameters are not JSON.", 'Send an object, for example "{}".') from error
+        ending = chosen.get("result_extension") or cls.ending
+        if ending not in RESULT_ENDINGS:
+            raise UsageError(
+                "Segmentations are not written in this format.",
+                f"Ask for result_extension {', '.join(RESULT_ENDINGS)}.",
+            )
+        return cls(ending, bool(chosen.get("result_compress", True)))
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder that only this user may look into; its name is not told to clients."""
+    with tempfile.TemporaryDirectory(prefix="sesegmentation-") as folder:
+        try:
+            yield Path(folder)
+        except InputError as error:
+            shown = re.sub(rf"{re.escape(folder)}\S*", "The volume", error.cause)
+            raise InputError(shown, error.remedy) from None
+
+
+def _read_upload(upload: UploadFile | str | None, pixel_mm: tuple[float, ...] | None = None) -> sitk.Image:
+    """The volume of a file that was sent; only the ending of its name counts."""
+    if not isinstance(upload, UploadFile):
+        raise UsageError("There is no file in the request.", "Send the volume as a file.")
+    name = (upload.filename or "").lower()
+    ending = next((ending for ending in ENDINGS if name.endswith(ending)), None)
+    if ending is None:
+        raise UsageError("The file that was sent is of no format that is read.", f"Send {', '.join(ENDINGS)}.")
+    with _private_folder() as folder, reading_apart():
+        path = folder / f"volume{ending}"
+        path.write_bytes(upload.file.read())
+        return read_volume(path, pixel_mm)
+
+
+def _read_series(archive: Archive, uid: str) -> sitk.Image:
+    with _private_folder() as folder, reading_apart():
+        archive(uid, folder)
+        return read_volume(folder, None)
+
+
+def _as_file(labels: sitk.Image, wish: _Wish) -> bytes:
+    with _private_folder() as folder:
+        path = folder / f"segmentation{wish.ending}"
+        sitk.WriteImage(labels, str(path), useCompression=wish.compressed)
+        return path.read_bytes()
