@@ -27,7 +27,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .errors import ModelError, install_advice
+from .errors import ModelError, SegmentationError, install_advice
 from .models import damaged_models, list_models, user_models_folder, verify_weights
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -94,6 +94,48 @@ def examine(python: str = sys.executable) -> list[Check]:
         *check_paths(),
         *check_models(),
     ]
+
+
+def examine_server(address: str, certificate: Path | None = None) -> list[Check]:
+    """The checks of a server: connection, certificate, version, token, models and queue.
+
+    Args:
+        address, certificate: see :func:`.client.servers.server_at`.
+    """
+    from .client.servers import AddressBook, Link, LostError, server_at
+
+    checks: list[Check] = []
+    try:
+        server = server_at(address, certificate)
+        link = Link(server)
+        link.request("GET", "/healthz", signed=False).close()
+        way = "It is on this computer." if server.is_here else "The way to it is encrypted; its certificate is trusted."
+        checks.append(Check("server", OK, f"{server.url} answers. {way}"))
+        introduction = link.introduction()
+        checks.append(Check("version", OK, f"Version {introduction['version']}, which fits this program."))
+        place = AddressBook().token_place(server.url)
+        finding = f"The token of the {place} is accepted." if place else "There is none, and none is asked for."
+        checks.append(Check("token", OK, finding))
+        if place == "file":
+            remedy = install_advice("keyring") + ", and store the token again."
+            checks[-1] = Check("token", WARNING, "The token is kept in a file, for there is no keyring.", remedy)
+        theirs = {str(model["name"]): str(model["version"]) for model in introduction["models"]}
+        queue = introduction["queue"]
+        counts = f"{int(queue['running'])} running, {int(queue['waiting'])} waiting"
+        when = "is not known" if queue["seconds"] is None else f"is in about {float(queue['seconds']):.0f} s"
+    except LostError as lost:
+        return [*checks, Check("server", ERROR, lost.error.cause, lost.error.remedy)]
+    except SegmentationError as error:
+        return [*checks, Check("server", ERROR, error.cause, error.remedy)]
+    except (KeyError, TypeError, ValueError):
+        return [*checks, Check("server", ERROR, "What it tells cannot be read.", "Tell the server's owner.")]
+    for card in (package.card for package in list_models()):
+        name, there = f"model {card.name}", theirs.get(card.name)
+        finding = f"The server has version {there}, this computer {card.version}." if there else "The server has none."
+        remedy = "Ask the server's owner to install this version, or do without this model there."
+        fits = there == card.version
+        checks.append(Check(name, OK, f"Version {there}.") if fits else Check(name, WARNING, finding, remedy))
+    return [*checks, Check("queue", OK, f"{counts}; when another job would begin {when}.")]
 
 
 def worst(checks: list[Check]) -> str:

@@ -121,6 +121,13 @@ class WorkerError(SegmentationError):
     exit_code = 1
 
 
+class ServerError(SegmentationError):
+    """A server that cannot be reached or trusted, refuses, or speaks another version."""
+
+    code = "server"
+    exit_code = 1
+
+
 def install_advice(packages: str) -> str:
     """How the user installs Python packages, by which Python this is.
 
@@ -158,6 +165,7 @@ ERRORS_BY_CODE = {
         DependencyError,
         CancelledError,
         WorkerError,
+        ServerError,
     )
 }
 

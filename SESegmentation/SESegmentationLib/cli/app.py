@@ -15,7 +15,7 @@ from SESegmentationExport.commands import add_compare_command
 from .. import __version__
 from ..errors import DependencyError, UsageError
 from . import say, warn
-from .show import AcceptLicence
+from .show import AcceptLicence, ServerAddress, ServerCertificate
 
 #: packages whose module ``commands`` adds these commands, and how their extra dependencies are called
 PACKAGES = {
@@ -154,6 +154,8 @@ def run(
         typer.Option("--format", case_sensitive=False, help="Format in a folder."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    server: ServerAddress = None,
+    server_certificate: ServerCertificate = None,
     roi: Annotated[
         Path | None, typer.Option(help="Segment this region only: label file or Slicer's ROI (.mrk.json).")
     ] = None,
@@ -227,6 +229,7 @@ def run(
     Into a folder, each result is called like its volume, without a trailing _0000. Of several volumes, those that can
     be segmented are; the exit code tells of the first that could not.
     """
+    from ..client.servers import server_at
     from ..result import DicomOptions
     from .run import RunOptions
     from .run import run as run_volumes
@@ -242,6 +245,7 @@ def run(
         bids=bids is not None,
         file_format=file_format,
         device=device,
+        server=server_at(server, server_certificate) if server is not None else None,
         roi=roi,
         series=series,
         report=report,
@@ -378,12 +382,12 @@ def refine(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Check this computer: packages, device, memory, disk, folders, models. Exit code 1 where something fails."""
-    from ..doctor import ERROR, examine, worst
+def doctor(as_json: AsJson = False, server: ServerAddress = None, server_certificate: ServerCertificate = None) -> None:
+    """Check this computer: packages, device, memory, disk, folders, models; or a server. Exit code 1: one fails."""
+    from ..doctor import ERROR, examine, examine_server, worst
     from .show import print_checks, print_json
 
-    checks = examine()
+    checks = examine() if server is None else examine_server(server, server_certificate)
     if as_json:
         print_json({"status": worst(checks), "checks": [asdict(check) for check in checks]})
     else:

@@ -23,8 +23,8 @@ from ..models import ModelCard, ModelPackage, find_model, list_models
 from ..models.labels import REGIONS, STRUCTURES
 from . import report_failure, say, warn
 from .jobs import Job, check_dicom
-from .run import RunOptions, segment_all, tell_of_nothing
-from .show import OPTION, ProgressBar, print_findings, print_json, require_consent
+from .run import RunOptions, segment_all
+from .show import OPTION, ProgressBar, print_findings, print_json, require_consent, tell_of_nothing
 
 #: part of the body: how words begin that tell it in BodyPartExamined or a description, and the structures in it
 _BODY_PARTS: dict[str, tuple[str, tuple[str, ...]]] = {

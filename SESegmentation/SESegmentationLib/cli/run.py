@@ -17,8 +17,9 @@ from SESegmentationExport.page import Pages
 from SESegmentationExport.sheet import Sheet, passed, read_marks
 from SESegmentationExport.tables import StatsFiles, Table
 
+from ..client import WaitingEngine
 from ..client.reading import reading_apart, reading_process
-from ..errors import CancelledError, DeviceError, ModelError, NothingFoundError, SegmentationError, UsageError
+from ..errors import CancelledError, DeviceError, ModelError, SegmentationError, ServerError, UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS, write_image
@@ -26,16 +27,17 @@ from ..models import find_model
 from ..progress import Progress, no_progress
 from ..report import check_report_name
 from ..result import DicomOptions, Grid, SegmentOptions
-from . import as_segmentation_error, report_failure, say, warn
+from . import as_segmentation_error, report_failure, warn
 from .jobs import Job, all_small, case_names, check_dicom, plan_jobs, read_source, side_by_side, write_result
-from .show import ProgressBar, print_findings, print_json, print_segmentation, require_consent
+from .show import ProgressBar, print_json, print_line, print_segmentation, require_consent, tell_of_nothing
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+    from ..client.servers import Server
     from ..inference.engine import Engine
     from ..inference.explanations import Kind
-    from ..models import ModelCard
+    from ..models import ModelCard, ModelPackage
 
 #: the report of a volume, and what it failed by
 Outcome = tuple[dict[str, Any], SegmentationError | None]
@@ -51,6 +53,7 @@ class RunOptions:
         bids: the folder is a BIDS dataset of derivatives.
         file_format: "seg.nrrd", "nii.gz", "dcm", "png" or None.
         device: "auto", "cpu", "cuda" or "mps".
+        server: segments, instead of this computer.
         roi: label file or Slicer's ROI.
         series: number, description or UID of one of several DICOM series.
         report: JSON or CSV file.
@@ -77,6 +80,7 @@ class RunOptions:
     bids: bool = False
     file_format: str | None = None
     device: str = "auto"
+    server: Server | None = None
     roi: Path | None = None
     series: str | None = None
     report: Path | None = None
@@ -110,6 +114,9 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     """
     package = find_model(options.model)
     require_consent(package.card, options.accept_licence)
+    if options.server and (options.samples or options.device != "auto"):
+        option = "--samples" if options.samples else "--device"
+        raise UsageError(f"{option} is for this computer, not for a server.", f"Leave out {option}, or --server.")
     jobs = _plan(volumes, options, package.card)
     alone, names = len(jobs) == 1, case_names([job.source for job in jobs])
     maps = {"--doubt": options.doubt, "--attention": options.attention}
@@ -137,8 +144,6 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     reading_process().start()  # while libraries are imported here
-    from ..inference.engine import Engine
-    from ..inference.explanations import gated_views
     from ..inference.roi import read_roi
     from ..report import write_report
 
@@ -148,9 +153,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
             opened.enter_context(export)
         progress = opened.enter_context(ProgressBar())
         region = read_roi(options.roi) if options.roi else None
-        engine = Engine(package, device=options.device)
-        if options.attention:
-            gated_views(engine, options.fast)  # so that no segmentation is made in vain
+        engine = opened.enter_context(_engine(package, options))
         outcomes = segment_all(engine, jobs, region, options, progress, alone, exports)
         for number, (job, (report, error)) in enumerate(outcomes, start=1):
             reports.append(report)
@@ -161,7 +164,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
                     code = report_failure(error, subject=str(job.source))
                     first_code = first_code or code
                 elif not alone and not options.as_json:
-                    _print_line(report)
+                    print_line(report)
                 if not error and not any(structure["voxels"] for structure in report["structures"]):
                     nothing.append(report)
             if not alone:
@@ -178,6 +181,24 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     code = tell_of_nothing(nothing)
     warn(f"{done} of {len(reports)} volumes segmented.")
     return first_code or code
+
+
+@contextlib.contextmanager
+def _engine(package: ModelPackage, options: RunOptions) -> Iterator[Engine | WaitingEngine]:
+    """What segments: this computer, or the server of the options."""
+    if options.server:
+        from ..client.remote import RemoteSegmenter
+
+        with RemoteSegmenter(options.server) as segmenter:
+            yield WaitingEngine(package, segmenter)
+        return
+    from ..inference.engine import Engine
+    from ..inference.explanations import gated_views
+
+    engine = Engine(package, device=options.device)
+    if options.attention:
+        gated_views(engine, options.fast)  # so that no segmentation is made in vain
+    yield engine
 
 
 def _plan(volumes: Sequence[Path], options: RunOptions, card: ModelCard) -> list[Job]:
@@ -223,20 +244,8 @@ def _passed(marks: Sequence[dict[str, Any]], names: dict[Path, str], model: str,
     return done
 
 
-def tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
-    """Say in which volumes nothing was found; the exit code."""
-    code = 0
-    for report in reports:
-        error = NothingFoundError(
-            f"Nothing was found in {report['input']}: it shows none of the structures of {report['model']['name']}.",
-            "See that volume and model belong together: part of the body, modality and contrast, field of view.",
-        )
-        code = report_failure(error)
-    return code
-
-
 def segment_all(
-    engine: Engine,
+    engine: Engine | WaitingEngine,
     jobs: Sequence[Job],
     region: sitk.Image | None,
     options: RunOptions,
@@ -256,8 +265,13 @@ def segment_all(
         exports: get each volume with its result, in whatever thread has it.
     """
     # samples drop channels of networks that all would share
-    plain = not alone and engine.device.type == "cpu" and not options.low_memory and not options.samples
-    if plain and all_small([job.source for job in jobs], engine.card.spacing):
+    plain = not alone and not isinstance(engine, WaitingEngine) and engine.device.type == "cpu"
+    if (
+        plain
+        and not options.low_memory
+        and not options.samples
+        and all_small([job.source for job in jobs], engine.card.spacing)
+    ):
         progress.subject("the first volumes")
         finish = partial(
             _finish, engine, region=region, options=options, progress=no_progress, alone=False, exports=exports
@@ -281,7 +295,7 @@ class _Read:
     seconds: float
 
 
-def _read(engine: Engine, job: Job, series: str | None, alone: bool) -> _Read | SegmentationError:
+def _read(engine: Engine | WaitingEngine, job: Job, series: str | None, alone: bool) -> _Read | SegmentationError:
     """The volume of a job; of one among several that cannot be read, why."""
     from ..io.formats import pixel_size
     from ..io.reading import read_volume
@@ -296,7 +310,7 @@ def _read(engine: Engine, job: Job, series: str | None, alone: bool) -> _Read | 
 
 
 def _finish(
-    engine: Engine,
+    engine: Engine | WaitingEngine,
     job: Job,
     read: _Read | SegmentationError,
     region: sitk.Image | None,
@@ -317,13 +331,13 @@ def _finish(
 
 def _failure(error: Exception, alone: bool) -> SegmentationError:
     """What one volume among several failed by; raised again where it concerns all of them."""
-    if alone or isinstance(error, (ModelError, DeviceError, CancelledError)):
+    if alone or isinstance(error, (ModelError, DeviceError, ServerError, CancelledError)):
         raise error
     return as_segmentation_error(error)
 
 
 def _segment(
-    engine: Engine,
+    engine: Engine | WaitingEngine,
     job: Job,
     read: _Read,
     region: sitk.Image | None,
@@ -333,7 +347,6 @@ def _segment(
     exports: Sequence[Export],
 ) -> dict[str, Any]:
     """Segment one volume and write what belongs to it; its report."""
-    from ..inference.explanations import attention_map, sample_structures
     from ..io.writing import write_picture
     from ..report import build_report, with_samples, write_report
 
@@ -343,12 +356,19 @@ def _segment(
     chosen = SegmentOptions(region, options.fast, options.low_memory, options.doubt is not None, options.grid)
     result = engine.segment(image, chosen, progress=progress)
     segmented = time.perf_counter()
-    spread = None
-    if options.samples:
+    spread = attention = None
+    if options.samples and not isinstance(engine, WaitingEngine):
+        from ..inference.explanations import sample_structures
+
         kind, count = options.sampling, options.samples
         spread = sample_structures(engine, image, chosen, kind=kind, count=count, progress=progress)
     sampled = time.perf_counter()
-    attention = attention_map(engine, image, chosen, progress) if options.attention else None
+    if options.attention and isinstance(engine, WaitingEngine):
+        attention = engine.attention(image, chosen, progress)
+    elif options.attention and not isinstance(engine, WaitingEngine):
+        from ..inference.explanations import attention_map
+
+        attention = attention_map(engine, image, chosen, progress)
     attended = time.perf_counter()
     structures = [structure.label for structure in result.structures]
     with OutputFiles() as files:
@@ -370,10 +390,3 @@ def _segment(
         for export in exports:
             export.take(files, job.source, image, result, report)
     return report
-
-
-def _print_line(report: dict[str, Any]) -> None:
-    """One of several volumes that is done, in one line, after what was noticed."""
-    if "error" not in report:
-        print_findings(report, subject=f"{report['input']}: ")
-        say(f"{report['input']} -> {report['output']}")

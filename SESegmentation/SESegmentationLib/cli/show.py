@@ -1,10 +1,11 @@
-"""What the command shows: tables on stdout, progress on stderr; and the terms of weights, to which it asks consent."""
+"""What the command shows: tables on stdout, progress on stderr; and options of several commands, with consent."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
@@ -15,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..doctor import ERROR, OK, Check
-from ..errors import UsageError, printable
+from ..errors import NothingFoundError, UsageError, printable
 from ..files.json_files import to_json
 from ..models import ModelCard, ModelPackage
-from . import warn
+from . import report_failure, say, warn
 
 OPTION = "--accept-licence"
 AcceptLicence = Annotated[
@@ -28,6 +29,13 @@ AcceptLicence = Annotated[
         envvar="SESEGMENTATION_ACCEPT_LICENCE",
         help="Accept the terms of weights that are not free for every use.",
     ),
+]
+ServerAddress = Annotated[
+    str | None, typer.Option("--server", metavar="URL", help="A server of SESegmentation (sesegment serve).")
+]
+ServerCertificate = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Trust the certificate of the server, or of its authority, in this PEM file."),
 ]
 _STATUS_STYLES = {OK: "green", ERROR: "red"}
 
@@ -152,6 +160,25 @@ def print_findings(report: Mapping[str, Any], subject: str = "") -> None:
     """What was noticed in one volume, a line each, on stderr."""
     for finding in report["findings"]:
         warn(f"{subject}Warning: {finding['message']} {finding['consequence']}")
+
+
+def print_line(report: dict[str, Any]) -> None:
+    """One of several volumes that is done, in one line, after what was noticed."""
+    if "error" not in report:
+        print_findings(report, subject=f"{report['input']}: ")
+        say(f"{report['input']} -> {report['output']}")
+
+
+def tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
+    """Say in which volumes nothing was found; the exit code."""
+    code = 0
+    for report in reports:
+        error = NothingFoundError(
+            f"Nothing was found in {report['input']}: it shows none of the structures of {report['model']['name']}.",
+            "See that volume and model belong together: part of the body, modality and contrast, field of view.",
+        )
+        code = report_failure(error)
+    return code
 
 
 def print_models(packages: Sequence[ModelPackage]) -> None:

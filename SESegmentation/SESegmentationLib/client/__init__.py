@@ -6,16 +6,21 @@ Needs neither torch nor Qt, and nothing blocks the thread that calls it. A job t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import SegmentationError
-from ..result import SegmentationResult
+from ..io.volume_image import voxels_of
+from ..models import ModelPackage
+from ..progress import Progress
+from ..result import SegmentationResult, SegmentOptions
 from ..worker.jobs import (
+    DOUBT_STEPS,
     AttentionJob,
     Job,
     RefinedResult,
@@ -40,7 +45,9 @@ __all__ = [
     "ResultEvent",
     "SegmentJob",
     "Segmenter",
+    "WaitingEngine",
     "WarmUpJob",
+    "wait_for",
 ]
 
 
@@ -160,3 +167,59 @@ class Segmenter(Protocol):
 
     def close(self) -> None:
         """End everything, running jobs too; no further events come."""
+
+
+def wait_for(segmenter: Segmenter, job: Job, progress: Progress) -> ResultEvent:
+    """The result of a job; for programs that may wait. Other events of the segmenter are lost.
+
+    Raises:
+        SegmentationError: what the job fails with; or what ``progress`` raises, which cancels the job.
+    """
+    handle = segmenter.submit(job)
+    try:
+        while True:
+            for event in segmenter.poll():
+                if isinstance(event, AcceptedEvent) or event.job != handle.number:
+                    continue  # of a job that was given up
+                if isinstance(event, ResultEvent):
+                    return event
+                if isinstance(event, FailureEvent):
+                    raise event.error
+                progress(event.phase, event.fraction, event.seconds_left)
+            time.sleep(0.01)
+    finally:
+        handle.cancel()  # does nothing to a job that is over
+
+
+class WaitingEngine:
+    """A model behind a segmenter, for programs that wait: it gives what the engine of that model gives.
+
+    Attributes:
+        package: the model as it is installed here.
+        card: of the model.
+        segmenter: has it computed.
+    """
+
+    def __init__(self, package: ModelPackage, segmenter: Segmenter) -> None:
+        self.package = package
+        self.card = package.card
+        self.segmenter = segmenter
+
+    def segment(self, image: sitk.Image, options: SegmentOptions, *, progress: Progress) -> SegmentationResult:
+        """Segment a volume; see :meth:`SESegmentationLib.inference.engine.Engine.segment`.
+
+        A map of doubt comes in steps of 1/255.
+
+        Raises:
+            SegmentationError: as there, and those of the segmenter.
+        """
+        result = wait_for(self.segmenter, SegmentJob(image, self.package.path, options), progress).segmentation()
+        if result.doubt is None:
+            return result
+        doubt = sitk.GetImageFromArray(voxels_of(result.doubt) / np.float32(DOUBT_STEPS))
+        doubt.CopyInformation(result.doubt)
+        return replace(result, doubt=doubt)
+
+    def attention(self, image: sitk.Image, options: SegmentOptions, progress: Progress) -> sitk.Image:
+        """What the networks look at; see :func:`SESegmentationLib.inference.explanations.attention_map`."""
+        return wait_for(self.segmenter, AttentionJob(image, self.package.path, options), progress).attention()

@@ -11,14 +11,12 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..client import AcceptedEvent, Event, FailureEvent, Job, JobHandle, ProgressEvent, ResultEvent, Segmenter
+from ..client import Event, FailureEvent, Job, JobHandle, ProgressEvent, ResultEvent, Segmenter, wait_for
 from ..errors import SegmentationError
+from ..progress import Progress, no_progress
 from .messages import explain_error, progress_line
 from .requests import SegmentRequest, SegmentRun
 from .scene_results import SceneResults
-
-#: called with phase, fraction (0 to 1) and seconds left (None while unknown)
-Progress = Callable[[str, float, float | None], None]
 
 #: how often events are fetched, while a segmentation runs and while the worker only waits, in ms
 RUNNING_MS, WAITING_MS = 40, 1000
@@ -250,27 +248,8 @@ def segment_and_wait(
     results, run = SceneResults(), SegmentRun(request, request.frames())
     node = None
     while run.frames:
-        result = _wait(segmenter, request.job(run.frames[0]), progress).segmentation()
+        result = wait_for(segmenter, request.job(run.frames[0]), progress or no_progress).segmentation()
         node = results.write(result, run.target(), request.adapted).node
         run.frames.pop(0)
         run.output_id = node.GetID()
     return node
-
-
-def _wait(segmenter: Segmenter, job: Job, progress: Progress | None) -> ResultEvent:
-    """The result of a job; raises what it fails with, or what ``progress`` raises."""
-    handle = segmenter.submit(job)
-    try:
-        while True:
-            for event in segmenter.poll():
-                if isinstance(event, AcceptedEvent) or event.job != handle.number:
-                    continue  # of a job that was given up
-                if isinstance(event, ResultEvent):
-                    return event
-                if isinstance(event, FailureEvent):
-                    raise event.error
-                if progress is not None:
-                    progress(event.phase, event.fraction, event.seconds_left)
-            time.sleep(0.02)
-    finally:
-        handle.cancel()  # does nothing to a job that is over

@@ -9,6 +9,8 @@ To the worker: ``job`` (job, kind, value; arrays), ``cancel`` (job), ``shutdown`
 version, pid) before all else, ``heartbeat`` (stalled: seconds without progress of the job at hand), and of a job
 ``accepted``, ``progress`` (phase, fraction, seconds_left), then either ``result`` (kind, value; arrays) or ``failure``
 (code, cause, remedy, ends: whether the worker ends after it). "job" is the number that the client gave it.
+
+A server sends the same, and before ``accepted`` how the job waits: ``queued`` (position, seconds_left).
 """
 
 from __future__ import annotations
@@ -37,11 +39,13 @@ from ..errors import (
     ModelError,
     OutOfMemoryError,
     SegmentationError,
+    ServerError,
     UsageError,
     WorkerError,
     install_advice,
     is_out_of_memory,
     no_memory_to_load,
+    plain,
 )
 
 #: begins every frame; no text contains it, and a translation of line ends would spoil it
@@ -58,7 +62,7 @@ LENGTH = struct.Struct("<I")
 #: counts up when messages change their meaning
 PROTOCOL = 2
 JOB, CANCEL, SHUTDOWN = "job", "cancel", "shutdown"
-HELLO, HEARTBEAT = "hello", "heartbeat"
+HELLO, HEARTBEAT, QUEUED = "hello", "heartbeat", "queued"
 ACCEPTED, PROGRESS, RESULT, FAILURE = "accepted", "progress", "result", "failure"
 # exit codes of the worker beyond those of the command line
 EXIT_PROTOCOL = 70
@@ -265,6 +269,34 @@ def check_hello(header: dict[str, Any]) -> None:
             f"The worker has version {theirs[2]} (protocol {theirs[1]}) instead of {__version__} ({PROTOCOL}).",
             "Restart Slicer, so that all of SESegmentation is of one version; if that does not help, install it anew.",
         )
+
+
+def check_version(header: dict[str, Any], name: str) -> None:
+    """Check a server's introduction: it must have the same protocol, and the same major and minor version.
+
+    Raises:
+        ServerError: it is none, or that of an older or newer one.
+    """
+    version, protocol = header.get("version"), header.get("protocol")
+    if header.get("type") != HELLO or not isinstance(version, str) or not isinstance(protocol, int):
+        raise ServerError(f"What answers at {name} is no SESegmentation server.", "Check the address.")
+    theirs, ours = (protocol, _minor(version)), (PROTOCOL, _minor(__version__))
+    if theirs == ours:
+        return
+    known = f"it has version {plain(version)[:40]} (protocol {protocol}), this is {__version__} ({PROTOCOL})"
+    if theirs < ours:
+        raise ServerError(
+            f"The server {name} is older than this program: {known}.", "Ask the server's owner to update it."
+        )
+    raise ServerError(f"The server {name} is newer than this program: {known}.", "Update SESegmentation here.")
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    """Major and minor version; nothing where these are no numbers."""
+    try:
+        return tuple(int(number) for number in version.split(".")[:2])
+    except ValueError:
+        return ()
 
 
 def failure(job: int, error: SegmentationError, ends: bool) -> dict[str, Any]:
