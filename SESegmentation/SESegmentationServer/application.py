@@ -75,6 +75,10 @@ class Gate:
             raise self._too_often(self._requests, "user", user)
         return user
 
+    def knows(self, user: str) -> bool:
+        """Whether a user may still ask."""
+        return user == LOCAL_USER if self._open else any(entry.name == user for entry in self._store.entries())
+
     def _known(self, request: Request) -> str:
         if self._open and self._store.entries():
             self._open = False  # for good: a revoked token does not open the server to all
@@ -150,7 +154,7 @@ def _application(board: Board, settings: Settings) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_application: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(board.watch())
+        watching = asyncio.create_task(board.watch(gate.knows))
         try:
             yield
         finally:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import logging
 import time
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +33,7 @@ QUEUED_SECONDS = 2.0
 AGAIN = "begin again on another replica"
 #: of them only the last is of use to a client that comes back
 _PASSING = (QUEUED, PROGRESS)
+_log = logging.getLogger(__name__)
 Answer = tuple[dict[str, Any], list[np.ndarray]]
 #: does a job with so many jobs at once; what it gives are the worker's messages about it
 Segment = Callable[[Work, int], AsyncGenerator[Answer]]
@@ -105,6 +109,7 @@ class Board:
         self._jobs: dict[str, ServerJob] = {}
         self._by_ticket: dict[Ticket, ServerJob] = {}
         self._tasks: set[asyncio.Task] = set()
+        self._closed = False
 
     @property
     def users(self) -> int:
@@ -119,9 +124,13 @@ class Board:
             uploads: of this user, that are on their way.
             all_uploads: of all users.
         """
-        if len(self._jobs) + all_uploads >= self.limits.jobs:
+        own, all_jobs = self.jobs_of(user), self._jobs.values()
+        done = [job for job in own if job.state == "done" and not job.streams]
+        for job in done[: max(0, len(done) + 1 - self.limits.jobs_per_user)]:  # the client had time to fetch it
+            self.forget(job)
+        if sum(job.state != "done" for job in all_jobs) + all_uploads >= self.limits.jobs:
             raise full("The server has as many jobs as it takes.")
-        if len(self.jobs_of(user)) + uploads >= self.limits.jobs_per_user:
+        if sum(job.state != "done" for job in own) + uploads >= self.limits.jobs_per_user:
             raise full("You have as many jobs on the server as it takes of one user.", status=429)
 
     def find(self, identity: str, user: str) -> ServerJob:
@@ -202,26 +211,37 @@ class Board:
             job.streams -= 1
             job.left = self._clock()
 
-    async def watch(self) -> None:
-        """Tell those that wait how it stands, and forget what nobody comes for; for ever."""
+    async def watch(self, known: Callable[[str], bool] = lambda user: True) -> None:
+        """Tell those that wait how it stands, and forget what nobody comes for; for ever.
+
+        Args:
+            known: whether there still is a user of that name.
+        """
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            now = self._clock()
-            for job in list(self._jobs.values()):
-                if not job.streams and now - job.left > self.limits.keep_seconds:
-                    self.forget(job)
+            self.clear(known)
             self._tell_waiting()
 
+    def clear(self, known: Callable[[str], bool]) -> None:
+        """Forget jobs that nobody has followed for so long as they are kept, and those of users who are not known."""
+        users = {user: known(user) for user in {job.user for job in self._jobs.values()}}
+        for job in list(self._jobs.values()):
+            left = not job.streams and self._clock() - job.left > self.limits.keep_seconds
+            if left or not users[job.user]:
+                self.forget(job)
+
     async def close(self) -> None:
-        """Forget all."""
+        """Forget all, and begin nothing more."""
+        self._closed = True
         for job in list(self._jobs.values()):
             self.forget(job)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _advance(self) -> None:
-        while ticket := self.queue.take():
+        while not self._closed and (ticket := self.queue.take()):
             job = self._by_ticket[ticket]
-            job.task = asyncio.create_task(self._run(job))
+            # not in the context of the request that happens to be answered: with that, Serve would cancel the job
+            job.task = asyncio.create_task(self._run(job), context=contextvars.Context())
             self._tasks.add(job.task)
             job.task.add_done_callback(self._tasks.discard)
 
@@ -250,12 +270,19 @@ class Board:
             )
         except SegmentationError as error:
             self._fail(job, error)
+        except asyncio.CancelledError:
+            if job.id in self._jobs:  # by nobody here
+                self._fail(job, WorkerError("The server ended this job.", "Segment again."))
+            raise
+        except Exception as error:  # its text may quote the volume: it is not for the log
+            _log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+            self._fail(job, SegmentationError("The server failed.", "Segment again."))
         finally:
             job.work = None
             self.queue.leave(job.ticket)
             if job.events and job.events[-1][1]["type"] == RESULT:
                 self.queue.estimates.learn(job.ticket, self._clock() - began)
-            if job.id in self._jobs:
+            if not self._closed:
                 self._advance()
                 self._tell_waiting()
 

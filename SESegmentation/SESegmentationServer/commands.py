@@ -110,7 +110,7 @@ def token_list(tokens: Tokens = None) -> None:
     from .tokens import TokenStore
 
     for entry in TokenStore(tokens).entries():
-        say(f"{entry.name}\t{entry.added}")
+        say(f"{entry.name} {entry.added}")
 
 
 @token_app.command("revoke")

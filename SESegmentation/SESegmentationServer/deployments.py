@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 from ray import serve
-from ray.exceptions import RayActorError, RayError, TaskCancelledError
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from SESegmentationLib.cli.jobs import SMALL
@@ -37,6 +37,8 @@ from .board import Answer, Board, ReplicaLostError
 from .frames import Work
 from .settings import Settings
 
+#: models that one replica keeps loaded
+ENGINES = 4
 #: a job that was cancelled and does not stop: then its replica ends, in s
 PATIENCE_SECONDS = 30.0
 #: what a replica that ends has to say is fetched meanwhile, in s
@@ -77,10 +79,15 @@ class Segmenter:
 
         torch.set_num_threads(max(1, settings.cores))
         self._settings = settings
-        self._runner = JobRunner(capacity=settings.engines)
+        self._runner = JobRunner(capacity=ENGINES)
         self._pool = ThreadPoolExecutor(settings.slots)
         self._room = Room(settings.slots)
         self._running = 0
+
+    @serve.multiplexed(max_num_models_per_replica=ENGINES)
+    async def keep(self, model: str) -> str:
+        """Tell Serve that this replica has a model, from the first job for it on."""
+        return model
 
     async def run(self, work: Work, slots: int, at_once: int) -> AsyncGenerator[Answer]:
         """Do a job; the worker's messages about it. A failure that leaves this process in doubt ends it.
@@ -90,6 +97,7 @@ class Segmenter:
             slots: that it takes.
             at_once: how many jobs there are for all replicas: they share the cores.
         """
+        await self.keep(work.model)
         slots = min(slots, self._settings.slots)
         await self._room.enter(slots)
         loop, answers, cancelled = asyncio.get_running_loop(), asyncio.Queue[Answer](), threading.Event()
@@ -185,15 +193,14 @@ class Ingress:
         return 1 if work.megavoxels <= SMALL / 1e6 else self._settings.slots
 
     async def _segment(self, work: Work, at_once: int) -> AsyncGenerator[Answer]:
-        request = self._segmenter.run.remote(work, self._slots_of(work), at_once)
+        segmenter = self._segmenter.options(multiplexed_model_id=work.model)  # one that has the model, if it is free
+        request = segmenter.run.remote(work, self._slots_of(work), at_once)
         response = cast(DeploymentResponseGenerator[Answer], request)
         try:
             async for answer in response:
                 yield answer
-        except TaskCancelledError:
-            raise asyncio.CancelledError from None
-        except RayActorError:
-            raise ReplicaLostError from None
+        except (ObjectStoreFullError, OutOfDiskError):
+            raise OutOfMemoryError("The server has no memory for this volume.", "Try again later.") from None
         except RayError:
             raise ReplicaLostError from None
         finally:

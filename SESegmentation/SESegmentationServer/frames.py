@@ -250,7 +250,7 @@ def _image(description: Any, voxels: np.ndarray) -> dict[str, Any]:
         raise malformed("an image has no voxels")
     for name, count in (("spacing", dimension), ("origin", dimension), ("direction", dimension**2)):
         numbers = description[name]
-        if not isinstance(numbers, list) or len(numbers) != count or not all(map(_is_number, numbers)):
+        if not isinstance(numbers, (list, tuple)) or len(numbers) != count or not all(map(_is_number, numbers)):
             raise malformed(f"the {name} of an image is none")
     if not all(spacing > 0 for spacing in description["spacing"]):
         raise malformed("the spacing of an image is none")

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import count, zip_longest
 
 
 @dataclass(eq=False)
@@ -67,7 +67,9 @@ class FairQueue:
         self.slots = slots
         self.estimates = estimates or Estimates()
         self._clock = clock
-        self._waiting: dict[str, deque[Ticket]] = {}  # in the order of turns
+        self._waiting: dict[str, deque[Ticket]] = {}
+        self._count = count(1)
+        self._turns: dict[str, int] = {}  # the last one of each user
         self._ends: dict[Ticket, float | None] = {}  # of those that run, by the clock
 
     def __len__(self) -> int:
@@ -95,13 +97,11 @@ class FairQueue:
         """The next one that can start, which runs from now on; None where none can."""
         if not self._waiting:
             return None
-        user = next(iter(self._waiting))
-        ticket = self._waiting[user][0]
+        ticket = self._waiting[self._users()[0]][0]
         if min(ticket.slots, self.slots) > self.free:
             return None
         self._remove(ticket)
-        if user in self._waiting:  # the last to have a turn again
-            self._waiting[user] = self._waiting.pop(user)
+        self._turns[ticket.user] = next(self._count)
         self._ends[ticket] = None
         self.progress(ticket, self.estimates.seconds(ticket))
         return ticket
@@ -117,10 +117,12 @@ class FairQueue:
             del self._ends[ticket]
         elif ticket in self._waiting.get(ticket.user, ()):
             self._remove(ticket)
+        if not self._ends and not self._waiting:
+            self._turns.clear()
 
     def order(self) -> list[Ticket]:
         """Those that wait, as they will be taken."""
-        rounds = zip_longest(*self._waiting.values())
+        rounds = zip_longest(*(self._waiting[user] for user in self._users()))
         return [ticket for turn in rounds for ticket in turn if ticket is not None]
 
     def outlook(self) -> dict[Ticket, tuple[int, float | None]]:
@@ -146,14 +148,18 @@ class FairQueue:
         heapq.heapify(free_at)
         begins: list[float | None] = []
         for ticket in order:
-            count = min(ticket.slots, self.slots)
-            begin = [heapq.heappop(free_at) for _ in range(count)][-1]
+            slots = min(ticket.slots, self.slots)
+            begin = [heapq.heappop(free_at) for _ in range(slots)][-1]
             begins.append(begin if known else None)
             seconds = self.estimates.seconds(ticket)
             known = known and seconds is not None
-            for _ in range(count):
+            for _ in range(slots):
                 heapq.heappush(free_at, begin + (seconds or 0.0))
         return begins
+
+    def _users(self) -> list[str]:
+        """Who waits; those first who have had no turn, or had it the longest ago."""
+        return sorted(self._waiting, key=lambda user: self._turns.get(user, 0))
 
     def _remove(self, ticket: Ticket) -> None:
         own = self._waiting[ticket.user]

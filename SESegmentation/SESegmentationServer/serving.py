@@ -17,6 +17,7 @@ from pathlib import Path
 
 from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, install_advice
 from SESegmentationLib.files import staging_folder
+from SESegmentationLib.files.writing import remove_leftovers
 
 from .settings import Settings
 from .tokens import TokenStore
@@ -116,6 +117,7 @@ def _folder() -> Iterator[Path]:
     place = Path(tempfile.gettempdir())
     if len(str(place)) > _LONGEST_FOLDER - 20 and Path("/tmp").is_dir():
         place = Path("/tmp")
+    remove_leftovers(place)
     with staging_folder(place) as folder:
         yield folder / "ray"  # Ray lets all into its folder
 
@@ -128,6 +130,8 @@ def _environment(settings: Settings) -> None:
     if settings.address is None:
         os.environ["RAY_AUTH_MODE"] = "token"  # another user of this computer could have it run code
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # nodes listen on the loopback address alone
+        os.environ["AUTOSCALER_METRIC_PORT"] = os.environ["DASHBOARD_METRIC_PORT"] = "0"  # any that is free
     library = str(Path(__file__).resolve().parents[1])
     others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([library, *others]))
@@ -141,7 +145,6 @@ def _start_ray(settings: Settings, folder: Path) -> None:
         return
     ray.init(
         include_dashboard=False,
-        _node_ip_address="127.0.0.1",
         _temp_dir=str(folder),
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -160,7 +163,7 @@ def _choose(settings: Settings) -> tuple[Settings, int]:
     if device.startswith("cuda"):
         if not gpus:
             raise UsageError("Ray finds no GPU.", "Choose --device cpu.")
-        replicas = min(settings.replicas or gpus, gpus)
+        replicas = settings.replicas or gpus
         return replace(settings, device="cuda", cores=settings.cores or 1, slots=settings.slots or _GPU_SLOTS), replicas
     nodes = max(1, len([node for node in ray.nodes() if node["Alive"]]))
     replicas = settings.replicas or nodes
@@ -179,6 +182,7 @@ def _deploy(settings: Settings, replicas: int) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
     gpu = settings.device == "cuda"
+    share = min(1.0, ray.cluster_resources().get("GPU", 0) / replicas)
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(
@@ -192,7 +196,7 @@ def _deploy(settings: Settings, replicas: int) -> None:
     segmenter = serve.deployment(
         name="segmenter",
         max_ongoing_requests=settings.slots,
-        ray_actor_options={"num_cpus": 0 if gpu else settings.cores, "num_gpus": 1 if gpu else 0},
+        ray_actor_options={"num_cpus": 0 if gpu else settings.cores, "num_gpus": share if gpu else 0},
         autoscaling_config={
             "min_replicas": 1,
             "max_replicas": replicas,

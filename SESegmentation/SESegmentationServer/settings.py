@@ -20,8 +20,8 @@ class Limits:
         silence_seconds: without a byte of an upload.
         job_seconds: for one job, once it runs.
         keep_seconds: a job or a result stays without a client.
-        jobs_per_user: of one user, waiting, running and not fetched.
-        jobs: of all users.
+        jobs_per_user: of one user that wait and run, and as many results that were not fetched.
+        jobs: of all users, likewise.
         streams_per_job: clients that follow one job at once.
         requests_per_minute: of one user.
         wrong_tokens_per_minute: from one address; then it is told to wait.
@@ -55,11 +55,10 @@ class Settings:
         key: PEM file of its private key.
         tokens: file of the tokens; None: the user's own.
         address: of a Ray cluster to use; None: this computer alone.
-        replicas: at most; 0: one for each GPU, or one.
+        replicas: at most, which share the GPUs; 0: one for each GPU, or for each computer without one.
         cores: of one replica without a GPU; 0: all that are there, shared by the replicas.
         device: "auto", "cpu", "cuda" or "mps".
         slots: jobs of small volumes that one replica does side by side; 0: by its cores or its GPU.
-        engines: models that one replica keeps loaded.
         dicomweb: URL of an archive from which clients of MONAI Label may have series segmented.
         origins: of web pages that may use the server, for example "https://viewer.example".
     """
@@ -74,7 +73,6 @@ class Settings:
     cores: int = 0
     device: str = "auto"
     slots: int = 0
-    engines: int = 4
     dicomweb: str | None = None
     origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)

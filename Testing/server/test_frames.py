@@ -1,0 +1,202 @@
+"""What comes over the network is one whole frame with a job in it, or is refused with a cause: nothing in between."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import os
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serving import body_of, job_header
+from SESegmentationLib.models import list_models
+from SESegmentationLib.result import SegmentOptions
+from SESegmentationLib.worker.jobs import JOBS, AttentionJob, RefineJob, SegmentJob, WarmUpJob
+from SESegmentationLib.worker.messages import LENGTH, MAGIC, Frame
+from SESegmentationServer.frames import pieces_of, read_work, receive_frame
+from SESegmentationServer.refusals import RefusalError
+from SESegmentationServer.settings import Limits
+
+CARDS = {package.card.name: package.card for package in list_models()}
+LIMITS = Limits(upload_bytes=4096, header_bytes=4096, silence_seconds=5.0)
+EXAMPLES = int(os.environ.get("FUZZ_MUTATIONS", "10000"))
+IMAGE = sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(3, 4, 5))
+LABELS = sitk.Cast(IMAGE > 30, sitk.sitkUInt8)
+ROI = SegmentOptions(roi=LABELS, doubt=True, grid="model")
+SENT = [
+    SegmentJob(IMAGE, "hippocampus-t1"),
+    SegmentJob(IMAGE, "brain-mr", ROI, adapted=b"\x00" * 20),
+    AttentionJob(IMAGE, "abdomen-mr", ROI),
+    RefineJob(IMAGE, LABELS, ("k:1",), "hippocampus-t1", ROI, recalibrate=True),
+    WarmUpJob("brain-mr"),
+]
+BODIES = [body_of(job) for job in SENT]
+loop = asyncio.new_event_loop()
+
+
+async def chunks_of(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+def read(*chunks: bytes, limits: Limits = LIMITS):
+    return read_work(loop.run_until_complete(receive_frame(chunks_of(*chunks), limits)), CARDS)
+
+
+def refusal(*chunks: bytes) -> RefusalError:
+    with pytest.raises(RefusalError) as refused:
+        read(*chunks)
+    assert refused.value.error.cause
+    return refused.value
+
+
+@pytest.mark.parametrize("number", range(len(SENT)))
+def test_a_job_comes_as_it_was_sent_however_it_is_cut(number):
+    body, job = BODIES[number], SENT[number]
+    for size in (1, 7, len(body)):
+        work = read(*(body[begin : begin + size] for begin in range(0, len(body), size)))
+        assert (work.kind, work.model, work.number) == (job.kind, job.model, 1)
+        assert JOBS[work.kind].unpack(work.value, work.arrays).pack()[0] == job.pack()[0]
+        assert [array.tobytes() for array in work.arrays] == [array.tobytes() for array in job.pack()[1]]
+
+
+def test_what_does_not_concern_the_worker_is_dropped():
+    image = sitk.Image(IMAGE)
+    header, arrays = job_header(SegmentJob(image, "brain-mr"))
+    header["value"]["images"]["image"]["metadata"] = {"qform_code": "1", "PatientName": "Doe"}
+    work = read_work(Frame(header, arrays), CARDS)
+    assert work.value["images"]["image"]["metadata"] == {"qform_code": "1"}
+
+
+def test_the_size_on_the_models_grid_counts_millimetres():
+    image = sitk.Image([100, 100, 50], sitk.sitkUInt8)
+    image.SetSpacing([1.0, 1.0, 2.0])
+    header, arrays = job_header(SegmentJob(image, "hippocampus-t1"))
+    assert read_work(Frame(header, arrays), CARDS).megavoxels == pytest.approx(
+        1.0 / np.prod(CARDS["hippocampus-t1"].spacing)
+    )
+
+
+@pytest.mark.parametrize(
+    "model", ["no-such", "weights/brain-mr", "/", "../weights/brain-mr", "", "brain-mr/", str(list_models()[0].path)]
+)
+def test_a_model_is_one_of_those_that_are_here_and_never_a_path(model):
+    body = body_of(SegmentJob(IMAGE, model))
+    refused = refusal(body)
+    assert refused.status == 422
+    assert refused.error.code == "model"
+
+
+def test_another_version_is_told_which_side_is_older():
+    for changes, words in (
+        ({"protocol": 1}, "older than the server"),
+        ({"protocol": 99}, "newer than the server"),
+        ({"version": "0.0.9"}, "(0.0.9) is older than the server"),
+        ({"version": "99.0.0"}, "(99.0.0) is newer than the server"),
+        ({"version": "\x1b[31m.<b>"}, "than the server"),
+    ):
+        refused = refusal(body_of(SENT[0], **changes))
+        assert refused.status == 409
+        assert refused.error.code == "worker"
+        assert words in refused.error.cause
+        assert refused.error.remedy
+        assert "\x1b" not in refused.error.cause
+    assert read(body_of(SENT[0], version=f"{job_header(SENT[0])[0]['version'].rsplit('.', 1)[0]}.99"))
+    refused = refusal(body_of(SENT[0], model_version="9.9"))
+    assert (refused.status, refused.error.code) == (409, "model")
+    assert "9.9" in refused.error.cause
+    assert CARDS["hippocampus-t1"].version in refused.error.cause
+    assert read(body_of(SENT[0], model_version=CARDS["hippocampus-t1"].version))
+
+
+def test_what_is_too_large_is_refused_before_memory_is_taken_for_it():
+    text = {"header": {}, "arrays": [{"dtype": "<f8", "shape": [1 << 13, 1 << 10, 1 << 10]}]}
+    for large in (
+        text,
+        {"header": {}, "arrays": [{"dtype": "|u1", "shape": [4097]}]},
+        {"header": {}, "arrays": [{"dtype": "|u1", "shape": [2049]}] * 2},
+        {"header": {}, "arrays": [{"dtype": "|u1", "shape": [1 << 62, 1 << 62]}]},
+    ):
+        encoded = json.dumps(large).encode()
+        assert refusal(MAGIC + LENGTH.pack(len(encoded)) + encoded).status == 413
+    assert refusal(MAGIC + LENGTH.pack(1 << 31)).status == 413
+
+
+def test_an_upload_that_stops_is_refused_in_time():
+    async def stopping() -> AsyncIterator[bytes]:
+        yield BODIES[0][:50]
+        await asyncio.sleep(60)
+
+    for limits in (Limits(silence_seconds=0.01), Limits(upload_seconds=0.01)):
+        with pytest.raises(RefusalError) as refused:
+            loop.run_until_complete(receive_frame(stopping(), limits))
+        assert refused.value.status == 408
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def _places(value: object, path: tuple = ()) -> list[tuple]:
+    """Where something stands in JSON."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, inner in items for place in _places(inner, (*path, key)))]
+
+
+TEXTS = [json.loads(body[len(MAGIC) + LENGTH.size :][: LENGTH.unpack_from(body, len(MAGIC))[0]]) for body in BODIES]
+PLACES = [[place for place in _places(text) if place] for text in TEXTS]
+
+
+@settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_damaged_bytes_are_refused_and_nothing_else_happens(data):
+    body = bytearray(data.draw(st.sampled_from(BODIES)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at, length = data.draw(st.integers(0, len(body))), data.draw(st.sampled_from([0, 1, 1, 2, 40]))
+        body[at : at + length] = data.draw(st.binary(max_size=4))
+    cut = data.draw(st.integers(0, len(body)))
+    try:
+        work = read(bytes(body[:cut]), bytes(body[cut:]))
+    except RefusalError as refused:
+        assert refused.status in (409, 413, 422)
+        return
+    assert work.model in CARDS  # only numbers had changed
+
+
+@settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_a_frame_with_something_else_in_it_is_refused_or_can_be_unpacked(data):
+    number = data.draw(st.integers(0, len(TEXTS) - 1))
+    text = copy.deepcopy(TEXTS[number])
+    path = data.draw(st.sampled_from(PLACES[number]))
+    place = text
+    for key in path[:-1]:
+        place = place[key]
+    if data.draw(st.booleans()) or isinstance(place, list):
+        place[path[-1]] = data.draw(JSON)
+    else:
+        del place[path[-1]]
+    encoded = json.dumps(text).encode()
+    arrays = b"".join(array.tobytes() for array in SENT[number].pack()[1])
+    try:
+        work = read(MAGIC + LENGTH.pack(len(encoded)) + encoded + arrays)
+    except RefusalError as refused:
+        assert refused.status in (409, 413, 422)
+        return
+    try:
+        JOBS[work.kind].unpack(work.value, work.arrays)
+    except RuntimeError as error:  # SimpleITK's of a direction that is none; the replica tells it as an InputError
+        assert "irection" in str(error)  # noqa: PT017
+
+
+def test_a_frame_in_pieces_is_the_frame():
+    assert b"".join(pieces_of(*job_header(SENT[1]))) == BODIES[1]
