@@ -63,7 +63,8 @@ class SESegmentation(ScriptedLoadableModule):
         parent.contributors = ["The SESegmentation contributors"]
         parent.helpText = _(
             "Finds anatomical structures in a volume with neural networks that recalibrate their features by squeeze "
-            "and excitation. Choose a volume and a model, and click Segment. Everything is computed on this computer. "
+            "and excitation. Choose a volume and a model, and click Segment. Everything is computed on this computer, "
+            "unless you choose a server. "
             "For research; not a medical device."
         )
         parent.acknowledgementText = _(

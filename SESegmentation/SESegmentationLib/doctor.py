@@ -122,7 +122,7 @@ def examine_server(address: str, certificate: Path | None = None) -> list[Check]
         theirs = {str(model["name"]): str(model["version"]) for model in introduction["models"]}
         queue = introduction["queue"]
         counts = f"{int(queue['running'])} running, {int(queue['waiting'])} waiting"
-        when = "is not known" if queue["seconds"] is None else f"is in about {float(queue['seconds']):.0f} s"
+        wait = "not known" if queue["seconds"] is None else f"about {float(queue['seconds']):.0f} s"
     except LostError as lost:
         return [*checks, Check("server", ERROR, lost.error.cause, lost.error.remedy)]
     except SegmentationError as error:
@@ -135,7 +135,7 @@ def examine_server(address: str, certificate: Path | None = None) -> list[Check]
         remedy = "Ask the server's owner to install this version, or do without this model there."
         fits = there == card.version
         checks.append(Check(name, OK, f"Version {there}.") if fits else Check(name, WARNING, finding, remedy))
-    return [*checks, Check("queue", OK, f"{counts}; when another job would begin {when}.")]
+    return [*checks, Check("queue", OK, f"{counts}; the wait for another is {wait}.")]
 
 
 def worst(checks: list[Check]) -> str:

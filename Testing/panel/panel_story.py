@@ -30,8 +30,8 @@ class Story:
 
     @property
     def worker(self):
-        """The process id of the worker."""
-        return self._segmenters[-1].worker_pid
+        """The process id of the worker; None where a server segments."""
+        return self._segmenters[-1].worker_pid if self._segmenters else None
 
     def start(self, until=lambda ui: ui.progressBar.value > 0):
         """Click Segment, and wait until it is under way."""

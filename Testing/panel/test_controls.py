@@ -71,7 +71,14 @@ def test_folder_of_wheels_is_remembered(widget, dialogs, tmp_path):
 
 
 def test_everything_that_can_be_used_explains_itself_and_is_reached_by_keyboard(widget):
-    sections = ("inputsSection", "aboutModelSection", "resultSection", "advancedSection", "computerSection")
+    sections = (
+        "inputsSection",
+        "aboutModelSection",
+        "resultSection",
+        "advancedSection",
+        "serverSection",
+        "computerSection",
+    )
     own = {name: w for name, w in vars(widget.ui).items() if isinstance(w, qt.QWidget) and not name.startswith("q")}
     usable = {name: w for name, w in own.items() if w.focusPolicy & qt.Qt.TabFocus and name not in sections}
     without = [name for name, w in usable.items() if not w.toolTip and name not in ("modelCardLabel", "logText")]
@@ -87,7 +94,8 @@ def test_the_panel_fits_a_narrow_window(widget, segment, models):
     widget.enter()
     click(widget.ui.licenceCheckBox)
     segment(findings=[Finding("a", words, words)])
-    for section in ("advancedSection", "computerSection"):
+    widget.ui.placeSelector.currentIndex = 1
+    for section in ("advancedSection", "serverSection", "computerSection"):
         click(getattr(widget.ui, section))
     assert widget.ui.SESegmentation.minimumSizeHint().width() <= 380
 

@@ -88,6 +88,10 @@ SLIPS = [
     ("panel/computer.py", '"contentsCollapsed(bool)"', '"contentsCollapse(bool)"'),
     ("panel/computer.py", "wheelsFolderEdit.currentPath = ", "wheelsFolderEdit.currentPth = "),
     ("panel/computer.py", "ctkPathLineEdit.Dirs", "ctkPathLineEdit.Folders"),
+    (UI, 'name="serverEdit"', 'name="serversEdit"'),
+    ("panel/server.py", '"currentIndexChanged(int)"', '"currentIndexChange(int)"'),
+    ("panel/server.py", 'serverEdit.connect("editingFinished()"', 'serverEdit.connect("editFinished()"'),
+    ("panel/server.py", "serverSection.text = ", "serverSection.txt = "),
     ("panel/messages.py", "standardIcon(", "standardIkon("),
     ("panel/messages.py", "text.wordWrap = ", "text.wordwrap = "),
     ("panel/result_view.py", "JumpAllSlices(", "JumpAllSlice("),
@@ -158,6 +162,12 @@ def click_through(folder, monkeypatch, wheels):
     harness_dialogs.dialogs.answer(wheels)
     ui.wheelsFolderEdit.browse()
     assert choices.lowMemory
+    click(ui.serverSection)
+    ui.placeSelector.currentIndex = 1
+    type_text(ui.serverEdit, "gpu.hospital.org")
+    ui.tokenEdit.setFocus()
+    assert ui.serverSection.text == "Where it is computed: gpu.hospital.org"
+    ui.placeSelector.currentIndex = 0
 
     click(ui.segmentButton)
     segmenter.progress("axial", 0.5)

@@ -43,7 +43,7 @@ from . import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, Resu
 from .servers import BLOCK, Link, LostError, Server, UnknownJobError
 
 #: phases of a job on a server besides those of the worker; QUEUE with the number in the queue after it
-SENDING, QUEUE, AGAIN = "sending", "queue", "connecting again"
+SENDING, QUEUE, AGAIN, RESTARTED = "sending", "queue", "connecting again", "begin again on another replica"
 #: the share of the whole that sending is taken for
 _SENDING_SHARE = 0.05
 #: in which the server may hear that jobs are over, when all ends, in s

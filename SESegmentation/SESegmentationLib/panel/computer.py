@@ -87,6 +87,24 @@ class UserSettings:
     def wheels_folder(self, folder: str) -> None:
         self._settings.setValue(_key("WheelsFolder"), folder)
 
+    @property
+    def server(self) -> str:
+        """Address of the server; empty where there is none."""
+        return str(self._settings.value(_key("Server")) or "")
+
+    @server.setter
+    def server(self, address: str) -> None:
+        self._settings.setValue(_key("Server"), address)
+
+    @property
+    def uses_server(self) -> bool:
+        """Whether the server computes, instead of this computer."""
+        return self._settings.value(_key("Place")) == "server"
+
+    @uses_server.setter
+    def uses_server(self, uses: bool) -> None:
+        self._settings.setValue(_key("Place"), "server" if uses else "here")
+
 
 def _key(*parts: str) -> str:
     return "/".join((_GROUP, *parts))

@@ -12,6 +12,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from ..client.remote import AGAIN, QUEUE, RESTARTED, SENDING
 from ..errors import CancelledError, SegmentationError
 from ..mrml import ACCEPTED, CORRECTED, TO_CHECK
 from ..result import Finding
@@ -55,10 +56,15 @@ def phase_name(phase: str) -> str:
         "learn": _("Learning from the corrected slices"),
         "look": _("Seeing what the network looks at"),
         "segment again": _("Segmenting with what was learnt"),
+        SENDING: _("Sending the scan to the server"),
+        AGAIN: _("The connection is lost; connecting again"),
+        RESTARTED: _("The server begins again"),
     }
     if phase in known:
         return known[phase]
     plane, *number = phase.split(" ")
+    if plane == QUEUE:
+        return _("Waiting for the server, number {number} in its queue").format(number=" ".join(number))
     if plane in ("axial", "coronal", "sagittal"):
         return _("Segmenting {plane} slices").format(plane=plane) + "".join(f" ({n})" for n in number)
     if plane == "volume":

@@ -38,18 +38,20 @@ _THREAD_SECONDS = 0.02
 _SUMMARY_LENGTH = 44
 
 
-def summary_html(card: ModelCard, expected_seconds: float | None) -> str:
+def summary_html(card: ModelCard, expected_seconds: float | None, on_server: bool = False) -> str:
     """Two lines: what the model finds; how well, and in what time.
 
     Args:
-        expected_seconds: on this computer for the volume that is chosen, in s; None where that is not known yet.
+        expected_seconds: for the volume that is chosen, in s; None where that is not known yet.
+        on_server: a server computes, not this computer.
     """
     measured = _("accuracy not measured")
     if "mean_dice" in card.accuracy:
         measured = _("mean Dice {dice:.2f}").format(dice=card.accuracy["mean_dice"])
     seconds = _("time known after the first segmentation")
     if expected_seconds is not None:
-        seconds = _("{time} here").format(time=about(expected_seconds))
+        told = _("{time} on the server") if on_server else _("{time} here")
+        seconds = told.format(time=about(expected_seconds))
     found = _few([label.name for label in card.labels])
     return f"{found}<br>{html.escape(f'{measured}; {seconds}')}"
 
@@ -148,6 +150,7 @@ class ModelChooser:
         self._entries: dict[str, ModelPackage | DamagedModel] = {}
         self._chosen = ""
         self._expected_seconds: float | None = None
+        self._on_server = False
         ui.modelSearchBox.connect("textChanged(QString)", self._filter)
         ui.modelList.connect("currentRowChanged(int)", self._on_row)
         ui.licenceCheckBox.connect("toggled(bool)", self._on_consent)
@@ -213,10 +216,10 @@ class ModelChooser:
         models.blockSignals(False)
         self._show_card()
 
-    def set_expected_seconds(self, seconds: float | None) -> None:
-        """Show how long the chosen volume will take, in s; None where that is not known."""
-        if seconds != self._expected_seconds:
-            self._expected_seconds = seconds
+    def set_expected_seconds(self, seconds: float | None, on_server: bool = False) -> None:
+        """Show how long the chosen volume will take, in s, here or on a server; None where that is not known."""
+        if (seconds, on_server) != (self._expected_seconds, self._on_server):
+            self._expected_seconds, self._on_server = seconds, on_server
             self._show_card()
 
     def _title(self, name: str) -> str:
@@ -246,7 +249,7 @@ class ModelChooser:
         self._ui.aboutModelSection.visible = isinstance(entry, ModelPackage)
         summary = self._ui.modelSummaryLabel
         if isinstance(entry, ModelPackage):
-            summary.text = summary_html(entry.card, self._expected_seconds)
+            summary.text = summary_html(entry.card, self._expected_seconds, self._on_server)
             self._ui.modelCardLabel.text = card_html(entry.card)
             consent.text = _("I accept the terms of {licence}").format(licence=entry.card.licence.spdx)
             consent.blockSignals(True)

@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..client import ResultEvent, Segmenter
-from ..errors import CancelledError, InputError, SegmentationError
+from ..errors import InputError, SegmentationError
 from ..models import ModelPackage
 from .choices import Choices, Inputs
 from .computer import ComputerSection, Doctor, UserSettings
@@ -25,6 +25,7 @@ from .requests import AttentionRequest, RefineRequest, SegmentRequest, SegmentRu
 from .result_view import ResultView, open_segment_editor
 from .run_control import RunControl
 from .scene_results import SceneResults, WrittenResult, unusable_scene_data
+from .server import ServerSection
 
 #: a request about a result in the scene
 _Request = TypeVar("_Request", RefineRequest, AttentionRequest)
@@ -42,7 +43,7 @@ class Panel:
 
     Args:
         ui: the widgets of SESegmentation.ui by name.
-        make_segmenter: makes what segments, when it is first needed.
+        make_segmenter: makes what segments on this computer, when it is first needed.
         models: where models come from.
         dependencies: sees to the Python packages of the worker.
         doctor: checks this computer.
@@ -79,7 +80,8 @@ class Panel:
         self._add_model = AddModel(ui, models, package_dialogs, self._on_model_added, self._actions.show_error)
         self.inputs = Inputs(ui, lambda: self._choices, lambda: self.models.card)
         self.patient = PatientNetwork(ui, lambda: self._choices, lambda: self.models.card)
-        self.run = RunControl(ui, make_segmenter, self._on_segment, lambda: self._choices is not None)
+        self.server = ServerSection(ui, settings, make_segmenter, self._on_place_changed)
+        self.run = RunControl(ui, self.server.make_segmenter, self._on_segment, lambda: self._choices is not None)
         self.installation = Installation(ui, dependencies, self._actions, self.run.release)
         self.recalibration = Recalibration(
             ui,
@@ -133,7 +135,7 @@ class Panel:
         self.result.show(choices.resultSegmentation if choices else None)
         if choices is not None:
             self.result.set_opacity(choices.opacity)
-            self.models.set_expected_seconds(self._expected_seconds())
+            self.models.set_expected_seconds(self._expected_seconds(), self.server.is_chosen)
             if not choices.keepWarm:
                 self.run.release()
 
@@ -191,6 +193,7 @@ class Panel:
         self.run.close()
         self._add_model.close()
         self.computer.close()
+        self.server.close()
         self.inputs.close()
         self.result.close()
 
@@ -201,8 +204,8 @@ class Panel:
             self._actions.run(self._start)
 
     def _start(self) -> None:
-        self._read_request(self.models.require_package()).check()
-        self.installation.ensure(self._segment)
+        volume = self._read_request(self.models.require_package()).check()
+        self.server.begin(volume, self.installation.ensure, self._segment)
 
     def _segment(self) -> None:
         request = self._read_request(self.models.require_package())  # it may have been changed meanwhile
@@ -237,7 +240,7 @@ class Panel:
     def _start_request(self, kind: type[_Request], on_result: Callable[[_Request, ResultEvent], None]) -> None:
         """Ask the worker something about the result on show."""
         node = self.result.node
-        kind.read(node, self._scene_choices, self._settings)
+        inputs = kind.read(node, self._scene_choices, self._settings).inputs
 
         def begin() -> None:
             if not slicer.mrmlScene.IsNodePresent(node):
@@ -249,7 +252,7 @@ class Panel:
             self._pending = request
             self._show_actions()
 
-        self.installation.ensure(begin)
+        self.server.begin(inputs.volume, self.installation.ensure, begin)
 
     def _save_report(self) -> None:
         path = save_report(scene_report(self.result.node))
@@ -300,8 +303,8 @@ class Panel:
         run.output_id = written.node.GetID()
         if not run.frames:
             self._pending = None
-        seconds = sum(result.timings.values())
-        self._settings.remember_seconds(result.model.name, request.device, request.fast, request.volume_ml, seconds)
+        device, seconds = self.server.device(request.device), sum(result.timings.values())
+        self._settings.remember_seconds(result.model.name, device, request.fast, request.volume_ml, seconds)
         self._show_written(written)
 
     def _show_written(self, written: WrittenResult) -> None:
@@ -365,19 +368,16 @@ class Panel:
         """The segmentation under way ends here; frames that are done stay."""
         self._pending = None
         self.run.abandon()
-        known = explain_error(error)
-        if run.output_id is not None:
-            kept = _("{done} of {count} frames are done and kept.").format(
-                done=run.count - len(run.frames), count=run.count
-            )
-            remedy = kept if isinstance(known, CancelledError) else f"{known.remedy} {kept}"
-            known = type(known)(known.cause, remedy)
-        self._actions.show_error(known)
+        self._actions.show_error(run.explain(explain_error(error)))
         self.refresh()
 
     def _on_model_chosen(self, name: str) -> None:
         if self._choices is not None:
             self._choices.model = name  # refresh() follows, as after any other choice
+
+    def _on_place_changed(self) -> None:
+        self.run.make_another()
+        self.refresh()
 
     def _on_model_added(self, package: ModelPackage) -> None:
         card = package.card
@@ -395,6 +395,5 @@ class Panel:
         request = self._read_request(self.models.package)
         if not request.volume_ml:
             return None
-        return self._settings.expected_seconds(
-            request.package.card.name, request.device, request.fast, request.volume_ml
-        )
+        device = self.server.device(request.device)
+        return self._settings.expected_seconds(request.package.card.name, device, request.fast, request.volume_ml)

@@ -10,7 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..client import AttentionJob, RefineJob, SegmentJob
-from ..errors import InputError
+from ..errors import CancelledError, InputError, SegmentationError
 from ..io.volume_image import voxels_of
 from ..models import ModelPackage, find_model
 from ..mrml import (
@@ -260,6 +260,16 @@ class SegmentRun:
     def target(self) -> Target:
         """Where the result of the frame at hand goes."""
         return self.request.target(self.frames[0], self.output_id)
+
+    def explain(self, error: SegmentationError) -> SegmentationError:
+        """An error that ends this, with the frames that are done."""
+        if self.output_id is None:
+            return error
+        kept = _("{done} of {count} frames are done and kept.").format(
+            done=self.count - len(self.frames), count=self.count
+        )
+        remedy = kept if isinstance(error, CancelledError) else f"{error.remedy} {kept}"
+        return type(error)(error.cause, remedy)
 
     def removed_node(self) -> str:
         """The name of the volume if it was removed from the scene; empty while it is in it."""

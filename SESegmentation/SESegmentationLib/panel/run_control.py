@@ -59,7 +59,7 @@ class RunControl:
 
     Args:
         ui: holds segmentButton, progressBar and progressLabel.
-        make_segmenter: makes the segmenter when it is first needed.
+        make_segmenter: makes the segmenter when it is first needed, or is to be another one.
         on_segment: called when the user clicks Segment.
         ready: tells whether there is a scene to read from and to write into; what a job brings waits until then.
         clock: tells the time in s.
@@ -76,6 +76,7 @@ class RunControl:
         self._ui = ui
         self._make_segmenter = make_segmenter
         self._segmenter: Segmenter | None = None
+        self._is_another = False
         self._run: _Run | None = None
         self._on_segment = on_segment
         self._ready = ready
@@ -118,6 +119,10 @@ class RunControl:
                 follows.
             count: how many jobs there are.
         """
+        if self._is_another and self._segmenter is not None:
+            self._segmenter.close()
+            self._segmenter = None
+        self._is_another = False
         if self._segmenter is None:
             self._segmenter = self._make_segmenter()
         self._run = _Run(self._segmenter, next_job, on_result, on_failure, count, self._clock())
@@ -144,6 +149,11 @@ class RunControl:
         if self._run.handle is not None:
             self._run.handle.cancel()
         self._end()
+
+    def make_another(self) -> None:
+        """Have what segments made anew for the next run."""
+        self._is_another = True
+        self.release()
 
     def release(self) -> None:
         """End the worker if it is idle, to give its memory back."""
