@@ -225,7 +225,15 @@ def _application(board: Board, settings: Settings) -> FastAPI:
         cards = models.cards().values()
         return {
             **introduction,
-            "models": [{"name": card.name, "version": card.version, "title": card.title} for card in cards],
+            "models": [
+                {
+                    "name": card.name,
+                    "version": card.version,
+                    "title": card.title,
+                    "weights_sha256": card.weights_sha256,
+                }
+                for card in cards
+            ],
             "limits": {"bytes": limits.upload_bytes, "jobs": limits.jobs_per_user, "seconds": limits.job_seconds},
             "queue": {
                 "waiting": len(board.queue),

@@ -202,11 +202,11 @@ class Delivery:
             except LostError as lost:
                 now = time.monotonic()
                 lost_at = now if lost_at is None else lost_at
-                wait = max(pause, lost.wait)
+                wait = max(pause, lost.wait or 0.0)
                 if now + wait - lost_at > self._patience.lost:
                     gone = f"The connection to the server {self._server} was lost and did not come back within "
                     error = ServerError(f"{gone}{self._patience.lost:.0f} s.", "Check the network; then segment again.")
-                    raise (error if isinstance(lost.error, ServerError) else lost.error) from lost
+                    raise (error if lost.wait is None else lost.error) from lost
                 self._progress(AGAIN, self._fraction, None)
                 self._cancelled.wait(wait)
                 self._check_cancelled()

@@ -241,14 +241,14 @@ def _keyring() -> Any | None:
 
 
 class LostError(Exception):
-    """A server cannot be reached just now.
+    """A server cannot be reached just now, or takes nothing.
 
     Attributes:
         error: what to tell the user if that lasts.
-        wait: how long the server asks to wait, in s.
+        wait: how long the server asks to wait, in s; None where it was not the server that answered.
     """
 
-    def __init__(self, error: SegmentationError, wait: float = 0.0) -> None:
+    def __init__(self, error: SegmentationError, wait: float | None = None) -> None:
         super().__init__(error.cause)
         self.error = error
         self.wait = wait
@@ -371,7 +371,7 @@ class Link:
         if status not in _TRANSIENT:
             return error
         wait = response.headers.get("Retry-After", "")
-        return LostError(error, float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0)
+        return LostError(error, (float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0) if cause else None)
 
 
 def _json_of(response: requests.Response) -> dict[str, Any]:
