@@ -37,6 +37,8 @@ _ANATOMY = {"": ("sub-*/anat", "sub-*/ses-*/anat"), "sub-": ("anat", "ses-*/anat
 #: entities that stand after "space" in a name
 _AFTER_SPACE = ("split-", "recording-", "chunk-", "atlas-", "seg-", "scale-", "res-", "den-", "label-")
 _SEGMENTATION = "_dseg.nii.gz"
+#: what ``sesegment cohort`` keeps in its folder
+_OF_COHORTS = ("records/", "cohort.tsv", "failures.tsv", "sheet*.html")
 #: what lies beside a segmentation
 _TABLES = ("dseg.tsv", "dseg.json", "volumes.tsv")
 _LABEL_COLUMNS = ("index", "name", "color")
@@ -131,14 +133,15 @@ class Derivatives(Export):
         folder: of the derivatives.
         card: of the model.
         paths: of :func:`derivative_paths`.
+        described: the dataset is, by :meth:`describe`.
 
     Raises:
         UsageError: in the folder there is another dataset, or that of another model.
     """
 
-    def __init__(self, folder: Path, card: ModelCard, paths: Mapping[Path, Path]) -> None:
+    def __init__(self, folder: Path, card: ModelCard, paths: Mapping[Path, Path], described: bool = False) -> None:
         _refuse_other_dataset(folder, card)
-        self._paths, self._described = paths, False
+        self._paths, self._described = paths, described
         self._about = _about_dataset(folder, card)
         of_scans = [_beside(path, kind) for path in paths.values() for kind in _TABLES]
         self.outputs = [*self._about, *of_scans]
@@ -167,8 +170,12 @@ class Derivatives(Export):
         for kind, content in zip(_TABLES, contents, strict=True):
             files.write(_beside(path, kind), content)
         if not self._described:
-            for file, text in self._about.items():
-                files.write(file, text)
+            self.describe(files)
+
+    def describe(self, files: OutputFiles) -> None:
+        """Write what the dataset is."""
+        for file, text in self._about.items():
+            files.write(file, text)
 
     def add(self, volume: Path, report: Mapping[str, Any]) -> None:
         """Know that the dataset is described once a scan has been written."""
@@ -224,7 +231,7 @@ For research; not for diagnosis or treatment. Made by SESegmentation {__version_
         folder / DESCRIPTION: to_json(description) + "\n",
         folder / "README.md": readme,
         # tables of volumes have no name in the specification
-        folder / ".bidsignore": "*_volumes.tsv\nvolumes.json\n",
+        folder / ".bidsignore": "*_volumes.tsv\nvolumes.json\n" + "".join(f"{name}\n" for name in _OF_COHORTS),
         folder / "volumes.json": to_json(columns) + "\n",
     }
 

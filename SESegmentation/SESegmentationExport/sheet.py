@@ -20,8 +20,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import numpy as np
-
 from SESegmentationLib import __version__
 from SESegmentationLib.errors import InputError, SegmentationError, UsageError
 from SESegmentationLib.files import OutputFiles, write_whole
@@ -32,6 +30,7 @@ from SESegmentationLib.models import ModelCard, sha256_of
 from SESegmentationLib.report import model_entry, readable, without_folders
 
 from . import Export, require_packages, templates
+from .spread import FEWEST, OUTLYING, Spread
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -44,15 +43,11 @@ MARKS = ("pass", "look again", "fail")
 PASS = MARKS[0]
 #: first field of what a page and a file of marks hold
 FORMAT = "SESegmentation sheet 1"
-#: outliers lie so many robust standard deviations from the median (Iglewicz and Hoaglin, "How to Detect and Handle
-#: Outliers", 1993), and are looked for among so many scans
-OUTLYING, FEWEST = 3.5, 10
 #: structures named with their expected Dice
 WORST = 4
 PIXELS = 300  # of a slice's longer side
 _QUALITY = 70  # of WebP
 _LARGEST_PAGE = 1 << 30  # bytes
-_AXIS = 8.0  # robust standard deviations from the median that a strip shows at most, to each side
 #: a page is written meanwhile, too, in no more than this part of the time, and not more often than every so many s
 _WRITING_SHARE, _OFTEN_S = 0.02, 30.0
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
@@ -135,10 +130,16 @@ def passed(
     return done, {volume for volume in contents if volume not in done and volumes[volume] in others}
 
 
-def fingerprint(volume: Path, series: str | None = None) -> str | None:
-    """SHA-256 of the files that are read for a volume, whatever they are called; None where they cannot be read."""
+def fingerprint(volume: Path, series: str | None = None, files: Iterable[Path] | None = None) -> str | None:
+    """SHA-256 of the files that are read for a volume, whatever they are called; None where they cannot be read.
+
+    Args:
+        volume: file or folder.
+        series: chosen of a folder.
+        files: those of the series, where they are known; else all in the folder count.
+    """
     try:
-        digests = sorted({sha256_of(path) for path in files_of(volume) if path.is_file()})
+        digests = sorted({sha256_of(path) for path in files or files_of(volume) if path.is_file()})
     except OSError:
         return None
     content = "\n".join([series or "", *digests])
@@ -187,38 +188,14 @@ class Sheet(Export):
         self, files: OutputFiles, volume: Path, image: sitk.Image, result: SegmentationResult, report: Mapping[str, Any]
     ) -> None:
         """Draw a volume and its result; from any thread, before :meth:`add`."""
-        picture = draw_slices(image, result.labels, [structure.label for structure in result.structures], PIXELS)
-        content = io.BytesIO()
-        picture.save(content, format="WebP", quality=_QUALITY)
-        self._pictures[volume] = content.getvalue()
+        self._pictures[volume] = thumbnail(image, result)
 
     def add(self, volume: Path, report: Mapping[str, Any]) -> None:
         """Add a volume by its report, or by what it failed by; the page is written where that is due."""
-
-        def told(entry: Mapping[str, str], *keys: str) -> dict[str, str]:
-            return {key: without_folders(entry[key], volume) for key in keys}
-
         picture = None if "error" in report else self._pictures.pop(volume, None)
-        place = hashlib.sha256(os.fsencode(os.path.abspath(volume))).hexdigest()
-        model = model_entry(self._card)
-        colors = {label.value: "#{:02x}{:02x}{:02x}".format(*label.color) for label in self._card.labels}
-        scan = {
-            "name": readable(self._volumes[volume]),
-            "place": place,
-            "sha256": fingerprint(volume, self._series),
-            "date": report.get("date") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "model": {key: model[key] for key in ("name", "version", "weights_sha256")} | {"title": self._card.title},
-            "structures": [
-                {key: entry[key] for key in _STRUCTURE["required"] if key != "color"}
-                | {"color": colors.get(entry["value"], "#808080")}
-                for entry in report.get("structures", ())
-            ],
-            "findings": [told(finding, "message", "consequence") for finding in report.get("findings", ())],
-            "picture": picture and base64.b64encode(picture).decode("ascii"),
-            "error": told(report["error"], "cause", "remedy") if "error" in report else None,
-            "mark": None,
-        }
-        self._scans[place, self._card.name] = scan
+        content = fingerprint(volume, self._series)
+        scan = scan_entry(self._card, volume, self._volumes[volume], report, content, picture)
+        self._scans[scan["place"], self._card.name] = scan
         self._changed = True
         if time.monotonic() - self._written > max(_OFTEN_S, self._took / _WRITING_SHARE):
             with contextlib.suppress(SegmentationError):  # the end tells of it, if it still cannot be written then
@@ -244,6 +221,56 @@ class Sheet(Export):
                 self.write()
 
 
+def thumbnail(image: sitk.Image, result: SegmentationResult) -> bytes:
+    """The three slices of a scan that its row shows, as WebP."""
+    picture = draw_slices(image, result.labels, [structure.label for structure in result.structures], PIXELS)
+    content = io.BytesIO()
+    picture.save(content, format="WebP", quality=_QUALITY)
+    return content.getvalue()
+
+
+def scan_entry(
+    card: ModelCard,
+    volume: Path,
+    name: str,
+    report: Mapping[str, Any],
+    content: str | None,
+    picture: bytes | None,
+) -> dict[str, Any]:
+    """What a page holds of one scan.
+
+    Args:
+        card: of the model.
+        volume: where the scan was read.
+        name: of its row.
+        report: of the scan, or what it failed by.
+        content: its :func:`fingerprint`.
+        picture: of :func:`thumbnail`.
+    """
+
+    def told(entry: Mapping[str, str], *keys: str) -> dict[str, str]:
+        return {key: without_folders(entry[key], volume) for key in keys}
+
+    model = model_entry(card)
+    colors = {label.value: "#{:02x}{:02x}{:02x}".format(*label.color) for label in card.labels}
+    return {
+        "name": readable(name),
+        "place": hashlib.sha256(os.fsencode(os.path.abspath(volume))).hexdigest(),
+        "sha256": content,
+        "date": report.get("date") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "model": {key: model[key] for key in ("name", "version", "weights_sha256")} | {"title": card.title},
+        "structures": [
+            {key: entry[key] for key in _STRUCTURE["required"] if key != "color"}
+            | {"color": colors.get(entry["value"], "#808080")}
+            for entry in report.get("structures", ())
+        ],
+        "findings": [told(finding, "message", "consequence") for finding in report.get("findings", ())],
+        "picture": picture and base64.b64encode(picture).decode("ascii"),
+        "error": told(report["error"], "cause", "remedy") if "error" in report else None,
+        "mark": None,
+    }
+
+
 def _result(entry: Mapping[str, Any]) -> tuple[str, str, str]:
     """What a mark is of: the result of one model for one content, at one time."""
     model = entry["model"]
@@ -264,41 +291,6 @@ def _scans_of(path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-class _Spread:
-    """How a structure's volumes are spread over a batch; ``volumes`` are in ml, of scans in which it was found."""
-
-    def __init__(self, volumes: Sequence[float]) -> None:
-        self._volumes = np.asarray(volumes, float)
-        self.median = float(np.median(self._volumes)) if volumes else 0.0
-        deviations = np.abs(self._volumes - self.median)
-        # where most volumes are equal, the mean absolute deviation stands in
-        scale = 1.4826 * np.median(deviations) or 1.2533 * deviations.mean() if volumes else 0.0
-        self._scale, self._tells = float(scale), len(volumes) >= FEWEST
-        reach = _AXIS * self._scale
-        low, high = (self._volumes.min(), self._volumes.max()) if volumes else (0.0, 0.0)
-        self._low, self._high = max(low, self.median - reach), min(high, self.median + reach)
-
-    def deviation(self, ml: float) -> float:
-        """Distance from the median in robust standard deviations; 0 in a batch too small to tell."""
-        return float(ml - self.median) / self._scale if self._scale and self._tells else 0.0
-
-    def place(self, ml: float) -> float:
-        """Where a volume is on the strip, in per cent of its width; beyond its ends, at these."""
-        width = self._high - self._low
-        return float(np.clip((ml - self._low) / width, 0, 1)) * 96 + 2 if width else 50.0
-
-    @property
-    def usual(self) -> tuple[float, float] | None:
-        """Where on the strip what is no outlier begins and ends; None in a batch too small to tell."""
-        reach = OUTLYING * self._scale
-        return (self.place(self.median - reach), self.place(self.median + reach)) if self._tells else None
-
-    @property
-    def ticks(self) -> list[float]:
-        """Where on the strip there are volumes."""
-        return sorted({round(self.place(ml), 1) for ml in self._volumes})
-
-
 def page(scans: Sequence[Mapping[str, Any]]) -> str:
     """The page of these scans, worst first: those that failed, then by the lowest expected Dice of a structure."""
     from markupsafe import Markup
@@ -311,7 +303,7 @@ def page(scans: Sequence[Mapping[str, Any]]) -> str:
     for scan in scans:
         for structure in scan["structures"]:
             structures.setdefault((scan["model"]["name"], structure["name"]), []).append(structure)
-    spreads = {key: _Spread([s["volume_ml"] for s in found if s["voxels"]]) for key, found in structures.items()}
+    spreads = {key: Spread([s["volume_ml"] for s in found if s["voxels"]]) for key, found in structures.items()}
     strips = [
         {"color": structures[key][-1]["color"], "picture": quote(strip.render(spread=spread))}
         for key, spread in spreads.items()
@@ -347,7 +339,7 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> str:
 def _row(
     index: int,
     scan: Mapping[str, Any],
-    spreads: Mapping[tuple[str, str], _Spread],
+    spreads: Mapping[tuple[str, str], Spread],
     numbers: Mapping[tuple[str, str], int],
 ) -> dict[str, Any]:
     """What the template needs of a scan."""

@@ -23,6 +23,10 @@ EXIT_CODE = 1
 _CLEAR = "\r\x1b[K\x1b[?25h"
 #: as long as finished files may take to get their place
 _PATIENCE_S = 10.0
+#: told besides, where what was interrupted can be gone on with
+remarks: list[str] = []
+#: as long as child processes may take to remove what they were writing
+_CHILDREN_S = 2.0
 
 
 class Progress(Protocol):
@@ -89,15 +93,19 @@ def part_of(report: Callable[[float], None], number: int, count: int) -> Callabl
     return lambda fraction: report((number + fraction) / count)
 
 
-def end_on_signals() -> None:
-    """From now on a signal ends this process; to be called from its main thread, once."""
+def end_on_signals(silently: bool = False) -> None:
+    """From now on a signal ends this process; to be called from its main thread, once.
+
+    Args:
+        silently: another process tells of it.
+    """
     numbers = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)
     if hangup and signal.getsignal(hangup) is not signal.SIG_IGN:  # nohup
         numbers.append(hangup)
     receive, send = os.pipe()
     os.set_blocking(send, False)
-    threading.Thread(target=_end, args=(receive,), name="interruption", daemon=True).start()
+    threading.Thread(target=_end, args=(receive, silently), name="interruption", daemon=True).start()
     signal.set_wakeup_fd(send, warn_on_full_buffer=False)
     for number in numbers:
         signal.signal(number, _noticed)
@@ -128,15 +136,26 @@ def _forget(numbers: list[signal.Signals]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
-def _end(pipe: int) -> None:
+def _end(pipe: int, silently: bool) -> None:
     os.read(pipe, 1)
+    end_process(silently)
+
+
+def end_process(silently: bool) -> None:
+    """End this process from any thread, in the middle of whatever it does: files are whole, or not there."""
     placing.acquire(timeout=_PATIENCE_S)  # and never released: nothing is begun or put in place any more
     close_all_staging()
     with contextlib.suppress(Exception):  # nothing may keep the process from ending
         if used := sys.modules.get("multiprocessing"):
-            for child in used.active_children():
+            children = used.active_children()
+            for child in children:
+                child.terminate()
+            until = time.monotonic() + _CHILDREN_S
+            for child in children:
+                child.join(max(0.0, until - time.monotonic()))
                 child.kill()
     with contextlib.suppress(Exception):  # past what others may be writing, for which they hold locks
-        text = (_CLEAR if sys.stderr.isatty() else "") + "\n".join(MESSAGE) + "\n"
-        os.write(sys.stderr.fileno(), text.encode())
+        text = (_CLEAR if sys.stderr.isatty() else "") + "\n".join([*MESSAGE, *remarks]) + "\n"
+        if not silently:
+            os.write(sys.stderr.fileno(), text.encode())
     os._exit(EXIT_CODE)

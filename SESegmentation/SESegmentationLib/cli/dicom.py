@@ -238,14 +238,14 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
     described: dict[str | None, str] = {}
     reports: list[dict[str, Any]] = []
     for series in every:
-        chosen = _choose(series, packages, bool(names), options.accept_licence)
+        chosen = choose_for_series(series, packages, bool(names), options.accept_licence)
         if isinstance(chosen, str):
             warn(f"Skipped: series {series}: {chosen}.")
             reports.append({"series": series.uid, "skipped": chosen})
             continue
         described[series.uid] = f"series {series}"
         output = target / f"{series.uid}_{chosen.card.name}.seg.dcm"
-        plan.setdefault(chosen.card.name, []).append(Job(_folder_of(series), output, series.uid))
+        plan.setdefault(chosen.card.name, []).append(Job(folder_of(series), output, series.uid))
     if not plan:
         count = len(every)
         raise InputError(
@@ -287,7 +287,10 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
     return code or tell_of_nothing(nothing)
 
 
-def _choose(series: Series, packages: Sequence[ModelPackage], named: bool, accepted: bool) -> ModelPackage | str:
+def choose_for_series(
+    series: Series, packages: Sequence[ModelPackage], named: bool, accepted: bool
+) -> ModelPackage | str:
+    """The model for a series of files, or why it is skipped; arguments as of :func:`choose_model`."""
     if series.no_scan:
         return f"it is {series.no_scan}"
     if not re.fullmatch(r"[0-9.]{1,64}", series.uid):  # files are named by it
@@ -300,7 +303,7 @@ def _choose(series: Series, packages: Sequence[ModelPackage], named: bool, accep
         return error.cause.rstrip(".")
 
 
-def _folder_of(series: Series) -> Path:
+def folder_of(series: Series) -> Path:
     """The file of a series, or the folder that holds all of its files."""
     paths = [header.path for header in series.headers]
     return paths[0] if len(paths) == 1 else Path(os.path.commonpath([path.parent for path in paths]))

@@ -96,7 +96,7 @@ def plan_jobs(volumes: Sequence[Path], output: Path, file_format: str | None = N
         )
     else:
         jobs = [
-            Job(source, output / f"{name}.{file_format or _format(source)}")
+            Job(source, output / f"{name}.{file_format or result_format(source)}")
             for source, name in case_names(sources).items()
         ]
     return jobs
@@ -230,7 +230,7 @@ def case_name(source: Path) -> str:
     return name.removesuffix("_0000") or name
 
 
-def _format(source: Path) -> str:
+def result_format(source: Path) -> str:
     """The format of a result in a folder: PNG for pictures of one page."""
     return "png" if is_picture(source) and not source.name.lower().endswith((".tif", ".tiff")) else "nii.gz"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,7 @@ class LocalSegmenter:
 
     Args:
         command: starts the worker, instead of this package's own.
+        environment: variables that the worker gets besides those of this process.
         limits: how long to wait for what.
         clock: tells the time in s.
     """
@@ -76,8 +78,10 @@ class LocalSegmenter:
         command: Sequence[str] | None = None,
         limits: Limits = Limits(),
         clock: Callable[[], float] = time.monotonic,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._given_command = command
+        self._environment = dict(environment or {})
         self._limits = limits
         self._clock = clock
         self._numbers = itertools.count(1)
@@ -125,6 +129,11 @@ class LocalSegmenter:
         self._advance()
         events, self._events = self._events, []
         return events
+
+    def wait(self, seconds: float) -> None:
+        """Wait until there is something for :meth:`poll`, at most so long: for threads that have nothing else to do."""
+        with contextlib.suppress(queue.Empty):
+            self._take(*self._arrived.get(timeout=seconds))
 
     def release(self) -> None:
         """End the worker if it is idle; the next job starts another."""
@@ -186,17 +195,19 @@ class LocalSegmenter:
             entry.arrays = []  # the connection lets go of them when they are sent
 
     def _command(self) -> tuple[Sequence[str], dict[str, str]]:
-        return self._given_command or worker_command(), worker_environment()
+        return self._given_command or worker_command(), worker_environment() | self._environment
 
     def _collect(self) -> None:
         """Take in what has arrived."""
         while True:
             try:
-                connection, item = self._arrived.get_nowait()
+                self._take(*self._arrived.get_nowait())
             except queue.Empty:
                 return
-            if connection is self._connection:
-                self._receive(item)
+
+    def _take(self, connection: Connection, item: Frame | Ending) -> None:
+        if connection is self._connection:
+            self._receive(item)
 
     def _receive(self, item: Frame | Ending) -> None:
         self._silent = 0.0

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -275,6 +275,11 @@ class OutputFiles:
 
     def __enter__(self) -> OutputFiles:
         return self
+
+    @property
+    def begun(self) -> Sequence[tuple[Path, Path]]:
+        """The files so far: each under its temporary name, and under its own; they are put in place in this order."""
+        return self._begun
 
     def begin(self, path: Path) -> Path:
         """A temporary file for ``path``, with the same name and on the same disk.

@@ -21,9 +21,8 @@ from torch import Tensor
 from ..errors import InputError, ModelError
 from ..geometry import Box, Geometry, find_extents, triple, whole_box
 from ..io.volume_image import voxels_of
-from ..models import Label, ModelCard, ModelPackage, find_model
-from ..models.card import CARD_NAME
-from ..models.store import shipped_models
+from ..models import Label, ModelCard, ModelPackage, find_locator
+from ..models.store import PIPELINE_REMEDY
 from .postprocess import divide
 from .predictor import Predictor
 from .preprocess import ModelGrid, normalise, to_model_grid
@@ -32,7 +31,6 @@ from .views import PLANE_AXIS
 
 #: of a head's slices, one in so many is segmented to find the brain
 FOCUS_STEP = 5
-_PIPELINE_REMEDY = "Correct the pipeline in model.json, or take the packages again from where they came."
 
 
 @dataclass(frozen=True)
@@ -197,30 +195,6 @@ class Cascade:
         return locate_targets(self.targets, located, grid, self.margin_mm)
 
 
-def find_locator(package: ModelPackage) -> ModelPackage:
-    """The package that locates for ``package``: the one beside it, or the first of that name on the search path.
-
-    Raises:
-        ModelError: there is none, or it is damaged.
-    """
-    name = (package.card.pipeline or {}).get("locator")
-    if not isinstance(name, str):
-        raise ModelError(f"The pipeline of the model {package.card.name} names no locator.", _PIPELINE_REMEDY)
-    beside = package.path.parent / name
-    try:
-        own = name not in shipped_models() and (beside / CARD_NAME).is_file()
-        locator = find_model(beside if own else name)
-        if locator.card.pipeline is not None:
-            raise ModelError(f"The model {name} needs a locator itself.", "Name another one in the pipeline.")
-        return locator
-    except ModelError as error:
-        raise ModelError(
-            f"The model {package.card.name} needs the model {name} to find its structures in a whole volume, and that "
-            f"cannot be used: {error.cause}",
-            f"Install {name} too, or give a region of interest round the structure.",
-        ) from error
-
-
 def plan_targets(card: ModelCard, locator: ModelCard) -> list[Target]:
     """The targets of a card's pipeline.
 
@@ -236,7 +210,7 @@ def plan_targets(card: ModelCard, locator: ModelCard) -> list[Target]:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"The pipeline of the model {card.name} does not suit its labels or those of {locator.name}: {error!r}.",
-            _PIPELINE_REMEDY,
+            PIPELINE_REMEDY,
         ) from error
     return targets
 

@@ -19,6 +19,7 @@ ENVIRONMENT_VARIABLE = "SESEGMENTATION_MODELS"
 REPLACES_SHIPPED = ".replaces-shipped"
 #: weights that are larger are not looked at, in bytes
 LARGEST_WEIGHTS = 1 << 30
+PIPELINE_REMEDY = "Correct the pipeline in model.json, or take the packages again from where they came."
 _PACKAGE = Path(__file__).resolve().parents[1]
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
 
@@ -148,6 +149,30 @@ def find_model(name_or_folder: str | Path) -> ModelPackage:
         if names
         else f"No model is installed: put one into {user_models_folder()}, or set {ENVIRONMENT_VARIABLE}.",
     )
+
+
+def find_locator(package: ModelPackage) -> ModelPackage:
+    """The package that locates for ``package``: the one beside it, or the first of that name on the search path.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+    """
+    name = (package.card.pipeline or {}).get("locator")
+    if not isinstance(name, str):
+        raise ModelError(f"The pipeline of the model {package.card.name} names no locator.", PIPELINE_REMEDY)
+    beside = package.path.parent / name
+    try:
+        own = name not in shipped_models() and (beside / CARD_NAME).is_file()
+        locator = find_model(beside if own else name)
+        if locator.card.pipeline is not None:
+            raise ModelError(f"The model {name} needs a locator itself.", "Name another one in the pipeline.")
+        return locator
+    except ModelError as error:
+        raise ModelError(
+            f"The model {package.card.name} needs the model {name} to find its structures in a whole volume, and that "
+            f"cannot be used: {error.cause}",
+            f"Install {name} too, or give a region of interest round the structure.",
+        ) from error
 
 
 def _shipped_folders() -> list[Path]:

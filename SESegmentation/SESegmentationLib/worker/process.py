@@ -24,7 +24,7 @@ import numpy as np
 
 from ..errors import CancelledError, ModelError
 from ..geometry import Slices
-from ..models import ModelPackage, find_model
+from ..models import ModelPackage, find_locator, find_model
 from ..models.card import CARD_NAME
 from ..progress import Progress
 from . import dump_after, prepare, say
@@ -189,8 +189,6 @@ def _stamp(package: ModelPackage) -> tuple:
         status = path.stat()
         stamp += [status.st_mtime_ns, status.st_size]
     if package.card.pipeline:
-        from ..inference.crops import find_locator
-
         with contextlib.suppress(ModelError):  # crops need none; the engine says so where one is needed
             stamp += _stamp(find_locator(package))
     return tuple(stamp)

@@ -16,7 +16,8 @@ from ...errors import InputError
 from .headers import Header, UnreadableError, opened, some_of, text_of
 
 #: names that end so are meant as DICOM files
-_ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
+#: of DICOM files, as far as their names tell
+DICOM_ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
 #: what holds pixels, or is laid over them, and is no scan
 _NO_SCANS = {"SEG": "a segmentation", "RTDOSE": "a dose", "RTSTRUCT": "contours", "RTPLAN": "a treatment plan"}
 _MOST_LISTED = 20
@@ -75,7 +76,7 @@ class Found:
                 found.headers.append(header)
         images = {(header.path.parent, _pattern(header.path.name)) for header in found.headers if header.is_image}
         for fault in doubtful:  # by its name an image, or one more of those beside it
-            if fault.path.suffix.lower() in _ENDINGS or (fault.path.parent, _pattern(fault.path.name)) in images:
+            if fault.path.suffix.lower() in DICOM_ENDINGS or (fault.path.parent, _pattern(fault.path.name)) in images:
                 found.faults.append(fault)
         for directory in directories:
             found.faults += _missing(directory)

@@ -1,0 +1,256 @@
+"""Which scans make up a cohort: those of folders with all that is in them, BIDS datasets, DICOM series, lists."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from SESegmentationExport.bids import find_scans
+from SESegmentationExport.sheet import fingerprint
+from SESegmentationLib.cli.dicom import choose_for_series, folder_of
+from SESegmentationLib.cli.jobs import VOLUME_ENDINGS, case_name, case_names
+from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.files import same_name
+from SESegmentationLib.io.dicom import is_dicom
+from SESegmentationLib.io.dicom.series import DICOM_ENDINGS, Found, grouped
+from SESegmentationLib.io.formats import PICTURE_ENDINGS, SLICES
+from SESegmentationLib.models import ModelPackage
+
+#: endings of files that list scans, and what divides their columns
+LISTS = {".txt": "", ".tsv": "\t", ".csv": ","}
+#: columns that name a scan, the first that is there counts; and the one that says how its results are called
+PATH_COLUMNS, NAME_COLUMN = ("path", "image"), "name"
+_SEGMENTATION = ".seg.nrrd"
+#: what often lies beside volumes, and is not looked into
+_NO_DICOM = (".json", ".tsv", ".csv", ".txt", ".bval", ".bvec", ".md", ".raw", ".zraw", ".img", ".png", ".pdf", ".html")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan of a cohort.
+
+    Attributes:
+        name: of its results and its record, without an ending; folders are divided by "/".
+        source: file, or folder of a DICOM series.
+        series: UID of the series, where there may be several in that folder.
+        files: those of the series; empty where all that is read for the source counts.
+        fault: cause and remedy, where it is known beforehand that it cannot be read.
+    """
+
+    name: str
+    source: Path
+    series: str | None = None
+    files: tuple[Path, ...] = ()
+    fault: tuple[str, str] | None = None
+
+    @property
+    def input(self) -> str:
+        """How it is told in lists and messages."""
+        return f"{self.source} (series {self.series})" if self.series else str(self.source)
+
+    @property
+    def identity(self) -> Path:
+        """A path that no other case has."""
+        return self.source / self.series if self.series else self.source
+
+    def content(self) -> str | None:
+        """SHA-256 of what is read for it; None where that cannot be read."""
+        return fingerprint(self.source, self.series, self.files or None)
+
+
+@dataclass
+class Cohort:
+    """Scans, sorted by name.
+
+    Attributes:
+        cases: what is to be segmented.
+        skipped: what is passed over on purpose, with the reason, a sentence each.
+    """
+
+    cases: list[Case] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def shard(self, number: int, count: int) -> Cohort:
+        """The ``number``-th (from 1) of ``count`` parts, which are disjoint and together all of it.
+
+        Neighbours go to different parts, so that scans of one kind are spread over all.
+        """
+        return Cohort(self.cases[number - 1 :: count], self.skipped if number == 1 else [])
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Number and count of "I/N"; UsageError where it is none."""
+    number, _, count = text.partition("/")
+    if number.isascii() and count.isascii() and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    raise UsageError(f"{text!r} is no part of a whole.", "Give --shard I/N with I from 1 to N, for example 3/10.")
+
+
+def find_cohort(source: Path, package: ModelPackage, out: Path) -> Cohort:
+    """The scans that ``source`` stands for.
+
+    Args:
+        source: a folder, a file of a volume, or a list of those (see :func:`read_list`).
+        package: the model: it tells which scans of a BIDS dataset and which DICOM series are meant.
+        out: where results go; what lies there is no input.
+
+    Raises:
+        InputError: there is nothing, or no scan in it, or the list cannot be read.
+        UsageError: results would lie among the scans, or two scans have one name.
+    """
+    if not source.exists():
+        raise InputError(f"There is no file or folder {source}.", "Check the name and the folder.")
+    if source.is_dir() and out.resolve() in (source.resolve(), *source.resolve().parents):
+        raise UsageError(
+            f"{out} holds the scans themselves: results would lie among them.", "Choose another folder with -o."
+        )
+    if source.suffix.lower() in LISTS and source.is_file():
+        cohort = _listed(source, package, out)
+    elif source.is_dir():
+        cohort = _in_folder(source, package, out)
+    else:
+        cohort = Cohort([Case(case_name(source), source)])
+    if not cohort.cases:
+        reasons = f" {cohort.skipped[0]}" if cohort.skipped else ""
+        raise InputError(
+            f"{source} holds no scan that {package.card.name} can segment.{reasons}",
+            "Give a folder of volumes or DICOM series, a BIDS dataset, or a list of paths.",
+        )
+    cohort.cases.sort(key=lambda case: case.name)
+    _refuse_same_names(cohort.cases)
+    return cohort
+
+
+def _refuse_same_names(cases: Sequence[Case]) -> None:
+    taken: dict[str, Case] = {}
+    for case in cases:
+        other = taken.setdefault(same_name(case.name), case)
+        if other is not case:
+            raise UsageError(
+                f"{other.input} and {case.input} would both be written to {case.name}.",
+                "Name them in a list with the columns path and name.",
+            )
+
+
+def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:
+    """All scans in a folder and its subfolders, called by their place in it."""
+    scans = find_scans(folder, package.card)
+    if scans is not None:
+        return Cohort([Case(_name_in(folder, scan), scan) for scan in scans])
+    endings = (*VOLUME_ENDINGS, *PICTURE_ENDINGS) if package.card.input.get("kind") == SLICES else VOLUME_ENDINGS
+    volumes, dicom = [], False
+    for file in _files(folder, out):
+        name = file.name.lower()
+        if name.endswith(endings):
+            volumes += [] if name.endswith(_SEGMENTATION) else [file]
+        else:
+            dicom = dicom or name.endswith(DICOM_ENDINGS) or (not name.endswith(_NO_DICOM) and _is_dicom(file))
+    cohort = _series_in(folder, package, out) if dicom else Cohort()
+    by_folder: dict[Path, list[Path]] = {}
+    for volume in volumes:
+        by_folder.setdefault(volume.parent, []).append(volume)
+    for parent, inside in by_folder.items():  # files that differ in their endings only are told apart
+        place, names = PurePosixPath(*parent.relative_to(folder).parts), case_names(inside)
+        cohort.cases += [Case((place / name).as_posix(), volume) for volume, name in names.items()]
+    return cohort
+
+
+def _is_dicom(file: Path) -> bool:
+    try:
+        return file.is_file() and is_dicom(file)  # a pipe would be waited for
+    except OSError:
+        return False
+
+
+def _name_in(folder: Path, file: Path) -> str:
+    return (PurePosixPath(*file.parent.relative_to(folder).parts) / case_name(file)).as_posix()
+
+
+def _files(folder: Path, out: Path) -> Iterator[Path]:
+    """Files in a folder and all below, links to folders among them, but for hidden ones and those in ``out``."""
+    seen, results = set(), out.resolve()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or Path(real) == results:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _series_in(folder: Path, package: ModelPackage, out: Path) -> Cohort:
+    """The DICOM series of a folder that the model takes, called by their UIDs."""
+    cohort, found, results = Cohort(), Found.at(folder), out.resolve()
+    headers = [header for header in found.headers if results not in header.path.resolve().parents]
+    every = grouped(headers)
+    for series in every:
+        chosen = choose_for_series(series, [package], named=True, accepted=True)
+        if isinstance(chosen, str):
+            cohort.skipped.append(f"Series {series} is skipped: {chosen}.")
+            continue
+        files = tuple(header.path for header in series.headers)
+        cohort.cases.append(Case(series.uid, folder_of(series), series.uid, files))
+    for fault in found.faults:
+        if results in fault.path.resolve().parents or any(series.is_meant(fault) for series in every):
+            continue  # reading its series tells of it
+        cause = f"{fault.path} {fault.what}.", "Copy or export it again."
+        cohort.cases.append(Case(_name_in(folder, fault.path), fault.path, fault=cause))
+    return cohort
+
+
+def _listed(path: Path, package: ModelPackage, out: Path) -> Cohort:
+    """The scans of a list; a folder in it stands for all that is in it."""
+    cohort, unnamed = Cohort(), []
+    for source, name in read_list(path):
+        if not source.is_dir():
+            unnamed += [] if name else [source]
+            cohort.cases += [Case(name, source)] if name else []
+            continue
+        inside = _in_folder(source, package, out)
+        cohort.skipped += inside.skipped
+        prefix = name or case_name(source)
+        for case in inside.cases:
+            called = prefix if len(inside.cases) == 1 else f"{prefix}/{case.name}"
+            cohort.cases.append(Case(called, case.source, case.series, case.files, case.fault))
+        if not inside.cases:
+            fault = f"{source} holds no scan that {package.card.name} can segment.", "Correct the list."
+            cohort.cases.append(Case(prefix, source, fault=fault))
+    cohort.cases += [Case(name, source) for source, name in case_names(unnamed).items()]
+    return cohort
+
+
+def read_list(path: Path) -> list[tuple[Path, str]]:
+    """The paths in a list, with the names that it gives them, or empty ones.
+
+    A ``.txt`` file has a path in each line; ``#`` begins a remark. A ``.tsv`` or ``.csv`` file has a column ``path`` or
+    ``image``, and perhaps ``name``. Paths that are not absolute lie below the list's own folder.
+
+    Raises:
+        InputError: it cannot be read, is no text, or has no such column.
+    """
+    remedy = "Save it as text in UTF-8, a path in each line (.txt), or with a column path (.tsv, .csv)."
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        delimiter = LISTS[path.suffix.lower()]
+        if not delimiter:
+            lines = [line.strip() for line in text.splitlines()]
+            entries = [(line, "") for line in lines if line and not line.startswith("#")]
+        else:
+            table = csv.DictReader(text.splitlines(), delimiter=delimiter)
+            columns = table.fieldnames or []
+            column = next((name for name in PATH_COLUMNS if name in columns), None)
+            if column is None:
+                raise ValueError(f"it has no column {' or '.join(PATH_COLUMNS)}")
+            entries = [((row[column] or "").strip(), (row.get(NAME_COLUMN) or "").strip()) for row in table]
+    except (OSError, ValueError, csv.Error) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        why = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else why
+        raise InputError(f"The list {path} cannot be read: {why}.", remedy) from error
+    for _, name in entries:
+        if name and (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name):
+            raise InputError(f"{name!r} in {path} cannot be the name of a result.", "Choose a name without folders.")
+    return [(path.parent / entry, name) for entry, name in dict.fromkeys(entries) if entry]

@@ -1,0 +1,201 @@
+"""Cases go to lanes, each a device with a process or a node of its own; those of a lane that is lost go to others."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from SESegmentationLib.cli import as_segmentation_error
+from SESegmentationLib.errors import SegmentationError, WorkerError
+
+from .cases import Case
+from .runner import Outcome
+
+#: cases that a lane has: one is read, one segmented, one or two are written
+AT_ONCE = 4
+#: a case by which, or beside which, so many lanes were lost is not tried again
+MOST_TRIES = 3
+#: without any lane for so long, a cohort ends, in s
+PATIENCE_S = 300.0
+
+
+class LaneLostError(Exception):
+    """The process or node is gone; another one, or the same anew, can go on."""
+
+
+class Lane(Protocol):
+    """Does cases somewhere; from several threads at once."""
+
+    def start(self) -> None:
+        """Return when it can be given cases; again after it was lost, which may take long.
+
+        Raises:
+            SegmentationError: it can never be.
+            LaneLostError: it has to be asked again.
+        """
+
+    def run(self, case: Case) -> Outcome | SegmentationError:
+        """As :meth:`.runner.CaseRunner.run`; LaneLostError where the lane is gone."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+@dataclass
+class _Task:
+    case: Case
+    lost: int = 0  # so many times with its lane
+
+
+@dataclass
+class _Work:
+    """What a lane is at: cases that were lost before have it for themselves, so that only the guilty one is lost."""
+
+    lane: Lane
+    count: int = 0
+    alone: bool = False
+    ready: bool = False
+    times: int = 0  # that it was started
+    starting: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Dispatcher:
+    """Gives cases to lanes and tells what became of them.
+
+    Args:
+        lanes: at least one.
+    """
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self._works = [_Work(lane) for lane in lanes]
+        self._changed = threading.Condition()
+        self._waiting: deque[_Task] = deque()
+        self._lost: deque[_Task] = deque()
+        self._left = 0
+        self._ended = False
+        self._failures: list[SegmentationError] = []
+        self._told: queue.SimpleQueue[Outcome | _Task | None] = queue.SimpleQueue()
+
+    def run(
+        self, cases: Sequence[Case], tick_s: float = 1.0
+    ) -> Iterator[Outcome | tuple[Case, SegmentationError] | None]:
+        """What becomes of each case, as it comes; None where nothing came for ``tick_s``.
+
+        Of a case that was lost too often its error comes, of which nothing is recorded yet.
+
+        Raises:
+            SegmentationError: no lane can go on; cases are left.
+        """
+        self._waiting.extend(_Task(case) for case in cases)
+        self._left = len(cases)
+        works = self._works[: len(cases)]
+        for work in works:
+            for number in range(AT_ONCE):
+                threading.Thread(target=self._work, args=(work,), name=f"cases {number}", daemon=True).start()
+        working, silent = AT_ONCE * len(works), 0.0
+        try:
+            while self._left and working:
+                try:
+                    told = self._told.get(timeout=tick_s)
+                except queue.Empty:
+                    silent = 0.0 if any(work.ready for work in self._works) else silent + tick_s
+                    if silent > PATIENCE_S:
+                        raise WorkerError(
+                            "No computer is there that could go on.", "See that the cluster runs."
+                        ) from None
+                    yield None
+                    continue
+                silent = 0.0
+                if told is None:
+                    working -= 1
+                    continue
+                self._left -= 1
+                yield told if isinstance(told, Outcome) else (told.case, _lost_too_often())
+            if self._left:
+                raise self._failures[0]
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """End all lanes."""
+        for work in self._works:
+            work.lane.close()
+
+    def _work(self, work: _Work) -> None:
+        try:
+            while True:
+                try:
+                    times = self._start(work)
+                except LaneLostError:
+                    continue
+                task = self._take(work)
+                if task is None:
+                    return
+                try:
+                    done = work.lane.run(task.case)
+                except LaneLostError:
+                    self._lose(work, task, times)
+                    continue
+                with self._changed:
+                    work.count -= 1
+                    work.alone = False
+                    if isinstance(done, SegmentationError):
+                        self._waiting.appendleft(task)
+                    self._changed.notify_all()
+                if isinstance(done, SegmentationError):
+                    raise done
+                self._told.put(done)
+        except Exception as error:  # the other lanes go on
+            self._failures.append(as_segmentation_error(error))
+        finally:
+            self._told.put(None)
+
+    def _start(self, work: _Work) -> int:
+        """See that a lane is there; how many times it was started."""
+        with work.starting:
+            if not work.ready and not self._ended:
+                work.lane.start()
+                work.ready = True
+                work.times += 1
+            return work.times
+
+    def _take(self, work: _Work) -> _Task | None:
+        """The next case for a lane, as soon as there is one; None where there will be none."""
+        with self._changed:
+            while not self._ended:
+                if self._lost and not work.count:
+                    work.alone = True
+                    work.count = 1
+                    return self._lost.popleft()
+                if self._waiting and not work.alone:
+                    work.count += 1
+                    return self._waiting.popleft()
+                self._changed.wait()
+            return None
+
+    def _lose(self, work: _Work, task: _Task, times: int) -> None:
+        """A case was lost with its lane, which was started so many times until then."""
+        with self._changed:
+            work.count -= 1
+            work.alone = False
+            if work.times == times:  # else another thread has started it again meanwhile
+                work.ready = False
+            task.lost += 1
+            if task.lost == MOST_TRIES:
+                self._told.put(task)
+            else:
+                self._lost.append(task)
+            self._changed.notify_all()
+
+
+def _lost_too_often() -> WorkerError:
+    return WorkerError(
+        f"The process or computer that segmented it was lost {MOST_TRIES} times.",
+        "Segment it alone, by sesegment run; if that fails too, report it.",
+    )

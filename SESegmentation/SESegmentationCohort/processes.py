@@ -1,0 +1,157 @@
+"""Lanes on this computer: one for each GPU; on the processor one for each core, or one with all cores for large scans.
+
+Several lanes are processes of their own, since what lies between reading and writing keeps Python's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from multiprocessing.managers import BaseManager
+from typing import Any
+
+from SESegmentationLib.errors import SegmentationError, WorkerError, available_gigabytes
+from SESegmentationLib.progress import end_on_signals, end_process
+
+from .cases import Case
+from .dispatch import Lane, LaneLostError
+from .runner import CaseRunner, Outcome
+from .settings import Settings
+
+#: main memory of a lane on one core, in GB (10^9 bytes): torch, what reads and writes, and a small scan
+LANE_GB = 1.5
+_LOOK_S = 0.5
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_lanes(settings: Settings, workers: int | None, small: bool) -> list[Lane]:
+    """The lanes of this computer.
+
+    Args:
+        settings: of the cohort.
+        workers: how many lanes; None for as many as suit it.
+        small: the scans are so small that a core each is better than all for one.
+
+    Raises:
+        DeviceError: no such device.
+    """
+    devices = _gpus(settings.device)
+    places: list[tuple[str, Mapping[str, str]]] = []
+    if devices:
+        places = [(devices[number % len(devices)], {}) for number in range(workers or len(devices))]
+    else:
+        memory = available_gigabytes() or float("inf")
+        count = workers or (max(1, min(cores(), int(memory / LANE_GB))) if small else 1)
+        places = [("cpu", threads(max(1, cores() // count)))] * count
+    if len(places) == 1:
+        return [_Here(replace(settings, device=places[0][0]), places[0][1])]
+    return [_Process(replace(settings, device=device), environment) for device, environment in places]
+
+
+def threads(count: int) -> dict[str, str]:
+    """Variables of a worker that computes on so many cores."""
+    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
+
+
+def _gpus(device: str) -> list[str]:
+    """The GPUs that are meant; none where it is the processor."""
+    if device.strip().lower() == "cpu":
+        return []
+    import torch
+
+    from SESegmentationLib.inference.device import choose_device
+
+    chosen = choose_device(device)
+    if chosen.type == "cuda" and chosen.index is None:
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [] if chosen.type == "cpu" else [str(chosen)]
+
+
+class _Here:
+    """A lane in this process."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+        self._runner = CaseRunner(settings, environment)
+
+    def start(self) -> None:
+        pass
+
+    def run(self, case: Case) -> Outcome | SegmentationError:
+        return self._runner.run(case)
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+class _Manager(BaseManager):
+    """Has a runner in another process; each thread that asks it is answered by one of its own there."""
+
+
+_Manager.register("runner", CaseRunner, exposed=("run", "close"))
+
+
+class _Process:
+    """A lane in a process of its own, which is started anew where it is gone."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+        self._arguments = settings, dict(environment)
+        self._manager: _Manager | None = None
+        self._runner: Any = None
+        self._changing = threading.Lock()
+        self._closed = False
+
+    def start(self) -> None:
+        try:
+            with self._changing:
+                self._end()
+                if not self._closed:
+                    self._manager = _Manager(ctx=multiprocessing.get_context("spawn"))
+                    self._manager.start(_end_with_parent, (os.getpid(),))
+                    self._runner = self._manager.runner(*self._arguments)  # type: ignore[attr-defined]
+        except (EOFError, OSError) as error:
+            raise WorkerError(
+                f"A process for the cases cannot be started: {error}.", "Choose fewer --workers."
+            ) from error
+
+    def run(self, case: Case) -> Outcome | SegmentationError:
+        if (runner := self._runner) is None:  # ended by another thread
+            raise LaneLostError
+        try:
+            return runner.run(case)
+        except (EOFError, OSError) as error:
+            raise LaneLostError from error
+
+    def close(self) -> None:
+        with self._changing:
+            self._closed = True
+            self._end()
+
+    def _end(self) -> None:
+        if self._runner:
+            with contextlib.suppress(EOFError, OSError):
+                self._runner.close()
+            self._runner = None
+        if self._manager:
+            self._manager.shutdown()
+            self._manager = None
+
+
+def _end_with_parent(parent: int) -> None:
+    """In a lane's process: end by Ctrl-C, SIGTERM and with the process that started this one, and leave nothing."""
+    end_on_signals(silently=True)
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_S)
+        end_process(silently=True)
+
+    threading.Thread(target=look, name="parent", daemon=True).start()

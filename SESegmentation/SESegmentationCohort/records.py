@@ -1,0 +1,166 @@
+"""Records: a file for each scan of what became of it, which no other process writes; the table is made of them.
+
+They lie in the folder ``records`` of the results. A record is put in its place after all that it lists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from SESegmentationLib.errors import SegmentationError
+from SESegmentationLib.files import OutputFiles, write_whole
+from SESegmentationLib.files.json_files import read_json, to_json
+from SESegmentationLib.models import sha256_of
+
+FOLDER = "records"
+_ENDING = ".json"
+FORMAT = "SESegmentation cohort 1"
+SEGMENTED, NOTHING, FAILED = "segmented", "nothing found", "failed"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one scan.
+
+    Attributes:
+        name: of the case.
+        input: how the scan is told.
+        model: name of the model.
+        state: ``SEGMENTED``, ``NOTHING`` or ``FAILED``.
+        key: SHA-256 of all that the result depends on.
+        content: SHA-256 of the input; None where that could not be read.
+        outputs: SHA-256 of each file by its place below the results.
+        seconds: from reading to writing, in s.
+        report: of :func:`SESegmentationLib.report.build_report`; None where it failed.
+        error: code, cause and remedy of a failure.
+        picture: of :func:`SESegmentationExport.sheet.thumbnail`, in base 64.
+    """
+
+    name: str
+    input: str
+    model: str
+    state: str
+    key: str
+    content: str | None
+    outputs: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    report: dict[str, Any] | None = None
+    error: dict[str, str] | None = None
+    picture: str | None = None
+
+    def to_json(self) -> str:
+        """The content of its file."""
+        return to_json({"format": FORMAT, **asdict(self)}) + "\n"
+
+    @classmethod
+    def from_dict(cls, entry: Any) -> Record:
+        """What :meth:`to_json` wrote; ValueError where it is something else."""
+        if not isinstance(entry, Mapping) or entry.get("format") != FORMAT:
+            raise ValueError("it is no record")
+        kinds: dict[str, Any] = {"outputs": dict, "seconds": int | float, "report": dict, "error": dict}
+        may_lack = ("content", "report", "error", "picture")
+        values: dict[str, Any] = {name: entry.get(name) for name in (each.name for each in fields(cls))}
+        for name, value in values.items():
+            if not (isinstance(value, kinds.get(name, str)) or (value is None and name in may_lack)):
+                raise ValueError(f"{name} is not as it should be")
+        record = cls(**values)
+        expected = record.error if record.state == FAILED else record.report
+        if record.state not in (SEGMENTED, NOTHING, FAILED) or expected is None:
+            raise ValueError("its state is not as it should be")
+        if not all(isinstance(digest, str) and _is_below(place) for place, digest in record.outputs.items()):
+            raise ValueError("outputs is not as it should be")
+        return record
+
+
+def _is_below(place: str) -> bool:
+    parts = PurePosixPath(place).parts
+    return bool(parts) and ".." not in parts and not os.path.isabs(place)
+
+
+class Records:
+    """The records in a folder of results.
+
+    Args:
+        out: the folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.folder = out, out / FOLDER
+
+    def path(self, name: str) -> Path:
+        """The file of a case's record."""
+        return self.folder / f"{name}{_ENDING}"
+
+    def exist(self) -> bool:
+        """Whether there is any."""
+        return next(self.files(), None) is not None
+
+    def files(self) -> Iterator[Path]:
+        """All of them, in no order."""
+        for place, folders, names in os.walk(self.folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            yield from (Path(place, name) for name in names if name.endswith(_ENDING))
+
+    def stamps(self) -> dict[Path, tuple[int, int]]:
+        """What tells whether any has changed, or is new."""
+        stamps = {}
+        for path in self.files():
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                stamps[path] = status.st_mtime_ns, status.st_ino
+        return stamps
+
+    def read(self, name: str) -> Record | None:
+        """The record of a case; None where there is none, or a damaged one, which is as good as none."""
+        return _read(self.path(name))
+
+    def all(self) -> Iterator[Record]:
+        """All that can be read, by name."""
+        for path in sorted(self.files()):
+            if record := _read(path):
+                yield record
+
+    def is_done(self, record: Record) -> bool:
+        """Whether a case was segmented, and all of its outputs are there as they were written."""
+        try:
+            return record.state != FAILED and all(
+                sha256_of(self.out / place) == digest for place, digest in record.outputs.items()
+            )
+        except OSError:
+            return False
+
+    def place_of(self, path: Path) -> str:
+        """An output as records list it."""
+        return path.relative_to(self.out).as_posix()
+
+    def remove_outputs(self, record: Record | None, but: Mapping[str, str] | None = None) -> None:
+        """Remove what an earlier record lists, but for some: it is of another input, model or option."""
+        for place in record.outputs if record else ():
+            if place not in (but or {}):
+                (self.out / place).unlink(missing_ok=True)
+
+    def fail(
+        self, name: str, told: str, model: str, key: str, content: str | None, error: SegmentationError, seconds: float
+    ) -> Record:
+        """Write that a case failed; OutputError where even that cannot be written."""
+        about = {"code": error.code, "cause": error.cause, "remedy": error.remedy}
+        record = Record(name, told, model, FAILED, key, content, seconds=round(seconds, 3), error=about)
+        self.remove_outputs(self.read(name))
+        write_whole(self.path(name), record.to_json())
+        return record
+
+    def add(self, files: OutputFiles, record: Record) -> None:
+        """Write a record with, and after, the files that it lists."""
+        files.write(self.path(record.name), record.to_json())
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        return Record.from_dict(read_json(path))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,280 @@
+"""``sesegment cohort``: all scans of a cohort, from the list of them to the table of results."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from SESegmentationExport.bids import Derivatives, derivative_paths
+from SESegmentationLib import progress
+from SESegmentationLib.cli import report_failure, warn
+from SESegmentationLib.cli.jobs import all_small, check_dicom
+from SESegmentationLib.cli.show import ProgressBar, duration, require_consent
+from SESegmentationLib.errors import NothingFoundError, SegmentationError, UsageError
+from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
+from SESegmentationLib.files.writing import remove_leftovers
+from SESegmentationLib.io.formats import SLICES
+from SESegmentationLib.models import ModelPackage, find_model
+
+from . import summary
+from .cases import Case, Cohort, find_cohort
+from .dispatch import Dispatcher, Lane
+from .records import FAILED, NOTHING, Records
+from .runner import Outcome
+from .settings import Settings, model_key
+
+RESUME = "Run the same command with --resume to go on."
+#: between two lines of progress where no terminal shows a bar, in s
+_OFTEN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Over what a cohort is spread.
+
+    Attributes:
+        workers: scans that are segmented at once; None for as many as suit the computer or cluster.
+        shard: number, from 1, and count of the part that is done here.
+        ray: "local" or the address of a cluster; None: processes on this computer.
+    """
+
+    workers: int | None = None
+    shard: tuple[int, int] | None = None
+    ray: str | None = None
+
+
+def run_cohort(source: Path, settings: Settings, spread: Spread, accept_licence: bool) -> int:
+    """Segment all scans of ``source``; one that fails does not keep the others from being done.
+
+    Returns:
+        0, or the exit code of the first scan that failed, else of one in which nothing was found.
+
+    Raises:
+        SegmentationError: input, options, model, device or the folder of the results cannot be used.
+    """
+    package = find_model(settings.model)
+    require_consent(package.card, accept_licence)
+    if settings.out.exists() and not settings.out.is_dir():
+        raise UsageError(f"{settings.out} is no folder.", "Name a folder for the results with -o.")
+    if spread.ray:  # processes of a cluster have other working folders
+        source, out = source.absolute(), settings.out.absolute()
+        model = str(package.path.absolute()) if Path(settings.model).is_dir() else settings.model
+        settings = replace(settings, out=out, model=model)
+    whole = find_cohort(source, package, settings.out)
+    mine = whole.shard(*spread.shard) if spread.shard else whole
+    settings = replace(settings, model_key=model_key(package))
+    records = Records(settings.out)
+    _refuse_other_records(records, mine, settings, package, spread)
+    _prepare(mine.cases, settings, records, package)
+    for reason in mine.skipped:
+        warn(reason)
+    tally = _Tally(len(mine.cases))
+    progress.remarks[:] = [RESUME]
+    try:
+        with contextlib.ExitStack() as opened:
+            if spread.ray and mine.cases:
+                from .cluster import cluster
+
+                opened.enter_context(cluster(spread.ray))
+            bar = opened.enter_context(ProgressBar())
+            for small, cases in _by_size(mine.cases, package):
+                lanes = _lanes(settings, spread, small)
+                _do(cases, lanes, records, settings, package, tally, bar)
+    except SegmentationError as error:
+        if not tally.outcomes:
+            raise
+        raise type(error)(error.cause, f"{error.remedy} {RESUME}".strip()) from error
+    finally:
+        _clear(mine.cases, settings, records)
+        progress.remarks.clear()
+    return _conclude(whole, mine, records, package, tally, spread)
+
+
+def _refuse_other_records(
+    records: Records, mine: Cohort, settings: Settings, package: ModelPackage, spread: Spread
+) -> None:
+    """Refuse a folder with what is not to be gone on with: results of another cohort would be lost among these."""
+    there = any(records.path(case.name).exists() for case in mine.cases) if spread.shard else records.exist()
+    if there and not settings.resume:
+        raise UsageError(
+            f"{settings.out} holds a cohort already.",
+            "Go on with it by --resume, which skips what is done; or name another folder with -o.",
+        )
+    if (first := next(records.all(), None)) and first.model != package.card.name:
+        raise UsageError(
+            f"{settings.out} holds a cohort by the model {first.model}, not {package.card.name}.",
+            "Name another folder with -o.",
+        )
+
+
+def _prepare(cases: Sequence[Case], settings: Settings, records: Records, package: ModelPackage) -> None:
+    """See that all can be written, and write over nothing that is read; remove what a killed run left."""
+    if settings.bids and settings.file_format not in (None, "nii.gz"):
+        raise UsageError("BIDS derivatives are NIfTI files.", f"Leave out --format {settings.file_format}.")
+    if settings.file_format == "png" and package.card.input.get("kind") != SLICES:
+        raise UsageError("Only models of slices write PNG files.", "Choose --format nii.gz or seg.nrrd.")
+    names = {case.identity: case.name for case in cases}
+    paths = derivative_paths(settings.out, names) if settings.bids else {}
+    jobs = [settings.job(case) for case in cases if not case.fault]
+    written = [job.output for job in jobs] + check_dicom(jobs, settings.dicom)
+    derivatives = Derivatives(settings.out, package.card, paths) if settings.bids else None
+    written += derivatives.outputs if derivatives else []
+    written += [*summary.outputs(settings.out), *(records.path(case.name) for case in cases)]
+    refuse_overwriting([*{case.source for case in cases}, *package.files], written)
+    check_writable(settings.out / summary.TABLE)
+    check_writable(records.path("record"))
+    _clear(cases, settings, records)
+    if derivatives:
+        with OutputFiles() as files:
+            derivatives.describe(files)
+
+
+def _clear(cases: Sequence[Case], settings: Settings, records: Records) -> None:
+    """Remove what processes that were lost had begun to write."""
+    outputs = [settings.job(case).output for case in cases if not case.fault]
+    for folder in {
+        settings.out,
+        *(path.parent for path in outputs),
+        *(records.path(case.name).parent for case in cases),
+    }:
+        remove_leftovers(folder)
+
+
+def _by_size(cases: Sequence[Case], package: ModelPackage) -> list[tuple[bool, list[Case]]]:
+    """Small scans, then large ones."""
+    sizes: dict[bool, list[Case]] = {True: [], False: []}
+    for case in cases:
+        sizes[case.fault is not None or all_small([case.source], package.card.spacing)].append(case)
+    return [(small, group) for small, group in sizes.items() if group]
+
+
+def _lanes(settings: Settings, spread: Spread, small: bool) -> list[Lane]:
+    if spread.ray:
+        from .cluster import cluster_lanes
+
+        return cluster_lanes(settings, spread.workers, small)
+    from .processes import local_lanes
+
+    return local_lanes(settings, spread.workers, small)
+
+
+def _do(
+    cases: Sequence[Case],
+    lanes: Sequence[Lane],
+    records: Records,
+    settings: Settings,
+    package: ModelPackage,
+    tally: _Tally,
+    bar: ProgressBar,
+) -> None:
+    dispatcher = Dispatcher(lanes)
+    try:
+        for told in dispatcher.run(cases):
+            if isinstance(told, tuple):
+                told = _record_loss(*told, records, settings, package)
+            if told:
+                tally.add(told)
+                if told.error:
+                    with bar.paused():
+                        report_failure(told.error, subject=told.case.input)
+            tally.show(bar)
+    finally:
+        dispatcher.close()
+
+
+def _record_loss(
+    case: Case, error: SegmentationError, records: Records, settings: Settings, package: ModelPackage
+) -> Outcome:
+    content = case.content()
+    records.fail(case.name, case.input, package.card.name, settings.key(content), content, error, 0.0)
+    return Outcome(case, FAILED, error)
+
+
+@dataclass
+class _Tally:
+    """How far a cohort is.
+
+    Attributes:
+        count: of scans.
+        outcomes: what became of them, by name.
+    """
+
+    count: int
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    segmented: int = 0
+    failed: int = 0
+    kept: int = 0
+    begin: float = field(default_factory=time.monotonic)
+    shown: float = field(default_factory=time.monotonic)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one more."""
+        self.outcomes[outcome.case.name] = outcome
+        self.kept += outcome.kept
+        self.failed += outcome.state == FAILED
+        self.segmented += not outcome.kept and outcome.state != FAILED
+
+    @property
+    def left(self) -> int:
+        """Scans of which nothing is known yet."""
+        return self.count - len(self.outcomes)
+
+    def line(self) -> str:
+        """In words: done, failed, left, scans an hour."""
+        skipped = f" ({self.kept} before)" if self.kept else ""
+        rate = f", {self.rate * 3600:.0f} scans an hour" if self.rate else ""
+        return f"{self.segmented + self.kept} done{skipped}, {self.failed} failed, {self.left} left{rate}"
+
+    @property
+    def rate(self) -> float:
+        """Scans a second, of those that were not done before; 0 while there is none."""
+        done = self.segmented + self.failed
+        return done / max(time.monotonic() - self.begin, 1e-3) if done else 0.0
+
+    def show(self, bar: ProgressBar) -> None:
+        """Tell it: on a bar, or from time to time as a line."""
+        left = self.left / self.rate if self.rate else None
+        bar.subject(self.line())
+        bar("", len(self.outcomes) / max(1, self.count), left)
+        if not sys.stderr.isatty() and time.monotonic() - self.shown > _OFTEN_S:
+            self.shown = time.monotonic()
+            warn(f"{self.line()}{f', {duration(left)} left' if left else ''}.")
+
+
+def _conclude(
+    whole: Cohort, mine: Cohort, records: Records, package: ModelPackage, tally: _Tally, spread: Spread
+) -> int:
+    """Write the summary, if all is done, and say what became of it; the exit code."""
+    seconds = time.monotonic() - tally.begin
+    rate = f" in {duration(seconds)}, {tally.rate * 3600:.0f} scans an hour" if tally.rate else ""
+    before = f", {tally.kept} of them before" if tally.kept else ""
+    done = tally.segmented + tally.kept
+    warn(f"{done} of {tally.count} scans segmented{before}{rate}; {tally.failed} failed.")
+    missing = sum(not records.path(case.name).exists() for case in whole.cases) if spread.shard else 0
+    if missing:
+        warn(f"{missing} of {len(whole.cases)} scans are left to the other parts; the last one makes table and sheet.")
+    elif mine.cases:
+        why_no_sheet = summary.write_summary(records, package.card)
+        table, failures, sheet = summary.outputs(records.out)
+        about_sheet = f"no sheet: {why_no_sheet}" if why_no_sheet else f"sheet: {sheet}"
+        warn(f"Table: {table}; failures: {failures}; {about_sheet}")
+    return _exit_code([tally.outcomes[case.name] for case in mine.cases], package)
+
+
+def _exit_code(outcomes: Sequence[Outcome], package: ModelPackage) -> int:
+    failed = next((outcome.error for outcome in outcomes if outcome.error), None)
+    nothing = [outcome for outcome in outcomes if outcome.state == NOTHING]
+    code = 0
+    if nothing:
+        code = report_failure(
+            NothingFoundError(
+                f"Nothing was found in {len(nothing)} scans, among them {nothing[0].case.input}: they show none of the "
+                f"structures of {package.card.name}.",
+                "See that scans and model belong together: part of the body, modality and contrast, field of view.",
+            )
+        )
+    return failed.exit_code if failed else code

@@ -1,0 +1,55 @@
+"""The command on a cohort, as a process of its own, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from SESegmentationCohort.records import Record, Records
+
+LIBRARY = Path(__file__).parents[2] / "SESegmentation"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(LIBRARY)}
+
+
+@dataclass
+class Command:
+    """``sesegment cohort`` on one input and one folder of results, on the processor."""
+
+    source: Path
+    out: Path
+    model: str | Path
+
+    def start(self, *options: object, **how: object) -> subprocess.Popen:
+        """Begin it."""
+        arguments = [self.source, "-o", self.out, "-m", self.model, "--accept-licence", "--device", "cpu", *options]
+        return subprocess.Popen(
+            [sys.executable, "-m", "SESegmentationLib.cli", "cohort", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            **{"env": ENVIRONMENT, **how},
+        )
+
+    def run(self, *options: object, **how: object) -> tuple[int, str]:
+        """Do it; exit code and what it said."""
+        process = self.start(*options, **how)
+        out, err = process.communicate(timeout=240)
+        assert out == ""
+        assert "Traceback" not in err, err
+        return process.returncode, err
+
+    @property
+    def records(self) -> dict[str, Record]:
+        """By name."""
+        return {record.name: record for record in Records(self.out).all()}
+
+    def stamps(self) -> dict[str, int]:
+        """When each segmentation was written, by name."""
+        return {path.name: path.stat().st_mtime_ns for path in self.out.rglob("*.nii.gz")}
+
+    def hidden(self) -> list[Path]:
+        """What should not be left."""
+        return [path for path in self.out.rglob(".*") if path.name.startswith(".sesegment")]

@@ -1,0 +1,59 @@
+"""A cohort on a Ray cluster of two nodes, of which one is killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+
+import pytest
+
+ray = pytest.importorskip("ray", reason="needs ray (extra serve)")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+@pytest.fixture
+def two_nodes(monkeypatch) -> Iterator:
+    """A cluster of this computer's own, with one core a node."""
+    from ray.cluster_utils import Cluster
+
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tempfile.mkdtemp(prefix="c", dir="/tmp")  # paths of sockets must be short
+    common = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 << 20}
+    cluster = Cluster(initialize_head=True, head_node_args={**common, "temp_dir": folder})
+    try:
+        cluster.add_node(**common)
+        yield cluster
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_node_that_is_killed_loses_no_scan(two_nodes, make_command, real_crops):
+    command = make_command(real_crops, "hippocampus-t1")
+    process = command.start("--ray", two_nodes.address)
+    until = time.monotonic() + 120
+    while len(command.stamps()) < 5 and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    assert process.poll() is None, process.communicate()
+    two_nodes.remove_node(list(two_nodes.worker_nodes)[0], allow_graceful=False)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert len(command.stamps()) == len(command.records) == len(real_crops)
+    assert {record.state for record in command.records.values()} == {"segmented"}
+    assert (command.out / "failures.tsv").read_text(encoding="utf-8").splitlines() == ["input\tcode\tcause\tremedy"]
+    assert not command.hidden()
+    code, err = command.run("--resume", "--workers", 1)
+    assert code == 0
+    assert f"{len(real_crops)} of them before" in err
+
+
+def test_a_cluster_that_is_not_there_is_told(make_command, real_crops):
+    command = make_command(real_crops[:1], "hippocampus-t1")
+    code, err = command.run("--ray", "127.0.0.1:1")
+    assert code == 2
+    assert "127.0.0.1:1 cannot be used" in err
+    assert not command.stamps()

@@ -1,0 +1,243 @@
+"""Whole cohorts: interrupted and gone on with, with changed and damaged files, in parts, on a full disk."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from cohort_command import ENVIRONMENT, Command
+
+from SESegmentationCohort import runner
+from SESegmentationCohort.run import RESUME, Spread, run_cohort
+from SESegmentationCohort.settings import Settings
+from SESegmentationLib.cli import main
+from SESegmentationLib.client.local import LocalSegmenter
+from SESegmentationLib.errors import DeviceError
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "cohorts.md"
+posix = pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def interrupted(command: Command, number: int, *options: object) -> str:
+    """Begin, send a signal in the middle, and see that nothing is left running; what it said."""
+    before = len(command.stamps())
+    process = command.start(*options)
+    until = time.monotonic() + 120
+    while len(command.stamps()) < before + 4 and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive
+    return err
+
+
+@posix
+def test_killed_and_gone_on_with(make_command, real_crops, tmp_path):
+    command = make_command(real_crops, "hippocampus-t1")
+    err = interrupted(command, signal.SIGINT)
+    assert err.splitlines() == ["Cancelled.", "Finished files are complete; nothing else was written.", RESUME]
+    assert not command.hidden()
+    refused, err = command.run()
+    assert (refused, len(err.splitlines())) == (2, 2)
+    assert "--resume" in err
+    interrupted(command, signal.SIGKILL, "--resume")
+    done = {name: command.stamps()[f"{name}.nii.gz"] for name in command.records}
+    assert 6 <= len(done) < len(real_crops)
+    code, err = command.run("--resume")
+    assert code == 0, err
+    assert f"{len(done)} of them before" in err
+    names = [path.name.removesuffix("_0000.nii.gz") for path in real_crops]
+    assert sorted(command.records) == names
+    assert {record.state for record in command.records.values()} == {"segmented"}
+    after = command.stamps()
+    assert sorted(after) == [f"{name}.nii.gz" for name in names]
+    assert {name: after[f"{name}.nii.gz"] for name in done} == done
+    assert not command.hidden()
+    assert [row["scan"] for row in rows(command.out / "cohort.tsv")] == names
+    assert (command.out / "sheet.html").is_file()
+    some = real_crops[:: len(real_crops) // 3]
+    assert main(["run", *map(str, some), "-m", "hippocampus-t1", "-o", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    for path in (tmp_path / "run").iterdir():
+        assert path.read_bytes() == (command.out / path.name).read_bytes()
+
+
+def test_what_failed_was_changed_or_is_not_whole_is_done_again(tmp_path, sample_file, tiny_model, capfd):
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for name in "abcdefg":
+        shutil.copy(sample_file, scans / f"{name}.nii.gz")
+    (scans / "empty.nii.gz").touch()
+    (scans / "rubbish.nrrd").write_bytes(b"rubbish" * 100)
+    (scans / "nowhere.nii.gz").symlink_to(tmp_path / "absent")
+    command = Command(scans, out, tiny_model)
+    tables = {"cohort.tsv", "failures.tsv", "sheet.html"}
+
+    def done(*options: object) -> tuple[int, set[str]]:
+        """Exit code, and which results were written."""
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+        arguments = [scans, "-o", out, "-m", tiny_model, "--device", "cpu", "--workers", 1, *options]
+        code = main(["cohort", *map(str, arguments)])
+        capfd.readouterr()
+        after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+        return code, {path.name for path in after if after[path] != before.get(path) and path.parent == out} - tables
+
+    assert done() == (2, {f"{name}.nii.gz" for name in "abcdefg"})
+    failures = rows(out / "failures.tsv")
+    assert [Path(row["input"]).name for row in failures] == ["empty.nii.gz", "nowhere.nii.gz", "rubbish.nrrd"]
+    assert all(row["code"] == "input" and row["cause"] and row["remedy"] for row in failures)
+    assert [row["state"] for row in rows(out / "cohort.tsv")].count("failed") == 3
+
+    (scans / "nowhere.nii.gz").unlink()
+    shutil.copy(sample_file, scans / "nowhere.nii.gz")  # mended
+    shutil.copy(sample_file.parent / sample_file.name, scans / "a.nii.gz")  # the same content anew
+    with open(scans / "b.nii.gz", "ab") as file:  # another content
+        file.write(b"\0" * 8)
+    content = (out / "c.nii.gz").read_bytes()
+    (out / "c.nii.gz").write_bytes(content[:-1])  # cut off
+    (out / "d.nii.gz").unlink()
+    (out / "records" / "e.json").write_text("{", encoding="utf-8")
+    (scans / "f.nii.gz").write_bytes(b"no volume")  # of no use any more
+    (scans / "rubbish.nrrd").unlink()
+    (scans / "empty.nii.gz").unlink()
+    assert done("--resume") == (2, {f"{name}.nii.gz" for name in ("b", "c", "d", "e", "nowhere")})
+    assert (out / "c.nii.gz").read_bytes() == content
+    assert not (out / "f.nii.gz").exists()
+    assert command.records["f"].state == "failed"
+    assert done("--resume") == (2, set())
+
+    shutil.copy(sample_file, scans / "f.nii.gz")
+    code, written = done("--resume", "--format", "seg.nrrd")
+    assert code == 0
+    assert written == {f"{name}.seg.nrrd" for name in (*"abcdefg", "nowhere")}
+    assert not list(out.glob("*.nii.gz"))
+
+
+WORKER = """
+import os, sys
+import SimpleITK as sitk
+from SESegmentationLib.errors import DeviceError
+from SESegmentationLib.result import SegmentationResult
+from SESegmentationLib.worker.process import serve
+
+class Engine:
+    def __init__(self, package, device):
+        self.card = package.card
+        if os.environ.get("BROKEN"):
+            raise DeviceError("The GPU failed: out of order.", "Mend it.")
+
+    def segment(self, image, options, *, progress):
+        if image[0, 0, 0] == 7:
+            os.abort()
+        if image[0, 0, 0] == 8:
+            raise DeviceError("The GPU failed: this scan.", "")
+        labels = sitk.Image(image.GetSize(), sitk.sitkUInt8)
+        labels.CopyInformation(image)
+        return SegmentationResult(labels, [], {}, [], self.card, "cpu")
+
+serve(Engine)
+"""
+
+
+@posix
+def test_a_crash_costs_one_case_and_a_broken_device_ends_all(tmp_path, tiny_model, monkeypatch, capfd):
+    import SimpleITK as sitk
+
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER, encoding="utf-8")
+
+    def made(environment: dict[str, str]) -> LocalSegmenter:
+        return LocalSegmenter([sys.executable, str(script)], environment=environment)
+
+    monkeypatch.setattr(runner, "LocalSegmenter", made)
+    (tmp_path / "scans").mkdir()
+    for number in range(8):
+        image = sitk.GaussianSource(sitk.sitkFloat32, [20, 20, 20], [5] * 3, [10] * 3)
+        image[0, 0, 0] = {3: 7, 5: 8}.get(number, 1)
+        sitk.WriteImage(image, str(tmp_path / "scans" / f"{number}.nii.gz"))
+    settings = Settings(str(tiny_model), tmp_path / "out", device="cpu")
+    command = Command(tmp_path / "scans", tmp_path / "out", tiny_model)
+    monkeypatch.setenv("BROKEN", "1")
+    with pytest.raises(DeviceError, match="out of order"):
+        run_cohort(command.source, settings, Spread(workers=1), accept_licence=False)
+    assert not command.records
+    monkeypatch.delenv("BROKEN")
+    assert run_cohort(command.source, settings, Spread(workers=1), accept_licence=False) == 1
+    told = {name: (record.state, (record.error or {}).get("code")) for name, record in command.records.items()}
+    expected = {str(number): ("nothing found", None) for number in range(8)}
+    assert told == expected | {"3": ("failed", "worker"), "5": ("failed", "device")}
+
+
+@posix
+def test_the_job_array_of_the_documents(tmp_path, sample_file, tiny_model):
+    script = tmp_path / "cohort.sh"
+    (found,) = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    script.write_text(found, encoding="utf-8")
+    (tmp_path / "scans").mkdir()
+    for number in range(7):
+        shutil.copy(sample_file, tmp_path / "scans" / f"{number}.nii.gz")
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "sesegment"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m SESegmentationLib.cli "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    of_slurm = {"SLURM_ARRAY_TASK_COUNT": "3", "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    jobs = [
+        subprocess.Popen(
+            ["bash", str(script), "scans", "out", str(tiny_model)],
+            cwd=tmp_path,
+            env={**ENVIRONMENT, **of_slurm, "SLURM_ARRAY_TASK_ID": str(task)},
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        for task in (1, 2, 3)
+    ]
+    told = [job.communicate(timeout=120)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0, 0], told
+    assert sorted(re.search(r"(\d) of \d scans segmented", err)[1] for err in told) == ["2", "2", "3"]
+    assert any("Table: " in err for err in told)
+    command = Command(tmp_path / "scans", tmp_path / "out", tiny_model)
+    assert sorted(command.records) == [row["scan"] for row in rows(command.out / "cohort.tsv")] == list("0123456")
+    assert len(command.stamps()) == 7
+
+
+def test_a_full_disk_ends_it_and_it_goes_on_when_there_is_room(tmp_path, sample_file, tiny_model, capfd):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        (tmp_path / "scans").mkdir()
+        for number in range(10):
+            shutil.copy(sample_file, tmp_path / "scans" / f"{number}.nii.gz")
+        command = Command(tmp_path / "scans", disk / "out", tiny_model)
+        arguments = [command.source, "-o", command.out, "-m", tiny_model, "--device", "cpu", "--workers", 1, "--resume"]
+        assert main(["cohort", *map(str, arguments)]) == 1
+        err = capfd.readouterr().err
+        assert f"the disk {disk} is full" in err
+        assert not command.hidden()
+        whole = {name for name, record in command.records.items() if record.state == "segmented"}
+        assert 0 < len(whole) < 10
+        assert {f"{name}.nii.gz" for name in whole} == set(command.stamps())
+        subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+        assert main(["cohort", *map(str, arguments)]) == 0
+        assert {record.state for record in command.records.values()} == {"segmented"}
+        assert len(command.stamps()) == len(command.records) == 10
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
