@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
+
 import numpy as np
 import pytest
 import qt
 import slicer
+import trustme
 from panel_clicks import click, reload_module, type_text, wait
 
 from contract_server import ContractServer
 from SESegmentationLib.client import servers
 from SESegmentationLib.client.remote import RemoteSegmenter
+from SESegmentationLib.errors import CancelledError
 from SESegmentationLib.panel import server as section
 from SESegmentationLib.panel.messages import phase_name
 
@@ -52,10 +56,9 @@ def test_this_computer_is_chosen_until_the_user_chooses_a_server(widget, server)
     assert ui.serverEdit.isVisible() and ui.serverSection.text == "Where it is computed: a server"
     type_text(ui.serverEdit, server.url)
     ui.tokenEdit.setFocus()
-    assert ui.serverSection.text == f"Where it is computed: {server.url}"
     ui = reload_module().ui
     assert ui.placeSelector.currentIndex == 1 and ui.serverEdit.text == server.url
-    assert ui.serverSection.text == f"Where it is computed: {server.url}"
+    assert ui.serverSection.text == "Where it is computed: a server"
     ui.placeSelector.currentIndex = 0
     assert reload_module().ui.serverSection.text == "Where it is computed: this computer"
 
@@ -133,6 +136,20 @@ def test_nothing_leaves_without_consent_which_counts_for_scan_and_server(widget,
     assert "head" not in servers.AddressBook().path.read_text(encoding="utf-8")
 
 
+def test_a_server_that_is_chosen_while_packages_are_installed_asks_too(widget, server, make_volume, dialogs):
+    choose_server(widget.ui, server)
+    widget.ui.placeSelector.currentIndex = 0
+    waiting, done = [], []
+    widget.panel.server.begin(make_volume(), waiting.append, lambda: done.append(True))
+    widget.ui.placeSelector.currentIndex = 1
+    dialogs.answer(False, True)
+    with pytest.raises(CancelledError):
+        waiting[0]()
+    assert done == []
+    waiting[0]()
+    assert done == [True] and len(dialogs.shown) == 2
+
+
 def test_a_server_needs_no_packages_here(widget, server, make_volume, dialogs):
     from harness import packages
 
@@ -157,6 +174,34 @@ def test_the_place_can_be_changed_back_and_forth(widget, server, segmenter, segm
     widget.ui.placeSelector.currentIndex = 0
     segment()
     assert len(segmenter.jobs) == 2
+
+
+def test_a_certificate_that_is_chosen_later_counts(widget, make_volume, models, dialogs, tmp_path):
+    """It is remembered for its server, also for the command line."""
+    context, authority = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), trustme.CA()
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    server, ui = ContractServer({}, context=context), widget.ui
+    try:
+        make_volume()
+        choose_server(ui, server)
+        dialogs.answer(True)
+        found = []
+        for path in ("", str(tmp_path / "ca.pem"), ""):
+            ui.certificateEdit.currentPath = path
+            click(ui.segmentButton)
+            wait(lambda: not widget.panel.run.running)
+            found += [message.text.partition(" model ")[0] for message in widget.panel.messages.shown]
+            known = servers.AddressBook().certificate(server.url)
+            assert str(known or "") == path
+        name = server.url.removeprefix("https://")
+        unknown = f"The certificate of the server {name} cannot be trusted: its issuer is not known here."
+        assert found == [unknown, f"The server {name} has no", unknown]
+        ui.certificateEdit.currentPath = str(tmp_path / "absent.pem")
+        click(ui.segmentButton)
+        assert widget.panel.messages.shown[0].text.startswith("There is no certificate")
+    finally:
+        server.stop()
 
 
 def test_an_address_that_is_none_is_told(widget, make_volume):

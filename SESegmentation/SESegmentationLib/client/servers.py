@@ -85,8 +85,10 @@ def server_at(address: str, certificate: Path | None = None) -> Server:
     Raises:
         UsageError: it is no address, or one to which nothing may be sent; the certificate cannot be used.
     """
-    url = _checked_url(address.strip())
+    url = url_of(address)
     certificate = certificate or AddressBook().certificate(url)
+    if certificate is None:
+        return Server(url)
     try:
         ssl.create_default_context(cafile=certificate)
     except FileNotFoundError as error:
@@ -97,7 +99,9 @@ def server_at(address: str, certificate: Path | None = None) -> Server:
     return Server(url, certificate)
 
 
-def _checked_url(text: str) -> str:
+def url_of(address: str) -> str:
+    """The URL of a server; see :func:`server_at`, whose errors it raises."""
+    text = address.strip()
     if not text:
         raise UsageError("There is no address of a server.", _EXAMPLE)
     try:
@@ -294,7 +298,7 @@ class Link:
                 method,
                 f"{self.server.url}{path}",
                 data=body,  # type: ignore[arg-type]
-                headers={"Content-Type": FRAMES} if body is not None else None,
+                headers={"Accept-Encoding": "identity"} | ({} if body is None else {"Content-Type": FRAMES}),
                 auth=self._sign if signed else lambda request: request,  # or requests looks into .netrc
                 timeout=(CONNECT_SECONDS, SILENCE_SECONDS),
                 allow_redirects=False,

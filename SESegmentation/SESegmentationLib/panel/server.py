@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import ctk
 import numpy as np
 import qt
 import slicer
@@ -18,7 +19,7 @@ from slicer.i18n import tr as _
 
 from ..client import Segmenter
 from ..client.remote import RemoteSegmenter
-from ..client.servers import AddressBook, Server, server_at
+from ..client.servers import AddressBook, Server, server_at, url_of
 from ..doctor import ERROR, OK, Check, examine_server
 from ..errors import CancelledError, SegmentationError, UsageError
 from ..mrml import VolumeSequence
@@ -84,6 +85,7 @@ class ServerSection:
         self._ui = ui
         self._settings = settings
         self._make_local = make_local
+        self._used: Server | None = None
         self._on_changed = on_changed
         self._messages = MessageList(ui.serverMessageFrame)
         self._doctor = ServerDoctor(self._require)
@@ -94,12 +96,12 @@ class ServerSection:
         ui.placeSelector.currentIndex = _SERVER if settings.uses_server else _HERE
         ui.serverEdit.text = settings.server
         ui.tokenEdit.echoMode = qt.QLineEdit.Password
+        ui.certificateEdit.filters = ctk.ctkPathLineEdit.Files
         self._show_certificate()
         self._show()
         ui.placeSelector.connect("currentIndexChanged(int)", self._on_place)
         ui.serverEdit.connect("editingFinished()", self._on_address)
         ui.tokenEdit.connect("editingFinished()", self._on_token)
-        ui.certificateEdit.connect("currentPathChanged(QString)", lambda path: on_changed())
         ui.checkServerButton.connect("clicked(bool)", self.check)
 
     @property
@@ -133,7 +135,8 @@ class ServerSection:
             SegmentationError: of ``ensure``; there is no such server, or the user does not want to send the volume.
         """
         if not self.is_chosen:
-            ensure(action)
+            # packages may take minutes to be installed, and the place be another one by then
+            ensure(lambda: self.begin(volume, ensure, action) if self.is_chosen else action())
             return
         server, book = self._require(), AddressBook()
         scan = scan_hash(volume)
@@ -144,6 +147,9 @@ class ServerSection:
                     _("Under Where it is computed, choose this computer to segment without a server."),
                 )
             book.set_consent(server.url, scan)
+        if server != self._used:  # the field of the certificate does not tell of every change
+            self._used = server
+            self._on_changed()
         action()
 
     def device(self, device: str) -> str:
@@ -170,17 +176,16 @@ class ServerSection:
     def _require(self) -> Server:
         """The server of the fields, which are remembered; UsageError where they name none."""
         self._store_token()
-        path = self._ui.certificateEdit.currentPath.strip()
-        server = server_at(self._ui.serverEdit.text, Path(path) if path else None)
-        AddressBook().set_certificate(server.url, Path(path) if path else None)
-        return server
+        address, path = self._ui.serverEdit.text, self._ui.certificateEdit.currentPath.strip()
+        AddressBook().set_certificate(url_of(address), Path(path) if path else None)
+        return server_at(address)
 
     def _store_token(self) -> None:
         """Store what the field of the token holds, and empty it."""
         token = self._ui.tokenEdit.text.strip()
         if not token:
             return
-        url, book = server_at(self._ui.serverEdit.text).url, AddressBook()
+        url, book = url_of(self._ui.serverEdit.text), AddressBook()
         is_safe = book.set_token(url, token)
         self._ui.tokenEdit.text = ""
         if is_safe:
@@ -204,7 +209,6 @@ class ServerSection:
         self._settings.server = self._ui.serverEdit.text.strip()
         self._messages.clear()
         self._show_certificate()
-        self._show()
         self._on_changed()
 
     def _on_token(self) -> None:
@@ -220,7 +224,7 @@ class ServerSection:
     def _show_certificate(self) -> None:
         """Show which certificate is known for the address."""
         try:
-            known = server_at(self._ui.serverEdit.text).certificate
+            known = AddressBook().certificate(url_of(self._ui.serverEdit.text))
         except UsageError:  # told when it is to be used
             known = None
         self._ui.certificateEdit.currentPath = str(known or "")
@@ -231,7 +235,7 @@ class ServerSection:
         for widget in (*rows, ui.checkServerButton):
             widget.visible = chosen
         ui.serverMessageFrame.visible = chosen and bool(self._messages.shown)
-        place = (self._settings.server or _("a server")) if chosen else _("this computer")
+        place = _("a server") if chosen else _("this computer")
         ui.serverSection.text = _("Where it is computed: {place}").format(place=place)
         ui.checkServerButton.enabled = True
         ui.checkServerButton.text = _("Check the server")

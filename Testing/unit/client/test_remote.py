@@ -440,6 +440,12 @@ def test_what_cannot_be_read_is_told(serve, image, tiny_model, header):
     assert "cannot be read" in error_of(server.url, SegmentJob(image, tiny_model)).cause
 
 
+def test_an_answer_that_is_no_frame_is_told(serve, image, tiny_model):
+    server = serve()
+    server.answers.append((200, {"hello": "world"}, {}))
+    assert "cannot be read" in error_of(server.url, SegmentJob(image, tiny_model)).cause
+
+
 def test_a_job_that_stalls_is_given_up(serve, image, tiny_model):
     server = serve(work=lambda frame, publish: publish({"type": "heartbeat", "stalled": 3.0}))
     assert "made no progress for 3 s" in error_of(server.url, SegmentJob(image, tiny_model), stall=2.0).cause

@@ -9,6 +9,8 @@ import types
 
 import pytest
 import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from SESegmentationLib.client import servers
 from SESegmentationLib.client.servers import AddressBook, server_at
@@ -77,6 +79,18 @@ def test_addresses_to_which_nothing_is_sent(address):
     with pytest.raises(UsageError) as caught:
         server_at(address)
     assert caught.value.remedy and "secret" not in caught.value.cause
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
+@given(st.text() | st.from_regex(r"[a-z]{0,5}:?/{0,3}[^/]{0,20}(:\d{0,6})?(/.*)?"))
+def test_any_text_is_an_address_that_is_safe_or_none(text):
+    try:
+        server = server_at(text)
+    except UsageError as error:
+        assert error.remedy and len(error.cause) < 700
+        return
+    assert server.is_here or server.url.startswith("https://")
+    assert server_at(server.url) == server
 
 
 def test_a_token_is_never_on_its_way_unencrypted_off_this_computer(monkeypatch):
