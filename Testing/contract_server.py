@@ -1,6 +1,6 @@
 """A small server that keeps the contract of ``sesegment serve`` over HTTP, and breaks it where a test says so.
 
-Jobs are done by the worker's own :class:`JobRunner` in a thread. What clients do wrong is in ``faults``.
+Jobs are done by the worker's own :class:`JobRunner` in a thread, or by what a test gives instead.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class ContractServer:
         asked: method and path of every request.
         uploads: bodies that came whole.
         answers: status, JSON and headers that the next requests get instead of an answer, oldest first.
+        jobs: that it has, by id.
         drops: after how many bytes the next streams are cut off.
         refuses_upload: how many uploads are cut off after some bytes.
         introduction: changes of what ``/v1/server`` tells.

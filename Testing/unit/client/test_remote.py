@@ -169,7 +169,7 @@ def test_several_jobs_at_once_are_not_mixed(serve, tiny_model):
 # --- lost connections -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("drops", [(0,), (30,), (500, 900, 1700), (25_000,), (2500, 40_000, 40_001, 3)])
+@pytest.mark.parametrize("drops", [(0, 30), (500, 900, 1700), (2500, 40_000, 40_001, 3)])
 def test_a_job_is_taken_up_again_where_the_connection_was_lost(serve, image, tiny_model, drops):
     """In a header, between messages, in the arrays of the result; nothing is told twice, nothing is sent twice."""
     server = serve()
