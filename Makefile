@@ -8,6 +8,7 @@
 #   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
 #   make cohort-sheet   the page to check a batch by, of 15 scans of the abdomen and 20 crops of the hippocampus
 #   make bench-revisions [BEFORE=...]   results, time and memory of this revision against another one
+#   make bench-server   what a request costs beyond the local worker, and how eight clients share a server
 #   make bench-sheet    how fluid that page is with 1,000 scans
 #   make experiments [MEASURE=1 DATA=...]   tables and plots of the experiments; MEASURE=1 does the runs that are missing
 
@@ -29,7 +30,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-revisions bench-doubt bench-refine bench-sheet cohort-sheet experiments \
+.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-revisions bench-doubt bench-refine bench-server bench-sheet cohort-sheet experiments \
     lint screenshots container container-test clean
 
 help:
@@ -85,6 +86,9 @@ bench-contrasts: $(VENV)/.testing
 # an interrupted measurement goes on where it stopped
 bench-doubt bench-refine: bench-%: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/$*.py $(if $(MODEL),--model '$(MODEL)') $(if $(MEASURE),--measure)
+
+bench-server: $(VENV)/.testing
+	$(BIN)/python Testing/benchmarks/server.py
 
 bench-sheet: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/sheet.py
