@@ -21,7 +21,7 @@ import SimpleITK as sitk
 from rich.console import Console
 from rich.table import Table
 
-from SESegmentationLib.client import FailureEvent, ResultEvent, SegmentJob, Segmenter
+from SESegmentationLib.client import FailureEvent, ResultEvent, Segmenter, SegmentJob
 from SESegmentationLib.client.local import LocalSegmenter
 from SESegmentationLib.client.remote import RemoteSegmenter
 from SESegmentationLib.client.servers import server_at
@@ -30,8 +30,7 @@ from SESegmentationServer.serving import running
 from SESegmentationServer.settings import Settings
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-CROP, HEAD = "hippocampus/imagesTr/hippocampus_{}_0000.nii.gz", "volumes/t1-head-lia-256.nii.gz"
-NUMBERS = ("001", "003", "004", "006", "007", "008", "011", "014")
+CROPS, HEAD = "hippocampus/imagesTr", "volumes/t1-head-lia-256.nii.gz"
 CLIENTS, REQUESTS = 8, 6
 POLL_SECONDS = 0.002
 #: a request may take so much longer than the local worker; the slowest client may wait so much longer than the mean
@@ -95,7 +94,7 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=40, help="requests of a crop")
     parser.add_argument("--heads", type=int, default=3, help="requests of a head")
     chosen = parser.parse_args()
-    crops = [read_volume(DATA / CROP.format(number)) for number in NUMBERS]
+    crops = [read_volume(path) for path in sorted((DATA / CROPS).iterdir())[:CLIENTS]]
     head = read_volume(DATA / HEAD)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
