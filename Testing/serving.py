@@ -50,7 +50,7 @@ def job_header(job: Job, number: int = 1, **changes: Any) -> tuple[dict[str, Any
 
 def body_of(job: Job, number: int = 1, **changes: Any) -> bytes:
     """The body of a request for ``job``."""
-    return b"".join(pieces_of(*job_header(job, number, **changes)))
+    return b"".join(pieces_of(job_header(job, number, **changes)))
 
 
 def frames_of(response: requests.Response) -> Iterator[Frame]:
@@ -176,9 +176,9 @@ def _wait_until_ready(server: Server) -> None:
 
 
 def end(server: Server, seconds: float = 30.0) -> int:
-    """End a server as Ctrl-C does; its exit code."""
+    """End a server as Ctrl-C in a terminal does, which reaches all processes there; its exit code."""
     if server.process.poll() is None:
-        server.process.send_signal(signal.SIGINT)
+        os.killpg(server.process.pid, signal.SIGINT)
         try:
             server.process.wait(seconds)
         except subprocess.TimeoutExpired:

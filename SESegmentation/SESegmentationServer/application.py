@@ -23,12 +23,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from SESegmentationLib.errors import SegmentationError, UsageError, available_gigabytes
-from SESegmentationLib.models import ModelCard, list_models
+from SESegmentationLib.errors import SegmentationError, ServerError, available_gigabytes
 from SESegmentationLib.worker.messages import hello
 
 from .board import Board, ServerJob
 from .frames import MEDIA_TYPE, read_work, receive_frame
+from .installed import InstalledModels
 from .metrics import metrics_text
 from .monai_label import dicom_archive, monai_label_routes
 from .page import page_html
@@ -38,8 +38,6 @@ from .tokens import TokenStore
 
 #: who asks where nobody is asked for a token
 LOCAL_USER = "local"
-#: for so long the list of models is taken for true, in s
-MODELS_SECONDS = 5.0
 _OPEN_PATHS = ("/healthz", "/readyz", "/auth/", "/auth/token")
 #: of MONAI Label, to which volumes are sent
 _FORM_PATHS = ("/infer/", "/session/")
@@ -84,7 +82,7 @@ class Gate:
             self._open = False  # for good: a revoked token does not open the server to all
         if self._open:
             if request.url.hostname not in self._hosts:  # a page of another site that has its name lead here
-                raise RefusalError(421, UsageError("The server does not go by this name.", "Take 127.0.0.1."))
+                raise RefusalError(421, ServerError("The server does not go by this name.", "Take 127.0.0.1."))
             return LOCAL_USER
         token = _token_of(request)
         user = self._store.user_of(token) if token else None
@@ -97,7 +95,7 @@ class Gate:
         scheme = "Basic" if request.url.path in _PAGE_PATHS else "Bearer"
         raise RefusalError(
             401,
-            UsageError(
+            ServerError(
                 "The server does not know this token." if token else "The server asks for a token.",
                 "Get a token from those who run the server; they make it by: sesegment serve token add NAME",
             ),
@@ -120,21 +118,6 @@ def _token_of(request: Request) -> str:
     return ""
 
 
-class Models:
-    """The models that are here, read anew after some seconds."""
-
-    def __init__(self) -> None:
-        self._cards: dict[str, ModelCard] = {}
-        self._until = 0.0
-
-    def cards(self) -> dict[str, ModelCard]:
-        """Their cards by name."""
-        if time.monotonic() > self._until:
-            self._cards = {package.card.name: package.card for package in list_models()}
-            self._until = time.monotonic() + MODELS_SECONDS
-        return self._cards
-
-
 def build_application(board: Board, settings: Settings) -> ASGIApp:
     """The application whose jobs ``board`` keeps."""
     app = _application(board, settings)
@@ -149,7 +132,7 @@ def build_application(board: Board, settings: Settings) -> ASGIApp:
 
 
 def _application(board: Board, settings: Settings) -> FastAPI:
-    gate, models, limits = Gate(settings), Models(), settings.limits
+    gate, models, limits = Gate(settings), InstalledModels(), settings.limits
     uploads: dict[str, tuple[str, asyncio.Task]] = {}
 
     @contextlib.asynccontextmanager
@@ -166,7 +149,7 @@ def _application(board: Board, settings: Settings) -> FastAPI:
             request.state.user = gate.user_of(request)
         if request.url.path.startswith(_FORM_PATHS) and request.method in ("POST", "PUT"):
             if "content-length" not in request.headers:
-                raise RefusalError(411, UsageError("The size of the upload is not told.", "Send Content-Length."))
+                raise RefusalError(411, ServerError("The size of the upload is not told.", "Send Content-Length."))
             _check_size(request, settings)
 
     app = FastAPI(
@@ -192,7 +175,7 @@ def _application(board: Board, settings: Settings) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def refuse_path(_request: Request, error: HTTPException) -> Response:
-        return _refused(RefusalError(error.status_code, UsageError("The server has no such address.", "")))
+        return _refused(RefusalError(error.status_code, ServerError("The server has no such address.", "")))
 
     @app.exception_handler(RequestValidationError)
     async def refuse_query(_request: Request, _error: RequestValidationError) -> Response:
@@ -200,7 +183,7 @@ def _application(board: Board, settings: Settings) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def fail_unexpectedly(_request: Request, _error: Exception) -> Response:
-        return _refused(RefusalError(500, SegmentationError("The server failed.", "Try again.")))
+        return _refused(RefusalError(500, ServerError("The server failed.", "Try again.")))
 
     if settings.origins:
         app.add_middleware(

@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from SESegmentationLib.errors import CancelledError, SegmentationError, WorkerError
-from SESegmentationLib.worker.messages import ACCEPTED, FAILURE, HEARTBEAT, PROGRESS, RESULT, failure
+from SESegmentationLib.errors import CancelledError, SegmentationError, ServerError
+from SESegmentationLib.worker.messages import ACCEPTED, FAILURE, HEARTBEAT, PROGRESS, QUEUED, RESULT, failure
 
 from .frames import Work, pieces_of
 from .refusals import full, unknown_job
 from .schedule import FairQueue, Ticket
 from .settings import Limits
 
-QUEUED = "queued"
 BEAT_SECONDS = 1.0
 #: what a waiting job is told again, even if nothing has changed
 QUEUED_SECONDS = 2.0
@@ -189,23 +188,21 @@ class Board:
         try:
             while True:
                 changed = job.changed
-                for number, header, arrays in list(job.events):
-                    if number <= after:
-                        continue
-                    after = number
-                    for piece in pieces_of(header, arrays):
-                        yield piece
-                    if header["type"] in (RESULT, FAILURE):
-                        return
-                if job.state == "done":  # its last event was told to this client before
+                news = [event for event in job.events if event[0] > after]
+                for piece in pieces_of(*((header, arrays) for _, header, arrays in news)):
+                    yield piece
+                if job.state == "done" and job.changed is changed:
                     return
+                if news:
+                    after = news[-1][0]
+                    continue
                 try:
                     async with asyncio.timeout(max(0.0, beat - self._clock())):
                         await changed.wait()
                 except TimeoutError:
                     beat = self._clock() + BEAT_SECONDS
                     stalled = self._clock() - job.moved if job.state == "running" else 0.0
-                    for piece in pieces_of({"type": HEARTBEAT, "stalled": stalled}, []):
+                    for piece in pieces_of(({"type": HEARTBEAT, "stalled": stalled}, [])):
                         yield piece
         finally:
             job.streams -= 1
@@ -263,7 +260,7 @@ class Board:
         except TimeoutError:
             self._fail(
                 job,
-                WorkerError(
+                ServerError(
                     f"The job took longer than the {self.limits.job_seconds:.0f} s that the server gives to one.",
                     "Segment a region of interest, or on this computer.",
                 ),
@@ -272,11 +269,11 @@ class Board:
             self._fail(job, error)
         except asyncio.CancelledError:
             if job.id in self._jobs:  # by nobody here
-                self._fail(job, WorkerError("The server ended this job.", "Segment again."))
+                self._fail(job, ServerError("The server ended this job.", "Segment again."))
             raise
         except Exception as error:  # its text may quote the volume: it is not for the log
             _log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-            self._fail(job, SegmentationError("The server failed.", "Segment again."))
+            self._fail(job, ServerError("The server failed.", "Segment again."))
         finally:
             job.work = None
             self.queue.leave(job.ticket)
@@ -303,7 +300,7 @@ class Board:
                 self.lost += 1
                 continue
             break
-        raise WorkerError(
+        raise ServerError(
             "The server lost what ran this job, each time that it was begun." if lost else "The server ended this job.",
             "Segment again; if it fails again, tell those who run the server.",
         )

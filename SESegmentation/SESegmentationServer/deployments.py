@@ -19,7 +19,6 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from SESegmentationLib.cli.jobs import SMALL
 from SESegmentationLib.errors import CancelledError, InputError, ModelError, OutOfMemoryError, SegmentationError
-from SESegmentationLib.models import list_models
 from SESegmentationLib.worker.jobs import JOBS
 from SESegmentationLib.worker.messages import (
     ACCEPTED,
@@ -30,17 +29,20 @@ from SESegmentationLib.worker.messages import (
     as_segmentation_error,
     failure,
 )
-from SESegmentationLib.worker.process import JobRunner, release_memory
+from SESegmentationLib.worker.process import IDLE_SECONDS, JobRunner, release_memory
 
 from .application import build_application
 from .board import Answer, Board, ReplicaLostError
 from .frames import Work
+from .installed import InstalledModels
 from .settings import Settings
 
 #: models that one replica keeps loaded
 ENGINES = 4
 #: a job that was cancelled and does not stop: then its replica ends, in s
 PATIENCE_SECONDS = 30.0
+#: progress is told as often as it can be seen, in s
+PROGRESS_SECONDS = 0.1
 #: what a replica that ends has to say is fetched meanwhile, in s
 LAST_SECONDS = 1.0
 
@@ -82,6 +84,7 @@ class Segmenter:
         self._runner = JobRunner(capacity=ENGINES)
         self._pool = ThreadPoolExecutor(settings.slots)
         self._room = Room(settings.slots)
+        self._models = InstalledModels()
         self._running = 0
 
     @serve.multiplexed(max_num_models_per_replica=ENGINES)
@@ -89,8 +92,10 @@ class Segmenter:
         """Tell Serve that this replica has a model, from the first job for it on."""
         return model
 
-    async def run(self, work: Work, slots: int, at_once: int) -> AsyncGenerator[Answer]:
-        """Do a job; the worker's messages about it. A failure that leaves this process in doubt ends it.
+    async def run(self, work: Work, slots: int, at_once: int) -> AsyncGenerator[list[Answer]]:
+        """Do a job; the worker's messages about it, one or several at a time.
+
+        A failure that leaves this process in doubt ends it.
 
         Args:
             work: what to do.
@@ -113,9 +118,11 @@ class Segmenter:
         task.add_done_callback(lambda _done: self._leave(slots))
         try:
             while True:
-                header, arrays = await answers.get()
-                yield header, arrays
-                if header["type"] in (RESULT, FAILURE):
+                told = [await answers.get()]
+                while not answers.empty():
+                    told.append(answers.get_nowait())
+                yield told
+                if told[-1][0]["type"] in (RESULT, FAILURE):
                     return
         finally:
             cancelled.set()
@@ -124,6 +131,10 @@ class Segmenter:
     def _leave(self, slots: int) -> None:
         self._running -= 1
         self._room.leave(slots)
+        if not self._running:
+            asyncio.get_running_loop().call_later(IDLE_SECONDS, self._rest)
+
+    def _rest(self) -> None:
         if not self._running:
             self._pool.submit(release_memory)
 
@@ -134,8 +145,14 @@ class Segmenter:
             if cancelled.is_set():
                 raise CancelledError("Cancelled.", "Segment again when you like.")
 
+        told = -PROGRESS_SECONDS
+
         def progress(phase: str, fraction: float, seconds_left: float | None) -> None:
+            nonlocal told
             check()
+            if time.monotonic() - told < PROGRESS_SECONDS:
+                return
+            told = time.monotonic()
             left = None if seconds_left is None else float(seconds_left)
             tell({"type": PROGRESS, "phase": phase, "fraction": float(fraction), "seconds_left": left})
 
@@ -159,7 +176,7 @@ class Segmenter:
 
     def _unpacked(self, work: Work) -> Any:
         """The job, with the model as it is found here: a name, never a path that a client has sent."""
-        packages = {package.card.name: package for package in list_models()}
+        packages = self._models.packages()
         if work.model not in packages:
             raise ModelError(f"The model {work.model} is not on all computers of the server.", "Tell those who run it.")
         try:
@@ -195,10 +212,11 @@ class Ingress:
     async def _segment(self, work: Work, at_once: int) -> AsyncGenerator[Answer]:
         segmenter = self._segmenter.options(multiplexed_model_id=work.model)  # one that has the model, if it is free
         request = segmenter.run.remote(work, self._slots_of(work), at_once)
-        response = cast(DeploymentResponseGenerator[Answer], request)
+        response = cast(DeploymentResponseGenerator[list[Answer]], request)
         try:
-            async for answer in response:
-                yield answer
+            async for answers in response:
+                for answer in answers:
+                    yield answer
         except (ObjectStoreFullError, OutOfDiskError):
             raise OutOfMemoryError("The server has no memory for this volume.", "Try again later.") from None
         except RayError:

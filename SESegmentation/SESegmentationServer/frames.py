@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from SESegmentationLib import __version__
-from SESegmentationLib.errors import ModelError, WorkerError
+from SESegmentationLib.errors import ModelError, ServerError
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.result import Grid, SegmentOptions
 from SESegmentationLib.worker.jobs import JOBS, KEPT_METADATA, RefineJob, WarmUpJob
@@ -82,7 +82,7 @@ async def receive_frame(chunks: AsyncIterator[bytes], limits: Limits) -> Frame:
     except TimeoutError:
         raise RefusalError(
             408,
-            WorkerError("The upload took too long.", "Check the connection to the server, and segment again."),
+            ServerError("The upload took too long.", "Check the connection to the server, and segment again."),
         ) from None
     except MemoryError:
         raise full("The server has no memory for this volume.", status=507) from None
@@ -194,7 +194,7 @@ def _check_version(header: dict[str, Any]) -> None:
     shown = version if all(part.isalnum() for part in version.split(".")) else "another one"
     raise RefusalError(
         409,
-        WorkerError(
+        ServerError(
             f"This computer's SESegmentation ({shown}) is {'older' if older else 'newer'} than the server's "
             f"({__version__}).",
             "Update SESegmentation on this computer."
@@ -274,10 +274,19 @@ class _Pieces:
         return len(data)
 
 
-def pieces_of(header: dict[str, Any], arrays: list[np.ndarray]) -> Iterator[bytes]:
-    """A frame in pieces to be sent."""
+def pieces_of(*frames: tuple[dict[str, Any], list[np.ndarray]]) -> Iterator[bytes]:
+    """Frames in pieces to be sent: few small ones, since each takes its time on the way through Serve."""
     pieces = _Pieces()
-    _write_frame(pieces, header, arrays)
+    for header, arrays in frames:
+        _write_frame(pieces, header, arrays)
+    begun = bytearray()
     for part in pieces.parts:
-        for begin in range(0, len(part), PIECE):
-            yield bytes(part[begin : begin + PIECE])
+        while part:
+            count = min(len(part), PIECE - len(begun))
+            begun += part[:count]
+            part = part[count:]  # noqa: PLW2901
+            if len(begun) == PIECE:
+                yield bytes(begun)
+                begun.clear()
+    if begun:
+        yield bytes(begun)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from SESegmentationLib.errors import InputError, SegmentationError, UsageError
+from SESegmentationLib.errors import InputError, SegmentationError, ServerError
 
 
 class RefusalError(Exception):
@@ -47,9 +47,9 @@ def too_large(limit: int) -> RefusalError:
 
 def unknown_job() -> RefusalError:
     """There is none, or it is somebody else's, which is not to be told apart."""
-    return RefusalError(404, UsageError("The server has no such job.", "Segment again."))
+    return RefusalError(404, ServerError("The server has no such job.", "Segment again."))
 
 
 def full(what: str, seconds: int = 5, status: int = 503) -> RefusalError:
     """No more is taken at the moment."""
-    return RefusalError(status, SegmentationError(what, "Try again later."), {"Retry-After": str(seconds)})
+    return RefusalError(status, ServerError(what, "Try again later."), {"Retry-After": str(seconds)})

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ NAME = "sesegmentation"
 #: of the path of a socket, which Ray makes some 60 long below its folder
 _LONGEST_FOLDER = 40
 _GPU_SLOTS, _MOST_SLOTS = 4, 8
+_PEM = "Name PEM files of a certificate and its key, which has no password."
 #: jobs wait in the board, streams in the ingress: there is no other queue
 _MANY = 10_000
 
@@ -59,9 +61,6 @@ def check(settings: Settings) -> None:
         raise DependencyError("The server needs Ray Serve.", install_advice('"ray[serve]" limits prometheus-client'))
     if (settings.certificate is None) != (settings.key is None):
         raise UsageError("TLS needs a certificate and its key.", "Give both --certificate and --key.")
-    for path in filter(None, (settings.certificate, settings.key)):
-        if not os.access(path, os.R_OK) or not path.is_file():
-            raise UsageError(f"{path} cannot be read.", "Name PEM files of a certificate and its key.")
     if not settings.loopback:
         if settings.certificate is None:
             raise UsageError(
@@ -74,6 +73,15 @@ def check(settings: Settings) -> None:
                 f"On {settings.host} other computers reach the server, and nobody has a token.",
                 "Make one for each user first: sesegment serve token add NAME",
             )
+    for path in filter(None, (settings.certificate, settings.key)):
+        if not os.access(path, os.R_OK) or not path.is_file():
+            raise UsageError(f"{path} cannot be read.", _PEM)
+    if settings.certificate and settings.key:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(settings.certificate, settings.key, lambda: "")
+        except (ssl.SSLError, ValueError) as error:
+            raise UsageError(f"{settings.certificate} and {settings.key} are no certificate and key.", _PEM) from error
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -90,7 +98,7 @@ def check(settings: Settings) -> None:
 def running(settings: Settings) -> Iterator[Settings]:
     """A server that answers, until the context is left; the settings it has chosen."""
     with _folder() as folder:
-        _environment(settings)
+        _environment(settings, folder)
         import ray
 
         try:
@@ -119,14 +127,21 @@ def _folder() -> Iterator[Path]:
         place = Path("/tmp")
     remove_leftovers(place)
     with staging_folder(place) as folder:
-        yield folder / "ray"  # Ray lets all into its folder
+        yield folder
 
 
-def _environment(settings: Settings) -> None:
-    """What Ray reads from the environment, which its processes inherit."""
+def _environment(settings: Settings, folder: Path) -> None:
+    """What Ray reads from the environment, which its processes inherit: what they write is in ``folder`` too."""
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    os.environ["TMPDIR"] = str(temporary)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_SERVE_LOG_TO_STDERR"] = "0"
     os.environ["RAY_DEDUP_LOGS"] = "0"
+    # what computes has threads of its own: each hop between threads and loops more costs a small job some ms
+    os.environ["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] = "0"
+    os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "0"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the worker
     if settings.address is None:
         os.environ["RAY_AUTH_MODE"] = "token"  # another user of this computer could have it run code
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -145,7 +160,7 @@ def _start_ray(settings: Settings, folder: Path) -> None:
         return
     ray.init(
         include_dashboard=False,
-        _temp_dir=str(folder),
+        _temp_dir=str(folder / "ray"),  # Ray lets all into its own folder
         log_to_driver=False,
         logging_level=logging.ERROR,
     )

@@ -15,12 +15,13 @@ from SESegmentationLib.worker.messages import (
     FAILURE,
     HEARTBEAT,
     PROGRESS,
+    QUEUED,
     RESULT,
     Frame,
     FrameError,
     read_frame,
 )
-from SESegmentationServer.board import AGAIN, QUEUED, Answer, Board, ReplicaLostError
+from SESegmentationServer.board import AGAIN, Answer, Board, ReplicaLostError
 from SESegmentationServer.frames import Work
 from SESegmentationServer.refusals import RefusalError
 from SESegmentationServer.settings import Limits
@@ -124,7 +125,7 @@ def test_a_lost_replica_costs_time_and_too_many_end_the_job():
     assert phases == [ACCEPTED, AGAIN, AGAIN, "predict", RESULT]
     phases, last = asyncio.run(story(3))
     assert phases == [ACCEPTED, AGAIN, AGAIN, FAILURE]
-    assert last["code"] == "worker"
+    assert last["code"] == "server"
     assert "lost what ran this job" in last["cause"]
 
 

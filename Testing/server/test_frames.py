@@ -103,7 +103,7 @@ def test_another_version_is_told_which_side_is_older():
     ):
         refused = refusal(body_of(SENT[0], **changes))
         assert refused.status == 409
-        assert refused.error.code == "worker"
+        assert refused.error.code == "server"
         assert words in refused.error.cause
         assert refused.error.remedy
         assert "\x1b" not in refused.error.cause
@@ -199,4 +199,4 @@ def test_a_frame_with_something_else_in_it_is_refused_or_can_be_unpacked(data):
 
 
 def test_a_frame_in_pieces_is_the_frame():
-    assert b"".join(pieces_of(*job_header(SENT[1]))) == BODIES[1]
+    assert b"".join(pieces_of(job_header(SENT[1]))) == BODIES[1]

@@ -21,9 +21,9 @@ from SESegmentationLib.models import find_model
 from SESegmentationLib.progress import no_progress
 from SESegmentationLib.result import SegmentOptions
 from SESegmentationLib.worker.jobs import AttentionJob, RefineJob, SegmentJob, WarmUpJob
-from SESegmentationLib.worker.messages import ACCEPTED, FAILURE, HELLO, PROGRESS, RESULT
+from SESegmentationLib.worker.messages import ACCEPTED, FAILURE, HELLO, PROGRESS, QUEUED, RESULT
 from SESegmentationLib.worker.process import JobRunner
-from SESegmentationServer.board import AGAIN, QUEUED
+from SESegmentationServer.board import AGAIN
 
 MARKER = "MARKER7f3a"
 
@@ -124,7 +124,7 @@ def test_a_job_belongs_to_its_user_alone(server, long_job):
     assert jobs_of(server, "bob") == []
     for method in ("GET", "DELETE", "PUT"):
         refused = server.ask(method, f"/v1/jobs/{identity}", "bob")
-        assert (refused.status_code, refused.json()["code"]) == (404, "usage")
+        assert (refused.status_code, refused.json()["code"]) == (404, "server")
     assert identity not in server.ask("GET", "/", "bob").text
     assert server.ask("DELETE", f"/v1/jobs/{identity}", "alice").status_code == 204
     assert list(frames_of(answer))[-1].header["code"] == "cancelled"

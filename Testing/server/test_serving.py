@@ -1,0 +1,107 @@
+"""How a server starts, and that nothing is left of it: neither processes, nor files, nor an open door."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+
+import psutil
+import pytest
+
+from serving import end, free_port, served
+from SESegmentationLib.cli import main
+from SESegmentationLib.worker.messages import RESULT
+from SESegmentationServer.tokens import TokenStore
+
+
+def start(tmp_path, *options: str) -> int:
+    return main(["serve", "--tokens", str(tmp_path / "tokens.json"), *options])
+
+
+def test_others_are_not_let_in_without_tls_and_a_token(tmp_path, capsys):
+    for name in ("certificate.pem", "key.pem"):
+        (tmp_path / name).write_text("PEM")
+    tls = ["--certificate", str(tmp_path / "certificate.pem"), "--key", str(tmp_path / "key.pem")]
+    for host in ("0.0.0.0", "::", "192.0.2.7", "example.org"):
+        assert start(tmp_path, "--host", host) == 2
+        assert "--certificate and --key" in capsys.readouterr().err
+        assert start(tmp_path, "--host", host, *tls) == 2
+        assert "sesegment serve token add" in capsys.readouterr().err
+    TokenStore(tmp_path / "tokens.json").add("alice")
+    assert start(tmp_path, "--host", "0.0.0.0") == 2
+    assert "--certificate and --key" in capsys.readouterr().err
+
+
+def test_what_it_cannot_start_with_is_told(tmp_path, capsys):
+    assert start(tmp_path, "--certificate", str(tmp_path / "no.pem")) == 2
+    assert "Give both" in capsys.readouterr().err
+    assert start(tmp_path, "--certificate", str(tmp_path / "no.pem"), "--key", str(tmp_path / "no.pem")) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    (tmp_path / "no.pem").write_text("nothing")
+    assert start(tmp_path, "--certificate", str(tmp_path / "no.pem"), "--key", str(tmp_path / "no.pem")) == 2
+    assert "no certificate and key" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert start(tmp_path, "--port", str(taken.getsockname()[1])) == 2
+    assert "cannot listen" in capsys.readouterr().err
+
+
+def test_without_ray_it_says_what_to_install(tmp_path, capsys, monkeypatch):
+    import SESegmentationServer.serving as serving
+
+    monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "ray" else object())
+    assert start(tmp_path, "--port", str(free_port())) == 1
+    told = capsys.readouterr().err
+    assert "Ray Serve" in told
+    assert "pip install" in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes as Linux shows them")
+def test_on_this_computer_it_needs_no_configuration_and_leaves_nothing(small_job):
+    import grpc
+
+    with served() as server:
+        assert server.do(small_job, None)[-1].header["type"] == RESULT
+        for host in ("evil.example", "evil.example:80"):  # a page whose name leads here
+            assert server.ask("GET", "/v1/server", headers={"Host": host}).status_code == 421
+        token = server.store.add("alice")  # from now on it asks for it
+        assert server.ask("GET", "/v1/server").status_code == 401
+        assert server.ask("GET", "/v1/server", token).status_code == 200
+        server.store.revoke("alice")
+        assert server.ask("GET", "/v1/server").status_code == 401
+
+        private = [path for path in (server.folder / "t").iterdir() if path.is_dir()]
+        assert [path.stat().st_mode & 0o777 for path in private] == [0o700]
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        for address in _listening([psutil.Process(server.process.pid), *processes]):
+            if address.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+                with grpc.insecure_channel(f"127.0.0.1:{address.port}") as channel, pytest.raises(grpc.RpcError) as no:
+                    call = channel.unary_unary(
+                        "/ray.serve.ASGIService/HandleRequest", lambda sent: sent, lambda received: received
+                    )
+                    call(b"", timeout=10)
+                assert no.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert end(server) == 0
+        assert server.lines[0].startswith("Starting")
+        assert _gone(processes)
+        assert list((server.folder / "t").iterdir()) == []
+
+
+def _listening(processes: list[psutil.Process]) -> list:
+    return [
+        connection.laddr
+        for process in processes
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+
+def _gone(processes: list[psutil.Process], seconds: float = 10.0) -> bool:
+    until = time.monotonic() + seconds
+    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
