@@ -113,7 +113,7 @@ class Server:
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if child.cmdline()[0].endswith(f"ServeReplica:sesegmentation:{name}"):
+                if f"ServeReplica:sesegmentation:{name}" in child.cmdline()[0]:  # before what it does
                     found.append(child)
         return found
 

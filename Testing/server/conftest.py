@@ -45,7 +45,7 @@ def small_job(crop: sitk.Image) -> SegmentJob:
 def long_job() -> SegmentJob:
     """It takes some seconds."""
     noise = np.random.default_rng(1).normal(100, 20, (102, 102, 102)).astype(np.float32)
-    return SegmentJob(sitk.GetImageFromArray(noise), "hippocampus-t1")
+    return SegmentJob(sitk.GetImageFromArray(noise), "hippocampus-t1", SegmentOptions(fast=True))
 
 
 @pytest.fixture(scope="session")

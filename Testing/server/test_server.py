@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import signal
 import socket
@@ -21,7 +22,7 @@ from SESegmentationLib.models import find_model
 from SESegmentationLib.progress import no_progress
 from SESegmentationLib.result import SegmentOptions
 from SESegmentationLib.worker.jobs import AttentionJob, RefineJob, SegmentJob, WarmUpJob
-from SESegmentationLib.worker.messages import ACCEPTED, FAILURE, HELLO, PROGRESS, QUEUED, RESULT
+from SESegmentationLib.worker.messages import ACCEPTED, FAILURE, HELLO, MAGIC, PROGRESS, QUEUED, RESULT, read_frame
 from SESegmentationLib.worker.process import JobRunner
 from SESegmentationServer.board import AGAIN
 
@@ -197,14 +198,24 @@ def test_half_an_upload_leaves_nothing(server, small_job):
     assert frames[-1].header["type"] == RESULT
 
 
-def test_a_slow_reader_holds_nobody_up(server, small_job):
-    identity, body = str(uuid.uuid4()), body_of(small_job)
+def test_a_slow_reader_holds_nobody_up_and_gets_the_whole_result(server, small_job):
+    noise = np.random.default_rng(2).integers(0, 255, (160, 160, 160), np.uint8)
+    large = SegmentJob(sitk.GetImageFromArray(noise), "abdomen-mr", SegmentOptions(doubt=True))
+    identity, body = str(uuid.uuid4()), body_of(large)
     with connect(server) as slow:
         slow.sendall(head(server, "alice", len(body), identity) + body)
-        assert slow.recv(1)
+        answer = http.client.HTTPResponse(slow)
+        answer.begin()
+        assert answer.read(1)
+        until(lambda: [job["state"] for job in jobs_of(server, "alice")] == ["done"])
         assert server.do(small_job, "bob")[-1].header["type"] == RESULT
-        slow.settimeout(30)
-        assert until(lambda: [job["state"] for job in jobs_of(server, "alice")] == ["done"])
+        time.sleep(2.5)  # longer than a result stays that nobody fetches
+        content = MAGIC[:1] + answer.read()
+    file, frames = io.BytesIO(content), []
+    while frame := read_frame(file):
+        frames.append(frame)
+    assert sum(array.nbytes for array in frames[-1].arrays) > 8_000_000  # more than lies in buffers on the way
+    assert remote(frames) == local(large)
     server.ask("DELETE", f"/v1/jobs/{identity}", "alice")
 
 
