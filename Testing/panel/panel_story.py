@@ -33,6 +33,11 @@ class Story:
         """The process id of the worker; None where a server segments."""
         return self._segmenters[-1].worker_pid if self._segmenters else None
 
+    @property
+    def fewest_steps(self):
+        """More values than these are seen of the progress bar; a server leaves out what is overtaken."""
+        return 3 if self._segmenters else 1
+
     def start(self, until=lambda ui: ui.progressBar.value > 0):
         """Click Segment, and wait until it is under way."""
         click(self.ui.segmentButton)

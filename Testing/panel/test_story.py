@@ -43,7 +43,7 @@ def test_from_the_sample_to_a_scene_that_is_loaded_again(open_story, real_model,
     while story.running:
         application.wait_until(lambda: ui.progressBar.value not in seen or not story.running, 60)
         seen.append(ui.progressBar.value)
-    assert story.messages == [] and seen == sorted(seen) and len(set(seen)) > 3
+    assert story.messages == [] and seen == sorted(seen) and len(set(seen)) > story.fewest_steps
 
     node = story.choices.resultSegmentation
     card = story.widget.panel.models.card
@@ -94,7 +94,7 @@ def test_it_goes_on_where_the_event_loop_keeps_the_lock(story, locked_events):
         locked_events()
         seen.add(story.ui.progressBar.value)
     assert not story.running and story.messages == []
-    assert len(seen) > 3 and story.choices.resultSegmentation is not None
+    assert len(seen) > story.fewest_steps and story.choices.resultSegmentation is not None
 
 
 def test_cancel_then_kill_then_segment_as_if_nothing_had_happened(story, large_volume):
