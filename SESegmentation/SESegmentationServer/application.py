@@ -23,11 +23,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from SESegmentationLib.errors import SegmentationError, ServerError, available_gigabytes
+from SESegmentationLib.errors import SegmentationError, ServerError
 from SESegmentationLib.worker.messages import hello
 
 from .board import Board, ServerJob
-from .frames import MEDIA_TYPE, read_work, receive_frame
+from .frames import MEDIA_TYPE, check_memory, read_work, receive_frame
 from .installed import InstalledModels
 from .metrics import metrics_text
 from .monai_label import dicom_archive, monai_label_routes
@@ -291,9 +291,7 @@ def _check_size(request: Request, settings: Settings) -> None:
     limits = settings.limits
     if size > limits.upload_bytes + limits.header_bytes:
         raise too_large(limits.upload_bytes)
-    available = available_gigabytes()
-    if available is not None and available < 3 * size / 1e9 + limits.spare_gigabytes:  # what is sent, and as an image
-        raise full("The server has no memory for this volume at the moment.", 30, 507)
+    check_memory(size, limits)
 
 
 async def _stream(board: Board, job: ServerJob, after: int = -1) -> Response:

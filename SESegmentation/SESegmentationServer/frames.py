@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from SESegmentationLib import __version__
-from SESegmentationLib.errors import ModelError, ServerError
+from SESegmentationLib.errors import ModelError, ServerError, available_gigabytes
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.result import Grid, SegmentOptions
 from SESegmentationLib.worker.jobs import JOBS, KEPT_METADATA, RefineJob, WarmUpJob
@@ -134,11 +134,20 @@ async def _receive(chunks: AsyncIterator[bytes], limits: Limits) -> Frame:
 
 def _described(text: bytearray, limits: Limits) -> Frame:
     try:
-        return describe(text, limits.upload_bytes)
+        frame = describe(text, limits.upload_bytes)
     except FrameError as error:
         if "too large" in str(error):
             raise too_large(limits.upload_bytes) from None
         raise
+    check_memory(sum(array.nbytes for array in frame.arrays), limits)
+    return frame
+
+
+def check_memory(size: int, limits: Limits) -> None:
+    """Raise RefusalError where there is no memory for an upload of so many bytes: as it is sent, and as images."""
+    available = available_gigabytes()
+    if available is not None and available < 3 * size / 1e9 + limits.spare_gigabytes:
+        raise full("The server has no memory for this volume at the moment.", 30, 507)
 
 
 def read_work(frame: Frame, cards: Mapping[str, ModelCard]) -> Work:

@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import ssl
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -260,5 +261,11 @@ def _signals(ended: threading.Event) -> Iterator[None]:
 
 
 def _hear(ended: threading.Event) -> None:
+    def end(_number: int, _frame: object) -> None:
+        if not ended.is_set():  # it takes some seconds, more while Ray starts
+            with contextlib.suppress(OSError, ValueError):
+                os.write(sys.stdout.fileno(), b"Ending ...\n")
+        ended.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: ended.set())
+        signal.signal(number, end)

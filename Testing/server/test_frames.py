@@ -128,6 +128,17 @@ def test_what_is_too_large_is_refused_before_memory_is_taken_for_it():
     assert refusal(MAGIC + LENGTH.pack(1 << 31)).status == 413
 
 
+def test_where_memory_is_short_nothing_is_taken(monkeypatch):
+    import SESegmentationServer.frames as frames
+
+    monkeypatch.setattr(frames, "available_gigabytes", lambda: 0.1)
+    refused = refusal(BODIES[0])
+    assert refused.status == 507
+    assert int(refused.headers["Retry-After"]) > 0
+    monkeypatch.setattr(frames, "available_gigabytes", lambda: None)
+    assert read(BODIES[0])
+
+
 def test_an_upload_that_stops_is_refused_in_time():
     async def stopping() -> AsyncIterator[bytes]:
         yield BODIES[0][:50]
