@@ -82,6 +82,11 @@ def take(widget: Any) -> None:
     choices = widget.logic.getParameterNode()
     choices.model = MODEL
     save(panel_picture(), "panel-idle")
+    ui.serverSection.collapsed = False
+    ui.placeSelector.setCurrentIndex(1)
+    save(panel_picture(), "panel-server")
+    ui.placeSelector.setCurrentIndex(0)
+    ui.serverSection.collapsed = True
 
     from SESegmentationLib.panel import installation
 
