@@ -7,6 +7,7 @@
 #   make fuzz [COUNT=50000]   damaged headers, others each time
 #   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
 #   make cohort-sheet   the page to check a batch by, of 15 scans of the abdomen and 20 crops of the hippocampus
+#   make bench-cohort   200 crops on one core and on two, and what 10,000 heads would take
 #   make bench-revisions [BEFORE=...]   results, time and memory of this revision against another one
 #   make bench-server   what a request costs beyond the local worker, and how eight clients share a server
 #   make bench-sheet    how fluid that page is with 1,000 scans
@@ -30,7 +31,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-revisions bench-doubt bench-refine bench-server bench-sheet cohort-sheet experiments \
+.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-revisions bench-doubt bench-refine bench-server \
+    bench-cohort bench-sheet cohort-sheet experiments \
     lint screenshots container container-test clean
 
 help:
@@ -87,8 +89,8 @@ bench-contrasts: $(VENV)/.testing
 bench-doubt bench-refine: bench-%: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/$*.py $(if $(MODEL),--model '$(MODEL)') $(if $(MEASURE),--measure)
 
-bench-server: $(VENV)/.testing
-	$(BIN)/python Testing/benchmarks/server.py
+bench-server bench-cohort: bench-%: $(VENV)/.testing
+	$(BIN)/python Testing/benchmarks/$*.py
 
 bench-sheet: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/sheet.py

@@ -20,6 +20,7 @@ from typing import Any
 
 from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, WorkerError, install_advice
 from SESegmentationLib.files import staging_folder
+from SESegmentationLib.files.writing import remove_leftovers
 
 from .cases import Case
 from .dispatch import AT_ONCE, Lane, LaneLostError
@@ -55,6 +56,7 @@ def cluster(address: str) -> Iterator[None]:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     with contextlib.ExitStack() as opened:
         if address == LOCAL:
+            remove_leftovers(Path(tempfile.gettempdir()))  # of runs that were killed
             folder = opened.enter_context(staging_folder(Path(tempfile.gettempdir())))
             own = {"num_cpus": cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
             quiet |= own | {"_temp_dir": str(folder)}

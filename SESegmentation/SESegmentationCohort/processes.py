@@ -1,6 +1,6 @@
 """Lanes on this computer: one for each GPU; on the processor one for each core, or one with all cores for large scans.
 
-Several lanes are processes of their own, since what lies between reading and writing keeps Python's lock.
+Many lanes are processes of their own, since what lies between reading and writing keeps Python's lock in part.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from .settings import Settings
 
 #: main memory of a lane on one core, in GB (10^9 bytes): torch, what reads and writes, and a small scan
 LANE_GB = 1.5
+#: so many lanes do not hinder each other in one process
+MOST_HERE = 3
 _LOOK_S = 0.5
 
 
@@ -52,9 +54,8 @@ def local_lanes(settings: Settings, workers: int | None, small: bool) -> list[La
         memory = available_gigabytes() or float("inf")
         count = workers or (max(1, min(cores(), int(memory / LANE_GB))) if small else 1)
         places = [("cpu", threads(max(1, cores() // count)))] * count
-    if len(places) == 1:
-        return [_Here(replace(settings, device=places[0][0]), places[0][1])]
-    return [_Process(replace(settings, device=device), environment) for device, environment in places]
+    kind = _Here if len(places) <= MOST_HERE else _Process
+    return [kind(replace(settings, device=device), environment) for device, environment in places]
 
 
 def threads(count: int) -> dict[str, str]:

@@ -66,6 +66,10 @@ def _write_sheets(out: Path, records: Sequence[Record], card: ModelCard) -> None
         name = SHEET if number == 1 else SHEET.replace(".", f"-{number}.")
         entries = [_entry(record, card) for record in records[begin : begin + SCANS_A_SHEET]]
         write_whole(out / name, page(entries))
+    last = -(-len(records) // SCANS_A_SHEET)
+    for path in out.glob(SHEET.replace(".", "-*.")):  # of a time when there were more
+        if (which := path.stem.rpartition("-")[2]).isdigit() and int(which) > last:
+            path.unlink(missing_ok=True)
 
 
 def _entry(record: Record, card: ModelCard) -> dict:

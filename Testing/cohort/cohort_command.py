@@ -48,7 +48,8 @@ class Command:
 
     def stamps(self) -> dict[str, int]:
         """When each segmentation was written, by name."""
-        return {path.name: path.stat().st_mtime_ns for path in self.out.rglob("*.nii.gz")}
+        finished = (path for path in self.out.rglob("*.nii.gz") if not path.parent.name.startswith(".sesegment"))
+        return {path.name: path.stat().st_mtime_ns for path in finished}
 
     def hidden(self) -> list[Path]:
         """What should not be left."""

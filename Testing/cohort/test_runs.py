@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +18,8 @@ import psutil
 import pytest
 from cohort_command import ENVIRONMENT, Command
 
-from SESegmentationCohort import runner
+from dicom_writer import Volume, write_series
+from SESegmentationCohort import processes, runner
 from SESegmentationCohort.run import RESUME, Spread, run_cohort
 from SESegmentationCohort.settings import Settings
 from SESegmentationLib.cli import main
@@ -129,6 +132,37 @@ def test_what_failed_was_changed_or_is_not_whole_is_done_again(tmp_path, sample_
     assert not list(out.glob("*.nii.gz"))
 
 
+def test_derivatives_of_a_bids_dataset_and_results_as_dicom(tmp_path, sample_file, tiny_model, capfd):
+    import SimpleITK as sitk
+
+    pytest.importorskip("highdicom", reason="needs highdicom (extra export)")
+    volume = Volume.of(sitk.DICOMOrient(sitk.ReadImage(str(sample_file)), "LPS"))
+    uids = [write_series(volume, tmp_path / "pacs" / "study", names=f"{name}{{:03}}") for name in "ab"]
+    common = ["-m", tiny_model, "--device", "cpu", "--workers", 1]
+    arguments = [tmp_path / "pacs", "-o", tmp_path / "dicom", "--format", "dcm", "--sr", *common]
+    assert main(["cohort", *map(str, arguments)]) == 0
+    written = sorted(path.name for path in (tmp_path / "dicom").glob("*.dcm"))
+    assert written == sorted(f"{uid}{ending}" for uid in uids for ending in (".dcm", ".sr.dcm"))
+    anatomy = tmp_path / "bids" / "sub-1" / "anat"
+    anatomy.mkdir(parents=True)
+    shutil.copy(sample_file, anatomy / "sub-1_T1w.nii.gz")
+    out = tmp_path / "bids" / "derivatives" / "sesegment"
+    for more in ([], ["--resume"]):
+        assert main(["cohort", *map(str, [tmp_path / "bids", "-o", out, "--bids", *common, *more])]) == 0
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    expected = {
+        f"sub-1/anat/sub-1_desc-sesegment_{kind}" for kind in ("dseg.nii.gz", "dseg.json", "dseg.tsv", "volumes.tsv")
+    }
+    about = {"dataset_description.json", "README.md", ".bidsignore", "volumes.json"}
+    of_cohort = {"records/sub-1/anat/sub-1_T1w.json", "cohort.tsv", "failures.tsv", "sheet.html"}
+    assert files == expected | about | of_cohort
+    assert {"records/", "cohort.tsv"} <= set((out / ".bidsignore").read_text(encoding="utf-8").split())
+    assert len(Command(tmp_path, out, tiny_model).records["sub-1/anat/sub-1_T1w"].outputs) == 4
+    code = main(["cohort", *map(str, [tmp_path / "pacs", "-o", out, "-m", "brain-mr", "--resume", "--device", "cpu"])])
+    assert code == 2
+    assert "holds a cohort by the model tiny-t1, not brain-mr" in capfd.readouterr().err
+
+
 WORKER = """
 import os, sys
 import SimpleITK as sitk
@@ -182,6 +216,33 @@ def test_a_crash_costs_one_case_and_a_broken_device_ends_all(tmp_path, tiny_mode
     told = {name: (record.state, (record.error or {}).get("code")) for name, record in command.records.items()}
     expected = {str(number): ("nothing found", None) for number in range(8)}
     assert told == expected | {"3": ("failed", "worker"), "5": ("failed", "device")}
+
+
+@posix
+def test_a_process_that_is_killed_costs_no_scan(tmp_path, sample_file, tiny_model, monkeypatch, capfd):
+    """As on a computer with many cores, where lanes are processes of their own."""
+    monkeypatch.setattr(processes, "MOST_HERE", 1)
+    (tmp_path / "scans").mkdir()
+    for number in range(12):
+        shutil.copy(sample_file, tmp_path / "scans" / f"{number:02}.nii.gz")
+    command, killed = Command(tmp_path / "scans", tmp_path / "out", tiny_model), []
+
+    def kill() -> None:
+        while not killed:
+            children = multiprocessing.active_children()
+            if len(children) == 2 and command.stamps():
+                killed.append(children[0])
+                children[0].kill()
+            time.sleep(0.01)
+
+    threading.Thread(target=kill, daemon=True).start()
+    settings = Settings(str(tiny_model), command.out, device="cpu")
+    assert run_cohort(command.source, settings, Spread(workers=2), accept_licence=False) == 0
+    assert killed
+    assert len(command.stamps()) == len(command.records) == 12
+    assert {record.state for record in command.records.values()} == {"segmented"}
+    assert not command.hidden()
+    assert not multiprocessing.active_children()
 
 
 @posix
