@@ -139,6 +139,7 @@ def _environment(settings: Settings, folder: Path) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_SERVE_LOG_TO_STDERR"] = "0"
     os.environ["RAY_DEDUP_LOGS"] = "0"
+    os.environ.setdefault("RAY_worker_niceness", "0")  # users wait for it: not behind all else, as Ray has it
     # what computes has threads of its own: each hop between threads and loops more costs a small job some ms
     os.environ["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] = "0"
     os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "0"

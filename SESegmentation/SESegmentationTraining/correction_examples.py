@@ -204,7 +204,7 @@ class CorrectionExamples:
             policy, *chosen_from, doubt, int(random.choice(COUNTS, p=COUNT_SHARES)), int(random.integers(3))
         )
         made = simulate_correction(own, truth, slices, str(manner), channel)
-        if not made.edited.any():
+        if not made.edited.any() or not ((own == channel) | (made.labels == channel)).any():
             return None
         stated = manner != "stroke" and random.random() < 0.5
         known = np.where(made.edited, 1.0, np.where(made.seen, 1.0 if stated else 0.5, 0.0))

@@ -107,6 +107,20 @@ def test_examples_hide_what_was_not_looked_at(tmp_path):
         assert (example.counts[0] <= unseen.float()).all() and example.counts.any()
 
 
+def test_a_structure_that_is_nowhere_to_be_seen_gives_no_example(tmp_path):
+    """The one structure lies where nobody looks and the model has none of it; the other is corrected in its slices."""
+    own, truth = np.zeros((2, 12, 12, 12), np.uint8)
+    own[2:5, 3:6, 3:6], truth[2:5, 3:8, 3:8] = 1, 1
+    truth[10:, 10:, 10:] = 2
+    probabilities = np.stack([own == channel for channel in range(3)]).astype(np.uint8) * 255
+    path = tmp_path / "case.npz"
+    SegmentedCase(np.random.default_rng(0).random(own.shape, np.float32), probabilities, own, truth, (), "case").save(
+        path
+    )
+    example = CorrectionExamples([path], 12, 1.0, 0).draw(60)
+    assert len(example.truth) == 60
+
+
 def test_harm_costs_more_than_the_same_good_gains():
     """What was right and is spoilt weighs more than what was wrong and is left."""
     truth = torch.zeros(1, 8, 8, 8)
