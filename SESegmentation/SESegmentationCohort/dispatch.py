@@ -23,6 +23,10 @@ MOST_TRIES = 3
 PATIENCE_S = 300.0
 
 
+#: what became of a case; or why it was given up, of which nothing is recorded yet
+Told = Outcome | tuple[Case, SegmentationError]
+
+
 class LaneLostError(Exception):
     """The process or node is gone; another one, or the same anew, can go on."""
 
@@ -49,6 +53,7 @@ class Lane(Protocol):
 class _Task:
     case: Case
     lost: int = 0  # so many times with its lane
+    times: int = 0  # that its lane had been started when it was given this
 
 
 @dataclass
@@ -78,11 +83,9 @@ class Dispatcher:
         self._left = 0
         self._ended = False
         self._failures: list[SegmentationError] = []
-        self._told: queue.SimpleQueue[Outcome | _Task | None] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[Told | None] = queue.SimpleQueue()
 
-    def run(
-        self, cases: Sequence[Case], tick_s: float = 1.0
-    ) -> Iterator[Outcome | tuple[Case, SegmentationError] | None]:
+    def run(self, cases: Sequence[Case], tick_s: float = 1.0) -> Iterator[Told | None]:
         """What becomes of each case, as it comes; None where nothing came for ``tick_s``.
 
         Of a case that was lost too often its error comes, of which nothing is recorded yet.
@@ -114,7 +117,7 @@ class Dispatcher:
                     working -= 1
                     continue
                 self._left -= 1
-                yield told if isinstance(told, Outcome) else (told.case, _lost_too_often())
+                yield told
             if self._left:
                 raise self._failures[0]
         finally:
@@ -128,70 +131,75 @@ class Dispatcher:
             work.lane.close()
 
     def _work(self, work: _Work) -> None:
+        """What each thread of a lane does."""
         try:
-            while True:
+            while not self._ended:
                 try:
-                    times = self._start(work)
+                    self._start(work)
                 except LaneLostError:
                     continue
-                task = self._take(work)
-                if task is None:
-                    return
-                try:
-                    done = work.lane.run(task.case)
-                except LaneLostError:
-                    self._lose(work, task, times)
-                    continue
-                with self._changed:
-                    work.count -= 1
-                    work.alone = False
-                    if isinstance(done, SegmentationError):
-                        self._waiting.appendleft(task)
-                    self._changed.notify_all()
-                if isinstance(done, SegmentationError):
-                    raise done
-                self._told.put(done)
+                if task := self._take(work):
+                    self._do(work, task)
         except Exception as error:  # the other lanes go on
             self._failures.append(as_segmentation_error(error))
         finally:
             self._told.put(None)
 
-    def _start(self, work: _Work) -> int:
-        """See that a lane is there; how many times it was started."""
+    def _start(self, work: _Work) -> None:
+        """See that a lane is there."""
         with work.starting:
             if not work.ready and not self._ended:
                 work.lane.start()
-                work.ready = True
-                work.times += 1
-            return work.times
+                with self._changed:
+                    work.ready = True
+                    work.times += 1
+                    self._changed.notify_all()
 
     def _take(self, work: _Work) -> _Task | None:
-        """The next case for a lane, as soon as there is one; None where there will be none."""
+        """The next case for a lane, as soon as there is one; None where the lane is lost meanwhile, or all is ended."""
         with self._changed:
-            while not self._ended:
+            while work.ready and not self._ended:
                 if self._lost and not work.count:
                     work.alone = True
-                    work.count = 1
-                    return self._lost.popleft()
+                    return self._taken(work, self._lost.popleft())
                 if self._waiting and not work.alone:
-                    work.count += 1
-                    return self._waiting.popleft()
+                    return self._taken(work, self._waiting.popleft())
                 self._changed.wait()
             return None
 
-    def _lose(self, work: _Work, task: _Task, times: int) -> None:
-        """A case was lost with its lane, which was started so many times until then."""
+    @staticmethod
+    def _taken(work: _Work, task: _Task) -> _Task:
+        work.count += 1
+        task.times = work.times
+        return task
+
+    def _do(self, work: _Work, task: _Task) -> None:
+        """Have a lane do a case; an error that concerns all cases is raised."""
+        done: Told | SegmentationError | None
+        try:
+            done = work.lane.run(task.case)
+        except LaneLostError:
+            done = None
+        except Exception as error:  # whatever it is, each case is told of
+            done = task.case, as_segmentation_error(error)
         with self._changed:
             work.count -= 1
             work.alone = False
-            if work.times == times:  # else another thread has started it again meanwhile
-                work.ready = False
-            task.lost += 1
-            if task.lost == MOST_TRIES:
-                self._told.put(task)
-            else:
-                self._lost.append(task)
+            if done is None:
+                # where it was started again meanwhile, another thread has seen that it was lost
+                work.ready = work.ready and work.times != task.times
+                task.lost += 1
+                if task.lost < MOST_TRIES:
+                    self._lost.append(task)
+                else:
+                    done = task.case, _lost_too_often()
+            elif isinstance(done, SegmentationError):
+                self._waiting.appendleft(task)
             self._changed.notify_all()
+        if isinstance(done, SegmentationError):
+            raise done
+        if done is not None:
+            self._told.put(done)
 
 
 def _lost_too_often() -> WorkerError:

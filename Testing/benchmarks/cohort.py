@@ -44,6 +44,7 @@ class Run:
         seconds: of the whole command.
         between: from the first result to the last, in s.
         processor: seconds of all its processes on the processor.
+        beside: of all but the one with the network, start included.
         others: share of its cores that other programs took meanwhile, 0 to 1.
         records: of what was done.
     """
@@ -51,6 +52,7 @@ class Run:
     seconds: float
     between: float
     processor: float
+    beside: float
     others: float
     records: list[Record]
 
@@ -91,7 +93,14 @@ def run(volumes: list[Path], model: str, device: str, cores: set[int] | None) ->
         others = max(0.0, busy - sum(spent.values())) / (seconds * len(own))
         records = Records(out)
         written = sorted(path.stat().st_mtime for path in records.files())
-        return Run(seconds, written[-1] - written[0], sum(spent.values()), others, list(records.all()))
+        return Run(
+            seconds,
+            written[-1] - written[0],
+            sum(spent.values()),
+            sum(spent.values()) - max(spent.values()),
+            others,
+            list(records.all()),
+        )
 
 
 def _processor_seconds(pid: int) -> dict[int, float]:
@@ -144,7 +153,7 @@ def measure_heads(device: str, count: int, head_seconds: float | None, console: 
     beside = ("reading", "writing")
     networks = [sum(s for name, s in report["timings_s"].items() if name not in beside) for report in reports]
     network = statistics.median(networks)
-    rest = (done.processor - sum(networks) * (len(os.sched_getaffinity(0)) if device == "cpu" else 1)) / count
+    rest = done.beside / count
     megabytes = HEAD.stat().st_size / 1e6
     written = statistics.median(len(record.to_json()) for record in done.records) / 1e6
     console.print(

@@ -41,9 +41,8 @@ class FakeLane:
                 self.generation += 1
                 self.up = False
                 raise LaneLostError
-            if generation != self.generation:  # lost with another case
+            if generation != self.generation or not self.up:  # lost with another case, or before
                 raise LaneLostError
-            assert self.up
             if len(self.done) >= self.ends_after:
                 return DeviceError("The GPU is gone.", "Look.")
             self.done.append(case.name)
@@ -75,6 +74,18 @@ def test_a_case_that_kills_its_lane_is_given_up_and_those_beside_it_are_not(coun
     assert done == [case.name for case in CASES if case.name not in bad]
     assert sum(lane.generation for lane in lanes) == MOST_TRIES * len(bad)
     assert sum(lane.starts for lane in lanes) <= count + MOST_TRIES * len(bad)
+
+
+def test_a_mistake_of_the_program_costs_one_case():
+    class Mistaken(FakeLane):
+        def run(self, case: Case):
+            if case.name == "case05":
+                raise KeyError("mistake")
+            return super().run(case)
+
+    done, given_up = all_told(Mistaken(), Mistaken())
+    assert given_up == ["case05"]
+    assert len(done) == len(CASES) - 1
 
 
 def test_lanes_that_cannot_go_on_leave_their_cases_to_others():
