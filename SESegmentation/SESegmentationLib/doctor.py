@@ -102,7 +102,8 @@ def examine_server(address: str, certificate: Path | None = None) -> list[Check]
     Args:
         address, certificate: see :func:`.client.servers.server_at`.
     """
-    from .client.servers import AddressBook, Link, LostError, server_at
+    from .client.link import Link, LostError
+    from .client.servers import AddressBook, server_at
 
     checks: list[Check] = []
     try:

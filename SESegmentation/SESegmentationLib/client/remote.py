@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +37,10 @@ from ..worker.messages import (
     as_segmentation_error,
     error_of,
     read_frame,
-    write_frame,
 )
 from . import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent
-from .servers import BLOCK, Link, LostError, Server, UnknownJobError
+from .link import INTRODUCED_SECONDS, Body, Link, LostError, Stream, UnknownJobError
+from .servers import Server
 
 #: phases of a job on a server besides those of the worker; QUEUE with the number in the queue after it
 SENDING, QUEUE, AGAIN, RESTARTED = "sending", "queue", "connecting again", "begin again on another replica"
@@ -62,58 +62,6 @@ class Patience:
 
     lost: float = 60.0
     stall: float = 300.0
-
-
-class _Body:
-    """A frame as the body of a request: its length is known, and its blocks are views of the arrays themselves.
-
-    Args:
-        header, arrays: of the frame.
-        on_block: called with the share (0 to 1) that was sent, before each block; may raise.
-    """
-
-    def __init__(self, header: dict[str, Any], arrays: Sequence[np.ndarray], on_block: Callable[[float], None]) -> None:
-        self._pieces: list[memoryview] = []
-        write_frame(self, header, arrays)
-        self._on_block = on_block
-
-    def write(self, data: memoryview) -> int:
-        """Called by :func:`.write_frame`."""
-        self._pieces.append(data)
-        return len(data)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._pieces))
-
-    def __iter__(self) -> Iterator[memoryview]:
-        sent, length = 0, len(self)
-        for piece in self._pieces:
-            for begin in range(0, len(piece), BLOCK):
-                block = piece[begin : begin + BLOCK]
-                self._on_block(sent / length)
-                yield block
-                sent += len(block)
-
-
-class _Stream:
-    """What a server sends, for :func:`.read_frame`.
-
-    Attributes:
-        ended: whether that was all.
-    """
-
-    def __init__(self, response: requests.Response) -> None:
-        self._raw = response.raw
-        self.ended = False
-
-    def readinto(self, buffer: memoryview) -> int:
-        try:
-            block = self._raw.read(min(len(buffer), BLOCK), decode_content=False)
-        except Exception as error:  # urllib3's own
-            raise ConnectionError(str(error)) from error
-        buffer[: len(block)] = block
-        self.ended = not block
-        return len(block)
 
 
 class Delivery:
@@ -157,13 +105,16 @@ class Delivery:
     def run(self, tell: Callable[[Event], None]) -> None:
         """Deliver the job, and tell what becomes of it; last its result or failure."""
         self._tell = tell
+        answers = contextlib.ExitStack()
         try:
             self._refuse_unfit()
-            event: Event = self._deliver()
+            event: Event = self._deliver(answers)
         except Exception as error:
             event = FailureEvent(self._number, as_segmentation_error(error))
         self._arrays = None
         tell(event)
+        with contextlib.suppress(Exception):  # all is told
+            answers.close()
         self.forget()
 
     def cancel(self) -> None:
@@ -179,7 +130,7 @@ class Delivery:
 
     def _refuse_unfit(self) -> None:
         """Raise SegmentationError where the server cannot do the job, before any of it is sent."""
-        introduction = self._link.introduction()
+        introduction = self._link.introduction(INTRODUCED_SECONDS)
         _check_model(introduction, self._card, self._server)
         most = dict(introduction.get("limits") or {}).get("bytes")
         size = sum(array.nbytes for array in self._arrays or [])
@@ -189,16 +140,21 @@ class Delivery:
                 "Segment a part of it (in Slicer: Crop Volume), or compute on this computer.",
             )
 
-    def _deliver(self) -> Event:
-        """The event in which the job ends. A lost connection is made again, until that is in vain for too long."""
+    def _deliver(self, answers: contextlib.ExitStack) -> Event:
+        """The event in which the job ends. A lost connection is made again, until that is in vain for too long.
+
+        Args:
+            answers: closes those of the server.
+        """
         lost_at, pause = None, 0.2
         while True:
             try:
-                with self._open() as response:
-                    for frame in self._frames(response):
-                        lost_at, pause = None, 0.2
-                        if event := self._receive(frame):
-                            return event
+                response = answers.enter_context(self._open())
+                for frame in self._frames(response):
+                    lost_at, pause = None, 0.2
+                    if event := self._receive(frame):
+                        answers.callback(response.raw.read)  # to the end: then the connection is of use again
+                        return event
             except LostError as lost:
                 now = time.monotonic()
                 lost_at = now if lost_at is None else lost_at
@@ -222,7 +178,7 @@ class Delivery:
         if self._is_there:
             return self._link.request("GET", self._path + ("" if self._last is None else f"?after={self._last}"))
         self._is_there = True  # some of it at least; whether the whole, the server knows
-        return self._link.request("PUT", self._path, _Body(self._header, self._arrays or [], self._on_block))
+        return self._link.request("PUT", self._path, Body(self._header, self._arrays or [], self._on_block))
 
     def _on_block(self, share: float) -> None:
         self._check_cancelled()
@@ -230,7 +186,7 @@ class Delivery:
 
     def _frames(self, response: requests.Response) -> Iterator[Frame]:
         """What the server sends; LostError where that ends before the job does."""
-        stream = _Stream(response)
+        stream = Stream(response)
         lost = LostError(ServerError(f"The server {self._server} does not go on.", _AGAIN))
         while True:
             try:

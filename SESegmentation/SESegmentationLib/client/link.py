@@ -1,0 +1,235 @@
+"""Requests to one server, and what goes through them: the body of a job, and the stream of what becomes of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import requests
+
+from ..errors import ERRORS_BY_CODE, SegmentationError, ServerError, plain
+from ..files.json_files import parse_json
+from ..worker.messages import check_version, write_frame
+from .servers import TOKEN_VARIABLE, Server
+
+FRAMES = "application/x-sesegmentation-frames"
+#: read and written at once, in bytes
+BLOCK = 1 << 18
+#: until a server answers a call, or takes a block; until it gives a sign of life of a job that it has, in s
+CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 20.0
+#: for so long what a server told of itself is taken for true, in s
+INTRODUCED_SECONDS = 10.0
+#: a busy server, or one behind a proxy that does not reach it just now
+_TRANSIENT = (429, 502, 503, 504)
+_LARGEST_JSON = 1 << 20
+
+
+class LostError(Exception):
+    """A server cannot be reached just now, or takes nothing.
+
+    Attributes:
+        error: what to tell the user if that lasts.
+        wait: how long the server asks to wait, in s; None where it was not the server that answered.
+    """
+
+    def __init__(self, error: SegmentationError, wait: float | None = None) -> None:
+        super().__init__(error.cause)
+        self.error = error
+        self.wait = wait
+
+
+class UnknownJobError(ServerError):
+    """A server knows no such job, or no such path at all."""
+
+
+class Link:
+    """Requests to one server. Nothing is sent on to another address.
+
+    Attributes:
+        server: which.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._session = requests.Session()
+        self._session.trust_env = not server.is_here  # a proxy leads away from this computer
+        self._token: str | None = None
+        self._introduction: dict[str, Any] = {}
+        self._introduced = -math.inf
+
+    def close(self) -> None:
+        """Close connections that are idle."""
+        self._session.close()
+
+    def request(
+        self, method: str, path: str, body: Iterable[memoryview] | None = None, signed: bool = True
+    ) -> requests.Response:
+        """The answer to a request, with its content still to be read.
+
+        Args:
+            method, path: of HTTP.
+            body: of a known length.
+            signed: send the token.
+
+        Raises:
+            LostError: the server cannot be reached just now.
+            SegmentationError: it knows no such job (UnknownJobError), refuses, or cannot be trusted.
+        """
+        try:
+            response = self._session.request(
+                method,
+                f"{self.server.url}{path}",
+                data=body,  # type: ignore[arg-type]
+                headers={"Accept-Encoding": "identity"} | ({} if body is None else {"Content-Type": FRAMES}),
+                auth=self._sign if signed else lambda request: request,  # or requests looks into .netrc
+                timeout=(CONNECT_SECONDS, SILENCE_SECONDS),
+                allow_redirects=False,
+                stream=True,
+                verify=str(self.server.certificate or "") or True,
+            )
+        except (requests.RequestException, OSError) as error:
+            raise self._failure(error) from error
+        if response.status_code in (200, 204):
+            return response
+        with response:
+            raise self._refusal(response)
+
+    def introduction(self, seconds: float = 0.0) -> dict[str, Any]:
+        """What the server tells of itself: version, models, limits and queue.
+
+        Args:
+            seconds: for so long what it told last is taken for true.
+
+        Raises:
+            SegmentationError: it cannot be reached or trusted, refuses, or speaks another version.
+        """
+        if time.monotonic() - self._introduced < seconds:
+            return self._introduction
+        try:
+            with self.request("GET", "/v1/server") as response:
+                introduction = _json_of(response)
+        except LostError as lost:
+            raise lost.error from lost
+        check_version(introduction, self.server.name)
+        self._introduction, self._introduced = introduction, time.monotonic()
+        return introduction
+
+    def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Put the token into the header, where there is one."""
+        self._token = self._token if self._token is not None else self.server.token()
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+    def _failure(self, error: Exception) -> Exception:
+        """What it means that there is no answer."""
+        name, text = self.server.name, str(error)
+        if "CERTIFICATE_VERIFY_FAILED" in text or "doesn't match" in text:
+            reasons = {
+                "expired": "it has expired",
+                "match": "it is not for this address",
+                "valid for": "it is not for it",
+            }
+            reason = next((reason for word, reason in reasons.items() if word in text), "its issuer is not known here")
+            return ServerError(
+                f"The certificate of the server {name} cannot be trusted: {reason}.",
+                "Ask the server's owner for the file of its certificate, and choose it.",
+            )
+        if isinstance(error, requests.exceptions.SSLError) and ("WRONG_VERSION" in text or "HTTP_REQUEST" in text):
+            return ServerError(f"The server {name} does not encrypt (TLS).", "Ask its owner for the right address.")
+        cause = f"The server {name} cannot be reached."
+        if isinstance(error, requests.exceptions.Timeout):
+            cause = f"The server {name} does not answer."
+        elif "NameResolution" in text or "getaddrinfo" in text or "Name or service" in text:
+            cause = f"No computer is called as in the address {name}."
+        return LostError(ServerError(cause, "Check its address, whether it runs, and the network of this computer."))
+
+    def _refusal(self, response: requests.Response) -> Exception:
+        """What a status other than success means."""
+        status, name, told = response.status_code, self.server.name, _json_of(response)
+        cause, remedy = (plain(str(told.get(key, "")))[:400] for key in ("cause", "remedy"))
+        if status == 401:
+            self._token = None  # it may be another one next time
+            remedy = f"Ask its owner for a token, and store it in the panel or in the variable {TOKEN_VARIABLE}."
+            return ServerError(cause or f"The server {name} does not accept the token.", remedy)
+        if status == 404 and response.request.method != "PUT":
+            return UnknownJobError(
+                f"What answers at {self.server.url} is no SESegmentation server.", "Check the address."
+            )
+        kind = ERRORS_BY_CODE.get(str(told.get("code")), ServerError)
+        error = kind(
+            cause or f"The server {name} refuses (status {status}).", remedy or "Check its address; or ask its owner."
+        )
+        if status not in _TRANSIENT:
+            return error
+        wait = response.headers.get("Retry-After", "")
+        return LostError(error, (float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0) if cause else None)
+
+
+def _json_of(response: requests.Response) -> dict[str, Any]:
+    """The JSON object in an answer; an empty one where there is none."""
+    content = bytearray()
+    try:
+        for block in response.iter_content(BLOCK):
+            content += block
+            if len(content) > _LARGEST_JSON:
+                return {}
+        found = parse_json(bytes(content), _LARGEST_JSON)
+    except (requests.RequestException, OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Body:
+    """A frame as the body of a request: its length is known, and its blocks are views of the arrays themselves.
+
+    Args:
+        header, arrays: of the frame.
+        on_block: called with the share (0 to 1) that was sent, before each block; may raise.
+    """
+
+    def __init__(self, header: dict[str, Any], arrays: Sequence[np.ndarray], on_block: Callable[[float], None]) -> None:
+        self._pieces: list[memoryview] = []
+        write_frame(self, header, arrays)
+        self._on_block = on_block
+
+    def write(self, data: memoryview) -> int:
+        """Called by :func:`.write_frame`."""
+        self._pieces.append(data)
+        return len(data)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._pieces))
+
+    def __iter__(self) -> Iterator[memoryview]:
+        sent, length = 0, len(self)
+        for piece in self._pieces:
+            for begin in range(0, len(piece), BLOCK):
+                block = piece[begin : begin + BLOCK]
+                self._on_block(sent / length)
+                yield block
+                sent += len(block)
+
+
+class Stream:
+    """What a server sends, for :func:`.read_frame`.
+
+    Attributes:
+        ended: whether that was all.
+    """
+
+    def __init__(self, response: requests.Response) -> None:
+        self._raw = response.raw
+        self.ended = False
+
+    def readinto(self, buffer: memoryview) -> int:
+        try:
+            block = self._raw.read(min(len(buffer), BLOCK), decode_content=False)
+        except Exception as error:  # urllib3's own
+            raise ConnectionError(str(error)) from error
+        buffer[: len(block)] = block
+        self.ended = not block
+        return len(block)
