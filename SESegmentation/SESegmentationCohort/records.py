@@ -6,6 +6,7 @@ They lie in the folder ``records`` of the results. A record is put in its place 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,6 +19,8 @@ from SESegmentationLib.files.json_files import read_json, to_json
 from SESegmentationLib.models import sha256_of
 
 FOLDER = "records"
+#: of results that somebody has changed, and that are not to be lost where they are made anew
+CHANGED_FOLDER = "changed"
 _ENDING = ".json"
 FORMAT = "SESegmentation cohort 1"
 SEGMENTED, NOTHING, FAILED = "segmented", "nothing found", "failed"
@@ -133,6 +136,19 @@ class Records:
             )
         except OSError:
             return False
+
+    def set_changed_aside(self, record: Record) -> None:
+        """Move outputs that are no longer as they were written, such as corrected ones, into ``CHANGED_FOLDER``."""
+        for place, digest in record.outputs.items():
+            path = self.out / place
+            if not path.is_file() or sha256_of(path) == digest:
+                continue
+            for number in itertools.count():
+                aside = self.out / CHANGED_FOLDER / (str(number) if number else "") / place
+                if not aside.exists():
+                    break
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(aside)
 
     def place_of(self, path: Path) -> str:
         """An output as records list it."""

@@ -99,6 +99,8 @@ class CaseRunner:
             known = self._records.read(case.name)
             if self._settings.resume and known and known.key == key and self._records.is_done(known):
                 return Outcome(case, known.state, kept=True)
+            if known:
+                self._records.set_changed_aside(known)
             try:
                 record = self._do(case, content, key, known, begin)
                 return Outcome(case, record.state)

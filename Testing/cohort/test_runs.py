@@ -121,6 +121,7 @@ def test_what_failed_was_changed_or_is_not_whole_is_done_again(tmp_path, sample_
     (scans / "empty.nii.gz").unlink()
     assert done("--resume") == (2, {f"{name}.nii.gz" for name in ("b", "c", "d", "e", "nowhere")})
     assert (out / "c.nii.gz").read_bytes() == content
+    assert (out / "changed" / "c.nii.gz").read_bytes() == content[:-1]  # it may be what somebody has corrected
     assert not (out / "f.nii.gz").exists()
     assert command.records["f"].state == "failed"
     assert done("--resume") == (2, set())
