@@ -24,12 +24,12 @@ class Faults:
         self._installed = False
 
     def install(self) -> None:
-        """Start to listen. A second call does nothing."""
+        """Listen, again where a library has taken Python's hooks since."""
+        sys.excepthook = self._on_exception
+        threading.excepthook = lambda args: self._on_exception(args.exc_type, args.exc_value, args.exc_traceback)
         if self._installed:
             return
         self._installed = True
-        sys.excepthook = self._on_exception
-        threading.excepthook = lambda args: self._on_exception(args.exc_type, args.exc_value, args.exc_traceback)
         vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)  # they come back in the report of the test
         self._on_vtk_error.CallDataType = vtk.VTK_STRING
         vtk.vtkOutputWindow.GetInstance().AddObserver(vtk.vtkCommand.ErrorEvent, self._on_vtk_error)

@@ -65,7 +65,7 @@ SLIPS = [
     ("panel/structure_table.py", "header.setSortIndicator(", "header.setSortIndikator("),
     ("panel/structure_table.py", '"cellClicked(int,int)"', '"cellClick(int,int)"'),
     ("panel/structure_table.py", "_table.setCurrentCell(", "_table.setCurentCell("),
-    ("panel/structure_table.py", "setIcon(_traffic_light", "setIkon(_traffic_light"),
+    ("panel/structure_table.py", "setIcon(_lamp(", "setIkon(_lamp("),
     ("panel/result_view.py", "acceptButton.shortcut = ", "acceptButton.shortcuts = "),
     ("panel/result_view.py", "editor.setSourceVolumeNode(", "editor.setSourceVolume("),
     ("panel/result_view.py", '"SegmentEditor"', '"SegmentsEditor"'),

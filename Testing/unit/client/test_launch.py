@@ -76,7 +76,8 @@ import SESegmentationLib.client, SESegmentationLib.worker
 for package in (SESegmentationLib.client, SESegmentationLib.worker):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
-allowed = {"SESegmentationLib", "numpy", "SimpleITK", "swig_runtime_data5"}
+requests = {"requests", "backports", "certifi", "charset_normalizer", "cython_runtime", "idna", "urllib3"}
+allowed = {"SESegmentationLib", "numpy", "SimpleITK", "swig_runtime_data5", *requests}
 tops = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
 print(sorted(name for name in tops if not name.startswith("_") and name not in allowed))
 """
