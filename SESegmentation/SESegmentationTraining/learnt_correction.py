@@ -26,6 +26,7 @@ from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelCard, find_model
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.networks.losses import smoothed_dice
+from SESegmentationLib.networks.weights import to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 
 from .correction_examples import CorrectionExamples, Example, segment_cases
@@ -162,13 +163,10 @@ def train_correction(dataset: Path, recipe: CorrectionRecipe, output: Path, prog
 def write_correction(
     output: Path, network: CorrectionNetwork, recipe: CorrectionRecipe, model: ModelCard, split: Split, seconds: float
 ) -> Path:
-    """Write weights in half precision and their card, which names data, licence and split; the weights' file."""
+    """Write weights of 8 bits and their card, which names data, licence and split; the weights' file."""
     path = output / "correction.safetensors"
-    tensors = {
-        key: (value.half() if value.is_floating_point() else value).contiguous()
-        for key, value in network.state_dict().items()
-    }
-    write_whole(path, save(tensors))
+    halved = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
+    write_whole(path, save({key: value.contiguous() for key, value in to_eight_bits(halved).items()}))
     data = model.training.get("data", model.title)
     card = {
         "format": 1,

@@ -2,9 +2,9 @@
 
 A network that was trained on mistakes of other networks and on corrections of them (``networks/correction.py``)
 predicts how the probabilities of each corrected structure change, and how much better that will be. Where it expects
-no gain, or where it would not have found a corrected slice that was held out, the structure stays as it is; for models
-whose mistakes it did not learn from, held-out slices even have to become better. A structure that was not corrected
-changes only where a corrected one gives way or takes room.
+no gain the structure stays as it is; with models whose mistakes it did not learn from, also where corrected slices that
+were held out do not become better. A structure that was not corrected changes only where a corrected one gives way or
+takes room.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ..inference.postprocess import divide
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
 from ..networks.losses import smoothed_dice
+from ..networks.weights import from_eight_bits
 
 #: beside the module, as its icons are
 FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Correction"
@@ -84,7 +85,7 @@ class Judgement:
 
     Attributes:
         expected: gain in Dice on the other slices.
-        hidden: gain in Dice on corrected slices when they were hidden; None where that cannot be tried, or need not.
+        hidden: gain in Dice on corrected slices when they were hidden; None where that cannot or need not be tried.
         taken: whether the structure is corrected.
         divided: whether it shares slices with another by the card's plane, which follows the corrected slices.
     """
@@ -151,8 +152,9 @@ class LearntCorrection:
             seen = _Structure.of(present, shown, channel)
             logits, expected = self._apply(seen.corrected)
             promising = expected >= self.least_gain
-            hidden = self._hidden_gain(seen) if promising else None
-            taken = promising and self._proven(hidden, card)
+            known = self.knows(card)
+            hidden = self._hidden_gain(seen) if promising and not known else None
+            taken = promising and (known or (hidden is not None and hidden >= PROOF))
             divided = card.dividing_plane is not None and card.labels[channel - 1].value in card.dividing_plane.values
             judgements[channel] = Judgement(expected, hidden, taken, divided)
             if taken:
@@ -168,11 +170,6 @@ class LearntCorrection:
     def knows(self, card: ModelCard) -> bool:
         """Whether mistakes of this very model were learnt from."""
         return card.name in self.card["models"]
-
-    def _proven(self, hidden: float | None, card: ModelCard) -> bool:
-        if self.knows(card):
-            return hidden is None or hidden >= 0
-        return hidden is not None and hidden >= PROOF
 
     @torch.inference_mode()
     def _apply(self, corrected: Corrected) -> tuple[Tensor, float]:
@@ -319,11 +316,9 @@ def _load(folder: Path) -> LearntCorrection:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         network = CorrectionNetwork(tuple(card["channels"]))
+        weights = from_eight_bits(load_file(folder / WEIGHTS))
         network.load_state_dict(
-            {
-                key: value.float() if value.is_floating_point() else value
-                for key, value in load_file(folder / WEIGHTS).items()
-            }
+            {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
         )
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(

@@ -14,6 +14,7 @@ from SESegmentationLib.errors import ModelError
 from SESegmentationLib.models import find_model
 from SESegmentationLib.models.store import _PACKAGE
 from SESegmentationLib.networks.correction import CorrectionNetwork
+from SESegmentationLib.networks.weights import from_eight_bits
 from SESegmentationLib.refine import learnt_correction
 from SESegmentationLib.refine.learnt_correction import FOLDER, CropCorrections, CropPrediction, LearntCorrection
 from SESegmentationTraining.dataset import split_cases
@@ -53,6 +54,10 @@ def shown(present, numbers, known=1.0):
     return CropCorrections(channels, mask)
 
 
+#: models whose mistakes were learnt from, not the one at hand
+OTHERS = ("another",)
+
+
 def learnt(network, least=0.0, models=("tiny-t1", "hippocampus-t1")):
     return LearntCorrection(network, {"least_gain": least, "models": models})
 
@@ -64,14 +69,15 @@ def test_a_missed_end_is_found_and_the_neighbour_stays(present, tiny_engine):
     assert (after[4:16, 3:12, 5:12] == 1).all() and (after[4:16, 12:15, 5:12] == 2).all()
     assert torch.allclose(outcome.probabilities.sum(0), torch.tensor(1.0), atol=1e-4)
     (judged,) = outcome.judgements.values()
-    assert judged.taken and judged.hidden > 0
+    assert judged.taken and judged.hidden is None  # of a model that is known, what is expected is enough
 
 
 @pytest.mark.parametrize(("numbers", "taken"), [([6, 12], True), ([6, 7], False), ([6], False)], ids=str)
 def test_for_other_models_hidden_slices_have_to_become_better(present, tiny_engine, numbers, taken):
     """Neighbours, and a single slice, prove nothing."""
-    outcome = learnt(Growing(), models=("another",)).correct(present, shown(present, numbers), tiny_engine.card)
+    outcome = learnt(Growing(), models=OTHERS).correct(present, shown(present, numbers), tiny_engine.card)
     assert outcome.judgements[1].taken == (outcome.probabilities is not None) == taken
+    assert outcome.judgements[1].hidden is None or outcome.judgements[1].hidden > 0
 
 
 @pytest.mark.parametrize("least", [0.05, 0.2])
@@ -82,10 +88,10 @@ def test_what_is_expected_decides(present, tiny_engine, least):
 
 def test_what_makes_a_hidden_slice_worse_is_left(present, tiny_engine):
     darker = replace(present, image=-present.image)
-    outcome = learnt(Growing()).correct(darker, shown(present, [6, 12]), tiny_engine.card)
+    outcome = learnt(Growing(), models=OTHERS).correct(darker, shown(present, [6, 12]), tiny_engine.card)
     assert outcome.judgements[1].hidden < 0 and outcome.probabilities is None
     # neighbours cannot be hidden from each other: they tell the same
-    together = learnt(Growing()).correct(present, shown(present, [6, 7]), tiny_engine.card)
+    together = learnt(Growing(), models=OTHERS).correct(present, shown(present, [6, 7]), tiny_engine.card)
     assert together.judgements[1].hidden is None
 
 
@@ -135,9 +141,9 @@ def test_damaged_or_missing_weights_are_told(tmp_path):
 def test_what_is_shipped_names_its_data_and_never_saw_the_test_cases():
     card = json.loads((FOLDER / "correction.json").read_text(encoding="utf-8"))
     weights = load_file(FOLDER / "correction.safetensors")
-    assert all(value.dtype == torch.float16 for value in weights.values() if value.is_floating_point())
-    assert sum(value.numel() * value.element_size() for value in weights.values()) < 4e6
-    CorrectionNetwork(tuple(card["channels"])).load_state_dict(weights)
+    assert all(value.dtype == torch.int8 for value in weights.values() if value.dim() > 1)
+    assert sum(value.numel() * value.element_size() for value in weights.values()) < 1.5e6
+    CorrectionNetwork(tuple(card["channels"])).load_state_dict(from_eight_bits(weights))
     split, model = card["split"], _hippocampus().card
     assert set(split["test"]) == set(model.training["test_cases"]) and card["licence"]["spdx"] == model.licence.spdx
     names = [name for part in split.values() for name in part]

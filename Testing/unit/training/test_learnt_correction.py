@@ -17,6 +17,7 @@ from SESegmentationLib.errors import InputError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks.correction import CorrectionNetwork
+from SESegmentationLib.networks.weights import from_eight_bits
 from SESegmentationTraining import learnt_correction
 from SESegmentationTraining.correction_examples import (
     CorrectionExamples,
@@ -82,9 +83,9 @@ def test_it_is_trained_resumed_and_written_with_its_split(train, capsys):
     assert card["split"] == {"training": ["a"], "validation": [], "test": ["b"]}
     assert card["licence"]["spdx"] and card["least_gain"] == QUICK.least_gain and card["data"]
     assert {path.name.split("+")[0].split(".")[0] for path in (first.parent / "mistakes").iterdir()} == {"a"}
-    weights = load_file(first)
+    weights = from_eight_bits(load_file(first))
     CorrectionNetwork(tuple(card["channels"])).load_state_dict(weights)
-    resumed = load_file(train(steps=3))
+    resumed = from_eight_bits(load_file(train(steps=3)))
     assert any(not torch.equal(value, weights[key]) for key, value in resumed.items())
     steps = [json.loads(line)["step"] for line in (first.parent / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert steps == [2, 3]
