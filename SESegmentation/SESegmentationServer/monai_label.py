@@ -152,6 +152,9 @@ def monai_label_routes(board: Board, cards: Cards, with_tokens: bool, archive: A
 
     @router.post("/auth/token")
     async def login(request: Request) -> dict[str, str]:
+        length = request.headers.get("content-length", "")  # nobody knows yet who asks
+        if not length.isdecimal() or len(length) > 9 or int(length) > FIELD_BYTES:
+            raise RefusalError(413, InputError("This is no form of a name and a token.", "Send both, and no more."))
         # the password is the token itself; whether it is good is said where it is used
         async with request.form(max_files=0, max_fields=FIELDS, max_part_size=FIELD_BYTES) as form:
             return {"access_token": str(form.get("password", "")), "token_type": "bearer"}

@@ -205,6 +205,8 @@ def test_a_user_signs_in_with_name_and_token(tmp_path, crop):
         assert client.auth_enabled()
         with pytest.raises(module.client.MONAILabelClientException):
             client.info()
+        for body in (b"password=" + b"x" * 1_000_000, iter([b"password=", b"x" * 1_000_000])):
+            assert requests.post(f"{served.url}/auth/token", data=body, timeout=10).status_code == 413
         client.update_auth(client.auth_token("anna", token))
         assert client.auth_valid_token()
         assert MODEL in client.info()["models"]
