@@ -22,3 +22,8 @@ def shared_data() -> Path:
 def shipped_weights() -> Path:
     """Folder of the models that the project ships."""
     return Path(__file__).resolve().parents[1] / "weights"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no core waits for one at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_edits_are_safe.py", "test_runs.py", "test_server.py"))
