@@ -24,6 +24,16 @@ def shipped_weights() -> Path:
     return Path(__file__).resolve().parents[1] / "weights"
 
 
+@pytest.fixture
+def no_own_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers, tokens and consent of this computer's user are not seen, and a keyring neither."""
+    from SESegmentationLib.client import servers
+
+    monkeypatch.setattr(servers, "servers_file", lambda: tmp_path / "settings" / "servers.json")
+    monkeypatch.setattr(servers, "_keyring", lambda: None)
+    monkeypatch.delenv(servers.TOKEN_VARIABLE, raising=False)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no core waits for one at the end."""
     items.sort(key=lambda item: item.path.name not in ("test_edits_are_safe.py", "test_runs.py", "test_server.py"))

@@ -25,6 +25,8 @@ _CLEAR = "\r\x1b[K\x1b[?25h"
 _PATIENCE_S = 10.0
 #: told besides, where what was interrupted can be gone on with
 remarks: list[str] = []
+#: called where the process ends before time, for those who work for it elsewhere
+farewells: list[Callable[[], None]] = []
 #: as long as child processes may take to remove what they were writing
 _CHILDREN_S = 2.0
 
@@ -158,4 +160,7 @@ def end_process(silently: bool) -> None:
         text = (_CLEAR if sys.stderr.isatty() else "") + "\n".join([*MESSAGE, *remarks]) + "\n"
         if not silently:
             os.write(sys.stderr.fileno(), text.encode())
+    for farewell in farewells:
+        with contextlib.suppress(Exception):
+            farewell()
     os._exit(EXIT_CODE)

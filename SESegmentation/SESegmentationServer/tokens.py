@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import json
 import os
 import re
 import secrets
-import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from SESegmentationLib.errors import SegmentationError, UsageError
+from SESegmentationLib.files import write_private
+from SESegmentationLib.models import user_models_folder
 
 #: the environment variable that names another file
 ENVIRONMENT_VARIABLE = "SESEGMENTATION_TOKENS"
@@ -39,17 +38,9 @@ class Entry:
 
 
 def tokens_file() -> Path:
-    """The user's file of tokens, by the platform's rules for what is configured. It need not exist."""
-    if given := os.environ.get(ENVIRONMENT_VARIABLE):
-        return Path(given)
-    home = Path.home()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("APPDATA") or home / "AppData" / "Roaming")
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    return base / "SESegmentation" / "server-tokens.json"
+    """The user's file of tokens, beside the user's models. It need not exist."""
+    given = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(given) if given else user_models_folder().parent / "server-tokens.json"
 
 
 class TokenStore:
@@ -131,24 +122,7 @@ class TokenStore:
 
     def _write(self, entries: list[Entry]) -> None:
         text = json.dumps({"tokens": [asdict(entry) for entry in entries]}, indent=1) + "\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, name = tempfile.mkstemp(prefix=".tokens-", dir=self.path.parent)  # 0600
-            try:
-                with open(descriptor, "w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(name, self.path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(name)
-                raise
-        except OSError as error:
-            raise SegmentationError(
-                f"The file of tokens {self.path} cannot be written: {error.strerror or error}.",
-                "Check the folder's permissions and the disk's free space.",
-            ) from error
+        write_private(self.path, text)
 
 
 def _hash(token: str) -> str:

@@ -18,13 +18,7 @@ from SESegmentationLib.errors import CancelledError
 from SESegmentationLib.panel import server as section
 from SESegmentationLib.panel.messages import phase_name
 
-
-@pytest.fixture(autouse=True)
-def own_settings(tmp_path, monkeypatch):
-    """Nothing of this computer's user."""
-    monkeypatch.setattr(servers, "servers_file", lambda: tmp_path / "settings" / "servers.json")
-    monkeypatch.setattr(servers, "_keyring", lambda: None)
-    monkeypatch.delenv(servers.TOKEN_VARIABLE, raising=False)
+pytestmark = pytest.mark.usefixtures("no_own_servers")
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from SESegmentationLib.client.remote import RemoteSegmenter  # noqa: E402
 from SESegmentationLib.client.servers import server_at  # noqa: E402
 from SESegmentationLib.io.reading import read_volume  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("no_own_servers")
 MODEL = "hippocampus-t1"
 open_local_story = open_story  # noqa: F405 (another fixture has its name here)
 
@@ -41,14 +42,6 @@ def server(random_model):
         patch.setenv("SESEGMENTATION_MODELS", str(random_model.parent))
         with served(["alice"], tls=True) as running:
             yield running
-
-
-@pytest.fixture(autouse=True)
-def own_settings(tmp_path, monkeypatch):
-    """Nothing of this computer's user."""
-    monkeypatch.setattr(servers, "servers_file", lambda: tmp_path / "settings" / "servers.json")
-    monkeypatch.setattr(servers, "_keyring", lambda: None)
-    monkeypatch.delenv(servers.TOKEN_VARIABLE, raising=False)
 
 
 @pytest.fixture

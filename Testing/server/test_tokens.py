@@ -9,6 +9,7 @@ import pytest
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import SegmentationError, UsageError
+from SESegmentationLib.files import OutputError
 from SESegmentationServer.tokens import TokenStore
 
 
@@ -64,7 +65,7 @@ def test_on_a_full_disk_the_old_tokens_stay(store, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     for change in (lambda: store.add("bob"), lambda: store.revoke("alice")):
-        with pytest.raises(SegmentationError, match="No space left on device"):
+        with pytest.raises(OutputError, match="tokens.json cannot be written: the disk .* is full"):
             change()
     assert store.user_of(token) == "alice"
     assert [path.name for path in store.path.parent.iterdir()] == ["tokens.json"]

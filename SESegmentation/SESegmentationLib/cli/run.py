@@ -24,7 +24,7 @@ from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS, write_image
 from ..models import find_model
-from ..progress import Progress, no_progress
+from ..progress import Progress, farewells, no_progress
 from ..report import check_report_name
 from ..result import DicomOptions, Grid, SegmentOptions
 from . import as_segmentation_error, report_failure, warn
@@ -190,7 +190,11 @@ def _engine(package: ModelPackage, options: RunOptions) -> Iterator[Engine | Wai
         from ..client.remote import RemoteSegmenter
 
         with RemoteSegmenter(options.server) as segmenter:
-            yield WaitingEngine(package, segmenter)
+            farewells.append(segmenter.close)  # or the server went on computing after Ctrl-C
+            try:
+                yield WaitingEngine(package, segmenter)
+            finally:
+                farewells.remove(segmenter.close)
         return
     from ..inference.engine import Engine
     from ..inference.explanations import gated_views

@@ -12,13 +12,13 @@ import ipaddress
 import json
 import os
 import ssl
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import UsageError, fault_of
+from ..files import write_private
 from ..files.json_files import read_json
 from ..models import user_models_folder
 
@@ -126,7 +126,8 @@ def servers_file() -> Path:
 class AddressBook:
     """What this user has for each server, by its address as :func:`server_at` gives it.
 
-    UsageError comes from every method where the file is damaged, or cannot be read or written.
+    UsageError comes from every method where the file is damaged or cannot be read, OutputError where it cannot be
+    written.
 
     Attributes:
         path: of the file.
@@ -208,19 +209,7 @@ class AddressBook:
             raise UsageError(f"The list of servers {self.path} cannot be read.", "Mend or delete this file.") from error
 
     def _write(self, servers: dict[str, Any]) -> None:
-        """Write the file whole, readable by this user alone."""
-        temporary = None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".servers-")  # with mode 0600
-            with open(handle, "w", encoding="utf-8") as file:
-                json.dump({"servers": servers}, file, indent=1)
-            os.replace(temporary, self.path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary or "")
-            cause = f"The list of servers {self.path} cannot be written: {error.strerror or error}."
-            raise UsageError(cause, "See to its folder and disk.") from error
+        write_private(self.path, json.dumps({"servers": servers}, indent=1) + "\n")
 
 
 def _keyring() -> Any | None:

@@ -10,6 +10,7 @@ from .writing import (
     staging_folder,
     store,
     sync,
+    write_private,
     write_whole,
 )
 
@@ -24,5 +25,6 @@ __all__ = [
     "staging_folder",
     "store",
     "sync",
+    "write_private",
     "write_whole",
 ]

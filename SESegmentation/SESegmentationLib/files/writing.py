@@ -347,6 +347,16 @@ def write_whole(path: Path, content: str | bytes) -> None:
         files.write(path, content)
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write one file that only this user can read, whole or not at all; errors as of :class:`OutputFiles`."""
+    with contextlib.suppress(OSError):  # told below
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with OutputFiles() as files:
+        temporary = files.begin(path)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.chmod(0o600)
+
+
 def check_writable(path: Path) -> None:
     """Make the folder of ``path`` where absent, and see that a file of that name can be written there.
 

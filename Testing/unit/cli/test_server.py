@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import SimpleITK as sitk
 from contract_server import ContractServer
 from SESegmentationLib.cli import main
 from SESegmentationLib.client import servers
+from SESegmentationLib.worker.messages import ACCEPTED
 
 LIBRARY = Path(__file__).parents[3] / "SESegmentation"
 
@@ -88,6 +91,28 @@ def test_a_computer_without_torch_can_segment_on_a_server(server, token, tiny_mo
     done = subprocess.run([*command, *options], env=environment, capture_output=True, encoding="utf-8", timeout=100)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.nii.gz").is_file() and "anterior hippocampus" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such way to interrupt a process")
+def test_the_server_hears_of_ctrl_c(server, token, tiny_model, sample_file, tmp_path):
+    """It went on computing, for nobody, until it noticed that the client was gone."""
+    begun = threading.Event()
+
+    def work(frame, publish):
+        publish({"type": ACCEPTED})
+        begun.set()
+
+    server.work = work
+    environment = os.environ | {"PYTHONPATH": str(LIBRARY)}
+    command = [sys.executable, "-m", "SESegmentationLib.cli", "run", sample_file, "-m", tiny_model]
+    options = ["-o", tmp_path / "a.nii.gz", "--server", server.url]
+    with subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE, encoding="utf-8") as process:
+        assert begun.wait(60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 1
+        assert process.stderr.read().splitlines()[0] == "Cancelled."
+    assert "DELETE" in [method for method, _path in server.asked]
+    assert server.jobs == {} and not (tmp_path / "a.nii.gz").exists()
 
 
 def test_what_cannot_be_done_on_a_server_is_refused(refused, server, token, tiny_model, sample_file, tmp_path):

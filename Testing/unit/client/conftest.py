@@ -13,6 +13,7 @@ import psutil
 import pytest
 import SimpleITK as sitk
 
+from contract_server import ContractServer
 from SESegmentationLib.client import Event, FailureEvent, JobHandle, ResultEvent, WarmUpJob
 from SESegmentationLib.client.local import Limits, LocalSegmenter
 
@@ -160,3 +161,18 @@ def large_image() -> sitk.Image:
     """Takes the tiny model some seconds."""
     noise = np.random.default_rng(5).normal(100, 20, (176, 192, 176)).astype(np.float32)
     return sitk.GetImageFromArray(noise)
+
+
+@pytest.fixture
+def serve(tiny_model):
+    """Makes servers; and segmenters for them, which are closed."""
+    made = []
+
+    def make(**options) -> ContractServer:
+        made.append(ContractServer({"tiny-t1": tiny_model}, **options))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.silent.clear()
+        server.stop()

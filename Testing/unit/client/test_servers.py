@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from SESegmentationLib.client import servers
 from SESegmentationLib.client.servers import AddressBook, server_at
 from SESegmentationLib.errors import UsageError
+from SESegmentationLib.files import OutputError
 
 URL = "https://gpu.hospital.org:8399"
 
@@ -203,6 +204,6 @@ def test_a_file_that_cannot_be_written_is_told_and_whole(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(servers.os, "replace", full)
-    with pytest.raises(UsageError, match="No space left"):
+    with pytest.raises(OutputError, match="servers.json cannot be written: the disk .* is full"):
         book.set_consent(URL, "b")
     assert os.listdir(book.path.parent) == ["servers.json"] and AddressBook().has_consent(URL, "a")

@@ -1,0 +1,200 @@
+"""Servers that refuse, are not trusted, are of another version, or answer what cannot be read."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+
+import pytest
+import SimpleITK as sitk
+import trustme
+
+from remote_jobs import error_of, events_of, jobs_asked, short_result
+from SESegmentationLib.client import (
+    AcceptedEvent,
+    ResultEvent,
+    SegmentJob,
+    remote,
+    servers,
+)
+from SESegmentationLib.client.remote import RemoteSegmenter
+from SESegmentationLib.client.servers import server_at
+from SESegmentationLib.errors import InputError, ModelError
+from SESegmentationLib.io.reading import read_volume
+from SESegmentationLib.models import find_model
+from SESegmentationLib.worker.messages import ACCEPTED, PROGRESS, PROTOCOL, RESULT
+
+pytestmark = pytest.mark.usefixtures("no_own_servers")
+
+
+@pytest.fixture
+def image(sample_file) -> sitk.Image:
+    return read_volume(sample_file)
+
+
+def test_tokens(serve, image, tiny_model, monkeypatch):
+    server, job = serve(token="right"), SegmentJob(image, tiny_model)
+    assert "asks for a token" in error_of(server.url, job).cause
+    servers.AddressBook().set_token(server.url, "wrong")
+    error = error_of(server.url, job)
+    assert "does not know this token" in error.cause and servers.TOKEN_VARIABLE in error.remedy
+    assert jobs_asked(server) == [] and server.uploads == []
+    monkeypatch.setenv(servers.TOKEN_VARIABLE, "right")
+    assert isinstance(events_of(server.url, job)[-1], ResultEvent)
+    assert isinstance(events_of(server.url, job)[-1], ResultEvent)
+
+    waiting = serve(token="right", work=lambda frame, publish: publish({"type": ACCEPTED}))
+
+    def revoke(event):
+        if isinstance(event, AcceptedEvent):
+            waiting.token = "another"
+            waiting.stop()
+            waiting.start()
+
+    *_, last = events_of(waiting.url, job, until=revoke)
+    assert "does not know this token" in last.error.cause
+
+
+def test_nothing_follows_to_another_address(serve, image, tiny_model):
+    """Neither a redirection nor a proxy nor a password file has a say in where a scan and a token go."""
+    server, other = serve(token="right"), serve()
+    server.answers.append((307, {}, {"Location": f"{other.url}/v1/jobs/a"}))
+    servers.AddressBook().set_token(server.url, "right")
+    assert "refuses (status 307)" in error_of(server.url, SegmentJob(image, tiny_model)).cause
+    assert other.asked == []
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+def tls(authority: trustme.CA, *names: str, **options) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names, **options).configure_cert(context)
+    return context
+
+
+def test_certificates(serve, image, tiny_model, authority, tmp_path):
+    job, trusted, other = SegmentJob(image, tiny_model), tmp_path / "ca.pem", tmp_path / "other.pem"
+    authority.cert_pem.write_to_path(str(trusted))
+    trustme.CA().cert_pem.write_to_path(str(other))
+    server = serve(token="right", context=tls(authority, "127.0.0.1"))
+    servers.AddressBook().set_token(server.url, "right")
+    assert isinstance(events_of(server_at(server.url, trusted), job)[-1], ResultEvent)
+    asked = len(server.asked)
+    for certificate in (None, other):
+        assert "issuer is not known" in error_of(server_at(server.url, certificate), job).cause
+    assert len(server.asked) == asked  # not even the token was sent
+    elsewhere = serve(context=tls(authority, "gpu.example.org"))
+    assert "not for this address" in error_of(server_at(elsewhere.url, trusted), job).cause
+    plain = serve()
+    error = error_of(server_at(plain.url.replace("http", "https"), trusted), job)
+    assert "does not encrypt" in error.cause
+    assert plain.asked == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"protocol": PROTOCOL + 1}, "newer than this program"),
+        ({"protocol": PROTOCOL - 1, "version": "9.0.0"}, "older than this program"),
+        ({"version": "0.0.9"}, "older than this program"),
+        ({"version": "99.1"}, "newer than this program"),
+        ({"version": "odd"}, "older than this program"),
+        ({"type": "teapot"}, "is no SESegmentation server"),
+        ({"version": None}, "is no SESegmentation server"),
+    ],
+)
+def test_versions(serve, image, tiny_model, change, words):
+    server = serve()
+    server.introduction = change
+    assert words in error_of(server.url, SegmentJob(image, tiny_model)).cause
+    assert server.uploads == []
+
+
+def test_a_version_that_differs_in_its_last_part_fits(serve, image, tiny_model):
+    server = serve(work=short_result)
+    server.introduction = {"version": remote.__version__.rsplit(".", 1)[0] + ".77"}
+    assert isinstance(events_of(server.url, SegmentJob(image, tiny_model))[-1], ResultEvent)
+
+
+def test_models_and_sizes_that_do_not_fit_are_told_before_anything_is_sent(serve, image, tiny_model):
+    card = find_model(tiny_model).card
+    ours = {"name": card.name, "version": card.version, "weights_sha256": card.weights_sha256}
+    server, job = serve(), SegmentJob(image, tiny_model)
+    for models, words in (
+        ([], "has no model tiny-t1"),
+        ([ours | {"name": "another"}], "has no model tiny-t1"),
+        ([ours | {"version": "2.0.0"}], "has version 2.0.0 of the model tiny-t1; here it is 1.0.0"),
+        ([ours | {"weights_sha256": "0" * 64}], "has other weights of the model"),
+        ("odd", "has no model"),
+        ([7], "has no model"),
+    ):
+        server.introduction = {"models": models}
+        assert words in error_of(server.url, job, ModelError).cause
+    server.introduction = {"limits": {"bytes": 1000}}
+    assert "takes 0 MB" in error_of(server.url, job, InputError).cause
+    error_of(server.url, SegmentJob(image, "no such model"), ModelError)
+    assert server.uploads == [] and jobs_asked(server) == []
+
+
+def test_a_failure_of_the_job_comes_as_it_is(serve, tiny_model):
+    error = error_of(serve().url, SegmentJob(sitk.Image(9, 9, 1, sitk.sitkFloat32), tiny_model), InputError)
+    assert "slice" in error.cause or "volume" in error.cause
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"type": PROGRESS},
+        {"type": PROGRESS, "phase": "a", "fraction": "half", "seconds_left": None},
+        {"type": RESULT, "kind": "segment", "value": 7},
+        {"type": "failure", "code": "input"},
+        {"type": "queued", "position": None, "seconds_left": None},
+    ],
+)
+def test_what_cannot_be_read_is_told(serve, image, tiny_model, header):
+    server = serve(work=lambda frame, publish: publish(header))
+    assert "cannot be read" in error_of(server.url, SegmentJob(image, tiny_model)).cause
+
+
+def test_an_answer_that_is_no_frame_is_told(serve, image, tiny_model):
+    server = serve()
+    server.answers.append((200, {"hello": "world"}, {}))
+    assert "cannot be read" in error_of(server.url, SegmentJob(image, tiny_model)).cause
+
+
+def test_a_job_that_stalls_is_given_up(serve, image, tiny_model):
+    server = serve(work=lambda frame, publish: publish({"type": "heartbeat", "stalled": 3.0}))
+    assert "made no progress for 3 s" in error_of(server.url, SegmentJob(image, tiny_model), stall=2.0).cause
+
+
+def test_something_else_at_the_address(serve, image, tiny_model):
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Welcome</html>")
+
+        def log_message(self, *arguments):
+            pass
+
+    other = HTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{other.server_address[1]}"
+        assert "is no SESegmentation server" in error_of(url, SegmentJob(image, tiny_model)).cause
+        assert "is no SESegmentation server" in error_of(f"{url}/under", SegmentJob(image, tiny_model)).cause
+    finally:
+        other.shutdown()
+        other.server_close()
+
+
+def test_use_after_close_is_a_mistake(serve, image, tiny_model):
+    segmenter = RemoteSegmenter(server_at(serve().url))
+    segmenter.close()
+    with pytest.raises(RuntimeError):
+        segmenter.submit(SegmentJob(image, tiny_model))
