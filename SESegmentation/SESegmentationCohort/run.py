@@ -23,7 +23,7 @@ from SESegmentationLib.models import ModelPackage, find_model
 from . import summary
 from .cases import Case, Cohort, find_cohort
 from .dispatch import Dispatcher, Lane
-from .records import FAILED, NOTHING, Records
+from .records import CHANGED_FOLDER, FAILED, NOTHING, Records
 from .runner import Outcome
 from .settings import Settings, model_key
 
@@ -254,6 +254,8 @@ def _conclude(
     before = f", {tally.kept} of them before" if tally.kept else ""
     done = tally.segmented + tally.kept
     warn(f"{done} of {tally.count} scans segmented{before}{rate}; {tally.failed} failed.")
+    if (aside := records.out / CHANGED_FOLDER).is_dir():
+        warn(f"Results that had changed since they were written were made anew; as they were they lie in {aside}.")
     missing = sum(not records.path(case.name).exists() for case in whole.cases) if spread.shard else 0
     if missing:
         warn(f"{missing} of {len(whole.cases)} scans are left to the other parts; the last one makes table and sheet.")

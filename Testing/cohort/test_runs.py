@@ -97,7 +97,7 @@ def test_what_failed_was_changed_or_is_not_whole_is_done_again(tmp_path, sample_
         before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
         arguments = [scans, "-o", out, "-m", tiny_model, "--device", "cpu", "--workers", 1, *options]
         code = main(["cohort", *map(str, arguments)])
-        capfd.readouterr()
+        assert (str(out / "changed") in capfd.readouterr().err) == (out / "changed").exists()
         after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
         return code, {path.name for path in after if after[path] != before.get(path) and path.parent == out} - tables
 
