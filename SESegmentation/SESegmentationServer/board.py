@@ -173,8 +173,8 @@ class Board:
         self._advance()
 
     def outlook(self, job: ServerJob) -> tuple[int, float | None]:
-        """Position of a waiting job, 1 for the next, and seconds until its result is there; 0 for one that runs."""
-        return self.queue.outlook().get(job.ticket, (0, None))
+        """Position of a waiting job, 1 for the next, 0 of one that runs; and the seconds until its result is there."""
+        return self.queue.outlook().get(job.ticket, (0, self.queue.seconds_left(job.ticket)))
 
     async def follow(self, job: ServerJob, after: int = -1) -> AsyncIterator[bytes]:
         """What is told of a job from the event after ``after`` on, as pieces of frames, until its end."""

@@ -111,6 +111,11 @@ class FairQueue:
         if ticket in self._ends and seconds_left is not None:
             self._ends[ticket] = self._clock() + seconds_left
 
+    def seconds_left(self, ticket: Ticket) -> float | None:
+        """Of a job that runs, in s; None where it is unknown, and of others."""
+        end = self._ends.get(ticket)
+        return None if end is None else max(0.0, end - self._clock())
+
     def leave(self, ticket: Ticket) -> None:
         """It runs no more, or waits no more."""
         if ticket in self._ends:

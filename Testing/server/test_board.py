@@ -160,6 +160,8 @@ def test_jobs_that_wait_are_told_their_position_and_time():
         assert told["type"] == QUEUED
         assert told["position"] == 1  # the other user has one that runs
         assert [desk.outlook(job)[0] for job in (first, second, third)] == [0, 2, 1]
+        desk.queue.progress(first.ticket, 7.0)
+        assert desk.outlook(first) == (0, pytest.approx(7.0, abs=1.0))
         held.go.set()
         assert types(await frames(await desk.follow(third)))[-1] == RESULT
         assert types(await frames(await desk.follow(second)))[-1] == RESULT
