@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
-import secrets
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, WorkerError, install_advice
-from SESegmentationLib.files import staging_folder
-from SESegmentationLib.files.writing import remove_leftovers
+from SESegmentationServer.local_ray import keep_others_out, private_folder, start_local_ray
 
 from .cases import Case
 from .dispatch import AT_ONCE, Lane, LaneLostError
@@ -48,23 +45,16 @@ def cluster(address: str) -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     if address == LOCAL:
-        # those who do not know it cannot have the cluster run what they like
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        keep_others_out()
     import ray
 
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     with contextlib.ExitStack() as opened:
-        if address == LOCAL:
-            remove_leftovers(Path(tempfile.gettempdir()))  # of runs that were killed
-            folder = opened.enter_context(staging_folder(Path(tempfile.gettempdir())))
-            own = {"num_cpus": cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-            quiet |= own | {"_temp_dir": str(folder)}
-        else:
-            quiet |= {"address": address}
         try:
-            _knock(address)
-            ray.init(**quiet)
+            if address == LOCAL:
+                start_local_ray(opened.enter_context(private_folder()), num_cpus=cores())
+            else:
+                _knock(address)
+                ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError, OSError, OverflowError) as error:
             why = str(error).strip().splitlines() or [type(error).__name__]
             raise UsageError(

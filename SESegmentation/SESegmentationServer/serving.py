@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import socket
 import ssl
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,15 +16,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, install_advice
-from SESegmentationLib.files import staging_folder
-from SESegmentationLib.files.writing import remove_leftovers
 
+from .local_ray import keep_others_out, private_folder, start_local_ray
 from .settings import Settings
 from .tokens import TokenStore
 
 NAME = "sesegmentation"
-#: of the path of a socket, which Ray makes some 60 long below its folder
-_LONGEST_FOLDER = 40
 _GPU_SLOTS, _MOST_SLOTS = 4, 8
 _PEM = "Name PEM files of a certificate and its key, which has no password."
 #: jobs wait in the board, streams in the ingress: there is no other queue
@@ -98,8 +93,10 @@ def check(settings: Settings) -> None:
 @contextlib.contextmanager
 def running(settings: Settings) -> Iterator[Settings]:
     """A server that answers, until the context is left; the settings it has chosen."""
-    with _folder() as folder:
-        _environment(settings, folder)
+    with private_folder() as folder:
+        _environment(folder)
+        if settings.address is None:
+            keep_others_out()
         import ray
 
         try:
@@ -120,18 +117,7 @@ def running(settings: Settings) -> Iterator[Settings]:
             ray.shutdown()
 
 
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """A folder of this user alone for all that Ray writes, removed at the end."""
-    place = Path(tempfile.gettempdir())
-    if len(str(place)) > _LONGEST_FOLDER - 20 and Path("/tmp").is_dir():
-        place = Path("/tmp")
-    remove_leftovers(place)
-    with staging_folder(place) as folder:
-        yield folder
-
-
-def _environment(settings: Settings, folder: Path) -> None:
+def _environment(folder: Path) -> None:
     """What Ray reads from the environment, which its processes inherit: what they write is in ``folder`` too."""
     temporary = folder / "tmp"
     temporary.mkdir()
@@ -144,11 +130,6 @@ def _environment(settings: Settings, folder: Path) -> None:
     os.environ["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] = "0"
     os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "0"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the worker
-    if settings.address is None:
-        os.environ["RAY_AUTH_MODE"] = "token"  # another user of this computer could have it run code
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # nodes listen on the loopback address alone
-        os.environ["AUTOSCALER_METRIC_PORT"] = os.environ["DASHBOARD_METRIC_PORT"] = "0"  # any that is free
     library = str(Path(__file__).resolve().parents[1])
     others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([library, *others]))
@@ -157,15 +138,10 @@ def _environment(settings: Settings, folder: Path) -> None:
 def _start_ray(settings: Settings, folder: Path) -> None:
     import ray
 
-    if settings.address is not None:
+    if settings.address is None:
+        start_local_ray(folder)
+    else:
         ray.init(settings.address, log_to_driver=False, logging_level=logging.ERROR)
-        return
-    ray.init(
-        include_dashboard=False,
-        _temp_dir=str(folder / "ray"),  # Ray lets all into its own folder
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
 
 
 def _choose(settings: Settings) -> tuple[Settings, int]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 ray = pytest.importorskip("ray", reason="needs ray (extra serve)")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+LIBRARY = Path(__file__).parents[2] / "SESegmentation"
 
 
 @pytest.fixture
@@ -57,3 +61,32 @@ def test_a_cluster_that_is_not_there_is_told(make_command, real_crops):
     assert code == 2
     assert "127.0.0.1:1 cannot be used" in err
     assert not command.stamps()
+
+
+LOOK = """
+import contextlib, os, pathlib, psutil
+from SESegmentationCohort.cluster import cluster
+
+before = set(pathlib.Path("/tmp").glob(".sesegment-*"))
+with cluster("local"):
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    print("address", connection.laddr.ip)
+    for folder in set(pathlib.Path("/tmp").glob(".sesegment-*")) - before:
+        print("mode", oct(folder.stat().st_mode & 0o777))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes as Linux shows them")
+def test_a_cluster_of_this_computers_own_is_closed_to_others():
+    environment = os.environ | {"PYTHONPATH": str(LIBRARY), "TMPDIR": "/tmp"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK], env=environment, capture_output=True, encoding="utf-8", timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line.split() for line in done.stdout.splitlines()]
+    addresses = {value for name, value in told if name == "address"}
+    assert addresses and addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert {value for name, value in told if name == "mode"} == {"0o700"}

@@ -1,0 +1,55 @@
+"""A Ray of this computer's own, which nobody else can use, and which leaves no file. Servers and cohorts start it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from SESegmentationLib.files import staging_folder
+from SESegmentationLib.files.writing import remove_leftovers
+
+#: of the path of a socket, which Ray makes some 60 long below its folder
+_LONGEST_FOLDER = 40
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder of this user alone for all that Ray writes, removed at the end; so is what killed processes left."""
+    place = Path(tempfile.gettempdir())
+    if len(str(place)) > _LONGEST_FOLDER - 20 and Path("/tmp").is_dir():
+        place = Path("/tmp")
+    remove_leftovers(place)
+    with staging_folder(place) as folder:
+        yield folder
+
+
+def keep_others_out() -> None:
+    """Let a Ray that is started here take orders of this process alone; to be called before Ray is imported."""
+    os.environ["RAY_AUTH_MODE"] = "token"  # another user of this computer could have it run code
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # nodes listen on the loopback address alone
+    os.environ["AUTOSCALER_METRIC_PORT"] = os.environ["DASHBOARD_METRIC_PORT"] = "0"  # any that is free
+
+
+def start_local_ray(folder: Path, **options: Any) -> None:
+    """Start Ray on this computer and connect to it, after :func:`keep_others_out`; errors as of ``ray.init``.
+
+    Args:
+        folder: see :func:`private_folder`.
+        options: of ``ray.init``.
+    """
+    import ray
+
+    ray.init(
+        include_dashboard=False,
+        _temp_dir=str(folder / "ray"),  # Ray lets all into its own folder
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **options,
+    )
