@@ -14,15 +14,15 @@ from typing import Any
 from SESegmentationLib.files import staging_folder
 from SESegmentationLib.files.writing import remove_leftovers
 
-#: of the path of a socket, which Ray makes some 60 long below its folder
-_LONGEST_FOLDER = 40
+#: characters of the folder for temporary files: a socket's path has room for 107, of which Ray takes most
+_LONGEST_PLACE = 20
 
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
     """A folder of this user alone for all that Ray writes, removed at the end; so is what killed processes left."""
     place = Path(tempfile.gettempdir())
-    if len(str(place)) > _LONGEST_FOLDER - 20 and Path("/tmp").is_dir():
+    if len(str(place)) > _LONGEST_PLACE and Path("/tmp").is_dir():
         place = Path("/tmp")
     remove_leftovers(place)
     with staging_folder(place) as folder:
@@ -47,6 +47,7 @@ def start_local_ray(folder: Path, **options: Any) -> None:
     import ray
 
     ray.init(
+        "local",  # or it joined a cluster that runs already, or that RAY_ADDRESS names
         include_dashboard=False,
         _temp_dir=str(folder / "ray"),  # Ray lets all into its own folder
         log_to_driver=False,

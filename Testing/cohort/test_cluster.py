@@ -81,7 +81,8 @@ with cluster("local"):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes as Linux shows them")
 def test_a_cluster_of_this_computers_own_is_closed_to_others():
-    environment = os.environ | {"PYTHONPATH": str(LIBRARY), "TMPDIR": "/tmp"}
+    """Also where the user has another cluster: it is not joined."""
+    environment = os.environ | {"PYTHONPATH": str(LIBRARY), "TMPDIR": "/tmp", "RAY_ADDRESS": "127.0.0.1:1"}
     done = subprocess.run(
         [sys.executable, "-c", LOOK], env=environment, capture_output=True, encoding="utf-8", timeout=200
     )

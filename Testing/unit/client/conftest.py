@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from contract_server import ContractServer
 from SESegmentationLib.client import Event, FailureEvent, JobHandle, ResultEvent, WarmUpJob
 from SESegmentationLib.client.local import Limits, LocalSegmenter
+from SESegmentationLib.io.reading import read_volume
 
 #: the worker, with an engine that does BODY at each job and then finds nothing
 SCRIPT = """
@@ -176,3 +177,9 @@ def serve(tiny_model):
     for server in made:
         server.silent.clear()
         server.stop()
+
+
+@pytest.fixture
+def image(sample_file) -> sitk.Image:
+    """The sample."""
+    return read_volume(sample_file)

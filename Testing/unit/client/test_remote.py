@@ -25,7 +25,6 @@ from SESegmentationLib.client import (
 from SESegmentationLib.client.remote import RemoteSegmenter
 from SESegmentationLib.client.servers import server_at
 from SESegmentationLib.errors import CancelledError
-from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.volume_image import add_remarks
 from SESegmentationLib.progress import no_progress
 from SESegmentationLib.result import Finding, SegmentOptions
@@ -35,11 +34,6 @@ from SESegmentationLib.worker.process import JobRunner
 MARKER = "Hjelmslev-4711"
 
 pytestmark = pytest.mark.usefixtures("no_own_servers")
-
-
-@pytest.fixture
-def image(sample_file) -> sitk.Image:
-    return read_volume(sample_file)
 
 
 # --- what is sent, and what comes back --------------------------------------------------------------------------------

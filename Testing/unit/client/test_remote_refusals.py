@@ -10,26 +10,14 @@ import SimpleITK as sitk
 import trustme
 
 from remote_jobs import error_of, events_of, jobs_asked, short_result
-from SESegmentationLib.client import (
-    AcceptedEvent,
-    ResultEvent,
-    SegmentJob,
-    remote,
-    servers,
-)
+from SESegmentationLib.client import AcceptedEvent, ResultEvent, SegmentJob, remote, servers
 from SESegmentationLib.client.remote import RemoteSegmenter
 from SESegmentationLib.client.servers import server_at
 from SESegmentationLib.errors import InputError, ModelError
-from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import find_model
 from SESegmentationLib.worker.messages import ACCEPTED, PROGRESS, PROTOCOL, RESULT
 
 pytestmark = pytest.mark.usefixtures("no_own_servers")
-
-
-@pytest.fixture
-def image(sample_file) -> sitk.Image:
-    return read_volume(sample_file)
 
 
 def test_tokens(serve, image, tiny_model, monkeypatch):
