@@ -296,7 +296,7 @@ def gallery(
 def corrections(
     dataset: Annotated[Path, typer.Option(help="Folder that the recipe's model was trained on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything; what is there is resumed.")],
-    recipe: Annotated[str, typer.Option(help="A recipe's name, or a TOML file.")] = "correction",
+    recipe: Annotated[str, typer.Option(help="A recipe's name, or a TOML file.")] = "any-model",
 ) -> None:
     """Train the network that carries corrections to other slices, on mistakes of a model."""
     from .learnt_correction import CorrectionRecipe, train_correction

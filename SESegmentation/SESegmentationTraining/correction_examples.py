@@ -160,12 +160,14 @@ class CorrectionExamples:
         size: edge of the cube that is cut out round a structure, in voxels.
         plain_share: of examples of volumes as they are.
         seed: of all randomness.
+        any_model: turn and mirror them in all ways, and change sizes of voxels and intensities often.
     """
 
-    def __init__(self, files: Sequence[Path], size: int, plain_share: float, seed: int) -> None:
+    def __init__(self, files: Sequence[Path], size: int, plain_share: float, seed: int, any_model: bool = True) -> None:
         self.size = size
         self.plain_share = plain_share
         self.random = np.random.default_rng(seed)
+        self.any_model = any_model
         loaded = [SegmentedCase.load(path) for path in files]
         self._plain = [each for each in loaded if not each.shifts]
         self._shifted = [each for each in loaded if each.shifts]
@@ -225,10 +227,10 @@ class CorrectionExamples:
         return corrected.inputs(), corrected.base(), parts[7], parts[8]
 
     def _zoomed(self, segmented: SegmentedCase) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Image, probabilities, own labels and truth; often with larger or smaller voxels, or thicker slices."""
+        """Image, probabilities, own labels and truth; some with larger or smaller voxels, or thicker slices."""
         image = segmented.image.astype(np.float32)
         probabilities = segmented.probabilities.astype(np.float32) / 255
-        if self.random.random() > 0.4:
+        if self.random.random() > (0.4 if self.any_model else 0.15):
             return image, probabilities, segmented.own, segmented.truth
         factors = np.exp(self.random.uniform(np.log(0.8), np.log(1.4), 3))
         if self.random.random() < 0.4:
@@ -272,7 +274,9 @@ class CorrectionExamples:
         return parts
 
     def _turned(self, parts: list[Tensor]) -> list[Tensor]:
-        """Axes exchanged and mirrored: what is learnt holds in every plane."""
+        """Axes exchanged and mirrored, so that what is learnt holds in every plane; or left and right only."""
+        if not self.any_model:
+            return [part.flip(2) for part in parts] if self.random.random() < 0.5 else parts
         axes = self.random.permutation(3).tolist()
         flips = [axis for axis in range(3) if self.random.random() < 0.5]
         return [part.permute(axes).flip(flips).contiguous() for part in parts]
@@ -280,12 +284,13 @@ class CorrectionExamples:
     def _augment_intensity(self, image: Tensor) -> Tensor:
         """Another brightness, contrast, sharpness or noise, or the negative."""
         image = (image - image.mean()) / image.std().clamp(min=1e-6)
-        if self.random.random() < 0.2:
+        if self.any_model and self.random.random() < 0.2:
             image = -image
-        if self.random.random() < 0.3:
+        often = 0.3 if self.any_model else 0.15
+        if self.random.random() < often:
             remapped = torch.sigmoid(image * float(self.random.uniform(0.5, 1.5)) + float(self.random.normal()))
             image = (remapped - remapped.mean()) / remapped.std().clamp(min=1e-6)
-        if self.random.random() < 0.3:
+        if self.random.random() < often:
             generator = torch.Generator().manual_seed(int(self.random.integers(2**31)))
             image = image + float(self.random.uniform(0, 0.4)) * torch.randn(image.shape, generator=generator)
         return image

@@ -2,7 +2,7 @@
 
 The dataset is the one on which the recipe's model was trained; of its cases only those are used that this model kept
 neither for validation nor for test. The output folder keeps what the model makes of them, checkpoints, and at the end
-``correction.safetensors`` and its card ``correction.json``. What was done before is resumed.
+weights and card, named after the recipe. What was done before is resumed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.networks.losses import smoothed_dice
 from SESegmentationLib.networks.weights import to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
+from SESegmentationLib.refine.learnt_correction import ANY_MODEL, LearntCorrection
 
 from .correction_examples import CorrectionExamples, Example, segment_cases
 from .dataset import Split, find_cases, split_by_recipe
@@ -43,7 +44,11 @@ class CorrectionRecipe:
     """How the network is trained.
 
     Attributes:
+        name: of the network.
         model: whose mistakes it learns from.
+        any_model: it shall serve structures of any model: it sees them turned and mirrored in all ways, with voxels of
+            many sizes and changed intensities. Otherwise those of ``model`` alone, mostly as they lie in its scans; it
+            begins as the network for any model then.
         channels: of the network, by level.
         steps: of the optimiser.
         batch: examples a step.
@@ -56,7 +61,9 @@ class CorrectionRecipe:
         seed: of all randomness.
     """
 
+    name: str
     model: str
+    any_model: bool
     channels: tuple[int, ...]
     steps: int
     batch: int
@@ -74,7 +81,7 @@ class CorrectionRecipe:
         path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
-            return cls(**content | {"channels": tuple(content["channels"])})
+            return cls(name=path.stem, **content | {"channels": tuple(content["channels"])})
         except (OSError, TypeError, KeyError, ValueError) as error:
             raise InputError(f"The recipe {path} cannot be used: {error}.", "Name one with all its entries.") from error
 
@@ -129,12 +136,15 @@ def train_correction(dataset: Path, recipe: CorrectionRecipe, output: Path, prog
     )
     torch.manual_seed(recipe.seed)
     network = CorrectionNetwork(recipe.channels)
+    if not recipe.any_model:
+        network.load_state_dict(LearntCorrection.load(ANY_MODEL).network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-4)
     path = output / "checkpoint.safetensors"
     state: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if path.exists():
         state = load_checkpoint(path, {"network": network}, optimizer)
-    examples = CorrectionExamples(files, recipe.size, recipe.plain_share, recipe.seed + int(state["step"]))
+    seed = recipe.seed + int(state["step"])
+    examples = CorrectionExamples(files, recipe.size, recipe.plain_share, seed, recipe.any_model)
     sums: dict[str, float] = {}
     begin = time.monotonic() - float(state["seconds"])
     for step in range(int(state["step"]), recipe.steps):
@@ -164,7 +174,7 @@ def write_correction(
     output: Path, network: CorrectionNetwork, recipe: CorrectionRecipe, model: ModelCard, split: Split, seconds: float
 ) -> Path:
     """Write weights of 8 bits and their card, which names data, licence and split; the weights' file."""
-    path = output / "correction.safetensors"
+    path = output / f"{recipe.name}.safetensors"
     halved = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
     write_whole(path, save({key: value.contiguous() for key, value in to_eight_bits(halved).items()}))
     data = model.training.get("data", model.title)

@@ -39,7 +39,7 @@ from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage, sha256_of
 from SESegmentationLib.refine import AXES, Corrections, Slices
 from SESegmentationLib.refine.cross_validation import recalibrate_cross_validated
-from SESegmentationLib.refine.learnt_correction import FOLDER, WEIGHTS
+from SESegmentationLib.refine.learnt_correction import weights_for
 from SESegmentationLib.refine.recalibration import Settings
 from SESegmentationLib.refine.refinement import refine
 from SESegmentationLib.result import SegmentationResult, SegmentOptions
@@ -154,7 +154,7 @@ class Bench:
         self.cases = cases
         self.kept = Kept("refine", package)
         #: tells those of the learnt correction from others
-        self.weights = sha256_of(FOLDER / WEIGHTS)[:12]
+        self.weights = sha256_of(weights_for(package.card.name))[:12]
         self._volume = lru_cache(1)(self._read)
 
     def measure(self, trial: Trial) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """The learnt correction: propagates a few corrected slices to all others, structure by structure.
 
 A network that was trained on mistakes of other networks and on corrections of them (``networks/correction.py``)
-predicts how the probabilities of each corrected structure change, and how much better that will be. Where it expects
-no gain the structure stays as it is; with models whose mistakes it did not learn from, also where corrected slices that
-were held out do not become better. A structure that was not corrected changes only where a corrected one gives way or
-takes room.
+predicts how the probabilities of each corrected structure change, and how much better that will be. A model may have a
+network of its own; one serves all others. Where it expects no gain the structure stays as it is; with models whose
+mistakes it did not learn from, also where corrected slices that were held out do not become better. A structure that
+was not corrected changes only where a corrected one gives way or takes room.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from ..networks.weights import from_eight_bits
 
 #: beside the module, as its icons are
 FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Correction"
-WEIGHTS, CARD = "correction.safetensors", "correction.json"
+#: weights of the network for models that have none of their own; a card in JSON lies beside them
+ANY_MODEL = FOLDER / "any-model.safetensors"
 #: voxels round a structure that the network sees too
 MARGIN = 8
 #: a structure of more voxels than this, margin included, is seen coarser
@@ -124,9 +125,14 @@ class LearntCorrection:
     card: dict[str, Any]
 
     @classmethod
-    def load(cls, folder: Path = FOLDER) -> LearntCorrection:
-        """Read weights and card; ModelError where they cannot be used."""
-        return _load(folder)
+    def load(cls, weights: Path) -> LearntCorrection:
+        """Read weights and the card beside them; ModelError where they cannot be used."""
+        return _load(weights)
+
+    @classmethod
+    def of_model(cls, card: ModelCard) -> LearntCorrection:
+        """The network for a model; ModelError where it cannot be used."""
+        return cls.load(weights_for(card.name))
 
     @property
     def least_gain(self) -> float:
@@ -311,18 +317,24 @@ def _dice(found: Tensor, truth: Tensor) -> float:
     return float(smoothed_dice((found & truth).sum(), found.sum() + truth.sum()))
 
 
+def weights_for(model: str, folder: Path = FOLDER) -> Path:
+    """Weights of the network for a model: its own, where there is one, or those for any."""
+    own = folder / f"{model}.safetensors"
+    return own if own.exists() else folder / ANY_MODEL.name
+
+
 @cache
-def _load(folder: Path) -> LearntCorrection:
+def _load(path: Path) -> LearntCorrection:
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         network = CorrectionNetwork(tuple(card["channels"]))
-        weights = from_eight_bits(load_file(folder / WEIGHTS))
+        weights = from_eight_bits(load_file(path))
         network.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
         )
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"The network that learnt to correct cannot be loaded from {folder}: {error}.",
+            f"The network that learnt to correct cannot be loaded from {path}: {error}.",
             "Install the extension again; meanwhile corrections can be carried by recalibration.",
         ) from error
     return LearntCorrection(network.eval().requires_grad_(False), card)

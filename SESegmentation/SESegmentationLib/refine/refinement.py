@@ -181,7 +181,7 @@ def refine(
     check_place(image, labels)
     whole = whole_slices and slices is not None
     corrections = None if slices is None else Corrections.in_slices(labels, slices)
-    learnt = LearntCorrection.load()
+    learnt = LearntCorrection.of_model(engine.card)
     again = {"learn": 20, "segment again": 5} if recalibration else {}
     phases = PhasedProgress(progress, {"locate": 2, "segment": 5, **again, "carry": 2})
     located = None

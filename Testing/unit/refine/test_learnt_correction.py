@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,14 @@ from SESegmentationLib.models.store import _PACKAGE
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.networks.weights import from_eight_bits
 from SESegmentationLib.refine import learnt_correction
-from SESegmentationLib.refine.learnt_correction import FOLDER, CropCorrections, CropPrediction, LearntCorrection
+from SESegmentationLib.refine.learnt_correction import (
+    ANY_MODEL,
+    FOLDER,
+    CropCorrections,
+    CropPrediction,
+    LearntCorrection,
+    weights_for,
+)
 from SESegmentationTraining.dataset import split_cases
 
 SHAPE = (20, 24, 18)
@@ -128,19 +136,27 @@ def test_a_border_follows_the_corrected_slices(present):
 
 def test_damaged_or_missing_weights_are_told(tmp_path):
     with pytest.raises(ModelError, match="cannot be loaded"):
-        LearntCorrection.load(tmp_path)
-    (tmp_path / "correction.json").write_text(
-        (FOLDER / "correction.json").read_text(encoding="utf-8"), encoding="utf-8"
-    )
-    (tmp_path / "correction.safetensors").write_bytes((FOLDER / "correction.safetensors").read_bytes()[:-100])
+        LearntCorrection.load(tmp_path / "absent.safetensors")
+    shutil.copy(ANY_MODEL.with_suffix(".json"), tmp_path)
+    (tmp_path / ANY_MODEL.name).write_bytes(ANY_MODEL.read_bytes()[:-100])
     with pytest.raises(ModelError, match="cannot be loaded") as raised:
-        LearntCorrection.load(tmp_path)
+        LearntCorrection.load(tmp_path / ANY_MODEL.name)
     assert raised.value.remedy
 
 
-def test_what_is_shipped_names_its_data_and_never_saw_the_test_cases():
-    card = json.loads((FOLDER / "correction.json").read_text(encoding="utf-8"))
-    weights = load_file(FOLDER / "correction.safetensors")
+def test_a_model_has_its_own_network_or_the_one_for_any(tiny_engine, tmp_path):
+    assert LearntCorrection.of_model(tiny_engine.card) is LearntCorrection.load(ANY_MODEL)
+    for name in (ANY_MODEL.stem, "mine"):
+        (tmp_path / f"{name}.safetensors").touch()
+    assert weights_for("mine", tmp_path).stem == "mine"
+    assert weights_for("another", tmp_path).name == ANY_MODEL.name
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_what_is_shipped_names_its_data_and_never_saw_the_test_cases(path):
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    weights = load_file(path)
+    assert path == ANY_MODEL or card["models"] == [path.stem]
     assert all(value.dtype == torch.int8 for value in weights.values() if value.dim() > 1)
     assert sum(value.numel() * value.element_size() for value in weights.values()) < 1.5e6
     CorrectionNetwork(tuple(card["channels"])).load_state_dict(from_eight_bits(weights))

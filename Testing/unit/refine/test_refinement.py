@@ -96,8 +96,8 @@ def test_without_a_correction_nothing_changes_at_all(tiny_engine, sample, own_la
 
 def test_what_promises_no_gain_is_left(tiny_engine, sample, own_labels, monkeypatch):
     """Only the corrected slices differ, and it is told why."""
-    demanding = replace(LearntCorrection.load(), card={"least_gain": 1.0, "models": ["tiny-t1"]})
-    monkeypatch.setattr(LearntCorrection, "load", lambda: demanding)
+    demanding = replace(LearntCorrection.of_model(tiny_engine.card), card={"least_gain": 1.0, "models": ["tiny-t1"]})
+    monkeypatch.setattr(LearntCorrection, "of_model", lambda card: demanding)
     refined = refine(tiny_engine, sample.image, sample.labels, [Slices("k", (16, 20))])
     expected = array_of(own_labels)
     expected[[16, 20]] = array_of(sample.labels)[[16, 20]]

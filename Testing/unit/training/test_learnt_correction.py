@@ -18,6 +18,7 @@ from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.networks.weights import from_eight_bits
+from SESegmentationLib.refine.learnt_correction import ANY_MODEL, LearntCorrection
 from SESegmentationTraining import learnt_correction
 from SESegmentationTraining.correction_examples import (
     CorrectionExamples,
@@ -30,7 +31,7 @@ from SESegmentationTraining.correction_examples import (
 from SESegmentationTraining.dataset import Split, find_cases
 from SESegmentationTraining.learnt_correction import CorrectionRecipe, correction_loss, train_correction
 
-QUICK = replace(CorrectionRecipe.load("correction"), channels=(4, 8), steps=2, batch=2, size=16, settled=0.5)
+QUICK = replace(CorrectionRecipe.load("any-model"), channels=(4, 8), steps=2, batch=2, size=16, settled=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,43 @@ def test_it_is_trained_resumed_and_written_with_its_split(train, capsys):
     assert any(not torch.equal(value, weights[key]) for key, value in resumed.items())
     steps = [json.loads(line)["step"] for line in (first.parent / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert steps == [2, 3]
+
+
+def test_the_network_of_one_model_begins_as_the_one_for_any(dataset, tiny_model, train, tmp_path):
+    general = LearntCorrection.load(ANY_MODEL).network.state_dict()
+    own = replace(CorrectionRecipe.load("hippocampus-t1"), model=str(tiny_model), steps=1, batch=1, size=16, rate=0.0)
+    train(steps=1)  # the split is known from here on
+    trained = train_correction(dataset, own, tmp_path / "own")
+    assert trained.name == "hippocampus-t1.safetensors"
+    kept = from_eight_bits(load_file(trained))
+    for key, value in general.items():
+        if "running" not in key and "num_batches" not in key:
+            assert torch.allclose(kept[key].float(), value, atol=0.02 * float(value.abs().max()) + 1e-6), key
+
+
+def test_examples_of_one_model_lie_as_in_its_scans(tmp_path):
+    """They are mirrored from left to right alone: what is higher, or further to the front, stays so."""
+    own = np.zeros((16, 16, 16), np.uint8)
+    own[2:7, 2:8, 4:13] = 1  # low, and at the back
+    own[9:14, 9:15, 4:13] = 2
+    truth = own.copy()
+    truth[6, 2:8, 4:13] = 0
+    chance = np.stack([own == value for value in range(3)]).astype(np.uint8) * 255
+    image = np.random.default_rng(0).random(own.shape, np.float32)
+    SegmentedCase(image, chance, own, truth, (), "a").save(tmp_path / "a.npz")
+
+    def turned(any_model: bool) -> int:
+        examples = CorrectionExamples([tmp_path / "a.npz"], 16, 1.0, seed=1, any_model=any_model)
+        count = 0
+        for _ in range(40):
+            structure, other = examples.draw(1).inputs[0, [1, 3]] > 0.5
+            if other.any():
+                low, high = sorted((structure.nonzero().float().mean(0), other.nonzero().float().mean(0)), key=sum)
+                count += not bool(low[0] < high[0] and low[1] < high[1] and abs(low[2] - high[2]) < 1.5)
+        return count
+
+    assert turned(any_model=False) == 0
+    assert turned(any_model=True) > 5
 
 
 def test_examples_hide_what_was_not_looked_at(tmp_path):
