@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from SESegmentationLib.inference.engine import Engine
@@ -30,6 +31,8 @@ from .simulated_corrections import MANNERS, POLICIES, choose_slices, simulate_co
 
 #: volumes under one shift, and under two at once, for each volume as it is
 ONE, TWO = 4, 4
+#: share of the examples for any model in which borders lie too far outside or inside
+BIASED = 0.4
 #: how often so many slices are corrected
 COUNTS, COUNT_SHARES = (1, 2, 4, 8), (0.25, 0.35, 0.25, 0.15)
 #: how often slices are corrected in which manner
@@ -187,6 +190,9 @@ class CorrectionExamples:
         group = self._plain if plain and self._plain else self._shifted
         segmented = group[random.integers(len(group))]
         image, probabilities, own, truth = self._zoomed(segmented)
+        if self.any_model and random.random() < BIASED:
+            probabilities = self._biased(probabilities)
+            own = probabilities.argmax(0).astype(np.uint8)
         doubt = 1 - probabilities.max(0)
         # 0: all structures as one
         channel = int(random.integers(0, len(probabilities)))
@@ -241,6 +247,12 @@ class CorrectionExamples:
         hard = torch.from_numpy(np.stack([segmented.own, segmented.truth]).astype(np.float32))[None]
         own, truth = F.interpolate(hard, size, mode="nearest-exact")[0].numpy().astype(np.uint8)
         return soft[0], soft[1:], own, truth
+
+    def _biased(self, probabilities: np.ndarray) -> np.ndarray:
+        """Structures too large or too small everywhere, as by a model that learnt other borders."""
+        softened = np.stack([gaussian_filter(each, self.random.uniform(0, 1.2)) for each in probabilities])
+        odds = softened.clip(1e-3) * np.exp(self.random.normal(0, 1.2, (len(probabilities), 1, 1, 1)))
+        return (odds / odds.sum(0)).astype(np.float32)
 
     def _cut(self, arrays: list[np.ndarray], own: np.ndarray, labels: np.ndarray, channel: int) -> list[Tensor]:
         """A cube round the structure, about its middle, or somewhere in it where it is larger."""

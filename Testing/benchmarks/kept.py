@@ -24,6 +24,8 @@ from SESegmentationTraining.processes import machine_words
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = ROOT.parent / "shared" / "data" / "hippocampus"
 RESOURCES = ROOT / "Resources"
+#: the model that is measured unless another is named
+HIPPOCAMPUS = "hippocampus-t1"
 
 
 class Kept:
@@ -57,7 +59,7 @@ class Kept:
 def arguments(text: str | None, cases: int) -> argparse.ArgumentParser:
     """Options that both benchmarks have."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="hippocampus-t1", help="name or folder")
+    parser.add_argument("--model", default=HIPPOCAMPUS, help="name or folder")
     parser.add_argument("--dataset", type=Path, default=DATASET, help="that the model was trained on")
     parser.add_argument("--cases", type=int, default=cases, help="test cases that are measured")
     parser.add_argument("--measure", action="store_true", help="measure, even where there are figures in Resources")

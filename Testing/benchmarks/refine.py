@@ -8,6 +8,7 @@ at once. Measured is the mean Dice of the structures on all slices that were not
 confidence intervals by bootstrap over cases. "Regained" is the share of the Dice missing to 1 that is regained; "worse"
 the share of volumes that lose more than 0.01.
 
+With --pair other scans are measured, with labels of which those that the model does not have count as background.
 With --compare, recalibration of SE blocks is measured too: with the guard of hidden slices, and without it, which was
 the default before.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -27,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
-from kept import Kept, arguments, opened, read_figures, write_figures
+from kept import HIPPOCAMPUS, Kept, arguments, opened, read_figures, write_figures
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -36,7 +38,7 @@ from scipy.stats import bootstrap
 from SESegmentationLib.inference.crops import Crop
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
-from SESegmentationLib.models import ModelPackage, sha256_of
+from SESegmentationLib.models import ModelPackage, find_model, sha256_of
 from SESegmentationLib.refine import AXES, Corrections, Slices
 from SESegmentationLib.refine.cross_validation import recalibrate_cross_validated
 from SESegmentationLib.refine.learnt_correction import weights_for
@@ -192,11 +194,12 @@ class Bench:
     def _read(self, name: str, shifts: tuple[str, ...]) -> tuple[sitk.Image, np.ndarray, np.ndarray, np.ndarray]:
         """Volume, truth, the model's own labels and its doubt."""
         image, truth = read_volume(self.cases[name].image), read_label_volume(self.cases[name].label)
-        image = shifted(image, shifts, seed=int(name[-3:]))
+        image = shifted(image, shifts, seed=zlib.crc32(name.encode()))
         self.engine.forget()
         own = self.engine.segment(image, SegmentOptions(doubt=True))
         arrays = [sitk.GetArrayFromImage(each) for each in (truth, own.labels, own.doubt)]
-        return image, arrays[0].astype(arrays[1].dtype), *arrays[1:]
+        known = np.where(np.isin(arrays[0], self.values), arrays[0], 0)
+        return image, known.astype(arrays[1].dtype), *arrays[1:]
 
     def _dice(self, labels: np.ndarray, truth: np.ndarray, where: np.ndarray) -> float:
         pairs = [((labels == value) & where, (truth == value) & where) for value in self.values]
@@ -360,12 +363,14 @@ def main() -> None:
     parser = arguments(__doc__, CASES)
     parser.add_argument("--compare", action="store_true", help="measure recalibration too, cross-validated and not")
     parser.add_argument("--quick", action="store_true", help="two and four slices, chosen in six ways")
+    parser.add_argument("--pair", nargs=2, type=Path, action="append", metavar=("IMAGE", "LABELS"), default=[])
     chosen = parser.parse_args()
-    path = chosen.output / "refine.json"
+    path = chosen.output / ("refine.json" if chosen.model == HIPPOCAMPUS else f"refine-{Path(chosen.model).name}.json")
     content = None if chosen.measure else read_figures(path, chosen.model, "bench-refine")
     if content is None:
         torch.set_num_threads(1)
-        package, cases = opened(chosen)
+        pairs = [Case(image.name, image, labels) for image, labels in chosen.pair]
+        package, cases = (find_model(chosen.model), pairs) if pairs else opened(chosen)
         names = [case.name for case in cases]
         bench = Bench(package, dict(zip(names, cases, strict=True)))
         measured = list(trials(names, chosen.compare, chosen.quick))
