@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.mrml import image_from_volume_node, region_image
 
 
@@ -112,12 +113,12 @@ def test_a_box_larger_than_the_volume_holds_all_of_it(make_volume):
     assert voxels_of_volume(region, image_from_volume_node(volume)).all()
 
 
-def test_an_image_that_was_read_already_is_used(make_volume):
+def test_another_frame_may_have_a_grid_of_its_own(make_volume):
     volume = make_volume(size=(10, 10, 10), spacing=(1, 1, 1), origin=(0, 0, 0))
     finer = sitk.Image([20, 20, 20], sitk.sitkUInt8)  # another frame, on another grid
     finer.SetSpacing((0.5, 0.5, 0.5))
     finer.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
-    region = region_image(add_box((2, 2, 2), (2, 2, 2)), volume, finer)
+    region = region_image(add_box((2, 2, 2), (2, 2, 2)), volume, Geometry.of(finer))
     assert voxels_of_volume(region, finer).sum() == 5**3
 
 

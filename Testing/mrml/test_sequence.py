@@ -8,6 +8,7 @@ import SimpleITK as sitk
 import slicer
 
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.mrml import SegmentationSequence, UndoHistory, VolumeSequence, region_image
 
@@ -212,7 +213,7 @@ def test_regions_of_interest_lie_in_frames_as_in_the_volume_on_show(scene, frame
     roi.SetCenter(15 + 2.0, 20 + 4.0, 30 + 3.0)
     roi.SetSize(2.0, 4.0, 6.0)
     image = frames.image(3)
-    region = region_image(roi, frames.volume, image)
+    region = region_image(roi, frames.volume, Geometry.of(image))
     mask = sitk.GetArrayFromImage(sitk.Resample(region, image, sitk.Transform(), sitk.sitkNearestNeighbor))
     assert np.argwhere(mask).min(axis=0).tolist() == [0, 1, 1]
     assert np.argwhere(mask).max(axis=0).tolist() == [2, 3, 3]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.io.volume_image import SHEAR_DEGREES
 from SESegmentationLib.mrml import check_volume_node, image_from_volume_node
 from SESegmentationLib.mrml.volume import ijk_to_ras
@@ -100,7 +101,7 @@ def test_the_matrix_of_the_image_is_that_of_the_node(make_volume):
     expected = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(expected)
     np.testing.assert_allclose(
-        slicer.util.arrayFromVTKMatrix(ijk_to_ras(image_from_volume_node(node))),
+        slicer.util.arrayFromVTKMatrix(ijk_to_ras(Geometry.of(image_from_volume_node(node)))),
         slicer.util.arrayFromVTKMatrix(expected),
         atol=1e-12,
     )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
+import numpy as np
+import pytest
 import qt
 import slicer
 from panel_clicks import click, texts, wait, wait_a_moment
 
 from SESegmentationLib.errors import WorkerError
+from SESegmentationLib.io.volume_image import voxels_of
 
 
 def test_nothing_chosen_is_said(widget, segmenter):
@@ -76,6 +81,64 @@ def test_cancelled_at_once(widget, segmenter, make_volume, monkeypatch):
     assert texts(widget.panel.messages.shown) == [("information", "The segmentation was cancelled.")]
     click(widget.ui.segmentButton)
     assert widget.panel.run.running and len(segmenter.jobs) == 2
+
+
+@pytest.fixture
+def slow_copy(monkeypatch):
+    """Voxels are copied only once this is set; what is to be raised then can be added."""
+    from SESegmentationLib.panel import requests
+
+    may_go, errors = threading.Event(), []
+    copier = requests.copier_of_volume_node
+
+    def copier_of_volume_node(node):
+        copy = copier(node)
+
+        def copy_slowly():
+            assert may_go.wait(30)
+            for error in errors:
+                raise error
+            return copy()
+
+        return copy_slowly
+
+    monkeypatch.setattr(requests, "copier_of_volume_node", copier_of_volume_node)
+    yield may_go, errors
+    may_go.set()
+
+
+def test_the_window_does_not_wait_until_a_large_volume_is_copied(widget, segmenter, make_volume, slow_copy):
+    may_go, _ = slow_copy
+    volume = make_volume()
+    click(widget.ui.segmentButton)
+    wait_a_moment()
+    assert widget.panel.run.running and not segmenter.jobs and widget.ui.progressLabel.text == "Starting…"
+    may_go.set()
+    wait(lambda: segmenter.jobs)
+    np.testing.assert_array_equal(voxels_of(segmenter.jobs[0].image), slicer.util.arrayFromVolume(volume))
+
+
+def test_a_scene_closed_while_a_volume_is_copied_is_not_segmented(widget, segmenter, make_volume, slow_copy):
+    may_go, _ = slow_copy
+    make_volume()
+    click(widget.ui.segmentButton)
+    slicer.mrmlScene.Clear()
+    may_go.set()
+    wait_a_moment()
+    assert not widget.panel.run.running and not segmenter.jobs and widget.panel.messages.shown == []
+
+
+def test_no_memory_for_the_copy_is_told(widget, segmenter, make_volume, slow_copy):
+    may_go, errors = slow_copy
+    errors.append(MemoryError())
+    make_volume()
+    click(widget.ui.segmentButton)
+    may_go.set()
+    wait(lambda: not widget.panel.run.running)
+    assert "not enough memory" in widget.panel.messages.shown[0].text and not segmenter.jobs
+    errors.clear()
+    click(widget.ui.segmentButton)
+    wait(lambda: segmenter.jobs)
 
 
 def test_a_scene_closed_at_once_is_not_segmented(widget, segmenter, make_volume):

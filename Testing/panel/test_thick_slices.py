@@ -187,7 +187,7 @@ def test_with_a_real_worker(open_story, real_model):
     story.choices.inputVolume = volume
     node = story.segment()
     image = image_from_volume_node(volume)
-    grid = result_grid(node, image)
+    grid = result_grid(node, volume)
     assert grid.GetSize() != image.GetSize() and max(grid.GetSpacing()) < 1.1
     reference = fine_volume(node)
     assert reference.GetImageData().GetDimensions() == grid.GetSize()

@@ -41,7 +41,7 @@ from .segmentation import (
     set_review_state,
     update_segmentation,
 )
-from .volume import VolumeSequence, check_volume_node, image_from_volume_node
+from .volume import VolumeSequence, check_volume_node, copier_of_volume_node, image_from_volume_node, volume_geometry
 
 __all__ = [
     "ACCEPTED",
@@ -87,4 +87,6 @@ __all__ = [
     "source_volume",
     "update_segmentation",
     "value_range",
+    "copier_of_volume_node",
+    "volume_geometry",
 ]

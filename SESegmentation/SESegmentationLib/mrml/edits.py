@@ -26,7 +26,7 @@ from ..geometry import AXES, Geometry, Slices, edited_slices, same_grid, slices_
 from ..io.volume_image import voxels_of
 from ..models import Label
 from .layers import find_layers, find_segment, label_map
-from .volume import volume_geometry
+from .volume import image_from_volume_node, volume_geometry
 
 _WRITTEN, _CORRECTED = "SESegmentation.Own", "SESegmentation.Corrected"
 #: attributes that belong together, for whoever saves and restores them
@@ -208,15 +208,15 @@ def corrected_mask(
     return slices_mask(slices, geometry.GetSize()[::-1])
 
 
-def result_grid(node: slicer.vtkMRMLSegmentationNode, image: sitk.Image) -> sitk.Image:
+def result_grid(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> sitk.Image:
     """An image on the grid of the results in a segmentation: a model's, where slices are thick, or the volume's own.
 
     Args:
         node: the segmentation.
-        image: the volume, for segmentations without a record.
+        volume: its voxels are the grid of segmentations without a record.
     """
     found = EditRecord.usable(node).written
-    return found[-1].labels if found else image
+    return found[-1].labels if found else image_from_volume_node(volume)
 
 
 def is_on_volume_grid(

@@ -13,10 +13,10 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_numpy
 
 from ..errors import InputError
-from ..geometry import mask_box, whole_box
+from ..geometry import Geometry, mask_box, triple, whole_box
 from ..io.segmentations import LABEL_TAG
 from ..models import Label
-from .volume import check_linear_transform, check_volume_node, ijk_to_ras, image_from_volume_node
+from .volume import check_linear_transform, check_volume_node, ijk_to_ras, volume_geometry
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
 
@@ -131,7 +131,7 @@ def oriented_image(values: np.ndarray, geometry: sitk.Image) -> slicer.vtkOrient
     """
     bounds = _bounds(values)
     cut = np.ascontiguousarray(values[tuple(slice(low, high + 1) for low, high in reversed(bounds))])
-    image = _empty_image(bounds, ijk_to_ras(geometry))
+    image = _empty_image(bounds, ijk_to_ras(Geometry.of(geometry)))
     scalars = numpy_to_vtk(cut.ravel(), deep=True, array_type=get_vtk_array_type(cut.dtype))
     scalars.SetName("ImageScalars")
     image.GetPointData().SetScalars(scalars)
@@ -140,7 +140,7 @@ def oriented_image(values: np.ndarray, geometry: sitk.Image) -> slicer.vtkOrient
 
 def oriented_geometry(image: sitk.Image) -> slicer.vtkOrientedImageData:
     """All of an image, without voxels."""
-    return _empty_image([(0, size - 1) for size in image.GetSize()], ijk_to_ras(image))
+    return _empty_image([(0, size - 1) for size in image.GetSize()], ijk_to_ras(Geometry.of(image)))
 
 
 def _bounds(values: np.ndarray) -> list[tuple[int, int]]:
@@ -158,7 +158,7 @@ def _empty_image(bounds: Sequence[tuple[int, int]], ijk_to_world: vtk.vtkMatrix4
 
 
 def region_image(
-    roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLScalarVolumeNode, image: sitk.Image | None = None
+    roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLScalarVolumeNode, geometry: Geometry | None = None
 ) -> sitk.Image:
     """The voxels of a volume whose centres lie in a box.
 
@@ -167,7 +167,7 @@ def region_image(
     Args:
         roi: the box.
         volume: the node that shows the volume.
-        image: the volume's voxels where they were read already, or another frame of its sequence.
+        geometry: of another frame of its sequence, which may have a grid of its own.
 
     Returns:
         uint8 image of the part of the volume round the box, 1 inside and 0 outside.
@@ -177,16 +177,16 @@ def region_image(
     """
     check_volume_node(volume)
     check_linear_transform(roi)
-    image = image_from_volume_node(volume) if image is None else image
+    geometry = volume_geometry(volume) if geometry is None else geometry
     name = roi.GetName()
     if roi.GetNumberOfControlPoints() == 0 or min(roi.GetSize()) <= 0:
         raise InputError(
             _("The region {name} is not drawn yet.").format(name=name),
             _("Place it in the views, or choose the whole volume."),
         )
-    to_box = _voxels_to_box(roi, volume, image)
+    to_box = _voxels_to_box(roi, volume, geometry)
     half = np.array(roi.GetSize()) / 2
-    size = np.array(image.GetSize())
+    size = np.array(geometry.size)
     low, high = _roi_bounds(np.linalg.inv(to_box), half, size)
     i, j, k = np.ogrid[tuple(map(slice, low, high))]
     axes = (to_box[row, 0] * i + to_box[row, 1] * j + to_box[row, 2] * k + to_box[row, 3] for row in range(3))
@@ -196,22 +196,19 @@ def region_image(
             _("The region {name} lies outside the volume {volume}.").format(name=name, volume=volume.GetName()),
             _("Move it over the volume."),
         )
-    region = sitk.GetImageFromArray(np.ascontiguousarray(inside.T, np.uint8))
-    region.SetSpacing(image.GetSpacing())
-    region.SetOrigin(image.TransformIndexToPhysicalPoint(low.tolist()))
-    region.SetDirection(image.GetDirection())
-    return region
+    box = triple(slice(int(first), int(last)) for first, last in zip(low[::-1], high[::-1], strict=True))
+    return geometry.cropped(box).image(np.ascontiguousarray(inside.T, np.uint8))
 
 
 def _voxels_to_box(
-    roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLScalarVolumeNode, image: sitk.Image
+    roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLScalarVolumeNode, geometry: Geometry
 ) -> np.ndarray:
-    """4 x 4 matrix from the image's voxel indices to the box's own axes, in mm from its centre."""
+    """4 x 4 matrix from voxel indices to the box's own axes, in mm from its centre."""
     volume_to_world = vtk.vtkMatrix4x4()
     slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(volume.GetParentTransformNode(), None, volume_to_world)
     box_to_world = slicer.util.arrayFromVTKMatrix(roi.GetObjectToWorldMatrix())
     voxels_to_world = slicer.util.arrayFromVTKMatrix(volume_to_world) @ slicer.util.arrayFromVTKMatrix(
-        ijk_to_ras(image)
+        ijk_to_ras(geometry)
     )
     return np.linalg.inv(box_to_world) @ voxels_to_world
 

@@ -11,7 +11,9 @@ the same browser selects from: each frame shows its own segmentation, and edits 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -102,12 +104,21 @@ def image_from_volume_node(node: slicer.vtkMRMLScalarVolumeNode) -> sitk.Image:
         InputError: the volume cannot be segmented.
         OutOfMemoryError: the memory is not enough for it.
     """
+    return copier_of_volume_node(node)()
+
+
+def copier_of_volume_node(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], sitk.Image]:
+    """What makes the image of :func:`image_from_volume_node`, whose errors are raised before.
+
+    It needs nothing of MRML any more but the voxels, and may run in another thread: where memory is first used, copying
+    the voxels of a whole body takes longer than a window may wait.
+    """
     check_volume_node(node)
     data = node.GetImageData()
     # a copy for the image, one on its way to the worker and two there, of which one becomes single precision
     require(data.GetNumberOfPoints() * (3 * data.GetScalarSize() + 8) / 1e9)
     _check_file(node)
-    return volume_geometry(node).image(slicer.util.arrayFromVolume(node))
+    return partial(volume_geometry(node).image, slicer.util.arrayFromVolume(node))
 
 
 def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
@@ -166,12 +177,11 @@ def volume_geometry(node: slicer.vtkMRMLVolumeNode) -> Geometry:
     return Geometry(size, node.GetSpacing(), origin, tuple(_directions_lps(node).ravel().tolist()))
 
 
-def ijk_to_ras(image: sitk.Image) -> vtk.vtkMatrix4x4:
+def ijk_to_ras(geometry: Geometry) -> vtk.vtkMatrix4x4:
     """The matrix from voxel indices (i, j, k) of an image to RAS in mm."""
-    directions = np.reshape(image.GetDirection(), (3, 3))
     affine = np.eye(4)
-    affine[:3, :3] = RAS_TO_LPS @ directions @ np.diag(image.GetSpacing())
-    affine[:3, 3] = RAS_TO_LPS @ image.GetOrigin()
+    affine[:3, :3] = RAS_TO_LPS @ geometry.axes @ np.diag(geometry.spacing)
+    affine[:3, 3] = RAS_TO_LPS @ geometry.origin
     return slicer.util.vtkMatrixFromArray(affine)
 
 
@@ -227,14 +237,22 @@ class VolumeSequence:
         selected = self.selected
         return [selected] + [number for number in range(len(self)) if every and number != selected]
 
+    def node(self, number: int) -> slicer.vtkMRMLScalarVolumeNode:
+        """A frame, which is outside the scene; the browser stays where it is.
+
+        Raises:
+            InputError: the sequence is no longer in the scene.
+        """
+        self.check()
+        return self.sequence.GetNthDataNode(number)
+
     def image(self, number: int) -> sitk.Image:
-        """A frame as an image; the browser stays where it is.
+        """A frame as an image.
 
         Raises:
             InputError: the sequence is no longer in the scene, or the frame cannot be segmented.
         """
-        self.check()
-        return image_from_volume_node(self.sequence.GetNthDataNode(number))
+        return image_from_volume_node(self.node(number))
 
     def check(self) -> None:
         """Raise InputError if the sequence is no longer in the scene, or the node that shows it cannot be segmented."""

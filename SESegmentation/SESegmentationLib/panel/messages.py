@@ -13,7 +13,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..client.remote import AGAIN, QUEUE, RESTARTED, SENDING
-from ..errors import CancelledError, SegmentationError
+from ..errors import CancelledError, OutOfMemoryError, SegmentationError, is_out_of_memory
 from ..mrml import ACCEPTED, CORRECTED, TO_CHECK
 from ..result import Finding
 
@@ -277,6 +277,11 @@ def explain_error(error: Exception) -> SegmentationError:
     """An error with cause and remedy. Any other exception is a fault of this program, and goes to the error log."""
     if isinstance(error, SegmentationError):
         return error
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
+            _("There is not enough memory for this volume."),
+            _("Close other programs, or crop the volume with the module Crop Volume."),
+        )
     logging.error("SESegmentation", exc_info=error)
     return SegmentationError(
         _("Unexpected failure: {kind}: {error}").format(kind=type(error).__name__, error=error),

@@ -213,7 +213,7 @@ class Panel:
         self.recalibration.discard()
         run = SegmentRun(request, request.frames())
         self.run.start(
-            lambda: request.job(run.frames[0]),
+            lambda: request.job_maker(run.frames[0]),
             partial(self._on_segmented, run),
             partial(self._on_segmentation_failed, run),
             len(run.frames),
@@ -248,7 +248,7 @@ class Panel:
                     _("The scene was closed during the installation."), _("Load a volume and click Segment.")
                 )
             request = kind.read(node, self._scene_choices, self._settings)  # it may have been edited meanwhile
-            self.run.start(lambda: request.job, partial(on_result, request), self._on_request_failed)
+            self.run.start(lambda: request.make_job, partial(on_result, request), self._on_request_failed)
             self._pending = request
             self._show_actions()
 

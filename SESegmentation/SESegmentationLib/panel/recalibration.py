@@ -169,7 +169,7 @@ class EarlierCorrections:
                 ),
                 _("Move one of them in the module Data."),
             )
-        grids = [result_grid(earlier, image_from_volume_node(volume)), result_grid(node, inputs.image())]
+        grids = [result_grid(earlier, volume), result_grid(node, inputs.volume)]
         labels = inputs.record.labels
         corrected = drawn_voxels(earlier, grids[0])
         if corrected is None:
@@ -180,7 +180,7 @@ class EarlierCorrections:
                 _("Choose a result that you have corrected."),
             )
         before, now = (label_map(each, labels, grid) for each, grid in zip((earlier, node), grids, strict=True))
-        transform = register(image_from_volume_node(volume), before, inputs.image(), now)
+        transform = register(image_from_volume_node(volume), before, image_from_volume_node(inputs.volume), now)
         marked = np.where(corrected, voxels_of(before).astype(np.int32) + 1, 0)  # 1 for what was erased
         start = Geometry.of(before).image(marked)
         placed = voxels_of(transferred(start, Geometry.of(now), transform.GetInverse()))

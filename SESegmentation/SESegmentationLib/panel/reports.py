@@ -62,7 +62,7 @@ def _result_in_scene(node: slicer.vtkMRMLSegmentationNode) -> tuple[ResultRecord
     volume = source_volume(node)
     check_volume_node(volume)
     image = image_from_volume_node(volume)
-    labels = label_map(node, record.labels, result_grid(node, image))
+    labels = label_map(node, record.labels, result_grid(node, volume))
     return record.with_volumes(labels), image, labels
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,9 +22,9 @@ from ..mrml import (
     adapted_parameters,
     check_output_grid,
     check_volume_node,
+    copier_of_volume_node,
     corrected_mask,
     find_corrected_slices,
-    image_from_volume_node,
     is_on_volume_grid,
     label_map,
     referenced_node,
@@ -30,6 +32,7 @@ from ..mrml import (
     result_grid,
     source_volume,
     value_range,
+    volume_geometry,
 )
 from ..result import Grid, SegmentOptions
 from .choices import Choices
@@ -93,13 +96,9 @@ class ResultInputs:
         settings.require_accepted(package.card)
         return cls(node, record, volume, package, referenced_node(node, REGION_ROLE, "vtkMRMLMarkupsROINode"))
 
-    def image(self) -> sitk.Image:
-        """The volume, a copy; InputError where it cannot be segmented."""
-        return image_from_volume_node(self.volume)
-
-    def roi(self, image: sitk.Image) -> sitk.Image | None:
-        """The region on the grid of :meth:`image`; None for the whole volume."""
-        return None if self.region is None else region_image(self.region, self.volume, image)
+    def roi(self) -> sitk.Image | None:
+        """The region on the volume's grid; None for the whole volume."""
+        return None if self.region is None else region_image(self.region, self.volume)
 
     def adapted(self) -> bytes | None:
         """The adapted parameters with which it was made; None for the model as it is."""
@@ -195,21 +194,24 @@ class SegmentRequest:
         Raises:
             InputError: as :meth:`check`, or the region is not drawn or lies outside the volume.
         """
+        return self.job_maker(frame)()
+
+    def job_maker(self, frame: int | None) -> Callable[[], SegmentJob]:
+        """What makes the :meth:`job`, in another thread too: all but the voxels is read from the scene before.
+
+        The errors are those of :meth:`job`.
+        """
         volume = self.check()
-        image = image_from_volume_node(volume) if frame is None else find_frames(volume).image(frame)
-        return SegmentJob(
-            options=SegmentOptions(
-                roi=None if self.region is None else region_image(self.region, volume, image),
-                fast=self.fast,
-                low_memory=self.low_memory,
-                doubt=frame is None,
-                grid=self._grid(frame, volume),
-            ),
-            image=image,
-            model=self.package.path,
-            device=self.device,
-            adapted=self.adapted,
+        node = volume if frame is None else find_frames(volume).node(frame)
+        copy = copier_of_volume_node(node)
+        options = SegmentOptions(
+            roi=None if self.region is None else region_image(self.region, volume, volume_geometry(node)),
+            fast=self.fast,
+            low_memory=self.low_memory,
+            doubt=frame is None,
+            grid=self._grid(frame, volume),
         )
+        return lambda: SegmentJob(copy(), self.package.path, options, self.device, self.adapted)
 
     def _grid(self, frame: int | None, volume: slicer.vtkMRMLScalarVolumeNode) -> Grid:
         """The grid of the result: that of the segmentation it is written into, of the frame, or the model's choice."""
@@ -283,11 +285,11 @@ class AttentionRequest:
 
     Attributes:
         inputs: what the result was made of.
-        job: for the worker.
+        make_job: see :meth:`SegmentRequest.job_maker`.
     """
 
     inputs: ResultInputs
-    job: AttentionJob
+    make_job: Callable[[], AttentionJob]
 
     @classmethod
     def read(
@@ -295,15 +297,10 @@ class AttentionRequest:
     ) -> AttentionRequest:
         """The request for a result; the errors are those of :meth:`ResultInputs.of`."""
         inputs = ResultInputs.of(node, settings)
-        image = inputs.image()
-        job = AttentionJob(
-            options=SegmentOptions(roi=inputs.roi(image), fast=choices.fast, low_memory=choices.lowMemory),
-            image=image,
-            model=inputs.package.path,
-            device=choices.device,
-            adapted=inputs.adapted(),
-        )
-        return cls(inputs, job)
+        copy = copier_of_volume_node(inputs.volume)
+        options = SegmentOptions(roi=inputs.roi(), fast=choices.fast, low_memory=choices.lowMemory)
+        device, adapted = choices.device, inputs.adapted()
+        return cls(inputs, lambda: AttentionJob(copy(), inputs.package.path, options, device, adapted))
 
     def removed_node(self) -> str:
         """See :meth:`ResultInputs.removed_node`."""
@@ -330,12 +327,12 @@ class RefineRequest:
     Attributes:
         inputs: what the corrected result was made of.
         target: where the new result goes.
-        job: for the worker.
+        make_job: see :meth:`SegmentRequest.job_maker`.
     """
 
     inputs: ResultInputs
     target: Target
-    job: RefineJob
+    make_job: Callable[[], RefineJob]
 
     @property
     def node(self) -> slicer.vtkMRMLSegmentationNode:
@@ -353,17 +350,17 @@ class RefineRequest:
             ModelError, UsageError: as :meth:`ResultInputs.of`.
         """
         inputs = ResultInputs.of(node, settings)
-        image = inputs.image()
+        copy = copier_of_volume_node(inputs.volume)
         node = inputs.node
-        slices, grid = find_corrected_slices(node), result_grid(node, image)
+        slices, grid = find_corrected_slices(node), result_grid(node, inputs.volume)
         if corrected_mask(node, grid, slices) is None:
             raise InputError(
                 _("No slice was corrected yet: there is nothing to learn from."),
                 _("Click Correct, draw a slice as it should be, and come back."),
             )
-        job = RefineJob(
-            options=SegmentOptions(roi=inputs.roi(image), low_memory=choices.lowMemory, doubt=True),
-            image=image,
+        make_job = partial(
+            RefineJob,
+            options=SegmentOptions(roi=inputs.roi(), low_memory=choices.lowMemory, doubt=True),
             labels=label_map(node, inputs.record.labels, grid),
             slices=tuple(map(str, slices)),
             model=inputs.package.path,
@@ -371,7 +368,8 @@ class RefineRequest:
             recalibrate=choices.recalibrate,
         )
         region_id = inputs.region.GetID() if inputs.region is not None else None
-        return cls(inputs, Target(inputs.volume.GetID(), node.GetID(), node.GetName(), region_id=region_id), job)
+        target = Target(inputs.volume.GetID(), node.GetID(), node.GetName(), region_id=region_id)
+        return cls(inputs, target, lambda: make_job(image=copy()))
 
     def removed_node(self) -> str:
         """See :meth:`ResultInputs.removed_node`."""

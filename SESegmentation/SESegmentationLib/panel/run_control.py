@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +22,8 @@ from .scene_results import SceneResults
 
 #: how often events are fetched, while a segmentation runs and while the worker only waits, in ms
 RUNNING_MS, WAITING_MS = 40, 1000
-#: from a click until its job is made, so that copying voxels gets a turn of the event loop of its own (with 0 Qt would
-#: do both in one), in ms
+#: from a click until its job is read from the scene, which gets a turn of the event loop of its own (with 0 Qt would do
+#: both in one), in ms
 SUBMIT_MS = 1
 #: the second half of a double click on Segment must not cancel what the first half began, in s
 DOUBLE_CLICK_SECONDS = 0.5
@@ -35,22 +37,24 @@ class _Run:
 
     Attributes:
         segmenter: does them.
-        next_job: makes the next one.
+        next_job: reads the next one from the scene; what it returns makes it, in another thread.
         on_result: called with the event of each job that succeeded.
         on_failure: called with what ended the run.
         count: how many jobs there are.
         started: when the run began, in s of the clock.
         done: how many jobs are done.
+        making: the job that is being made; None before and after.
         handle: of the job under way; None before it is submitted.
     """
 
     segmenter: Segmenter
-    next_job: Callable[[], Job]
+    next_job: Callable[[], Callable[[], Job]]
     on_result: Callable[[ResultEvent], None]
     on_failure: Callable[[SegmentationError], None]
     count: int
     started: float
     done: int = 0
+    making: Future[Job] | None = None
     handle: JobHandle | None = None
 
 
@@ -103,7 +107,7 @@ class RunControl:
 
     def start(
         self,
-        next_job: Callable[[], Job],
+        next_job: Callable[[], Callable[[], Job]],
         on_result: Callable[[ResultEvent], None],
         on_failure: Callable[[SegmentationError], None],
         count: int = 1,
@@ -111,8 +115,9 @@ class RunControl:
         """Begin a run. The one before must be over.
 
         Args:
-            next_job: makes a job, the first soon after, the others when the one before is done; may raise
-                SegmentationError.
+            next_job: reads a job from the scene, the first soon after, the others when the one before is done. What it
+                returns makes the job in another thread, so that the window does not wait until large volumes are
+                copied. Both may raise SegmentationError.
             on_result: called with the event of a job that succeeded; another one follows unless it was the last, or
                 this calls :meth:`abandon`.
             on_failure: called with the error of a job that could not be made, failed or was cancelled; no other one
@@ -136,7 +141,7 @@ class RunControl:
 
     def cancel(self) -> None:
         """Ask to stop; a failure follows within a second."""
-        self._submit()
+        self._submit(seconds=None)
         if self._run is not None and self._run.handle is not None:
             self._ui.segmentButton.enabled = False
             self._ui.progressLabel.text = _("Cancelling…")
@@ -203,13 +208,21 @@ class RunControl:
         run.on_result(event)
         self._submit()
 
-    def _submit(self) -> None:
-        """Make the next job, unless there is none or one is under way."""
+    def _submit(self, seconds: float | None = THREAD_SECONDS) -> None:
+        """Make the next job, unless there is none or one is under way.
+
+        Args:
+            seconds: how long to wait until it is made, if need be again at the next fetch; None: as long as it takes.
+        """
         run = self._run
         if run is None or run.handle is not None or not self._ready():
             return
         try:
-            run.handle = run.segmenter.submit(run.next_job())
+            if run.making is None:
+                run.making = _in_thread(run.next_job())
+            if wait([run.making], seconds).done:
+                making, run.making = run.making, None
+                run.handle = run.segmenter.submit(making.result())
         except Exception as error:
             self._end()
             run.on_failure(explain_error(error))
@@ -236,6 +249,20 @@ class RunControl:
         self._ui.segmentButton.toolTip = _("Find the structures of the chosen model in the chosen volume.")
         self._ui.segmentButton.enabled = True
         self._ui.progressBar.visible = self._ui.progressLabel.visible = False
+
+
+def _in_thread(make: Callable[[], Job]) -> Future[Job]:
+    """What ``make`` returns or raises, from a thread of its own."""
+    future: Future[Job] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(make())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="make a job", daemon=True).start()
+    return future
 
 
 def segment_and_wait(
