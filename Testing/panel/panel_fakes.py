@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,16 @@ class FakeSegmenter:
     def _finish(self, event: Event) -> None:
         self._handle.finished = True
         self._events.append(event)
+
+
+def made_at_once(make: Callable[[], Job]) -> Future[Job]:
+    """What the panel has made in another thread, made in this one."""
+    future: Future[Job] = Future()
+    try:
+        future.set_result(make())
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 class FakeDoctor:

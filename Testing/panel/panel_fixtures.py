@@ -104,12 +104,23 @@ def doctor() -> fakes.FakeDoctor:
 
 @pytest.fixture
 def widget(
-    models: Path, segmenter: fakes.FakeSegmenter, doctor: fakes.FakeDoctor, monkeypatch: pytest.MonkeyPatch
+    models: Path,
+    segmenter: fakes.FakeSegmenter,
+    doctor: fakes.FakeDoctor,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Any:
-    """The opened module, with fakes for what segments and what checks the computer."""
+    """The opened module, with fakes for what segments and what checks the computer.
+
+    Jobs are made when they are read from the scene, so that a busy computer changes no test's course.
+    """
     import SESegmentationLib.panel
 
     application.load_module(MODULE)
+    from SESegmentationLib.panel import run_control
+
+    if "slow_copy" not in request.fixturenames:
+        monkeypatch.setattr(run_control, "_in_thread", fakes.made_at_once)
     logic = sys.modules["SESegmentation"].SESegmentationLogic
     monkeypatch.setattr(logic, "createSegmenter", lambda self: segmenter)
     monkeypatch.setattr(SESegmentationLib.panel, "DoctorProcess", lambda: doctor)

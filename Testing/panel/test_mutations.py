@@ -15,7 +15,7 @@ import pytest
 import SimpleITK  # noqa: F401 - stays loaded while the panel is imported anew
 import slicer
 from panel_clicks import click, click_item, type_text, wait
-from panel_fakes import MODULE, FakeDoctor, FakeSegmenter, make_package, make_refined, make_result
+from panel_fakes import MODULE, FakeDoctor, FakeSegmenter, made_at_once, make_package, make_refined, make_result
 
 import SESegmentationLib
 from harness import application
@@ -139,8 +139,10 @@ def click_through(folder, monkeypatch, wheels):
     segmenter = FakeSegmenter()
     monkeypatch.setattr(sys.modules["SESegmentation"].SESegmentationLogic, "createSegmenter", lambda self: segmenter)
     import SESegmentationLib.panel
+    from SESegmentationLib.panel import run_control
 
     monkeypatch.setattr(SESegmentationLib.panel, "DoctorProcess", FakeDoctor)
+    monkeypatch.setattr(run_control, "_in_thread", made_at_once)
     widget = application.open_module("SESegmentation")
     ui, choices, panel = widget.ui, widget.logic.getParameterNode(), widget.panel
 
