@@ -255,6 +255,27 @@ class SegmentationResult:
 
 
 @dataclass(frozen=True)
+class StructureChange:
+    """What refinement does to one structure.
+
+    Attributes:
+        label: which.
+        gained, lost: voxels that the new result has and the network's own had not, and the reverse.
+        corrected: how many of these lie in what the clinician corrected; all of the others are the network's.
+    """
+
+    label: Label
+    gained: int
+    lost: int
+    corrected: int
+
+    @property
+    def elsewhere(self) -> int:
+        """Voxels that change outside of the corrected slices."""
+        return self.gained + self.lost - self.corrected
+
+
+@dataclass(frozen=True)
 class AdaptedNotes:
     """The header of a file of adapted parameters: what was learnt from corrections, and for which weights.
 

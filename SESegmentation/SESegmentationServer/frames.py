@@ -35,7 +35,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "device": str,
         "options": dict,
         "images": dict,
-        "slices": list,
+        "slices": list | None,
         "whole_slices": bool,
         "recalibrate": bool,
     },
@@ -180,7 +180,7 @@ def read_work(frame: Frame, cards: Mapping[str, ModelCard]) -> Work:
         return Work(number, kind, card.name, dict(value), [], 0.0)
     if any(name not in _OPTIONS or option not in _OPTIONS[name] for name, option in value["options"].items()):
         raise malformed("its options are none")
-    if not all(isinstance(entry, str) and len(entry) < 1 << 16 for entry in value.get("slices", ())):
+    if not all(isinstance(entry, str) and len(entry) < 1 << 16 for entry in value.get("slices") or ()):
         raise malformed("its slices are none")
     images = _images(kind, value, frame.arrays)
     image, voxels = images["image"], frame.arrays[list(images).index("image")]

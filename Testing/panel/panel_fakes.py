@@ -28,8 +28,8 @@ from SESegmentationLib.errors import CancelledError, SegmentationError
 from SESegmentationLib.inference.output_checks import with_doubtful_slices
 from SESegmentationLib.models import ModelCard, ModelPackage, write_package
 from SESegmentationLib.models.labels import structure_label
-from SESegmentationLib.result import FORMAT, Finding, SegmentationResult, StructureResult
-from SESegmentationLib.worker.jobs import pack_image, pack_result
+from SESegmentationLib.result import FORMAT, Finding, SegmentationResult, StructureChange, StructureResult
+from SESegmentationLib.worker.jobs import pack_image, pack_refinement, pack_result
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "SESegmentation" / "SESegmentation.py"
@@ -74,11 +74,7 @@ class FakeSegmenter:
         self._finish(ResultEvent(self._handle.number, "segment", *pack_result(result)))
 
     def succeed_refinement(self, refined: RefinedResult) -> None:
-        value, arrays = pack_result(refined.result)
-        value = {"result": value, "slices": refined.slices, "parameters": refined.parameters}
-        value["kept_because"] = refined.kept_because
-        adapted = np.frombuffer(refined.adapted or b"", np.uint8)
-        self._finish(ResultEvent(self._handle.number, "refine", value, [adapted, *arrays]))
+        self._finish(ResultEvent(self._handle.number, "refine", *pack_refinement(refined)))
 
     def succeed_attention(self, attention: sitk.Image) -> None:
         description, voxels = pack_image(attention)
@@ -204,7 +200,8 @@ def make_refined(job: RefineJob, card: ModelCard, grow: int = 1) -> RefinedResul
     labels.CopyInformation(job.labels)
     structures = make_result(job.image, card).structures
     result = SegmentationResult(labels, structures, {"learn": 3.0}, [], card, "cpu")
-    return RefinedResult(with_doubt(result), job.slices, adapted_file(card), 7)
+    changes = tuple(StructureChange(structure.label, grow, 0, 0) for structure in structures)
+    return RefinedResult(with_doubt(result), job.slices or (), adapted_file(card), 7, changes=changes)
 
 
 def adapted_file(card: ModelCard) -> bytes:

@@ -34,6 +34,7 @@ SENT = [
     SegmentJob(IMAGE, "brain-mr", ROI, adapted=b"\x00" * 20),
     AttentionJob(IMAGE, "abdomen-mr", ROI),
     RefineJob(IMAGE, LABELS, ("k:1",), "hippocampus-t1", ROI, recalibrate=True),
+    RefineJob(IMAGE, LABELS, None, "hippocampus-t1"),
     WarmUpJob("brain-mr"),
 ]
 BODIES = [body_of(job) for job in SENT]

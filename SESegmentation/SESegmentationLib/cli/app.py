@@ -15,7 +15,18 @@ from SESegmentationExport.commands import add_compare_command
 from .. import __version__
 from ..errors import DependencyError, UsageError
 from . import say, warn
-from .show import AcceptLicence, ServerAddress, ServerCertificate
+from .show import (
+    AcceptLicence,
+    AsJson,
+    Deidentify,
+    LowMemory,
+    SecondaryCapture,
+    SegType,
+    Series,
+    ServerAddress,
+    ServerCertificate,
+    StructuredReport,
+)
 
 #: packages whose module ``commands`` adds these commands, and how their extra dependencies are called
 PACKAGES = {
@@ -30,28 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Series = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SERIES",
-        help="Which of several DICOM series: its number, description or UID; without it they are listed.",
-    ),
-]
-SegType = Annotated[
-    Literal["binary", "labelmap"],
-    typer.Option(case_sensitive=False, help="DICOM: one bit a voxel and segment, or the label map (newer readers)."),
-]
-StructuredReport = Annotated[
-    bool, typer.Option("--sr", help="DICOM: write a structured report of the volumes too, beside the segmentation.")
-]
-SecondaryCapture = Annotated[
-    bool, typer.Option("--secondary-capture", help="DICOM: write the picture as secondary capture too.")
-]
-Deidentify = Annotated[
-    bool, typer.Option("--deidentify", help="DICOM: leave out what is known of patient and study; UIDs stay.")
-]
-LowMemory = Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 models_app = typer.Typer(invoke_without_command=True, help="List the models that can be used, or add one.")
 
 
@@ -326,6 +315,8 @@ def refine(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    server: ServerAddress = None,
+    server_certificate: ServerCertificate = None,
     roi: Annotated[
         Path | None, typer.Option(help="The region that was segmented: label file or Slicer's ROI (.mrk.json).")
     ] = None,
@@ -357,6 +348,7 @@ def refine(
 
     Corrected slices stay as they are. The model itself is not changed.
     """
+    from ..client.servers import server_at
     from ..result import DicomOptions
     from .refine import RefineOptions, refine_volume
 
@@ -368,6 +360,7 @@ def refine(
             slices=slices or [],
             output=output,
             device=device,
+            server=server_at(server, server_certificate) if server is not None else None,
             roi=roi,
             series=series,
             report=report,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from ..files import OutputFiles, same_name
 from ..io.dicom import is_dicom
 from ..io.formats import PICTURE_ENDINGS, is_picture, read_header
 from ..io.segmentations import algorithm_name
+from ..progress import farewells
 from ..result import DicomOptions
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from SESegmentationExport.dicom_seg import SourceSeries
 
+    from ..client import Segmenter
+    from ..client.servers import Server
     from ..result import SegmentationResult
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
@@ -138,6 +142,24 @@ def read_source(job: Job, options: DicomOptions, series: str | None) -> SourceSe
     from SESegmentationExport.dicom_seg import SourceSeries
 
     return SourceSeries.read(job.source, job.series or series, options.deidentify)
+
+
+@contextlib.contextmanager
+def segmenter_on(server: Server) -> Iterator[Segmenter]:
+    """What computes on a server; where the program is ended meanwhile, the server hears of it."""
+    from ..client.remote import RemoteSegmenter
+
+    with RemoteSegmenter(server) as segmenter:
+        farewells.append(segmenter.close)
+        try:
+            yield segmenter
+        finally:
+            farewells.remove(segmenter.close)
+
+
+def refuse_on_server(option: str) -> None:
+    """Raise UsageError for an option that a server does not have."""
+    raise UsageError(f"{option} is for this computer, not for a server.", f"Leave out {option}, or --server.")
 
 
 def write_result(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,17 @@ from ..client.reading import reading_apart, reading_process
 from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..models import find_model
+from ..progress import Progress
 from ..report import check_report_name
-from ..result import DicomOptions, SegmentOptions
-from .jobs import check_dicom, plan_jobs, read_source, write_result
+from ..result import AdaptedNotes, DicomOptions, SegmentOptions
+from .jobs import check_dicom, plan_jobs, read_source, refuse_on_server, segmenter_on, write_result
 from .show import ProgressBar, console, print_json, print_segmentation, require_consent
 
 if TYPE_CHECKING:
-    from ..refine.refinement import Refinement
+    from ..client.servers import Server
+    from ..worker.jobs import RefinedResult, RefineJob
+
+    Refiner = Callable[[RefineJob, Progress], RefinedResult]
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class RefineOptions:
         slices: "AXIS:N[,N...]"; found by comparing where there are none.
         output: file or folder.
         device: "auto", "cpu", "cuda" or "mps".
+        server: refines, instead of this computer.
         roi: label file or Slicer's ROI, as for the result that was corrected.
         series: number, description or UID of one of several DICOM series.
         report: JSON or CSV file.
@@ -48,6 +54,7 @@ class RefineOptions:
     slices: Sequence[str]
     output: Path
     device: str = "auto"
+    server: Server | None = None
     roi: Path | None = None
     series: str | None = None
     report: Path | None = None
@@ -76,6 +83,8 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         )
     if options.adapted and options.adapted.suffix.lower() != ".safetensors":
         raise UsageError(f"{options.adapted} does not end in .safetensors.", "Choose another name for --adapted.")
+    if options.server and options.device != "auto":
+        refuse_on_server("--device")
     package = find_model(options.model)
     require_consent(package.card, options.accept_licence)
     read = [job.source, options.corrected, options.roi, *package.files]
@@ -88,19 +97,18 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     reading_process().start()  # while libraries are imported here
-    from ..inference.engine import Engine
+    from ..inference.cascade import sought_structures
     from ..inference.preprocess import on_grid_of
     from ..inference.roi import read_roi
     from ..io.formats import pixel_size
     from ..io.reading import read_volume
     from ..io.segmentations import read_segmentation
     from ..refine import Slices
-    from ..refine.recalibration import Settings
-    from ..refine.refinement import refine
     from ..report import build_report, write_report
+    from ..worker.jobs import RefineJob
 
-    slices = [Slices.parse(text) for text in options.slices] or None
-    with ProgressBar(job.source.name) as progress:
+    slices = tuple(str(Slices.parse(text)) for text in options.slices) or None
+    with _refiner(options.server) as refine, ProgressBar(job.source.name) as progress:
         begin = time.perf_counter()
         progress("reading", 0.0, None)
         region = read_roi(options.roi) if options.roi else None
@@ -109,23 +117,23 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         source = read_source(job, options.dicom, options.series)
         corrected = read_segmentation(options.corrected, pixel_mm)
         reading = time.perf_counter() - begin
-        engine = Engine(package, device=options.device)
         image = on_grid_of(corrected.geometry, image, package.card)
-        labels = corrected.label_map(engine.structures(image, region), like=image)
-        refined = refine(
-            engine,
+        asked = RefineJob(
             image,
-            labels,
+            corrected.label_map(sought_structures(package, image, region), like=image),
             slices,
-            options=SegmentOptions(roi=region, low_memory=options.low_memory),
-            recalibration=Settings() if options.recalibrate else None,
-            progress=progress,
+            package.path,
+            SegmentOptions(roi=region, low_memory=options.low_memory),
+            options.device,
+            whole_slices=True,
+            recalibrate=options.recalibrate,
         )
+        refined = refine(asked, progress)
         segmented = time.perf_counter()
         with OutputFiles() as files:
             write_result(files, job, image, refined.result, source, options.dicom, corrected=True)
             if options.adapted and refined.adapted:
-                files.write(options.adapted, refined.adapted.to_bytes())
+                files.write(options.adapted, refined.adapted)
             timings = {"reading": reading, "writing": time.perf_counter() - segmented}
             report = build_report(refined.result, image, job.source, job.output, timings)
             report = with_refinement(report, refined, options.corrected)
@@ -138,7 +146,22 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         _print_changes(report)
 
 
-def with_refinement(report: dict[str, Any], refined: Refinement, corrected: Path) -> dict[str, Any]:
+@contextlib.contextmanager
+def _refiner(server: Server | None) -> Iterator[Refiner]:
+    """What refines: this computer, or a server."""
+    if server:
+        from ..client import wait_for
+
+        with segmenter_on(server) as segmenter:
+            yield lambda job, progress: wait_for(segmenter, job, progress).refinement()
+        return
+    from ..worker.jobs import unpack_refinement
+    from ..worker.process import JobRunner
+
+    yield lambda job, progress: unpack_refinement(*JobRunner().run(job, progress))
+
+
+def with_refinement(report: dict[str, Any], refined: RefinedResult, corrected: Path) -> dict[str, Any]:
     """A report, and what refinement adds to it: of each structure the voxels that changed, and how it was done.
 
     "corrected_share" is what the clinician changed of a structure, over the voxels that it has now.
@@ -156,15 +179,16 @@ def with_refinement(report: dict[str, Any], refined: Refinement, corrected: Path
                 "corrected_share": round(change.corrected / max(structure["voxels"], 1), 4),
             }
         )
+    adapted = AdaptedNotes.read(refined.adapted)
     return report | {
         "structures": structures,
         "refinement": {
             "corrected": str(corrected),
-            "slices": [str(entry) for entry in refined.slices],
-            "expected_gains": {str(value): round(judged.expected, 4) for value, judged in refined.judgements.items()},
+            "slices": list(refined.slices),
+            "expected_gains": {str(value): round(gain, 4) for value, gain in refined.expected_gains.items()},
             "kept_because": refined.kept_because,
-            "adapted_parameters": refined.adapted.count if refined.adapted else 0,
-            **(refined.adapted.notes if refined.adapted else {}),
+            "adapted_parameters": refined.parameters,
+            **(adapted.notes if adapted else {}),
         },
     }
 

@@ -24,11 +24,22 @@ from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS, write_image
 from ..models import find_model
-from ..progress import Progress, farewells, no_progress
+from ..progress import Progress, no_progress
 from ..report import check_report_name
 from ..result import DicomOptions, Grid, SegmentOptions
 from . import as_segmentation_error, report_failure, warn
-from .jobs import Job, all_small, case_names, check_dicom, plan_jobs, read_source, side_by_side, write_result
+from .jobs import (
+    Job,
+    all_small,
+    case_names,
+    check_dicom,
+    plan_jobs,
+    read_source,
+    refuse_on_server,
+    segmenter_on,
+    side_by_side,
+    write_result,
+)
 from .show import ProgressBar, print_json, print_line, print_segmentation, require_consent, tell_of_nothing
 
 if TYPE_CHECKING:
@@ -115,8 +126,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     package = find_model(options.model)
     require_consent(package.card, options.accept_licence)
     if options.server and (options.samples or options.device != "auto"):
-        option = "--samples" if options.samples else "--device"
-        raise UsageError(f"{option} is for this computer, not for a server.", f"Leave out {option}, or --server.")
+        refuse_on_server("--samples" if options.samples else "--device")
     jobs = _plan(volumes, options, package.card)
     alone, names = len(jobs) == 1, case_names([job.source for job in jobs])
     maps = {"--doubt": options.doubt, "--attention": options.attention}
@@ -187,14 +197,8 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
 def _engine(package: ModelPackage, options: RunOptions) -> Iterator[Engine | WaitingEngine]:
     """What segments: this computer, or the server of the options."""
     if options.server:
-        from ..client.remote import RemoteSegmenter
-
-        with RemoteSegmenter(options.server) as segmenter:
-            farewells.append(segmenter.close)  # or the server went on computing after Ctrl-C
-            try:
-                yield WaitingEngine(package, segmenter)
-            finally:
-                farewells.remove(segmenter.close)
+        with segmenter_on(options.server) as segmenter:
+            yield WaitingEngine(package, segmenter)
         return
     from ..inference.engine import Engine
     from ..inference.explanations import gated_views

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -37,6 +37,28 @@ ServerCertificate = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Trust the certificate of the server, or of its authority, in this PEM file."),
 ]
+Series = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SERIES",
+        help="Which of several DICOM series: its number, description or UID; without it they are listed.",
+    ),
+]
+SegType = Annotated[
+    Literal["binary", "labelmap"],
+    typer.Option(case_sensitive=False, help="DICOM: one bit a voxel and segment, or the label map (newer readers)."),
+]
+StructuredReport = Annotated[
+    bool, typer.Option("--sr", help="DICOM: write a structured report of the volumes too, beside the segmentation.")
+]
+SecondaryCapture = Annotated[
+    bool, typer.Option("--secondary-capture", help="DICOM: write the picture as secondary capture too.")
+]
+Deidentify = Annotated[
+    bool, typer.Option("--deidentify", help="DICOM: leave out what is known of patient and study; UIDs stay.")
+]
+LowMemory = Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _STATUS_STYLES = {OK: "green", ERROR: "red"}
 
 

@@ -2,27 +2,20 @@
 
 A whole volume is one crop, without the air round the patient; a region of interest is one; a cascade has one for each
 of its targets. What crops give comes back to the grid of the input.
-
-The card's "pipeline" says which model locates ("locator"), and of each target: the locator's value for it, whether the
-crop is mirrored from left to right before the networks see it (which were trained on one side), and which value of the
-result each of the model's own values becomes. If the locator's label of a target has a side, so have its structures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
-from ..errors import InputError, ModelError
-from ..geometry import Box, Geometry, find_extents, triple, whole_box
-from ..io.volume_image import voxels_of
-from ..models import Label, ModelCard, ModelPackage, find_locator
-from ..models.store import PIPELINE_REMEDY
+from ..errors import InputError
+from ..geometry import Box, Geometry, triple, whole_box
+from ..models import ModelCard
+from .cascade import Cascade, Target
 from .postprocess import divide
 from .predictor import Predictor
 from .preprocess import ModelGrid, normalise, to_model_grid
@@ -140,107 +133,3 @@ class CropPlanner:
         if found is None:
             return box
         return triple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(box, found, strict=True))
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the model proper is to segment in one crop.
-
-    Attributes:
-        name: for people, for example "left hippocampus".
-        located_as: the locator's value.
-        mirrored: whether the networks see the crop mirrored.
-        labels: by the model's own value, the label of the result.
-    """
-
-    name: str
-    located_as: int
-    mirrored: bool
-    labels: dict[int, Label]
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """A locator, and what the model proper segments where that finds it.
-
-    Attributes:
-        locator: the model that locates.
-        targets: what is segmented, each in a crop of its own.
-        margin_mm: round what the locator finds.
-    """
-
-    locator: ModelPackage
-    targets: list[Target]
-    margin_mm: float
-
-    @classmethod
-    def of(cls, package: ModelPackage) -> Cascade:
-        """The cascade of a package whose card has a pipeline; ModelError where its locator cannot be used."""
-        locator = find_locator(package)
-        margin_mm = float((package.card.pipeline or {}).get("margin_mm", package.card.margin_mm))
-        return cls(locator, plan_targets(package.card, locator.card), margin_mm)
-
-    @property
-    def structures(self) -> list[Label]:
-        """Every structure of the result."""
-        return [label for target in self.targets for label in target.labels.values()]
-
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        """Values (left, right) of the result's structures that are each other's counterpart."""
-        return sided_pairs(self.targets)
-
-    def boxes(self, located: sitk.Image, grid: ModelGrid) -> list[Box | None]:
-        """The crop for each target on the model's grid, see :func:`locate_targets`."""
-        return locate_targets(self.targets, located, grid, self.margin_mm)
-
-
-def plan_targets(card: ModelCard, locator: ModelCard) -> list[Target]:
-    """The targets of a card's pipeline.
-
-    Raises:
-        ModelError: the pipeline does not suit the card or the locator.
-    """
-    try:
-        targets = []
-        for entry in (card.pipeline or {})["targets"]:
-            found_as = locator.label(int(entry["locator_value"]))
-            labels = _labels(card, entry["values"], found_as)
-            targets.append(Target(found_as.name, found_as.value, bool(entry.get("mirror")), labels))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"The pipeline of the model {card.name} does not suit its labels or those of {locator.name}: {error!r}.",
-            PIPELINE_REMEDY,
-        ) from error
-    return targets
-
-
-def locate_targets(
-    targets: Sequence[Target], located: sitk.Image, grid: ModelGrid, margin_mm: float
-) -> list[Box | None]:
-    """The crop for each target on the model's grid: round what the locator found, with a margin; None for nothing."""
-    extents = find_extents(voxels_of(located), [target.located_as for target in targets])
-    geometry = Geometry.of(located)
-    boxes = [extents[target.located_as].box for target in targets]
-    return [box and grid.geometry.box_of(geometry.cropped(box).corners(), margin_mm) for box in boxes]
-
-
-def sided_pairs(targets: Sequence[Target]) -> list[tuple[int, int]]:
-    """Values (left, right) of the result's structures that are each other's counterpart."""
-    sides: dict[int, dict[str, int]] = {}
-    for target in targets:
-        for own, label in target.labels.items():
-            if label.modifier:
-                sides.setdefault(own, {})[label.modifier.meaning.lower()] = label.value
-    return [(side["left"], side["right"]) for side in sides.values() if {"left", "right"} <= side.keys()]
-
-
-def _labels(card: ModelCard, values: Mapping[str, Any], found_as: Label) -> dict[int, Label]:
-    labels = {}
-    for own, value in values.items():
-        label = replace(card.label(int(own)), value=int(value))
-        if found_as.modifier and not label.modifier:
-            name = f"{found_as.modifier.meaning.lower()} {label.name}"
-            label = replace(label, name=name, modifier=found_as.modifier)
-        labels[int(own)] = label
-    return labels

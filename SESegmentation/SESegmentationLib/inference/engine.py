@@ -23,16 +23,14 @@ from ..models.sections import expected_dice
 from ..networks.weights import load_networks
 from ..progress import PhasedProgress, Progress, no_progress
 from ..result import Confidence, IntracranialVolume, SegmentationResult, SegmentOptions
-from .crops import Cascade, Crop, CropPlanner
+from .cascade import Cascade
+from .crops import Crop, CropPlanner
 from .device import choose_device
-from .input_checks import check_input, expected_extent, extent_of
+from .input_checks import check_input
 from .output_checks import confidence, measure_structures, voxel_doubt
 from .postprocess import clean, intracranial_ml
 from .predictor import Predictor
 from .preprocess import check_room, is_thick, on_model_grid
-
-#: volumes larger than this along any axis are no crops, where the card does not say how large those are, in mm
-LARGEST_CROP_MM = 100.0
 
 #: told the view and the fraction of its slices that are done
 Report = Callable[[View, float], None]
@@ -124,7 +122,7 @@ class Engine:
             given = image = self.checked(image)
             if options.grid == "model" or (options.grid == "auto" and is_thick(image, self.card)):
                 image = on_model_grid(image, self.card)
-            cascade = self.cascade(image, options.roi)
+            cascade = Cascade.for_volume(self.package, image, options.roi)
             findings = check_input(given, cascade.locator.card if cascade else self.card)
             views = self.views(options.fast)
             phases = PhasedProgress(progress, _phase_shares(cascade, views))
@@ -164,7 +162,7 @@ class Engine:
         """
         with memory_errors():
             image = self.checked(image)
-            cascade = self.cascade(image, options.roi)
+            cascade = Cascade.for_volume(self.package, image, options.roi)
             if cascade and located is None:
                 located = self.locate(image, low_memory=options.low_memory, progress=progress)
             return [crop for crop in self._plan(image, options.roi, cascade, located) if crop is not None]
@@ -176,24 +174,17 @@ class Engine:
 
         Args and errors: as of :meth:`segment`.
         """
-        if not self._needs_locator(image):
+        cascade = Cascade.for_volume(self.package, image)
+        if cascade is None:
             return None
         if self._locator is None:
-            self._locator = Engine(Cascade.of(self.package).locator, str(self.device))
+            self._locator = Engine(cascade.locator, str(self.device))
         options = SegmentOptions(fast=True, low_memory=low_memory)
         return self._locator.segment(image, options, progress=progress).labels
 
-    def structures(self, image: sitk.Image, roi: sitk.Image | None = None) -> list[Label]:
-        """The structures that :meth:`segment` looks for in ``image``; ModelError where the locator cannot be used."""
-        return self._sought(self.cascade(image, roi))[0]
-
     def pairs(self, image: sitk.Image, roi: sitk.Image | None = None) -> list[tuple[int, int]]:
         """Values (left, right) of those structures that are each other's counterpart."""
-        return self._sought(self.cascade(image, roi))[1]
-
-    def cascade(self, image: sitk.Image, roi: sitk.Image | None = None) -> Cascade | None:
-        """The model's cascade, where ``image`` needs it; ModelError where the locator cannot be used."""
-        return Cascade.of(self.package) if roi is None and self._needs_locator(image) else None
+        return self._sought(Cascade.for_volume(self.package, image, roi))[1]
 
     def views(self, fast: bool = False) -> list[View]:
         """The views that are used."""
@@ -208,13 +199,6 @@ class Engine:
         if cascade is None:
             return list(self.card.labels), list(self.card.merged_pairs)
         return cascade.structures, cascade.pairs
-
-    def _needs_locator(self, image: sitk.Image) -> bool:
-        if self.card.pipeline is None:
-            return False
-        expected = expected_extent(self.card)
-        largest = LARGEST_CROP_MM if expected is None else expected[:, 1]
-        return bool((extent_of(image) > largest).any())
 
     def _plan(
         self, image: sitk.Image, roi: sitk.Image | None, cascade: Cascade | None, located: sitk.Image | None

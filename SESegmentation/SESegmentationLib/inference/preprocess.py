@@ -22,16 +22,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
-import torch
 
 from ..errors import ModelError, require_for_grid
 from ..geometry import RAS, Box, Geometry, covering, triple, whole_box
 from ..io.formats import pixel_size
 from ..models import ModelCard
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: rotation between the input's axes and the patient's that the networks bear (they are trained with 15 degrees)
 ALIGNED_DEGREES = 10.0
@@ -82,7 +84,7 @@ class ModelGrid:
         """Values (k, j, i) on the grid at the input's voxels, interpolated linearly, 0 where the grid has none."""
         return sitk.GetArrayFromImage(self.input.resample(self.geometry.image(values), sitk.sitkLinear))
 
-    def from_model_grid(self, probabilities: np.ndarray | torch.Tensor) -> sitk.Image:
+    def from_model_grid(self, probabilities: Tensor) -> sitk.Image:
         """Label map on the input's grid from probabilities on the model's.
 
         The probabilities are interpolated, linearly, one class at a time and only where that class can win; then the
@@ -94,7 +96,6 @@ class ModelGrid:
         Returns:
             Values of ``values``, uint8 where they fit, else uint16, with exactly the input's geometry.
         """
-        probabilities = torch.as_tensor(probabilities)
         labels = self._permuted_back(probabilities) if self.exact else self._resampled_back(probabilities)
         labels.SetSpacing(self.input.spacing)
         labels.SetOrigin(self.input.origin)
@@ -105,7 +106,7 @@ class ModelGrid:
     def _table(self) -> np.ndarray:
         return np.array(self.values, dtype=np.uint8 if max(self.values) < 256 else np.uint16)
 
-    def _permuted_back(self, probabilities: torch.Tensor) -> sitk.Image:
+    def _permuted_back(self, probabilities: Tensor) -> sitk.Image:
         table = self._table
         array = np.zeros(self.whole.shape, dtype=table.dtype)
         inside = array[self.box]
@@ -114,7 +115,7 @@ class ModelGrid:
         code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(self.input.direction)
         return sitk.DICOMOrient(self.whole.image(array), code)
 
-    def _resampled_back(self, probabilities: torch.Tensor) -> sitk.Image:
+    def _resampled_back(self, probabilities: Tensor) -> sitk.Image:
         background = self.geometry.image(_float_array(probabilities[0]))
         best = sitk.GetArrayFromImage(self.input.resample(background, sitk.sitkLinear, outside=1.0))
         table = self._table
@@ -216,7 +217,7 @@ def smoothed(oriented: sitk.Image, spacing: Sequence[float]) -> sitk.Image:
     return sitk.DiscreteGaussian(oriented, variance.tolist()) if variance.any() else oriented
 
 
-def _boxes_above(probabilities: torch.Tensor, threshold: float) -> list[Box | None]:
+def _boxes_above(probabilities: Tensor, threshold: float) -> list[Box | None]:
     """Per channel, the box of voxels at or above ``threshold``, grown by one voxel; None where there is no such voxel.
 
     The most probable of C classes has at least 1 / C, and an interpolated value exceeds no neighbour's: outside the box
@@ -241,7 +242,7 @@ def _boxes_above(probabilities: torch.Tensor, threshold: float) -> list[Box | No
     return boxes
 
 
-def _float_array(values: torch.Tensor) -> np.ndarray:
+def _float_array(values: Tensor) -> np.ndarray:
     return values.float().contiguous().cpu().numpy()
 
 

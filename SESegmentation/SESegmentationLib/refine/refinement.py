@@ -19,7 +19,7 @@ from ..inference.engine import Engine
 from ..inference.output_checks import measure_structures
 from ..inference.postprocess import divide
 from ..io.volume_image import voxels_of
-from ..models import Label, ModelCard
+from ..models import ModelCard
 from ..progress import PhasedProgress, Progress, no_progress, part_of
 from ..result import (
     HIDDEN_WORSE,
@@ -30,6 +30,7 @@ from ..result import (
     Confidence,
     SegmentationResult,
     SegmentOptions,
+    StructureChange,
 )
 from . import Corrections, Slices, check_place, check_values, edited_slices
 from .adapted import AdaptedParameters
@@ -102,27 +103,6 @@ def propagate(
 
 
 @dataclass(frozen=True)
-class Change:
-    """What refinement does to one structure.
-
-    Attributes:
-        label: which.
-        gained, lost: voxels that the new result has and the network's own had not, and the reverse.
-        corrected: how many of these lie in what the clinician corrected; all of the others are the network's.
-    """
-
-    label: Label
-    gained: int
-    lost: int
-    corrected: int
-
-    @property
-    def elsewhere(self) -> int:
-        """Voxels that change outside of the corrected slices."""
-        return self.gained + self.lost - self.corrected
-
-
-@dataclass(frozen=True)
 class Refinement:
     """A refined segmentation.
 
@@ -138,7 +118,7 @@ class Refinement:
 
     result: SegmentationResult
     own: SegmentationResult
-    changes: list[Change]
+    changes: list[StructureChange]
     slices: list[Slices]
     judgements: dict[int, Judgement] = field(default_factory=dict)
     kept_because: str = ""
@@ -253,7 +233,7 @@ def _relabelled(result: SegmentationResult, labels: sitk.Image, pairs: Sequence[
     return replace(result, labels=labels, structures=measured, findings=findings)
 
 
-def _changes(own: SegmentationResult, new: SegmentationResult, corrections: Corrections) -> list[Change]:
+def _changes(own: SegmentationResult, new: SegmentationResult, corrections: Corrections) -> list[StructureChange]:
     before, after = (voxels_of(result.labels) for result in (own, new))
     differs = before != after
     there = np.nonzero(differs)
@@ -262,7 +242,7 @@ def _changes(own: SegmentationResult, new: SegmentationResult, corrections: Corr
     for structure in new.structures:
         had, has = before == structure.label.value, after == structure.label.value
         corrected = int(((had | has) & known).sum())
-        changes.append(Change(structure.label, int(has.sum()), int(had.sum()), corrected))
+        changes.append(StructureChange(structure.label, int(has.sum()), int(had.sum()), corrected))
     return changes
 
 

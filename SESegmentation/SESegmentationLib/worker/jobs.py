@@ -6,7 +6,7 @@ A job packs itself on one side and unpacks itself on the other; so do images and
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 from ..io.reading import NOT_NUMBERS
 from ..io.volume_image import REMARKS, voxels_of
-from ..result import SegmentationResult, SegmentOptions
+from ..result import SegmentationResult, SegmentOptions, StructureChange
 from .messages import DTYPES
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ class RefineJob:
     Attributes:
         image: the volume; it and ``labels`` must stay unchanged until the job is accepted.
         labels: the corrected label map, on the grid of the image or on the model's over it.
-        slices: those of ``labels`` that were corrected, for example ("k:12,17", "j:40").
+        slices: those of ``labels`` that were corrected, for example ("k:12,17", "j:40"); None: they are found by
+            comparing with the model's own result.
         model: name or folder of the model.
         options: as for the result that was corrected; the grid is that of ``labels``.
         device: as for :class:`VolumeJob`.
@@ -147,7 +148,7 @@ class RefineJob:
 
     image: sitk.Image
     labels: sitk.Image
-    slices: tuple[str, ...]
+    slices: tuple[str, ...] | None
     model: str | Path
     options: SegmentOptions = SegmentOptions()
     device: str = "auto"
@@ -160,7 +161,7 @@ class RefineJob:
     @classmethod
     def unpack(cls, value: dict[str, Any], arrays: list[np.ndarray]) -> Self:
         value = _unpack(value, arrays)
-        return cls(**value | {"slices": tuple(value["slices"])})
+        return cls(**value | {"slices": None if value["slices"] is None else tuple(value["slices"])})
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,8 @@ class RefinedResult:
             where the networks stayed as they are.
         parameters: how many numbers were adapted.
         kept_because: why nothing but the corrected slices changed; empty where something did.
+        changes: by structure.
+        expected_gains: in Dice on the other slices, by value, of the structures that were corrected.
     """
 
     result: SegmentationResult
@@ -234,6 +237,21 @@ class RefinedResult:
     adapted: bytes | None
     parameters: int
     kept_because: str = ""
+    changes: tuple[StructureChange, ...] = ()
+    expected_gains: dict[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, refined: Refinement) -> Self:
+        """What travels of a refinement."""
+        return cls(
+            refined.result,
+            tuple(map(str, refined.slices)),
+            refined.adapted.to_bytes() if refined.adapted else None,
+            refined.adapted.count if refined.adapted else 0,
+            refined.kept_because,
+            tuple(refined.changes),
+            {value: judgement.expected for value, judgement in refined.judgements.items()},
+        )
 
 
 def pack_result(result: SegmentationResult) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -253,15 +271,17 @@ def unpack_result(value: dict[str, Any], arrays: list[np.ndarray]) -> Segmentati
     return SegmentationResult.from_dict(value, labels, *doubt)
 
 
-def pack_refinement(refined: Refinement) -> tuple[dict[str, Any], list[np.ndarray]]:
+def pack_refinement(refined: RefinedResult) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Description (JSON) of a refinement, and arrays: the adapted parameters, then those of :func:`pack_result`."""
     value, arrays = pack_result(refined.result)
     refinement = {
-        "slices": [str(entry) for entry in refined.slices],
-        "parameters": refined.adapted.count if refined.adapted else 0,
+        "slices": refined.slices,
+        "parameters": refined.parameters,
         "kept_because": refined.kept_because,
+        "changes": [(change.gained, change.lost, change.corrected) for change in refined.changes],
+        "expected_gains": list(refined.expected_gains.items()),
     }
-    adapted = np.frombuffer(refined.adapted.to_bytes() if refined.adapted else b"", np.uint8)
+    adapted = np.frombuffer(refined.adapted or b"", np.uint8)
     return {"result": value, **refinement}, [adapted, *arrays]
 
 
@@ -269,4 +289,13 @@ def unpack_refinement(value: dict[str, Any], arrays: list[np.ndarray]) -> Refine
     """What :func:`pack_refinement` described."""
     result = unpack_result(value["result"], arrays[1:])
     adapted = arrays[0].tobytes() or None
-    return RefinedResult(result, tuple(value["slices"]), adapted, value["parameters"], value["kept_because"])
+    changed = zip(result.structures, value["changes"], strict=True)
+    return RefinedResult(
+        result,
+        tuple(value["slices"]),
+        adapted,
+        value["parameters"],
+        value["kept_because"],
+        tuple(StructureChange(structure.label, *numbers) for structure, numbers in changed),
+        {int(structure): float(gain) for structure, gain in value["expected_gains"]},
+    )

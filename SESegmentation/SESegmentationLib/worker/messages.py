@@ -60,7 +60,7 @@ MAXIMUM_NOISE = 1 << 16  # bytes
 #: of the JSON text, between MAGIC and the text
 LENGTH = struct.Struct("<I")
 #: counts up when messages change their meaning
-PROTOCOL = 2
+PROTOCOL = 3
 JOB, CANCEL, SHUTDOWN = "job", "cancel", "shutdown"
 HELLO, HEARTBEAT, QUEUED = "hello", "heartbeat", "queued"
 ACCEPTED, PROGRESS, RESULT, FAILURE = "accepted", "progress", "result", "failure"

@@ -28,7 +28,18 @@ from ..models import ModelPackage, find_locator, find_model
 from ..models.card import CARD_NAME
 from ..progress import Progress
 from . import dump_after, prepare, say
-from .jobs import JOBS, AttentionJob, Job, RefineJob, SegmentJob, WarmUpJob, pack_image, pack_refinement, pack_result
+from .jobs import (
+    JOBS,
+    AttentionJob,
+    Job,
+    RefinedResult,
+    RefineJob,
+    SegmentJob,
+    WarmUpJob,
+    pack_image,
+    pack_refinement,
+    pack_result,
+)
 from .messages import (
     ACCEPTED,
     CANCEL,
@@ -141,13 +152,13 @@ class JobRunner:
             engine,
             on_grid_of(Geometry.of(job.labels), job.image, engine.card),
             job.labels,
-            [Slices.parse(text) for text in job.slices],
+            None if job.slices is None else [Slices.parse(text) for text in job.slices],
             options=replace(job.options, grid="input"),
             whole_slices=job.whole_slices,
             recalibration=Settings() if job.recalibrate else None,
             progress=progress,
         )
-        return pack_refinement(replace(refined, result=with_doubtful_slices(refined.result)))
+        return pack_refinement(RefinedResult.of(replace(refined, result=with_doubtful_slices(refined.result))))
 
     def _attention(self, job: AttentionJob, progress: Progress) -> Value:
         progress("load", 0.0, None)

@@ -1,4 +1,4 @@
-"""``sesegment run --server``, and the doctor of a server."""
+"""``sesegment run`` and ``refine`` with ``--server``, and the doctor of a server."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 import SimpleITK as sitk
 
 from contract_server import ContractServer
+from drawn_hippocampus import draw_sample
 from SESegmentationLib.cli import main
 from SESegmentationLib.client import servers
 from SESegmentationLib.worker.messages import ACCEPTED
@@ -83,12 +84,50 @@ def test_the_same_bytes_as_the_local_run(run, server, token, tiny_model, sample_
     assert len(server.uploads) == 4 and server.jobs == {}
 
 
-def test_a_computer_without_torch_can_segment_on_a_server(server, token, tiny_model, sample_file, tmp_path):
+@pytest.fixture
+def corrected(tiny_model, sample_file, tmp_path) -> Path:
+    """What the model finds in the sample, with the truth in two slices."""
+    path = tmp_path / "corrected.nii.gz"
+    assert main(["run", str(sample_file), "-m", str(tiny_model), "-o", str(path)]) == 0
+    labels, truth = sitk.ReadImage(str(path)), draw_sample().labels
+    array, right = sitk.GetArrayFromImage(labels), sitk.GetArrayFromImage(truth)
+    array[[14, 20]] = right[[14, 20]]
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(labels)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+@pytest.mark.parametrize("slices", [["--slices", "k:14,20"], []], ids=["named", "found"])
+def test_corrections_are_carried_on_a_server_as_here(
+    server, token, tiny_model, sample_file, corrected, slices, tmp_path, capfd
+):
+    printed = []
+    for place, where in (("here", ["--device", "cpu"]), ("there", ["--server", server.url])):
+        (tmp_path / place).mkdir()
+        arguments = ["refine", sample_file, "-m", tiny_model, "--corrected", corrected, *slices, *where]
+        arguments += ["-o", tmp_path / place / "a.seg.nrrd", "--report", tmp_path / place / "r.json"]
+        capfd.readouterr()
+        assert main([str(argument) for argument in arguments]) == 0
+        printed.append([line for line in capfd.readouterr().out.splitlines() if "voxels gained" in line])
+    here, there = (tmp_path / place for place in ("here", "there"))
+    assert (here / "a.seg.nrrd").read_bytes() == (there / "a.seg.nrrd").read_bytes()
+    assert without_circumstances(here / "r.json") == without_circumstances(there / "r.json")
+    assert without_circumstances(there / "r.json")["refinement"]["slices"] == ["k:14,20"]
+    assert printed[0] == printed[1] != []
+    assert len(server.uploads) == 1 and server.jobs == {}
+
+
+@pytest.mark.parametrize("command", ["run", "refine"])
+def test_a_computer_without_torch_can_use_a_server(
+    command, server, token, tiny_model, sample_file, corrected, tmp_path
+):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch', name='torch')\n", encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(LIBRARY)])}
-    command = [sys.executable, "-m", "SESegmentationLib.cli", "run", sample_file, "-m", tiny_model]
-    options = ["-o", tmp_path / "a.nii.gz", "--server", server.url]
-    done = subprocess.run([*command, *options], env=environment, capture_output=True, encoding="utf-8", timeout=100)
+    arguments = [sys.executable, "-m", "SESegmentationLib.cli", command, sample_file, "-m", tiny_model]
+    arguments += ["-o", tmp_path / "a.nii.gz", "--server", server.url]
+    arguments += ["--corrected", corrected] if command == "refine" else []
+    done = subprocess.run(arguments, env=environment, capture_output=True, encoding="utf-8", timeout=100)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.nii.gz").is_file() and "anterior hippocampus" in done.stdout
 
@@ -115,10 +154,14 @@ def test_the_server_hears_of_ctrl_c(server, token, tiny_model, sample_file, tmp_
     assert server.jobs == {} and not (tmp_path / "a.nii.gz").exists()
 
 
-def test_what_cannot_be_done_on_a_server_is_refused(refused, server, token, tiny_model, sample_file, tmp_path):
+def test_what_cannot_be_done_on_a_server_is_refused(refused, server, token, tiny_model, sample_file, tmp_path, capfd):
     arguments = [sample_file, "-m", tiny_model, "-o", tmp_path / "out" / "a.nii.gz", "--server"]
     assert "--samples is for this computer" in refused(2, *arguments, server.url, "--samples", 2)
     assert "--device is for this computer" in refused(2, *arguments, server.url, "--device", "cpu")
+    refine = ["refine", sample_file, "-m", tiny_model, "--corrected", sample_file, "-o", tmp_path / "out" / "a.nii.gz"]
+    capfd.readouterr()
+    assert main([*map(str, refine), "--server", server.url, "--device", "cpu"]) == 2
+    assert "--device is for this computer" in capfd.readouterr().err
     assert "not encrypted" in refused(2, *arguments, "http://gpu.hospital.org")
     assert "There is no certificate" in refused(2, *arguments, server.url, "--server-certificate", tmp_path / "a.pem")
     assert "cannot be reached" in refused(1, *arguments, "http://127.0.0.1:9")

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from SESegmentationLib.errors import CancelledError, ModelError
 from SESegmentationLib.geometry import Geometry
-from SESegmentationLib.inference import crops as cascade
+from SESegmentationLib.inference import cascade
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.preprocess import to_model_grid
 from SESegmentationLib.models.labels import structure_label

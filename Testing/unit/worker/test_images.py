@@ -153,13 +153,14 @@ def test_adapted_parameters_arrive_whole(kind, adapted):
     assert got.options.roi.GetSize() == got.image.GetSize() == (3, 4, 5)
 
 
-def test_a_refinement_arrives_whole():
+@pytest.mark.parametrize("slices", [("k:1,2", "i:0"), None], ids=["named", "to be found"])
+def test_a_refinement_arrives_whole(slices):
     image, labels = sitk.Image(3, 4, 5, sitk.sitkFloat32) + 2.5, sitk.Image(3, 4, 5, sitk.sitkUInt8) + 1
     value, arrays = RefineJob(
-        image, labels, ("k:1,2", "i:0"), "brain", options=SegmentOptions(low_memory=True, doubt=True)
+        image, labels, slices, "brain", options=SegmentOptions(low_memory=True, doubt=True)
     ).pack()
     got = JOBS["refine"].unpack(through_json(value), arrays)
-    assert (got.slices, got.model) == (("k:1,2", "i:0"), "brain")
+    assert (got.slices, got.model) == (slices, "brain")
     assert got.options == SegmentOptions(low_memory=True, doubt=True)
     assert_same(got.image, image)
     assert_same(got.labels, labels)
