@@ -59,6 +59,7 @@ class CorrectionRecipe:
         settled: share of the steps after which the statistics of batch norms no longer change.
         least_gain: in Dice; structures of which less is expected are left as they are.
         seed: of all randomness.
+        second_pass_from: in Dice; where so much is expected, what was corrected is corrected once more; None: nowhere.
     """
 
     name: str
@@ -74,6 +75,7 @@ class CorrectionRecipe:
     settled: float
     least_gain: float
     seed: int
+    second_pass_from: float | None = None
 
     @classmethod
     def load(cls, name: str) -> CorrectionRecipe:
@@ -182,6 +184,7 @@ def write_correction(
         "format": 1,
         "channels": list(recipe.channels),
         "least_gain": recipe.least_gain,
+        "second_pass_from": recipe.second_pass_from,
         "models": [model.name],
         "data": f"What {model.name} {model.version} makes of its training cases: {data}",
         "licence": model.licence.to_dict(),

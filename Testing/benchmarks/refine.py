@@ -155,8 +155,9 @@ class Bench:
         self.values = [label.value for label in package.card.labels]
         self.cases = cases
         self.kept = Kept("refine", package)
-        #: tells those of the learnt correction from others
-        self.weights = sha256_of(weights_for(package.card.name))[:12]
+        #: tell those of the learnt correction from others, as its card does
+        weights = weights_for(package.card.name)
+        self.weights = "-".join(sha256_of(path)[:12] for path in (weights, weights.with_suffix(".json")))
         self._volume = lru_cache(1)(self._read)
 
     def measure(self, trial: Trial) -> dict[str, float]:

@@ -10,6 +10,7 @@ was not corrected changes only where a corrected one gives way or takes room.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -111,6 +112,20 @@ class Outcome:
     box: Box | None = None
     probabilities: Tensor | None = None
 
+    @property
+    def expected(self) -> float:
+        """The largest gain that is expected of a structure; none where nothing was corrected."""
+        return max((judged.expected for judged in self.judgements.values()), default=-math.inf)
+
+    def put_into(self, present: CropPrediction, shown: CropCorrections) -> CropPrediction:
+        """The crop after the correction; corrected slices as the model had them, as these tell what was wrong."""
+        if self.box is None or self.probabilities is None:
+            return present
+        probabilities, own = present.probabilities.clone(), present.own.copy()
+        probabilities[(slice(None), *self.box)] = self.probabilities.to(probabilities.dtype)
+        own[self.box] = self.probabilities.argmax(0).numpy()
+        return replace(present, probabilities=probabilities, own=np.where(shown.known > 0, present.own, own))
+
 
 @dataclass(frozen=True)
 class LearntCorrection:
@@ -139,6 +154,12 @@ class LearntCorrection:
         """Structures of which less is expected stay as they are."""
         return float(self.card["least_gain"])
 
+    @property
+    def second_pass_from(self) -> float:
+        """Where the first pass expects at least so much, what it gives is corrected once more; never by default."""
+        least = self.card.get("second_pass_from")
+        return math.inf if least is None else float(least)
+
     def correct(
         self, present: CropPrediction, shown: CropCorrections, card: ModelCard, report: Report = lambda fraction: None
     ) -> Outcome:
@@ -150,6 +171,24 @@ class LearntCorrection:
             card: of the model.
             report: told the fraction that is done; may raise to stop.
         """
+        first = self._pass(present, shown, card, report)
+        if first.box is None or first.expected < self.second_pass_from:
+            return first
+        between = first.put_into(present, shown)
+        second = self._pass(between, shown, card, lambda fraction: report(1.0))
+        if second.box is None:
+            return first
+        box = _union([first.box, second.box])
+        after = second.put_into(between, shown).probabilities[(slice(None), *box)]
+        taken = {channel for channel, judged in second.judgements.items() if judged.taken}
+        judgements = {
+            channel: replace(judged, taken=judged.taken or channel in taken)
+            for channel, judged in first.judgements.items()
+        }
+        return Outcome(judgements, box, after)
+
+    def _pass(self, present: CropPrediction, shown: CropCorrections, card: ModelCard, report: Report) -> Outcome:
+        """What becomes of a crop when it is corrected once."""
         edited = shown.edited(present.own)
         channels = sorted({*np.unique(present.own[edited]).tolist(), *np.unique(shown.channels[edited]).tolist()} - {0})
         judgements: dict[int, Judgement] = {}

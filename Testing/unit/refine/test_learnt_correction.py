@@ -88,6 +88,40 @@ def test_for_other_models_hidden_slices_have_to_become_better(present, tiny_engi
     assert outcome.judgements[1].hidden is None or outcome.judgements[1].hidden > 0
 
 
+class Creeping(Growing):
+    """Finds one more column of a structure at a time, and expects what it is told."""
+
+    def __init__(self, *expected: float) -> None:
+        super().__init__()
+        self.each, self.errors = list(expected), []
+
+    def forward(self, inputs, base):
+        own = inputs[:, 1]
+        self.errors.append(float(inputs[:, 7].sum()))
+        logits = torch.where((own > 0) | (own.roll(-1, 2) > 0), 4.0, -4.0)
+        return logits, torch.tensor([self.each.pop(0)])
+
+
+@pytest.mark.parametrize(
+    ("expected", "columns"),
+    [((0.07,), 1), ((0.09, 0.01), 2), ((0.2, 0.2), 2), ((0.2, -0.1), 1), ((-0.1,), 0)],
+    ids=["little expected", "enough expected", "no third pass", "worse after", "nothing expected"],
+)
+def test_where_much_is_expected_it_is_corrected_once_more(present, tiny_engine, expected, columns):
+    network = Creeping(*expected)
+    correction = LearntCorrection(network, {"least_gain": 0.0, "second_pass_from": 0.08, "models": ["tiny-t1"]})
+    corrected = shown(present, [6, 12])
+    outcome = correction.correct(present, corrected, tiny_engine.card)
+    after = outcome.put_into(present, corrected)
+    untouched = [k for k in range(4, 16) if k not in (6, 12)]
+    assert (after.own[untouched, 6 - columns : 12, 5:12] == 1).all()
+    assert (after.own[untouched, : 6 - columns] == 0).all() and (after.own[4:16, 12:15, 5:12] == 2).all()
+    # each pass sees what was wrong with the model's own result in the corrected slices
+    assert len(set(network.errors)) == 1 and network.each == []
+    (judged,) = outcome.judgements.values()
+    assert judged.expected == pytest.approx(expected[0]) and judged.taken == (columns > 0)
+
+
 @pytest.mark.parametrize("least", [0.05, 0.2])
 def test_what_is_expected_decides(present, tiny_engine, least):
     outcome = learnt(Growing(), least).correct(present, shown(present, [6, 12]), tiny_engine.card)
