@@ -60,6 +60,7 @@ __all__ = [
     "check_output_grid",
     "check_volume_node",
     "completed_voxels",
+    "copier_of_volume_node",
     "corrected_mask",
     "drawn_voxels",
     "edited_voxels",
@@ -87,6 +88,5 @@ __all__ = [
     "source_volume",
     "update_segmentation",
     "value_range",
-    "copier_of_volume_node",
     "volume_geometry",
 ]

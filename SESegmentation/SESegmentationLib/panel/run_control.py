@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,16 +252,11 @@ class RunControl:
 
 def _in_thread(make: Callable[[], Job]) -> Future[Job]:
     """What ``make`` returns or raises, from a thread of its own."""
-    future: Future[Job] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(make())
-        except Exception as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="make a job", daemon=True).start()
-    return future
+    executor = ThreadPoolExecutor(1, "make a job")
+    try:
+        return executor.submit(make)
+    finally:
+        executor.shutdown(wait=False)  # the thread ends with the job
 
 
 def segment_and_wait(

@@ -86,9 +86,9 @@ class Judgement:
     """Expected and tested gain of the correction of a structure.
 
     Attributes:
-        expected: gain in Dice on the other slices.
+        expected: gain in Dice on the other slices, by the first pass.
         hidden: gain in Dice on corrected slices when they were hidden; None where that cannot or need not be tried.
-        taken: whether the structure is corrected.
+        taken: whether the structure is corrected, by either pass.
         divided: whether it shares slices with another by the card's plane, which follows the corrected slices.
     """
 
