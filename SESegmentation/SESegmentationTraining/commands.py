@@ -293,13 +293,38 @@ def gallery(
 
 
 @prepare_app.command()
-def corrections(
-    dataset: Annotated[Path, typer.Option(help="Folder that the recipe's model was trained on.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything; what is there is resumed.")],
-    recipe: Annotated[str, typer.Option(help="A recipe's name, or a TOML file.")] = "any-model",
+def mistakes(
+    model: Model,
+    dataset: Annotated[Path, typer.Option(help="Folder that the model was trained on.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for them; what is there is kept.")],
+    group: Annotated[str, typer.Option(help="training, validation or test: of its cases.")] = "training",
+    fold: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="FOLD FOLDS", help="Of a model of a cross-validation: which fold, of how many."),
+    ] = None,
 ) -> None:
-    """Train the network that carries corrections to other slices, on mistakes of a model."""
-    from .learnt_correction import CorrectionRecipe, train_correction
+    """Segment a model's own cases, as they are and under shifts: what it gets wrong there can be learnt to correct."""
+    from SESegmentationLib.models import find_model
+
+    from .mistakes import collect_mistakes
     from .processes import percent_printer
 
-    print(train_correction(dataset, CorrectionRecipe.load(recipe), output, percent_printer()))
+    files = collect_mistakes(find_model(model), dataset, output, group, fold, percent_printer())
+    print(len(files), "volumes")
+
+
+@prepare_app.command()
+def corrections(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything; what is there is resumed.")],
+    mistakes: Annotated[
+        list[str], typer.Option(metavar="DIR[=SHARE]", help="Mistakes of a model, and their share; repeatable.")
+    ],
+    recipe: Annotated[str, typer.Option(help="A recipe's name, or a TOML file.")] = "any-model",
+) -> None:
+    """Train the network that carries corrections to other slices, on mistakes of models."""
+    from .learnt_correction import CorrectionRecipe, train_correction
+    from .mistakes import with_share
+    from .processes import percent_printer
+
+    shared = [with_share(entry) for entry in mistakes]
+    print(train_correction(shared, CorrectionRecipe.load(recipe), output, percent_printer()))

@@ -1,8 +1,7 @@
 """Train the network that learns to correct, on mistakes of real networks and simulated corrections.
 
-The dataset is the one on which the recipe's model was trained; of its cases only those are used that this model kept
-neither for validation nor for test. The output folder keeps what the model makes of them, checkpoints, and at the end
-weights and card, named after the recipe. What was done before is resumed.
+The mistakes are those that ``sesegment prepare mistakes`` wrote, of one model or of several. The output folder gets
+checkpoints, and at the end weights and card, named after the recipe. What was done before is resumed.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import json
 import math
 import time
 import tomllib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,17 @@ from torch import Tensor, nn
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.files import write_whole
-from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.models import ModelCard, find_model
+from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.networks.losses import smoothed_dice
 from SESegmentationLib.networks.weights import to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
-from SESegmentationLib.refine.learnt_correction import ANY_MODEL, LearntCorrection
+from SESegmentationLib.refine.learnt_correction import FOLDER, LearntCorrection
 
-from .correction_examples import CorrectionExamples, Example, segment_cases
-from .dataset import Split, find_cases, split_by_recipe
+from .correction_examples import CorrectionExamples, Example
 from .fit import load_checkpoint, save_checkpoint
+from .mistakes import MistakesRecord, SegmentedCase, load_cases
 from .processes import machine_words
-from .recipe import recipe_of
 
 RECIPES = Path(__file__).parent / "corrections"
 
@@ -45,10 +44,9 @@ class CorrectionRecipe:
 
     Attributes:
         name: of the network.
-        model: whose mistakes it learns from.
+        start: weights of another network that it begins as, in :data:`.FOLDER`; empty: none.
         any_model: it shall serve structures of any model: it sees them turned and mirrored in all ways, with voxels of
-            many sizes and changed intensities. Otherwise those of ``model`` alone, mostly as they lie in its scans; it
-            begins as the network for any model then.
+            many sizes and changed intensities. Otherwise mostly as they lie in the scans.
         channels: of the network, by level.
         steps: of the optimiser.
         batch: examples a step.
@@ -63,7 +61,6 @@ class CorrectionRecipe:
     """
 
     name: str
-    model: str
     any_model: bool
     channels: tuple[int, ...]
     steps: int
@@ -75,6 +72,7 @@ class CorrectionRecipe:
     settled: float
     least_gain: float
     seed: int
+    start: str = ""
     second_pass_from: float | None = None
 
     @classmethod
@@ -122,74 +120,107 @@ def _dice(found: Tensor, truth: Tensor, counts: Tensor) -> Tensor:
     return smoothed_dice(_total(found * truth * counts), _total(found * counts) + _total(truth * counts))
 
 
-def train_correction(dataset: Path, recipe: CorrectionRecipe, output: Path, progress: Progress = no_progress) -> Path:
+def train_correction(
+    mistakes: Sequence[tuple[Path, float]], recipe: CorrectionRecipe, output: Path, progress: Progress = no_progress
+) -> Path:
     """Train the network and write it; the weights' file.
 
+    Args:
+        mistakes: folders of them, and the share of each among the examples.
+        recipe: how it is trained.
+        output: folder, for checkpoints too.
+        progress: told fraction and seconds left; may raise to cancel.
+
     Raises:
-        InputError: the dataset, or a checkpoint, cannot be used.
-        ModelError: the recipe's model is not there.
+        InputError: mistakes, or a checkpoint, cannot be used.
+        ModelError: the network that it begins as cannot be loaded.
     """
     output.mkdir(parents=True, exist_ok=True)
-    package = find_model(recipe.model)
-    cases = {case.name: case for case in find_cases(dataset)}
-    split = split_by_recipe(list(cases), recipe_of(package))
-    files = list(
-        segment_cases(Engine(package, "cpu"), [cases[name] for name in split.training], output / "mistakes", progress)
-    )
+    records = [MistakesRecord.load(folder) for folder, _ in mistakes]
+    groups = [(share, _cases(folder)) for folder, share in mistakes]
     torch.manual_seed(recipe.seed)
     network = CorrectionNetwork(recipe.channels)
-    if not recipe.any_model:
-        network.load_state_dict(LearntCorrection.load(ANY_MODEL).network.state_dict())
+    if recipe.start:
+        started = LearntCorrection.load(FOLDER / f"{recipe.start}.safetensors")
+        network.load_state_dict(started.network.state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-4)
     path = output / "checkpoint.safetensors"
     state: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if path.exists():
         state = load_checkpoint(path, {"network": network}, optimizer)
     seed = recipe.seed + int(state["step"])
-    examples = CorrectionExamples(files, recipe.size, recipe.plain_share, seed, recipe.any_model)
+    examples = CorrectionExamples(groups, recipe.size, recipe.plain_share, seed, recipe.any_model)
     sums: dict[str, float] = {}
     begin = time.monotonic() - float(state["seconds"])
-    for step in range(int(state["step"]), recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _rate(recipe, step)
-        _settle(network, step < recipe.settled * recipe.steps)
-        example = examples.draw(recipe.batch)
-        logits, expected = network(example.inputs, example.base)
-        loss = correction_loss(logits, expected, example, recipe.harm)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 2.0)
-        optimizer.step()
-        _note(sums, loss, logits, expected, example)
-        seconds = time.monotonic() - begin
-        if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-            with (output / "log.jsonl").open("a", encoding="utf-8") as log:
-                count = sums.pop("count")
-                log.write(json.dumps({"step": step + 1, **{k: round(v / count, 4) for k, v in sums.items()}}) + "\n")
-            sums.clear()
-            save_checkpoint(path, {"network": network}, optimizer, {"step": step + 1, "seconds": seconds})
-        progress("learning", (step + 1) / recipe.steps, seconds / (step + 1) * (recipe.steps - step - 1))
-    return write_correction(output, network, recipe, package.card, split, seconds)
+    fast = fast_precision(torch.device("cpu")) == torch.bfloat16
+    with ThreadPoolExecutor(1) as beside:  # the next examples are drawn while these are learnt from
+        drawn = beside.submit(examples.draw, recipe.batch)
+        for step in range(int(state["step"]), recipe.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = _rate(recipe, step)
+            _settle(network, step < recipe.settled * recipe.steps)
+            example = drawn.result()
+            drawn = beside.submit(examples.draw, recipe.batch)
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+                logits, expected = network(example.inputs, example.base)
+            loss = correction_loss(logits, expected, example, recipe.harm)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 2.0)
+            optimizer.step()
+            _note(sums, loss, logits, expected, example)
+            seconds = time.monotonic() - begin
+            if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
+                with (output / "log.jsonl").open("a", encoding="utf-8") as log:
+                    count = sums.pop("count")
+                    means = {key: round(value / count, 4) for key, value in sums.items()}
+                    log.write(json.dumps({"step": step + 1, **means}) + "\n")
+                sums.clear()
+                save_checkpoint(path, {"network": network}, optimizer, {"step": step + 1, "seconds": seconds})
+            progress("learning", (step + 1) / recipe.steps, seconds / (step + 1) * (recipe.steps - step - 1))
+    names = [sorted({case.case for case in cases}) for _, cases in groups]
+    return write_correction(output, network, recipe, records, names, seconds)
+
+
+def _cases(folder: Path) -> list[SegmentedCase]:
+    """The mistakes of a folder."""
+    return [case for path in sorted(folder.glob("*.npz")) for case in load_cases(path)]
 
 
 def write_correction(
-    output: Path, network: CorrectionNetwork, recipe: CorrectionRecipe, model: ModelCard, split: Split, seconds: float
+    output: Path,
+    network: CorrectionNetwork,
+    recipe: CorrectionRecipe,
+    records: Sequence[MistakesRecord],
+    learnt_from: Sequence[Sequence[str]],
+    seconds: float,
 ) -> Path:
-    """Write weights of 8 bits and their card, which names data, licence and split; the weights' file."""
+    """Write weights of 8 bits and their card, which names data, licences and cases; the weights' file.
+
+    Args:
+        records: whose mistakes were learnt from.
+        learnt_from: names of the cases, of each of them.
+    """
     path = output / f"{recipe.name}.safetensors"
     halved = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
     write_whole(path, save({key: value.contiguous() for key, value in to_eight_bits(halved).items()}))
-    data = model.training.get("data", model.title)
     card = {
-        "format": 1,
+        "format": 2,
         "channels": list(recipe.channels),
         "least_gain": recipe.least_gain,
         "second_pass_from": recipe.second_pass_from,
-        "models": [model.name],
-        "data": f"What {model.name} {model.version} makes of its training cases: {data}",
-        "licence": model.licence.to_dict(),
+        "models": sorted({record.model for record in records}),
+        "learnt_from": [
+            {
+                "model": f"{record.model} {record.version}",
+                "data": record.data,
+                "licence": record.licence,
+                "cases": list(cases),
+                "split": asdict(record.split),
+            }
+            for record, cases in zip(records, learnt_from, strict=True)
+        ],
         "recipe": asdict(recipe),
-        "split": asdict(split),
         "hours": round(seconds / 3600, 2),
         "machine": machine_words(torch.device("cpu")),
         "date": time.strftime("%Y-%m-%d"),

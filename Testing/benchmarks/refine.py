@@ -46,8 +46,8 @@ from SESegmentationLib.refine.recalibration import Settings
 from SESegmentationLib.refine.refinement import refine
 from SESegmentationLib.result import SegmentationResult, SegmentOptions
 from SESegmentationTraining.calibration import SHIFTS
-from SESegmentationTraining.correction_examples import shifted
 from SESegmentationTraining.dataset import Case
+from SESegmentationTraining.mistakes import shifted
 from SESegmentationTraining.simulated_corrections import Slice, choose_slices, simulate_correction
 
 #: test cases that are measured

@@ -117,9 +117,10 @@ class CorrectionNetwork(nn.Module):
             inputs: (N, INPUTS, D, H, W), see :meth:`Corrected.inputs`.
             base: (N, D, H, W), see :meth:`Corrected.base`.
         """
-        maps = self.body(inputs)
+        maps = self.body(inputs).float()
         logits = torch.logit(base) + maps[:, 0]
-        return logits, self._expected(maps[:, 1:], logits, base, inputs)
+        with torch.autocast(inputs.device.type, enabled=False):  # differences of thousandths
+            return logits, self._expected(maps[:, 1:], logits, base, inputs)
 
     def _expected(self, aside: Tensor, logits: Tensor, base: Tensor, inputs: Tensor) -> Tensor:
         after = torch.sigmoid(logits.detach())

@@ -218,13 +218,18 @@ class LearntCorrection:
 
     @torch.inference_mode()
     def _apply(self, corrected: Corrected) -> tuple[Tensor, float]:
-        """Log-odds of the structure after the correction, and the gain that is expected."""
+        """Log-odds of the structure after the correction, and the gain that is expected.
+
+        Of a structure that is not too large both are means over the image and its mirror image.
+        """
         factors = _coarser(corrected.own.shape)
-        seen = corrected if factors == (1, 1, 1) else _pooled(corrected, factors)
+        if factors == (1, 1, 1):
+            inputs, base = (torch.stack([seen, seen.flip(-1)]) for seen in (corrected.inputs(), corrected.base()))
+            logits, expected = self.network(inputs, base)
+            return (logits[0] + logits[1].flip(-1)) / 2, float(expected.mean())
+        seen = pooled(corrected, factors)
         base = seen.base()
         logits, expected = self.network(seen.inputs()[None], base[None])
-        if seen is corrected:
-            return logits[0], float(expected)
         change = (logits[0] - torch.logit(base))[None, None]
         change = F.interpolate(change, tuple(n * f for n, f in zip(base.shape, factors, strict=True)), mode="trilinear")
         inside = tuple(slice(n) for n in corrected.own.shape)
@@ -333,7 +338,7 @@ def _coarser(shape: torch.Size) -> tuple[int, int, int]:
     return triple(factors)
 
 
-def _pooled(corrected: Corrected, factors: tuple[int, int, int]) -> Corrected:
+def pooled(corrected: Corrected, factors: tuple[int, int, int]) -> Corrected:
     """The same, coarser: known is what is known in part, with the labels of that part."""
 
     def mean(values: Tensor) -> Tensor:

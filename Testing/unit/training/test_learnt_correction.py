@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,77 +14,123 @@ import torch
 from safetensors.torch import load_file
 
 from drawn_hippocampus import draw_sample
-from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.inference.preprocess import normalise
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.networks.weights import from_eight_bits
 from SESegmentationLib.refine.learnt_correction import ANY_MODEL, LearntCorrection
-from SESegmentationTraining import learnt_correction
-from SESegmentationTraining.correction_examples import (
-    CorrectionExamples,
-    Example,
-    SegmentedCase,
-    segment_case,
-    segment_cases,
-    shifts_of,
-)
-from SESegmentationTraining.dataset import Split, find_cases
+from SESegmentationTraining import mistakes
+from SESegmentationTraining.correction_examples import CorrectionExamples, Example
+from SESegmentationTraining.dataset import Split
 from SESegmentationTraining.learnt_correction import CorrectionRecipe, correction_loss, train_correction
+from SESegmentationTraining.mistakes import (
+    MistakesRecord,
+    SegmentedCase,
+    collect_mistakes,
+    load_cases,
+    shifts_of,
+    with_share,
+)
 
 QUICK = replace(CorrectionRecipe.load("any-model"), channels=(4, 8), steps=2, batch=2, size=16, settled=0.5)
+SPLIT = Split(["a"], [], ["b"])
 
 
-@pytest.fixture(scope="module")
-def engine(tiny_model):
-    return Engine(ModelPackage.from_folder(tiny_model), "cpu")
+class TwoVolumes:
+    """A source of two cases, the second kept out for test."""
+
+    split = SPLIT
+
+    def __init__(self, image: np.ndarray, truth: np.ndarray) -> None:
+        self.volumes = {"a": (image, truth), "b": (image[::-1], truth[::-1])}
+
+    def whole_volumes(self, generator, group="validation"):
+        for name in getattr(self.split, group):
+            yield name, *self.volumes[name]
 
 
 @pytest.fixture
-def dataset(tmp_path) -> Path:
-    """Two cases, the second the mirror image of the first."""
+def collect(tmp_path, tiny_model, monkeypatch):
+    """Function that collects the mistakes of a tiny model."""
+    package = ModelPackage.from_folder(tiny_model)
     sample = draw_sample()
-    for name, turn in (("a", lambda image: image), ("b", lambda image: sitk.Flip(image, (True, False, False)))):
-        for folder, image, end in (("imagesTr", sample.image, "_0000"), ("labelsTr", sample.labels, "")):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            sitk.WriteImage(turn(image), str(tmp_path / folder / f"{name}{end}.nii.gz"))
-    return tmp_path
+    image = normalise(sitk.GetArrayFromImage(sample.image).astype(np.float32), package.card.intensity)
+    source = TwoVolumes(image, sitk.GetArrayFromImage(sample.labels).astype(np.uint8))
+    monkeypatch.setattr(mistakes, "recipe_of", lambda package: None)
+    monkeypatch.setattr(mistakes, "open_source", lambda *arguments: source)
+    monkeypatch.setattr(mistakes, "ONE", 1)
+    monkeypatch.setattr(mistakes, "TWO", 1)
 
-
-@pytest.fixture
-def train(dataset, tmp_path, tiny_model, monkeypatch):
-    """Function that trains on the first case, the other one kept out."""
-    monkeypatch.setattr(learnt_correction, "recipe_of", lambda package: None)
-    monkeypatch.setattr(learnt_correction, "split_by_recipe", lambda names, recipe: Split(["a"], [], ["b"]))
-    monkeypatch.setattr("SESegmentationTraining.correction_examples.shifts_of", lambda case: [(), ("noise",)])
-
-    def run(steps: int = 2, name: str = "out") -> Path:
-        (tmp_path / name).mkdir(exist_ok=True)
-        return train_correction(dataset, replace(QUICK, model=str(tiny_model), steps=steps), tmp_path / name)
+    def run(name: str = "mistakes", group: str = "training", test_cases: Sequence[str] = ("b",)) -> list[Path]:
+        card = replace(package.card, training={**package.card.training, "test_cases": list(test_cases)})
+        return collect_mistakes(replace(package, card=card), tmp_path, tmp_path / name, group)
 
     return run
 
 
-def test_mistakes_are_those_of_the_model_and_are_kept(engine, dataset, tmp_path):
-    case = find_cases(dataset)[0]
-    files = list(segment_cases(engine, [case], tmp_path / "kept"))
-    assert len(files) == len(shifts_of("a")) == len(set(files)) and shifts_of("a") == shifts_of("a")
+@pytest.fixture
+def train(collect, tmp_path):
+    """Function that trains on the first case, the other one kept out."""
+
+    def run(steps: int = 2, name: str = "out") -> Path:
+        folder = collect()[0].parent
+        return train_correction([(folder, 1.0)], replace(QUICK, steps=steps), tmp_path / name)
+
+    return run
+
+
+def test_mistakes_are_those_of_the_model_and_are_kept(collect, tmp_path):
+    files = collect()
+    assert len(files) == len(set(files)) == 3
     before = {path: path.stat().st_mtime_ns for path in files}
-    assert list(segment_cases(engine, [case], tmp_path / "kept")) == files
+    assert collect() == files
     assert {path: path.stat().st_mtime_ns for path in files} == before
-    plain = next(found for found in map(SegmentedCase.load, files) if not found.shifts)
+    found = [case for path in files for case in load_cases(path)]
+    assert sorted(len(case.shifts) for case in found) == [0, 1, 2] and {case.case for case in found} == {"a"}
     sample = draw_sample()
-    assert (plain.truth == sitk.GetArrayFromImage(sitk.DICOMOrient(sample.labels, "RAS"))).all()
-    again = segment_case(engine, sample.image, sample.labels, (), "a")
-    assert (again.probabilities == plain.probabilities).all() and (again.own == plain.own).all()
+    for case in found:
+        assert (case.truth == sitk.GetArrayFromImage(sample.labels)).all() and not case.single
+        assert case.own.shape == case.truth.shape == case.image.shape == case.probabilities.shape[1:]
+        assert abs(case.probabilities.astype(int).sum(0) - 255).max() <= len(case.probabilities)
+    record = MistakesRecord.load(tmp_path / "mistakes")
+    assert record.split == SPLIT and record.group == "training" and record.licence["spdx"]
+    assert {case.case for path in collect("test", "test") for case in load_cases(path)} == {"b"}
+    with pytest.raises(UsageError, match="no group"):
+        collect("other", "others")
+    with pytest.raises(InputError, match="does not split"):
+        collect("other", test_cases=["c"])
+    assert shifts_of("a") == shifts_of("a")
 
 
-def test_it_is_trained_resumed_and_written_with_its_split(train, capsys):
+def test_of_large_volumes_every_structure_is_kept_with_what_lies_round_it(collect, monkeypatch):
+    whole = load_cases(collect("whole")[0])[0]
+    monkeypatch.setattr(mistakes, "LARGEST_WHOLE", 100)
+    monkeypatch.setattr(mistakes, "LARGEST_PART", 24)
+    monkeypatch.setattr(mistakes, "ONE_HEAD", 1)
+    monkeypatch.setattr(mistakes, "TWO_HEAD", 0)
+    files = collect("parts")
+    assert len(files) == 2
+    for path in files:
+        parts = load_cases(path)
+        assert parts and all(part.single and set(np.unique(part.truth)) <= {0, 1, 2} for part in parts)
+        assert all(max(part.own.shape) <= 24 and (part.truth == 1).any() for part in parts)
+    assert len(load_cases(files[0])) == len(set(np.unique(whole.truth)) - {0})
+
+
+def test_a_share_of_mistakes_is_a_number_above_0():
+    assert with_share("a folder") == (Path("a folder"), 1.0) and with_share("b=0.35") == (Path("b"), 0.35)
+    for entry in ("a=0", "a=-1", "a=half", "a=inf", "a="):
+        with pytest.raises(UsageError, match="no number above 0"):
+            with_share(entry)
+
+
+def test_it_is_trained_resumed_and_written_with_its_cases(train):
     first = train(steps=2)
     card = json.loads(first.with_suffix(".json").read_text(encoding="utf-8"))
-    assert card["split"] == {"training": ["a"], "validation": [], "test": ["b"]}
-    assert card["licence"]["spdx"] and card["least_gain"] == QUICK.least_gain and card["data"]
-    assert {path.name.split("+")[0].split(".")[0] for path in (first.parent / "mistakes").iterdir()} == {"a"}
+    (learnt,) = card["learnt_from"]
+    assert learnt["split"] == {"training": ["a"], "validation": [], "test": ["b"]} and learnt["cases"] == ["a"]
+    assert learnt["licence"]["spdx"] and learnt["data"] and card["least_gain"] == QUICK.least_gain
     weights = from_eight_bits(load_file(first))
     CorrectionNetwork(tuple(card["channels"])).load_state_dict(weights)
     resumed = from_eight_bits(load_file(train(steps=3)))
@@ -92,11 +139,19 @@ def test_it_is_trained_resumed_and_written_with_its_split(train, capsys):
     assert steps == [2, 3]
 
 
-def test_the_network_of_one_model_begins_as_the_one_for_any(dataset, tiny_model, train, tmp_path):
+def test_mistakes_of_several_models_are_learnt_from_together(collect, tmp_path):
+    one, other = collect("one")[0].parent, collect("other", "test")[0].parent
+    path = train_correction([(one, 0.3), (other, 0.7)], replace(QUICK, steps=1), tmp_path / "out")
+    card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert [entry["cases"] for entry in card["learnt_from"]] == [["a"], ["b"]]
+    with pytest.raises(InputError, match="no mistakes"):
+        train_correction([(tmp_path / "nowhere", 1.0)], QUICK, tmp_path / "other-out")
+
+
+def test_the_network_of_one_model_begins_as_the_one_for_any(collect, tmp_path):
     general = LearntCorrection.load(ANY_MODEL).network.state_dict()
-    own = replace(CorrectionRecipe.load("hippocampus-t1"), model=str(tiny_model), steps=1, batch=1, size=16, rate=0.0)
-    train(steps=1)  # the split is known from here on
-    trained = train_correction(dataset, own, tmp_path / "own")
+    own = replace(CorrectionRecipe.load("hippocampus-t1"), steps=1, batch=1, size=16, rate=0.0)
+    trained = train_correction([(collect()[0].parent, 1.0)], own, tmp_path / "own")
     assert trained.name == "hippocampus-t1.safetensors"
     kept = from_eight_bits(load_file(trained))
     for key, value in general.items():
@@ -104,7 +159,7 @@ def test_the_network_of_one_model_begins_as_the_one_for_any(dataset, tiny_model,
             assert torch.allclose(kept[key].float(), value, atol=0.02 * float(value.abs().max()) + 1e-6), key
 
 
-def test_examples_of_one_model_lie_as_in_its_scans(tmp_path):
+def test_examples_of_one_model_lie_as_in_its_scans():
     """They are mirrored from left to right alone: what is higher, or further to the front, stays so."""
     own = np.zeros((16, 16, 16), np.uint8)
     own[2:7, 2:8, 4:13] = 1  # low, and at the back
@@ -113,10 +168,10 @@ def test_examples_of_one_model_lie_as_in_its_scans(tmp_path):
     truth[6, 2:8, 4:13] = 0
     chance = np.stack([own == value for value in range(3)]).astype(np.uint8) * 255
     image = np.random.default_rng(0).random(own.shape, np.float32)
-    SegmentedCase(image, chance, own, truth, (), "a").save(tmp_path / "a.npz")
+    case = SegmentedCase(image, chance, own, truth, (), "a")
 
     def turned(any_model: bool) -> int:
-        examples = CorrectionExamples([tmp_path / "a.npz"], 16, 1.0, seed=1, any_model=any_model)
+        examples = CorrectionExamples([(1.0, [case])], 16, 1.0, seed=1, any_model=any_model)
         count = 0
         for _ in range(40):
             structure, other = examples.draw(1).inputs[0, [1, 3]] > 0.5
@@ -129,15 +184,14 @@ def test_examples_of_one_model_lie_as_in_its_scans(tmp_path):
     assert turned(any_model=True) > 5
 
 
-def test_examples_hide_what_was_not_looked_at(tmp_path):
+def test_examples_hide_what_was_not_looked_at():
     """Where nobody looked the input says nothing of the truth, and only there it counts."""
     sample = draw_sample()
     truth = sitk.GetArrayFromImage(sample.labels).astype(np.uint8)
     own = np.roll(truth, 2, axis=1)
     chance = np.stack([np.where(own == value, 200, 27) for value in range(3)]).astype(np.uint8)
     image = sitk.GetArrayFromImage(sample.image).astype(np.float16)
-    SegmentedCase(image, chance, own, truth, (), "a").save(tmp_path / "a.npz")
-    examples = CorrectionExamples([tmp_path / "a.npz"], 24, 1.0, seed=3)
+    examples = CorrectionExamples([(1.0, [SegmentedCase(image, chance, own, truth, (), "a")])], 24, 1.0, seed=3)
     for _ in range(8):
         example = examples.draw(1)
         known, labels, error = (example.inputs[0, channel] for channel in (4, 5, 7))
@@ -146,17 +200,15 @@ def test_examples_hide_what_was_not_looked_at(tmp_path):
         assert (example.counts[0] <= unseen.float()).all() and example.counts.any()
 
 
-def test_a_structure_that_is_nowhere_to_be_seen_gives_no_example(tmp_path):
+def test_a_structure_that_is_nowhere_to_be_seen_gives_no_example():
     """The one structure lies where nobody looks and the model has none of it; the other is corrected in its slices."""
     own, truth = np.zeros((2, 12, 12, 12), np.uint8)
     own[2:5, 3:6, 3:6], truth[2:5, 3:8, 3:8] = 1, 1
     truth[10:, 10:, 10:] = 2
     probabilities = np.stack([own == channel for channel in range(3)]).astype(np.uint8) * 255
-    path = tmp_path / "case.npz"
-    SegmentedCase(np.random.default_rng(0).random(own.shape, np.float32), probabilities, own, truth, (), "case").save(
-        path
-    )
-    example = CorrectionExamples([path], 12, 1.0, 0).draw(60)
+    image = np.random.default_rng(0).random(own.shape, np.float32)
+    case = SegmentedCase(image, probabilities, own, truth, (), "case")
+    example = CorrectionExamples([(1.0, [case])], 12, 1.0, 0).draw(60)
     assert len(example.truth) == 60
 
 
