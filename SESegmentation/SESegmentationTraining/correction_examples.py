@@ -13,7 +13,7 @@ from torch import Tensor
 
 from SESegmentationLib.geometry import triple
 from SESegmentationLib.networks.correction import Corrected
-from SESegmentationLib.refine.learnt_correction import LARGEST, MARGIN, pooled
+from SESegmentationLib.refine.learnt_correction import MARGIN, pooled
 
 from .mistakes import SegmentedCase
 from .simulated_corrections import MANNERS, POLICIES, Slice, choose_slices, simulate_correction
@@ -26,8 +26,9 @@ COUNTS, COUNT_SHARES = (1, 2, 4, 8), (0.25, 0.35, 0.25, 0.15)
 MANNER_SHARES = (0.4, 0.15, 0.15, 0.3)
 #: slices that are chosen for a whole head meet its structures anywhere: so often, at most so many, so often neighbours
 ANYWHERE, MOST_ANYWHERE, TOGETHER = 0.6, 4, 0.3
-#: how often a structure that is too large is seen coarser, as :mod:`SESegmentationLib.refine.learnt_correction` does
-COARSER = 0.5
+#: a structure of more voxels than this, margin included, is so often seen coarser, as the largest are when they are
+#: corrected
+LARGE, COARSER = 64_000, 0.5
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ class CorrectionExamples:
         where = np.argwhere(structure)
         low, high, shape = where.min(0), where.max(0) + 1, structure.shape
         factors = (1, 1, 1)
-        if np.prod(high - low + 2 * MARGIN) > LARGEST and self.random.random() < COARSER:
+        if np.prod(high - low + 2 * MARGIN) > LARGE and self.random.random() < COARSER:
             factors = triple(2 if n + MARGIN > self.size and self.random.random() < 0.8 else 1 for n in high - low)
         sizes = [self.size * factor for factor in factors]
         start = []

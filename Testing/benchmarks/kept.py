@@ -14,16 +14,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import SimpleITK as sitk
 import torch
 
+from SESegmentationLib.geometry import RAS
 from SESegmentationLib.models import ModelPackage, find_model
 from SESegmentationTraining.accuracy import test_cases
 from SESegmentationTraining.dataset import Case
 from SESegmentationTraining.processes import machine_words
+from SESegmentationTraining.recipe import recipe_of
+from SESegmentationTraining.sources import open_source
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASET = ROOT.parent / "shared" / "data" / "hippocampus"
 RESOURCES = ROOT / "Resources"
+#: of synthesised images
+SEED = 6
 #: the model that is measured unless another is named
 HIPPOCAMPUS = "hippocampus-t1"
 
@@ -68,11 +75,34 @@ def arguments(text: str | None, cases: int) -> argparse.ArgumentParser:
 
 
 def opened(chosen: argparse.Namespace) -> tuple[ModelPackage, list[Case]]:
-    """The model, and its test cases, kept out of training and of every choice."""
+    """The model, and its test cases, kept out of training and of every choice.
+
+    Of a model that learns from label maps these are images synthesised from its validation cases.
+    """
     if not chosen.dataset.is_dir():
         raise SystemExit(f"There are no volumes in {chosen.dataset}: nothing can be measured.")
     package = find_model(chosen.model)
-    return package, test_cases(package, chosen.dataset)[: chosen.cases]
+    if (chosen.dataset / "imagesTr").is_dir():
+        return package, test_cases(package, chosen.dataset)[: chosen.cases]
+    cases = synthesised(package, chosen.dataset, ROOT / "runs" / f"synthesised-{package.card.name}")
+    return package, cases[: chosen.cases]
+
+
+def synthesised(package: ModelPackage, dataset: Path, folder: Path) -> list[Case]:
+    """Images synthesised from the label maps that a training kept out for validation, written with their labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = open_source(dataset, recipe_of(package), package.card, torch.device("cpu"))
+    values = np.array([0, *(label.value for label in package.card.labels)], np.int16)
+    cases = []
+    for name, image, channels in source.whole_volumes(torch.Generator().manual_seed(SEED)):
+        case = Case(name, folder / f"{name}_0000.nii.gz", folder / f"{name}.nii.gz")
+        for array, path in ((image.astype(np.float32), case.image), (values[channels], case.label)):
+            volume = sitk.GetImageFromArray(array)
+            volume.SetSpacing(package.card.spacing)
+            volume.SetDirection(RAS)
+            sitk.WriteImage(volume, str(path))
+        cases.append(case)
+    return cases
 
 
 def write_figures(path: Path, package: ModelPackage, cases: Sequence[Case], figures: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ at once. Measured is the mean Dice of the structures on all slices that were not
 confidence intervals by bootstrap over cases. "Regained" is the share of the Dice missing to 1 that is regained; "worse"
 the share of volumes that lose more than 0.01.
 
-With --pair other scans are measured, with labels of which those that the model does not have count as background.
+With --pair other scans are measured, with labels of which those that the model does not have count as background. Of a
+model that learns from synthesised images, such images of its validation cases are measured.
 With --compare, recalibration of SE blocks is measured too: with the guard of hidden slices, and without it, which was
 the default before.
 

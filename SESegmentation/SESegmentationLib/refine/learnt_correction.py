@@ -39,7 +39,9 @@ ANY_MODEL = FOLDER / "any-model.safetensors"
 #: voxels round a structure that the network sees too
 MARGIN = 8
 #: a structure of more voxels than this, margin included, is seen coarser
-LARGEST = 64_000
+LARGEST = 500_000
+#: one of fewer is seen with its mirror image
+MIRRORED = 64_000
 #: of other models than those whose mistakes were learnt from, a structure changes only if corrected slices that were
 #: hidden gain at least so much Dice
 PROOF = 0.01
@@ -210,7 +212,7 @@ class LearntCorrection:
         if not after:
             return Outcome(judgements)
         box = whole_box(present.own.shape) if card.dividing_plane else _union([there for there, _ in after.values()])
-        return Outcome(judgements, box, divide(_composed(present.probabilities, after, shown, box), card))
+        return Outcome(judgements, box, divide(_composed(present, after, shown, box), card))
 
     def knows(self, card: ModelCard) -> bool:
         """Whether mistakes of this very model were learnt from."""
@@ -220,16 +222,18 @@ class LearntCorrection:
     def _apply(self, corrected: Corrected) -> tuple[Tensor, float]:
         """Log-odds of the structure after the correction, and the gain that is expected.
 
-        Of a structure that is not too large both are means over the image and its mirror image.
+        Of small structures both are means over the image and its mirror image.
         """
-        factors = _coarser(corrected.own.shape)
-        if factors == (1, 1, 1):
+        if corrected.own.numel() <= MIRRORED:
             inputs, base = (torch.stack([seen, seen.flip(-1)]) for seen in (corrected.inputs(), corrected.base()))
             logits, expected = self.network(inputs, base)
             return (logits[0] + logits[1].flip(-1)) / 2, float(expected.mean())
-        seen = pooled(corrected, factors)
+        factors = _coarser(corrected.own.shape)
+        seen = corrected if factors == (1, 1, 1) else pooled(corrected, factors)
         base = seen.base()
         logits, expected = self.network(seen.inputs()[None], base[None])
+        if seen is corrected:
+            return logits[0], float(expected)
         change = (logits[0] - torch.logit(base))[None, None]
         change = F.interpolate(change, tuple(n * f for n, f in zip(base.shape, factors, strict=True)), mode="trilinear")
         inside = tuple(slice(n) for n in corrected.own.shape)
@@ -308,22 +312,28 @@ def _slices_along(known: Tensor, axis: int) -> Tensor:
     return known.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
 
 
-def _composed(probabilities: Tensor, after: dict[int, tuple[Box, Tensor]], shown: CropCorrections, box: Box) -> Tensor:
+def _composed(
+    present: CropPrediction, after: dict[int, tuple[Box, Tensor]], shown: CropCorrections, box: Box
+) -> Tensor:
     """Probabilities in a box in which some structures are corrected; where these are known, they are certain.
 
-    The other structures, and the background, share what these leave.
+    The other structures, and the background, share what these leave. Of those others nothing is known: where the result
+    has one it stays so, and where a corrected structure gives way none becomes likelier than the model said.
     """
-    composed = probabilities[(slice(None), *box)].float().clone()
+    composed = present.probabilities[(slice(None), *box)].float().clone()
     known = torch.from_numpy(shown.known[box] == 1)
     channels = torch.from_numpy(shown.channels[box].astype(np.int64))
+    stays = torch.from_numpy(~np.isin(present.own[box], [0, *after])) & ~known
     for channel, (there, chance) in after.items():
         inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(there, box, strict=True))
-        composed[channel][inside] = chance
+        composed[channel][inside] = torch.where(stays[inside], composed[channel][inside], chance)
         composed[channel] = torch.where(known, (channels == channel).float(), composed[channel])
     rest = [channel for channel in range(len(composed)) if channel not in after]
     left = (1 - composed[list(after)].sum(0)).clamp(min=0)
-    composed[rest] *= left / composed[rest].sum(0).clamp(min=1e-6)
-    return composed
+    share = torch.where(stays, 1.0, left / composed[rest].sum(0).clamp(min=1e-6))
+    composed[0] *= share
+    composed[rest[1:]] *= share.clamp(max=1)
+    return composed / composed.sum(0)
 
 
 def _union(boxes: list[Box]) -> Box:

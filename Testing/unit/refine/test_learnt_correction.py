@@ -80,6 +80,45 @@ def test_a_missed_end_is_found_and_the_neighbour_stays(present, tiny_engine):
     assert judged.taken and judged.hidden is None  # of a model that is known, what is expected is enough
 
 
+class Spreading(Growing):
+    """Takes all there is."""
+
+    def forward(self, inputs, base):
+        return torch.full_like(base, 4.0), torch.tensor([self.expected]).float()
+
+
+def test_a_structure_that_nobody_corrected_does_not_give_way(present, tiny_engine):
+    corrected = shown(present, [6])
+    after = np.zeros(SHAPE, np.uint8)
+    outcome = learnt(Spreading()).correct(present, corrected, tiny_engine.card)
+    after[outcome.box] = outcome.probabilities.argmax(0).numpy()
+    unseen = corrected.known == 0
+    assert (after[(present.own == 2) & unseen] == 2).all() and (after[(present.own == 0) & unseen] == 1).any()
+    assert torch.allclose(outcome.probabilities.sum(0), torch.tensor(1.0), atol=1e-4)
+    corrected.channels[6][present.own[6] == 2] = 1  # both were corrected
+    outcome = learnt(Spreading()).correct(present, corrected, tiny_engine.card)
+    after[outcome.box] = outcome.probabilities.argmax(0).numpy()
+    assert set(outcome.judgements) == {1, 2} and (after[(present.own == 2) & unseen] != 2).any()
+
+
+class Withdrawing(Growing):
+    """Leaves nothing."""
+
+    def forward(self, inputs, base):
+        return torch.full_like(base, -4.0), torch.tensor([self.expected]).float()
+
+
+def test_where_a_structure_gives_way_one_that_nobody_corrected_is_no_likelier_than_before(present, tiny_engine):
+    present.probabilities[2] *= 1.5  # likelier than the background, but nothing that the result has
+    present = replace(present, probabilities=present.probabilities / present.probabilities.sum(0))
+    corrected = shown(present, [6])
+    outcome = learnt(Withdrawing()).correct(present, corrected, tiny_engine.card)
+    after = np.zeros(SHAPE, np.uint8)
+    after[outcome.box] = outcome.probabilities.argmax(0).numpy()
+    unseen = corrected.known == 0
+    assert (after[(present.own == 1) & unseen] == 0).all() and (after[(present.own == 2) & unseen] == 2).all()
+
+
 @pytest.mark.parametrize(("numbers", "taken"), [([6, 12], True), ([6, 7], False), ([6], False)], ids=str)
 def test_for_other_models_hidden_slices_have_to_become_better(present, tiny_engine, numbers, taken):
     """Neighbours, and a single slice, prove nothing."""
@@ -139,6 +178,7 @@ def test_what_makes_a_hidden_slice_worse_is_left(present, tiny_engine):
 
 def test_large_structures_are_seen_coarser(present, tiny_engine, monkeypatch):
     monkeypatch.setattr(learnt_correction, "LARGEST", 1000)
+    monkeypatch.setattr(learnt_correction, "MIRRORED", 1000)
     network = Growing()
     outcome = learnt(network).correct(present, shown(present, [6]), tiny_engine.card)
     assert all(np.prod(shape) <= 1000 for shape in network.shapes)
