@@ -17,7 +17,7 @@ from SESegmentationLib.io.segmentations import ALGORITHM_TYPE_TAG, AUTOMATIC, SE
 from SESegmentationLib.mrml import adapted_parameters, find_corrected_slices, review_state
 from SESegmentationLib.mrml.layers import tag
 from SESegmentationLib.panel.result_record import ResultRecord
-from SESegmentationLib.result import HIDDEN_WORSE, NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN
+from SESegmentationLib.result import NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID
 
 STATUS = slicer.vtkSlicerSegmentationsModuleLogic
 
@@ -88,7 +88,7 @@ def test_accepted_structures_are_in_no_proposal(widget, segment, recalibrate):
     assert review_state(node.GetSegmentation().GetSegment("Segment_1")) == "accepted"
 
 
-@pytest.mark.parametrize("reason", [NO_GAIN, HIDDEN_WORSE, NOTHING_CORRECTED, NOTHING_SAID, UNPROVEN])
+@pytest.mark.parametrize("reason", [NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID])
 def test_where_nothing_is_to_be_gained_nothing_is_proposed(widget, segment, segmenter, reason):
     node = segment()
     draw(node)

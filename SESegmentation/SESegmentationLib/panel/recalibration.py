@@ -32,11 +32,9 @@ from ..mrml import (
     source_volume,
 )
 from ..result import (
-    HIDDEN_WORSE,
     NO_GAIN,
     NOTHING_CORRECTED,
     NOTHING_SAID,
-    UNPROVEN,
     AdaptedNotes,
     SegmentationResult,
     StructureResult,
@@ -357,10 +355,6 @@ def _reason(reason: str) -> str:
     return {
         NOTHING_CORRECTED: _("the slices hold no correction where the model looks"),
         NO_GAIN: _("no gain is expected on the other slices"),
-        HIDDEN_WORSE: _("a corrected slice that was hidden for a test was found worse than before"),
-        UNPROVEN: _(
-            "corrections were learnt on another model, and no gain was shown on corrected slices that lie apart"
-        ),
         NOTHING_SAID: _("what was corrected says nothing of the other slices"),
     }.get(reason, reason)
 

@@ -2,9 +2,8 @@
 
 A network that was trained on mistakes of other networks and on corrections of them (``networks/correction.py``)
 predicts how the probabilities of each corrected structure change, and how much better that will be. A model may have a
-network of its own; one serves all others. Where it expects no gain the structure stays as it is; with models whose
-mistakes it did not learn from, also where corrected slices that were held out do not become better. A structure that
-was not corrected changes only where a corrected one gives way or takes room.
+network of its own; one serves all others. Where it expects no gain the structure stays as it is. A structure that was
+not corrected changes only where a corrected one gives way.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from ..geometry import Box, mask_box, triple, whole_box
 from ..inference.postprocess import divide
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
-from ..networks.losses import smoothed_dice
 from ..networks.weights import from_eight_bits
 
 #: beside the module, as its icons are
@@ -42,11 +40,6 @@ MARGIN = 8
 LARGEST = 500_000
 #: one of fewer is seen with its mirror image
 MIRRORED = 64_000
-#: of other models than those whose mistakes were learnt from, a structure changes only if corrected slices that were
-#: hidden gain at least so much Dice
-PROOF = 0.01
-#: corrected slices are hidden in so many turns at most
-TURNS = 2
 
 Report = Callable[[float], None]
 
@@ -85,17 +78,15 @@ class CropCorrections:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Expected and tested gain of the correction of a structure.
+    """Expected gain of the correction of a structure.
 
     Attributes:
         expected: gain in Dice on the other slices, by the first pass.
-        hidden: gain in Dice on corrected slices when they were hidden; None where that cannot or need not be tried.
         taken: whether the structure is corrected, by either pass.
         divided: whether it shares slices with another by the card's plane, which follows the corrected slices.
     """
 
     expected: float
-    hidden: float | None
     taken: bool
     divided: bool = False
 
@@ -198,12 +189,9 @@ class LearntCorrection:
         for number, channel in enumerate(channels):
             seen = _Structure.of(present, shown, channel)
             logits, expected = self._apply(seen.corrected)
-            promising = expected >= self.least_gain
-            known = self.knows(card)
-            hidden = self._hidden_gain(seen) if promising and not known else None
-            taken = promising and (known or (hidden is not None and hidden >= PROOF))
+            taken = expected >= self.least_gain
             divided = card.dividing_plane is not None and card.labels[channel - 1].value in card.dividing_plane.values
-            judgements[channel] = Judgement(expected, hidden, taken, divided)
+            judgements[channel] = Judgement(expected, taken, divided)
             if taken:
                 after[channel] = (seen.box, torch.sigmoid(logits))
             elif divided:  # where the one ends and the other begins is seen anew all the same
@@ -213,10 +201,6 @@ class LearntCorrection:
             return Outcome(judgements)
         box = whole_box(present.own.shape) if card.dividing_plane else _union([there for there, _ in after.values()])
         return Outcome(judgements, box, divide(_composed(present, after, shown, box), card))
-
-    def knows(self, card: ModelCard) -> bool:
-        """Whether mistakes of this very model were learnt from."""
-        return card.name in self.card["models"]
 
     @torch.inference_mode()
     def _apply(self, corrected: Corrected) -> tuple[Tensor, float]:
@@ -238,20 +222,6 @@ class LearntCorrection:
         change = F.interpolate(change, tuple(n * f for n, f in zip(base.shape, factors, strict=True)), mode="trilinear")
         inside = tuple(slice(n) for n in corrected.own.shape)
         return torch.logit(corrected.base()) + change[0, 0][inside], float(expected)
-
-    def _hidden_gain(self, seen: _Structure) -> float | None:
-        """Mean gain in Dice on corrected slices, each hidden in turn; None where there is nothing to hide."""
-        gains = []
-        for hidden in seen.turns():
-            others = replace(seen.corrected, known=torch.where(hidden, 0.0, seen.corrected.known))
-            there = hidden & (seen.corrected.known > 0)
-            truth, own = (values[there] > 0.5 for values in (seen.corrected.labels, seen.corrected.own))
-            edited_elsewhere = ((seen.corrected.labels != seen.corrected.own) & (others.known > 0)).any()
-            if not edited_elsewhere or not (truth | own).any():
-                continue
-            after = self._apply(others)[0][there] > 0
-            gains.append(_dice(after, truth) - _dice(own, truth))
-        return float(np.mean(gains)) if gains else None
 
 
 @dataclass(frozen=True)
@@ -287,29 +257,6 @@ class _Structure:
             part(is_other),
         )
         return cls(box, corrected)
-
-    def turns(self) -> list[Tensor]:
-        """Masks of corrected slices that can be hidden: neighbours together, since they tell the same."""
-        known = self.corrected.known > 0
-        axis = min(range(3), key=lambda a: int(known.any(a).sum() == 0) or _slices_along(known, a).numel())
-        numbers = _slices_along(known, axis)
-        if not numbers.numel() or numbers.numel() == known.shape[axis]:
-            return []
-        groups = torch.tensor_split(numbers, (torch.diff(numbers) > 1).nonzero().flatten() + 1)
-        if len(groups) < 2:
-            return []
-        masks = []
-        for turn in range(min(len(groups), TURNS)):
-            mask = torch.zeros_like(known)
-            for group in groups[turn::TURNS]:
-                mask.movedim(axis, 0)[group] = True
-            masks.append(mask)
-        return masks
-
-
-def _slices_along(known: Tensor, axis: int) -> Tensor:
-    """Numbers of the slices of an axis in which anything is known."""
-    return known.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
 
 
 def _composed(
@@ -365,10 +312,6 @@ def pooled(corrected: Corrected, factors: tuple[int, int, int]) -> Corrected:
         labels=(mean(corrected.labels * certain) / share > 0.5).float(),
         other_labels=(mean(corrected.other_labels * certain) / share > 0.5).float(),
     )
-
-
-def _dice(found: Tensor, truth: Tensor) -> float:
-    return float(smoothed_dice((found & truth).sum(), found.sum() + truth.sum()))
 
 
 def weights_for(model: str, folder: Path = FOLDER) -> Path:

@@ -22,11 +22,9 @@ from ..io.volume_image import voxels_of
 from ..models import ModelCard
 from ..progress import PhasedProgress, Progress, no_progress, part_of
 from ..result import (
-    HIDDEN_WORSE,
     NO_GAIN,
     NOTHING_CORRECTED,
     NOTHING_SAID,
-    UNPROVEN,
     Confidence,
     SegmentationResult,
     SegmentOptions,
@@ -63,7 +61,7 @@ def propagate(
         report: told the fraction that is done; may raise to stop.
 
     Returns:
-        Labels, the corrected slices not yet put in; and by value the expected and tested gain of each structure.
+        Labels, the corrected slices not yet put in; and by value the expected gain of each structure.
     """
     array = sitk.GetArrayFromImage(labels)
     judgements: dict[int, Judgement] = {}
@@ -111,7 +109,7 @@ class Refinement:
         own: the model's own, before.
         changes: by structure.
         slices: the corrected ones, named or found.
-        judgements: expected and tested gains of the structures that were corrected, by value.
+        judgements: expected gains of the structures that were corrected, by value.
         kept_because: why nothing but the corrected slices changed; empty where something did.
         adapted: the recalibrated parameters; None where the networks stayed as they are.
     """
@@ -201,7 +199,7 @@ def refine(
     result = _relabelled(now, corrections.kept_in(carried), engine.pairs(image, options.roi))
     result = replace(result, timings=phases.seconds(), doubt=_outside(corrections, result.doubt))
     changes = _changes(own, result, corrections)
-    because = "" if any(change.elsewhere for change in changes) else _reason(judgements, learnt, engine.card)
+    because = "" if any(change.elsewhere for change in changes) else _reason(judgements, learnt)
     return Refinement(result, own, changes, list(slices), judgements, because, adapted)
 
 
@@ -210,16 +208,12 @@ def _differs(corrections: Corrections, own: SegmentationResult) -> bool:
     return bool((voxels_of(corrections.labels) != voxels_of(own.labels))[corrections.known].any())
 
 
-def _reason(judgements: dict[int, Judgement], learnt: LearntCorrection, card: ModelCard) -> str:
+def _reason(judgements: dict[int, Judgement], learnt: LearntCorrection) -> str:
     """Why nothing changed outside of the corrected slices."""
     if not judgements:
         return NOTHING_CORRECTED
     if all(judged.expected < learnt.least_gain for judged in judgements.values()):
         return NO_GAIN
-    if not learnt.knows(card) and not any(judged.taken for judged in judgements.values()):
-        return UNPROVEN
-    if any(judged.hidden is not None and judged.hidden < 0 for judged in judgements.values()):
-        return HIDDEN_WORSE
     return NOTHING_SAID
 
 

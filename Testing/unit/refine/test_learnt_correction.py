@@ -77,7 +77,7 @@ def test_a_missed_end_is_found_and_the_neighbour_stays(present, tiny_engine):
     assert (after[4:16, 3:12, 5:12] == 1).all() and (after[4:16, 12:15, 5:12] == 2).all()
     assert torch.allclose(outcome.probabilities.sum(0), torch.tensor(1.0), atol=1e-4)
     (judged,) = outcome.judgements.values()
-    assert judged.taken and judged.hidden is None  # of a model that is known, what is expected is enough
+    assert judged.taken
 
 
 class Spreading(Growing):
@@ -119,12 +119,10 @@ def test_where_a_structure_gives_way_one_that_nobody_corrected_is_no_likelier_th
     assert (after[(present.own == 1) & unseen] == 0).all() and (after[(present.own == 2) & unseen] == 2).all()
 
 
-@pytest.mark.parametrize(("numbers", "taken"), [([6, 12], True), ([6, 7], False), ([6], False)], ids=str)
-def test_for_other_models_hidden_slices_have_to_become_better(present, tiny_engine, numbers, taken):
-    """Neighbours, and a single slice, prove nothing."""
+@pytest.mark.parametrize("numbers", [[6, 12], [6, 7], [6]], ids=str)
+def test_models_whose_mistakes_were_not_learnt_from_are_served_as_well(present, tiny_engine, numbers):
     outcome = learnt(Growing(), models=OTHERS).correct(present, shown(present, numbers), tiny_engine.card)
-    assert outcome.judgements[1].taken == (outcome.probabilities is not None) == taken
-    assert outcome.judgements[1].hidden is None or outcome.judgements[1].hidden > 0
+    assert outcome.judgements[1].taken and outcome.probabilities is not None
 
 
 class Creeping(Growing):
@@ -165,15 +163,6 @@ def test_where_much_is_expected_it_is_corrected_once_more(present, tiny_engine, 
 def test_what_is_expected_decides(present, tiny_engine, least):
     outcome = learnt(Growing(), least).correct(present, shown(present, [6, 12]), tiny_engine.card)
     assert outcome.judgements[1].taken == (outcome.probabilities is not None) == (least < 0.1)
-
-
-def test_what_makes_a_hidden_slice_worse_is_left(present, tiny_engine):
-    darker = replace(present, image=-present.image)
-    outcome = learnt(Growing(), models=OTHERS).correct(darker, shown(present, [6, 12]), tiny_engine.card)
-    assert outcome.judgements[1].hidden < 0 and outcome.probabilities is None
-    # neighbours cannot be hidden from each other: they tell the same
-    together = learnt(Growing(), models=OTHERS).correct(present, shown(present, [6, 7]), tiny_engine.card)
-    assert together.judgements[1].hidden is None
 
 
 def test_large_structures_are_seen_coarser(present, tiny_engine, monkeypatch):

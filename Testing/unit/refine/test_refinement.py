@@ -121,7 +121,6 @@ def test_a_structure_that_was_not_corrected_only_gives_way_or_takes_room(tiny_en
         ] = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LearntCorrection, "least_gain", -1.0)
-        patch.setattr(LearntCorrection, "_hidden_gain", lambda self, seen: 1.0)
         refined = refine(tiny_engine, sample.image, with_array(corrected, own_labels))
     after = array_of(refined.result.labels)
     of_two = (before != after) & ((before == 2) | (after == 2))
