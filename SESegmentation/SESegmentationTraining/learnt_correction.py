@@ -162,7 +162,8 @@ def train_correction(
             example = drawn.result()
             drawn = beside.submit(examples.draw, recipe.batch)
             with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-                logits, expected = network(example.inputs, example.base)
+                maps = network.body(example.inputs)
+            logits, expected = network.outputs(maps.float(), example.inputs, example.base)
             loss = correction_loss(logits, expected, example, recipe.harm)
             optimizer.zero_grad()
             loss.backward()

@@ -117,10 +117,12 @@ class CorrectionNetwork(nn.Module):
             inputs: (N, INPUTS, D, H, W), see :meth:`Corrected.inputs`.
             base: (N, D, H, W), see :meth:`Corrected.base`.
         """
-        maps = self.body(inputs).float()
+        return self.outputs(self.body(inputs), inputs, base)
+
+    def outputs(self, maps: Tensor, inputs: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`forward` gives, from the maps (N, 1 + ASIDE, D, H, W) of the body."""
         logits = torch.logit(base) + maps[:, 0]
-        with torch.autocast(inputs.device.type, enabled=False):  # differences of thousandths
-            return logits, self._expected(maps[:, 1:], logits, base, inputs)
+        return logits, self._expected(maps[:, 1:], logits, base, inputs)
 
     def _expected(self, aside: Tensor, logits: Tensor, base: Tensor, inputs: Tensor) -> Tensor:
         after = torch.sigmoid(logits.detach())
