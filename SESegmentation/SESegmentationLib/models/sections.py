@@ -141,7 +141,7 @@ def check_networks(fields: Fields, names: list[str]) -> None:
         network = fields.section(name)
         network.text("type", longest=64)
         for key, (low, high) in _NETWORK_BOUNDS.items():
-            if network.has(key):
+            if key in fields.mapping(name):  # null is no number
                 network.integer(key, low=low, high=high)
         for key, most in (("channels", _MOST_CHANNELS), ("widened", _MOST_CHANNELS), ("kernel", _LARGEST_KERNEL)):
             if not network.has(key):
