@@ -135,9 +135,9 @@ def train_correction(
         InputError: mistakes, or a checkpoint, cannot be used.
         ModelError: the network that it begins as cannot be loaded.
     """
-    output.mkdir(parents=True, exist_ok=True)
     records = [MistakesRecord.load(folder) for folder, _ in mistakes]
     groups = [(share, _cases(folder)) for folder, share in mistakes]
+    output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     network = CorrectionNetwork(recipe.channels)
     if recipe.start:
@@ -184,8 +184,11 @@ def train_correction(
 
 
 def _cases(folder: Path) -> list[SegmentedCase]:
-    """The mistakes of a folder."""
-    return [case for path in sorted(folder.glob("*.npz")) for case in load_cases(path)]
+    """The mistakes of a folder; InputError where there are none, or one is damaged."""
+    cases = [case for path in sorted(folder.glob("*.npz")) for case in load_cases(path)]
+    if not cases:
+        raise InputError(f"There are no mistakes of a model in {folder}.", "Make them: sesegment prepare mistakes.")
+    return cases
 
 
 def write_correction(
@@ -210,7 +213,6 @@ def write_correction(
         "channels": list(recipe.channels),
         "least_gain": recipe.least_gain,
         "second_pass_from": recipe.second_pass_from,
-        "models": sorted({record.model for record in records}),
         "learnt_from": [
             {
                 "model": f"{record.model} {record.version}",

@@ -2,13 +2,15 @@
 
 Each case is segmented as it is and under shifts, with all views and with one. Segmenting is the slow part, so every
 volume is kept in a file, and done once. Of heads every structure is cut out with what lies round it: their volumes are
-too large to be kept whole, and where another structure is, one needs not know which.
+too large to be kept whole, and which other structure lies beside it need not be known.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -105,23 +107,24 @@ def _part(side: slice, random: np.random.Generator) -> slice:
 
 
 def save_cases(cases: Sequence[SegmentedCase], path: Path) -> None:
-    """Write a file of them, whole or not at all."""
-    temporary = path.with_suffix(".part.npz")
+    """Write a file of cases of one volume, at least one; whole or not at all."""
     arrays = {f"{number}-{name}": getattr(case, name) for number, case in enumerate(cases) for name in ARRAYS}
-    first = cases[0]
-    np.savez(temporary, **arrays, shifts=np.array(first.shifts, np.str_), case=first.case, single=first.single)
-    temporary.replace(path)
+    first, content = cases[0], io.BytesIO()
+    np.savez(content, **arrays, shifts=np.array(first.shifts, np.str_), case=first.case, single=first.single)
+    write_whole(path, content.getvalue())
 
 
 def load_cases(path: Path) -> list[SegmentedCase]:
-    """Read what :func:`save_cases` wrote."""
-    with np.load(path, allow_pickle=False) as content:
-        shifts, case, single = tuple(content["shifts"].tolist()), str(content["case"]), bool(content["single"])
-        numbers = range(sum(name.endswith("-image") for name in content))
-        cases = []
-        for number in numbers:
-            image, chances, own, truth = (content[f"{number}-{name}"] for name in ARRAYS)
-            cases.append(SegmentedCase(image, chances, own, truth, shifts, case, single))
+    """Read what :func:`save_cases` wrote; InputError where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            shifts, case, single = tuple(content["shifts"].tolist()), str(content["case"]), bool(content["single"])
+            cases = []
+            for number in range(sum(name.endswith("-image") for name in content)):
+                image, chances, own, truth = (content[f"{number}-{name}"] for name in ARRAYS)
+                cases.append(SegmentedCase(image, chances, own, truth, shifts, case, single))
+    except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} holds no mistakes of a model: {error}", "Delete it, and make them again.") from error
     return cases
 
 
@@ -239,9 +242,8 @@ def collect_mistakes(
 
     Raises:
         InputError: the dataset cannot be used.
-        UsageError: there is no such group.
+        UsageError: there is no such group, or the folder holds other mistakes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if group not in GROUPS:
         raise UsageError(f"There is no group {group!r} of cases.", f"Choose {', '.join(GROUPS)}.")
     engine, recipe = Engine(package, "cpu"), recipe_of(package)
@@ -254,6 +256,13 @@ def collect_mistakes(
             f"{dataset} does not split into the cases that {package.card.name} learnt from and those for test.",
             "Give the dataset it was trained on, and the fold of a model that comes of a cross-validation.",
         )
+    card = package.card
+    data = str(card.training.get("data", card.title))
+    record = MistakesRecord(card.name, card.version, data, card.licence.to_dict(), source.split, group)
+    if (folder / RECORD_NAME).exists() and MistakesRecord.load(folder) != record:
+        raise UsageError(f"{folder} holds the mistakes of another model, or on other cases.", "Choose another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / RECORD_NAME, json.dumps(asdict(record), indent=1) + "\n")
     files: list[Path] = []
     for number, (name, image, truth) in enumerate(source.whole_volumes(torch.Generator().manual_seed(SEED), group)):
         box = mask_box(truth > 0, 2 * MARGIN) or whole_box(truth.shape)
@@ -265,10 +274,9 @@ def collect_mistakes(
             path = folder / f"{'+'.join([name, *shifts]).replace(' ', '-')}.npz"
             if not path.exists():
                 segmented = segment_case(engine, image, truth, shifts, name, fast=large and bool(shifts))
-                save_cases(list(segmented.structures()) if large else [segmented], path)
+                cases = list(segmented.structures()) if large else [segmented]
+                if not cases:  # a rest cut off by the field of view
+                    continue
+                save_cases(cases, path)
             files.append(path)
-    card = package.card
-    data = str(card.training.get("data", card.title))
-    record = MistakesRecord(card.name, card.version, data, card.licence.to_dict(), source.split, group)
-    write_whole(folder / RECORD_NAME, json.dumps(asdict(record), indent=1) + "\n")
     return files

@@ -138,15 +138,16 @@ def check_networks(fields: Fields, names: list[str]) -> None:
     for name in names:
         if not _NETWORK_NAME.fullmatch(name):
             fields.fail(name[:80], "a name of letters, digits, '_' and '-'")
-        network = fields.section(name)
+        network, stated = fields.section(name), fields.mapping(name)
         network.text("type", longest=64)
+        # what is stated is a number: null is refused, as by the schema
         for key, (low, high) in _NETWORK_BOUNDS.items():
-            if key in fields.mapping(name):  # null is no number
+            if key in stated:
                 network.integer(key, low=low, high=high)
         for key, most in (("channels", _MOST_CHANNELS), ("widened", _MOST_CHANNELS), ("kernel", _LARGEST_KERNEL)):
-            if not network.has(key):
+            if key not in stated:
                 continue
-            if isinstance(network.value(key), list | tuple):
+            if isinstance(stated[key], list | tuple):
                 longest = {"channels": _MOST_LEVELS, "widened": 2 * _MOST_LEVELS, "kernel": 2}[key]
                 shortest = 2 if key == "channels" else 0
                 network.whole_numbers(key, low=0 if key == "widened" else 1, high=most, most=longest, least=shortest)

@@ -195,11 +195,12 @@ def test_a_card_is_checked_once_and_again_when_it_has_changed(tiny_model, tmp_pa
         ModelCard.from_file(path)
 
 
-@pytest.mark.parametrize("key", ["in_channels", "classes", "reduction"])
-def test_null_is_no_number_of_a_network(key):
+@pytest.mark.parametrize(
+    "key",
+    ["in_channels", "classes", "channels", "convolutions", "blocks", "reduction", "dimensions", "kernel", "widened"],
+)
+def test_null_is_no_number_of_a_network(complete, key):
     """The schema refuses it as well."""
-    path = Path(__file__).parents[3] / "weights" / "brain-mr" / "model.json"
-    card = json.loads(path.read_text(encoding="utf-8"))
-    next(iter(card["networks"].values()))[key] = None
+    next(iter(complete["networks"].values()))[key] = None
     with pytest.raises(ModelError, match=key):
-        ModelCard.from_dict(card)
+        ModelCard.from_dict(complete)

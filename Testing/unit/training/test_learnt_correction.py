@@ -144,8 +144,38 @@ def test_mistakes_of_several_models_are_learnt_from_together(collect, tmp_path):
     path = train_correction([(one, 0.3), (other, 0.7)], replace(QUICK, steps=1), tmp_path / "out")
     card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert [entry["cases"] for entry in card["learnt_from"]] == [["a"], ["b"]]
-    with pytest.raises(InputError, match="no mistakes"):
-        train_correction([(tmp_path / "nowhere", 1.0)], QUICK, tmp_path / "other-out")
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no file", "empty", "a text", "cut off", "another file"])
+def test_mistakes_that_cannot_be_learnt_from_are_told(collect, tmp_path, damage):
+    files = collect()
+    folder = files[0].parent
+    if damage == "no folder":
+        folder = tmp_path / "nowhere"
+    elif damage == "no file":
+        for path in files:
+            path.unlink()
+    elif damage == "another file":
+        np.savez(files[0], something=np.zeros(3))
+    else:
+        content = {"empty": b"", "a text": b"hello", "cut off": files[0].read_bytes()[:2000]}[damage]
+        files[0].write_bytes(content)
+    with pytest.raises(InputError, match="no mistakes of a model"):
+        train_correction([(folder, 1.0)], QUICK, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_holds_mistakes_of_one_model_on_one_group(collect):
+    before = {path: path.stat().st_mtime_ns for path in collect()}
+    with pytest.raises(UsageError, match="another model"):
+        collect(group="test")
+    assert {path: path.stat().st_mtime_ns for path in collect()} == before
+
+
+def test_a_head_of_which_too_little_is_seen_gives_no_file(collect, monkeypatch):
+    monkeypatch.setattr(mistakes, "LARGEST_WHOLE", 100)
+    monkeypatch.setattr(mistakes, "FEWEST_VOXELS", 10**6)
+    assert collect() == []
 
 
 def test_the_network_of_one_model_begins_as_the_one_for_any(collect, tmp_path):
