@@ -302,6 +302,7 @@ def mistakes(
         tuple[int, int] | None,
         typer.Option(metavar="FOLD FOLDS", help="Of a model of a cross-validation: which fold, of how many."),
     ] = None,
+    recipe: OwnRecipe = None,
 ) -> None:
     """Segment a model's own cases, as they are and under shifts: what it gets wrong there can be learnt to correct."""
     from SESegmentationLib.models import find_model
@@ -309,7 +310,7 @@ def mistakes(
     from .mistakes import collect_mistakes
     from .processes import percent_printer
 
-    files = collect_mistakes(find_model(model), dataset, output, group, fold, percent_printer())
+    files = collect_mistakes(find_model(model), dataset, output, group, fold, recipe, percent_printer())
     print(len(files), "volumes")
 
 

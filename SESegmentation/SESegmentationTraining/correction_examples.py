@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from SESegmentationLib.geometry import triple
 from SESegmentationLib.networks.correction import Corrected
-from SESegmentationLib.refine.learnt_correction import MARGIN, pooled
+from SESegmentationLib.refine.learnt_correction import MARGIN
 
 from .mistakes import SegmentedCase
 from .simulated_corrections import MANNERS, POLICIES, Slice, choose_slices, simulate_correction
@@ -26,9 +25,6 @@ COUNTS, COUNT_SHARES = (1, 2, 4, 8), (0.25, 0.35, 0.25, 0.15)
 MANNER_SHARES = (0.4, 0.15, 0.15, 0.3)
 #: slices that are chosen for a whole head meet its structures anywhere: so often, at most so many, so often neighbours
 ANYWHERE, MOST_ANYWHERE, TOGETHER = 0.6, 4, 0.3
-#: a structure of more voxels than this, margin included, is so often seen coarser, as the largest are when they are
-#: corrected
-LARGE, COARSER = 64_000, 0.5
 
 
 @dataclass(frozen=True)
@@ -174,22 +170,17 @@ class CorrectionExamples:
         return (odds / odds.sum(0)).astype(np.float32)
 
     def _cut(self, arrays: list[np.ndarray], structure: np.ndarray) -> list[Tensor]:
-        """A cube round the structure, about its middle, or somewhere in a large one; some of these are seen coarser."""
-        where = np.argwhere(structure)
-        low, high, shape = where.min(0), where.max(0) + 1, structure.shape
-        factors = (1, 1, 1)
-        if np.prod(high - low + 2 * MARGIN) > LARGE and self.random.random() < COARSER:
-            factors = triple(2 if n + MARGIN > self.size and self.random.random() < 0.8 else 1 for n in high - low)
-        sizes = [self.size * factor for factor in factors]
+        """A cube round the structure, about its middle, or somewhere in a large one."""
+        where, size = np.argwhere(structure), self.size
         start = []
-        for a, b, n, size in zip(low, high, shape, sizes, strict=True):
-            middle, room = (a + b - size) / 2, max((b - a + MARGIN - size) / 2, 3)
+        for low, high, n in zip(where.min(0), where.max(0) + 1, structure.shape, strict=True):
+            middle, room = (low + high - size) / 2, max((high - low + MARGIN - size) / 2, 3)
             first = round(middle + self.random.uniform(-room, room))
             start.append(int(np.clip(first, min(0, n - size), max(0, n - size))))
         parts = []
-        missing = [max(size - n, 0) for size, n in zip(sizes, shape, strict=True)]
+        missing = [max(size - n, 0) for n in structure.shape]
         for array in arrays:
-            sides = tuple(slice(max(s, 0), s + size) for s, size in zip(start, sizes, strict=True))
+            sides = tuple(slice(max(s, 0), s + size) for s in start)
             part = torch.from_numpy(np.ascontiguousarray(array[sides]))
             if any(missing):
                 pads = [side for m in reversed(missing) for side in (m // 2, m - m // 2)]
@@ -197,9 +188,9 @@ class CorrectionExamples:
             parts.append(part)
         # what lies beyond the volume was padded, and does not count
         inside = torch.zeros_like(parts[-1])
-        inside[tuple(slice(m // 2, size - (m - m // 2)) for m, size in zip(missing, sizes, strict=True))] = 1
+        inside[tuple(slice(m // 2, size - (m - m // 2)) for m in missing)] = 1
         parts[-1] = parts[-1] * inside
-        return parts if factors == (1, 1, 1) else _coarser(parts, factors)
+        return parts
 
     def _turned(self, parts: list[Tensor]) -> list[Tensor]:
         """Axes exchanged and mirrored, so that what is learnt holds in every plane; or left and right only."""
@@ -222,10 +213,3 @@ class CorrectionExamples:
             generator = torch.Generator().manual_seed(int(self.random.integers(2**31)))
             image = image + float(self.random.uniform(0, 0.4)) * torch.randn(image.shape, generator=generator)
         return image
-
-
-def _coarser(parts: list[Tensor], factors: tuple[int, int, int]) -> list[Tensor]:
-    """The same, seen coarser as large structures are."""
-    corrected = pooled(Corrected(*parts[:-2]), factors)
-    truth, counts = (F.avg_pool3d(part[None, None], factors)[0, 0] for part in parts[-2:])
-    return [*vars(corrected).values(), (truth > 0.5).float(), (counts == 1).float()]

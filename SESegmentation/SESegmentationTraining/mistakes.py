@@ -226,6 +226,7 @@ def collect_mistakes(
     folder: Path,
     group: str = "training",
     fold: tuple[int, int] | None = None,
+    recipe: str | None = None,
     progress: Progress = no_progress,
 ) -> list[Path]:
     """Write what a model makes of its cases; what is there already is not made again.
@@ -236,20 +237,21 @@ def collect_mistakes(
         folder: for the files, and a record of what they are.
         group: of its cases.
         fold: number of the fold that the model left out, and how many folds there were, in a cross-validation.
+        recipe: it was trained by, name or file; that which its card names if None.
 
     Returns:
         The files.
 
     Raises:
         InputError: the dataset cannot be used.
-        UsageError: there is no such group, or the folder holds other mistakes.
+        UsageError: there is no such group or recipe, or the folder holds other mistakes.
     """
     if group not in GROUPS:
         raise UsageError(f"There is no group {group!r} of cases.", f"Choose {', '.join(GROUPS)}.")
-    engine, recipe = Engine(package, "cpu"), recipe_of(package)
+    engine, trained_by = Engine(package, "cpu"), recipe_of(package, recipe)
     if fold is not None:
-        recipe = recipe_of_fold(recipe, fold[1], fold[0])
-    source = open_source(dataset, recipe, package.card, torch.device("cpu"))
+        trained_by = recipe_of_fold(trained_by, fold[1], fold[0])
+    source = open_source(dataset, trained_by, package.card, torch.device("cpu"))
     names = getattr(source.split, group)
     if set(source.split.test) != set(package.card.training.get("test_cases", source.split.test)):
         raise InputError(

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..geometry import Box
 from .pyramid import PyramidUNet
 
 #: channels of the input
@@ -58,9 +59,17 @@ class Corrected:
         soft = self.probability.clamp(LEAST, 1 - LEAST)
         return torch.where(self.own > 0, soft.clamp(min=0.55), soft.clamp(max=0.45))
 
+    def errors(self) -> Tensor:
+        """1 where the present result misses the structure, -1 where it has it wrongly, 0 elsewhere, as far as known."""
+        return (self.labels - self.own) * (self.known > 0)
+
+    def within(self, box: Box) -> Corrected:
+        """The same in a box."""
+        return Corrected(*(values[box] for values in vars(self).values()))
+
     def inputs(self) -> Tensor:
         """(INPUTS, D, H, W), what the network sees."""
-        error = (self.labels - self.own) * (self.known > 0)
+        error = self.errors()
         image = (self.image - self.image.mean()) / self.image.std().clamp(min=1e-6)
         return torch.stack(
             [
@@ -81,9 +90,9 @@ class Corrected:
         """What its intensity says of each voxel, as the known slices show it: log-odds of the structure."""
         near = _around(torch.maximum(self.own, self.labels * (self.known > 0)), 3) > 0
         shown = near & (self.known > 0)
-        low, high = (
-            torch.quantile(self.image[near].float()[:100_000], torch.tensor([0.01, 0.99])) if near.any() else (0, 1)
-        )
+        seen = self.image[near].float()
+        some = seen[:: 1 + len(seen) // 100_000]
+        low, high = torch.quantile(some, torch.tensor([0.01, 0.99])) if len(some) else (0, 1)
         bins = ((self.image - low) / max(float(high - low), 1e-6) * BINS).long().clamp(0, BINS - 1)
         weight = self.known[shown]
         inside = torch.bincount(bins[shown], weight * self.labels[shown], minlength=BINS)

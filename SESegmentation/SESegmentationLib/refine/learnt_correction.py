@@ -8,6 +8,7 @@ not corrected changes only where a corrected one gives way.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -18,17 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ModelError
-from ..geometry import Box, mask_box, triple, whole_box
+from ..geometry import Box, grown, mask_box, triple, whole_box
 from ..inference.postprocess import divide
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
 from ..networks.weights import from_eight_bits
+from ..progress import part_of
 
 #: beside the module, as its icons are
 FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Correction"
@@ -36,8 +37,11 @@ FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Correction"
 ANY_MODEL = FOLDER / "any-model.safetensors"
 #: voxels round a structure that the network sees too
 MARGIN = 8
-#: a structure of more voxels than this, margin included, is seen coarser
-LARGEST = 500_000
+#: a structure of more voxels than this, margin included, is corrected in parts near the corrected slices: what these
+#: tell of intensities does not hold across a whole head, where the sensitivity of coils drifts
+LARGEST = 250_000
+#: edge of these parts, how far from a corrected slice they go, and what is seen round them, in voxels
+PART, REACH, OVERLAP = 64, 8, 4
 #: one of fewer is seen with its mirror image
 MIRRORED = 64_000
 
@@ -188,19 +192,34 @@ class LearntCorrection:
         after: dict[int, tuple[Box, Tensor]] = {}
         for number, channel in enumerate(channels):
             seen = _Structure.of(present, shown, channel)
-            logits, expected = self._apply(seen.corrected)
-            taken = expected >= self.least_gain
+            probability, expected = self._propagate(seen.corrected, part_of(report, number, len(channels)))
             divided = card.dividing_plane is not None and card.labels[channel - 1].value in card.dividing_plane.values
-            judgements[channel] = Judgement(expected, taken, divided)
-            if taken:
-                after[channel] = (seen.box, torch.sigmoid(logits))
+            judgements[channel] = Judgement(expected, probability is not None, divided)
+            if probability is not None:
+                after[channel] = (seen.box, probability)
             elif divided:  # where the one ends and the other begins is seen anew all the same
                 after[channel] = (seen.box, seen.corrected.probability)
-            report((number + 1) / len(channels))
         if not after:
             return Outcome(judgements)
         box = whole_box(present.own.shape) if card.dividing_plane else _union([there for there, _ in after.values()])
         return Outcome(judgements, box, divide(_composed(present, after, shown, box), card))
+
+    def _propagate(self, corrected: Corrected, report: Report) -> tuple[Tensor | None, float]:
+        """Probability of the structure after the correction, and the gain that is expected.
+
+        Where no gain is expected it stays as it is; None where that is so of all its parts.
+        """
+        parts = _parts(corrected)
+        voxels = torch.maximum(corrected.own, corrected.labels)
+        probability, gains, gain = corrected.probability.clone(), [], 0.0
+        for number, (core, seen) in enumerate(parts):
+            logits, expected = self._apply(corrected.within(seen))
+            gains.append(expected)
+            if expected >= self.least_gain:
+                probability[core] = torch.sigmoid(logits)[_within(core, seen)]
+                gain += expected * float(voxels[core].sum() / voxels.sum())
+            report((number + 1) / len(parts))
+        return (probability, gain) if max(gains) >= self.least_gain else (None, max(gains))
 
     @torch.inference_mode()
     def _apply(self, corrected: Corrected) -> tuple[Tensor, float]:
@@ -208,20 +227,13 @@ class LearntCorrection:
 
         Of small structures both are means over the image and its mirror image.
         """
-        if corrected.own.numel() <= MIRRORED:
-            inputs, base = (torch.stack([seen, seen.flip(-1)]) for seen in (corrected.inputs(), corrected.base()))
+        inputs, base = corrected.inputs()[None], corrected.base()[None]
+        if base.numel() > MIRRORED:
             logits, expected = self.network(inputs, base)
-            return (logits[0] + logits[1].flip(-1)) / 2, float(expected.mean())
-        factors = _coarser(corrected.own.shape)
-        seen = corrected if factors == (1, 1, 1) else pooled(corrected, factors)
-        base = seen.base()
-        logits, expected = self.network(seen.inputs()[None], base[None])
-        if seen is corrected:
             return logits[0], float(expected)
-        change = (logits[0] - torch.logit(base))[None, None]
-        change = F.interpolate(change, tuple(n * f for n, f in zip(base.shape, factors, strict=True)), mode="trilinear")
-        inside = tuple(slice(n) for n in corrected.own.shape)
-        return torch.logit(corrected.base()) + change[0, 0][inside], float(expected)
+        both = (torch.cat([seen, seen.flip(-1)]) for seen in (inputs, base))
+        logits, expected = self.network(*both)
+        return (logits[0] + logits[1].flip(-1)) / 2, float(expected.mean())
 
 
 @dataclass(frozen=True)
@@ -271,47 +283,47 @@ def _composed(
     known = torch.from_numpy(shown.known[box] == 1)
     channels = torch.from_numpy(shown.channels[box].astype(np.int64))
     stays = torch.from_numpy(~np.isin(present.own[box], [0, *after])) & ~known
+    certain = known.nonzero(as_tuple=True)
+    left = torch.ones_like(composed[0])
     for channel, (there, chance) in after.items():
-        inside = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(there, box, strict=True))
+        inside = _within(there, box)
         composed[channel][inside] = torch.where(stays[inside], composed[channel][inside], chance)
-        composed[channel] = torch.where(known, (channels == channel).float(), composed[channel])
+        composed[channel][certain] = (channels[certain] == channel).float()
+        left -= composed[channel]
     rest = [channel for channel in range(len(composed)) if channel not in after]
-    left = (1 - composed[list(after)].sum(0)).clamp(min=0)
-    share = torch.where(stays, 1.0, left / composed[rest].sum(0).clamp(min=1e-6))
+    share = torch.where(stays, 1.0, left.clamp(min=0) / composed[rest].sum(0).clamp(min=1e-6))
     composed[0] *= share
     composed[rest[1:]] *= share.clamp(max=1)
     return composed / composed.sum(0)
 
 
+def _parts(corrected: Corrected) -> list[tuple[Box, Box]]:
+    """Where a structure is corrected, each box with what the network sees round it.
+
+    The whole, where it is not too large; of a larger one parts that hold errors, as far as the corrected slices reach.
+    """
+    shape = corrected.own.shape
+    if math.prod(shape) <= LARGEST:
+        return [(whole_box(shape), whole_box(shape))]
+    errors, known = corrected.errors().numpy(), corrected.known.numpy() > 0
+    ends = [np.linspace(0, n, max(round(n / PART), 1) + 1).round().astype(int).tolist() for n in shape]
+    found = []
+    for sides in itertools.product(*(itertools.pairwise(side) for side in ends)):
+        part = triple(slice(start, stop) for start, stop in sides)
+        near = mask_box(known[part], REACH)
+        if near is not None and errors[part].any():
+            core = triple(slice(p.start + n.start, p.start + n.stop) for p, n in zip(part, near, strict=True))
+            found.append((core, grown(core, OVERLAP, shape)))
+    return found
+
+
+def _within(inner: Box, outer: Box) -> Box:
+    """Where a box lies in another one that holds it."""
+    return triple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True))
+
+
 def _union(boxes: list[Box]) -> Box:
     return triple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
-
-
-def _coarser(shape: torch.Size) -> tuple[int, int, int]:
-    """By what to divide the sides of a box, so that it is not too large."""
-    factors = [1, 1, 1]
-    while np.prod([n / f for n, f in zip(shape, factors, strict=True)]) > LARGEST:
-        factors[int(np.argmax([n / f for n, f in zip(shape, factors, strict=True)]))] *= 2
-    return triple(factors)
-
-
-def pooled(corrected: Corrected, factors: tuple[int, int, int]) -> Corrected:
-    """The same, coarser: known is what is known in part, with the labels of that part."""
-
-    def mean(values: Tensor) -> Tensor:
-        return F.avg_pool3d(values[None, None], factors, ceil_mode=True)[0, 0]
-
-    certain = (corrected.known > 0).float()
-    share = mean(certain).clamp(min=1e-6)
-    return Corrected(
-        image=mean(corrected.image),
-        own=(mean(corrected.own) > 0.5).float(),
-        probability=mean(corrected.probability),
-        others=mean(corrected.others),
-        known=F.max_pool3d(corrected.known[None, None], factors, ceil_mode=True)[0, 0],
-        labels=(mean(corrected.labels * certain) / share > 0.5).float(),
-        other_labels=(mean(corrected.other_labels * certain) / share > 0.5).float(),
-    )
 
 
 def weights_for(model: str, folder: Path = FOLDER) -> Path:

@@ -9,12 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from SESegmentationLib.errors import ModelError
 from SESegmentationLib.models import find_model
 from SESegmentationLib.models.store import _PACKAGE
-from SESegmentationLib.networks.correction import CorrectionNetwork
+from SESegmentationLib.networks.correction import Corrected, CorrectionNetwork
 from SESegmentationLib.networks.weights import from_eight_bits
 from SESegmentationLib.refine import learnt_correction
 from SESegmentationLib.refine.learnt_correction import (
@@ -155,15 +157,41 @@ def test_what_is_expected_decides(present, tiny_engine, least):
     assert outcome.judgements[1].taken == (outcome.probabilities is not None) == (least < 0.1)
 
 
-def test_large_structures_are_seen_coarser(present, tiny_engine, monkeypatch):
-    monkeypatch.setattr(learnt_correction, "LARGEST", 1000)
-    monkeypatch.setattr(learnt_correction, "MIRRORED", 1000)
+def test_large_structures_are_corrected_near_the_corrected_slices(present, tiny_engine, monkeypatch):
+    for name, value in {"LARGEST": 1000, "MIRRORED": 0, "PART": 16, "REACH": 3, "OVERLAP": 2}.items():
+        monkeypatch.setattr(learnt_correction, name, value)
     network = Growing()
-    outcome = learnt(network).correct(present, shown(present, [6]), tiny_engine.card)
-    assert all(np.prod(shape) <= 1000 for shape in network.shapes)
-    after = outcome.probabilities.argmax(0).numpy()
-    bright = present.image[outcome.box] > 0
-    assert (after[bright] == 1).mean() > 0.8 and (after[~bright & (present.own[outcome.box] != 2)] == 0).mean() > 0.9
+    outcome = learnt(network).correct(present, shown(present, [8]), tiny_engine.card)
+    assert network.shapes and all(shape[0] <= 1 + 2 * (3 + 2) for shape in network.shapes)
+    (judged,) = outcome.judgements.values()
+    assert judged.taken and 0 < judged.expected < 0.1  # a share of what is expected of each part
+    after = np.zeros(SHAPE, np.uint8)
+    after[outcome.box] = outcome.probabilities.argmax(0).numpy()
+    assert (after[5:12, 3:12, 5:12] == 1).all() and (after[4:16, 12:15, 5:12] == 2).all()
+    far = [*range(5), *range(12, 20)]
+    assert (after[far] == present.own[far]).all()
+
+
+@given(st.tuples(*[st.integers(1, 50)] * 3), st.integers(0, 2), st.integers(0, 2**32 - 1))
+def test_parts_are_apart_and_hold_all_that_is_known_to_be_wrong(shape, axis, seed):
+    random = np.random.default_rng(seed)
+    known = np.zeros(shape, np.float32)
+    np.moveaxis(known, axis, 0)[random.integers(shape[axis])] = 1
+    empty = torch.zeros(shape)
+    labels = torch.from_numpy((random.random(shape) < 0.05).astype(np.float32))
+    corrected = Corrected(empty, empty, empty, empty, torch.from_numpy(known), labels, empty)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(learnt_correction, "LARGEST", 2000)
+        patched.setattr(learnt_correction, "PART", 16)
+        parts = learnt_correction._parts(corrected)
+    covered = np.zeros(shape, int)
+    for core, seen in parts:
+        covered[core] += 1
+        for inner, outer in zip(core, seen, strict=True):
+            assert outer.start <= inner.start < inner.stop <= outer.stop
+    assert covered.max(initial=0) <= 1 and (covered[corrected.errors().numpy() != 0] == 1).all()
+    if np.prod(shape) > 2000:
+        assert all(covered[core].size <= 24**2 * 17 for core, _ in parts)
 
 
 def test_a_border_follows_the_corrected_slices(present):

@@ -57,15 +57,19 @@ def collect(tmp_path, tiny_model, monkeypatch):
     sample = draw_sample()
     image = normalise(sitk.GetArrayFromImage(sample.image).astype(np.float32), package.card.intensity)
     source = TwoVolumes(image, sitk.GetArrayFromImage(sample.labels).astype(np.uint8))
-    monkeypatch.setattr(mistakes, "recipe_of", lambda package: None)
+    asked = []
+    monkeypatch.setattr(mistakes, "recipe_of", lambda package, name: asked.append(name))
     monkeypatch.setattr(mistakes, "open_source", lambda *arguments: source)
     monkeypatch.setattr(mistakes, "ONE", 1)
     monkeypatch.setattr(mistakes, "TWO", 1)
 
-    def run(name: str = "mistakes", group: str = "training", test_cases: Sequence[str] = ("b",)) -> list[Path]:
+    def run(
+        name: str = "mistakes", group: str = "training", test_cases: Sequence[str] = ("b",), recipe: str | None = None
+    ) -> list[Path]:
         card = replace(package.card, training={**package.card.training, "test_cases": list(test_cases)})
-        return collect_mistakes(replace(package, card=card), tmp_path, tmp_path / name, group)
+        return collect_mistakes(replace(package, card=card), tmp_path, tmp_path / name, group, recipe=recipe)
 
+    run.asked = asked
     return run
 
 
@@ -101,6 +105,12 @@ def test_mistakes_are_those_of_the_model_and_are_kept(collect, tmp_path):
     with pytest.raises(InputError, match="does not split"):
         collect("other", test_cases=["c"])
     assert shifts_of("a") == shifts_of("a")
+
+
+def test_the_recipe_of_a_model_may_be_a_file_of_ones_own(collect):
+    collect(recipe="own.toml")
+    collect()
+    assert collect.asked == ["own.toml", None]
 
 
 def test_of_large_volumes_every_structure_is_kept_with_what_lies_round_it(collect, monkeypatch):
