@@ -26,8 +26,9 @@ def two_nodes(monkeypatch) -> Iterator:
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     folder = tempfile.mkdtemp(prefix="c", dir="/tmp")  # paths of sockets must be short
+    monkeypatch.setenv("RAY_TMPDIR", folder)  # it writes there too which cluster is the current one
     common = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={**common, "temp_dir": folder})
+    cluster = Cluster(initialize_head=True, head_node_args=common)
     try:
         cluster.add_node(**common)
         yield cluster
