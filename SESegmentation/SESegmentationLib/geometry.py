@@ -59,6 +59,16 @@ def grown(box: Box, margin: int | Sequence[int], shape: Iterable[int]) -> Box:
     return triple(slice(max(side.start - more, 0), min(side.stop + more, n)) for side, more, n in sides)
 
 
+def within(inner: Box, outer: Box) -> Box:
+    """Where a box lies in another box that holds it: the same voxels, counted from the start of ``outer``."""
+    return triple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True))
+
+
+def placed(inner: Box, outer: Box) -> Box:
+    """The reverse of :func:`within`: a box that is counted from the start of ``outer``, in the array of ``outer``."""
+    return triple(slice(b.start + a.start, b.start + a.stop) for a, b in zip(inner, outer, strict=True))
+
+
 def same_grid(first: sitk.Image | Geometry, second: sitk.Image | Geometry) -> bool:
     """Whether the voxels of two images lie at the same places, to a tenth of a voxel."""
     one, other = (g if isinstance(g, Geometry) else Geometry.of(g) for g in (first, second))

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from torch import Tensor
 
 from ..errors import InputError
-from ..geometry import Box, Geometry, triple, whole_box
+from ..geometry import Box, Geometry, placed, whole_box
 from ..models import ModelCard
 from .cascade import Cascade, Target
 from .postprocess import divide
@@ -132,4 +132,4 @@ class CropPlanner:
         found = box_of_pieces(predictor.find(part, FOCUS_STEP), steps, margin, part.shape)
         if found is None:
             return box
-        return triple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(box, found, strict=True))
+        return placed(found, box)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ModelError
-from ..geometry import Box, grown, mask_box, triple, whole_box
+from ..geometry import Box, grown, mask_box, placed, triple, whole_box, within
 from ..inference.postprocess import divide
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
@@ -216,7 +216,7 @@ class LearntCorrection:
             logits, expected = self._apply(corrected.within(seen))
             gains.append(expected)
             if expected >= self.least_gain:
-                probability[core] = torch.sigmoid(logits)[_within(core, seen)]
+                probability[core] = torch.sigmoid(logits)[within(core, seen)]
                 gain += expected * float(voxels[core].sum() / voxels.sum())
             report((number + 1) / len(parts))
         return (probability, gain) if max(gains) >= self.least_gain else (None, max(gains))
@@ -286,7 +286,7 @@ def _composed(
     certain = known.nonzero(as_tuple=True)
     left = torch.ones_like(composed[0])
     for channel, (there, chance) in after.items():
-        inside = _within(there, box)
+        inside = within(there, box)
         composed[channel][inside] = torch.where(stays[inside], composed[channel][inside], chance)
         composed[channel][certain] = (channels[certain] == channel).float()
         left -= composed[channel]
@@ -312,14 +312,9 @@ def _parts(corrected: Corrected) -> list[tuple[Box, Box]]:
         part = triple(slice(start, stop) for start, stop in sides)
         near = mask_box(known[part], REACH)
         if near is not None and errors[part].any():
-            core = triple(slice(p.start + n.start, p.start + n.stop) for p, n in zip(part, near, strict=True))
+            core = placed(near, part)
             found.append((core, grown(core, OVERLAP, shape)))
     return found
-
-
-def _within(inner: Box, outer: Box) -> Box:
-    """Where a box lies in another one that holds it."""
-    return triple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True))
 
 
 def _union(boxes: list[Box]) -> Box:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import OutOfMemoryError
-from SESegmentationLib.geometry import RAS, Geometry, covering
+from SESegmentationLib.geometry import RAS, Geometry, covering, placed, within
 from SESegmentationLib.inference.preprocess import smoothed, to_model_grid
 from SESegmentationLib.models import ModelCard
 
@@ -227,3 +227,12 @@ def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made():
     image = noise(Geometry((4, 4, 4), (1.0,) * 3, (0.0,) * 3))
     with pytest.raises(OutOfMemoryError):
         Geometry((50_000,) * 3, (1.0,) * 3, (0.0,) * 3).resample(image, sitk.sitkLinear)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=3, max_size=3))
+def test_a_box_in_a_box_holds_the_same_voxels(sides):
+    array = np.arange(20**3).reshape(20, 20, 20)
+    outer = tuple(slice(start, start + before + length + 1) for start, before, length in sides)
+    inner = tuple(slice(before, before + length + 1) for _, before, length in sides)
+    assert (array[placed(inner, outer)] == array[outer][inner]).all()
+    assert within(placed(inner, outer), outer) == inner
