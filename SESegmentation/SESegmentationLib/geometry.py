@@ -69,6 +69,11 @@ def placed(inner: Box, outer: Box) -> Box:
     return triple(slice(b.start + a.start, b.start + a.stop) for a, b in zip(inner, outer, strict=True))
 
 
+def union(boxes: Iterable[Box]) -> Box:
+    """The smallest box that holds some boxes, at least one."""
+    return triple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
+
+
 def same_grid(first: sitk.Image | Geometry, second: sitk.Image | Geometry) -> bool:
     """Whether the voxels of two images lie at the same places, to a tenth of a voxel."""
     one, other = (g if isinstance(g, Geometry) else Geometry.of(g) for g in (first, second))

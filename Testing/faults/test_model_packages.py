@@ -111,6 +111,8 @@ HOSTILE = [
     ("input.limits", "text"),
     ("input.extent_mm", [[1, 2]]),
     ("input.extent_mm", "large"),
+    ("cleanup.smoothing", [{"values": [1], "sigma_mm": 1e300}]),
+    ("cleanup.smoothing", [{"values": [1], "sigma_mm": 1.0}] * 1001),
     ("cleanup.minimum_ml", "none"),
     ("cleanup.minimum_ml", 0.5),
     ("cleanup.loose", {"values": [1], "erosion_mm": "1", "reach_mm": 2}),

@@ -21,6 +21,7 @@ from ..models import ModelCard, View
 from ..networks.se import recorded_gates, spatial_gate
 from ..networks.weights import fold_batch_norms
 from .device import MAX_WORKERS, fast_precision, map_on_cores
+from .smoothing import channel_sigmas, smooth
 from .views import (
     PLANE_AXIS,
     across_axis,
@@ -53,7 +54,7 @@ class Prediction:
 
     Attributes:
         probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views; where some
-            find a structure that others overlook, over those alone.
+            find a structure that others overlook, over those alone. Smoothed as the card says.
         votes: each view's own most probable channel, (k, j, i) uint8 (int16 for more than 256 channels).
     """
 
@@ -88,6 +89,7 @@ class Predictor:
             for name, network in networks.items()
         }
         self._pairs = card.channel_pairs
+        self._sigmas = channel_sigmas(card)
         self._other_side = other_sides(self._pairs, len(card.labels) + 1)
         #: C; what networks give beyond the background and the labels is not used
         self.classes = len(card.labels) + 1
@@ -150,6 +152,7 @@ class Predictor:
             for position, channel in itertools.product(finding, channels):
                 where |= votes[position] == channel
             total[:, where] = restricted[:, where]
+        smooth(total, votes, self._sigmas, self._card.spacing)
         return Prediction(total, votes)
 
     def _fused(

@@ -141,7 +141,7 @@ class ModelCard:
             its volume; 0 where the model does not tell it.
         margin_mm: margin in mm kept round the foreground or region when cropping.
         input: what the model expects: "kind", "extent_mm", "needs_stripping".
-        cleanup: what is removed and filled, see ``inference.cleanup``.
+        cleanup: what is smoothed, see ``inference.smoothing``, removed and filled, see ``inference.postprocess``.
         pipeline: cascade of another model that locates the target, or None.
         training: what it was trained on and how.
         accuracy: measured accuracy.
@@ -349,7 +349,7 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         dividing_plane=(
             DividingPlane.from_dict(fields.mapping("dividing_plane")) if fields.has("dividing_plane") else None
         ),
-        missed_below=fields.number("missed_below", 0.0, low=0),
+        missed_below=fields.number("missed_below", 0.0, low=0, high=1),
         intracranial_error=fields.number("intracranial_error", 0.0, low=0, high=1),
         margin_mm=fields.number("margin_mm", 0.0, low=0, high=1000),
         input=fields.mapping("input", {}),
@@ -374,7 +374,7 @@ def _check(card: ModelCard) -> None:
     locator = (card.pipeline or {}).get("locator")
     targets = (card.pipeline or {}).get("targets", [])
     located = sorted({int(own) for target in targets for own in target["values"]} - set(values))
-    split = card.merged_pairs or not any(view.merged for view in card.views)
+    smoothed = [value for entry in card.cleanup.get("smoothing", []) for value in entry["values"]]
     checks = (
         (_NAME.fullmatch(card.name), "the name may have 64 lower-case letters, digits, '.', '_' and '-' only"),
         (locator is None or _NAME.fullmatch(locator), "pipeline.locator is no name of a model"),
@@ -391,8 +391,8 @@ def _check(card: ModelCard) -> None:
         (not unpaired, f"merged_pairs name labels that do not exist: {', '.join(map(str, unpaired))}"),
         (set(divided) <= set(values), "dividing_plane names labels that do not exist"),
         (len(set(divided)) == len(divided), "dividing_plane names one label twice"),
-        (card.missed_below <= 1, "missed_below is a share, at most 1"),
-        (split, "a view is merged, yet merged_pairs is empty"),
+        (card.merged_pairs or not any(v.merged for v in card.views), "a view is merged, yet merged_pairs is empty"),
+        (len(smoothed) == len(set(smoothed) & set(values)), "cleanup.smoothing names a label twice, or one not there"),
         (_SHA256.fullmatch(card.weights_sha256), "weights.sha256 must have 64 hexadecimal digits"),
     )
     for well, problem in checks:

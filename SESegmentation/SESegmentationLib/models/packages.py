@@ -232,7 +232,7 @@ def _facts(card: ModelCard) -> str:
         "Input": f"{card.modality}, {card.contrast}".rstrip(", "),
         "Grid": f"{spacing} mm",
         "Views": views,
-        "Structures": f"{len(card.labels)}{_dividing_plane(card)}{_overlooked(card)}",
+        "Structures": f"{len(card.labels)}{_dividing_plane(card)}{_overlooked(card)}{_smoothed(card)}",
         "Weights": f"`{card.weights_file}`, SHA-256 `{card.weights_sha256}`",
     }
     return _table(("", ""), [(f"**{key}**", value) for key, value in rows.items()])
@@ -250,6 +250,12 @@ def _overlooked(card: ModelCard) -> str:
     """When a view is left out of the fusion for a structure."""
     share = f"less than {100 * card.missed_below:g} % of what another view finds of it"
     return f"; a view is left out for one of which it finds {share}" if card.missed_below else ""
+
+
+def _smoothed(card: ModelCard) -> str:
+    """How many structures are smoothed, and how much."""
+    parts = [f"{len(entry['values'])} by {entry['sigma_mm']:g} mm" for entry in card.cleanup.get("smoothing", [])]
+    return f"; probabilities are smoothed, of {', of '.join(parts)} (standard deviation)" if parts else ""
 
 
 def _seen(view: View) -> str:

@@ -196,6 +196,11 @@ def check_cleanup(fields: Fields) -> None:
         loose.whole_numbers("values", low=1, high=65535, most=MOST, least=1)
         for key in ("erosion_mm", "reach_mm"):
             loose.number(key, low=0, high=1000, above=True)
+    for number, entry in enumerate(fields.sequence("smoothing", [], most=MOST)):
+        smoothing = Fields(entry, f"cleanup.smoothing[{number}]")
+        smoothing.only("values", "sigma_mm")
+        smoothing.whole_numbers("values", low=1, high=65535, most=MOST, least=1)
+        smoothing.number("sigma_mm", low=0, high=10, above=True)
     if fields.has("minimum_ml"):
         fields.number("minimum_ml", low=0, high=0)  # of earlier versions, which removed small pieces
 

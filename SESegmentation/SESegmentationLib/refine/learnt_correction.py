@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ModelError
-from ..geometry import Box, grown, mask_box, placed, triple, whole_box, within
+from ..geometry import Box, grown, mask_box, placed, triple, union, whole_box, within
 from ..inference.postprocess import divide
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
@@ -175,7 +175,7 @@ class LearntCorrection:
         second = self._pass(between, shown, card, lambda fraction: report(1.0))
         if second.box is None:
             return first
-        box = _union([first.box, second.box])
+        box = union([first.box, second.box])
         after = second.put_into(between, shown).probabilities[(slice(None), *box)]
         taken = {channel for channel, judged in second.judgements.items() if judged.taken}
         judgements = {
@@ -201,7 +201,7 @@ class LearntCorrection:
                 after[channel] = (seen.box, seen.corrected.probability)
         if not after:
             return Outcome(judgements)
-        box = whole_box(present.own.shape) if card.dividing_plane else _union([there for there, _ in after.values()])
+        box = whole_box(present.own.shape) if card.dividing_plane else union([there for there, _ in after.values()])
         return Outcome(judgements, box, divide(_composed(present, after, shown, box), card))
 
     def _propagate(self, corrected: Corrected, report: Report) -> tuple[Tensor | None, float]:
@@ -315,10 +315,6 @@ def _parts(corrected: Corrected) -> list[tuple[Box, Box]]:
             core = placed(near, part)
             found.append((core, grown(core, OVERLAP, shape)))
     return found
-
-
-def _union(boxes: list[Box]) -> Box:
-    return triple(slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
 
 
 def weights_for(model: str, folder: Path = FOLDER) -> Path:

@@ -54,6 +54,7 @@ def test_what_a_card_writes_keeps_the_schema(complete, tmp_path):
         "merged_pairs": [[1, 2]],
         "dividing_plane": {"plane": "coronal", "values": [1, 2]},
         "missed_below": 0.5,
+        "cleanup": {"smoothing": [{"values": [1, 2], "sigma_mm": 0.5}]},
         "pipeline": {"locator": "brain-t1", "targets": [{"locator_value": 17, "values": {"1": 1}}]},
     }
     path.write_text(json.dumps(ModelCard.from_dict(full).to_dict()), encoding="utf-8")
@@ -97,6 +98,10 @@ WRONG = [
     ("dividing_plane", {"plane": "coronal", "values": [1]}),
     ("dividing_plane", {"plane": "coronal"}),
     ("dividing_plane", {"plane": "coronal", "values": [1, 2], "at": 3}),
+    ("cleanup.smoothing", {"values": [1], "sigma_mm": 1.0}),
+    ("cleanup.smoothing", [{"values": [1], "sigma_mm": 0}]),
+    ("cleanup.smoothing", [{"values": [], "sigma_mm": 1.0}]),
+    ("cleanup.smoothing", [{"values": [1]}]),
     ("margin_mm", -1),
     ("licence", ...),
     ("licence.free", "yes"),
@@ -133,6 +138,16 @@ def test_a_wrong_field_is_refused_by_card_and_by_schema(complete, tmp_path, path
         ("views.2.merged", True, "merged_pairs is empty"),
         ("dividing_plane", {"plane": "coronal", "values": [1, 3]}, "dividing_plane names labels that do not exist"),
         ("dividing_plane", {"plane": "coronal", "values": [1, 1]}, "dividing_plane names one label twice"),
+        (
+            "cleanup.smoothing",
+            [{"values": [3], "sigma_mm": 1.0}],
+            "smoothing names a label twice, or one not there",
+        ),
+        (
+            "cleanup.smoothing",
+            [{"values": [1, 1], "sigma_mm": 1.0}],
+            "smoothing names a label twice, or one not there",
+        ),
         ("views", [], "no view"),
     ],
 )

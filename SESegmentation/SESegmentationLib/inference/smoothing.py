@@ -1,0 +1,54 @@
+"""Smoothing of the probabilities of some structures before labels are chosen.
+
+Networks that learnt from synthesised images, slice by slice, answer the noise of real scans with ragged borders. A
+Gaussian filter of less than a voxel removes these; SynthSeg does likewise (Billot et al., Medical Image Analysis 2023).
+What is thin (sheets, narrow ventricles) would be lost: the card says which structures are smoothed, and how much, in
+"cleanup", "smoothing".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from ..geometry import find_extents, grown, union
+from ..models import ModelCard
+
+#: a structure is smoothed in a box that goes so many standard deviations beyond what the views found
+REACH = 4
+
+
+def channel_sigmas(card: ModelCard) -> dict[int, float]:
+    """Standard deviation of the filter in mm, by output channel, of the structures that are smoothed."""
+    entries: Sequence[Mapping] = card.cleanup.get("smoothing", [])
+    return {card.channels[value]: float(entry["sigma_mm"]) for entry in entries for value in entry["values"]}
+
+
+def smooth(
+    probabilities: Tensor, votes: Sequence[Tensor], sigmas: Mapping[int, float], spacing: Sequence[float]
+) -> None:
+    """Smooth some channels in place, and make all add up to 1 again.
+
+    Args:
+        probabilities: (C, k, j, i), background first.
+        votes: each view's most probable channel, (k, j, i): a channel is smoothed where some view has it, and near
+            there.
+        sigmas: standard deviation in mm by channel.
+        spacing: of the voxels along i, j and k, in mm.
+    """
+    extents = [find_extents(vote.cpu().numpy(), list(sigmas)) for vote in votes] if sigmas else []
+    for channel, sigma in sigmas.items():
+        found = [box for extent in extents if (box := extent[channel].box)]
+        if not found:
+            continue
+        box = grown(union(found), math.ceil(REACH * sigma / min(spacing)), probabilities.shape[1:])
+        image = sitk.GetImageFromArray(probabilities[(channel, *box)].float().cpu().numpy())
+        image.SetSpacing(tuple(spacing))
+        filtered = sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, [sigma**2] * 3))
+        probabilities[(channel, *box)] = torch.from_numpy(filtered).to(probabilities)
+    if sigmas:
+        probabilities /= probabilities.sum(0).clamp(min=1e-4)
