@@ -205,8 +205,9 @@ def segment_case(
         shaken = shift_array(image, name, zlib.crc32(case.encode()) + number)
         image = normalise(shaken, engine.card.intensity)
     predictor = engine.predictor
-    prediction = predictor.predict(image.astype(np.float32), [predictor.best_view()] if fast else predictor.views)
-    own, chances = own_channels(prediction, engine.card), in_steps(prediction.probabilities)
+    views = [predictor.best_view()] if fast else predictor.views
+    prediction = predictor.predict(image.astype(np.float32), views, smoothed=False)
+    own, chances = own_channels(predictor.smoothed(prediction), engine.card), in_steps(prediction.probabilities)
     return SegmentedCase(image.astype(np.float16), chances, own, truth.astype(np.uint8), shifts, case)
 
 

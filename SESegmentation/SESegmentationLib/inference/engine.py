@@ -106,7 +106,7 @@ class Engine:
             options: where to look, how, and what to give.
             located: what :meth:`locate` gave for this volume, if it was asked before.
             keep: puts back into the label map what must stay as it was, before it is measured.
-            observe: told what the networks see and give, crop by crop.
+            observe: told what the networks see and give, crop by crop, before that is smoothed.
             progress: told phase, fraction and seconds left after every batch; may raise to cancel.
 
         Returns:
@@ -248,9 +248,10 @@ class Engine:
         self, crop: Crop, views: Sequence[View], options: SegmentOptions, observe: Observe | None, report: Report
     ) -> _Segmented:
         """Predict a crop, restore what is found to the input's grid, and clean it up."""
-        predicted = self.predictor.predict(crop.volume, views, options.low_memory, report)
+        predicted = self.predictor.predict(crop.volume, views, options.low_memory, report, smoothed=observe is None)
         if observe:
             observe(crop, predicted.probabilities)
+            predicted = self.predictor.smoothed(predicted)
         confident = confidence(predicted.probabilities, predicted.votes)[1:].tolist()
         labels = crop.labels_on_input(predicted.probabilities, self.card)
         doubt = crop.on_input(voxel_doubt(predicted.probabilities)) if options.doubt else None

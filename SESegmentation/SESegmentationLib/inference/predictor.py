@@ -54,7 +54,7 @@ class Prediction:
 
     Attributes:
         probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views; where some
-            find a structure that others overlook, over those alone. Smoothed as the card says.
+            find a structure that others overlook, over those alone.
         votes: each view's own most probable channel, (k, j, i) uint8 (int16 for more than 256 channels).
     """
 
@@ -131,6 +131,7 @@ class Predictor:
         views: Sequence[View],
         low_memory: bool = False,
         report: Callable[[View, float], None] = lambda view, fraction: None,
+        smoothed: bool = True,
     ) -> Prediction:
         """Segment ``volume`` in ``views`` and fuse their probabilities.
 
@@ -139,6 +140,7 @@ class Predictor:
             views: some of ``self.views`` in their order; merged ones only after one that is not.
             low_memory: small batches, and the fused probabilities in main memory.
             report: told the view and the fraction of its slices that are done, after each batch; may raise to stop.
+            smoothed: as the card says, see :mod:`.smoothing`; else they are left as the views give them.
 
         Raises:
             OutOfMemoryError: not even single slices fit.
@@ -152,8 +154,17 @@ class Predictor:
             for position, channel in itertools.product(finding, channels):
                 where |= votes[position] == channel
             total[:, where] = restricted[:, where]
-        smooth(total, votes, self._sigmas, self._card.spacing)
+        if smoothed:
+            smooth(total, votes, self._sigmas, self._card.spacing)
         return Prediction(total, votes)
+
+    def smoothed(self, prediction: Prediction) -> Prediction:
+        """A prediction that was not smoothed, smoothed as the card says; it stays as it is."""
+        if not self._sigmas:
+            return prediction
+        probabilities = prediction.probabilities.clone()
+        smooth(probabilities, prediction.votes, self._sigmas, self._card.spacing)
+        return replace(prediction, probabilities=probabilities)
 
     def _fused(
         self, volume: np.ndarray, views: Sequence[View], low_memory: bool, report: Callable[[View, float], None]

@@ -54,7 +54,8 @@ def propagate(
     Args:
         learnt: predicts what changes.
         card: of the model.
-        seen: what its networks saw and the probabilities (C, k, j, i) that they gave, crop by crop.
+        seen: what its networks saw and the probabilities (C, k, j, i) that they gave, crop by crop, not smoothed:
+            from such mistakes the correction was learnt.
         labels: what came of that, on the volume's grid.
         corrections: on the same grid.
         whole_slices: what was not changed in corrected slices is right too.

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,18 +83,29 @@ def test_a_structure_that_one_view_alone_found_is_smoothed():
     assert after[3, 4, 5, 5] < before[3, 4, 5, 5] and after[3, 4, 5, 6] > 0
 
 
-def test_a_card_smooths_what_its_model_gives(make_package, make_phantom):
+def test_a_card_smooths_the_result_and_observers_see_what_the_networks_gave(make_package, make_phantom):
     image, _ = make_phantom()
-    channels = []
-    for entries, sigmas in (([], {}), ([{"values": [17], "sigma_mm": 2.0}], {1: 2.0})):
-        package = make_package(cleanup={"smoothing": entries})
-        assert channel_sigmas(package.card) == sigmas
-        Engine(package, device="cpu").segment(image, observe=lambda crop, seen: channels.append(seen.float()))
-    sharp, soft = channels
-    assert torch.allclose(soft.sum(0), torch.ones_like(soft[0]), atol=5e-3)
-    steepness = [float(each[1].diff(dim=-1).abs().max()) for each in (sharp, soft)]
+    package = make_package(cleanup={"smoothing": [{"values": [17], "sigma_mm": 2.0}]})
+    assert channel_sigmas(package.card) == {1: 2.0}
+    seen = []
+    engine = Engine(package, device="cpu")
+    observed = engine.segment(image, observe=lambda crop, given: seen.append((crop, given)))
+    ((crop, given),) = seen
+    sharp = engine.predictor.predict(crop.volume, engine.views(), smoothed=False)
+    soft = engine.predictor.predict(crop.volume, engine.views())
+    assert torch.equal(given, sharp.probabilities)
+    assert torch.equal(engine.predictor.smoothed(sharp).probabilities, soft.probabilities)
+    assert torch.equal(given, sharp.probabilities)
+    assert (
+        sitk.GetArrayFromImage(observed.labels).tolist()
+        == sitk.GetArrayFromImage(engine.segment(image).labels).tolist()
+    )
+
+    before, after = (prediction.probabilities.float() for prediction in (sharp, soft))
+    assert torch.allclose(after.sum(0), torch.ones_like(after[0]), atol=5e-3)
+    steepness = [float(each[1].diff(dim=-1).abs().max()) for each in (before, after)]
     assert steepness[1] < 0.8 * steepness[0]
-    assert torch.allclose(soft[0] * sharp[2], soft[2] * sharp[0], atol=5e-3)
+    assert torch.allclose(after[0] * before[2], after[2] * before[0], atol=5e-3)
 
 
 def test_of_brain_mr_sheets_and_the_background_are_left_as_they_are():
