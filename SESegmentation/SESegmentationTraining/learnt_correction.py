@@ -36,6 +36,9 @@ from .mistakes import MistakesRecord, SegmentedCase, load_cases
 from .processes import machine_words
 
 RECIPES = Path(__file__).parent / "corrections"
+#: edge of the smallest cubes that are learnt from in bfloat16: of smaller ones oneDNN gives gradients of the innermost
+#: maps that hold memory which nobody wrote, now and then NaN (seen with PyTorch 2.13, cubes of 16)
+SMALLEST_FAST = 32
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ def train_correction(
     examples = CorrectionExamples(groups, recipe.size, recipe.plain_share, seed, recipe.any_model)
     sums: dict[str, float] = {}
     begin = time.monotonic() - float(state["seconds"])
-    fast = fast_precision(torch.device("cpu")) == torch.bfloat16
+    fast = fast_precision(torch.device("cpu")) == torch.bfloat16 and recipe.size >= SMALLEST_FAST
     with ThreadPoolExecutor(1) as beside:  # the next examples are drawn while these are learnt from
         drawn = beside.submit(examples.draw, recipe.batch)
         for step in range(int(state["step"]), recipe.steps):
