@@ -40,7 +40,9 @@ def smooth(
         sigmas: standard deviation in mm by channel.
         spacing: of the voxels along i, j and k, in mm.
     """
-    extents = [find_extents(vote.cpu().numpy(), list(sigmas)) for vote in votes] if sigmas else []
+    if not sigmas:
+        return
+    extents = [find_extents(vote.cpu().numpy(), list(sigmas)) for vote in votes]
     for channel, sigma in sigmas.items():
         found = [box for extent in extents if (box := extent[channel].box)]
         if not found:
@@ -50,5 +52,4 @@ def smooth(
         image.SetSpacing(tuple(spacing))
         filtered = sitk.GetArrayFromImage(sitk.DiscreteGaussian(image, [sigma**2] * 3))
         probabilities[(channel, *box)] = torch.from_numpy(filtered).to(probabilities)
-    if sigmas:
-        probabilities /= probabilities.sum(0).clamp(min=1e-4)
+    probabilities /= probabilities.sum(0).clamp(min=1e-4)
