@@ -61,6 +61,8 @@ class CorrectionRecipe:
         least_gain: in Dice; structures of which less is expected are left as they are.
         seed: of all randomness.
         second_pass_from: in Dice; where so much is expected, what was corrected is corrected once more; None: nowhere.
+        adapts_from: divergence of a scan's statistics from those of the model's training from which on its batch norms
+            are adapted, see :func:`.batch_norms.divergence`; None: never.
     """
 
     name: str
@@ -77,6 +79,7 @@ class CorrectionRecipe:
     seed: int
     start: str = ""
     second_pass_from: float | None = None
+    adapts_from: float | None = None
 
     @classmethod
     def load(cls, name: str) -> CorrectionRecipe:
@@ -216,6 +219,7 @@ def write_correction(
         "channels": list(recipe.channels),
         "least_gain": recipe.least_gain,
         "second_pass_from": recipe.second_pass_from,
+        "adapts_from": recipe.adapts_from,
         "learnt_from": [
             {
                 "model": f"{record.model} {record.version}",

@@ -187,6 +187,7 @@ def with_refinement(report: dict[str, Any], refined: RefinedResult, corrected: P
             "slices": list(refined.slices),
             "expected_gains": {str(value): round(gain, 4) for value, gain in refined.expected_gains.items()},
             "kept_because": refined.kept_because,
+            "batch_norms_adapted": refined.batch_norms_adapted,
             "adapted_parameters": refined.parameters,
             **(adapted.notes if adapted else {}),
         },
@@ -198,6 +199,8 @@ def _print_changes(report: dict[str, Any]) -> None:
     output = console()
     refinement = report["refinement"]
     output.print(f"Corrected in the slices {' '.join(refinement['slices'])}, which stay as they were left.")
+    if refinement["batch_norms_adapted"]:
+        output.print("The scan differs from those of the training: the networks' batch norms were adapted to it.")
     if refinement["kept_because"]:
         output.print(f"Nothing else was changed, because {refinement['kept_because']}.")
     for structure in report["structures"]:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..errors import REMEDY, ModelError, OutOfMemoryError, is_out_of_memory, require
 from ..models import ModelCard, View
+from ..networks.batch_norms import fold_batch_norms
 from ..networks.se import recorded_gates, spatial_gate
-from ..networks.weights import fold_batch_norms
 from .device import MAX_WORKERS, fast_precision, map_on_cores
 from .smoothing import channel_sigmas, smooth
 from .views import (
@@ -28,9 +28,9 @@ from .views import (
     along,
     as_slices,
     fastest_order,
-    framed,
     fuse,
     logits_of,
+    network_input,
     other_sides,
     restrict_fusion,
     slab,
@@ -225,18 +225,18 @@ class Predictor:
         if not view.mirrored:
             return gates
         across = across_axis(view.plane)
-        mirrored = self._gate(view, slabs.flip(across))
+        mirrored = self._gate(view, slabs, mirror=True)
         return (gates + (mirrored if across == -3 and not view.volumetric else mirrored.flip(across))) / 2
 
-    def _gate(self, view: View, slabs: Tensor) -> Tensor:
-        """What the spatial gate of a view's network lets through of ``slabs``: (N, H, W) float32."""
-        seen, inside = framed(slabs, view)
+    def _gate(self, view: View, slabs: Tensor, mirror: bool = False) -> Tensor:
+        """What the spatial gate of a view's network lets through of ``slabs``, or of their mirror images: (N, H, W)."""
+        seen, inside = network_input(slabs, view, mirror)
         network = self._networks[view.network]
         gate = spatial_gate(network)
         if gate is None:
             raise ValueError("the network has no spatial gate")
         with recorded_gates(gate) as gates:
-            network(seen.contiguous(memory_format=fastest_order(view.volumetric, seen.device)))
+            network(seen)
         # the network pads at the ends what it cannot halve often enough
         shown: tuple[EllipsisType | slice, ...] = (..., *(slice(length) for length in seen.shape[2:]))
         return as_slices(gates[0][shown][inside], view.volumetric)[:, 0]

@@ -76,6 +76,17 @@ def framed(slabs: Tensor, view: View) -> tuple[Tensor, tuple[slice | EllipsisTyp
     return F.pad(slabs, sides[::-1]), (..., *inside)
 
 
+def network_input(slabs: Tensor, view: View, mirror: bool = False) -> tuple[Tensor, tuple[slice | EllipsisType, ...]]:
+    """What a view's network sees of ``slabs``, or of their mirror images.
+
+    Returns:
+        The input, and where the slabs lie in it, see :func:`framed`.
+    """
+    seen = slabs.flip(across_axis(view.plane)) if mirror else slabs
+    seen, inside = framed(seen, view)
+    return seen.contiguous(memory_format=fastest_order(view.volumetric, seen.device)), inside
+
+
 def as_slices(maps: Tensor, volumetric: bool) -> Tensor:
     """What a network gives (N, C, H, W), slice by slice: of a volumetric view (1, C, D, H, W) becomes (D, C, H, W)."""
     return maps[0].movedim(1, 0) if volumetric else maps
@@ -86,16 +97,16 @@ def logits_of(
 ) -> Tensor:
     """The logits of a view's network for slabs, or for their mirror images: (N, C, H, W), slice by slice.
 
-    Slabs are brought to the view's pixels and size; the logits of a mirror image are mirrored back.
+    Slabs are brought to the view's size; the logits of a mirror image are mirrored back.
 
     Args:
         slabs: (N, T, H, W), see :func:`slab`; of a volumetric view (1, 1, D, H, W), see :func:`stack`.
         other_side: see :func:`other_sides`; needed for mirror images.
     """
-    across = across_axis(view.plane)
-    seen, inside = framed(slabs.flip(across) if mirror else slabs, view)
-    logits = network(seen.contiguous(memory_format=fastest_order(view.volumetric, seen.device)))[inside]
+    seen, inside = network_input(slabs, view, mirror)
+    logits = network(seen)[inside]
     if mirror:
+        across = across_axis(view.plane)
         logits = logits[:, other_side]
         if view.volumetric or across == -1:
             logits = logits.flip(across)

@@ -59,6 +59,18 @@ def overlap_and_size(predicted: Tensor, target: Tensor, classes: int) -> tuple[T
     return overlap, size + torch.bincount(target.flatten().long(), minlength=classes)
 
 
+def mean_dice(predicted: Tensor, target: Tensor) -> float:
+    """Mean Dice of the classes that are in either, background apart; 1 where there are none.
+
+    Args:
+        predicted, target: class indices, of the same shape.
+    """
+    classes = int(torch.maximum(predicted.max(), target.max())) + 1
+    overlap, size = (counts[1:].double() for counts in overlap_and_size(predicted, target, classes))
+    there = size > 0
+    return float((2 * overlap[there] / size[there]).mean()) if there.any() else 1.0
+
+
 def smoothed_dice(overlap: Tensor, size: Tensor) -> Tensor:
     """Dice by :func:`overlap_and_size`, one voxel added to both: 1 where there is nothing in either."""
     return (2 * overlap + 1) / (size + 1)

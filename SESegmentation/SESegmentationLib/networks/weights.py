@@ -209,22 +209,6 @@ def _check_size(package: ModelPackage, name: str, state: dict[str, Tensor]) -> N
         )
 
 
-def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Multiply batch norms into the convolutions right before them, in place: the same output, a fifth faster.
-
-    Only for evaluation, and only where both stand next to each other in an ``nn.Sequential``.
-    """
-    for block in network.modules():
-        if not isinstance(block, nn.Sequential):
-            continue
-        for index in range(len(block) - 1):
-            convolution, norm = block[index], block[index + 1]
-            if isinstance(convolution, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
-                block[index] = torch.nn.utils.fuse_conv_bn_eval(convolution, norm)
-                block[index + 1] = nn.Identity()
-    return network
-
-
 def _first(error: RuntimeError) -> str:
     """The first mismatch of PyTorch's list of them; of several names in it the first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -55,6 +55,7 @@ def phase_name(phase: str) -> str:
         "segment": _("Segmenting as before"),
         "learn": _("Learning from the corrected slices"),
         "look": _("Seeing what the network looks at"),
+        "adapt": _("Adapting to this scan"),
         "segment again": _("Segmenting with what was learnt"),
         SENDING: _("Sending the scan to the server"),
         AGAIN: _("The connection is lost; connecting again"),

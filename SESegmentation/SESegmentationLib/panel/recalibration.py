@@ -272,10 +272,12 @@ class Recalibration:
             "gained (green) and lost (red) are {changes}."
         ).format(slices=slice_names(" ".join(refined.slices)), changes=_list_changes(changes, record))
         new = [finding for finding in refined.result.findings if finding not in record.findings]
-        warnings = [f"{finding.message} {finding.consequence}" for finding in new]
+        remarks = [f"{finding.message} {finding.consequence}" for finding in new]
+        if refined.batch_norms_adapted:
+            remarks.insert(0, _("The network was adapted to this scan, which differs from those it learnt from."))
         write = partial(self._results.write, refined.result, request.target, refined.adapted)
         difference = show_difference(request.node, before, after)
-        self._show(_Proposal(request.node, difference, write), " ".join([summary, *warnings]), changes)
+        self._show(_Proposal(request.node, difference, write), " ".join([summary, *remarks]), changes)
         return None
 
     def propose_earlier(self, start: EarlierCorrections) -> bool:

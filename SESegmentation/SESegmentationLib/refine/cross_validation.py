@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..inference.crops import Crop
 from ..inference.engine import Engine
-from ..networks.losses import overlap_and_size
+from ..networks.losses import mean_dice
 from ..networks.weights import load_networks
 from ..progress import part_of
 from ..result import SegmentOptions
@@ -131,9 +131,7 @@ def _dice(networks: Networks, asked: ByNetwork) -> float:
                 labels = examples.logits(networks[name], slice(None)).argmax(1)
                 found.append((labels[examples.known].cpu(), examples.target[examples.known].cpu()))
     ours, truth = (torch.cat(parts).long() for parts in zip(*found, strict=True))
-    overlap, size = overlap_and_size(ours, truth, int(torch.maximum(ours.max(), truth.max())) + 1)
-    there = size[1:] > 0
-    return float((2.0 * overlap[1:][there].double() / size[1:][there]).mean()) if there.any() else 1.0
+    return mean_dice(ours, truth)
 
 
 def _between(old: Networks, new: Networks, step: float) -> Networks:

@@ -157,6 +157,12 @@ class LearntCorrection:
         least = self.card.get("second_pass_from")
         return math.inf if least is None else float(least)
 
+    @property
+    def adapts_from(self) -> float:
+        """Where a scan's statistics diverge so much, batch norms are adapted to it before; never by default."""
+        least = self.card.get("adapts_from")
+        return math.inf if least is None else float(least)
+
     def correct(
         self, present: CropPrediction, shown: CropCorrections, card: ModelCard, report: Report = lambda fraction: None
     ) -> Outcome:

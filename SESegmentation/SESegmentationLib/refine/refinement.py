@@ -1,12 +1,14 @@
 """From a corrected segmentation to a better one: propagate the corrections to the other slices, and list the changes.
 
-The learnt correction does that, where it expects a gain. On request the networks are recalibrated before, as far as
-that finds corrected slices better that were hidden from it.
+The learnt correction does that, where it expects a gain. Before it, batch norms are adapted to a scan that differs from
+those of the training. On request the networks are recalibrated instead, as far as that finds corrected slices better
+that were hidden from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,6 +34,7 @@ from ..result import (
 )
 from . import Corrections, Slices, check_place, check_values, edited_slices
 from .adapted import AdaptedParameters
+from .batch_norm_adaptation import SHARES, adapted_engines, known_dice
 from .cross_validation import recalibrate_cross_validated
 from .learnt_correction import CropCorrections, CropPrediction, Judgement, LearntCorrection, Report
 from .recalibration import Settings, known_channels
@@ -102,6 +105,14 @@ def propagate(
 
 
 @dataclass(frozen=True)
+class _Segmented:
+    """A segmentation, and what the networks saw and gave, crop by crop; see :func:`propagate`."""
+
+    result: SegmentationResult
+    seen: list[tuple[Crop, Tensor]]
+
+
+@dataclass(frozen=True)
 class Refinement:
     """A refined segmentation.
 
@@ -112,7 +123,8 @@ class Refinement:
         slices: the corrected ones, named or found.
         judgements: expected gains of the structures that were corrected, by value.
         kept_because: why nothing but the corrected slices changed; empty where something did.
-        adapted: the recalibrated parameters; None where the networks stayed as they are.
+        adapted: the recalibrated parameters; None where none were.
+        batch_norms_adapted: whether batch norms were adapted to the scan.
     """
 
     result: SegmentationResult
@@ -122,6 +134,7 @@ class Refinement:
     judgements: dict[int, Judgement] = field(default_factory=dict)
     kept_because: str = ""
     adapted: AdaptedParameters | None = None
+    batch_norms_adapted: bool = False
 
 
 def refine(
@@ -161,17 +174,23 @@ def refine(
     whole = whole_slices and slices is not None
     corrections = None if slices is None else Corrections.in_slices(labels, slices)
     learnt = LearntCorrection.of_model(engine.card)
-    again = {"learn": 20, "segment again": 5} if recalibration else {}
+    adapts = learnt.adapts_from < math.inf and not recalibration
+    again = {"learn": 20, "segment again": 5} if recalibration else {"adapt": 10} if adapts else {}
     phases = PhasedProgress(progress, {"locate": 2, "segment": 5, **again, "carry": 2})
     located = None
     if options.roi is None:
         located = engine.locate(image, low_memory=options.low_memory, progress=phases.part("locate"))
-    seen: list[tuple[Crop, Tensor]] = []
 
-    def observe(crop: Crop, probabilities: Tensor) -> None:
-        seen.append((crop, probabilities))
+    def segment(by: Engine, inside: Progress) -> _Segmented:
+        seen: list[tuple[Crop, Tensor]] = []
 
-    own = now = engine.segment(image, options, located=located, observe=observe, progress=phases.part("segment"))
+        def observe(crop: Crop, probabilities: Tensor) -> None:
+            seen.append((crop, probabilities))
+
+        return _Segmented(by.segment(image, options, located=located, observe=observe, progress=inside), seen)
+
+    first = now = segment(engine, phases.part("segment"))
+    own = first.result
     check_values(labels, [structure.label.value for structure in own.structures])
     if corrections is None or slices is None:
         slices = edited_slices(voxels_of(labels) != voxels_of(own.labels))
@@ -189,24 +208,65 @@ def refine(
                 located,
                 lambda share: phases.update("learn", share),
             )
-        if adapted is not None:
-            seen.clear()
-            engine_again = Engine(engine.package, str(engine.device), adapted.networks(engine.package))
-            again_inside = phases.part("segment again")
-            now = engine_again.segment(image, options, located=located, observe=observe, progress=again_inside)
+            if adapted is not None:
+                recalibrated = Engine(engine.package, str(engine.device), adapted.networks(engine.package))
+                now = segment(recalibrated, phases.part("segment again"))
+        elif adapts and _differs(corrections, own):
+            engines = adapted_engines(engine, [crop for crop, _ in first.seen], learnt.adapts_from)
+            now = _best(first, engines, corrections, segment, lambda share: phases.update("adapt", share))
         carried, judgements = propagate(
-            learnt, engine.card, seen, now.labels, corrections, whole, lambda share: phases.update("carry", share)
+            learnt,
+            engine.card,
+            now.seen,
+            now.result.labels,
+            corrections,
+            whole,
+            lambda share: phases.update("carry", share),
         )
-    result = _relabelled(now, corrections.kept_in(carried), engine.pairs(image, options.roi))
+        carried = _limited(carried, own.labels, corrections)
+    result = _relabelled(now.result, corrections.kept_in(carried), engine.pairs(image, options.roi))
     result = replace(result, timings=phases.seconds(), doubt=_outside(corrections, result.doubt))
     changes = _changes(own, result, corrections)
     because = "" if any(change.elsewhere for change in changes) else _reason(judgements, learnt)
-    return Refinement(result, own, changes, list(slices), judgements, because, adapted)
+    by_scan = now is not first and adapted is None
+    return Refinement(result, own, changes, list(slices), judgements, because, adapted, by_scan)
+
+
+def _best(
+    first: _Segmented,
+    engines: Iterable[Engine],
+    corrections: Corrections,
+    segment: Callable[[Engine, Progress], _Segmented],
+    report: Report,
+) -> _Segmented:
+    """What agrees best with the corrections: what the model gave, or engines that are adapted to the scan.
+
+    Where they agree alike, what is adapted is preferred, and of that what is adapted by less.
+    """
+    best, most = first, known_dice(first.result.labels, corrections)
+    for number, engine in enumerate(engines):
+        part = part_of(report, number, len(SHARES))
+        found = segment(engine, lambda name, fraction, seconds_left, part=part: part(fraction))
+        agreement = known_dice(found.result.labels, corrections)
+        if agreement > most or (agreement == most and best is first):
+            best, most = found, agreement
+    return best
 
 
 def _differs(corrections: Corrections, own: SegmentationResult) -> bool:
     """Whether anything was corrected at all."""
     return bool((voxels_of(corrections.labels) != voxels_of(own.labels))[corrections.known].any())
+
+
+def _limited(labels: sitk.Image, own: sitk.Image, corrections: Corrections) -> sitk.Image:
+    """New labels where a structure that was corrected was or is; the model's own elsewhere."""
+    new, before, corrected = (voxels_of(image) for image in (labels, own, corrections.labels))
+    edited = corrections.known & (corrected != before)
+    values = np.setdiff1d(np.union1d(before[edited], corrected[edited]), [0])
+    allowed = np.isin(new, values) | np.isin(before, values)
+    limited = sitk.GetImageFromArray(np.where(allowed, new, before))
+    limited.CopyInformation(own)
+    return limited
 
 
 def _reason(judgements: dict[int, Judgement], learnt: LearntCorrection) -> str:

@@ -230,6 +230,7 @@ class RefinedResult:
         kept_because: why nothing but the corrected slices changed; empty where something did.
         changes: by structure.
         expected_gains: in Dice on the other slices, by value, of the structures that were corrected.
+        batch_norms_adapted: whether the networks' batch norms were adapted to the scan.
     """
 
     result: SegmentationResult
@@ -239,6 +240,7 @@ class RefinedResult:
     kept_because: str = ""
     changes: tuple[StructureChange, ...] = ()
     expected_gains: dict[int, float] = field(default_factory=dict)
+    batch_norms_adapted: bool = False
 
     @classmethod
     def of(cls, refined: Refinement) -> Self:
@@ -251,6 +253,7 @@ class RefinedResult:
             refined.kept_because,
             tuple(refined.changes),
             {value: judgement.expected for value, judgement in refined.judgements.items()},
+            refined.batch_norms_adapted,
         )
 
 
@@ -280,6 +283,7 @@ def pack_refinement(refined: RefinedResult) -> tuple[dict[str, Any], list[np.nda
         "kept_because": refined.kept_because,
         "changes": [(change.gained, change.lost, change.corrected) for change in refined.changes],
         "expected_gains": list(refined.expected_gains.items()),
+        "batch_norms_adapted": refined.batch_norms_adapted,
     }
     adapted = np.frombuffer(refined.adapted or b"", np.uint8)
     return {"result": value, **refinement}, [adapted, *arrays]
@@ -298,4 +302,5 @@ def unpack_refinement(value: dict[str, Any], arrays: list[np.ndarray]) -> Refine
         value["kept_because"],
         tuple(StructureChange(structure.label, *numbers) for structure, numbers in changed),
         {int(structure): float(gain) for structure, gain in value["expected_gains"]},
+        value.get("batch_norms_adapted", False),  # servers of earlier versions do not say it
     )

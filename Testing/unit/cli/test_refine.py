@@ -17,8 +17,10 @@ from SESegmentationLib.cli import main
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelPackage, sha256_of
+from SESegmentationLib.models.store import _PACKAGE
 from SESegmentationLib.refine.adapted import AdaptedParameters
 from SESegmentationLib.refine.recalibration import Settings
+from SESegmentationTraining.mistakes import shifted
 
 
 def refine(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -112,6 +114,7 @@ def test_everything(capfd, tiny_model, sample_file, result_file, corrected, out,
     report = json.loads((out / "r.json").read_text(encoding="utf-8"))
     assert report["refinement"]["slices"] == ["k:14,20"]
     assert report["refinement"]["corrected"] == str(corrected)
+    assert report["refinement"]["batch_norms_adapted"] is False
     for structure in report["structures"]:
         had, has = before == structure["value"], after == structure["value"]
         changed = (had ^ has)[[14, 20]].sum()
@@ -136,6 +139,24 @@ def test_where_no_gain_is_expected_it_says_so(capfd, tiny_model, sample_file, re
     assert code == 0, err
     assert "Nothing else was changed, because" in printed
     assert (array_in(out / "a.nii.gz") == array_in(result_file)).all()
+
+
+def test_a_scan_that_differs_from_those_of_the_training_is_adapted_to(capfd, shared_data, out, tmp_path, monkeypatch):
+    """By hippocampus-t1, of a case that its training kept for validation; told in words and in the report."""
+    monkeypatch.setenv("SESEGMENTATION_MODELS", str(_PACKAGE.parents[1] / "weights"))
+    data = shared_data / "hippocampus"
+    image = read_volume(data / "imagesTr" / "hippocampus_049_0000.nii.gz")
+    truth = data / "labelsTr" / "hippocampus_049.nii.gz"
+    told = {}
+    for name, volume in (("plain", image), ("shifted", shifted(image, ("bias field", "thick slices"), 1))):
+        path, report = tmp_path / f"{name}.nii.gz", out / f"{name}.json"
+        sitk.WriteImage(volume, str(path))
+        given = ("-m", "hippocampus-t1", "--corrected", truth, "--slices", "j:15,30", "--report", report)
+        code, printed, err = refine(capfd, path, *given, "-o", out / f"{name}.seg.nrrd")
+        assert code == 0, err
+        told[name] = "batch norms were adapted to it" in " ".join(printed.split())
+        assert json.loads(report.read_text(encoding="utf-8"))["refinement"]["batch_norms_adapted"] == told[name]
+    assert told == {"plain": False, "shifted": True}
 
 
 def test_slices_are_found_where_none_is_named(capfd, tiny_model, sample_file, corrected, out):

@@ -15,7 +15,8 @@ from SESegmentationLib.errors import ModelError
 from SESegmentationLib.models import ModelPackage, write_package
 from SESegmentationLib.models.card import ModelCard
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.networks.weights import fold_batch_norms, load_networks, load_weights
+from SESegmentationLib.networks.batch_norms import fold_batch_norms
+from SESegmentationLib.networks.weights import load_networks, load_weights
 
 
 def randomised(network: nn.Module) -> nn.Module:

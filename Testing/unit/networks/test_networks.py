@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.architectures import POSITIONS
+from SESegmentationLib.networks.batch_norms import fold_batch_norms
 from SESegmentationLib.networks.losses import segmentation_loss
 from SESegmentationLib.networks.se import AGGREGATIONS, KINDS
-from SESegmentationLib.networks.weights import fold_batch_norms
 
 TEMPLATE = ["UNet", "SDNet", "DenseFCN"]
 UNPOOLING = ["SDNet", "DenseFCN"]

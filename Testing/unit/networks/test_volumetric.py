@@ -12,10 +12,10 @@ from torch import nn
 
 from SESegmentationLib.errors import ModelError
 from SESegmentationLib.networks import build_network
+from SESegmentationLib.networks.batch_norms import fold_batch_norms
 from SESegmentationLib.networks.losses import segmentation_loss
 from SESegmentationLib.networks.pyramid import Convolution3d
 from SESegmentationLib.networks.se import ConcurrentSE
-from SESegmentationLib.networks.weights import fold_batch_norms
 
 DESCRIPTION = {"type": "PyramidUNet", "in_channels": 1, "classes": 3, "channels": [4, 8, 8], "se": "scSE"}
 LENGTHS = st.integers(1, 11)

