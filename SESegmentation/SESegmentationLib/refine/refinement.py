@@ -263,8 +263,11 @@ def _limited(labels: sitk.Image, own: sitk.Image, corrections: Corrections) -> s
     new, before, corrected = (voxels_of(image) for image in (labels, own, corrections.labels))
     edited = corrections.known & (corrected != before)
     values = np.setdiff1d(np.union1d(before[edited], corrected[edited]), [0])
-    allowed = np.isin(new, values) | np.isin(before, values)
-    limited = sitk.GetImageFromArray(np.where(allowed, new, before))
+    there = np.nonzero(new != before)
+    allowed = np.isin(new[there], values) | np.isin(before[there], values)
+    result = before.copy()
+    result[there] = np.where(allowed, new[there], before[there])
+    limited = sitk.GetImageFromArray(result)
     limited.CopyInformation(own)
     return limited
 
