@@ -61,11 +61,12 @@ lint: $(VENV)/.testing
 	$(BIN)/mypy
 
 # tests that judge how long the window waits have the computer to themselves; of the others a file goes to whatever core
-# is free, and computes on that one alone
+# is free, and computes on that one alone; in their order, since the longest test is one of few in its file, and would
+# be left for the end
 test: lint
 	$(BIN)/python -m pytest -m alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile -m 'not alone' \
-	    --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
+	    --no-loadscope-reorder -m 'not alone' --cov --cov-report=term
 
 test-slips: $(VENV)/.testing
 	SESEGMENTATION_ALL_SLIPS=1 $(BIN)/python -m pytest Testing/panel/test_mutations.py

@@ -206,8 +206,9 @@ def segment_case(
         image = normalise(shaken, engine.card.intensity)
     predictor = engine.predictor
     views = [predictor.best_view()] if fast else predictor.views
-    prediction = predictor.predict(image.astype(np.float32), views, smoothed=False)
-    own, chances = own_channels(predictor.smoothed(prediction), engine.card), in_steps(prediction.probabilities)
+    prediction = predictor.predict(image.astype(np.float32), views, keep_unsmoothed=True)
+    assert prediction.unsmoothed is not None  # it was asked for
+    own, chances = own_channels(prediction, engine.card), in_steps(prediction.unsmoothed)
     return SegmentedCase(image.astype(np.float16), chances, own, truth.astype(np.uint8), shifts, case)
 
 

@@ -248,10 +248,10 @@ class Engine:
         self, crop: Crop, views: Sequence[View], options: SegmentOptions, observe: Observe | None, report: Report
     ) -> _Segmented:
         """Predict a crop, restore what is found to the input's grid, and clean it up."""
-        predicted = self.predictor.predict(crop.volume, views, options.low_memory, report, smoothed=observe is None)
-        if observe:
-            observe(crop, predicted.probabilities)
-            predicted = self.predictor.smoothed(predicted)
+        observed = observe is not None
+        predicted = self.predictor.predict(crop.volume, views, options.low_memory, report, keep_unsmoothed=observed)
+        if observe and predicted.unsmoothed is not None:
+            observe(crop, predicted.unsmoothed)
         confident = confidence(predicted.probabilities, predicted.votes)[1:].tolist()
         labels = crop.labels_on_input(predicted.probabilities, self.card)
         doubt = crop.on_input(voxel_doubt(predicted.probabilities)) if options.doubt else None

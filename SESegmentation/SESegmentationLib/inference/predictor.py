@@ -54,12 +54,14 @@ class Prediction:
 
     Attributes:
         probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views; where some
-            find a structure that others overlook, over those alone.
+            find a structure that others overlook, over those alone. Smoothed as the card says, see :mod:`.smoothing`.
         votes: each view's own most probable channel, (k, j, i) uint8 (int16 for more than 256 channels).
+        unsmoothed: the probabilities before that, where they were asked for.
     """
 
     probabilities: Tensor
     votes: list[Tensor]
+    unsmoothed: Tensor | None = None
 
 
 class Predictor:
@@ -131,7 +133,7 @@ class Predictor:
         views: Sequence[View],
         low_memory: bool = False,
         report: Callable[[View, float], None] = lambda view, fraction: None,
-        smoothed: bool = True,
+        keep_unsmoothed: bool = False,
     ) -> Prediction:
         """Segment ``volume`` in ``views`` and fuse their probabilities.
 
@@ -140,7 +142,7 @@ class Predictor:
             views: some of ``self.views`` in their order; merged ones only after one that is not.
             low_memory: small batches, and the fused probabilities in main memory.
             report: told the view and the fraction of its slices that are done, after each batch; may raise to stop.
-            smoothed: as the card says, see :mod:`.smoothing`; else they are left as the views give them.
+            keep_unsmoothed: give the probabilities before they are smoothed, too.
 
         Raises:
             OutOfMemoryError: not even single slices fit.
@@ -154,17 +156,9 @@ class Predictor:
             for position, channel in itertools.product(finding, channels):
                 where |= votes[position] == channel
             total[:, where] = restricted[:, where]
-        if smoothed:
-            smooth(total, votes, self._sigmas, self._card.spacing)
-        return Prediction(total, votes)
-
-    def smoothed(self, prediction: Prediction) -> Prediction:
-        """A prediction that was not smoothed, smoothed as the card says; it stays as it is."""
-        if not self._sigmas:
-            return prediction
-        probabilities = prediction.probabilities.clone()
-        smooth(probabilities, prediction.votes, self._sigmas, self._card.spacing)
-        return replace(prediction, probabilities=probabilities)
+        unsmoothed = (total.clone() if self._sigmas else total) if keep_unsmoothed else None
+        smooth(total, votes, self._sigmas, self._card.spacing)
+        return Prediction(total, votes, unsmoothed)
 
     def _fused(
         self, volume: np.ndarray, views: Sequence[View], low_memory: bool, report: Callable[[View, float], None]

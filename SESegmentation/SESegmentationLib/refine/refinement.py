@@ -34,7 +34,7 @@ from ..result import (
 )
 from . import Corrections, Slices, check_place, check_values, edited_slices
 from .adapted import AdaptedParameters
-from .batch_norm_adaptation import SHARES, adapted_engines, known_dice
+from .batch_norm_adaptation import LEAST_GAIN, SHARES, adapted_engines, known_dice
 from .cross_validation import recalibrate_cross_validated
 from .learnt_correction import CropCorrections, CropPrediction, Judgement, LearntCorrection, Report
 from .recalibration import Settings, known_channels
@@ -241,14 +241,15 @@ def _best(
 ) -> _Segmented:
     """What agrees best with the corrections: what the model gave, or engines that are adapted to the scan.
 
-    Where they agree alike, what is adapted is preferred, and of that what is adapted by less.
+    Adapted by more is taken where it agrees better than by less, and either where it agrees clearly better than before.
     """
-    best, most = first, known_dice(first.result.labels, corrections)
+    best = first
+    most = known_dice(first.result.labels, corrections) + LEAST_GAIN
     for number, engine in enumerate(engines):
         part = part_of(report, number, len(SHARES))
         found = segment(engine, lambda name, fraction, seconds_left, part=part: part(fraction))
         agreement = known_dice(found.result.labels, corrections)
-        if agreement > most or (agreement == most and best is first):
+        if agreement > most:
             best, most = found, agreement
     return best
 

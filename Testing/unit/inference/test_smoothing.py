@@ -91,15 +91,15 @@ def test_a_card_smooths_the_result_and_observers_see_what_the_networks_gave(make
     engine = Engine(package, device="cpu")
     observed = engine.segment(image, observe=lambda crop, given: seen.append((crop, given)))
     ((crop, given),) = seen
-    sharp = engine.predictor.predict(crop.volume, engine.views(), smoothed=False)
+    both = engine.predictor.predict(crop.volume, engine.views(), keep_unsmoothed=True)
     soft = engine.predictor.predict(crop.volume, engine.views())
-    assert torch.equal(given, sharp.probabilities)
-    assert torch.equal(engine.predictor.smoothed(sharp).probabilities, soft.probabilities)
-    assert torch.equal(given, sharp.probabilities)
+    assert torch.equal(given, both.unsmoothed)
+    assert torch.equal(both.probabilities, soft.probabilities)
+    assert soft.unsmoothed is None
     unobserved = engine.segment(image)
     assert np.array_equal(*(sitk.GetArrayFromImage(each.labels) for each in (observed, unobserved)))
 
-    before, after = (prediction.probabilities.float() for prediction in (sharp, soft))
+    before, after = (probabilities.float() for probabilities in (both.unsmoothed, both.probabilities))
     assert torch.allclose(after.sum(0), torch.ones_like(after[0]), atol=5e-3)
     steepness = [float(each[1].diff(dim=-1).abs().max()) for each in (before, after)]
     assert steepness[1] < 0.8 * steepness[0]

@@ -1,4 +1,4 @@
-"""Batch norms are adapted to scans that differ from those of the training, if corrected slices do not speak against it.
+"""Batch norms are adapted to scans that differ from those of the training, if corrected slices speak for it.
 
 By hippocampus-t1 and a case that its training kept for validation.
 """
@@ -95,7 +95,7 @@ def test_the_engine_stays_as_it_is(engine, other):
     assert (sitk.GetArrayFromImage(engine.segment(other).labels) == before).all()
 
 
-def test_where_corrected_slices_speak_against_it_nothing_is_adapted(engine, other):
+def test_where_corrected_slices_do_not_speak_for_it_nothing_is_adapted(engine, other):
     """The clinician finds the result right but for a stroke."""
     own = engine.segment(other).labels
     array = sitk.GetArrayFromImage(own)
