@@ -44,7 +44,8 @@ def adapted_engines(engine: Engine, crops: Sequence[Crop], least_divergence: flo
     views = engine.card.views
     if not crops or not all(view.volumetric for view in views):
         return
-    networks = {name: network.to(engine.device) for name, network in load_networks(engine.package).items()}
+    loaded = load_networks(engine.package)
+    networks = {name: loaded[name].to(engine.device) for name in {view.network: None for view in views}}
     statistics = {}
     for name, network in networks.items():
         inputs = [

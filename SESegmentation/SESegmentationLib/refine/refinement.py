@@ -239,17 +239,16 @@ def _best(
     segment: Callable[[Engine, Progress], _Segmented],
     report: Report,
 ) -> _Segmented:
-    """What agrees best with the corrections: what the model gave, or engines that are adapted to the scan.
+    """What agrees with the corrections: what the model gave, or engines that are adapted to the scan by more and more.
 
-    Adapted by more is taken where it agrees better than by less, and either where it agrees clearly better than before.
+    Each is taken that agrees clearly better than the best before it.
     """
-    best = first
-    most = known_dice(first.result.labels, corrections) + LEAST_GAIN
+    best, most = first, known_dice(first.result.labels, corrections)
     for number, engine in enumerate(engines):
         part = part_of(report, number, len(SHARES))
         found = segment(engine, lambda name, fraction, seconds_left, part=part: part(fraction))
         agreement = known_dice(found.result.labels, corrections)
-        if agreement > most:
+        if agreement >= most + LEAST_GAIN:
             best, most = found, agreement
     return best
 
