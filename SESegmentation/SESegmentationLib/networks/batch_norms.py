@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ def scan_statistics(network: nn.Module, inputs: Iterable[Tensor]) -> list[Statis
         norm.train()
     for seen in inputs:
         measuring(seen)
-    return _kept(norms)
+    return [_held(norm) for norm in norms]
 
 
 def divergence(network: nn.Module, statistics: Sequence[Statistics]) -> float:
@@ -82,9 +83,9 @@ def divergence(network: nn.Module, statistics: Sequence[Statistics]) -> float:
         network: whose training it was.
         statistics: see :func:`scan_statistics`.
     """
-    pairs = zip(statistics, _kept(_norms(network)), strict=True)
-    divergences = [scan.divergence_from(trained) for scan, trained in pairs]
-    return sum(divergences) / max(len(divergences), 1)
+    pairs = zip(statistics, _norms(network), strict=True)
+    divergences = [scan.divergence_from(_held(norm)) for scan, norm in pairs]
+    return fmean(divergences) if divergences else 0.0
 
 
 @torch.no_grad()
@@ -92,18 +93,18 @@ def with_statistics(network: nn.Module, statistics: Sequence[Statistics], share:
     """A copy of a network in whose batch norms the statistics of a scan have a share, from 0 to 1."""
     adapted = copy.deepcopy(network)
     for norm, scan in zip(_norms(adapted), statistics, strict=True):
-        trained = _kept([norm])[0]
+        trained = _held(norm)
         trained.mean.lerp_(scan.mean, share)
         trained.variance.lerp_(scan.variance, share)
     return adapted
 
 
 def _norms(network: nn.Module) -> list[_Norm]:
-    norms = [module for module in network.modules() if isinstance(module, _Norm)]
-    return [norm for norm in norms if norm.track_running_stats]
+    return [module for module in network.modules() if isinstance(module, _Norm)]
 
 
-def _kept(norms: Sequence[_Norm]) -> list[Statistics]:
-    """The statistics that batch norms hold, not copied."""
-    held = [(norm.running_mean, norm.running_var) for norm in norms]
-    return [Statistics(mean, variance) for mean, variance in held if mean is not None and variance is not None]
+def _held(norm: _Norm) -> Statistics:
+    """The statistics that a batch norm holds, not copied."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("the batch norm holds no statistics")
+    return Statistics(norm.running_mean, norm.running_var)

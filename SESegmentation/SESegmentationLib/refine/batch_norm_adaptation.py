@@ -8,6 +8,7 @@ corrections nothing would show whether it helps, so it is no part of segmenting.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import numpy as np
 import SimpleITK as sitk
@@ -31,7 +32,7 @@ LEAST_GAIN = 0.01
 def adapted_engines(engine: Engine, crops: Sequence[Crop], least_divergence: float) -> Iterator[Engine]:
     """Engines whose batch norms are adapted to the crops of a scan, by little and by more.
 
-    None where the scan is as those of the training, or networks see it slice by slice.
+    There is no such engine where the scan is as those of the training, or networks see it slice by slice.
 
     Args:
         engine: with the model as it is; it stays so.
@@ -55,8 +56,7 @@ def adapted_engines(engine: Engine, crops: Sequence[Crop], least_divergence: flo
             for crop in crops
         ]
         statistics[name] = scan_statistics(network, inputs)
-    divergences = [divergence(networks[name], found) for name, found in statistics.items()]
-    if sum(divergences) / len(divergences) < least_divergence:
+    if fmean(divergence(networks[name], found) for name, found in statistics.items()) < least_divergence:
         return
     for share in SHARES:
         adapted = {name: with_statistics(network, statistics[name], share) for name, network in networks.items()}

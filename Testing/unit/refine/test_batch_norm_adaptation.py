@@ -118,6 +118,8 @@ def test_a_structure_that_was_not_corrected_only_gives_way_or_takes_room(engine,
     assert not ((before == 1) & (corrected != before)).any(), "the anterior one lies in other slices"
     labels = sitk.GetImageFromArray(corrected)
     labels.CopyInformation(own)
-    after = sitk.GetArrayFromImage(refine(engine, other, labels, CORRECTED).result.labels)
+    refined = refine(engine, other, labels, CORRECTED)
+    assert refined.batch_norms_adapted, "there is nothing to limit"
+    after = sitk.GetArrayFromImage(refined.result.labels)
     of_anterior = (before != after) & ((before == 1) | (after == 1))
     assert ((before == 2) | (after == 2))[of_anterior].all()

@@ -128,6 +128,25 @@ def test_a_structure_that_was_not_corrected_only_gives_way_or_takes_room(tiny_en
     assert set(refined.judgements) <= {1}
 
 
+def test_a_recalibration_changes_corrected_structures_alone(tiny_engine, sample, own_labels, monkeypatch):
+    """The networks find another structure 2 after it; where 1 neither was nor is, that is not taken."""
+    monkeypatch.setattr("SESegmentationLib.refine.cross_validation.LEAST_GAIN", -1.0)
+    before = array_of(own_labels)
+    corrected = before.copy()
+    for k in (12, 20):
+        corrected[k][before[k] == 1] = 0
+    labels = with_array(corrected, own_labels)
+    refined = refine(
+        tiny_engine, sample.image, labels, [Slices("k", (12, 20))], recalibration=Settings(steps=5, rate=0.2)
+    )
+    package = tiny_engine.package
+    recalibrated = Engine(package, "cpu", refined.adapted.networks(package)).segment(sample.image).labels
+    assert ((array_of(recalibrated) == 2) != (before == 2)).any(), "there is nothing to limit"
+    after = array_of(refined.result.labels)
+    of_two = (before != after) & ((before == 2) | (after == 2))
+    assert ((before == 1) | (after == 1))[of_two].all()
+
+
 def test_other_grids_and_orientations(tiny_engine, sample):
     """A volume of other axes and spacing: the corrected slice is kept, and is learnt from."""
     image = sitk.DICOMOrient(sample.image, "PIL")
