@@ -162,17 +162,19 @@ def places(entry: object, path: tuple = ()) -> list[tuple]:
     return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
 
 
+def put(entry: object, path: tuple, value: object) -> None:
+    for key in path[:-1]:
+        entry = entry[key]
+    entry[path[-1]] = value
+
+
 @given(st.data(), st.lists(SCRAPS, min_size=1, max_size=3))
 @settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
 def test_mutated_cards_raise_nothing_else_and_keep_the_schema_where_they_are_read(whole, tmp_path, data, scraps):
     """What the reader accepts the schema does, too, and it can be shown."""
     entry = copy.deepcopy(whole)
     for scrap in scraps:
-        *parents, last = data.draw(st.sampled_from([place for place in places(entry) if place]))
-        target = entry
-        for key in parents:
-            target = target[key]
-        target[last] = scrap
+        put(entry, data.draw(st.sampled_from([place for place in places(entry) if place])), scrap)
     try:
         card = ModelCard.from_dict(entry)
     except ModelError as error:
@@ -182,6 +184,23 @@ def test_mutated_cards_raise_nothing_else_and_keep_the_schema_where_they_are_rea
     folder.mkdir(exist_ok=True)
     (folder / "tensors").write_bytes(b"")
     verify_schema(write_package(folder, card, folder / "tensors").path / "model.json")
+
+
+def test_null_states_nothing_wherever_it_stands(whole, tmp_path):
+    """The card is refused, or as good as without the field: it can be shown, and the schema takes it."""
+    (tmp_path / "tensors").write_bytes(b"")
+    read = 0
+    for path in places(whole)[1:]:
+        entry = copy.deepcopy(whole)
+        put(entry, path, None)
+        try:
+            card = ModelCard.from_dict(entry)
+        except ModelError as error:
+            assert "\n" not in error.cause
+            continue
+        verify_schema(write_package(tmp_path, card, tmp_path / "tensors").path / "model.json")
+        read += 1
+    assert read > 20
 
 
 @given(

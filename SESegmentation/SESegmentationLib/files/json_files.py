@@ -79,6 +79,13 @@ def to_json(content: Any, indent: int | None = 2, encoding: str = "utf-8") -> st
     return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def without_nulls(content: Any) -> Any:
+    """JSON content without the fields that are null: these state nothing, as :meth:`Fields.has` says."""
+    if isinstance(content, Mapping):
+        return {key: without_nulls(value) for key, value in content.items() if value is not None}
+    return [without_nulls(value) for value in content] if isinstance(content, list | tuple) else content
+
+
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from ..files.json_files import DEEPEST, REMEDY, Fields, parse_json, read_bytes
+from ..files.json_files import DEEPEST, REMEDY, Fields, parse_json, read_bytes, without_nulls
 from . import sections
 from .labels import Label
 from .sections import PLANES, View
@@ -336,7 +336,7 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         contrast=fields.text("contrast", "", longest=200),
         spacing=spacing,
         orientation=fields.text("orientation", choices=("RAS",)),
-        intensity=fields.mapping("intensity"),
+        intensity=without_nulls(fields.mapping("intensity")),
         networks={name: networks.mapping(name) for name in fields.mapping("networks")},
         views=tuple(
             View.from_dict(view, f"views[{i}]") for i, view in enumerate(fields.sequence("views", most=MOST_VIEWS))
@@ -352,13 +352,13 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         missed_below=fields.number("missed_below", 0.0, low=0, high=1),
         intracranial_error=fields.number("intracranial_error", 0.0, low=0, high=1),
         margin_mm=fields.number("margin_mm", 0.0, low=0, high=1000),
-        input=fields.mapping("input", {}),
-        cleanup=fields.mapping("cleanup", {}),
-        pipeline=fields.mapping("pipeline") if fields.has("pipeline") else None,
-        training=fields.mapping("training", {}),
-        accuracy=fields.mapping("accuracy", {}),
-        calibration=fields.mapping("calibration", {}),
-        repeatability=fields.mapping("repeatability", {}),
+        input=without_nulls(fields.mapping("input", {})),
+        cleanup=without_nulls(fields.mapping("cleanup", {})),
+        pipeline=without_nulls(fields.mapping("pipeline")) if fields.has("pipeline") else None,
+        training=without_nulls(fields.mapping("training", {})),
+        accuracy=without_nulls(fields.mapping("accuracy", {})),
+        calibration=without_nulls(fields.mapping("calibration", {})),
+        repeatability=without_nulls(fields.mapping("repeatability", {})),
         licence=Licence.from_dict(fields.mapping("licence")),
         weights_file=weights.text("file", forbidden="/\\"),
         weights_sha256=weights.text("sha256").lower(),

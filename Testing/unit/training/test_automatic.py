@@ -15,6 +15,7 @@ from PIL import Image
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models import ModelCard, user_models_folder
+from SESegmentationTraining import automatic
 from SESegmentationTraining.automatic import FEWEST_STEPS, automatic_recipe, read_reasons, with_steps, write_recipe
 from SESegmentationTraining.choices import Machine, draft_recipe
 from SESegmentationTraining.recipe import Recipe
@@ -70,7 +71,15 @@ def own_data_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "data"))
 
 
-def test_a_folder_of_ten_cases_becomes_a_model_that_is_installed_and_used(trunks, tmp_path, own_data_folder, capfd):
+@pytest.fixture
+def in_no_hurry(monkeypatch):
+    """All steps are made: what is learnt does not depend on how fast the computer is."""
+    monkeypatch.setattr(automatic, "LEAST_SECONDS", 300.0)
+
+
+def test_a_folder_of_ten_cases_becomes_a_model_that_is_installed_and_used(
+    trunks, tmp_path, own_data_folder, in_no_hurry, capfd
+):
     model, result = tmp_path / "My Trunk", tmp_path / "result.nii.gz"
     train = ["train", str(trunks), "--recipe", "auto", "-o", str(model), "--device", "cpu", "--minutes", "0.05"]
     code = main(train)
@@ -209,7 +218,7 @@ def draw_layers(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return grey.clip(0, 255).astype(np.uint8), labels
 
 
-def test_a_folder_of_pictures_becomes_a_model_that_segments_pictures(tmp_path, capfd):
+def test_a_folder_of_pictures_becomes_a_model_that_segments_pictures(tmp_path, in_no_hurry, capfd):
     dataset, model, out = tmp_path / "data", tmp_path / "layers", tmp_path / "out"
     for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (dataset / folder).mkdir(parents=True)
