@@ -60,12 +60,12 @@ lint: $(VENV)/.testing
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
-# tests that judge how long the window waits have the computer to themselves; of the others a file goes to whatever core
-# is free, and computes on that one alone; in their order, since the longest test is one of few in its file, and would
-# be left for the end
+# tests that judge how long the window waits have the computer to themselves; of the others a file goes to whatever process
+# is free, and computes on one core alone; one process more than the two cores that there are at least, for tests wait a
+# fifth of their time; in their order, which begins with the files that take longest
 test: lint
 	$(BIN)/python -m pytest -m alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile \
 	    --no-loadscope-reorder -m 'not alone' --cov --cov-report=term
 
 test-slips: $(VENV)/.testing

@@ -36,4 +36,4 @@ def no_own_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no core waits for one at the end."""
-    items.sort(key=lambda item: item.path.name not in ("test_edits_are_safe.py", "test_runs.py", "test_server.py"))
+    items.sort(key=lambda item: item.path.name not in ("test_brain_mr.py", "test_runs.py", "test_server.py"))

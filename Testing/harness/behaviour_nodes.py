@@ -160,16 +160,22 @@ class NodeComboBox:
     def removeCurrentNode(self) -> None:
         self._scene.RemoveNode(self.currentNode())
 
-    def _matches(self, node: slicer.vtkMRMLNode) -> bool:
-        if node.GetHideFromEditors() and not self.showHidden:
-            return False
-        wanted = any(
-            node.IsA(kind) if self.showChildNodeTypes else node.GetClassName() == kind for kind in self.nodeTypes
-        )
-        if not wanted or any(node.IsA(kind) for kind in self.hideChildNodeTypes):
-            return False
-        filters = [(name, value) for kind, name, value in self._attributes if node.IsA(kind)]
-        return all(node.GetAttribute(n) is not None and v in (None, node.GetAttribute(n)) for n, v in filters)
+    def _matching(self) -> list[slicer.vtkMRMLNode]:
+        """The scene's nodes that are shown; properties are asked once, and not again for each of hundreds of nodes."""
+        hidden, children = self.showHidden, self.showChildNodeTypes
+        kinds, left_out = self.nodeTypes, self.hideChildNodeTypes
+
+        def matches(node: slicer.vtkMRMLNode) -> bool:
+            if node.GetHideFromEditors() and not hidden:
+                return False
+            wanted = any(node.IsA(kind) if children else node.GetClassName() == kind for kind in kinds)
+            if not wanted or any(node.IsA(kind) for kind in left_out):
+                return False
+            filters = [(name, value) for kind, name, value in self._attributes if node.IsA(kind)]
+            return all(node.GetAttribute(n) is not None and v in (None, node.GetAttribute(n)) for n, v in filters)
+
+        count = self._scene.GetNumberOfNodes() if self._scene is not None else 0
+        return [node for node in map(self._nth, range(count)) if matches(node)]
 
     def _nodes(self) -> list[slicer.vtkMRMLNode]:
         return [self._scene.GetNodeByID(identifier) for identifier in self._ids if identifier]
@@ -178,8 +184,7 @@ class NodeComboBox:
         if self._scene is not None and self._scene.IsBatchProcessing():
             return  # closing and importing end with an event of their own
         keep, self._filling = self._current_id(), True
-        count = self._scene.GetNumberOfNodes() if self._scene is not None else 0
-        nodes = [node for node in map(self._nth, range(count)) if self._matches(node)]
+        nodes = self._matching()
         self._ids = ([None] if self.noneEnabled else []) + [node.GetID() for node in nodes]
         self._of_nodes.stop()
         for node in nodes:

@@ -18,7 +18,7 @@ class Story:
 
     @property
     def choices(self):
-        return self.widget.logic.getParameterNode()
+        return self.widget._parameterNode  # getParameterNode() would add a wrapper, and its observers, each time
 
     @property
     def messages(self):

@@ -55,7 +55,7 @@ class Clinic(RuleBasedStateMachine):
 
     @property
     def choices(self):
-        return self.widget.logic.getParameterNode()
+        return self.widget._parameterNode  # getParameterNode() would add a wrapper, and its observers, each time
 
     @property
     def node(self):
