@@ -180,7 +180,9 @@ def _place_node(scene: slicer.vtkMRMLScene, event: str, node: slicer.vtkMRMLNode
         hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
 
-def _displace_node(scene: slicer.vtkMRMLScene, event: str, node: slicer.vtkMRMLNode) -> None:
+def _displace_node(scene: slicer.vtkMRMLScene | None, event: str, node: slicer.vtkMRMLNode) -> None:
+    if scene is None:  # that of an earlier start is being deleted, with what was left in it
+        return
     hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")  # must not be made anew while closing
     item = hierarchy.GetItemByDataNode(node) if hierarchy is not None and not scene.IsClosing() else 0
     if item:
