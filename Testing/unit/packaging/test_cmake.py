@@ -83,6 +83,11 @@ def test_every_file_is_in_the_package_and_nothing_else(checkout, package):
     assert found <= wanted, f"not files of the project: {sorted(found - wanted)}"
 
 
+def test_no_leftover_of_an_editor_or_a_merge_is_a_file_of_the_project():
+    leftovers = (".orig", ".rej", ".bak", ".swp", ".tmp", "~", ".pyc")
+    assert [path for path in files_of_the_project() if path.endswith(leftovers)] == []
+
+
 def test_lists_are_sorted():
     lines = (ROOT / "SESegmentation" / "CMakeLists.txt").read_text(encoding="utf-8").splitlines()
     for name in ("SCRIPTS", "RESOURCES"):
