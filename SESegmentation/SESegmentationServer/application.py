@@ -306,7 +306,7 @@ def _described(board: Board, job: ServerJob) -> dict[str, object]:
         "id": job.id,
         "kind": job.kind,
         "model": job.model,
-        "state": job.state,
+        "state": board.state_of(job),
         "position": position,
         "seconds": seconds,
     }

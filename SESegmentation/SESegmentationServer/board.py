@@ -172,6 +172,15 @@ class Board:
         job.work = None
         self._advance()
 
+    def state_of(self, job: ServerJob) -> str:
+        """Its state as the queue has it: a job that was taken out of it runs, also before what runs it has said so."""
+        return "running" if job.state == QUEUED and self.queue.runs(job.ticket) else job.state
+
+    @property
+    def running(self) -> int:
+        """How many jobs run; one that is done does not, though its slot may not be free yet."""
+        return sum(self.state_of(job) == "running" for job in self._jobs.values())
+
     def outlook(self, job: ServerJob) -> tuple[int, float | None]:
         """Position of a waiting job, 1 for the next, 0 of one that runs; and the seconds until its result is there."""
         return self.queue.outlook().get(job.ticket, (0, self.queue.seconds_left(job.ticket)))

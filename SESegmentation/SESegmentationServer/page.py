@@ -25,12 +25,12 @@ def _template() -> jinja2.Template:
 
 def page_html(board: Board, cards: Mapping[str, ModelCard], user: str) -> str:
     """The page for a user: of other users' jobs it tells the number alone."""
-    jobs = [(job, *board.outlook(job)) for job in board.jobs_of(user)]
+    jobs = [(job, board.state_of(job), *board.outlook(job)) for job in board.jobs_of(user)]
     return _template().render(
         version=__version__,
         user=user,
         waiting=len(board.queue),
-        running=board.queue.running,
+        running=board.running,
         slots=board.queue.slots,
         seconds=board.queue.seconds_until_free(),
         jobs=jobs,

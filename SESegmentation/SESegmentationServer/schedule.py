@@ -80,6 +80,10 @@ class FairQueue:
         """How many jobs run."""
         return len(self._ends)
 
+    def runs(self, ticket: Ticket) -> bool:
+        """Whether it was taken and has not left."""
+        return ticket in self._ends
+
     @property
     def free(self) -> int:
         """Slots that nobody uses."""

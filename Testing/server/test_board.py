@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import numpy as np
@@ -23,6 +24,7 @@ from SESegmentationLib.worker.messages import (
 )
 from SESegmentationServer.board import AGAIN, Answer, Board, ReplicaLostError
 from SESegmentationServer.frames import Work
+from SESegmentationServer.page import page_html
 from SESegmentationServer.refusals import RefusalError
 from SESegmentationServer.settings import Limits
 
@@ -166,6 +168,40 @@ def test_jobs_that_wait_are_told_their_position_and_time():
         assert types(await frames(await desk.follow(third)))[-1] == RESULT
         assert types(await frames(await desk.follow(second)))[-1] == RESULT
         assert desk.outlook(third) == (0, None)
+
+    asyncio.run(story())
+
+
+def test_a_job_that_was_taken_runs_before_its_replica_says_so_and_not_once_it_is_done():
+    async def story():
+        said, over = asyncio.Event(), asyncio.Event()
+
+        async def slow(job: Work, count: int) -> AsyncGenerator[Answer]:
+            await said.wait()
+            try:
+                async for answer in at_once(job, count):
+                    yield answer
+            finally:
+                await over.wait()  # its slot is not free yet
+
+        desk = board(slow)
+        first, second = (desk.submit(ID(number), "alice", work()) for number in (1, 2))
+        await asyncio.sleep(0)
+
+        def told() -> tuple[str, ...]:
+            page = page_html(desk, {}, "alice")
+            numbers = [re.search(rf'<b id="{name}">(\d+)</b>', page)[1] for name in ("running", "waiting")]
+            return (*numbers, *re.findall(r"<td>(queued|running|done)</td>", page))
+
+        assert told() == ("1", "1", "running", "queued")
+        said.set()
+        while first.state != "done":
+            await asyncio.sleep(0)
+        assert told() == ("0", "1", "done", "queued")
+        over.set()
+        while second.state != "done":
+            await asyncio.sleep(0)
+        assert told() == ("0", "0", "done", "done")
 
     asyncio.run(story())
 

@@ -325,7 +325,8 @@ def test_the_page_shows_queue_and_models_in_a_browser(server, long_job):
             told = "['running', 'waiting'].map(id => Number(document.getElementById(id).textContent))"
             states = "[...document.querySelectorAll('#jobs tbody td:nth-child(3)')].map(cell => cell.textContent)"
             numbers, rows = page.evaluate(f"[{told}, {states}]")  # of one moment: it is loaded again
-            assert numbers == [1, rows.count("queued")] and rows.count("running") == 1 and len(rows) <= 4
+            assert numbers == [rows.count("running"), rows.count("queued")] and numbers[0] <= 1 <= sum(numbers)
+            assert len(rows) <= 4
             assert "hippocampus-t1" in page.locator("#models").inner_text()
             assert "bob" in page.locator("body").inner_text()
             for width in (320, 1280):
