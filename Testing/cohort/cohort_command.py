@@ -48,8 +48,12 @@ class Command:
 
     def stamps(self) -> dict[str, int]:
         """When each segmentation was written, by name."""
-        finished = (path for path in self.out.rglob("*.nii.gz") if not path.parent.name.startswith(".sesegment"))
-        return {path.name: path.stat().st_mtime_ns for path in finished}
+        found: dict[str, int] = {}
+        for folder, folders, names in os.walk(self.out):  # minds no folder that is gone, as they are while it runs
+            folders[:] = [name for name in folders if not name.startswith(".sesegment")]
+            written = (Path(folder, name) for name in names if name.endswith(".nii.gz"))
+            found |= {path.name: path.stat().st_mtime_ns for path in written}
+        return found
 
     def hidden(self) -> list[Path]:
         """What should not be left."""

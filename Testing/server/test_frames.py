@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from json_places import holder, places
 from serving import body_of, job_header
 from SESegmentationLib.models import list_models
 from SESegmentationLib.result import SegmentOptions
@@ -179,14 +180,8 @@ def _text(random: Random) -> str:
     return "".join(random.choices("a1 /.\x00\n\ud800\u202eé", k=random.randint(0, 5)))
 
 
-def _places(value: object, path: tuple = ()) -> list[tuple]:
-    """Where something stands in JSON."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, inner in items for place in _places(inner, (*path, key)))]
-
-
 TEXTS = [json.loads(body[len(MAGIC) + LENGTH.size :][: LENGTH.unpack_from(body, len(MAGIC))[0]]) for body in BODIES]
-PLACES = [[place for place in _places(text) if place] for text in TEXTS]
+PLACES = [places(text)[1:] for text in TEXTS]
 
 
 @settings(max_examples=EXAMPLES // 2, deadline=None)
@@ -213,9 +208,7 @@ def test_a_frame_with_something_else_in_it_is_refused_or_can_be_unpacked(seed):
     number = random.randrange(len(TEXTS))
     text = copy.deepcopy(TEXTS[number])
     path = random.choice(PLACES[number])
-    place = text
-    for key in path[:-1]:
-        place = place[key]
+    place = holder(text, path)
     if random.random() < 0.5 or isinstance(place, list):
         place[path[-1]] = _anything(random)
     else:

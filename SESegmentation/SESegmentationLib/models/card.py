@@ -321,9 +321,11 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
     networks = Fields(fields.mapping("networks"), "networks")
     pair_fields = Fields({str(index): pair for index, pair in enumerate(pairs)}, "merged_pairs")
     spacing = fields.numbers("spacing", 3, low=0, high=100)
+    read: dict[str, Any] = {}
     for key, check in _SECTIONS.items():
-        if fields.has(key):
+        if fields.has(key) or key == "intensity":  # which each card must have
             check(fields.section(key))
+            read[key] = without_nulls(fields.mapping(key))
     sections.check_networks(fields.section("networks"), list(fields.mapping("networks")))
     if min(spacing) <= 0:
         fields.fail("spacing", "three sizes above 0 mm")
@@ -336,7 +338,6 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         contrast=fields.text("contrast", "", longest=200),
         spacing=spacing,
         orientation=fields.text("orientation", choices=("RAS",)),
-        intensity=without_nulls(fields.mapping("intensity")),
         networks={name: networks.mapping(name) for name in fields.mapping("networks")},
         views=tuple(
             View.from_dict(view, f"views[{i}]") for i, view in enumerate(fields.sequence("views", most=MOST_VIEWS))
@@ -352,16 +353,10 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
         missed_below=fields.number("missed_below", 0.0, low=0, high=1),
         intracranial_error=fields.number("intracranial_error", 0.0, low=0, high=1),
         margin_mm=fields.number("margin_mm", 0.0, low=0, high=1000),
-        input=without_nulls(fields.mapping("input", {})),
-        cleanup=without_nulls(fields.mapping("cleanup", {})),
-        pipeline=without_nulls(fields.mapping("pipeline")) if fields.has("pipeline") else None,
-        training=without_nulls(fields.mapping("training", {})),
-        accuracy=without_nulls(fields.mapping("accuracy", {})),
-        calibration=without_nulls(fields.mapping("calibration", {})),
-        repeatability=without_nulls(fields.mapping("repeatability", {})),
         licence=Licence.from_dict(fields.mapping("licence")),
         weights_file=weights.text("file", forbidden="/\\"),
         weights_sha256=weights.text("sha256").lower(),
+        **read,
     )
 
 
