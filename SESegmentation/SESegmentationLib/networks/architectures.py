@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, OutOfMemoryError, memory_errors
 from .pyramid import PyramidUNet
 from .se import ChannelSE, SpatialSE, build_se
 
@@ -308,6 +308,7 @@ def build_network(description: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         ModelError: unknown type or argument, or an argument that the network cannot have.
+        OutOfMemoryError: not enough memory.
     """
     arguments = dict(description)
     kind = arguments.pop("type", None)
@@ -316,7 +317,10 @@ def build_network(description: Mapping[str, Any]) -> nn.Module:
             f"There is no network type {kind!r}.", f"The types of this version are {', '.join(sorted(NETWORKS))}."
         )
     try:
-        return NETWORKS[kind](**arguments)
+        with memory_errors():
+            return NETWORKS[kind](**arguments)
+    except OutOfMemoryError:
+        raise
     except Exception as error:  # torch raises many kinds for numbers and types that it cannot use
         raise ModelError(
             f"The network {kind} cannot be built: {_first_line(error)}.",

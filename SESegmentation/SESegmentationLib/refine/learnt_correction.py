@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, memory_errors
 from ..geometry import Box, grown, mask_box, placed, triple, union, whole_box, within
 from ..inference.postprocess import divide
 from ..models import ModelCard
@@ -138,7 +138,7 @@ class LearntCorrection:
 
     @classmethod
     def load(cls, weights: Path) -> LearntCorrection:
-        """Read weights and the card beside them; ModelError where they cannot be used."""
+        """Read weights and the card beside them; ModelError or OutOfMemoryError where they cannot be used."""
         return _load(weights)
 
     @classmethod
@@ -332,12 +332,13 @@ def weights_for(model: str, folder: Path = FOLDER) -> Path:
 @cache
 def _load(path: Path) -> LearntCorrection:
     try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        network = CorrectionNetwork(tuple(card["channels"]))
-        weights = from_eight_bits(load_file(path))
-        network.load_state_dict(
-            {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
-        )
+        with memory_errors():
+            card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            network = CorrectionNetwork(tuple(card["channels"]))
+            weights = from_eight_bits(load_file(path))
+            network.load_state_dict(
+                {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+            )
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"The network that learnt to correct cannot be loaded from {path}: {error}.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from SESegmentationLib.errors import ModelError
+from SESegmentationLib.errors import ModelError, OutOfMemoryError
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.architectures import NETWORKS
 
@@ -77,3 +77,13 @@ def test_wrong_arguments_of_the_pyramid_are_named_in_one_line(make_network, chan
     with pytest.raises(ModelError, match=match) as caught:
         make_network("PyramidUNet", **changes)
     assert "\n" not in caught.value.cause
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_runs_out_is_no_fault_of_the_description(monkeypatch, error):
+    def build(**arguments):
+        raise error
+
+    monkeypatch.setitem(NETWORKS, "UNet", build)
+    with pytest.raises(OutOfMemoryError):
+        build_network({"type": "UNet"})

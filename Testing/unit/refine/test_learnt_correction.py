@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from SESegmentationLib.errors import ModelError
+from SESegmentationLib.errors import ModelError, OutOfMemoryError
 from SESegmentationLib.models import find_model
 from SESegmentationLib.models.store import _PACKAGE
 from SESegmentationLib.networks.correction import Corrected, CorrectionNetwork
@@ -223,6 +223,18 @@ def test_damaged_or_missing_weights_are_told(tmp_path):
     with pytest.raises(ModelError, match="cannot be loaded") as raised:
         LearntCorrection.load(tmp_path / ANY_MODEL.name)
     assert raised.value.remedy
+
+
+def test_memory_that_runs_out_is_no_damage_of_the_weights(tmp_path, monkeypatch):
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(ANY_MODEL.with_suffix(suffix), tmp_path)
+
+    def load(path):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(learnt_correction, "load_file", load)
+    with pytest.raises(OutOfMemoryError):
+        LearntCorrection.load(tmp_path / ANY_MODEL.name)
 
 
 def test_a_model_has_its_own_network_or_the_one_for_any(tiny_engine, tmp_path):
