@@ -10,6 +10,7 @@
 #   make bench-cohort   200 crops on one core and on two, and what 10,000 heads would take
 #   make bench-revisions [BEFORE=...]   results, time and memory of this revision against another one
 #   make bench-server   what a request costs beyond the local worker, and how eight clients share a server
+#   make bench-responsiveness   how long an event waits in the window while a head is segmented
 #   make bench-sheet    how fluid that page is with 1,000 scans
 #   make experiments [MEASURE=1 DATA=...]   tables and plots of the experiments; MEASURE=1 does the runs that are missing
 
@@ -32,7 +33,7 @@ REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
 .PHONY: help segment test test-slips fuzz bench bench-contrasts bench-revisions bench-doubt bench-refine bench-server \
-    bench-cohort bench-sheet cohort-sheet experiments \
+    bench-cohort bench-responsiveness bench-sheet cohort-sheet experiments \
     lint screenshots container container-test clean
 
 help:
@@ -60,13 +61,11 @@ lint: $(VENV)/.testing
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
-# tests that judge how long the window waits have the computer to themselves; of the others a file goes to whatever process
-# is free, and computes on one core alone; one process more than the two cores that there are at least, for tests wait a
-# fifth of their time; in their order, which begins with the files that take longest
+# a file of tests goes to whatever process is free, and computes on one core alone; one process more than the two cores
+# that there are at least, for tests wait a fifth of their time; in their order, which begins with the files that take longest
 test: lint
-	$(BIN)/python -m pytest -m alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile \
-	    --no-loadscope-reorder -m 'not alone' --cov --cov-report=term
+	    --no-loadscope-reorder --cov --cov-report=term
 
 test-slips: $(VENV)/.testing
 	SESEGMENTATION_ALL_SLIPS=1 $(BIN)/python -m pytest Testing/panel/test_mutations.py
@@ -90,7 +89,7 @@ bench-contrasts: $(VENV)/.testing
 bench-doubt bench-refine: bench-%: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/$*.py $(if $(MODEL),--model '$(MODEL)') $(if $(MEASURE),--measure)
 
-bench-server bench-cohort: bench-%: $(VENV)/.testing
+bench-server bench-cohort bench-responsiveness: bench-%: $(VENV)/.testing
 	$(BIN)/python Testing/benchmarks/$*.py
 
 bench-sheet: $(VENV)/.testing
