@@ -108,7 +108,7 @@ class Dispatcher:
                     silent = 0.0 if any(work.ready for work in self._works) else silent + tick_s
                     if silent > PATIENCE_S:
                         raise WorkerError(
-                            "No computer is there that could go on.", "See that the cluster runs."
+                            "No computer is left to go on.", "Check that the cluster is running."
                         ) from None
                     yield None
                     continue

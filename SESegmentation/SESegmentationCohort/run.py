@@ -255,7 +255,7 @@ def _conclude(
     done = tally.segmented + tally.kept
     warn(f"{done} of {tally.count} scans segmented{before}{rate}; {tally.failed} failed.")
     if (aside := records.out / CHANGED_FOLDER).is_dir():
-        warn(f"Results that had changed since they were written were made anew; as they were they lie in {aside}.")
+        warn(f"Results that had changed since they were written were made anew; the changed ones are in {aside}.")
     missing = sum(not records.path(case.name).exists() for case in whole.cases) if spread.shard else 0
     if missing:
         warn(f"{missing} of {len(whole.cases)} scans are left to the other parts; the last one makes table and sheet.")

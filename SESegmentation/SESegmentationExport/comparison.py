@@ -29,7 +29,7 @@ DAYS_A_YEAR = 365.25
 LEAST_DAYS = 90
 NO_CHANGE = "no change that can be told"
 #: of the sentence that comes with changes of a model that was not measured
-NOT_MEASURED = "What change of {model} can be told from noise was not measured."
+NOT_MEASURED = "It was not measured for {model} which changes can be told from noise."
 COLUMNS = ("value", "name", "earlier_ml", "later_ml", "change_ml", "percent", "percent_a_year", "least_percent", "told")
 _SIDE, _LINE, _GAP = 300, 20, 10
 _BACKGROUND, _TEXT, _DIM = (18, 20, 24), (225, 228, 232), (140, 145, 152)

@@ -110,7 +110,7 @@ def examine_server(address: str, certificate: Path | None = None) -> list[Check]
         server = server_at(address, certificate)
         link = Link(server)
         link.request("GET", "/healthz", signed=False).close()
-        way = "It is on this computer." if server.is_here else "The way to it is encrypted; its certificate is trusted."
+        way = "It is on this computer." if server.is_here else "The connection is encrypted, its certificate trusted."
         checks.append(Check("server", OK, f"{server.url} answers. {way}"))
         introduction = link.introduction()
         checks.append(Check("version", OK, f"Version {introduction['version']}, which fits this program."))
@@ -119,7 +119,7 @@ def examine_server(address: str, certificate: Path | None = None) -> list[Check]
         checks.append(Check("token", OK, finding))
         if place == "file":
             remedy = install_advice("keyring") + ", and store the token again."
-            checks[-1] = Check("token", WARNING, "The token is kept in a file, for there is no keyring.", remedy)
+            checks[-1] = Check("token", WARNING, "The token is kept in a file, as there is no keyring.", remedy)
         theirs = {str(model["name"]): str(model["version"]) for model in introduction["models"]}
         queue = introduction["queue"]
         counts = f"{int(queue['running'])} running, {int(queue['waiting'])} waiting"
@@ -129,7 +129,7 @@ def examine_server(address: str, certificate: Path | None = None) -> list[Check]
     except SegmentationError as error:
         return [*checks, Check("server", ERROR, error.cause, error.remedy)]
     except (KeyError, TypeError, ValueError):
-        return [*checks, Check("server", ERROR, "What it tells cannot be read.", "Tell the server's owner.")]
+        return [*checks, Check("server", ERROR, "Its answer cannot be read.", "Tell the server's owner.")]
     for card in (package.card for package in list_models()):
         name, there = f"model {card.name}", theirs.get(card.name)
         finding = f"The server has version {there}, this computer {card.version}." if there else "The server has none."

@@ -33,7 +33,7 @@ _LENGTH = struct.Struct("<Q")
 #: why nothing was learnt from corrections
 NOTHING_CORRECTED = "the slices hold no correction where the model looks"
 NO_GAIN = "no gain is expected on the other slices"
-NOTHING_SAID = "what was corrected says nothing of the other slices"
+NOTHING_SAID = "the corrections say nothing about the other slices"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class DicomOptions:
             2024).
         report: write a structured report with the volumes beside the segmentation.
         capture: write a picture as secondary capture beside the segmentation.
-        deidentify: leave patient and study attributes empty; UIDs stay, for the results refer to the series.
+        deidentify: leave patient and study attributes empty; UIDs stay, as the results refer to the series by them.
     """
 
     seg_type: SegmentationType = "binary"

@@ -149,7 +149,7 @@ def _application(board: Board, settings: Settings) -> FastAPI:
             request.state.user = gate.user_of(request)
         if request.url.path.startswith(_FORM_PATHS) and request.method in ("POST", "PUT"):
             if "content-length" not in request.headers:
-                raise RefusalError(411, ServerError("The size of the upload is not told.", "Send Content-Length."))
+                raise RefusalError(411, ServerError("The request does not state its size.", "Send Content-Length."))
             _check_size(request, settings)
 
     app = FastAPI(
@@ -179,7 +179,7 @@ def _application(board: Board, settings: Settings) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def refuse_query(_request: Request, _error: RequestValidationError) -> Response:
-        return _refused(malformed("its address is none"))
+        return _refused(malformed("its address is not valid"))
 
     @app.exception_handler(Exception)
     async def fail_unexpectedly(_request: Request, _error: Exception) -> Response:

@@ -128,9 +128,9 @@ class Board:
         for job in done[: max(0, len(done) + 1 - self.limits.jobs_per_user)]:  # the client had time to fetch it
             self.forget(job)
         if sum(job.state != "done" for job in all_jobs) + all_uploads >= self.limits.jobs:
-            raise full("The server has as many jobs as it takes.")
+            raise full("The server has reached its limit of jobs.")
         if sum(job.state != "done" for job in own) + uploads >= self.limits.jobs_per_user:
-            raise full("You have as many jobs on the server as it takes of one user.", status=429)
+            raise full("You have reached the limit of jobs that the server takes per user.", status=429)
 
     def find(self, identity: str, user: str) -> ServerJob:
         """The job of that user; RefusalError where there is none."""

@@ -172,7 +172,7 @@ def read_work(frame: Frame, cards: Mapping[str, ModelCard]) -> Work:
         raise malformed("its fields are not those of its kind")
     for name, type_ in expected.items():
         if not isinstance(value[name], type_):
-            raise malformed(f"its {name} is none")
+            raise malformed(f"its {name} is not valid")
     card = _card(value["model"], header.get("model_version"), cards)
     if kind == WarmUpJob.kind:
         if frame.arrays:

@@ -40,7 +40,7 @@ def too_large(limit: int) -> RefusalError:
         413,
         InputError(
             f"The volume is larger than the {limit / 1e6:.0f} MB that this server takes.",
-            "Segment a region of interest that is cut out, or segment on this computer.",
+            "Crop the volume to a region of interest, or segment on this computer.",
         ),
     )
 

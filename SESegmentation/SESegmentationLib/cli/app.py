@@ -194,7 +194,7 @@ def run(
     ] = None,
     samples: Annotated[
         int,
-        typer.Option(min=0, help="Draw so many samples, and report how far each structure differs among them; slow."),
+        typer.Option(min=0, help="Draw this many samples and report how far each structure differs among them; slow."),
     ] = 0,
     sampling: Annotated[
         Literal["augmentation", "dropout"],
@@ -328,8 +328,8 @@ def refine(
         bool,
         typer.Option(
             "--recalibrate",
-            help="Recalibrate the model's squeeze & excitation blocks to this patient before, as far as that finds "
-            "corrected slices better that were hidden from it. Takes longer.",
+            help="First recalibrate the model's squeeze & excitation blocks to this patient, as far as that improves "
+            "the result on held-out corrected slices. Takes longer.",
         ),
     ] = False,
     adapted: Annotated[

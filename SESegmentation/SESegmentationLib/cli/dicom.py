@@ -294,7 +294,7 @@ def choose_for_series(
     if series.no_scan:
         return f"it is {series.no_scan}"
     if not re.fullmatch(r"[0-9.]{1,64}", series.uid):  # files are named by it
-        return "its SeriesInstanceUID is none"
+        return "its SeriesInstanceUID is not valid"
     if sum(header.number("NumberOfFrames") or 1 for header in series.headers) < 2:
         return "it is a single image"
     try:

@@ -46,7 +46,7 @@ Series = Annotated[
 ]
 SegType = Annotated[
     Literal["binary", "labelmap"],
-    typer.Option(case_sensitive=False, help="DICOM: one bit a voxel and segment, or the label map (newer readers)."),
+    typer.Option(case_sensitive=False, help="DICOM: one bit per voxel and segment, or the label map (newer readers)."),
 ]
 StructuredReport = Annotated[
     bool, typer.Option("--sr", help="DICOM: write a structured report of the volumes too, beside the segmentation.")

@@ -131,7 +131,7 @@ class Link:
             reasons = {
                 "expired": "it has expired",
                 "match": "it is not for this address",
-                "valid for": "it is not for it",
+                "valid for": "it is for another address",
             }
             reason = next((reason for word, reason in reasons.items() if word in text), "its issuer is not known here")
             return ServerError(
@@ -144,7 +144,7 @@ class Link:
         if isinstance(error, requests.exceptions.Timeout):
             cause = f"The server {name} does not answer."
         elif "NameResolution" in text or "getaddrinfo" in text or "Name or service" in text:
-            cause = f"No computer is called as in the address {name}."
+            cause = f"There is no computer with the name in the address {name}."
         return LostError(ServerError(cause, "Check its address, whether it runs, and the network of this computer."))
 
     def _refusal(self, response: requests.Response) -> Exception:

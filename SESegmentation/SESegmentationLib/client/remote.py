@@ -187,7 +187,7 @@ class Delivery:
     def _frames(self, response: requests.Response) -> Iterator[Frame]:
         """What the server sends; LostError where that ends before the job does."""
         stream = Stream(response)
-        lost = LostError(ServerError(f"The server {self._server} does not go on.", _AGAIN))
+        lost = LostError(ServerError(f"The server {self._server} stopped sending.", _AGAIN))
         while True:
             try:
                 frame = read_frame(stream)

@@ -105,7 +105,7 @@ def url_of(address: str) -> str:
         raise UsageError("The address of a server holds more than host, port and path.", _EXAMPLE)
     if scheme == "http" and not _is_loopback(host):
         raise UsageError(
-            f"The way to {text[:80]} is not encrypted: others could read the scan and the token.",
+            f"The connection to {text[:80]} is not encrypted: others could read the scan and the token.",
             "Write https:// before the host; the server needs a certificate for it.",
         )
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{parts.path.rstrip('/')}"

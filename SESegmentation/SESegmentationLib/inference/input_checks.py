@@ -205,7 +205,7 @@ def _head(survey: HeadSurvey, card: ModelCard) -> Iterator[Finding]:
         yield Finding(
             "orientation",
             f"The head is mirror-symmetric {survey.symmetry_axis} rather than from left to right.",
-            "The directions in the file are probably wrong; then all structures and sides are.",
+            "The directions in the file are probably wrong, and with them all structures and sides.",
         )
     if survey.facing:
         yield Finding(
@@ -216,13 +216,13 @@ def _head(survey: HeadSurvey, card: ModelCard) -> Iterator[Finding]:
     if survey.cut_sides:
         yield Finding(
             "head-cut-off",
-            f"The head goes on outside the field of view ({', '.join(survey.cut_sides)}).",
+            f"The head extends beyond the field of view ({', '.join(survey.cut_sides)}).",
             "Structures there are too small or missing.",
         )
     if card.contrast == "T1" and survey.fluid_is_bright:
         yield Finding(
             "contrast",
-            "Deep in the head the minority is brighter than the rest, as fluid is in T2; the model is for T1.",
+            "Deep in the head the rarer tissue is brighter than the rest, as fluid is in T2; the model is for T1.",
             "Structures are very likely misplaced or missing.",
         )
     elif card.contrast == "T1" and survey.vessels_are_bright:
@@ -325,7 +325,7 @@ def _coarse(image: sitk.Image) -> np.ndarray:
 
 
 def _core(mask: np.ndarray) -> np.ndarray:
-    """The voxels deep inside the largest depth's surroundings of a head's mask (k, j, i)."""
+    """The voxels (k, j, i) that lie at least ``CORE_DEPTH`` times as deep in a head as its deepest one."""
     padded = sitk.GetImageFromArray(np.pad(mask, 3).astype(np.uint8))
     filled = sitk.BinaryFillhole(sitk.BinaryMorphologicalClosing(padded, (3, 3, 3)))
     depth = sitk.SignedMaurerDistanceMap(filled, insideIsPositive=True, squaredDistance=False)
@@ -341,7 +341,7 @@ def _place_of(core: np.ndarray, head: np.ndarray) -> np.ndarray:
 
 
 def _skewness(head: np.ndarray, axis: int) -> float:
-    """Of how many voxels of a head there are along an axis."""
+    """Skewness of the positions of a head's voxels along an axis."""
     places = np.nonzero(head)[axis].astype(float)
     deviation = places.std()
     return float(((places - places.mean()) ** 3).mean() / deviation**3) if deviation else 0.0

@@ -171,7 +171,7 @@ def check_output(
             Finding(
                 "cut-off",
                 f"At the edge of the volume: {_names(cut)}.",
-                "They may go on outside the field of view; their volumes are then too small.",
+                "They may extend beyond the field of view; their volumes are then too small.",
             )
         )
     return findings

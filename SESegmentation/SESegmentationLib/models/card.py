@@ -129,14 +129,14 @@ class ModelCard:
         contrast: for example "T1".
         spacing: voxel size of the model's grid in mm, along right-left, posterior-anterior and inferior-superior.
         orientation: axes of the model's grid; "RAS" is the only one.
-        intensity: recipe for the intensities, see ``inference.intensity``.
+        intensity: recipe for the intensities, see ``inference.preprocess``.
         networks: descriptions for ``networks.build_network``, by name; output channel c is the c-th label, 0 none.
         views: planes and their networks.
         labels: structures, in the order of the networks' output channels 1, 2, ...
         merged_pairs: (left value, right value) of labels that views with ``merged`` cannot tell apart.
         dividing_plane: labels that meet at a plane, or None.
         missed_below: share of a structure's volume in another view below which a view overlooks it and is left out
-            of its fusion, see ``predict.views``; 0 where all views always count.
+            of its fusion, see ``inference.views``; 0 where all views always count.
         intracranial_error: of models that find all that lies inside the skull, the relative error (root mean square) of
             its volume; 0 where the model does not tell it.
         margin_mm: margin in mm kept round the foreground or region when cropping.

@@ -1,9 +1,9 @@
 """The sections of a card: views, input, pipeline, accuracy, calibration. Each is checked whenever a card is read.
 
-The calibration was measured on validation cases (``training.calibration``) and holds, for results of all views and of
-one view alone ("--fast"), by label value, a few points of a rising line: "confidence" and "dice". Above the last point
-it stays level; below the first one, where nothing was seen, it falls to 0 with the confidence: a structure that the
-networks agree on less than in any case measured must not be promised the Dice of the worst of those.
+The calibration was measured on validation cases (``SESegmentationTraining.calibration``) and holds, for results of all
+views and of one view alone ("--fast"), by label value, a few points of a rising line: "confidence" and "dice". Above
+the last point it stays level; below the first one, where nothing was seen, it falls to 0 with the confidence: a
+structure that the networks agree on less than in any case measured must not be promised the Dice of the worst of those.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class View:
         thickness: slices that the network sees at once, odd; the middle one is segmented.
         merged: whether left and right are one class in this view.
         size: rows and columns of the slices in training, of a volumetric view slices, rows and columns; smaller ones
-            are padded to it with zeros, for what cSE blocks squeeze is a mean over the whole slice. None: slices of
+            are padded to it with zeros, since cSE blocks squeeze by the mean over the whole slice. None: slices of
             any size are taken as they are.
         mirrored: whether the network looks at the left-right mirror image too, and the mean of both counts; for
             networks that were trained on mirrored images. Takes twice the time.
@@ -118,7 +118,7 @@ def _size(fields: Fields, lengths: int) -> tuple[int, ...]:
 
 
 def check_intensity(fields: Fields) -> None:
-    """``preprocess.intensity``'s recipe."""
+    """The recipe for the intensities, see ``inference.preprocess``."""
     kind = fields.text("type")
     if fields.has("foreground"):
         fields.text("foreground", choices=("all", "nonzero", "bright"))
@@ -184,7 +184,7 @@ def check_input(fields: Fields) -> None:
 
 
 def check_cleanup(fields: Fields) -> None:
-    """``postprocess.cleanup``'s recipe."""
+    """The entry "cleanup", see ``inference.postprocess`` and ``inference.smoothing``."""
     for key in ("largest_union", "faces", "fill_holes"):
         if fields.has(key):
             fields.flag(key)

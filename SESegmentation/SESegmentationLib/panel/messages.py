@@ -125,7 +125,7 @@ class Message:
 
     @classmethod
     def of_error(cls, error: SegmentationError) -> Message:
-        """What to show of an error; that the user cancelled is none."""
+        """What to show of an error; a run that the user cancelled is no error, but information."""
         level = INFORMATION if isinstance(error, CancelledError) else ERROR
         return cls(level, *_translated(error.cause, error.remedy))
 

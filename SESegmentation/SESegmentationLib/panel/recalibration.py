@@ -295,7 +295,7 @@ class Recalibration:
         if not changes:
             return False
         summary = _(
-            "Proposal, the corrections of {earlier} in the place where they belong here: voxels gained (green) and "
+            "Proposal: the corrections of {earlier}, moved to the same anatomy in this scan; voxels gained (green) and "
             "lost (red) are {changes}. Accepted structures and corrected slices stay. Check all of it: the anatomy may "
             "have changed since."
         ).format(earlier=start.earlier, changes=_list_changes(changes, record))
@@ -357,7 +357,7 @@ def _reason(reason: str) -> str:
     return {
         NOTHING_CORRECTED: _("the slices hold no correction where the model looks"),
         NO_GAIN: _("no gain is expected on the other slices"),
-        NOTHING_SAID: _("what was corrected says nothing of the other slices"),
+        NOTHING_SAID: _("the corrections say nothing about the other slices"),
     }.get(reason, reason)
 
 

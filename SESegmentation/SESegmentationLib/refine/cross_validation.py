@@ -62,7 +62,7 @@ def recalibrate_cross_validated(
 
     Raises:
         InputError: the corrected slices lie where the model does not look.
-        UsageError: the networks do not have the parameters that shall learn.
+        UsageError: the networks do not have the parameters that are to be trained.
     """
     networks = {name: net.to(engine.device) for name, net in load_networks(engine.package).items()}
     crops = engine.crops(image, options, located=located)

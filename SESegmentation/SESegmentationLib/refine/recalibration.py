@@ -170,7 +170,7 @@ class Settings:
         parameters: which, see :func:`.adapted_parameters`.
         steps: of the optimiser, for each network.
         volumetric_steps: the same for networks that see all slices at once: each step learns from all that is known.
-            10 do it in half the time, and regain a quarter less (``Testing/benchmarks/refine.py --choose``).
+            10 take half the time, and regain a quarter less.
         rate: of learning at first; it falls to 0 as a cosine.
         stay: strength of the pull towards the old values, on half the sum of squared differences.
         anchor: weight of the network's own former probabilities where it was sure.

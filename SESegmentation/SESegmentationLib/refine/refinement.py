@@ -1,8 +1,8 @@
 """From a corrected segmentation to a better one: propagate the corrections to the other slices, and list the changes.
 
 The learnt correction does that, where it expects a gain. Before it, batch norms are adapted to a scan that differs from
-those of the training. On request the networks are recalibrated instead, as far as that finds corrected slices better
-that were hidden from it.
+those of the training. On request the networks are recalibrated instead, as far as that improves the result on held-out
+corrected slices.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def refine(
     Raises:
         InputError: the volume or the corrections cannot be used.
         ModelError: the learnt correction is not there.
-        UsageError: the networks do not have the parameters that shall learn.
+        UsageError: the networks do not have the parameters that are to be trained.
         OutOfMemoryError: not enough memory.
         CancelledError: from ``progress``.
     """

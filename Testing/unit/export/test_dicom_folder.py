@@ -225,7 +225,7 @@ def test_no_file_is_named_by_what_is_no_uid(tiny_model, tmp_path):
     with pydicom.config.disable_value_validation():
         write_series(Volume(voxels), tmp_path / "in", names="{}.dcm", SeriesInstanceUID="1.2/../../../escaped")
     code, _, errors = called("dicom", tmp_path / "in", tmp_path / "a" / "b", "-m", tiny_model)
-    assert code == 2 and "its SeriesInstanceUID is none" in errors
+    assert code == 2 and "its SeriesInstanceUID is not valid" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 

@@ -49,7 +49,7 @@ _WHOLE = (np.int16, np.uint16, np.int32, np.uint32)
 
 
 class StoredPixels:
-    """Reads files, and keeps the last, for several images in a row are often frames of one file."""
+    """Reads files, and keeps the last one, as consecutive images are often frames of one file."""
 
     def __init__(self) -> None:
         self._file: Path | None = None
