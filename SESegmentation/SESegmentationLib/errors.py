@@ -191,7 +191,7 @@ def memory_errors() -> Iterator[None]:
         raise OutOfMemoryError("There is not enough memory for this volume and model.", REMEDY) from error
 
 
-def require(gigabytes: float) -> None:
+def require_memory(gigabytes: float) -> None:
     """Raise OutOfMemoryError if less than ``gigabytes`` of main memory is available; nothing where that is unknown.
 
     Without this Linux would let the allocation succeed and end the process later.
@@ -210,7 +210,7 @@ def require_for_grid(voxels: float, on_grid: float) -> None:
         voxels: of the image: in single precision it is turned, and perhaps smoothed.
         on_grid: of the grid: in single precision it is resampled and normalised.
     """
-    require(8 * (voxels + on_grid) / 1e9)
+    require_memory(8 * (voxels + on_grid) / 1e9)
 
 
 def available_gigabytes() -> float | None:

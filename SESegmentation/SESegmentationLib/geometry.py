@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import InputError, UsageError, require
+from .errors import InputError, UsageError, require_memory
 
 #: direction of a RAS image in LPS coordinates
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
@@ -152,7 +152,7 @@ class Geometry:
         Raises:
             OutOfMemoryError: it would be too large.
         """
-        require(math.prod(self.size) * image.GetSizeOfPixelComponent() / 1e9)
+        require_memory(math.prod(self.size) * image.GetSizeOfPixelComponent() / 1e9)
         identity = sitk.Transform(3, sitk.sitkIdentity)
         return sitk.Resample(
             image, self.size, identity, interpolator, self.origin, self.spacing, self.direction, outside

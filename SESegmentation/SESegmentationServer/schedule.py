@@ -89,10 +89,6 @@ class FairQueue:
         """Slots that nobody uses."""
         return self.slots - sum(min(ticket.slots, self.slots) for ticket in self._ends)
 
-    def waiting_of(self, user: str) -> int:
-        """How many jobs of a user wait."""
-        return len(self._waiting.get(user, ()))
-
     def add(self, ticket: Ticket) -> None:
         """Let it wait."""
         self._waiting.setdefault(ticket.user, deque()).append(ticket)

@@ -133,9 +133,7 @@ def fold_parcels(labels: sitk.Image) -> sitk.Image:
     for cortex, ranges in CORTICAL_PARCELS.items():
         for low, high in ranges:
             values[(values >= low) & (values <= high)] = cortex
-    folded = sitk.GetImageFromArray(values)
-    folded.CopyInformation(labels)
-    return folded
+    return Geometry.of(labels).image(values)
 
 
 def test_cases(package: ModelPackage, dataset: Path) -> list[Case]:

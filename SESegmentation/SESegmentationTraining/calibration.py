@@ -22,6 +22,7 @@ import torch
 from scipy.optimize import nnls
 
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.device import choose_device
 from SESegmentationLib.inference.output_checks import confidence
 from SESegmentationLib.inference.predictor import Prediction, Predictor
@@ -112,9 +113,7 @@ def shift_array(array: np.ndarray, name: str, seed: int) -> np.ndarray:
 
 def shift_volume(image: sitk.Image, name: str, seed: int) -> sitk.Image:
     """A volume under the shift ``name``, float32, on the same grid."""
-    shifted = sitk.GetImageFromArray(shift_array(voxels_of(image), name, seed))
-    shifted.CopyInformation(image)
-    return shifted
+    return Geometry.of(image).image(shift_array(voxels_of(image), name, seed))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting, write_whole
-from SESegmentationLib.geometry import same_grid
+from SESegmentationLib.geometry import Geometry, same_grid
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.io.volume_image import voxels_of
@@ -121,8 +121,7 @@ def lay_out_visceral(source: Path, dataset: Path, part: str = "Tr") -> tuple[int
             if not same_grid(image, mask):
                 raise InputError(f"{masks[case][radlex]} does not lie on the grid of {path}.", "Get the file again.")
             values[voxels_of(mask) > 0] = value
-        labels = sitk.GetImageFromArray(values)
-        labels.CopyInformation(image)
+        labels = Geometry.of(image).image(values)
         _write_case(dataset, part, case, image, labels)
     count = len(set(volumes) - set(left_out))
     _describe(dataset, "visceral", "CT", count)
@@ -139,9 +138,7 @@ def _malc_table(labels: sitk.Image) -> np.ndarray:
 
 
 def _recoded(labels: sitk.Image, table: np.ndarray) -> sitk.Image:
-    recoded = sitk.GetImageFromArray(table[voxels_of(labels)])
-    recoded.CopyInformation(labels)
-    return recoded
+    return Geometry.of(labels).image(table[voxels_of(labels)])
 
 
 def _write_case(dataset: Path, part: str, name: str, image: sitk.Image, labels: sitk.Image) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import UsageError
+from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.volume_image import voxels_of
@@ -57,9 +58,7 @@ def rescan(image: sitk.Image, seed: int) -> sitk.Image:
     values = np.maximum(values, 0) * np.exp(BIAS * sitk.GetArrayFromImage(field))
     bright = np.percentile(values, 99)
     real, imaginary = NOISE * bright * random.normal(size=(2, *values.shape))
-    noisy = sitk.GetImageFromArray((np.hypot(values + real, imaginary) + darkest).astype(np.float32))
-    noisy.CopyInformation(image)
-    return noisy
+    return Geometry.of(image).image((np.hypot(values + real, imaginary) + darkest).astype(np.float32))
 
 
 def within_scan_deviations(pairs: Sequence[tuple[dict[int, float], dict[int, float]]]) -> dict[int, float]:

@@ -11,7 +11,8 @@ from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import verify_package
 from SESegmentationLib.result import SegmentOptions
 from SESegmentationTraining.accuracy import fold_parcels
-from SESegmentationTraining.evaluation import compare, island_voxels, swapped_voxels
+from SESegmentationTraining.evaluation import compare
+from sides import island_voxels, swapped_voxels
 
 #: FreeSurfer's CSF is a thin rest in the real labels, all of the fluid round the brain in the training's
 CSF = 24

@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import SegmentationError
+from ..geometry import Geometry
 from ..io.volume_image import voxels_of
 from ..models import ModelPackage
 from ..progress import Progress
@@ -216,9 +217,7 @@ class WaitingEngine:
         result = wait_for(self.segmenter, SegmentJob(image, self.package.path, options), progress).segmentation()
         if result.doubt is None:
             return result
-        doubt = sitk.GetImageFromArray(voxels_of(result.doubt) / np.float32(DOUBT_STEPS))
-        doubt.CopyInformation(result.doubt)
-        return replace(result, doubt=doubt)
+        return replace(result, doubt=Geometry.of(result.doubt).image(voxels_of(result.doubt) / np.float32(DOUBT_STEPS)))
 
     def attention(self, image: sitk.Image, options: SegmentOptions, progress: Progress) -> sitk.Image:
         """What the networks look at; see :func:`SESegmentationLib.inference.explanations.attention_map`."""

@@ -74,9 +74,7 @@ def clean(labels: sitk.Image, values: Sequence[int], cleanup: Mapping[str, Any])
         if cleanup.get("fill_holes"):
             filled = sitk.GetArrayFromImage(sitk.BinaryFillhole(_as_image(structure), fullyConnected=False)) > 0
             part[filled & (part == 0)] = value
-    cleaned = sitk.GetImageFromArray(array)
-    cleaned.CopyInformation(labels)
-    return cleaned
+    return Geometry.of(labels).image(array)
 
 
 def _largest_piece(mask: np.ndarray, corners: bool = True) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import REMEDY, ModelError, OutOfMemoryError, is_out_of_memory, require
+from ..errors import REMEDY, ModelError, OutOfMemoryError, is_out_of_memory, require_memory
 from ..models import ModelCard, View
 from ..networks.batch_norms import fold_batch_norms
 from ..networks.se import recorded_gates, spatial_gate
@@ -166,7 +166,7 @@ class Predictor:
         """The weighted mean of the probabilities of ``views``, and the votes of each."""
         on_cpu = low_memory or self.device.type == "cpu"
         if on_cpu:
-            require(volume.size * (2 * self.classes + 8) / 1e9)
+            require_memory(volume.size * (2 * self.classes + 8) / 1e9)
         store = torch.device("cpu") if on_cpu else self.device
         image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
         # channels last: what a network gives for a slice then lies together in every plane
@@ -197,7 +197,7 @@ class Predictor:
         """
         limit = self._limit(low_memory)
         whole = sum(view.weight for view in views)
-        require(volume.size * 8 / 1e9)
+        require_memory(volume.size * 8 / 1e9)
         with torch.inference_mode():
             image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
             total = torch.zeros(volume.shape, dtype=torch.float32)

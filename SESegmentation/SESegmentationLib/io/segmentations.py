@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError, require
+from ..errors import InputError, require_memory
 from ..geometry import Geometry, same_grid, triple
 from ..models.labels import Code, Label, same_name
 from .reading import read_label_layers
@@ -321,7 +321,7 @@ def placed(labels: sitk.Image, grid: Geometry, name: str) -> sitk.Image:
     if shift is None or own == grid:
         return labels
     array = voxels_of(labels)
-    require(math.prod(grid.size) * array.itemsize / 1e9)
+    require_memory(math.prod(grid.size) * array.itemsize / 1e9)
     whole = np.zeros(grid.shape, array.dtype)
     there, here = [], []
     for first, size, room in zip(shift[::-1], array.shape, grid.shape, strict=True):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
-from ..errors import InputError, require
+from ..errors import InputError, require_memory
 from ..result import Finding
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def check_room(path: Path, voxels: int, dtype: np.dtype) -> None:
         raise InputError(
             f"{path} is cut off, or its header is wrong: {size} bytes cannot hold {voxels} voxels.", CUT_OFF_REMEDY
         )
-    require(_COPIES * needed / 1e9)
+    require_memory(_COPIES * needed / 1e9)
 
 
 def skip(file: BinaryIO, count: int) -> int:

@@ -56,9 +56,7 @@ def label_map(node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Label],
     merged = np.zeros(geometry.GetSize()[::-1], value_type(structures))
     for layer in find_layers(node.GetSegmentation(), structures, geometry):
         np.copyto(merged, layer.values, where=layer.values > 0)
-    image = sitk.GetImageFromArray(merged)
-    image.CopyInformation(geometry)
-    return image
+    return Geometry.of(geometry).image(merged)
 
 
 def value_type(structures: Sequence[Label]) -> np.dtype:

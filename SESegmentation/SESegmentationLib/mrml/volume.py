@@ -22,7 +22,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ..errors import InputError, require
+from ..errors import InputError, require_memory
 from ..geometry import Geometry, triple
 from ..io.formats import read_header
 from ..io.volume_image import NO_ORIENTATION, SHEAR_DEGREES, ShearedError, affines_contradict, shear_degrees
@@ -116,7 +116,7 @@ def copier_of_volume_node(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], 
     check_volume_node(node)
     data = node.GetImageData()
     # a copy for the image, one on its way to the worker and two there, of which one becomes single precision
-    require(data.GetNumberOfPoints() * (3 * data.GetScalarSize() + 8) / 1e9)
+    require_memory(data.GetNumberOfPoints() * (3 * data.GetScalarSize() + 8) / 1e9)
     _check_file(node)
     return partial(volume_geometry(node).image, slicer.util.arrayFromVolume(node))
 

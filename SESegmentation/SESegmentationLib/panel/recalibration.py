@@ -347,9 +347,7 @@ def proposed_labels(
     if corrected is not None:
         stays |= corrected
     after[stays] = before[stays]
-    proposed = sitk.GetImageFromArray(after)
-    proposed.CopyInformation(labels)
-    return now, proposed
+    return now, Geometry.of(labels).image(after)
 
 
 def _reason(reason: str) -> str:

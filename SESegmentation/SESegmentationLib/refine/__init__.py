@@ -47,8 +47,7 @@ class Corrections:
         A voxel of the grid is known if the volume's voxel nearest to it is, or if it is the nearest one to a known
         voxel of the volume: slices thinner than the grid's are not lost.
         """
-        mask = sitk.GetImageFromArray(self.known.astype(np.uint8))
-        mask.CopyInformation(self.labels)
+        mask = Geometry.of(self.labels).image(self.known.astype(np.uint8))
         labels, known = grid.labels_to_grid(self.labels), grid.labels_to_grid(mask) > 0
         if not grid.exact:
             where = np.argwhere(self.known)
@@ -66,9 +65,7 @@ class Corrections:
         """``labels``, on the same grid, with the known voxels as they were left."""
         array = sitk.GetArrayFromImage(labels)
         array[self.known] = voxels_of(self.labels)[self.known]
-        kept = sitk.GetImageFromArray(array)
-        kept.CopyInformation(labels)
-        return kept
+        return Geometry.of(labels).image(array)
 
 
 def check_place(image: sitk.Image, labels: sitk.Image) -> None:

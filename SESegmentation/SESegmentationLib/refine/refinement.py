@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from torch import Tensor
 
 from ..errors import memory_errors
+from ..geometry import Geometry
 from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..inference.output_checks import measure_structures
@@ -99,9 +100,7 @@ def propagate(
         changed &= array == table[was]  # what was tidied up stays so
         array[changed] = table[now[changed]]
     report(1.0)
-    carried = sitk.GetImageFromArray(array)
-    carried.CopyInformation(labels)
-    return carried, judgements
+    return Geometry.of(labels).image(array), judgements
 
 
 @dataclass(frozen=True)
@@ -267,9 +266,7 @@ def _limited(labels: sitk.Image, own: sitk.Image, corrections: Corrections) -> s
     allowed = np.isin(new[there], values) | np.isin(before[there], values)
     result = before.copy()
     result[there] = np.where(allowed, new[there], before[there])
-    limited = sitk.GetImageFromArray(result)
-    limited.CopyInformation(own)
-    return limited
+    return Geometry.of(own).image(result)
 
 
 def _reason(judgements: dict[int, Judgement], learnt: LearntCorrection) -> str:
@@ -310,6 +307,4 @@ def _outside(corrections: Corrections, doubt: sitk.Image | None) -> sitk.Image |
         return None
     array = sitk.GetArrayFromImage(doubt)
     array[corrections.known] = 0
-    outside = sitk.GetImageFromArray(array)
-    outside.CopyInformation(doubt)
-    return outside
+    return Geometry.of(doubt).image(array)

@@ -1,4 +1,4 @@
-"""Doubt: voxel by voxel, slices ranked by it, mapped on the input's grid; the expected Dice of the card."""
+"""Doubt: voxel by voxel, mapped on the input's grid; the expected Dice of the card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.output_checks import doubtful_slices, voxel_doubt
+from SESegmentationLib.inference.output_checks import voxel_doubt
 from SESegmentationLib.result import SegmentOptions
 
 
@@ -31,31 +31,6 @@ def test_of_sampled_labels_as_many_are_wrong_as_doubt_says(seed):
     doubt = voxel_doubt(torch.from_numpy(probabilities).movedim(-1, 0))
     wrong = (probabilities.argmax(-1) != truth).sum()
     assert abs(doubt.sum() - wrong) < 5 * np.sqrt(doubt.sum())
-
-
-def test_slices_are_ranked_by_their_sum_of_doubt():
-    doubt = np.zeros((5, 6, 7))
-    doubt[1, 2, 3], doubt[1, 3, 4], doubt[4, 2, 0] = 0.5, 0.4, 0.2
-    ranked = doubtful_slices(doubt)
-    assert len(ranked) == 5 + 6 + 7
-    assert [entry.doubt for entry in ranked] == sorted((entry.doubt for entry in ranked), reverse=True)
-    assert (ranked[0].axis, ranked[0].number, ranked[0].doubt) == (0, 1, pytest.approx(0.9))
-    assert (ranked[1].axis, ranked[1].number, ranked[1].doubt) == (1, 2, pytest.approx(0.7))
-    for axis in range(3):
-        assert sum(entry.doubt for entry in ranked if entry.axis == axis) == pytest.approx(doubt.sum())
-    assert {entry.axis for entry in doubtful_slices(doubt, axes=(2,))} == {2}
-
-
-@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 99))
-@settings(deadline=None)
-def test_chosen_slices_of_one_axis_keep_apart(count, apart, seed):
-    doubt = np.random.default_rng(seed).random((9, 8, 7))
-    chosen = doubtful_slices(doubt, count, apart=apart)
-    assert len(chosen) <= count
-    assert chosen[0] == doubtful_slices(doubt)[0]
-    for index, one in enumerate(chosen):
-        for other in chosen[:index]:
-            assert one.axis != other.axis or abs(one.number - other.number) >= apart
 
 
 def test_the_engine_maps_doubt_on_the_grid_of_the_input(phantom_package, make_phantom):

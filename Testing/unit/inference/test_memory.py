@@ -9,7 +9,13 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib import errors as memory
-from SESegmentationLib.errors import OutOfMemoryError, available_gigabytes, is_out_of_memory, memory_errors, require
+from SESegmentationLib.errors import (
+    OutOfMemoryError,
+    available_gigabytes,
+    is_out_of_memory,
+    memory_errors,
+    require_memory,
+)
 
 
 def raised_by(function) -> BaseException:
@@ -51,10 +57,10 @@ def test_it_becomes_one_error_with_a_remedy():
 def test_what_is_needed_is_asked_for_beforehand(monkeypatch, available, enough):
     monkeypatch.setattr(memory, "available_gigabytes", lambda: available)
     if enough:
-        require(4.0)
+        require_memory(4.0)
     else:
         with pytest.raises(OutOfMemoryError, match=r"need 4.0 GB of memory; 3.9 GB"):
-            require(4.0)
+            require_memory(4.0)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationTraining.evaluation import island_voxels, swapped_voxels
+from sides import island_voxels, swapped_voxels
 
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 PAIRS = [(10, 49), (17, 53), (26, 58)]

@@ -22,7 +22,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from ...errors import InputError, require
+from ...errors import InputError, require_memory
 from . import SIGNATURE_BYTES, has_signature
 
 #: more than all tags without the pixels ever are, and what may follow the pixels
@@ -151,7 +151,7 @@ def _inflate(file: BinaryIO, plain: io.BytesIO) -> None:
                 if is_explained:
                     raise OversizedError(f"more than {most} bytes")
                 is_explained, most = True, _TAG_BYTES + _explained(plain)
-                require(_COPIES * most / 1e9)
+                require_memory(_COPIES * most / 1e9)
     except zlib.error as error:
         raise ValueError(str(error)) from error
 
@@ -244,11 +244,6 @@ class Header:
         """
         found = numbers_of(self.dataset, keyword, 1, str(self.path))
         return None if found is None else int(found[0])
-
-    @property
-    def syntax(self) -> str:
-        """UID of the way in which tags and pixels are written; empty where the file does not say."""
-        return text_of(self.dataset.file_meta, "TransferSyntaxUID")
 
     @cached_property
     def class_name(self) -> str:

@@ -24,7 +24,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from ...errors import InputError, SegmentationError, require
+from ...errors import InputError, SegmentationError, require_memory
 from ...result import Finding
 from ..volume_image import add_remarks
 from .frames import Frame, frames_of
@@ -129,7 +129,9 @@ def read_scan(path: Path, series: str | None) -> sitk.Image:
     stack, pixels = Stack.of(frames, str(path)), StoredPixels()
     (columns, rows), kind = frames[0].size, _voxel_type(chosen.headers, frames)
     in_a_file = max(Counter(frame.file for frame in frames).values())
-    require(rows * columns * (_COPIES * np.dtype(kind).itemsize * len(stack.places) + _DECODING * in_a_file) / 1e9)
+    require_memory(
+        rows * columns * (_COPIES * np.dtype(kind).itemsize * len(stack.places) + _DECODING * in_a_file) / 1e9
+    )
     slices = [_only(images, pixels, str(path)) for images in stack.places]
     refuse_missing(chosen.headers, len(slices), str(path))
     voxels = np.empty((len(slices), rows, columns), kind)
