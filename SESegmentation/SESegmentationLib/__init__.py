@@ -41,17 +41,17 @@ def segment(
 
     Args:
         image: a 3-D scalar volume, LPS and mm as everywhere in SimpleITK; or its file or DICOM folder.
-        model: the name of a model, the folder of one, or what :func:`~SESegmentationLib.models.find_model` gave.
+        model: the name of a model, the folder of one, or the result of :func:`~SESegmentationLib.models.find_model`.
         device: "auto", "cpu", "cuda", "cuda:1", ..., "mps".
         fast: use only the view with the largest weight.
-        progress: told phase, fraction and seconds left; may raise to cancel.
+        progress: called with phase, fraction and seconds left; may raise to cancel.
 
     Returns:
-        Labels on the grid of ``image``, and what each structure measures.
+        Labels on the grid of ``image``, and the measurements of each structure.
 
     Raises:
-        SegmentationError: one of its kinds, see :mod:`SESegmentationLib.errors`: the volume cannot be read or
-            segmented, there is no such model, or memory or device do not suffice.
+        SegmentationError: one of its subclasses, see :mod:`SESegmentationLib.errors`: the volume cannot be read or
+            segmented, there is no such model, or memory or device are insufficient.
     """
     from .inference.engine import Engine
     from .io.reading import read_volume

@@ -1,7 +1,7 @@
-"""Checks of this computer: what a segmentation needs, what is there, and what to do about what is not.
+"""Checks of this computer: what a segmentation needs, what is present, and what to do about the rest.
 
-Needs only the standard library, so that it works before anything is installed. torch is asked in a process of its own:
-one that crashes or hangs on import becomes a finding.
+Needs only the standard library, so that it works before anything is installed. torch is queried in a separate process,
+so that a crash or hang on import becomes a finding.
 
 ``python -m SESegmentationLib.doctor`` prints the findings without any other package.
 """
@@ -115,7 +115,7 @@ def examine_server(address: str, certificate: Path | None = None) -> list[Check]
         introduction = link.introduction()
         checks.append(Check("version", OK, f"Version {introduction['version']}, which fits this program."))
         place = AddressBook().token_place(server.url)
-        finding = f"The token of the {place} is accepted." if place else "There is none, and none is asked for."
+        finding = f"The token of the {place} is accepted." if place else "There is none, and none is needed."
         checks.append(Check("token", OK, finding))
         if place == "file":
             remedy = install_advice("keyring") + ", and store the token again."
@@ -170,7 +170,7 @@ def check_packages() -> list[Check]:
 
 
 def check_torch(python: str = sys.executable) -> list[Check]:
-    """What torch there is and which devices it can use, asked of the interpreter ``python``."""
+    """The version of torch and the devices it can use, as queried from the interpreter ``python``."""
     if python == sys.executable and not _importable("torch"):
         return [Check("torch", ERROR, "torch is not installed.", install_advice("torch"))]
     try:
@@ -185,10 +185,10 @@ def check_torch(python: str = sys.executable) -> list[Check]:
         )
         found = json.loads(answer.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
-        remedy = "Restart the computer; if that does not help, install torch anew."
+        remedy = "Restart the computer; if that does not help, reinstall torch."
         return [Check("torch", ERROR, f"torch did not answer within {TORCH_SECONDS:.0f} s.", remedy)]
     except OSError as error:
-        return [Check("torch", ERROR, f"{python} cannot be started: {error.strerror}.", "Install Python anew.")]
+        return [Check("torch", ERROR, f"{python} cannot be started: {error.strerror}.", "Reinstall Python.")]
     except (IndexError, ValueError):
         lines = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
         return [
@@ -235,7 +235,7 @@ def check_driver() -> Check:
     except (OSError, subprocess.TimeoutExpired):
         answer = None
     if answer is None or answer.returncode != 0 or not answer.stdout.strip():
-        return Check("driver", WARNING, "The NVIDIA driver does not answer.", "Restart, or install the driver anew.")
+        return Check("driver", WARNING, "The NVIDIA driver does not answer.", "Restart, or reinstall the driver.")
     version, name = answer.stdout.strip().splitlines()[0].split(", ", 1)
     return Check("driver", OK, f"NVIDIA driver {version} for {name}.")
 
@@ -266,7 +266,7 @@ def check_disk() -> Check:
 
 
 def check_paths() -> list[Check]:
-    """Folders whose names or permissions make trouble."""
+    """Folders whose names or permissions can cause trouble."""
     program = Path(__file__).resolve().parent
     return [
         check_path("program folder", program),
@@ -291,7 +291,7 @@ def check_path(name: str, path: Path, writable: bool = False) -> Check:
 
 
 def check_models() -> list[Check]:
-    """Every model on the search path, its weights against their hash."""
+    """All models on the search path, their weights compared with the hash in the card."""
     checks = []
     for package in list_models():
         name = f"model {package.card.name}"

@@ -1,4 +1,4 @@
-"""Errors a user can meet, each with its cause in one line and its remedy in another, in text fit for any window.
+"""Errors a user can meet, each with its cause in one line and its remedy in another, as plain text.
 
 The exit codes are those of the ``sesegment`` command; the codes are what the worker sends to Slicer.
 """
@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REMEDY = "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
-#: how the allocators of PyTorch (which raises a RuntimeError, on a GPU too) and ITK say it
+#: messages of the allocators of PyTorch (in a RuntimeError, on a GPU too) and ITK when memory runs out
 _PHRASES = ("can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc", "out of memory")
-#: what oneDNN says where it has no memory for a convolution; longer messages that begin so mean something else
+#: message of oneDNN when it has no memory for a convolution; longer messages that begin so mean something else
 _ONEDNN_MESSAGE = "could not create a primitive"
 #: control characters, and those that change the direction of what follows: a terminal acts on them
 _CONTROLS = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
@@ -129,12 +129,12 @@ class ServerError(SegmentationError):
 
 
 def install_advice(packages: str) -> str:
-    """How the user installs Python packages, by which Python this is.
+    """How the user installs Python packages for the Python that runs this.
 
-    In Slicer that is PythonSlicer: the Python that it starts, python-real, does not find its libraries without it.
+    In Slicer that is done by PythonSlicer: python-real, which it starts, does not find its libraries without it.
 
     Args:
-        packages: as pip takes them.
+        packages: in pip's syntax.
     """
     if shutil.which("PythonSlicer", path=os.path.dirname(sys.executable or "")):
         return f"Click Segment in Slicer to install what is missing, or run: PythonSlicer -m pip install {packages}"
@@ -142,9 +142,10 @@ def install_advice(packages: str) -> str:
 
 
 def no_memory_to_load(message: str) -> OutOfMemoryError | None:
-    """What to tell the user of an ImportError whose message says that there was no memory for a library; else None.
+    """The error for an ImportError with this message, if it means that memory ran out for a library; else None.
 
-    Linux's loader says so; with a reason after it, the file may not be loaded from where it lies.
+    The messages are those of Linux's loader; followed by a reason, the first means that the file may not be loaded from
+    there.
     """
     if message.endswith("failed to map segment from shared object") or "Cannot allocate memory" in message:
         return OutOfMemoryError("There is not enough memory to load a library that is needed.", "Close other programs.")
@@ -192,7 +193,7 @@ def memory_errors() -> Iterator[None]:
 
 
 def require_memory(gigabytes: float) -> None:
-    """Raise OutOfMemoryError if less than ``gigabytes`` of main memory is available; nothing where that is unknown.
+    """Raise OutOfMemoryError if less than ``gigabytes`` of main memory is available; nothing if that is unknown.
 
     Without this Linux would let the allocation succeed and end the process later.
     """
@@ -207,8 +208,8 @@ def require_for_grid(voxels: float, on_grid: float) -> None:
     """Raise OutOfMemoryError unless an image can be brought to a model's grid, before memory is taken for that.
 
     Args:
-        voxels: of the image: in single precision it is turned, and perhaps smoothed.
-        on_grid: of the grid: in single precision it is resampled and normalised.
+        voxels: of the image, which is reoriented, and perhaps smoothed, in single precision.
+        on_grid: voxels of the grid, on which it is resampled and normalised in single precision.
     """
     require_memory(8 * (voxels + on_grid) / 1e9)
 
@@ -227,7 +228,7 @@ def printable(text: str, lines: bool = False) -> str:
     """``text`` with an escape for every character that a terminal would act on.
 
     Args:
-        lines: leave the ends of lines.
+        lines: keep line breaks.
     """
     controls = _ALL_BUT_LINES if lines else _ALL
     return controls.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
@@ -241,7 +242,7 @@ def fault_of(text: str) -> str | None:
 
 
 def plain(text: str) -> str:
-    """``text`` as plain text in one line: control characters become spaces, and what opens markup goes."""
+    """``text`` as plain text in one line: control characters become spaces, and what opens markup is removed."""
     text = " ".join("".join(" " if _is_control(character) else character for character in text).split())
     while _MARKUP.search(text):
         text = _MARKUP.sub(lambda match: match[0].translate({ord(character): None for character in "<>&[]"}), text)

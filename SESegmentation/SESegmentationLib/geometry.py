@@ -47,25 +47,25 @@ def whole_box(shape: Iterable[int]) -> Box:
 
 
 def mask_box(mask: np.ndarray, margin: int | Sequence[int] = 0) -> Box | None:
-    """Smallest box of a mask (k, j, i), and ``margin`` voxels round it as far as the array goes; None for nothing."""
+    """Smallest box of a mask (k, j, i), grown by ``margin`` voxels within the array; None for an empty mask."""
     box = find_extents(mask.astype(np.uint8), (1,))[1].box
     return box and grown(box, margin, mask.shape)
 
 
 def grown(box: Box, margin: int | Sequence[int], shape: Iterable[int]) -> Box:
-    """A box with ``margin`` voxels round it, the same or one for each axis, as far as an array of that shape goes."""
+    """A box grown by ``margin`` voxels (one number, or one per axis k, j, i), clipped to an array of this shape."""
     margins = (margin,) * 3 if isinstance(margin, int) else margin
     sides = zip(box, margins, shape, strict=True)
     return triple(slice(max(side.start - more, 0), min(side.stop + more, n)) for side, more, n in sides)
 
 
 def within(inner: Box, outer: Box) -> Box:
-    """Where a box lies in another box that holds it: the same voxels, counted from the start of ``outer``."""
+    """A box relative to another that contains it: the same voxels, counted from the start of ``outer``."""
     return triple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True))
 
 
 def placed(inner: Box, outer: Box) -> Box:
-    """The reverse of :func:`within`: a box that is counted from the start of ``outer``, in the array of ``outer``."""
+    """The inverse of :func:`within`: a box counted from the start of ``outer``, as a box of the whole array."""
     return triple(slice(b.start + a.start, b.start + a.stop) for a, b in zip(inner, outer, strict=True))
 
 
@@ -125,7 +125,7 @@ class Geometry:
         return (np.asarray(points) - self.origin) @ np.linalg.inv(self.axes).T / self.spacing
 
     def corners(self) -> np.ndarray:
-        """Positions (8, 3) of the outer corners, half a voxel beyond the outer voxels' centres."""
+        """Positions (8, 3), LPS in mm, of the outer corners, half a voxel beyond the outer voxels' centres."""
         edges = [(-0.5, n - 0.5) for n in self.size]
         return self.points(np.array(list(itertools.product(*edges))))
 
@@ -136,9 +136,9 @@ class Geometry:
         return replace(self, size=size, origin=tuple(self.points(np.array([first]))[0]))
 
     def box_of(self, points: np.ndarray, margin_mm: float = 0.0) -> Box:
-        """Smallest box of voxels that holds the voxels at ``points`` (N, 3) and ``margin_mm`` round them.
+        """Smallest box of voxels that holds ``points`` (N, 3), LPS in mm, and ``margin_mm`` around them.
 
-        It is cut off at this geometry's edges and may be empty.
+        It is clipped to this geometry, and may be empty.
         """
         indices = self.indices(points)
         margin = margin_mm / np.asarray(self.spacing)
@@ -159,9 +159,9 @@ class Geometry:
         )
 
     def shift_of(self, other: Geometry) -> tuple[int, int, int] | None:
-        """Where voxel (0, 0, 0) of ``other`` lies here, along (i, j, k); None where not all voxels lie on voxels.
+        """Index (i, j, k) here of voxel (0, 0, 0) of ``other``; None unless all its voxels coincide with voxels here.
 
-        That is so to a tenth of a voxel, also beyond the edges of this one.
+        The tolerance is a tenth of a voxel; this grid is taken to continue beyond its edges.
         """
         corners = np.array(list(itertools.product(*[(0, n - 1) for n in other.size])))
         apart = self.indices(other.points(corners)) - corners
@@ -257,7 +257,7 @@ class Slices:
 
 
 def slices_mask(slices: Iterable[Slices], shape: tuple[int, ...]) -> np.ndarray:
-    """Where some slices are in an array of this shape (k, j, i), bool.
+    """A mask (bool) of some slices in an array of this shape (k, j, i).
 
     Raises:
         InputError: a slice is outside.
@@ -278,8 +278,8 @@ def slices_mask(slices: Iterable[Slices], shape: tuple[int, ...]) -> np.ndarray:
 def edited_slices(differs: np.ndarray) -> list[Slices]:
     """The slices in which strokes were made, from the voxels (k, j, i) that they changed.
 
-    Who corrects slice by slice changes voxels in few slices of one axis and in many of the others: the axis with the
-    fewest counts; of several with as few, the first of k, j, i.
+    Corrections made slice by slice change few slices along one axis and many along the others, so the axis with the
+    fewest is returned; of several with equally few, the first of k, j, i.
     """
     found = [
         Slices(letter, tuple(np.flatnonzero(differs.any(axis=tuple(a for a in range(3) if a != axis))).tolist()))

@@ -1,7 +1,7 @@
-"""Progress of a long task, and its end before time: by cancelling, Ctrl-C or SIGTERM.
+"""Progress of a long task, and its early end: by cancellation, Ctrl-C or SIGTERM.
 
-No exception is raised for it: one that comes while a library is imported, in a callback or while threads are waited
-for may be lost, or have the process abort. A thread that does nothing but wait for the signal ends the process.
+Signals raise no exception: one that is raised during an import, in a callback or while threads are joined may be lost,
+or abort the process. Instead, a thread that only waits for the signal ends the process.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ MESSAGE = ("Cancelled.", "Finished files are complete; nothing else was written.
 EXIT_CODE = 1
 #: takes a progress bar away and shows the cursor again
 _CLEAR = "\r\x1b[K\x1b[?25h"
-#: as long as finished files may take to get their place
+#: how long finished files may take to be moved into place, in s
 _PATIENCE_S = 10.0
-#: told besides, where what was interrupted can be gone on with
+#: printed as well, if the interrupted work can be resumed
 remarks: list[str] = []
-#: called where the process ends before time, for those who work for it elsewhere
+#: called when the process ends early, to stop what works for it elsewhere
 farewells: list[Callable[[], None]] = []
-#: as long as child processes may take to remove what they were writing
+#: how long child processes may take to remove unfinished files, in s
 _CHILDREN_S = 2.0
 
 
@@ -82,7 +82,7 @@ class PhasedProgress:
         self._report(phase, overall, seconds_left)
 
     def part(self, phase: str) -> Progress:
-        """Where a task reports that is a phase of this one."""
+        """A progress callback for a task that is a phase of this one."""
         return lambda name, fraction, seconds_left: self.update(phase, fraction)
 
     def seconds(self) -> dict[str, float]:
@@ -91,7 +91,7 @@ class PhasedProgress:
 
 
 def part_of(report: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
-    """Where the ``number``-th (from 0) of ``count`` equal parts of a task reports the fraction of it that is done."""
+    """A callback for the ``number``-th (from 0) of ``count`` equal parts of a task; takes the fraction of that part."""
     return lambda fraction: report((number + fraction) / count)
 
 
@@ -99,7 +99,7 @@ def end_on_signals(silently: bool = False) -> None:
     """From now on a signal ends this process; to be called from its main thread, once.
 
     Args:
-        silently: another process tells of it.
+        silently: print nothing, as another process reports it.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)
@@ -112,7 +112,7 @@ def end_on_signals(silently: bool = False) -> None:
     for number in numbers:
         signal.signal(number, _noticed)
     if hasattr(os, "register_at_fork"):
-        # a signal that a child gets before it has forgotten this would be taken for one of this process
+        # a signal to a child that has not yet reset its handlers would be reported as one to this process
         os.register_at_fork(
             before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, numbers),
             after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers),
@@ -121,7 +121,7 @@ def end_on_signals(silently: bool = False) -> None:
 
 
 def let_finish() -> None:
-    """All is done and told: signals do not change any more how this process ends."""
+    """Ignore signals from now on: all is done and reported."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -131,7 +131,7 @@ def _noticed(_signal: int, _frame: object) -> None:
 
 
 def _forget(numbers: list[signal.Signals]) -> None:
-    """In a forked process: signals are not this one's to tell."""
+    """In a forked process: restore the default handlers, as only the parent reports signals."""
     signal.set_wakeup_fd(-1)
     for number in numbers:
         signal.signal(number, signal.SIG_DFL)
@@ -156,7 +156,7 @@ def end_process(silently: bool) -> None:
             for child in children:
                 child.join(max(0.0, until - time.monotonic()))
                 child.kill()
-    with contextlib.suppress(Exception):  # past what others may be writing, for which they hold locks
+    with contextlib.suppress(Exception):  # not by sys.stderr, whose lock another thread may hold
         text = (_CLEAR if sys.stderr.isatty() else "") + "\n".join([*MESSAGE, *remarks]) + "\n"
         if not silently:
             os.write(sys.stderr.fileno(), text.encode())

@@ -1,4 +1,4 @@
-"""The report of a segmentation: volumes, surfaces, confidence, timings and where all that came from.
+"""The report of a segmentation: volumes, surfaces, confidence, timings and provenance.
 
 It is one JSON object; as a table (CSV) it has a row for each structure.
 """
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _LIBRARIES = ("torch", "numpy", "SimpleITK", "safetensors")
 #: endings of files for reports
 REPORT_ENDINGS = (".json", ".csv")
-#: a spreadsheet computes what begins so
+#: text that begins so is evaluated by spreadsheets as a formula
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 #: the folders of an absolute path
 _FOLDERS = re.compile(r"(?<![\w.~:/\\-])(?:[A-Za-z]:|~)?(?:[\\/]+[^\s\\/:*?\"<>|']+)+[\\/]+(?=[^\s\\/])")
-#: lists with more rows are divided into regions, and can be filtered
+#: lists with more rows are grouped by region, and can be filtered
 FEW_ROWS = 6
 #: least expected Dice, or confidence, for a light: green, yellow; red below
 _TRAFFIC_LIGHTS = ((0.85, (56, 158, 77)), (0.7, (235, 180, 32)), (-1.0, (208, 52, 44)))
@@ -161,7 +161,7 @@ def structure_entry(
 def with_samples(
     report: dict[str, Any], spread: Mapping[int, StructureSpread], kind: str, count: int, seconds: float
 ) -> dict[str, Any]:
-    """A report, and how far each structure differs among samples of the volume; see :mod:`.inference.explanations`."""
+    """A report with the spread of each structure among samples of the volume; see :mod:`.inference.explanations`."""
     structures = [
         structure
         | {
@@ -209,12 +209,12 @@ def write_report(path: Path, content: Mapping[str, Any] | Sequence[Mapping[str, 
     table.writeheader()
     for report in reports:
         table.writerows({column: in_spreadsheet(value) for column, value in row.items()} for row in table_rows(report))
-    # the mark tells spreadsheets that it is UTF-8; names of files can hold bytes that are no text
+    # the byte order mark tells spreadsheets that it is UTF-8; file names can hold bytes that are not text
     store(path, text.getvalue().encode("utf-8-sig", "backslashreplace"))
 
 
 def in_spreadsheet(value: Any) -> Any:
-    """A value of a table, made a text where a spreadsheet would take it for a formula."""
+    """A value of a table, marked as text if a spreadsheet would evaluate it as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
@@ -270,7 +270,7 @@ def readable(text: str) -> str:
 def without_folders(text: str, volume: Path) -> str:
     """``text`` without the folders of absolute paths: of the volume's, which may have spaces, and of all others."""
     for path in (volume.absolute(), Path(os.path.abspath(volume)), Path(os.path.realpath(volume))):
-        if path.parent != path.parent.parent:  # the root is in many words
+        if path.parent != path.parent.parent:  # not the root, as '/' is in other text too
             text = text.replace(os.path.join(path.parent, ""), "")
     return _FOLDERS.sub("", readable(text))
 
@@ -291,7 +291,7 @@ class StructureRow:
 
     @property
     def is_pair(self) -> bool:
-        """Whether left and right stand in it."""
+        """Whether it is a pair of left and right."""
         return len(self.members) == 2
 
 
@@ -319,7 +319,7 @@ def find_rows(labels: Sequence[Label]) -> list[StructureRow]:
 
 
 def _divided(rows: list[StructureRow], labels: Sequence[Label]) -> list[StructureRow]:
-    """Many rows, region by region; what lies in none comes last."""
+    """The rows grouped by region, if they are many; those in no region come last."""
     regions = [region_of(labels[row.members[0]]) for row in rows]
     if len(rows) <= FEW_ROWS or not any(regions):
         return rows
@@ -336,7 +336,7 @@ def asymmetry(left_ml: float, right_ml: float) -> float | None:
 
 
 def significant(number: float, after_point: int) -> str:
-    """A number with three significant digits, and at most so many after the decimal point."""
+    """A number with three significant digits, and at most ``after_point`` decimals."""
     before_point = sum(number >= limit for limit in (1, 10, 100))
     return f"{number:.{min(after_point, 3 - before_point)}f}"
 

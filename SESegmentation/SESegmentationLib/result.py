@@ -1,4 +1,4 @@
-"""What is asked of a segmentation and what it gives; its one form as JSON, for pipes, records and reports."""
+"""Options and results of a segmentation, and their form as JSON for pipes, records and reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .models import Label, ModelCard
 Grid = Literal["auto", "input", "model"]
 #: how voxels are kept in a DICOM segmentation
 SegmentationType = Literal["binary", "labelmap"]
-#: bounds of what is read
+#: largest values that are accepted when reading
 _LARGEST_ML, _MOST_VOXELS = 1e7, 2**40
 #: of files of adapted parameters
 FORMAT = "sesegmentation-adapted-1"
@@ -44,7 +44,7 @@ class SegmentOptions:
         roi: look only inside the box round this image's voxels above 0, along its own axes; None: everywhere.
         fast: use only the view with the largest weight.
         low_memory: smaller batches; slower.
-        doubt: give the map of doubt too.
+        doubt: also return the map of doubt.
         grid: of the result: that of "input" or "model", or "auto" for the model's where slices are thick.
     """
 
@@ -60,7 +60,7 @@ class DicomOptions:
     """What is written as DICOM, and how.
 
     Attributes:
-        seg_type: "binary", one bit a voxel and segment, or "labelmap", the values of the label map (in DICOM since
+        seg_type: "binary", one bit per voxel and segment, or "labelmap", the values of the label map (in DICOM since
             2024).
         report: write a structured report with the volumes beside the segmentation.
         capture: write a picture as secondary capture beside the segmentation.
@@ -103,18 +103,18 @@ class Finding:
 
     @classmethod
     def from_dict(cls, entry: Any) -> Finding:
-        """What :meth:`to_dict` gave; ModelError where it is something else."""
+        """Read the output of :meth:`to_dict`; ModelError if it is something else."""
         fields = Fields(entry, "finding")
         fields.only("code", "message", "consequence")
         return cls(fields.text("code", ""), fields.text("message", ""), fields.text("consequence", ""))
 
 
 class Confidence(NamedTuple):
-    """How sure of a structure the networks are.
+    """Confidence of the networks in a structure.
 
     Attributes:
         value: 0 to 1, see :mod:`SESegmentationLib.inference.output_checks`.
-        expected_dice: the Dice with the truth that is to be expected; None where the card does not tell.
+        expected_dice: the expected Dice with the truth; None if the card has no calibration for it.
     """
 
     value: float
@@ -127,14 +127,13 @@ class StructureResult:
 
     Attributes:
         label: what it is.
-        voxels: on the input's grid.
+        voxels: their number, on the grid of the result's labels.
         volume_ml: in ml.
         confidence: 0 to 1, see :mod:`SESegmentationLib.inference.output_checks`; 0 where the structure was not found.
         centre_lps: mean position of its voxels, LPS in mm; NaN where it was not found.
-        expected_dice: the Dice with the truth that is to be expected, from the card's calibration; None where that
-            does not tell.
-        doubtful: indices (i, j, k) of the slices, one along each of the input's own axes, in which
-            most wrong voxels of it are to be expected; None where the doubt is not known, or it was not found.
+        expected_dice: the expected Dice with the truth, from the card's calibration; None if it has none.
+        doubtful: indices (i, j, k) of the slices, one along each axis of the result's labels, in which most wrong
+            voxels are expected; None if the doubt is unknown or the structure was not found.
     """
 
     label: Label
@@ -159,7 +158,7 @@ class StructureResult:
 
     @classmethod
     def from_dict(cls, entry: Any) -> StructureResult:
-        """What :meth:`to_dict` gave; ModelError where it is something else."""
+        """Read the output of :meth:`to_dict`; ModelError if it is something else."""
         fields = Fields(entry, "structure")
         fields.only(*cls.__dataclass_fields__)
         centre = fields.numbers("centre_lps", 3) if fields.has("centre_lps") else None
@@ -193,28 +192,29 @@ class IntracranialVolume:
 
     @classmethod
     def from_dict(cls, entry: Any) -> IntracranialVolume:
-        """What :meth:`to_dict` gave; ModelError where it is something else, or beyond any bounds."""
+        """Read the output of :meth:`to_dict`; ModelError if it is something else, or out of bounds."""
         fields = Fields(entry, "intracranial")
         fields.only("ml", "error_ml")
-        ml = fields.number("ml", low=1, high=_LARGEST_ML)  # shares of it are told
+        ml = fields.number("ml", low=1, high=_LARGEST_ML)  # volumes are divided by it
         return cls(ml, fields.number("error_ml", low=0, high=_LARGEST_ML))
 
 
 @dataclass(frozen=True)
 class SegmentationResult:
-    """Labels, what they measure, and how they came about.
+    """Labels, their measurements, and how they were made.
 
     Attributes:
-        labels: label map with exactly the input's geometry, uint8 or uint16.
+        labels: label map, uint8 or uint16, with exactly the input's geometry, or on the model's grid, see
+            :class:`SegmentOptions`.
         structures: every structure that was looked for, found or not.
         timings: seconds by phase.
         findings: what the user should know.
         model: the card of the model.
         device: where the networks ran, for example "cpu" or "cuda".
-        doubt: where asked for, the probability that a voxel's label is wrong, float32 on the input's grid, 0 where
-            the networks did not look; see :mod:`SESegmentationLib.inference.output_checks`. From a worker uint8, in
-            steps of 1/255.
-        intracranial: of models of the whole head whose card tells its error, where there is a skull.
+        doubt: where asked for, the probability that a voxel's label is wrong, float32 on the grid of ``labels``, 0
+            where the networks did not look; see :mod:`SESegmentationLib.inference.output_checks`. From a worker uint8,
+            in steps of 1/255.
+        intracranial: only of whole heads with the skull, by models of whole heads whose card gives its error.
     """
 
     labels: sitk.Image
@@ -239,7 +239,7 @@ class SegmentationResult:
 
     @classmethod
     def from_dict(cls, entry: Any, labels: sitk.Image, doubt: sitk.Image | None = None) -> SegmentationResult:
-        """What :meth:`to_dict` gave, with its images; ModelError where it is something else."""
+        """Read the output of :meth:`to_dict`, with its images; ModelError if it is something else."""
         return cls(
             labels=labels,
             structures=[StructureResult.from_dict(structure) for structure in entry["structures"]],
@@ -254,12 +254,12 @@ class SegmentationResult:
 
 @dataclass(frozen=True)
 class StructureChange:
-    """What refinement does to one structure.
+    """The changes of one structure by refinement.
 
     Attributes:
         label: which.
-        gained, lost: voxels that the new result has and the network's own had not, and the reverse.
-        corrected: how many of these lie in what the clinician corrected; all of the others are the network's.
+        gained, lost: voxels in the new result but not in the network's own one, and the reverse.
+        corrected: how many of these lie where the clinician corrected; the others are the network's.
     """
 
     label: Label
@@ -281,7 +281,7 @@ class AdaptedNotes:
     type, shape and place; under ``__metadata__`` texts), the numbers. The texts say which weights they belong to.
 
     Attributes:
-        weights_sha256: of the weights some of which they replace.
+        weights_sha256: of the model's weights, some of which they replace.
         count: how many numbers were adapted.
         notes: how they came about, for people.
     """
@@ -292,7 +292,7 @@ class AdaptedNotes:
 
     @classmethod
     def read(cls, content: bytes | None) -> AdaptedNotes | None:
-        """The header of the file with this content; None where it is no such file, or not one whole."""
+        """The header of the file with this content; None if it is no such file, or incomplete."""
         if content is None or not _LENGTH.size <= len(content) <= MAXIMUM_BYTES:
             return None
         (length,) = _LENGTH.unpack_from(content)

@@ -80,8 +80,8 @@ def test_no_more_is_inflated_than_the_tags_tell_of(tmp_path, monkeypatch):
     dataset = pydicom.dcmread(file)
     tracemalloc.start()
     for edit, words in (
-        (lambda: dataset.add_new(0x7FE00010, "OB", bytes(1 << 25)), "it inflates to more than its tags tell of"),
-        (lambda: dataset.add_new(0x00204000, "UT", " " * (1 << 25)), "it inflates to more than its tags tell of"),
+        (lambda: dataset.add_new(0x7FE00010, "OB", bytes(1 << 25)), "it inflates to more than its tags say"),
+        (lambda: dataset.add_new(0x00204000, "UT", " " * (1 << 25)), "it inflates to more than its tags say"),
         (
             lambda: (dataset.pop(0x00204000), dataset.add_new(0x7FE00010, "OW", bytes(8))),
             "is cut off: it holds 8 bytes",
@@ -240,4 +240,4 @@ def test_the_command_takes_a_series(tmp_path, tiny_model, capsys):
     assert sitk.ReadImage(str(tmp_path / "a.nii.gz")).GetSize() == (20, 20, 14)
     sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkUInt8), str(tmp_path / "b.nii"))
     assert main(["run", str(tmp_path / "b.nii"), *run[2:], "--series", "8"]) == 2
-    assert "no DICOM file" in capsys.readouterr().err
+    assert "not a DICOM file" in capsys.readouterr().err

@@ -179,7 +179,7 @@ def test_two_transforms_that_lie_apart_are_told_either_way_round(tmp_path, sform
     image.to_filename(tmp_path / "a.nii")
     read = read_volume(tmp_path / "a.nii")
     (finding,) = remarks_of(read)
-    assert finding.code == "two-transforms" and f"the {taken} was taken" in finding.message
+    assert finding.code == "two-transforms" and f"the {taken} was used" in finding.message
     expected = RAS_TO_LPS @ (moved if taken == "qform" else mutants.AFFINE_RAS)
     np.testing.assert_allclose(affine_of(read), expected, atol=1e-5)
 

@@ -49,7 +49,7 @@ def traps(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_a_file_that_ends_or_stops_the_process_is_a_failure_and_the_next_is_read(traps, sample_file, tmp_path):
-    for name, words in (("segv", "SIGSEGV"), ("hang", "come to an end"), ("exit", "exit code 7")):
+    for name, words in (("segv", "SIGSEGV"), ("hang", "does not finish"), ("exit", "exit code 7")):
         bad = shutil.copy(sample_file, tmp_path / f"{name}.nii.gz")
         with pytest.raises(InputError) as raised:
             traps(Path(bad))

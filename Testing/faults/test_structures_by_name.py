@@ -160,7 +160,7 @@ def test_a_region_and_training_labels_may_be_segmentations(tmp_path, truth, renu
         ("Segment0_Name", "left kidney", "has the name of one structure and the code of another"),
         ("Segment0_Name", "posterior hippocampus", "are one structure"),
         ("Segment2_Tags", "", None),
-        ("Segment0_LabelValue", "5", "the value 2, which is no segment's"),
+        ("Segment0_LabelValue", "5", "the value 2, which belongs to no segment"),
         ("Segment0_LabelValue", "1", "Segment1_LabelValue is 1"),
         ("Segment0_LabelValue", "-2", "Segment0_LabelValue is '-2'"),
         ("Segment3_Layer", "2", "Segment3_Layer is '2'"),

@@ -98,7 +98,7 @@ def test_what_cannot_be_added_says_why_in_place(widget, add, passed_on, tmp_path
     weights.write_bytes(b"other weights")
     add(folder / "model.json")
     (message,) = widget.panel.messages.shown
-    assert message.level == "error" and "are damaged" in message.text and "again from where" in message.remedy
+    assert message.level == "error" and "are damaged" in message.text and "again from its source" in message.remedy
     (folder / "model.json").write_text("{", encoding="utf-8")
     add(folder / "model.json")
     (message,) = widget.panel.messages.shown

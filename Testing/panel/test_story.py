@@ -167,7 +167,7 @@ def test_weights_that_are_damaged_or_missing(story):
     click(story.ui.segmentButton)
     wait(lambda: not story.running)
     (message,) = story.widget.panel.messages.shown
-    assert "damaged" in message.text and "again from where it came" in message.remedy
+    assert "damaged" in message.text and "again from its source" in message.remedy
 
     weights.unlink()
     click(story.ui.segmentButton)

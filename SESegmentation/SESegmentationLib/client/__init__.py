@@ -1,7 +1,8 @@
 """Segmenting from a program that must stay responsive, such as Slicer: jobs go to another process, events come back.
 
-Here is what a panel needs of whatever segments for it; :mod:`.local` does it by a worker process on this computer.
-Needs neither torch nor Qt, and nothing blocks the thread that calls it. A job that fails early is not accepted before.
+This module defines the interface; :mod:`.local` implements it by a worker process on this computer, :mod:`.remote` by a
+server. Needs neither torch nor Qt, and nothing blocks the thread that calls it. A job that fails early may never be
+accepted.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class ResultEvent:
 
 @dataclass(frozen=True)
 class FailureEvent:
-    """The job came to nothing.
+    """The job failed, or was cancelled.
 
     Attributes:
         job: number of the job.
@@ -131,7 +132,7 @@ class JobHandle:
 
     Attributes:
         number: the ``job`` of its events.
-        finished: whether its result or failure is there: :meth:`Segmenter.poll` has given it, or will next.
+        finished: whether it has a result or failure: :meth:`Segmenter.poll` has returned it, or will at its next call.
     """
 
     def __init__(self, number: int, cancel: Callable[[JobHandle], None]) -> None:
@@ -140,13 +141,13 @@ class JobHandle:
         self._cancel = cancel
 
     def cancel(self) -> None:
-        """Ask to stop it; within 1 s a failure with a CancelledError comes. Nothing happens if it is finished."""
+        """Ask to stop it; a failure with a CancelledError follows within 1 s. Does nothing if it is finished."""
         if not self.finished:
             self._cancel(self)
 
 
 class Segmenter(Protocol):
-    """Takes jobs and gives events; all from one thread, which is never made to wait.
+    """Takes jobs and returns events; to be used from one thread, which it never blocks.
 
     Example::
 
@@ -158,13 +159,13 @@ class Segmenter(Protocol):
     """
 
     def submit(self, job: Job) -> JobHandle:
-        """Queue a job; all that becomes of it, failures included, comes as events. Its images are not copied here."""
+        """Queue a job; its whole course, failures included, is reported as events. Its images are not copied here."""
 
     def poll(self) -> list[Event]:
         """What has happened since the last call, oldest first. To be called some 20 times a second."""
 
     def release(self) -> None:
-        """Give back memory: end what runs for this segmenter unless it is busy. The next job starts it again."""
+        """Free memory: end the process of this segmenter unless it is busy. The next job starts it again."""
 
     def close(self) -> None:
         """End everything, running jobs too; no further events come."""
@@ -193,12 +194,12 @@ def wait_for(segmenter: Segmenter, job: Job, progress: Progress) -> ResultEvent:
 
 
 class WaitingEngine:
-    """A model behind a segmenter, for programs that wait: it gives what the engine of that model gives.
+    """A model behind a segmenter, for programs that may block: the same results as from the engine of that model.
 
     Attributes:
         package: the model as it is installed here.
         card: of the model.
-        segmenter: has it computed.
+        segmenter: runs its jobs.
     """
 
     def __init__(self, package: ModelPackage, segmenter: Segmenter) -> None:

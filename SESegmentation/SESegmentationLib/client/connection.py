@@ -44,17 +44,17 @@ if sys.platform == "win32":
 LIBRARY_FOLDER = Path(__file__).resolve().parents[2]
 AGAIN = "Segment again; if it fails again, report it with the log."
 _IMPORT_ERROR = re.compile(r"\b(?:ModuleNotFoundError|ImportError): (.+)")
-#: what Python, C++ and Windows say
+#: how Python, C++ and Windows report that memory ran out
 _MEMORY = re.compile(r"bad_alloc|out of memory|\bMemoryError\b|0xc0000017", re.IGNORECASE)
 #: how faulthandler begins its report of a crash, and of a process that did nothing for too long
 _CRASH = re.compile(r"^(?:Fatal Python error|Windows fatal exception): (.+)", re.MULTILINE)
 _STANDSTILL = re.compile(r"^Timeout \(", re.MULTILINE)
 #: how the launcher reports any end that is not orderly; it says nothing of the cause
 _LAUNCHER = "exit abnormally"
-#: what is kept of what the worker prints
+#: lines that are kept of the worker's output
 LOG_LINES = 300
 LINE_BYTES = 4096  # of a line that does not end
-#: time between the end of what the worker sends and its own end, in s
+#: time that the worker has to end after its output has ended, in s
 ENDING_SECONDS = 2.0
 
 
@@ -104,7 +104,7 @@ def worker_command() -> list[str]:
 
 
 def worker_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """``environment``, with SESegmentationLib first among what Python imports from, and nothing from where it runs."""
+    """``environment``, with SESegmentationLib first on the import path, and without the current folder."""
     others = environment.get("PYTHONPATH", "").split(os.pathsep)
     paths = [str(LIBRARY_FOLDER), *(path for path in others if os.path.isabs(path))]  # "" is the current folder
     return {
@@ -121,8 +121,8 @@ class Ending:
     """A worker's end.
 
     Attributes:
-        code: exit code; None if the process was never started. A launcher between says 1 instead of a signal.
-        error: what is known beforehand, for example what it sent that could not be read.
+        code: exit code; None if the process was never started. A launcher in between reports 1 instead of a signal.
+        error: the error, if already known, for example that its output could not be read.
         said_hello: whether it had introduced itself.
         lines: the last that it printed.
         words: its own last words, see :mod:`SESegmentationLib.worker`; empty where it had no time for any.
@@ -148,7 +148,7 @@ class Ending:
         if crash:
             return WorkerError(f"The worker crashed ({_without_end(crash.group(1))}).", AGAIN)
         if _STANDSTILL.search(self.words):
-            return WorkerError("The worker stood still and ended itself.", AGAIN)
+            return WorkerError("The worker hung and ended itself.", AGAIN)
         if not self.said_hello:
             failed = [found for line in lines if (found := _IMPORT_ERROR.search(line))]
             if failed:
@@ -185,7 +185,7 @@ def count_memory_kills() -> int:
 class Connection:
     """Starts a worker and talks to it.
 
-    Everything that comes is handed to ``deliver`` in one thread: frames, and last of all one :class:`.Ending`.
+    Everything received is passed to ``deliver`` from one thread: frames, and last of all one :class:`.Ending`.
 
     Args:
         command: gives the command and the environment of the worker; may raise SegmentationError.

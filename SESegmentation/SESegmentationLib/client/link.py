@@ -18,9 +18,9 @@ from .servers import TOKEN_VARIABLE, Server
 FRAMES = "application/x-sesegmentation-frames"
 #: read and written at once, in bytes
 BLOCK = 1 << 18
-#: until a server answers a call, or takes a block; until it gives a sign of life of a job that it has, in s
+#: timeouts in s: until a server answers or takes a block; until the next sign of life of a running job
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 20.0
-#: for so long what a server told of itself is taken for true, in s
+#: how long the introduction of a server is cached, in s
 INTRODUCED_SECONDS = 10.0
 #: a busy server, or one behind a proxy that does not reach it just now
 _TRANSIENT = (429, 502, 503, 504)
@@ -28,7 +28,7 @@ _LARGEST_JSON = 1 << 20
 
 
 class LostError(Exception):
-    """A server cannot be reached just now, or takes nothing.
+    """A server cannot be reached at the moment, or is too busy.
 
     Attributes:
         error: what to tell the user if that lasts.
@@ -101,7 +101,7 @@ class Link:
         """What the server tells of itself: version, models, limits and queue.
 
         Args:
-            seconds: for so long what it told last is taken for true.
+            seconds: up to this age, in s, its last answer is used again.
 
         Raises:
             SegmentationError: it cannot be reached or trusted, refuses, or speaks another version.
@@ -125,7 +125,7 @@ class Link:
         return request
 
     def _failure(self, error: Exception) -> Exception:
-        """What it means that there is no answer."""
+        """The error for a request without an answer."""
         name, text = self.server.name, str(error)
         if "CERTIFICATE_VERIFY_FAILED" in text or "doesn't match" in text:
             reasons = {
@@ -148,7 +148,7 @@ class Link:
         return LostError(ServerError(cause, "Check its address, whether it runs, and the network of this computer."))
 
     def _refusal(self, response: requests.Response) -> Exception:
-        """What a status other than success means."""
+        """The error for a status other than success."""
         status, name, told = response.status_code, self.server.name, _json_of(response)
         cause, remedy = (plain(str(told.get(key, "")))[:400] for key in ("cause", "remedy"))
         if status == 401:

@@ -63,8 +63,8 @@ class _Entry:
 class LocalSegmenter:
     """Runs jobs one after the other in a worker process, which is started by the first job and stays for the next.
 
-    A worker that crashes, hangs or is killed costs the job that it runs; the next job starts another one. All state
-    belongs to the thread that calls: the other threads only carry frames. See :class:`.Segmenter`.
+    A worker that crashes, hangs or is killed loses only the job that it runs; the next job starts another one. All
+    state belongs to the calling thread: the other threads only carry frames. See :class:`.Segmenter`.
 
     Args:
         command: starts the worker, instead of this package's own.
@@ -253,7 +253,7 @@ class LocalSegmenter:
     def _watch(self) -> None:
         """End a worker that does not answer."""
         now = self._clock()
-        # time during which nobody looked, asleep for example, does not count against the worker
+        # time without polling, asleep for example, does not count against the worker
         self._silent += min(now - self._watched, 1.0)
         self._watched = now
         if not self._connection:
@@ -292,7 +292,7 @@ class LocalSegmenter:
         self._events.append(event)
 
     def _fail(self, handle: JobHandle, error: SegmentationError) -> None:
-        """A job is over that was not begun."""
+        """Report the failure of a job that was not begun."""
         handle.finished = True
         self._events.append(FailureEvent(handle.number, error))
 

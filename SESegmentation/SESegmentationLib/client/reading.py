@@ -1,4 +1,4 @@
-"""Opening files in a process of its own, so that one that ends its process, or never comes back, is only a failure."""
+"""Opening files in a process of its own, so that a file that crashes it, or makes it hang, is only a failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..worker.jobs import unpack_image
 from ..worker.messages import Frame, FrameError, error_of, read_frame, write_frame
 from .connection import OWN_GROUP, count_memory_kills, pipe, worker_command, worker_environment
 
-#: seconds that a file may take, and bytes more that each further one is for
+#: seconds that a file may take, and bytes for which another second is allowed
 _SECONDS = 60.0
 _BYTES_A_SECOND = 1e6
 #: seconds in which the process is ready, on a computer that is very busy
@@ -30,7 +30,7 @@ _REMEDY = "Copy or download it again, or save it again from a program that shows
 
 
 class ReadingProcess:
-    """Opens files in another process, one at a time; that is started when it is needed, and anew where it has died.
+    """Opens files in another process, one at a time; it is started when needed, and again when it has died.
 
     Args:
         seconds: that a file may take, besides what its size explains.
@@ -53,7 +53,7 @@ class ReadingProcess:
         """Open a file or folder, see :func:`SESegmentationLib.io.formats.open_file`.
 
         Raises:
-            InputError: as there; or the process died of the file, or did not come back.
+            InputError: as there; or the process crashed on the file, or did not finish in time.
         """
         limit = self._seconds + _size(path) / _BYTES_A_SECOND
         request = {
@@ -120,7 +120,7 @@ class ReadingProcess:
 
 @contextlib.contextmanager
 def reading_apart() -> Iterator[None]:
-    """Let volumes be read by :func:`reading_process` meanwhile."""
+    """Inside the block, let volumes be read by :func:`reading_process`."""
     with files_opened_by(reading_process()):
         yield
 
@@ -166,11 +166,11 @@ def _code_of(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _explain(path: Path, code: int | None, late: bool, short_of_memory: bool) -> SegmentationError:
-    """What to tell of a file of which the process died."""
+    """The error for a file on which the process died."""
     if short_of_memory:
         return OutOfMemoryError(f"There is not enough memory to read {path}.", "Close other programs.")
     if late:
-        return InputError(f"{path} cannot be read: reading it does not come to an end.", _REMEDY)
+        return InputError(f"{path} cannot be read: reading it does not finish.", _REMEDY)
     try:
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
     except ValueError:

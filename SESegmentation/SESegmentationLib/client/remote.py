@@ -1,6 +1,6 @@
-"""Segmenting on a server: jobs and what comes of them are the worker's frames, carried by HTTP.
+"""Segmenting on a server: jobs and their results are the worker's frames, sent over HTTP.
 
-Each job has a random id, by which it is taken up again when the connection was lost.
+Each job has a random id, by which it is resumed after a lost connection.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from .servers import Server
 
 #: phases of a job on a server besides those of the worker; QUEUE with the number in the queue after it
 SENDING, QUEUE, AGAIN, RESTARTED = "sending", "queue", "connecting again", "begin again on another replica"
-#: the share of the whole that sending is taken for
+#: the share of the whole job that sending counts as
 _SENDING_SHARE = 0.05
-#: in which the server may hear that jobs are over, when all ends, in s
+#: time for telling the server that jobs are over, when the segmenter is closed, in s
 _CLOSING_SECONDS = 0.7
 _AGAIN = "Segment again; if it fails again, tell the server's owner."
 
@@ -103,7 +103,7 @@ class Delivery:
         self._cancelled = threading.Event()
 
     def run(self, tell: Callable[[Event], None]) -> None:
-        """Deliver the job, and tell what becomes of it; last its result or failure."""
+        """Deliver the job, and report its events; the last is its result or failure."""
         self._tell = tell
         answers = contextlib.ExitStack()
         try:
@@ -141,7 +141,7 @@ class Delivery:
             )
 
     def _deliver(self, answers: contextlib.ExitStack) -> Event:
-        """The event in which the job ends. A lost connection is made again, until that is in vain for too long.
+        """The event in which the job ends. A lost connection is retried, until that has failed for too long.
 
         Args:
             answers: closes those of the server.
@@ -153,7 +153,7 @@ class Delivery:
                 for frame in self._frames(response):
                     lost_at, pause = None, 0.2
                     if event := self._receive(frame):
-                        answers.callback(response.raw.read)  # to the end: then the connection is of use again
+                        answers.callback(response.raw.read)  # to the end, so that the connection can be reused
                         return event
             except LostError as lost:
                 now = time.monotonic()
@@ -174,7 +174,7 @@ class Delivery:
                 self._is_there, self._last = False, None
 
     def _open(self) -> requests.Response:
-        """The answer in which the server tells of the job."""
+        """The response in which the server streams the events of the job."""
         if self._is_there:
             return self._link.request("GET", self._path + ("" if self._last is None else f"?after={self._last}"))
         self._is_there = True  # some of it at least; whether the whole, the server knows

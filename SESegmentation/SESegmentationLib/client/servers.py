@@ -1,4 +1,4 @@
-"""Servers that segment: what this user has for each (address, certificate, token, consent), and requests to them.
+"""Servers that segment: what is stored for each by this user (address, certificate, token, consent).
 
 Tokens are kept in the system's keyring where the Python package keyring is installed and has one, else in the file
 that holds the rest, which only this user can read.
@@ -22,12 +22,12 @@ from ..files import write_private
 from ..files.json_files import read_json
 from ..models import user_models_folder
 
-#: the token of a server, before any that is stored
+#: environment variable with the token of a server, used instead of a stored one
 TOKEN_VARIABLE = "SESEGMENTATION_TOKEN"
-#: under which the keyring holds tokens, with the address as the user's name
+#: service name under which the keyring holds tokens; the user name is the address
 SERVICE = "SESegmentation"
 PORT = 8399
-#: scans of each server that are remembered as agreed to
+#: scans for which consent is remembered, per server
 _MOST_SCANS = 2000
 _LONGEST_TOKEN = 512
 #: backends of keyrings with a lower priority are not recommended: none at all, or a file without a password
@@ -41,7 +41,7 @@ class Server:
 
     Attributes:
         url: with "http" (this computer only) or "https", without "/" at its end.
-        certificate: PEM file of certificates to trust, its own or its authority's; None: those that are trusted anyway.
+        certificate: PEM file of certificates to trust, its own or its authority's; None: those trusted by default.
     """
 
     url: str
@@ -155,7 +155,7 @@ class AddressBook:
         return token if isinstance(token, str) else ""
 
     def set_token(self, url: str, token: str) -> bool:
-        """Store a token; whether the keyring holds it. Otherwise the user should know that it is in the file.
+        """Store a token; returns whether the keyring holds it. If not, it is in the file, and the user should be told.
 
         Raises:
             UsageError: it is no token.
@@ -206,7 +206,7 @@ class AddressBook:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"The list of servers {self.path} cannot be read.", "Mend or delete this file.") from error
+            raise UsageError(f"The list of servers {self.path} cannot be read.", "Fix or delete this file.") from error
 
     def _write(self, servers: dict[str, Any]) -> None:
         write_private(self.path, json.dumps({"servers": servers}, indent=1) + "\n")

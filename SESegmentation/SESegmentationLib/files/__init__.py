@@ -1,4 +1,4 @@
-"""Files that are written: never over what is read, whole or not at all, and known to be."""
+"""Output files: never overwriting an input, whole or not at all, and verified."""
 
 from .overwriting import refuse_overwriting, same_name
 from .writing import (

@@ -1,4 +1,4 @@
-"""JSON that strangers wrote, read within bounds and by type; and JSON for every reader, null where it has no number."""
+"""Reading untrusted JSON with limits and type checks; writing JSON for every reader, with null for NaN and infinity."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..errors import ModelError, fault_of
 
 #: a larger file is refused before it is read, in bytes
 LARGEST = 4 << 20
-#: objects and arrays within each other
+#: levels of objects and arrays within each other
 DEEPEST = 32
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _ESCAPED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-#: a string that does not end goes to the end: to look for one anew at each of its quotes would take for ever
+#: an unterminated string extends to the end: searching again from each of its quotes would take quadratic time
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
-REMEDY = "Correct model.json, or take the model package again from where it came."
-#: characters of a text, where nothing else is said
+REMEDY = "Correct model.json, or get the model package again from its source."
+#: default maximum of characters in a text
 LONGEST = 4000
 
 
@@ -32,7 +32,7 @@ def read_json(path: Path) -> Any:
     Raises:
         OSError: it cannot be read.
         ValueError: the cause, in one line: not UTF-8, no JSON, larger than LARGEST, deeper than DEEPEST, or with a
-            number that is none or a key that comes twice.
+            number that is not finite or a duplicate key.
     """
     return parse_json(read_bytes(path))
 
@@ -44,14 +44,14 @@ def read_bytes(path: Path) -> bytes:
         OSError: it cannot be read.
         ValueError: it is no ordinary file.
     """
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device read without end
+    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe may block, reading a device may not end
         raise ValueError("it is no ordinary file")
     with open(path, "rb") as file:
         return file.read(LARGEST + 1)
 
 
 def parse_json(content: bytes, largest: int = LARGEST) -> Any:
-    """The content of JSON in UTF-8, of at most so many bytes; ValueError as of :func:`read_json`."""
+    """The content of JSON in UTF-8, of at most ``largest`` bytes; ValueError as of :func:`read_json`."""
     if len(content) > largest:
         raise ValueError(f"it is larger than {largest >> 20} MiB")
     if content.startswith(_UTF16):
@@ -69,10 +69,9 @@ def parse_json(content: bytes, largest: int = LARGEST) -> Any:
 
 
 def to_json(content: Any, indent: int | None = 2, encoding: str = "utf-8") -> str:
-    """``content`` as JSON that ``encoding`` can hold; what is no number (NaN, infinite) becomes null.
+    """``content`` as JSON that ``encoding`` can hold; NaN and infinity become null.
 
-    Characters that are no text (bytes of a file's name that are no UTF-8), and those on which a terminal acts, are
-    written as escapes.
+    Undecodable bytes of file names, and control characters on which a terminal acts, are written as escapes.
     """
     ascii_only = not encoding.lower().startswith("utf")
     text = json.dumps(_numbers_only(content), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
@@ -158,7 +157,7 @@ class Fields:
         return Fields(self.mapping(key, default), self._path(key))
 
     def value(self, key: str) -> Any:
-        """Whatever stands there; None where nothing does."""
+        """The value, of any type; None if it is absent."""
         return self._entry.get(key)
 
     def sequence(self, key: str, default: list[Any] | None = None, *, most: int | None = None) -> list[Any]:

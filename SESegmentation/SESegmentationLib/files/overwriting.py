@@ -1,4 +1,4 @@
-"""Nothing that is read is written over, and no two outputs are one file: compared before any work."""
+"""Refusing, before any work, outputs that would overwrite an input or one another."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ..errors import UsageError
 
-#: headers whose voxels lie in other files
+#: headers with their voxels in separate files
 _HEADERS = (".mhd", ".nhdr")
 #: halves of one image
 _PAIRS = {".hdr": (".img", ".img.gz"), ".img": (".hdr",), ".img.gz": (".hdr", ".hdr.gz"), ".hdr.gz": (".img.gz",)}
 #: no more of a header is looked at, bytes
 _HEADER_BYTES = 1 << 20
-#: files in a folder of images that are none
+#: endings of files in a folder of images that are not images
 _BESIDE_IMAGES = (".json", ".csv", ".png")
 
 
@@ -53,12 +53,12 @@ def refuse_overwriting(read: Iterable[Path | None], written: Iterable[Path | Non
 
 
 def same_name(name: str) -> str:
-    """What names have in common that are one name on some disk."""
+    """A key that is equal for names that some file system treats as one."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _keys(path: Path) -> list[Hashable]:
-    """What a path has in common with every other one to the same file: its place, and the file where it exists."""
+    """Keys of a path, shared by any other path to the same file: its place, and the file if it exists."""
     absolute = os.path.abspath(path)
     keys: list[Hashable] = [_place(absolute), _place(os.path.realpath(absolute))]
     try:
@@ -69,7 +69,7 @@ def _keys(path: Path) -> list[Hashable]:
 
 
 def _place(path: str) -> Hashable:
-    """The folder, by its number where it exists, and the names below."""
+    """The nearest existing folder, by device and inode, and the names below it."""
     below: list[str] = []
     folder = path
     while True:
@@ -109,7 +109,7 @@ def files_of(path: Path) -> Iterator[Path]:
                 yield from (
                     entry for entry in path.absolute().parent.iterdir() if entry.name.lower() in map(str.lower, twins)
                 )
-    except (OSError, ValueError):  # whoever reads it will say why it cannot be
+    except (OSError, ValueError):  # the reader will say why it cannot be read
         return
 
 

@@ -1,7 +1,7 @@
-"""Output files: made in a hidden folder, durable on the disk, read back, and in their place whole or not at all.
+"""Output files: written in a hidden staging folder, synced, read back, and moved into place whole or not at all.
 
-Whoever has one holds a lock in it, which the system lets go when the process ends in whatever way. So what a killed
-process left is told from what another one is working with, on every computer that shares the disk.
+The process that owns a staging folder holds a lock in it, which the system releases however the process ends. This
+tells leftovers of killed processes from folders in use, on every computer that shares the disk.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ..errors import SegmentationError, UsageError
 PREFIX = ".sesegment-"
 _LOCK = ".lock"
 
-#: taken while folders are made or files get their place: neither is ever interrupted in between
+#: held while folders are made or files moved into place, so that neither is interrupted midway
 placing = threading.RLock()
 _open: dict[Path, int] = {}
-#: a file system that has no such operation keeps nothing back
+#: errors of file systems that do not support syncing; they are ignored
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
-#: what is written at once to see why a file is incomplete, bytes
+#: bytes written at a time to find out why a file is incomplete
 _PROBE = 1 << 20
 _REMEDY = "Choose another output with -o, or make its folder writable."
 #: errors of the disk, whoever wrote
@@ -38,7 +38,7 @@ _placed: set[Path] = set()
 
 @contextlib.contextmanager
 def staging_folder(beside: Path) -> Iterator[Path]:
-    """A hidden folder in the folder ``beside``, removed with what is still in it at the end.
+    """A hidden folder in the folder ``beside``, removed at the end with its content.
 
     Raises:
         OSError: it cannot be made.
@@ -59,7 +59,7 @@ def open_staging(beside: Path) -> Path:
 
 
 def _make(beside: Path, tries: int = 10) -> tuple[Path, int]:
-    """A new folder and its lock, which is held: made anew where another process took it for a leftover before that."""
+    """A new folder and its lock, which is held; tried again if another process removed it as a leftover before that."""
     folder, descriptor = Path(tempfile.mkdtemp(prefix=PREFIX, dir=beside)), None
     lock = folder / _LOCK
     try:
@@ -96,7 +96,7 @@ def close_staging(folder: Path) -> None:
 
 
 def close_all_staging(seconds: float = 1.0) -> None:
-    """Remove every folder of this process, though threads may still write there: for the end of it."""
+    """Remove every folder of this process, even if threads still write there: for its end."""
     until = time.monotonic() + seconds
     for folder in list(_open):
         close_staging(folder)
@@ -169,10 +169,10 @@ class OutputError(SegmentationError):
 
 
 def store(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``, and see that it is there.
+    """Write ``content`` to ``path``, and verify it.
 
     Raises:
-        OutputError: it is not, for want of space for example.
+        OutputError: it cannot be written, for lack of space for example.
     """
     try:
         path.write_bytes(content)
@@ -185,7 +185,7 @@ def store(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep a file, or the entries of a folder; OSError where it cannot."""
+    """Sync a file, or the entries of a folder, to the disk; OSError if that fails."""
     try:
         # Windows makes only files durable that are open for writing, and no folders
         descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
@@ -201,9 +201,9 @@ def sync(path: Path) -> None:
 
 
 def incomplete(path: Path, size: int = 0) -> OutputError:
-    """What to tell of a file that is not what was written, without a reason given.
+    """The error for a file that differs from what was written, though no error was reported.
 
-    What keeps more from being written is found by trying.
+    The cause is found by trying to write more.
 
     Args:
         path: the file, which is of no use any more.
@@ -284,7 +284,7 @@ class OutputFiles:
     def begin(self, path: Path) -> Path:
         """A temporary file for ``path``, with the same name and on the same disk.
 
-        For writers that see by themselves that what they wrote is there, as :func:`..io.writing.write_image` does;
+        For writers that verify by themselves what they wrote, as :func:`..io.writing.write_image` does;
         everything else is for :meth:`write`.
         """
         _refuse_folder(path)
@@ -297,7 +297,7 @@ class OutputFiles:
         return folder / path.name
 
     def write(self, path: Path, content: str | bytes) -> None:
-        """Write ``content``, a text as UTF-8, and see that it is there."""
+        """Write ``content``, a text as UTF-8, and verify it."""
         # names of files can hold bytes that are no text
         store(self.begin(path), content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
@@ -329,7 +329,7 @@ class OutputFiles:
 
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Say which file it is that cannot be written."""
+    """Turn an OSError into the OutputError that names the file."""
     try:
         yield
     except OSError as error:
@@ -358,9 +358,9 @@ def write_private(path: Path, text: str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of ``path`` where absent, and see that a file of that name can be written there.
+    """Make the folder of ``path`` if absent, and check that a file of that name can be written there.
 
-    What killed processes left in the folder is removed.
+    Leftovers of killed processes in the folder are removed.
 
     Raises:
         UsageError: it cannot be.

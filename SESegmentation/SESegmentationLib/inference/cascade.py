@@ -1,8 +1,8 @@
-"""A cascade: a model locates what the model proper segments, in crops round it.
+"""A cascade: one model, the locator, finds the targets; the model proper segments them in crops around them.
 
-The card's "pipeline" says which model locates ("locator"), and of each target: the locator's value for it, whether the
-crop is mirrored from left to right before the networks see it (which were trained on one side), and which value of the
-result each of the model's own values becomes. If the locator's label of a target has a side, so have its structures.
+The card's "pipeline" names the locator ("locator") and, for each target, the locator's value for it, whether the crop
+is mirrored from left to right for the networks (if they were trained on one side only), and the value in the result for
+each of the model's own values. If the locator's label of a target has a side, so have its structures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..models.store import PIPELINE_REMEDY
 from .input_checks import expected_extent, extent_of
 from .preprocess import ModelGrid
 
-#: volumes larger than this along any axis are no crops, where the card does not say how large those are, in mm
+#: a volume counts as a crop up to this extent along every axis, in mm, if the card gives none
 LARGEST_CROP_MM = 100.0
 
 
@@ -33,7 +33,7 @@ class Target:
         name: for people, for example "left hippocampus".
         located_as: the locator's value.
         mirrored: whether the networks see the crop mirrored.
-        labels: by the model's own value, the label of the result.
+        labels: the labels of the result, by the model's own values.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Cascade:
-    """A locator, and what the model proper segments where that finds it.
+    """A locator, and the targets that the model proper segments where the locator finds them.
 
     Attributes:
         locator: the model that locates.
         targets: what is segmented, each in a crop of its own.
-        margin_mm: round what the locator finds.
+        margin_mm: margin around what the locator finds.
     """
 
     locator: ModelPackage
@@ -65,7 +65,7 @@ class Cascade:
 
     @classmethod
     def for_volume(cls, package: ModelPackage, image: sitk.Image, roi: sitk.Image | None = None) -> Cascade | None:
-        """The cascade of a model, where ``image`` needs it: it is larger than a crop, and no region is given.
+        """The cascade of a model; None if it has none, a region is given, or ``image`` is no larger than a crop.
 
         Raises:
             ModelError: the locator cannot be used.

@@ -1,7 +1,7 @@
-"""Crops: the parts of a volume that the networks segment, each by itself; a cascade finds them by another model.
+"""Crops: the parts of a volume that the networks segment, each by itself; in a cascade another model finds them.
 
-A whole volume is one crop, without the air round the patient; a region of interest is one; a cascade has one for each
-of its targets. What crops give comes back to the grid of the input.
+A whole volume without the surrounding air is one crop, so is a region of interest; a cascade has one for each target.
+The results of crops are brought back to the input's grid.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .preprocess import ModelGrid, normalise, to_model_grid
 from .roi import box_of_pieces, foreground_box, inside, region_box
 from .views import PLANE_AXIS
 
-#: of a head's slices, one in so many is segmented to find the brain
+#: to find the brain, only every FOCUS_STEP-th slice of a head is segmented
 FOCUS_STEP = 5
 
 
@@ -72,7 +72,7 @@ class CropPlanner:
     def __init__(self, image: sitk.Image, card: ModelCard) -> None:
         on_grid, self._grid = to_model_grid(image, card)
         self._card = card
-        # crops are normalised by themselves, as they were in training; whole volumes as a whole
+        # for models of crops each crop is normalised by itself, as in training; else the whole volume
         self._separately = card.input.get("kind") == "crop"
         array = sitk.GetArrayFromImage(on_grid)
         self._array = array if self._separately else normalise(array, card.intensity)
@@ -92,7 +92,7 @@ class CropPlanner:
         return self._crop(box, region=region)
 
     def whole(self, predictor: Predictor) -> Crop:
-        """The whole volume; where it is large, the patient in it, and of a head the brain."""
+        """The whole volume; of a large one only the patient, and of a head only the brain."""
         if self._separately:
             return self._crop(whole_box(self._array.shape))
         box = foreground_box(self._array, self._grid.geometry.spacing, self._card.margin_mm)
@@ -121,9 +121,10 @@ class CropPlanner:
         return Crop(self._grid.cropped(box), volume[..., ::-1] if target.mirrored else volume, target.mirrored, values)
 
     def _focused(self, box: Box, predictor: Predictor) -> Box:
-        """The part of ``box`` round what is found in a few slices: about what training slices show.
+        """The part of ``box`` around what is found in a few slices, about the field of view of training slices.
 
-        That is not only faster: cSE blocks squeeze the whole slice, so what lies round the brain affects it.
+        This is not only faster: cSE blocks average over the whole slice, so the surroundings of the brain affect its
+        result.
         """
         view = predictor.best_view()
         steps = [FOCUS_STEP if axis == PLANE_AXIS[view.plane] else 1 for axis in range(3)]

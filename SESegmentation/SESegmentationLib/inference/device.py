@@ -1,7 +1,7 @@
 """Where networks run: a GPU or the cores of the processor.
 
-A network keeps more cores busy with a batch each than with one batch that all of them share: what lies between the
-convolutions is then in the core's own cache.
+One batch for each core is faster than one batch shared by all cores: intermediate results then stay in the core's own
+cache.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ MAX_WORKERS = 8
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name; for "auto" the first of CUDA, Apple's MPS and the CPU that is there.
+    """The device of that name; for "auto" the first of CUDA, Apple's MPS and the CPU that is available.
 
     Args:
-        name: "auto", "cpu", "mps", "cuda" or, with several GPUs, "cuda:1" and so on; in capitals too.
+        name: "auto", "cpu", "mps", "cuda" or, with several GPUs, "cuda:1" and so on; case does not matter.
 
     Raises:
         DeviceError: no such device, or it does not work.
@@ -54,7 +54,7 @@ def fast_precision(device: torch.device) -> torch.dtype:
 
 
 def _works(name: str) -> bool:
-    """Whether a tensor can be made there: drivers can be present and useless."""
+    """Whether a tensor can be made there: drivers can be present but unusable."""
     try:
         torch.ones(1, device=name).add_(1).item()
     except (RuntimeError, AssertionError, NotImplementedError):
@@ -74,9 +74,9 @@ def _why_not(device: torch.device) -> str:
 
 @contextlib.contextmanager
 def compute_pool(workers: int, cores: int = 1) -> Iterator[ThreadPoolExecutor]:
-    """Threads in each of which PyTorch computes on ``cores``; what was not begun is dropped at the end.
+    """Threads in each of which PyTorch uses ``cores`` cores; tasks that were not begun are dropped at the end.
 
-    PyTorch's modes, as inference mode, do not reach into these threads.
+    PyTorch's modes, such as inference mode, are not inherited by these threads.
     """
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores,))
@@ -84,12 +84,12 @@ def compute_pool(workers: int, cores: int = 1) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # part of what a thread sets counts for all
+        torch.set_num_threads(threads)  # some of a thread's settings apply to all threads
 
 
 @contextlib.contextmanager
 def map_on_cores(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """A ``map`` that does ``workers`` things at once, which share the cores; one after the other where that is 1."""
+    """A ``map`` that makes ``workers`` calls at once, which share the cores; one after the other if that is 1."""
     if workers == 1:
         yield map
         return

@@ -1,6 +1,6 @@
 """The engine: a model, loaded and warm, that segments volumes.
 
-One way for all: check the volume, plan crops, predict, restore to the input's grid, clean up, measure.
+All volumes take the same steps: check the volume, plan crops, predict, restore to the input's grid, clean up, measure.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from .postprocess import clean, intracranial_ml
 from .predictor import Predictor
 from .preprocess import check_room, is_thick, on_model_grid
 
-#: told the view and the fraction of its slices that are done
+#: called with a view and the fraction of its slices that are done
 Report = Callable[[View, float], None]
-#: puts into a label map what must stay
+#: restores the voxels of a label map that must not change
 Keep = Callable[[sitk.Image], sitk.Image]
-#: told what the networks see in a crop, and the probabilities (C, k, j, i) that they give for it
+#: called with a crop as the networks see it, and their probabilities (C, k, j, i) for it
 Observe = Callable[[Crop, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
 class _Segmented:
-    """What crops give.
+    """The combined output of crops.
 
     Attributes:
-        labels: of the result's values, on the input's grid.
+        labels: label map on the input's grid, with the values of the result.
         confidences: by the result's values.
-        doubt: (k, j, i) on the input's grid, where asked for.
+        doubt: (k, j, i) on the input's grid, if requested.
     """
 
     labels: sitk.Image
@@ -61,7 +61,7 @@ class Engine:
     Args:
         package: the model.
         device: "auto", "cpu", "cuda", "cuda:1", ..., "mps".
-        networks: to use instead of the model's own, for example adapted ones; they are changed.
+        networks: to use instead of the model's own, for example adapted ones; modified in place.
 
     Raises:
         ModelError: the weights are damaged or do not fit the card.
@@ -103,14 +103,14 @@ class Engine:
 
         Args:
             image: 3-D scalar volume of any orientation, spacing and obliquity.
-            options: where to look, how, and what to give.
-            located: what :meth:`locate` gave for this volume, if it was asked before.
-            keep: puts back into the label map what must stay as it was, before it is measured.
-            observe: told what the networks see and give, crop by crop, before that is smoothed.
-            progress: told phase, fraction and seconds left after every batch; may raise to cancel.
+            options: where to look, how, and what to return.
+            located: the result of :meth:`locate` for this volume, if already known.
+            keep: restores the voxels of the label map that must not change, before it is measured.
+            observe: called for each crop with the input of the networks and their output before smoothing.
+            progress: called with phase, fraction and seconds left after every batch; may raise to cancel.
 
         Returns:
-            Labels on exactly the grid of ``image``, or on the model's, and what they measure.
+            Labels on exactly the grid of ``image``, or on the model's, and the measurements of each structure.
 
         Raises:
             InputError: the volume cannot be segmented, or the region lies outside it.
@@ -156,7 +156,7 @@ class Engine:
         located: sitk.Image | None = None,
         progress: Progress = no_progress,
     ) -> list[Crop]:
-        """What :meth:`segment` segments of ``image``; of a cascade the targets that were found.
+        """The crops of ``image`` that :meth:`segment` segments; in a cascade one for each target that was found.
 
         Args and errors: as of :meth:`segment`; ``progress`` is that of locating.
         """
@@ -170,7 +170,7 @@ class Engine:
     def locate(
         self, image: sitk.Image, *, low_memory: bool = False, progress: Progress = no_progress
     ) -> sitk.Image | None:
-        """What the card's locator finds in ``image``; None where this model needs none for it.
+        """The label map that the card's locator makes of ``image``; None if the model needs no locator for it.
 
         Args and errors: as of :meth:`segment`.
         """
@@ -191,7 +191,7 @@ class Engine:
         return [self.predictor.best_view()] if fast else self.predictor.views
 
     def checked(self, image: sitk.Image) -> sitk.Image:
-        """``image``, if it can be segmented; InputError where not."""
+        """``image`` as a 3-D scalar volume, see :func:`.check_volume`; InputError if it cannot be segmented."""
         return check_volume(image, single=pixel_size(self.card.input, self.card.spacing) is not None)
 
     def _sought(self, cascade: Cascade | None) -> tuple[list[Label], list[tuple[int, int]]]:
@@ -220,7 +220,7 @@ class Engine:
         observe: Observe | None,
         phases: PhasedProgress,
     ) -> _Segmented:
-        """What the crops give together."""
+        """Segment the crops and combine their output."""
         views = self.views(options.fast)
         if cascade is None:
             (crop,) = crops
@@ -266,7 +266,7 @@ class Engine:
         return _Segmented(labels if same else _renumbered(labels, crop.values), confidences, doubt)
 
     def _with_intracranial(self, result: SegmentationResult, image: sitk.Image) -> SegmentationResult:
-        """The result with the intracranial volume, where it can be told."""
+        """The result with the intracranial volume, where it can be measured."""
         ml = intracranial_ml(image, result.labels)
         if ml is None:
             return result
@@ -274,7 +274,7 @@ class Engine:
 
 
 def _renumbered(labels: sitk.Image, values: dict[int, int]) -> sitk.Image:
-    """A label map with other values; what has none becomes background."""
+    """A label map with other values; values without a new one become background."""
     array = voxels_of(labels)
     table = np.zeros(int(max(array.max(), *values)) + 1, np.min_scalar_type(max(values.values())))
     table[list(values)] = list(values.values())

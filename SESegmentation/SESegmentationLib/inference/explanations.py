@@ -2,11 +2,11 @@
 
 Squeeze & excitation networks scale each pixel's features by a gate that they compute from these features (sSE; Roy et
 al., IEEE TMI 38(2), 2019). Where the gate of the last decoder is open, the features reach the classifier; where it is
-shut, they hardly do. It shows what mattered to the network, not whether it is right. It takes a pass of the networks of
-its own, so it is made on request.
+shut, they hardly do. It shows what mattered to the network, not whether it is right. It needs a forward pass of its
+own, so it is made on request.
 
 Samples are drawn by changing the image a little (test-time augmentation) or by letting the networks drop channels as in
-training (Monte Carlo dropout). It takes as many times as long as a segmentation, so it is done on request. Source of
+training (Monte Carlo dropout). Each sample takes as long as a segmentation, so this is done on request. Source of
 both measures over samples: Roy et al., "Bayesian QuickNAT", NeuroImage 195, 2019.
 """
 
@@ -37,7 +37,7 @@ _SHIFT, _GAMMA, _NOISE = 2, 0.15, 0.1
 
 
 def gated_views(engine: Engine, fast: bool = False) -> list[View]:
-    """The views whose gates can be shown, of all or of the one that ``fast`` takes; UsageError where there is none."""
+    """The views whose gates can be shown, among all, or the one that ``fast`` uses; UsageError if there is none."""
     views = engine.predictor.gated(engine.views(fast))
     if not views:
         raise UsageError(
@@ -53,11 +53,11 @@ def attention_map(
     options: SegmentOptions = SegmentOptions(),
     progress: Progress = no_progress,
 ) -> sitk.Image:
-    """The gates of the last decoders, the mean over the views, brought to the input's grid as probabilities are.
+    """The gates of the last decoders, mean over the views, interpolated linearly to the input's grid.
 
     Args:
         engine: of the model.
-        image, options, progress: as for :meth:`.Engine.segment`; doubt and grid do not matter.
+        image, options, progress: as for :meth:`.Engine.segment`; ``doubt`` and ``grid`` are ignored.
 
     Returns:
         float32, 0 to 1, with exactly the geometry of ``image``; 0 where the networks did not look.
@@ -96,7 +96,7 @@ class StructureSpread:
 
     Attributes:
         overlap: voxels that all samples have in common over those that any has; 0 where none has any.
-        variation: standard deviation of the volume over its mean; 0 where the mean is.
+        variation: coefficient of variation of the volume (standard deviation over mean); 0 where the mean is 0.
     """
 
     overlap: float
@@ -112,15 +112,15 @@ def sample_structures(
     count: int = SAMPLES,
     progress: Progress = no_progress,
 ) -> dict[int, StructureSpread]:
-    """Draw samples of a volume; how much they differ, by the value of the structure in the result.
+    """Draw samples of a volume, and measure how much they differ, by the value of the structure in the result.
 
     Args:
         engine: of the model.
-        image, options, progress: as for :meth:`.Engine.segment`; doubt and grid do not matter.
+        image, options, progress: as for :meth:`.Engine.segment`; ``doubt`` and ``grid`` are ignored.
         kind, count: see :func:`draw_samples`.
 
     Raises:
-        UsageError: fewer than two samples, or dropout of networks that were trained without.
+        UsageError: fewer than two samples, or dropout with networks that were trained without it.
         InputError, OutOfMemoryError, CancelledError: as from :meth:`.Engine.segment`.
     """
     if count < 2:
@@ -213,5 +213,5 @@ def _changed(volume: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _moved(volume: np.ndarray, shift: tuple[int, ...]) -> np.ndarray:
-    """Shifted by whole voxels; what leaves at one end comes in at the other, so that it can be undone exactly."""
+    """Shifted cyclically by whole voxels, so that it can be undone exactly."""
     return np.roll(volume, shift, axis=(0, 1, 2))

@@ -1,8 +1,8 @@
-"""Input checks: what about a volume makes a good result doubtful, before the networks see it.
+"""Input checks: what in a volume makes a good result doubtful, before the networks run.
 
-Findings are advice: they never stop a run (what cannot be segmented at all, ``io.reading`` refuses). Size, resolution
-and units are known from the header, so that a panel can ask at every choice; for the rest the voxels are looked at.
-What can only be seen in the result is in :mod:`.output_checks`. Needs no torch.
+Findings are advice and never stop a run; ``io.reading`` refuses what cannot be segmented at all. Size, resolution and
+units are checked in the header alone, so that a panel can do it at every choice; the rest needs the voxels. What can
+only be seen in the result is in :mod:`.output_checks`. Needs no torch.
 
 All of it is measured at 3 mm, on a grid along the patient's axes, and takes a fraction of a second.
 """
@@ -25,7 +25,7 @@ from ..result import Finding
 COARSE = 1.5
 #: air in Hounsfield units is -1000; nothing in MRI is near that
 HOUNSFIELD_AIR = -500
-#: fields of view of other lengths show no head, or too little of it to measure, in mm
+#: range of fields of view, in mm, in which a head can be measured
 HEAD_FIELD_MM = (60.0, 600.0)
 #: share of the bright voxels that equal their neighbour: in images at most 0.25, in label maps above 0.75
 FLAT = 0.5
@@ -36,7 +36,7 @@ SPACING_MM = 3.0
 BLOCK_MM = 2.0
 #: how much better another axis' mirror symmetry must be than left-right's (correlations; heads here: 0.1 to 0.3 worse)
 SYMMETRY_LEAD = 0.05
-#: of the largest depth in the head; what lies deeper is brain, with or without skull
+#: share of the largest depth in the head; all that lies deeper is brain, with or without skull
 CORE_DEPTH = 0.55
 #: skewness of the core's intensities: in T1 from -0.6 to 0, for fluid is dark and rare; in T2 about 0.7
 BRIGHT_FLUID = 0.25
@@ -45,11 +45,12 @@ BRIGHT_VESSELS = 0.002
 VESSEL_CONTRAST = 1.4
 #: area of the head in a volume's outermost slice over that in its largest one: ears and nose reach 0.1
 CUT_AREA = 0.2
-#: how far the core lies above the middle of a head, in its height: here 0 to 0.05, below it where it is upside down
+#: how far the core lies above the middle of a head, as a share of its height: 0 to 0.05 in heads measured; less than
+#: this if it is upside down
 UPSIDE_DOWN = -0.01
-#: what is below it faces backwards: 0.3 to 4 in heads here, and the negative of that where they are turned round
+#: ``forward`` below this means backwards: it is 0.3 to 4 in heads measured, the negative of that if turned round
 BACKWARDS = -0.3
-#: what the skewness of a head's profile from back to front, and the place of its core, are about; see ``forward``
+#: typical skewness of a head's profile from back to front, and typical place of its core; see ``forward``
 _USUAL_SKEWNESS, _USUAL_PLACE = 0.08, 0.012
 _AXES = ("from bottom to top", "from back to front", "from left to right")
 _SIDES = (("bottom", "top"), ("back", "front"), ("left", "right"))
@@ -59,7 +60,7 @@ def check_input(image: sitk.Image, card: ModelCard) -> list[Finding]:
     """Findings about ``image`` as an input for the model of ``card``; empty where all is well."""
     array = voxels_of(image)
     lowest, extent = float(array.min()), extent_of(image)
-    # of a single voxel, for turning the whole volume takes time and memory
+    # of a single voxel, because reorienting the whole volume takes time and memory
     spacing = sitk.DICOMOrient(image[:1, :1, :1], "RAS").GetSpacing()
     values = list(_values(image))
     findings = [
@@ -157,7 +158,7 @@ def _modality(hounsfield: bool, card: ModelCard) -> Iterator[Finding]:
 
 
 def _orientation(image: sitk.Image) -> Iterator[Finding]:
-    """What the header of a NIfTI file that SimpleITK itself has read leaves open; it keeps that as metadata."""
+    """Findings about the header of a NIfTI file that SimpleITK itself has read; it keeps the fields as metadata."""
     keys = ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units")
     if not all(image.HasMetaDataKey(key) for key in keys):
         return
@@ -183,11 +184,11 @@ def _orientation(image: sitk.Image) -> Iterator[Finding]:
 
 
 def _values(image: sitk.Image) -> Iterator[Finding]:
-    """What the values tell, whatever they show."""
+    """Findings about the values, whatever the volume shows."""
     if image.HasMetaDataKey(NOT_NUMBERS):
         yield Finding(
             "not-numbers",
-            f"{image.GetMetaData(NOT_NUMBERS)} voxels are no numbers (NaN or infinite); they were taken as 0.",
+            f"{image.GetMetaData(NOT_NUMBERS)} voxels are not numbers (NaN or infinite); they were set to 0.",
             "Structures there are missing or wrong.",
         )
     slices = voxels_of(image)[::4]
@@ -280,9 +281,9 @@ class HeadSurvey:
 
     @property
     def facing(self) -> str | None:
-        """How the head lies against the file's directions: "upside down", "backwards"; None where it faces forward.
+        """The head is "upside down" or "backwards" by the file's directions; None if it faces forward.
 
-        Of a head that is cut off on several sides this cannot be told.
+        Also None for a head that lies sideways or is cut off on several sides, where it cannot be measured.
         """
         if len(self.cut_sides) > 1 or self.sideways:
             return None
@@ -295,7 +296,7 @@ class HeadSurvey:
 
     @property
     def fluid_is_bright(self) -> bool:
-        """Whether what is rare deep in the head, which is fluid, is brighter than the rest."""
+        """Whether the rarer tissue deep in the head, the fluid, is brighter than the rest."""
         return self.skewness > BRIGHT_FLUID
 
     @property
@@ -305,7 +306,7 @@ class HeadSurvey:
 
     @property
     def cut_sides(self) -> list[str]:
-        """Where the head goes on outside the volume, in words; not the bottom, where the neck always does."""
+        """Sides on which the head extends beyond the volume, in words; never the bottom, where the neck always does."""
         return [
             side
             for sides, areas in zip(_SIDES, self.edge_areas, strict=True)
@@ -358,13 +359,13 @@ def _mirror_correlation(array: np.ndarray, axis: int) -> float:
         both = (mirrored >= 0) & (mirrored < count)
         if both.sum() > count // 3:
             one, other = np.compress(both, array, axis), np.take(array, mirrored[both], axis)
-            if one.min() < one.max():  # what is constant correlates with nothing
+            if one.min() < one.max():  # a constant has no correlation
                 best = max(best, float(np.corrcoef(one.ravel(), other.ravel())[0, 1]))
     return best
 
 
 def _edge_areas(head: np.ndarray, axis: int) -> tuple[float, float]:
-    """The slices next to the outermost ones: in these the volume may end half-way."""
+    """Area of the head at both ends over its largest; in the second slices, as the outermost may be partly empty."""
     areas = head.sum(axis=tuple(other for other in range(3) if other != axis))
     lower, upper = areas[min(1, len(areas) - 1)], areas[max(-2, -len(areas))]
     return float(lower / areas.max()), float(upper / areas.max())

@@ -1,13 +1,13 @@
-"""Output checks: confidence by structure, slice and voxel; and what about a result is doubtful or unlikely.
+"""Output checks: confidence by structure, slice and voxel; and findings about doubtful or implausible results.
 
-Of a structure, with several views it is their agreement: the mean over pairs of views of the Dice of what each alone
-calls the structure (Roy et al., "Bayesian QuickNAT", NeuroImage 2019, found that such agreement between samples
-predicts the Dice with the truth). With a single view it is the mean, over the structure's voxels, of the probability
-of the structure less that of the next best class; the two are not comparable with each other.
+The confidence in a structure seen in several views is their agreement: the mean, over pairs of views, of the Dice of
+their own segmentations of it (Roy et al., "Bayesian QuickNAT", NeuroImage 2019, found that such agreement between
+samples predicts the Dice with the truth). With a single view it is the mean, over the structure's voxels, of its
+probability minus that of the next best class; the two are not comparable with each other.
 
-Voxel by voxel, doubt is the probability that the label is wrong: 1 less the winner's share in the fused probabilities,
-which disagreeing views spread over several classes. Its sum over a slice is the number of wrong voxels to be expected
-there, so that slices can be ranked.
+Doubt, voxel by voxel, is the probability that the label is wrong: 1 minus the winner's share in the fused
+probabilities, which disagreeing views spread over several classes. Its sum over a slice is the number of wrong voxels
+to be expected there, so that slices can be ranked.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ..io.volume_image import voxels_of
 from ..models import Label
 from ..result import Confidence, Finding, SegmentationResult, StructureResult
 
-#: doubt this near to a structure is doubt about it, in voxels: it may be too small there
+#: doubt within this many voxels of a structure counts as doubt about it: it may be too small there
 ROUND = 2
-#: difference of both sides' volumes over their mean that is remarked on
+#: difference of both sides' volumes over their mean above which there is a finding
 ASYMMETRY = 0.5
 #: volumes are not compared below this many voxels: a single one counts too much
 _FEW_VOXELS = 30
@@ -75,7 +75,7 @@ def voxel_doubt(probabilities: Tensor) -> np.ndarray:
 
 
 def with_doubtful_slices(result: SegmentationResult) -> SegmentationResult:
-    """``result``, and of each structure its most doubtful slices; as it is where it has no map of doubt."""
+    """``result`` with the most doubtful slices of each structure; unchanged if it has no map of doubt."""
     if result.doubt is None:
         return result
     labels, doubt = (voxels_of(image) for image in (result.labels, result.doubt))
@@ -96,7 +96,7 @@ def _worst(labels: np.ndarray, doubt: np.ndarray, value: int, box: Box) -> tuple
     near = voxels_of(sitk.BinaryDilate(inside, [ROUND] * 3)) > 0
     there = np.where(near, doubt[box], 0)
     sums = [there.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64) for axis in (2, 1, 0)]
-    # of slices with as much doubt, as where there is none at all, the one in the middle
+    # of several slices with equal doubt, for example none at all, the middle one
     peaks = [np.flatnonzero(total == total.max()) for total in sums]
     return triple(int(side.start + peak[len(peak) // 2]) for side, peak in zip(reversed(box), peaks, strict=True))
 
@@ -111,7 +111,7 @@ def check_output(
 
     Args:
         labels: the label map.
-        structures: what was measured of it.
+        structures: their measurements.
         extents: where each value is.
         pairs: values (left, right) of structures that are alike in size.
     """
@@ -196,12 +196,12 @@ def measure_structures(
 
     Args:
         labels: on the input's grid.
-        structures: that were looked for.
+        structures: those that the model looks for.
         pairs: values (left, right) of structures that should be alike.
         confidences: by value; structures that were in no crop have none.
 
     Returns:
-        What each of ``structures`` measures, volumes in ml and centres in LPS mm; what is implausible.
+        Measurements of each of ``structures`` (volumes in ml, centres in LPS, mm), and findings about implausible ones.
     """
     geometry = Geometry.of(labels)
     voxel_ml = float(np.prod(geometry.spacing)) / 1000

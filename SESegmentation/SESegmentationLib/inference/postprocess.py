@@ -1,22 +1,23 @@
-"""After the networks: islands removed, a structure divided in two at a plane, the intracranial volume.
+"""Postprocessing: removing islands, dividing two structures at a plane, measuring the intracranial volume.
 
 The card's "cleanup" entry:
 
 - ``"largest_union"``: true keeps only the largest connected piece of all structures together;
-- ``"loose"``: {"values": [...], "erosion_mm": r, "reach_mm": d} erodes these structures together by r and removes of
-  them what is farther than d from the largest piece that is left: tissue that hangs on it by thin bridges, as muscles
-  of the neck may on the cerebellum;
+- ``"loose"``: {"values": [...], "erosion_mm": r, "reach_mm": d} erodes the union of these structures by r mm and
+  removes their voxels farther than d mm from the largest piece that is left: tissue connected by thin bridges, such as
+  neck muscles to the cerebellum;
 - ``"largest_component"``: "all" or a list of values; of these only the largest connected piece is kept;
-- ``"faces"``: true for these where slices lie far apart: what touches by an edge or a corner is no piece;
+- ``"faces"``: true connects the voxels of "largest_component" by faces only, for slices that lie far apart;
 - ``"fill_holes"``: true gives background wholly enclosed by a structure to that structure.
 
 What is removed becomes background. Pieces hang together by faces, edges or corners, unless ``"faces"`` is true.
 
-Those who drew the hippocampi of the Medical Segmentation Decathlon divided head from body at one coronal slice: in 148
-of the 150 training crops of hippocampus-t1 at most one slice holds both. Networks decide voxel by voxel, and mix the
-two over some slices.
+The annotators of the hippocampi of the Medical Segmentation Decathlon divided head from body at one coronal slice: in
+148 of the 150 training crops of hippocampus-t1 at most one slice holds both. Networks decide voxel by voxel, and mix
+the two over some slices.
 
-It is the volume to which those of structures are related when people are compared (Whitwell et al., AJNR 2001).
+The intracranial volume is that by which volumes of structures are divided when people are compared (Whitwell et al.,
+AJNR 2001).
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from ..io.volume_image import voxels_of
 from ..models import ModelCard
 from .views import PLANE_AXIS
 
-#: a network's certainty beyond this counts no more
+#: probabilities below this count as this, so that no single voxel decides
 _LEAST = 1e-4
-#: the skull is looked for at this distance from what was found, in mm
+#: distances from the segmentation, in mm, between which the skull is looked for
 SHELL_MM = (8.0, 20.0)
-#: brightness, relative to what was found, above which a voxel is tissue
+#: brightness, relative to the median of the segmentation, above which a voxel is tissue
 TISSUE = 0.2
 #: share of the shell that is tissue, below which the skull was removed: stripped brains: 0.002, heads: 0.3
 LEAST_TISSUE = 0.1
@@ -100,16 +101,16 @@ def _as_image(mask: np.ndarray) -> sitk.Image:
 
 
 def divide(probabilities: Tensor, card: ModelCard) -> Tensor:
-    """Give what two structures share to one of them in each slice, as the card's dividing plane asks.
+    """Give the joint probability of two structures to one of them in each slice, divided at the card's plane.
 
-    They meet where that is most likely, taking voxels as independent.
+    The plane is put where it is most likely, treating voxels as independent.
 
     Args:
         probabilities: (C, k, j, i), of the background and each structure, on the model's grid.
 
     Returns:
-        (C, k, j, i) of the same sum at each voxel; in no slice are both structures above 0. Without a division in the
-        card they are ``probabilities`` themselves.
+        (C, k, j, i) with the same sum at each voxel; in no slice are both structures above 0. ``probabilities``
+        themselves if the card has no dividing plane.
     """
     if card.dividing_plane is None:
         return probabilities
@@ -120,7 +121,7 @@ def divide(probabilities: Tensor, card: ModelCard) -> Tensor:
     joint = pair.sum(0)
     for_higher, for_lower = pair.clamp(min=_LEAST).log()
     evidence = ((for_higher - for_lower) * (joint > 0.5)).movedim(axis, 0).flatten(1).sum(1)
-    # what speaks for the higher structure in slices below the meeting speaks against that meeting
+    # evidence for the higher structure in slices below a plane is evidence against that plane
     against = torch.cat([evidence.new_zeros(1), evidence.cumsum(0)])
     meeting = int(against.argmin())
     divided = probabilities.clone()
@@ -135,7 +136,7 @@ def intracranial_ml(image: sitk.Image, labels: sitk.Image) -> float | None:
 
     Args:
         image: the volume.
-        labels: every structure of the head's inside, the fluid round the brain included, on any grid over it.
+        labels: all structures inside the skull, including the fluid around the brain, on any grid over them.
     """
     coarse = sitk.BinShrink(sitk.Cast(labels > 0, sitk.sitkFloat32), [_factor(s) for s in labels.GetSpacing()]) > 0.5
     inside = voxels_of(coarse).astype(bool)

@@ -38,25 +38,25 @@ from .views import (
     stack,
 )
 
-#: pixels of slices that go through a network at once, by kind of device: enough to be quick, few enough to fit; on a
-#: CPU few enough for a core's caches, and every core has a batch of its own
+#: pixels of a batch of slices, by type of device: enough to be fast, few enough to fit into memory; on a CPU few enough
+#: for a core's caches, as every core has a batch of its own
 BATCH_PIXELS = {"cpu": 80_000, "mps": 1_500_000, "cuda": 6_000_000}
 #: the same where memory is scarce
 LOW_MEMORY_PIXELS = 35_000
 
-#: what the evaluation of some slices gives
+#: the output for a batch of slices
 Output = TypeVar("Output")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the views give for a volume.
+    """The output of the views for a volume.
 
     Attributes:
-        probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views; where some
-            find a structure that others overlook, over those alone. Smoothed as the card says, see :mod:`.smoothing`.
+        probabilities: (C, k, j, i) half precision, background first, adding up to 1, fused over the views; a structure
+            that some views overlook is fused over the others alone. Smoothed as the card says, see :mod:`.smoothing`.
         votes: each view's own most probable channel, (k, j, i) uint8 (int16 for more than 256 channels).
-        unsmoothed: the probabilities before that, where they were asked for.
+        unsmoothed: the probabilities before smoothing, if requested.
     """
 
     probabilities: Tensor
@@ -69,7 +69,7 @@ class Predictor:
 
     Args:
         card: views, labels and merged pairs.
-        networks: by name, set to evaluation; they are changed (folded, moved, lowered in precision).
+        networks: by name, in evaluation mode; modified in place (batch norms folded, moved, precision lowered).
         device: where they run.
 
     Raises:
@@ -80,7 +80,7 @@ class Predictor:
         _check_views(card, networks)
         self.device = device
         self._card = card
-        #: those last that cannot tell left from right: they need what the others give
+        #: views that cannot tell left from right come last: they need the others' output
         self.views = sorted(card.views, key=lambda view: view.merged)
         self._precision = fast_precision(device)
         self._dropout_active = False
@@ -97,7 +97,7 @@ class Predictor:
         self.classes = len(card.labels) + 1
 
     def best_view(self) -> View:
-        """The view with the largest weight among those that tell left from right, as quick as can be: not mirrored."""
+        """The view with the largest weight among those that tell left from right, without mirroring, for speed."""
         best = max((view for view in self.views if not view.merged), key=lambda view: view.weight)
         return replace(best, mirrored=False)
 
@@ -142,7 +142,7 @@ class Predictor:
             views: some of ``self.views`` in their order; merged ones only after one that is not.
             low_memory: small batches, and the fused probabilities in main memory.
             report: told the view and the fraction of its slices that are done, after each batch; may raise to stop.
-            keep_unsmoothed: give the probabilities before they are smoothed, too.
+            keep_unsmoothed: also return the probabilities before smoothing.
 
         Raises:
             OutOfMemoryError: not even single slices fit.
@@ -169,7 +169,7 @@ class Predictor:
             require_memory(volume.size * (2 * self.classes + 8) / 1e9)
         store = torch.device("cpu") if on_cpu else self.device
         image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
-        # channels last: what a network gives for a slice then lies together in every plane
+        # channels last: a network's output for a slice then lies together in memory, whatever its plane
         total = torch.zeros((*volume.shape, self.classes), dtype=torch.float16, device=store).permute(3, 0, 1, 2)
         whole = sum(view.weight for view in views)
         votes = [self._predict_view(view, image, total, view.weight / whole, low_memory, report) for view in views]
@@ -189,11 +189,11 @@ class Predictor:
         low_memory: bool = False,
         report: Callable[[View, float], None] = lambda view, fraction: None,
     ) -> np.ndarray:
-        """What the spatial gates of the last decoders let through, the mean over ``views``: (k, j, i) float32, 0 to 1.
+        """The spatial gates of the last decoders, mean over ``views``: (k, j, i) float32, 0 (shut) to 1 (open).
 
         Args:
             volume, low_memory, report: as for :meth:`predict`.
-            views: of those that :meth:`gated` gives.
+            views: some of those that :meth:`gated` returns.
         """
         limit = self._limit(low_memory)
         whole = sum(view.weight for view in views)
@@ -223,7 +223,7 @@ class Predictor:
         return (gates + (mirrored if across == -3 and not view.volumetric else mirrored.flip(across))) / 2
 
     def _gate(self, view: View, slabs: Tensor, mirror: bool = False) -> Tensor:
-        """What the spatial gate of a view's network lets through of ``slabs``, or of their mirror images: (N, H, W)."""
+        """The spatial gate of a view's network for ``slabs``, or for their mirror images: (N, H, W) float32, 0 to 1."""
         seen, inside = network_input(slabs, view, mirror)
         network = self._networks[view.network]
         gate = spatial_gate(network)
@@ -274,7 +274,7 @@ class Predictor:
         low_memory: bool,
         report: Callable[[View, float], None],
     ) -> Tensor:
-        """Add one view to ``total``; its own most probable channels."""
+        """Add one view to ``total``; returns its own most probable channels, (k, j, i)."""
         votes = torch.empty(total.shape[1:], dtype=torch.uint8 if self.classes <= 256 else torch.int16)
         votes = votes.to(total.device)
 
@@ -296,7 +296,7 @@ class Predictor:
 
     def _workers(self) -> int:
         """How many batches are evaluated at once, each on cores of its own."""
-        # what is dropped follows from the order of the batches
+        # which channels are dropped depends on the order of the batches
         return 1 if self._dropout_active or self.device.type != "cpu" else min(MAX_WORKERS, torch.get_num_threads())
 
     def _in_batches(
@@ -312,8 +312,9 @@ class Predictor:
         """Evaluate all slices of a view, ``limit`` pixels at once or fewer if these do not fit, and keep the output.
 
         Args:
-            evaluate: some slices; it changes nothing, because it is tried again with fewer where memory runs out.
-            keep: what that gave; in the slices' order.
+            evaluate: computes the output for some slices; without side effects, as it is repeated with fewer slices if
+                memory runs out.
+            keep: takes that output, in the order of the slices.
             workers: how many batches are evaluated at once; they share the cores.
         """
         count = image.shape[PLANE_AXIS[view.plane]]
@@ -366,7 +367,7 @@ def _in_3d(network: nn.Module) -> bool:
 
 
 def _check_views(card: ModelCard, networks: dict[str, nn.Module]) -> None:
-    remedy = "Correct model.json, or take the model package again from where it came."
+    remedy = "Correct model.json, or get the model package again from its source."
     if card.views and all(view.merged for view in card.views):
         raise ModelError(f"No view of the model {card.name} tells left from right.", remedy)
     for view in card.views:

@@ -1,4 +1,4 @@
-"""Before the networks: the volume on the model's grid, its intensities as in training; and the way back.
+"""Preprocessing: the volume on the model's grid with intensities normalised as in training; and the way back.
 
 Images are SimpleITK's: positions in mm, LPS (x to the left, y to the back, z to the head). Arrays are their numpy
 views, indexed (k, j, i). On a model grid i runs to the right, j to the front and k to the head (RAS).
@@ -13,8 +13,9 @@ A recipe is the "intensity" entry of a model card:
 - ``{"type": "percentile", "lower": 0.5, "upper": 99.5}``: these percentiles to 0 and 1, clipped;
 - ``{"type": "window", "lower": -160, "upper": 240}``: these intensities to 0 and 1, clipped (HU in CT).
 
-``"foreground"`` says which voxels mean, deviation and (upper) percentile are taken from: "all" (the default), "nonzero"
-(for stripped images, whose background is 0), or "bright" (those above the mean: whatever the share of air is).
+``"foreground"`` says from which voxels mean, standard deviation and (upper) percentile are computed: "all" (the
+default), "nonzero" (for stripped images, whose background is 0), or "bright" (those above the mean, so that the share
+of air does not matter).
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ from ..models import ModelCard
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: rotation between the input's axes and the patient's that the networks bear (they are trained with 15 degrees)
+#: largest rotation between the input's axes and the patient's that the networks tolerate (they are trained with 15
+#: degrees)
 ALIGNED_DEGREES = 10.0
-#: relative difference of spacing that the networks bear (they are trained with 15 %)
+#: largest relative difference of spacing that the networks tolerate (they are trained with 15 %)
 FITTING_SPACING = 0.05
 #: voxels longer than this times the model's are thick slices
 THICK = 1.5
@@ -136,7 +138,7 @@ class ModelGrid:
 
 
 def check_room(image: sitk.Image, card: ModelCard) -> None:
-    """Raise OutOfMemoryError where the memory is not enough to bring ``image`` to the grid of a model."""
+    """Raise OutOfMemoryError if there is not enough memory to bring ``image`` to the grid of a model."""
     voxels = math.prod(image.GetSize())
     resampled = voxels * math.prod(image.GetSpacing()) / math.prod(card.spacing)
     slices = pixel_size(card.input, card.spacing) is not None  # their grid is the image's
@@ -154,7 +156,7 @@ def to_model_grid(image: sitk.Image, card: ModelCard) -> tuple[sitk.Image, Model
         The image on the grid, float32, in RAS orientation, covering all of the input; and the grid.
     """
     values = (0, *(label.value for label in card.labels))
-    if pixel_size(card.input, card.spacing):  # slices are taken pixel by pixel, as they lie in the file
+    if pixel_size(card.input, card.spacing):  # slices are used pixel by pixel, as stored in the file
         plain = sitk.Cast(image, sitk.sitkFloat32)
         return plain, _grid(image, Geometry.of(plain), values, exact=True)
     oriented = sitk.DICOMOrient(sitk.Cast(image, sitk.sitkFloat32), "RAS")
@@ -174,7 +176,7 @@ def is_thick(image: sitk.Image, card: ModelCard) -> bool:
     """Whether the slices of ``image`` are so thick that its own grid cannot show what the model finds."""
     if pixel_size(card.input, card.spacing):
         return False
-    # of a single voxel, for turning the whole volume takes time and memory
+    # of a single voxel, because reorienting the whole volume takes time and memory
     spacing = sitk.DICOMOrient(image[:1, :1, :1], "RAS").GetSpacing()
     return any(s > THICK * m for s, m in zip(spacing, card.spacing, strict=True))
 
@@ -208,8 +210,8 @@ def _rotation_degrees(oriented: sitk.Image) -> float:
 def smoothed(oriented: sitk.Image, spacing: Sequence[float]) -> sitk.Image:
     """Blur along axes that are finer than ``spacing``, so that coarser sampling does not alias.
 
-    The standard deviation is what turns the finer voxel's point spread function into the coarser one's (Cardoso et al.,
-    MICCAI 2015, "Scale factor point spread function matching").
+    The standard deviation is that which turns the finer voxel's point spread function into the coarser one's (Cardoso
+    et al., MICCAI 2015, "Scale factor point spread function matching").
     """
     fine = np.array(oriented.GetSpacing())
     variance = np.maximum(np.square(spacing) - np.square(fine), 0) / (8 * math.log(2))
@@ -247,7 +249,7 @@ def _float_array(values: Tensor) -> np.ndarray:
 
 
 def normalise(array: np.ndarray, recipe: Mapping[str, Any]) -> np.ndarray:
-    """Normalise the intensities of one volume by itself.
+    """Normalise the intensities of one volume by its own statistics.
 
     Args:
         array: intensities, any shape and real type; left as it is.
@@ -265,7 +267,7 @@ def normalise(array: np.ndarray, recipe: Mapping[str, Any]) -> np.ndarray:
         if kind == "zscore":
             return _zscore(array, recipe)
         if kind == "percentile":
-            # the darkest voxels are outside any foreground, so the lower end is looked for among all
+            # the darkest voxels are outside any foreground, so the lower percentile is that of all voxels
             low = np.percentile(array, recipe["lower"])
             high = np.percentile(_foreground(array, recipe), recipe["upper"])
             return _to_unit(array, low, high)
@@ -291,7 +293,7 @@ def _zscore(array: np.ndarray, recipe: Mapping[str, Any]) -> np.ndarray:
 
 
 def _to_unit(array: np.ndarray, low: float, high: float) -> np.ndarray:
-    """``low`` to 0 and ``high`` to 1, clipped; the extremes where these coincide (a few bright voxels on nothing)."""
+    """Map ``low`` to 0 and ``high`` to 1, clipped; if they coincide (few bright voxels), the extremes."""
     if high <= low:
         low, high = float(array.min()), float(array.max())
     extent = max(float(high) - float(low), float(np.finfo(np.float32).tiny))

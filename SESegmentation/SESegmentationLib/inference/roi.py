@@ -1,4 +1,4 @@
-"""Which part of a volume is segmented: a region of interest, or the box of what is no air.
+"""Which part of a volume is segmented: a region of interest, or the box around the body.
 
 A region is passed on as an image, 1 inside and 0 outside. A box by itself is an image of a single voxel: its spacing
 holds the edges' lengths, its origin the centre and its direction the box's axes.
@@ -21,11 +21,11 @@ from ..io.volume_image import voxels_of
 
 #: voxels are averaged over blocks of this many along each axis first, so that noise does not count
 BLOCK = 4
-#: brighter than air by this share of the range of intensities is foreground
+#: voxels brighter than air by this share of the range of intensities are foreground
 THRESHOLD = 0.05
 #: slices in which a smaller share of blocks is foreground hold ghosts and noise
 FEWEST = 0.003
-#: smaller pieces than this share of the largest are taken for errors
+#: smaller pieces than this share of the largest are regarded as errors
 LARGE_PIECE = 0.1
 _REMEDY = "Save a markups ROI from Slicer as .mrk.json, or give a label file."
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -35,7 +35,7 @@ def foreground_box(array: np.ndarray, spacing: Sequence[float], margin_mm: float
     """Box of the body in a volume, and ``margin_mm`` round it.
 
     Args:
-        array: (k, j, i) intensities of which air's are the lowest.
+        array: (k, j, i) intensities; air has the lowest ones.
         spacing: voxel size along (i, j, k) in mm.
 
     Returns:
@@ -63,11 +63,11 @@ def foreground_box(array: np.ndarray, spacing: Sequence[float], margin_mm: float
 
 
 def box_of_pieces(mask: np.ndarray, steps: Sequence[int], margin: Sequence[int], shape: Sequence[int]) -> Box | None:
-    """Box of the large connected pieces of a mask, in a volume of which the mask holds a part of the slices.
+    """The box, in a volume, of the large connected pieces of a mask that holds only some of its slices.
 
     Args:
         mask: (k, j, i).
-        steps: voxels of the volume between the mask's, by axis.
+        steps: distance of the mask's slices in voxels of the volume, by axis.
         margin: voxels of the volume to add on each side, by axis.
         shape: of the volume.
 
@@ -88,7 +88,7 @@ def box_of_pieces(mask: np.ndarray, steps: Sequence[int], margin: Sequence[int],
 
 
 def read_roi(path: str | Path) -> sitk.Image:
-    """Read a region from a Slicer markups ROI (``.mrk.json``) or a label file, of which every value but 0 counts.
+    """Read a region from a Slicer markups ROI (``.mrk.json``) or a label file, whose voxels other than 0 form it.
 
     Returns:
         uint8 image, 1 inside.
@@ -103,12 +103,12 @@ def read_roi(path: str | Path) -> sitk.Image:
         markups = read_json(path)["markups"]
         boxes = [markup for markup in markups if markup.get("type") == "ROI"]
         if len(boxes) != 1:
-            raise InputError(f"{path} holds {len(boxes)} regions of interest; one is wanted.", _REMEDY)
+            raise InputError(f"{path} holds {len(boxes)} regions of interest; one is needed.", _REMEDY)
         return _box(boxes[0])
     except OSError as error:
         raise InputError(f"The region {path} cannot be read: {error.strerror}.", _REMEDY) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no region of interest of Slicer: {error!r}.", _REMEDY) from error
+        raise InputError(f"{path} is not a region of interest from Slicer: {error!r}.", _REMEDY) from error
 
 
 def region_box(roi: sitk.Image) -> Geometry:

@@ -1,9 +1,9 @@
 """Smoothing of the probabilities of some structures before labels are chosen.
 
-Networks that learnt from synthesised images, slice by slice, answer the noise of real scans with ragged borders. A
+Networks that learnt from synthesised images, slice by slice, give ragged borders on noisy real scans. A
 Gaussian filter of less than a voxel removes these; SynthSeg does likewise (Billot et al., Medical Image Analysis 2023).
-What is thin (sheets, narrow ventricles) would be lost: the card says which structures are smoothed, and how much, in
-"cleanup", "smoothing".
+Thin structures (sheets, narrow ventricles) would be lost, so the card's entry "cleanup", "smoothing" says which
+structures are smoothed, and how much.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..geometry import find_extents, grown, union
 from ..models import ModelCard
 
-#: a structure is smoothed in a box that goes so many standard deviations beyond what the views found
+#: a structure is smoothed in the box of what the views found, grown by this many standard deviations
 REACH = 4
 
 
@@ -35,8 +35,8 @@ def smooth(
 
     Args:
         probabilities: (C, k, j, i), background first.
-        votes: each view's most probable channel, (k, j, i): a channel is smoothed where some view has it, and near
-            there.
+        votes: each view's most probable channel, (k, j, i): a channel is smoothed in and around the voxels where any
+            view has it.
         sigmas: standard deviation in mm by channel.
         spacing: of the voxels along i, j and k, in mm.
     """

@@ -21,7 +21,7 @@ PLANE_AXIS = {"axial": 0, "coronal": 1, "sagittal": 2}
 
 
 def fastest_order(volumes: bool, device: torch.device) -> torch.memory_format:
-    """The memory order in which networks run and learn fastest, of volumes or of slices."""
+    """The memory format in which networks run and train fastest, for volumes (3-D) or slices (2-D)."""
     if not volumes:
         return torch.channels_last
     return torch.contiguous_format if device.type == "cpu" else torch.channels_last_3d
@@ -60,12 +60,12 @@ def along(volume: Tensor, plane: str, which: slice) -> Tensor:
 
 
 def stack(volume: Tensor, plane: str) -> Tensor:
-    """All slices of ``volume`` (k, j, i) as what a volumetric view's network sees: (1, 1, D, H, W)."""
+    """All slices of ``volume`` (k, j, i) as the input of a volumetric view's network: (1, 1, D, H, W)."""
     return volume.movedim(PLANE_AXIS[plane], 0)[None, None]
 
 
 def framed(slabs: Tensor, view: View) -> tuple[Tensor, tuple[slice | EllipsisType, ...]]:
-    """``slabs`` (..., H, W) in the middle of zeros where they are smaller than the view's size, and where they lie."""
+    """``slabs`` (..., H, W), centred and zero-padded to at least the view's size, and their place in that."""
     if view.size is None:
         return slabs, (...,)
     lengths = slabs.shape[-len(view.size) :]
@@ -77,7 +77,7 @@ def framed(slabs: Tensor, view: View) -> tuple[Tensor, tuple[slice | EllipsisTyp
 
 
 def network_input(slabs: Tensor, view: View, mirror: bool = False) -> tuple[Tensor, tuple[slice | EllipsisType, ...]]:
-    """What a view's network sees of ``slabs``, or of their mirror images.
+    """The input of a view's network for ``slabs``, or for their mirror images.
 
     Returns:
         The input, and where the slabs lie in it, see :func:`framed`.
@@ -88,7 +88,7 @@ def network_input(slabs: Tensor, view: View, mirror: bool = False) -> tuple[Tens
 
 
 def as_slices(maps: Tensor, volumetric: bool) -> Tensor:
-    """What a network gives (N, C, H, W), slice by slice: of a volumetric view (1, C, D, H, W) becomes (D, C, H, W)."""
+    """Network output as slices (N, C, H, W): that of a volumetric view, (1, C, D, H, W), becomes (D, C, H, W)."""
     return maps[0].movedim(1, 0) if volumetric else maps
 
 
@@ -119,7 +119,7 @@ def across_axis(plane: str) -> int:
 
 
 def other_sides(pairs: Sequence[tuple[int, int]], classes: int) -> list[int]:
-    """Of every channel that of the same structure on the other side, given the pairs of channels (left, right)."""
+    """For every channel, that of the same structure on the other side, given the pairs of channels (left, right)."""
     table = list(range(classes))
     for left, right in pairs:
         table[left], table[right] = right, left
@@ -140,7 +140,7 @@ def fuse(total: Tensor, plane: str, which: slice, probabilities: Tensor, weight:
 
 
 def split_merged(probabilities: Tensor, others: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
-    """Give each side its part of the probability that a view which cannot tell left from right gives to a pair.
+    """Divide the probability of a pair, from a view that cannot tell left from right, between its two sides.
 
     The sum of both is divided in the ratio of the other views' probabilities of left and right (QuickNAT's rule of
     remapping, Roy et al., NeuroImage 2019, made continuous); evenly where these are 0.
@@ -169,11 +169,11 @@ def split_merged(probabilities: Tensor, others: Tensor, pairs: list[tuple[int, i
 def restrict_fusion(
     card: ModelCard, views: Sequence[View], votes: Sequence[Tensor]
 ) -> dict[tuple[int, ...], list[int]]:
-    """For which structures the fusion is restricted to some of the views, since the others overlook them.
+    """The structures whose fusion is restricted to some of the views, because the others overlook them.
 
-    In a mean of two, a network that has never seen the like of an organ and is sure that there is none outvotes the
-    one that finds it. A view overlooks a structure where it finds less than the share ``card.missed_below`` of the
-    largest plausible volume that a view finds. A fusion of views that merge left and right alone is not made.
+    In a mean of two, a network that never saw a similar organ and is sure that there is none outvotes the one that
+    finds it. A view overlooks a structure where it finds less than the share ``card.missed_below`` of the largest
+    plausible volume that a view finds. The fusion is never restricted to views that all merge left and right.
 
     Args:
         card: of the model.
@@ -181,7 +181,8 @@ def restrict_fusion(
         votes: each one's most probable channels, (k, j, i) on the model's grid.
 
     Returns:
-        Output channels by the positions in ``views`` of those that find them; without what no view overlooks.
+        Output channels by the positions in ``views`` of the views that find them; without structures that no view
+        overlooks.
     """
     if not card.missed_below or len(views) < 2:
         return {}

@@ -1,9 +1,9 @@
-"""Opening one file or folder, whatever its format: an image, with what is doubtful about it among its remarks.
+"""Opening one file or folder of any format as an image; doubts about it are kept with it as remarks.
 
 A picture does not say how large its pixels are or where they lie in the patient. Models whose card gives the input's
-kind as "slices" were trained pixel by pixel and need not know: rows and columns are taken as they stand in the file.
+kind as "slices" were trained pixel by pixel and do not need it: rows and columns are used as stored in the file.
 
-On the command line this is done in a process of its own, see :mod:`SESegmentationLib.client.reading`.
+On the command line this is done in a separate process, see :mod:`SESegmentationLib.client.reading`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def read_picture(path: Path, pixel_mm: Sequence[float], labels: bool = False) ->
     Args:
         path: file.
         pixel_mm: spacing (3) that the volume gets.
-        labels: of a picture with a palette (as annotation programs write) take the numbers, not the colours.
+        labels: for a picture with a palette (as annotation programs write) return the numbers, not the colours.
 
     Returns:
         3-D scalar image; i along the rows of the picture, j downwards, k from page to page.
@@ -150,7 +150,7 @@ def open_file(
         with _quiet():
             return read_dicom(path, series)
     if not stat.S_ISREG(kind):
-        raise InputError(f"{path} is no file, but a device or pipe.", "Give a file.")
+        raise InputError(f"{path} is not a file but a device or pipe.", "Give a file.")
     if path.stat().st_size == 0:
         raise InputError(f"The file {path} is empty (0 bytes).", "Copy or download it again.")
     if not os.access(path, os.R_OK):
@@ -162,7 +162,7 @@ def open_file(
             with _quiet():
                 return read_dicom(path, series)
         if series is not None:
-            raise InputError(f"{path} is no DICOM file, so that it has no series {series}.", "Leave out --series.")
+            raise InputError(f"{path} is not a DICOM file, so it has no series {series}.", "Leave out --series.")
         header = read_header(path)
         return header.image() if header else _by_itk(path)
     except (OSError, EOFError, zlib.error) as error:
@@ -178,7 +178,7 @@ def read_header(path: Path) -> Header | None:
         OSError: it cannot be read.
         ImportError: nibabel, which knows some formats, is not installed.
     """
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading a pipe may block
         return None
     name = path.name.lower()
     if name.endswith(METAIMAGE_ENDINGS):
@@ -197,11 +197,11 @@ def _is_metaimage(path: Path) -> bool:
 
 
 def _by_itk(path: Path) -> sitk.Image:
-    """A file of a format that ITK alone knows; it is refused where that does not say how its axes lie."""
+    """Read a format that only ITK knows; InputError if it does not say how the axes lie in the patient."""
     with opened(path) as file:
         start = file.read(24)
     if start.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} holds no volume, only where Git LFS keeps it.", "Get it, by: git lfs pull.")
+        raise InputError(f"{path} is only a Git LFS pointer, not the volume.", "Get it by: git lfs pull.")
     if start.startswith(GZIP_MAGIC):
         raise InputError(f"{path} is compressed twice.", "Decompress it once, by gunzip for example.")
     try:

@@ -1,7 +1,7 @@
 """Volumes in MetaImage files (``.mha``, ``.mhd``), by what the header says.
 
-ITK's reader ends the process on some damaged headers, and takes a file without a matrix for one in LPS, or one that
-gives its voxels' size only as ElementSize for one of 1 mm, without a word. Hence the header is read here, and kept to.
+ITK's reader crashes on some damaged headers, and silently assumes LPS for a file without a matrix, and 1 mm for one
+that gives the voxel size only as ElementSize. Hence the header is parsed here, and followed.
 
 Source: the documentation of MetaIO, https://itk.org/Wiki/MetaIO/Documentation.
 """
@@ -55,7 +55,7 @@ _DTYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
-#: names that a field has had
+#: former names of fields
 _ALIASES = {
     "Position": "Offset",
     "Origin": "Offset",
@@ -174,7 +174,7 @@ class MetaImageHeader:
 
     @property
     def _spacing_field(self) -> str | None:
-        """The field that tells how far apart voxels lie; that of their size where it is the only one."""
+        """The field with the distances of voxels; that with their sizes if it is the only one."""
         return next((name for name in ("ElementSpacing", "ElementSize") if name in self.fields), None)
 
     @property
@@ -220,7 +220,7 @@ class MetaImageHeader:
 
 
 def _peek(file: BinaryIO) -> bytes:
-    """What comes next in a file, without going on."""
+    """The next bytes of a file, without advancing in it."""
     here = file.tell()
     block = file.read(256)
     file.seek(here)

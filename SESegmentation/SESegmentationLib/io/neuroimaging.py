@@ -175,10 +175,10 @@ class NiftiHeader:
 
     @functools.cached_property
     def affine(self) -> np.ndarray:
-        """From voxel indices to LPS in mm, 4 x 4: where the scan was taken.
+        """From voxel indices (i, j, k) to LPS in mm, 4 x 4, in the space of the scan.
 
-        That is the sform, unless it leads to a template and the qform does not: the way to a template may stretch. In
-        a file without any transform it is what nibabel takes for one, which is a guess.
+        That is the sform, unless it leads to a template and the qform does not: a transform to a template may scale.
+        For a file without any transform it is the default of nibabel, which is a guess.
 
         Raises:
             InputError: it is sheared or impossible; the header's transforms or voxel sizes contradict each other.
@@ -200,14 +200,14 @@ class NiftiHeader:
             Finding(
                 "two-transforms",
                 f"The file holds two transforms that differ by up to {distance:.0f} mm (qform and sform); "
-                f"the {name} was taken.",
+                f"the {name} was used.",
                 "Other programs may show the volume, and the result, in another place.",
             )
         ]
 
     @functools.cached_property
     def _transforms(self) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """The transform that is taken, to RAS in mm; the other one, if there are two; and the first one's name."""
+        """The transform that is used, to RAS in mm; the other one, if there are two; and the name of the first."""
         if self._is_analyze:
             self._check_pixdim()
             return self._in_mm(self.fields.get_base_affine()), None, ""
@@ -248,7 +248,7 @@ class NiftiHeader:
         return np.diag([*[_UNITS_MM.get(units, 1.0)] * 3, 1.0]) @ transform
 
     def _qform(self) -> np.ndarray:
-        """The transform of the quaternion; sizes that are not told count as 1, and signs do not count."""
+        """The qform; missing voxel sizes count as 1, and their signs are ignored."""
         plain = self.fields.copy()
         sizes = np.abs(plain["pixdim"][1:4])
         plain["pixdim"][1:4] = np.where(np.isfinite(sizes) & (sizes > 0), sizes, 1)
@@ -262,15 +262,15 @@ class NiftiHeader:
             ) from error
 
     def _check_pixdim(self) -> None:
-        """Refuse voxel sizes that are none, where nothing else tells them."""
+        """Raise InputError for invalid voxel sizes, if the header gives no others."""
         for axis, size in enumerate(self.fields["pixdim"][1:4].tolist(), start=1):
             if not (math.isfinite(size) and size > 0):
                 raise self._impossible(f"pixdim[{axis}]", f"{size:g}", "the size of a voxel")
 
     def _check_sizes(self, transform: np.ndarray, name: str) -> None:
-        """Refuse an sform with other voxel sizes than pixdim; what says nothing there, 0 or NaN, contradicts nothing.
+        """Raise InputError if sform and pixdim give different voxel sizes; 0 and NaN in pixdim are ignored.
 
-        A negative size is a common mistake, which some programs take for a mirror image; it is none.
+        A negative size is a common mistake, which some programs misread as a mirror image.
         """
         sizes = np.abs(self.fields["pixdim"][1:4].astype(float)) * self._in_mm(np.eye(4))[0, 0]
         lengths = np.linalg.norm(transform[:3, :3], axis=0)
@@ -309,7 +309,7 @@ class NiftiHeader:
 
 
 def _is_nifti(path: Path, block: bytes) -> bool:
-    """Whether a file begins as NIfTI, or as Analyze where it is called so."""
+    """Whether a file begins as NIfTI, or as Analyze if its name says so."""
     if block[344:348] in _MAGICS_1 or block[4:8] in _MAGICS_2:
         return True
     sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")}

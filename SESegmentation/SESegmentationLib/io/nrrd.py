@@ -1,7 +1,7 @@
 """Volumes in NRRD files (``.nrrd``, ``.nhdr``), by what the header says.
 
-ITK's reader ends the process on some damaged headers, goes by no unit, and takes a file without directions, or in a
-space that is not the patient's, for one in LPS without a word. Hence the header is read here, and kept to.
+ITK's reader crashes on some damaged headers, ignores units, and silently assumes LPS for a file without directions or
+in a space that is not the patient's. Hence the header is parsed here, and followed.
 
 Source: "Definition of NRRD File Format", https://teem.sourceforge.net/nrrd/format.html.
 """
@@ -153,7 +153,7 @@ class NrrdHeader:
 
     @functools.cached_property
     def _directions(self) -> list[list[float] | None] | None:
-        """A direction for every axis, in the space's units, None where it is none of space; None without directions."""
+        """A direction for every axis, in the space's units, None for one not in space; None without directions."""
         value = self.fields.get("spacedirections")
         if value is None:
             return None
@@ -226,7 +226,7 @@ class NrrdHeader:
         return [*spacings, 1.0][:3]
 
     def _signs_and_units(self) -> np.ndarray:
-        """What leads from the file's space to LPS in mm, a factor for each coordinate."""
+        """The factor for each coordinate from the file's space to LPS in mm, (3,)."""
         if "space" in self.fields and "spacedimension" in self.fields:
             raise InputError(f"{self.path}: its header gives both space and space dimension.", REMEDY)
         space = self.fields.get("space", "").lower().strip()

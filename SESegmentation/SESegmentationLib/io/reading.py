@@ -29,14 +29,14 @@ from .volume_image import (
 
 #: share of a volume that padding fills at least; fewer voxels are outliers
 _LEAST_SHARE = 0.01
-#: how far it lies below the other values, in their own range without the highest; air in CT is no padding by that
+#: least distance of padding below the other values, as a share of their range without the highest; so air in CT is none
 _GAP = 0.25
 _HIGHEST_PERCENTILE = 99.5
-#: metadata of a checked volume: how many of its voxels were no numbers
+#: metadata of a checked volume: how many of its voxels were NaN or infinite
 NOT_NUMBERS = "SESegmentation_not_numbers"
-#: a volume longer than this along an axis is no part of a person, but has its spacing in another unit
+#: a volume longer than this along an axis is not of a person: its spacing must be in another unit
 LONGEST_MM = 3000.0
-#: nor is one that is shorter than the one along its longest axis, or than the other along any
+#: nor is one shorter than the first along its longest axis, or shorter than the second along any axis
 SHORTEST_MM = (1.0, 0.1)
 #: sums and squares of larger values leave the range of single precision
 _LARGEST = 1e15
@@ -46,10 +46,10 @@ _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
 def without_padding(image: sitk.Image) -> sitk.Image:
-    """``image`` with the lowest value of the image itself in place of padding; itself where there is none.
+    """``image`` with padding replaced by the lowest value of the image proper; unchanged if there is none.
 
-    Otherwise padding would count as the darkest tissue, stretch the range by which intensities are normalised, and
-    make of MR what looks like CT. It is negative: a background of 0 may be meant.
+    Otherwise padding would count as the darkest tissue, widen the range by which intensities are normalised, and make
+    MR look like CT. Only negative values count as padding: a background of 0 may be intended.
     """
     array = voxels_of(image)
     lowest = array.min()
@@ -76,7 +76,7 @@ def without_padding(image: sitk.Image) -> sitk.Image:
         [
             Finding(
                 "padding",
-                f"{percent:.0f} % of the voxels are padding ({value}); they were taken as {next_lowest:g}.",
+                f"{percent:.0f} % of the voxels are padding ({value}); they were set to {next_lowest:g}.",
                 "Structures that reach into them are cut off there.",
             )
         ],
@@ -98,7 +98,7 @@ _open: Opener = open_file
 
 @contextlib.contextmanager
 def files_opened_by(opener: Opener) -> Iterator[None]:
-    """Let files be opened by ``opener``, for example in a process that may die of them, instead of here."""
+    """Let files be opened by ``opener``, for example in a separate process that they may crash, instead of here."""
     global _open
     before, _open = _open, opener
     try:
@@ -160,7 +160,7 @@ def read_label_layers(path: str | Path, pixel_mm: Sequence[float] | None = None)
 
 
 def _as_labels(image: sitk.Image, name: str, single: bool) -> sitk.Image:
-    """An image as it was read as a label map; InputError where it is none."""
+    """An image that was read, as a label map; InputError if its values are not labels."""
     image = check_geometry(image, name, single)
     array = voxels_of(image)
     rounded = np.rint(array) if array.dtype.kind == "f" else array

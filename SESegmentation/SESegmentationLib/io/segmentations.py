@@ -1,7 +1,7 @@
 """Segmentations as label maps and as segments with names, codes and tags, as ``.seg.nrrd`` and Slicer keep them.
 
-In a ``.seg.nrrd`` a structure is found by its name and code: the numbers in it are dealt anew whenever Slicer saves.
-Slicer also saves it cropped to what is segmented, and segments that overlap in several layers.
+In a ``.seg.nrrd`` a structure is found by its name and code: Slicer renumbers its values whenever it saves. It also
+crops the file to what is segmented, and saves overlapping segments in several layers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..models.labels import Code, Label, same_name
 from .reading import read_label_layers
 from .volume_image import voxels_of
 
-#: how far the review of a segment is, in Slicer's words; nobody has begun with what a network wrote
+#: Slicer's tag for the review status of a segment, and its value for what a network wrote: not started
 STATUS_TAG, NOT_STARTED = "Segmentation.Status", "notstarted"
 #: DICOM (0062,0008) and (0062,0009): Slicer's export of DICOM SEG says MANUAL where one of them is missing
 ALGORITHM_TYPE_TAG, ALGORITHM_NAME_TAG = "DICOM.SegmentAlgorithmType", "DICOM.SegmentAlgorithmName"
@@ -29,7 +29,7 @@ AUTOMATIC, SEMIAUTOMATIC = "AUTOMATIC", "SEMIAUTOMATIC"
 _LONGEST = 64  # characters of DICOM's value representation LO
 #: tag of a segment: the value of the label that it was made for, however the user calls it
 LABEL_TAG = "SESegmentation.Label"
-#: types that say nothing: Slicer gives "Tissue" to segments of which nothing is known
+#: types that say nothing: none, and "Tissue", which Slicer gives to segments without a known type
 _UNTOLD = {"", "85756007"}
 _REMEDY = "Rename the segments in Slicer, or correct their terminology, and save the segmentation again."
 _FIELD = re.compile(r"Segment(\d{1,6})_(ID|Name|LabelValue|Layer|Tags)")
@@ -63,7 +63,7 @@ def segment_tags(label: Label) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Segment:
-    """What a segment says of itself.
+    """What the name and tags of a segment say.
 
     Attributes:
         name: as the user reads it.
@@ -95,10 +95,10 @@ class Segment:
 
 
 def identify(segments: Sequence[Segment], structures: Sequence[Label], where: str) -> list[Label | None]:
-    """The structure that each of ``segments`` is, None for none of ``structures``.
+    """The structure that each of ``segments`` is; None if it is none of ``structures``.
 
-    A name decides; of a segment called otherwise the label that it was made for, if the codes agree, or the codes
-    alone, if no other segment and no other structure has them.
+    The name decides. For any other name it is the label that the segment was made for, if the codes agree, or else the
+    codes alone, if no other segment and no other structure has them.
 
     Args:
         where: names the file in messages.
@@ -144,7 +144,7 @@ def _tells(segment: Segment) -> bool:
 
 
 def _agree(first: tuple[tuple[str, str], ...], second: tuple[tuple[str, str], ...]) -> bool:
-    """Whether type and side are the same; a side that is not told agrees with any."""
+    """Whether type and side are the same; a side that is not given agrees with any."""
     sides = {codes[1] for codes in (first, second) if len(codes) > 1 and codes[1][1]}
     return first[:1] == second[:1] and len(sides) < 2
 
@@ -200,7 +200,7 @@ class Segmentation:
         places = {_Place(n, int(v)) for n, a in enumerate(self.layers) for v in np.unique(voxels_of(a)) if v}
         if strange := sorted(place.value for place in places - set(self.segments)):
             raise InputError(
-                f"{self.name} holds the value {strange[0]}, which is no segment's.",
+                f"{self.name} holds the value {strange[0]}, which belongs to no segment.",
                 "Load it in Slicer, and save it again.",
             )
         return {place: segment for place, segment in self.segments.items() if place in places}
@@ -260,7 +260,7 @@ class Segmentation:
 
         Args:
             structures: see :meth:`valued`.
-            like: a volume; a segmentation that Slicer cropped is put where it was in it.
+            like: a volume; a segmentation that Slicer cropped is put back in its place on the grid of this volume.
 
         Raises:
             InputError: as :meth:`valued`, or structures overlap, or lie outside of ``like``.
@@ -311,7 +311,7 @@ def read_segmentation(path: str | Path, pixel_mm: Sequence[float] | None = None)
 
 
 def placed(labels: sitk.Image, grid: Geometry, name: str) -> sitk.Image:
-    """A label map in its place in a larger grid of the same voxels; as it is where its voxels are others.
+    """A label map in its place in a larger grid of the same voxels; unchanged if its voxels are not those of the grid.
 
     Raises:
         InputError: it holds something outside of the grid.
@@ -337,7 +337,7 @@ def placed(labels: sitk.Image, grid: Geometry, name: str) -> sitk.Image:
 
 
 def common_grid(first: Segmentation, second: Segmentation) -> Geometry | None:
-    """The grid on which two segmentations can be compared voxel by voxel, None where their voxels are others.
+    """The grid on which two segmentations can be compared voxel by voxel, None if their voxels do not coincide.
 
     A plain label map shows the whole volume; of two cropped ones it is the smallest grid that holds both.
     """

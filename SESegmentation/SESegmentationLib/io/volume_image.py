@@ -19,7 +19,7 @@ REMARKS = "SESegmentation_remarks"
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: axes less perpendicular than this are sheared
 SHEAR_DEGREES = 0.2
-#: of a voxel: how far apart two accounts of where voxels are may lie by rounding
+#: share of a voxel by which two accounts of its position may differ by rounding
 _ROUNDING = 0.01
 NO_ORIENTATION = Finding(
     "no-orientation",
@@ -28,14 +28,14 @@ NO_ORIENTATION = Finding(
 )
 NO_SIZE = Finding(
     "no-voxel-size",
-    "The file does not say how large its voxels are; they were taken for 1 mm.",
+    "The file does not say how large its voxels are; 1 mm was assumed.",
     "Volumes in ml are very likely wrong, and structures may be missed.",
 )
 GEOMETRY_REMEDY = "Correct them, and save the volume again from a program that shows it correctly."
 
 
 class _Voxels:
-    """What numpy asks for a view: its arrays hold on to this object, and so to the image."""
+    """The owner of a numpy view: the array keeps this object alive, and with it the image."""
 
     def __init__(self, image: sitk.Image) -> None:
         self._image = image
@@ -43,10 +43,10 @@ class _Voxels:
 
 
 def voxels_of(image: sitk.Image) -> np.ndarray:
-    """A view (k, j, i) of an image's voxels, which keeps the image; not to be written to.
+    """A view (k, j, i) of an image's voxels, which keeps the image alive; not to be written to.
 
-    SimpleITK's own views do not keep it: once the image is gone, as one that nobody has named is at once, they show
-    whatever its memory holds by then, or end the process.
+    SimpleITK's own views do not keep it alive: once the image is freed, which happens to a temporary one at once, they
+    show whatever its memory holds by then, or crash the process.
     """
     return np.asarray(_Voxels(image))
 
@@ -75,7 +75,7 @@ def volume_image(voxels: np.ndarray, affine: np.ndarray, name: str, findings: It
         findings: remarks that stay with the image.
 
     Raises:
-        InputError: the affine is none of perpendicular axes, so that no image can have it.
+        InputError: the affine's axes are not perpendicular, so no image can have it.
     """
     check_axes(affine, name)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -129,7 +129,7 @@ def affines_contradict(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def _rotation(affine: np.ndarray) -> np.ndarray:
-    """The orthogonal matrix next to the affine's."""
+    """The orthogonal matrix nearest to the affine's."""
     left, _, right = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
     return left @ right
 
@@ -186,7 +186,7 @@ def complex_valued(name: str) -> tuple[str, str]:
 
 
 def scaled(voxels: np.ndarray, slope: float, inter: float) -> np.ndarray:
-    """The values that are meant, in single precision unless they are stored in more or need no scaling."""
+    """``voxels`` times ``slope`` plus ``inter``, in single precision unless stored in more, or not scaled at all."""
     if voxels.dtype.itemsize > 8:
         voxels = voxels.astype(np.float64)
     if (slope, inter) == (1.0, 0.0):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CUT_OFF_REMEDY = "Copy or download it again: the transfer was probably cut off."
 GZIP_MAGIC = b"\x1f\x8b"
-#: deflate cannot make more bytes than this of one
+#: largest number of bytes that deflate can make from one
 _MOST_INFLATED = 1032
 #: copies that are held at once: as read here, as sent to the process that asked, and as an image there
 _COPIES = 3
@@ -30,7 +30,7 @@ _BLOCK_BYTES = 1 << 20
 _SURPLUS_BYTES = 1 << 28
 #: so many follow a carriage return by chance once in 10^19 files
 _LINE_FEEDS = 8
-#: longer headers are none; Slicer's with many segments take some 100 kB
+#: longest header that is read; Slicer's with many segments take some 100 kB
 _MOST_BYTES = 16 << 20
 _MOST_FILES = 1 << 16
 _UNITS_MM = {"": 1.0, "?": 1.0, "???": 1.0, "m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 1e-3, "nm": 1e-6}
@@ -40,7 +40,7 @@ REMEDY = "Correct it, or save the volume again from a program that shows it corr
 
 
 class Inflated(io.RawIOBase):
-    """What is compressed in a file, from where it stands on: gzip, also in several members, or zlib.
+    """The decompressed content of a file from its current position: gzip, also in several members, or zlib.
 
     Reading raises EOFError where it is cut off, and zlib.error where it is damaged; a checksum is verified at its end.
     """
@@ -67,7 +67,7 @@ class Inflated(io.RawIOBase):
         return 0
 
     def _next_member(self) -> bool:
-        """Go on with what was compressed by itself and appended; anything else that follows is not read."""
+        """Go on with the next gzip member; anything else that follows is not read."""
         self._ahead = self._inflater.unused_data or self._file.read(_BLOCK_BYTES)
         if not self._ahead.startswith(GZIP_MAGIC):
             return False
@@ -111,7 +111,7 @@ def check_room(path: Path, voxels: int, dtype: np.dtype) -> None:
 
 
 def skip(file: BinaryIO, count: int) -> int:
-    """Go on by ``count`` bytes, or to the end; how many that were."""
+    """Skip ``count`` bytes, or to the end; returns how many were skipped."""
     left = count
     while left and (block := file.read(min(left, _BLOCK_BYTES))):
         left -= len(block)
@@ -119,7 +119,7 @@ def skip(file: BinaryIO, count: int) -> int:
 
 
 def read_voxels(files: Sequence[tuple[BinaryIO, Path]], shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Voxels from where ``files`` stand, equal parts of them from each.
+    """Voxels from the current positions of ``files``, an equal part from each.
 
     Args:
         files: opened ones with their names, in order.
@@ -149,7 +149,7 @@ def surplus(file: BinaryIO, path: Path, voxels: np.ndarray) -> list[Finding]:
     """Read on to the end, which verifies checksums; a finding where as much as another slice follows the voxels.
 
     Raises:
-        InputError: the rest is damaged; or the file was transferred as a text, which moves the voxels on.
+        InputError: the rest is damaged; or the file was transferred as text, which shifts the voxels.
     """
     count = 0
     try:
@@ -167,7 +167,7 @@ def surplus(file: BinaryIO, path: Path, voxels: np.ndarray) -> list[Finding]:
     return [
         Finding(
             "surplus",
-            f"{path.name} holds {count} bytes more than the size in its header tells.",
+            f"{path.name} holds {count} bytes more than the size in its header requires.",
             "If that size is wrong, the volume is distorted, and the result meaningless.",
         )
     ]

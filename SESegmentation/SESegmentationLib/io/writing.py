@@ -38,7 +38,7 @@ _TEXT = (225, 228, 232)
 
 
 def write_image(path: Path, image: sitk.Image) -> None:
-    """Write an image in the format that the file's name says, and see that it reads as it is.
+    """Write an image in the format that the file's name says, and verify it by reading it back.
 
     Args:
         path: in a folder where nothing else is; see :class:`~SESegmentationLib.files.OutputFiles`.
@@ -62,7 +62,7 @@ def write_image(path: Path, image: sitk.Image) -> None:
 
 
 def _try_to_write(name: str, image: sitk.Image) -> Exception | None:
-    """Write an image and read it again; what went wrong. ITK itself does not tell of every file that it cut off."""
+    """Write an image and read it back; returns the error, if any. ITK does not report every truncated file."""
     try:
         sitk.WriteImage(image, name, useCompression=True)
         sync(Path(name))
@@ -120,10 +120,10 @@ def write_segmentation(
         labels: 3-D label map of unsigned integers, in LPS as everywhere in SimpleITK.
         structures: what the values mean; structures without a voxel become empty segments.
         algorithm: what found them, for DICOM; see :func:`.segmentations.algorithm_name`.
-        corrected: a person has had a part in it, see :func:`.segmentations.algorithm_tags`.
+        corrected: a person contributed to it, see :func:`.segmentations.algorithm_tags`.
 
     Raises:
-        UsageError: the name says DICOM; there are several slices for a PNG file.
+        UsageError: the name ends in .dcm, or there are several slices for a PNG file.
         SegmentationError: the file cannot be written (disk full, for example).
     """
     if path.suffix.lower() == ".dcm":  # ITK would write an image that refers to nothing
@@ -210,7 +210,7 @@ def draw_picture(
 
     Args:
         image: the volume, any orientation.
-        labels: the segmentation; where it lies on another grid than ``image``, that is shown on the segmentation's.
+        labels: the segmentation; if it is on another grid, ``image`` is resampled to it.
         structures: its structures.
         volumes_ml: their volumes in ml.
         title: one line on top.

@@ -1,4 +1,4 @@
-"""Model packages: cards, labels, where they are and whether they are whole. Needs only the standard library."""
+"""Model packages: cards, labels, where they are and whether they are intact. Needs only the standard library."""
 
 from .card import DividingPlane, Licence, ModelCard, View
 from .labels import Code, Label

@@ -22,7 +22,7 @@ README_NAME = "README.md"
 _KEYS = """format name title version summary modality contrast spacing orientation intensity networks views labels
 merged_pairs dividing_plane missed_below intracranial_error margin_mm input cleanup pipeline training accuracy
 calibration repeatability licence weights"""
-#: of labels, views and networks
+#: largest numbers of labels, views and networks
 MOST_LABELS, MOST_VIEWS, MOST_NETWORKS = 255, 32, 32
 #: values, lists and objects in a whole card
 MOST_ENTRIES = 200_000
@@ -41,7 +41,7 @@ _SECTIONS = {
     "calibration": sections.check_calibration,
     "repeatability": sections.check_repeatability,
 }
-#: cards by the content of their files: each job asks for its model, among all that are there
+#: cache of cards by the content of their files, as each job looks for its model among all installed ones
 _checked_cards: dict[bytes, ModelCard] = {}
 _MOST_CHECKED = 64
 
@@ -66,7 +66,7 @@ class Licence:
 
     @property
     def asks_consent(self) -> bool:
-        """Whether there are terms to be accepted; of a user's own model nobody has stated any."""
+        """Whether the user must accept terms; for the user's own models nobody has stated any."""
         return not self.free and self.spdx != OWN_DATA
 
     @classmethod
@@ -130,7 +130,8 @@ class ModelCard:
         spacing: voxel size of the model's grid in mm, along right-left, posterior-anterior and inferior-superior.
         orientation: axes of the model's grid; "RAS" is the only one.
         intensity: recipe for the intensities, see ``inference.preprocess``.
-        networks: descriptions for ``networks.build_network``, by name; output channel c is the c-th label, 0 none.
+        networks: descriptions for ``networks.build_network``, by name; output channel c is the c-th label, 0 the
+            background.
         views: planes and their networks.
         labels: structures, in the order of the networks' output channels 1, 2, ...
         merged_pairs: (left value, right value) of labels that views with ``merged`` cannot tell apart.
@@ -138,7 +139,7 @@ class ModelCard:
         missed_below: share of a structure's volume in another view below which a view overlooks it and is left out
             of its fusion, see ``inference.views``; 0 where all views always count.
         intracranial_error: of models that find all that lies inside the skull, the relative error (root mean square) of
-            its volume; 0 where the model does not tell it.
+            its volume; 0 if the model does not give it.
         margin_mm: margin in mm kept round the foreground or region when cropping.
         input: what the model expects: "kind", "extent_mm", "needs_stripping".
         cleanup: what is smoothed, see ``inference.smoothing``, removed and filled, see ``inference.postprocess``.
@@ -146,7 +147,8 @@ class ModelCard:
         training: what it was trained on and how.
         accuracy: measured accuracy.
         calibration: what Dice to expect at what confidence, see :func:`.sections.expected_dice`.
-        repeatability: how far volumes differ without a change, see :mod:`SESegmentationExport.comparison`.
+        repeatability: how far volumes differ between scans of unchanged patients, see
+            :mod:`SESegmentationExport.comparison`.
         licence: terms of use of the weights.
         weights_file: file name of the weights beside model.json.
         weights_sha256: their SHA-256, 64 hexadecimal digits.
@@ -288,7 +290,7 @@ def _object(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _check_entries(entry: Any) -> None:
-    """Refuse what no part of a card may hold, wherever it stands: texts that are not plain, numbers that are none."""
+    """Raise ModelError for what no part of a card may hold: text that is not plain, numbers that are not finite."""
     pending, count = [("it", entry, 0)], 0
     while pending:
         where, value, depth = pending.pop()
@@ -361,7 +363,7 @@ def _parse(cls: type[ModelCard], fields: Fields) -> ModelCard:
 
 
 def _check(card: ModelCard) -> None:
-    """Raise ModelError where fields that are well by themselves contradict each other."""
+    """Raise ModelError if fields that are valid by themselves contradict each other."""
     values = [label.value for label in card.labels]
     unpaired = [value for pair in card.merged_pairs for value in pair if value not in values]
     undescribed = sorted({view.network for view in card.views} - set(card.networks))

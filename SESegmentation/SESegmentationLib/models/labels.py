@@ -1,7 +1,7 @@
 """Labels of a model: names and sides of structures, SNOMED CT codes and colours.
 
 The codes are those of Slicer's own terminology; where it has none for a part (temporal horn, cerebellar cortex), the
-whole's code stands and the part goes into the name. Values of brain structures are FreeSurfer's.
+code of the whole is used, and the name gives the part. Values of brain structures are FreeSurfer's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from ..files.json_files import Fields
 
-#: terminology contexts in which Slicer finds anatomical codes: its own list, and that of DICOM with some codes more
+#: terminology contexts in which Slicer finds anatomical codes: its own list, and DICOM's, which has more codes
 GENERAL_ANATOMY = "Segmentation category and type - 3D Slicer General Anatomy list"
 DICOM_MASTER_LIST = "Segmentation category and type - DICOM master list"
 #: SNOMED CT types of the second list alone
@@ -65,7 +65,7 @@ STRUCTURES: dict[str, tuple[str, str, tuple[int, int, int]]] = {
     "urinary bladder": ("89837001", "Bladder", (222, 154, 132)),
     "prostate": ("41216001", "Prostate", (230, 158, 140)),
 }
-#: FreeSurfer's value left of the body, right of it, name
+#: FreeSurfer's value on the left, on the right, name
 PAIRED_BRAIN_STRUCTURES = (
     (2, 41, "cerebral white matter"),
     (3, 42, "cerebral cortex"),

@@ -1,6 +1,6 @@
-"""Model packages on their way: written with a README that is the card, readable; installed from a folder or a ZIP.
+"""Writing model packages, with the card rendered as a README, and installing them from a folder or a ZIP.
 
-What a card leaves out, its README leaves out too.
+The README says nothing about what the card leaves out.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from .store import (
 
 #: what a package may hold besides its weights
 COMPANIONS = (CARD_NAME, "README.md", "LICENSE")
-#: entries of a ZIP, and bytes of their list
+#: largest number of entries of a ZIP, and of bytes of their list
 MOST_ENTRIES = 1000
 LARGEST_LIST = 1 << 20
-#: times its own size that a ZIP may unpack to, of files above LARGEST; weights hardly shrink
+#: largest compression ratio of files above LARGEST; weights hardly compress
 MOST_SHRUNK = 20
-#: others can ask for any amount of memory
+#: other methods can demand any amount of memory
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _REMEDY = "Give a ZIP of one model's folder, as it came from whoever made the model."
 WEIGHTS_NAME = "model.safetensors"
 
 
 class _Bounded(io.FileIO):
-    """A file of which no large part is read at once: the list of files in a ZIP is read as a whole before all else."""
+    """A file that refuses large reads: the list of files in a ZIP is read at once, before anything else."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         content = super().read(LARGEST_LIST + 1 if size is None or size < 0 else min(size, LARGEST_LIST + 1))
@@ -61,7 +61,7 @@ def unpack(source: Path, folder: Path) -> None:
     """Put the card, companions and weights in the ZIP ``source`` into ``folder``.
 
     Raises:
-        InputError: it cannot be unpacked, holds no or several models, too much, or what points outside of it.
+        InputError: it cannot be unpacked, holds no or several models, too much data, or paths that point outside of it.
         ModelError: the card is damaged.
     """
     with _reading(source), _Bounded(source) as file, zipfile.ZipFile(file) as archive:
@@ -83,7 +83,7 @@ def unpack(source: Path, folder: Path) -> None:
 
 @contextmanager
 def _reading(source: Path) -> Iterator[None]:
-    """What a damaged ZIP raises, in words."""
+    """Turn what a damaged ZIP raises into InputError."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError, LookupError) as error:
@@ -91,10 +91,10 @@ def _reading(source: Path) -> Iterator[None]:
 
 
 def _files(source: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    """The files of a ZIP by path, whichever way its slashes lean (some programs of Windows write them backwards)."""
+    """The files of a ZIP by path, with either kind of slash (some Windows programs write backslashes)."""
     entries = archive.infolist()
     if len(entries) > MOST_ENTRIES:
-        raise InputError(f"{source} holds {len(entries)} files; a model has some four.", _REMEDY)
+        raise InputError(f"{source} holds {len(entries)} files; a model has about four.", _REMEDY)
     files: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for entry in entries:
         name = entry.filename.replace("\\", "/")
@@ -111,7 +111,7 @@ def _files(source: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfil
 
 
 def _content(source: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, largest: int) -> bytes:
-    """One file, after its size was looked at."""
+    """The content of one file, whose size is checked first."""
     if entry.flag_bits & 1:
         raise InputError(f"{source} is encrypted.", "Give a ZIP without a password.")
     if entry.compress_type not in _METHODS:
@@ -182,7 +182,7 @@ def add_model(source: Path, folder: Path | None = None, replace: bool = False) -
 
 @contextmanager
 def _unpacked(source: Path) -> Iterator[Path]:
-    """The folder with the model card that ``source`` is or, unpacked for the time being, holds."""
+    """The folder with the model card: ``source`` itself, or a temporary folder with the unpacked ZIP."""
     if source.is_dir():
         yield source
         return

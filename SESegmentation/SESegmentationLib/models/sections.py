@@ -19,9 +19,9 @@ from typing import Any
 from ..files.json_files import Fields
 
 PLANES = ("axial", "coronal", "sagittal")
-#: that a network sees at once
+#: largest number of pixels that a network sees at once
 MOST_PIXELS = 1 << 27
-#: things of one kind in a list that nobody needs more of
+#: largest number of entries of one kind in a list
 MOST = 1000
 _NETWORK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: smallest and largest whole number of a network's arguments
@@ -38,9 +38,9 @@ _MOST_CHANNELS = 2048
 _MOST_LEVELS = 8
 _LARGEST_KERNEL = 31
 _MEASURES = ("dice", "hausdorff95_mm", "surface_mm")
-#: entries of "calibration", by whether several views were asked
+#: entries of "calibration", by whether several views were used
 SEVERAL_VIEWS, ONE_VIEW = "views", "fast"
-#: least change that can be told, in within-scan standard deviations
+#: least change that can be told from noise, in within-scan standard deviations
 COEFFICIENT = 1.96 * math.sqrt(2)
 
 
@@ -267,7 +267,7 @@ def check_calibration(fields: Fields) -> None:
 
 
 def check_repeatability(fields: Fields) -> None:
-    """How far volumes of one patient differ who did not change."""
+    """How far volumes of an unchanged patient differ between scans."""
     fields.only("data", "command", "pairs", "within_scan_sd")
     for key in ("data", "command"):
         if fields.has(key):
@@ -281,7 +281,7 @@ def check_repeatability(fields: Fields) -> None:
 
 
 def check_training(fields: Fields) -> None:
-    """How it was trained; most of that is free."""
+    """How it was trained; most fields are free-form."""
     if fields.has("test_cases"):
         fields.texts("test_cases", most=100_000)
 
@@ -310,13 +310,13 @@ def least_change(repeatability: Mapping[str, Any], value: int) -> float | None:
 
 
 def expected_dice(calibration: Mapping[str, Any], value: int, confidence: float, views: int) -> float | None:
-    """The Dice that a structure probably has.
+    """The expected Dice of a structure with the truth.
 
     Args:
         calibration: of the card.
         value: of the structure's label.
         confidence: of the structure in the result.
-        views: how many were asked; the confidences of one and of several are not comparable.
+        views: how many were used; the confidences of one and of several are not comparable.
 
     Returns:
         0 to 1, or None where the card does not tell.

@@ -1,4 +1,4 @@
-"""Where model packages are: the search path, listing and finding; and whether one is whole."""
+"""Where model packages are: the search path, listing and finding; and whether one is intact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .card import CARD_NAME, README_NAME, ModelCard, read_card_json
 ENVIRONMENT_VARIABLE = "SESEGMENTATION_MODELS"
 #: an empty file in a package that the user has added in place of a shipped one
 REPLACES_SHIPPED = ".replaces-shipped"
-#: weights that are larger are not looked at, in bytes
+#: larger files of weights are refused, in bytes
 LARGEST_WEIGHTS = 1 << 30
 PIPELINE_REMEDY = "Correct the pipeline in model.json, or take the packages again from where they came."
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ class ModelPackage:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What of the folder belongs to the package."""
+        """The files of the folder that belong to the package."""
         return self.path / CARD_NAME, self.weights_path, self.path / README_NAME
 
     @classmethod
@@ -63,12 +63,12 @@ class ModelPackage:
         if not os.path.isfile(package.weights_path):
             raise ModelError(
                 f"The weights of the model {package.card.name} are missing: there is no {package.weights_path}.",
-                "Take the whole model package again from where it came.",
+                "Get the whole model package again from its source.",
             )
         if os.path.getsize(package.weights_path) > LARGEST_WEIGHTS:
             raise ModelError(
                 f"The weights {package.weights_path} are larger than {LARGEST_WEIGHTS >> 30} GiB.",
-                "Take the whole model package again from where it came.",
+                "Get the whole model package again from its source.",
             )
         return package
 
@@ -105,7 +105,7 @@ def search_path() -> list[Path]:
 
 
 def shipped_models() -> set[str]:
-    """Names of the models that come with the program: no other package is taken for them unasked."""
+    """Names of the models that come with the program: no other package takes their place unless the user asks."""
     return {found.card.name for found in _scan(_shipped_folders()) if isinstance(found, ModelPackage)}
 
 
@@ -152,7 +152,7 @@ def find_model(name_or_folder: str | Path) -> ModelPackage:
 
 
 def find_locator(package: ModelPackage) -> ModelPackage:
-    """The package that locates for ``package``: the one beside it, or the first of that name on the search path.
+    """The locator of ``package``: the package beside it, or the first of that name on the search path.
 
     Raises:
         ModelError: there is none, or it is damaged.
@@ -194,14 +194,14 @@ def _scan(folders: list[Path] | None = None) -> list[ModelPackage | DamagedModel
     for folder in search_path() if folders is None else folders:
         try:
             cards = sorted(folder.glob(f"*/{CARD_NAME}"))
-        except OSError:  # a folder that may not be read is as good as empty
+        except OSError:  # an unreadable folder counts as empty
             continue
         for card in cards:
             try:
                 package = ModelPackage.from_folder(card.parent)
                 if package.card.name in names and not (folder.resolve() in shipped or package.replaces_shipped):
                     raise ModelError(
-                        f"The model in {package.path} is called like {package.card.name}, which comes with the "
+                        f"The model in {package.path} has the name of {package.card.name}, which comes with the "
                         "program, and is not used instead of it.",
                         "Add it with: sesegment models add --replace, or give it another name.",
                     )
@@ -231,12 +231,12 @@ def verify_weights(package: ModelPackage) -> None:
     except OSError as error:
         raise ModelError(
             f"The weights {package.weights_path} cannot be read: {error.strerror or error}.",
-            "Check the file and its permissions, or take the model package again from where it came.",
+            "Check the file and its permissions, or get the model package again from its source.",
         ) from error
     if digest != package.card.weights_sha256:
         raise ModelError(
             f"The weights of the model {package.card.name} are damaged: their SHA-256 is not the one in {CARD_NAME}.",
-            "Take the whole model package again from where it came.",
+            "Get the whole model package again from its source.",
         )
 
 

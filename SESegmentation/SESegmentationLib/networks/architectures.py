@@ -1,14 +1,14 @@
 """The networks of Roy et al. (U-Net, SD-Net, DenseNet) from one template; and any network from its description.
 
 Source: Roy, Navab, Wachinger, IEEE TMI 38(2), 2019: four encoders and four decoders of 64 channels, with an SE block
-at the end of each. What the networks differ in (the layers of a block, how maps grow again) stands in their own files.
+at the end of each. The networks differ in the layers of a block and in how maps are upsampled; see their classes.
 
-Source: Ronneberger, Fischer, Brox, MICCAI 2015, on the template of Roy, Navab, Wachinger, IEEE TMI 2019.
+U-Net: Ronneberger, Fischer, Brox, MICCAI 2015, on the template of Roy, Navab, Wachinger, IEEE TMI 2019.
 
-Source: Roy, Conjeti, Sheet, Katouzian, Navab, Wachinger, "Error Corrective Boosting for Learning Fully Convolutional
+SD-Net: Roy, Conjeti, Sheet, Katouzian, Navab, Wachinger, "Error Corrective Boosting for Learning Fully Convolutional
 Networks with Limited Data", MICCAI 2017, on the template of Roy, Navab, Wachinger, IEEE TMI 2019.
 
-Source: Roy, Conjeti, Navab, Wachinger, "QuickNAT", NeuroImage 186, 2019, with the dense connections of Huang et al.,
+DenseNet: Roy, Conjeti, Navab, Wachinger, "QuickNAT", NeuroImage 186, 2019, with the dense connections of Huang et al.,
 CVPR 2017, on the template of Roy, Navab, Wachinger, IEEE TMI 2019.
 """
 
@@ -43,7 +43,7 @@ class Block(nn.Sequential):
 
     Args:
         layers: convolutions, norms and activations.
-        channels: that the layers give.
+        channels: output channels of the layers.
         se: SE block or identity.
     """
 
@@ -71,8 +71,8 @@ class TransposedConvolution(nn.ConvTranspose2d):
 class Unpooling(nn.Module):
     """Doubles height and width by putting values back where the encoder's maxima were, zeros elsewhere.
 
-    It needs as many channels as there were pooled. Only SE blocks that concatenate can make them differ; a 1x1
-    convolution then fits the one number to the other.
+    The input must have as many channels as were pooled. Only SE blocks that concatenate can make the numbers differ; a
+    1x1 convolution then adjusts the number of channels.
 
     Args:
         in_channels: of the maps from below.
@@ -112,7 +112,7 @@ class Template(nn.Module):
         ValueError: unknown position, SE kind or aggregation; numbers below 1; even kernel.
     """
 
-    #: whether maps grow by unpooling with the encoder's indices instead of by transposed convolutions
+    #: whether maps are upsampled by unpooling with the encoder's indices instead of transposed convolutions
     unpools = False
 
     def __init__(
@@ -205,14 +205,14 @@ class Template(nn.Module):
 
 
 class UNet(Template):
-    """Two convolutions a block, transposed convolutions to grow, concatenated skips.
+    """Two convolutions per block, upsampling by transposed convolutions, concatenated skip connections.
 
     Arguments as those of :class:`~SESegmentationLib.networks.architectures.Template`. The defaults make about 2.12 M
     parameters, of which scSE adds 1.6 %.
 
     Args:
-        widened: by how many channels each block is wider between its two convolutions, encoders before decoders (these
-            from the bottleneck upwards): parameters may so be spent on the layers instead of on SE blocks.
+        widened: extra channels between the two convolutions of each block, encoders first, then decoders from the
+            bottleneck upwards: a way to spend parameters on convolutions instead of SE blocks.
 
     Raises:
         ValueError: as the template's, or ``widened`` does not name every block.
@@ -239,7 +239,7 @@ class UNet(Template):
 
 
 class SDNet(Template):
-    """One convolution a block, unpooling with the encoder's indices, concatenated skips.
+    """One convolution per block, unpooling with the encoder's indices, concatenated skip connections.
 
     Arguments as those of :class:`Template`. The authors use kernels of 5x5 for brains and 7x3 (height, width) for
     retinal layers.
@@ -257,7 +257,7 @@ class SDNet(Template):
 
 
 class DenseLayer(nn.Sequential):
-    """Batch norm, ReLU, convolution; what they give is appended to what they got."""
+    """Batch norm, ReLU, convolution; their output is concatenated to their input."""
 
     def __init__(self, in_channels: int, channels: int, kernel: tuple[int, int]) -> None:
         super().__init__(nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True), convolution(in_channels, channels, kernel))
@@ -268,7 +268,7 @@ class DenseLayer(nn.Sequential):
 
 
 class DenseFCN(Template):
-    """Two dense layers and a 1x1 convolution a block, unpooling with the encoder's indices, concatenated skips.
+    """Two dense layers and a 1x1 convolution per block, unpooling with the encoder's indices, concatenated skips.
 
     Arguments as those of :class:`~SESegmentationLib.networks.architectures.Template`.
     """
@@ -329,7 +329,7 @@ def build_network(description: Mapping[str, Any]) -> nn.Module:
 
 
 def _first_line(error: Exception) -> str:
-    """PyTorch explains wrong types in whole lists."""
+    """The first line of an error's message; PyTorch's messages about wrong types run over many lines."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".: ")
 
@@ -376,7 +376,7 @@ def describe(network: nn.Module, *size: int) -> NetworkCost:
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal multiply_adds, se_multiply_adds
-        # every weight is used once at each position: of the output, or of the input where that is spread out
+        # every weight is used once per position: of the output, or of the input for transposed convolutions
         maps = inputs[0] if isinstance(layer, _TRANSPOSED) else output
         weight = layer.get_parameter("weight")
         here = maps.numel() // weight.shape[0] * weight.numel()

@@ -1,9 +1,9 @@
 """Batch norms: folded into convolutions for speed, or adapted to a scan that differs from those of the training.
 
 Where a scan is darker, coarser or noisier than what a network learnt from, its feature maps have other means and
-variances than those that the batch norms expect. Statistics of the scan then take a share in them. Source: Schneider,
-Rusak, Eck, Bringmann, Brendel, Bethge, "Improving robustness against common corruptions by covariate shift adaptation",
-NeurIPS 2020, equation 3.
+variances than those that the batch norms expect. Their statistics are then mixed with those of the scan. Source:
+Schneider, Rusak, Eck, Bringmann, Brendel, Bethge, "Improving robustness against common corruptions by covariate shift
+adaptation", NeurIPS 2020, equation 3.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 _Norm = nn.BatchNorm2d | nn.BatchNorm3d
-#: a channel may be 0 everywhere: its variance counts as this share of what was expected
+#: least ratio of a channel's variance to the expected one, as a channel may be 0 everywhere
 _LEAST_RATIO = 1e-3
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the feature maps that come to a batch norm, by channel.
+    """Statistics by channel of the feature maps that enter a batch norm.
 
     Attributes:
         mean: (C,).
@@ -34,7 +34,7 @@ class Statistics:
     variance: Tensor
 
     def divergence_from(self, other: Statistics) -> float:
-        """Kullback-Leibler divergence of normal distributions of these statistics from others, in nats; mean of C."""
+        """Kullback-Leibler divergence, in nats, of normal distributions from those of ``other``; mean over C."""
         expected = other.variance.clamp(min=torch.finfo(other.variance.dtype).tiny)
         ratio = (self.variance / expected).clamp(min=_LEAST_RATIO)
         distance = (self.mean - other.mean).square() / expected
@@ -59,7 +59,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def scan_statistics(network: nn.Module, inputs: Iterable[Tensor]) -> list[Statistics]:
-    """What comes to each batch norm where every one normalises by the input itself; the mean over ``inputs``.
+    """Statistics of the input of each batch norm while all normalise by their own input; mean over ``inputs``.
 
     Args:
         network: set to evaluation; it stays as it is.
@@ -90,7 +90,7 @@ def divergence(network: nn.Module, statistics: Sequence[Statistics]) -> float:
 
 @torch.no_grad()
 def with_statistics(network: nn.Module, statistics: Sequence[Statistics], share: float) -> nn.Module:
-    """A copy of a network in whose batch norms the statistics of a scan have a share, from 0 to 1."""
+    """A copy of a network whose batch norms mix in a scan's statistics with the weight ``share``, 0 to 1."""
     adapted = copy.deepcopy(network)
     for norm, scan in zip(_norms(adapted), statistics, strict=True):
         trained = _held(norm)

@@ -1,10 +1,10 @@
 """A network that learns to correct: from a few corrected slices of a structure to its other slices.
 
-It sees one structure at a time, so that it serves models of any structures. Volumes are (D, H, W) on a model's grid, of
-any spacing. It does not segment anew: it says by how much the log-odds of the present result are to change, and how
-much better that will be, so that it can be left where nothing is to be gained. Channels that tell what was corrected
-are those of prompts in interactive segmentation (Isensee et al., nnInteractive, 2025); squeeze & excitation carries
-what the corrected slices tell to all others (Roy et al., Medical Image Analysis 59, 2020).
+It sees one structure at a time, so it works with models of any structures. Volumes are (D, H, W) on a model's grid, of
+any spacing. It does not segment from scratch: it predicts by how much the log-odds of the current result change, and
+the gain to be expected, so that the result is kept where there is none. Corrections enter as input channels, as prompts
+do in interactive segmentation (Isensee et al., nnInteractive, 2025); squeeze & excitation carries information from the
+corrected slices to all others (Roy et al., Medical Image Analysis 59, 2020).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .pyramid import PyramidUNet
 
 #: channels of the input
 INPUTS = 10
-#: maps beside the correction, whose means tell how much better it will be
+#: output maps besides the correction; the expected gain is computed from their means and FIGURES
 ASIDE = 7
-#: numbers that tell the same
+#: scalar features from which the expected gain is computed
 FIGURES = 6
-#: present probabilities nearer to 0 or 1 count as these
+#: current probabilities are clamped to the range from this to 1 minus this
 LEAST = 0.02
-#: intensities by which structure and surroundings are told apart
+#: bins of the intensity histograms of a structure and its surroundings
 BINS = 24
-#: log-odds of an intensity go no further
+#: log-odds of an intensity are clamped to this, positive and negative
 MOST_ODDS = 3.0
 
 
@@ -38,7 +38,7 @@ class Corrected:
 
     Attributes:
         image: intensities.
-        own: 1 where the present result has the structure.
+        own: 1 where the current result has the structure.
         probability: of the structure, by the model.
         others: probability of any other structure.
         known: 1 where the labels are known to be right, 0.5 where they were looked at, 0 elsewhere.
@@ -55,12 +55,12 @@ class Corrected:
     other_labels: Tensor
 
     def base(self) -> Tensor:
-        """The present probability, on the side of 1/2 on which the result is; as corrected where known."""
+        """The model's probability, moved to that side of 1/2 on which the current result is, (D, H, W)."""
         soft = self.probability.clamp(LEAST, 1 - LEAST)
         return torch.where(self.own > 0, soft.clamp(min=0.55), soft.clamp(max=0.45))
 
     def errors(self) -> Tensor:
-        """1 where the present result misses the structure, -1 where it has it wrongly, 0 elsewhere, as far as known."""
+        """1 at false negatives of the current result, -1 at false positives, 0 elsewhere and where nothing is known."""
         return (self.labels - self.own) * (self.known > 0)
 
     def within(self, box: Box) -> Corrected:
@@ -87,7 +87,7 @@ class Corrected:
         )
 
     def _odds(self) -> Tensor:
-        """What its intensity says of each voxel, as the known slices show it: log-odds of the structure."""
+        """Log-odds of the structure given each voxel's intensity, estimated on the known slices, (D, H, W)."""
         near = _around(torch.maximum(self.own, self.labels * (self.known > 0)), 3) > 0
         shown = near & (self.known > 0)
         seen = self.image[near].float()
@@ -105,7 +105,7 @@ class Corrected:
 
 
 class CorrectionNetwork(nn.Module):
-    """The network, a pyramid U-Net of volumes with scSE blocks, and what it expects of its own correction.
+    """A 3-D pyramid U-Net with scSE blocks, and a head that predicts the gain of its own correction.
 
     Args:
         channels: by level, finest first.
@@ -165,15 +165,15 @@ class CorrectionNetwork(nn.Module):
 
 
 def _around(mask: Tensor, reach: int) -> Tensor:
-    """A mask grown by so many voxels."""
+    """A mask dilated by ``reach`` voxels."""
     grown = mask[None, None]
-    for axis in range(3):  # one after the other: that is quicker
+    for axis in range(3):  # axis by axis, which is faster
         grown = F.max_pool3d(grown, *_along(axis, 2 * reach + 1), _along(axis, reach, 0)[0])
     return grown[0, 0]
 
 
 def _spread(error: Tensor, known: Tensor) -> Tensor:
-    """Errors at known voxels carried to their surroundings: the mean over the known voxels within some voxels."""
+    """Errors spread to nearby voxels: 10 times their mean over the known voxels up to 6 voxels away on each axis."""
     sums = torch.stack([error * known, known])[None]
     for length in (9, 5):
         for axis in range(3):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def merge_pairs(logits: Tensor, pairs: Sequence[tuple[int, int]], merged: Tensor) -> Tensor:
-    """Let some images of a batch not distinguish left from right.
+    """Merge left and right in some images of a batch.
 
     In those images the probability of each pair is summed into its first channel and the second one becomes
     impossible, so that a target with left in place of right is compared with the sum.
@@ -46,13 +46,13 @@ def merge_target(target: Tensor, pairs: Sequence[tuple[int, int]], merged: Tenso
 
 
 def overlap_and_size(predicted: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Of each class the voxels in both, and those in one plus those in the other; Dice is twice their ratio.
+    """For each class, the voxels in both, and the sum of the voxels in each; Dice is twice their ratio.
 
     Args:
         predicted, target: class indices, of the same shape.
 
     Returns:
-        Two times (C,) int64.
+        Overlap and size, each (C,) int64.
     """
     overlap = torch.bincount(target[predicted == target].long(), minlength=classes)
     size = torch.bincount(predicted.flatten().long(), minlength=classes)
@@ -60,7 +60,7 @@ def overlap_and_size(predicted: Tensor, target: Tensor, classes: int) -> tuple[T
 
 
 def mean_dice(predicted: Tensor, target: Tensor) -> float:
-    """Mean Dice of the classes that are in either, background apart; 1 where there are none.
+    """Mean Dice over the classes, without background, that occur in either; 1 if none does.
 
     Args:
         predicted, target: class indices, of the same shape.
@@ -72,7 +72,7 @@ def mean_dice(predicted: Tensor, target: Tensor) -> float:
 
 
 def smoothed_dice(overlap: Tensor, size: Tensor) -> Tensor:
-    """Dice by :func:`overlap_and_size`, one voxel added to both: 1 where there is nothing in either."""
+    """Dice from :func:`overlap_and_size`, (2 overlap + 1) / (size + 1): 1 where a class is in neither."""
     return (2 * overlap + 1) / (size + 1)
 
 
@@ -82,7 +82,7 @@ def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     Classes that do not occur are left to the cross-entropy: their Dice is 0 whatever the network says.
 
     Args:
-        probabilities: (N, C, H, W), already softmaxed once.
+        probabilities: (N, C, H, W), after the softmax.
         target: (N, H, W) channel indices.
     """
     classes = probabilities.shape[1]
@@ -116,7 +116,7 @@ def segmentation_loss(
 
 
 def distillation_loss(logits: Tensor, soft_target: Tensor) -> Tensor:
-    """Cross-entropy plus Dice, 1:1, with a target that is a probability itself.
+    """Cross-entropy plus Dice, 1:1, with probabilities as the target.
 
     The soft Dice loss of :func:`soft_dice_loss` is least where all probabilities are 0 or 1, whatever the target; this
     one, which is the same for targets of 0 and 1, is least at the target (Wang, Popordanoska et al., "Dice Semimetric

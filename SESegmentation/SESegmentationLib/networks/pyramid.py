@@ -20,10 +20,11 @@ _UPSAMPLING: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn
 
 
 class Convolution3d(nn.Conv3d):
-    """A convolution of volumes, of stride 1, that does not fall back to PyTorch's own on a CPU.
+    """A 3-D convolution of stride 1 that always uses oneDNN on a CPU.
 
-    PyTorch takes oneDNN for large volumes only; small ones then take up to eight times as long. Gradients of a single
-    volume cannot be told to take it, but those of two can: so one that learns goes through as two halves.
+    PyTorch uses oneDNN for large volumes only; without it, small ones take up to eight times as long. The gradient of a
+    single volume cannot be made to use it, but that of a batch of two can: in training, a single volume is therefore
+    computed as two halves.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -36,12 +37,12 @@ class Convolution3d(nn.Conv3d):
 
     @property
     def _around(self) -> tuple[int, ...]:
-        """Zeros put around the maps, along each axis."""
+        """Zero padding on each side, by axis."""
         assert not isinstance(self.padding, str)
         return self.padding
 
     def _in_halves(self, maps: Tensor) -> Tensor:
-        """The same, computed of a volume's lower and upper slices side by side, each with the other's next ones."""
+        """The same on a batch of the volume's lower and upper half, each with the adjacent slices of the other."""
         around, half = self._around[0], maps.shape[2] // 2
         padded = F.pad(maps, (0, 0, 0, 0, around, around))
         halves = torch.cat((padded[:, :, : half + 2 * around], padded[:, :, half:]))
@@ -63,7 +64,7 @@ _CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: Convolutio
 
 
 class ConvolutionBlock(nn.Sequential):
-    """(3x3 convolution, batch norm, ReLU) some times, then an SE block.
+    """(3x3 convolution, batch norm, ReLU) repeated, then an SE block.
 
     Args:
         in_channels: channels of the input.
@@ -92,7 +93,7 @@ class PyramidUNet(nn.Module):
     Args:
         in_channels: neighbouring slices in the input (thickness).
         classes: output classes, background included.
-        channels: channels per level, finest first; as many poolings as there are levels less one.
+        channels: channels per level, finest first; one pooling fewer than levels.
         convolutions: convolutions per block.
         se: "scSE", "cSE", "sSE" or None.
         reduction: r of the channel branch.

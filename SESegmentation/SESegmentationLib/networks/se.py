@@ -144,9 +144,9 @@ def spatial_gate(network: nn.Module) -> SpatialSE | None:
 
 @contextlib.contextmanager
 def recorded_gates(block: SpatialSE) -> Iterator[list[Tensor]]:
-    """A list that gets the gates (N, 1, H, W) of each forward pass of ``block``, float32 whatever it runs in.
+    """A list to which each forward pass of ``block`` appends its gates, (N, 1, H, W) or (N, 1, D, H, W) float32.
 
-    Gates that are all but open differ by less than half precision can tell.
+    They are computed in single precision: gates close to 1 differ by less than half precision resolves.
     """
     gates: list[Tensor] = []
     exact = copy.deepcopy(block).float()

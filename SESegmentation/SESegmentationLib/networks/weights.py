@@ -1,4 +1,4 @@
-"""Weights: of a model package into networks, of 8 bits, and from the authors' own SE blocks. Safetensors: no code.
+"""Loading a package's weights (safetensors: no code), 8-bit quantisation, and import of the authors' own SE blocks.
 
 The largest absolute weight of an output channel becomes 127; the others are rounded to whole steps of it. Vectors
 (biases, batch norms) stay as they are. Source: Krishnamoorthi, "Quantizing deep convolutional networks for efficient
@@ -22,9 +22,9 @@ from .se import ChannelSE, ConcurrentSE, SpatialSE
 #: name of a tensor's scales, after its own
 SCALE = ".scale"
 _LARGEST = 127
-#: what stands before a branch's names where it is one of two
+#: prefix of a branch's parameter names inside a scSE block
 _BRANCHES = {ChannelSE: "cSE.", SpatialSE: "sSE.", ConcurrentSE: ""}
-_REMEDY = "Take the whole model package again from where it came."
+_REMEDY = "Get the whole model package again from its source."
 
 
 def to_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -42,7 +42,7 @@ def to_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What :func:`to_eight_bits` was given, float32 where it was rounded; tensors without scales as they are.
+    """The inverse of :func:`to_eight_bits`: float32 for quantised tensors; tensors without scales are unchanged.
 
     Raises:
         ValueError: scales without their tensor, or that do not fit it.
@@ -58,7 +58,7 @@ def from_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def se_prefixes(block: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """What stands before the names of each SE block of the kind of ``block`` in ``weights``, in their order.
+    """The name prefixes in ``weights`` of all SE blocks of the same kind as ``block``, in their order.
 
     Args:
         block: an SE block, or a module that holds one.
@@ -76,18 +76,18 @@ def se_prefixes(block: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
         if (not prefix or prefix.endswith("."))
         and all(prefix + name in weights for name in names)
         and weights[prefix + first].dim() >= 2
-        and (first != "conv.weight" or len(weights[prefix + first]) == 1)  # other convolutions are called so too
+        and (first != "conv.weight" or len(weights[prefix + first]) == 1)  # other convolutions have this name too
     ]
 
 
 def load_se_weights(block: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> None:
-    """Put weights of the authors' SE block into ``block``, which then computes what theirs does.
+    """Put weights of the authors' SE block into ``block``, which then computes the same.
 
     Args:
         block: an SE block, or a module that holds one (an encoder of a network).
-        weights: a state dict, of a block or of a whole network; other weights in it are passed over.
-        prefix: what stands before ``cSE`` and ``sSE`` (or before ``fc1``, ``conv``) there; may be left out where there
-            is only one block.
+        weights: a state dict, of a block or of a whole network; other weights in it are ignored.
+        prefix: the part of the names before ``cSE`` and ``sSE`` (or before ``fc1``, ``conv``); not needed if there is
+            only one block.
 
     Raises:
         ModelError: ``weights`` have no such block, several, or one of another size; ``block`` then stays as it is.
@@ -130,14 +130,14 @@ def _only_se(block: nn.Module) -> ConcurrentSE | ChannelSE | SpatialSE:
     found = concurrent or single
     if len(found) != 1:
         raise ModelError(
-            f"The module holds {len(found)} SE blocks; one is filled at a time.", "Give the encoder or decoder itself."
+            f"The module holds {len(found)} SE blocks; only one can be filled.", "Give the encoder or decoder itself."
         )
     return found[0]
 
 
 def load_weights(package: ModelPackage) -> dict[str, dict[str, Tensor]]:
-    """The weights of every network by network and parameter name, on the CPU, as they are stored (half or single);
-    single where they are stored in 8 bits.
+    """The weights of every network by network and parameter name, on the CPU, in the stored precision (half or single);
+    8-bit weights become single precision.
 
     Raises:
         ModelError: the file is not the one whose SHA-256 the card gives, or does not hold this card's networks.
@@ -156,7 +156,7 @@ def load_weights(package: ModelPackage) -> dict[str, dict[str, Tensor]]:
         network, _, parameter = key.partition(".")
         if network not in weights:
             raise ModelError(
-                f"The weights {package.weights_path} hold {key[:80]!a}, of no network in the card.", _REMEDY
+                f"The weights {package.weights_path} hold {key[:80]!a}, which no network in the card has.", _REMEDY
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"The weights {package.weights_path} hold numbers that are not finite.", _REMEDY)
@@ -188,7 +188,9 @@ def load_networks(package: ModelPackage) -> dict[str, nn.Module]:
 
 
 def _check_size(package: ModelPackage, name: str, state: dict[str, Tensor]) -> None:
-    """Refuse a network that is larger than its weights, or of other inputs or outputs, before it takes memory."""
+    """Raise ModelError for a network larger than its weights or with other inputs or outputs, before it takes
+    memory.
+    """
     with torch.device("meta"):
         network = build_network(package.card.networks[name])
     views = [view for view in package.card.views if view.network == name]
@@ -210,7 +212,7 @@ def _check_size(package: ModelPackage, name: str, state: dict[str, Tensor]) -> N
 
 
 def _first(error: RuntimeError) -> str:
-    """The first mismatch of PyTorch's list of them; of several names in it the first."""
+    """The first mismatch in PyTorch's list; if it has several names, the first of them."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first, comma, _ = lines[min(1, len(lines) - 1)].rstrip(". ").partition('", "')
     return f'{first}" and others' if comma else first

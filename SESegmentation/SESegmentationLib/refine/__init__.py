@@ -1,4 +1,4 @@
-"""Refinement: what the clinician corrected teaches the networks this patient, and is propagated to other slices."""
+"""Refinement: the clinician's corrections are propagated to other slices, and can adapt the networks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Corrections:
 
     Attributes:
         labels: label map on the volume's grid.
-        known: (k, j, i) where ``labels`` can be relied on; some voxel can.
+        known: (k, j, i) bool, where ``labels`` are reliable; at least one voxel.
     """
 
     labels: sitk.Image
@@ -34,10 +34,10 @@ class Corrections:
 
     @classmethod
     def in_slices(cls, labels: sitk.Image, slices: Iterable[Slices]) -> Corrections:
-        """Corrections of which every voxel in some slices is known.
+        """Corrections in which all voxels of some slices are known.
 
         Raises:
-            InputError: a slice is outside, or there is none.
+            InputError: a slice is outside, or none is given.
         """
         return cls(labels, slices_mask(slices, labels.GetSize()[::-1]))
 
@@ -62,14 +62,14 @@ class Corrections:
         return labels, known
 
     def kept_in(self, labels: sitk.Image) -> sitk.Image:
-        """``labels``, on the same grid, with the known voxels as they were left."""
+        """``labels``, on the same grid, with the known voxels as they were corrected."""
         array = sitk.GetArrayFromImage(labels)
         array[self.known] = voxels_of(self.labels)[self.known]
         return Geometry.of(labels).image(array)
 
 
 def check_place(image: sitk.Image, labels: sitk.Image) -> None:
-    """Refuse a label map that does not lie on a volume's grid, by InputError."""
+    """Raise InputError if a label map does not lie on a volume's grid."""
     if not same_grid(image, labels):
         raise InputError(
             "The corrected labels and the volume differ in size, spacing, origin or direction.",
@@ -78,7 +78,7 @@ def check_place(image: sitk.Image, labels: sitk.Image) -> None:
 
 
 def check_values(labels: sitk.Image, values: Iterable[int]) -> None:
-    """Refuse a label map with values other than 0 and ``values``, by InputError."""
+    """Raise InputError if a label map has values other than 0 and ``values``."""
     unknown = sorted(set(np.unique(voxels_of(labels)).tolist()) - {0, *values})
     if unknown:
         raise InputError(

@@ -31,7 +31,7 @@ def adapted_parameters(network: nn.Module, which: str) -> dict[str, nn.Parameter
     """The parameters of a set, by name.
 
     Args:
-        network: any of :mod:`SESegmentationLib.networks`; what gives its logits is called ``classifier``.
+        network: any of :mod:`SESegmentationLib.networks`; the layer that outputs its logits is called ``classifier``.
         which: "se" for the squeeze & excitation blocks and the classifier's bias, "classifier", or "all".
 
     Raises:
@@ -76,7 +76,7 @@ class AdaptedParameters:
         write_whole(Path(path), self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """What :meth:`save` writes."""
+        """The content of the file that :meth:`save` writes."""
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
         return save(tensors, {"format": FORMAT, "weights_sha256": self.weights_sha256, **self.notes})
 
@@ -95,7 +95,7 @@ class AdaptedParameters:
 
     @classmethod
     def from_bytes(cls, content: bytes, source: str = "the segmentation") -> AdaptedParameters:
-        """What :meth:`to_bytes` gave; ``source`` serves the messages.
+        """Read the output of :meth:`to_bytes`; messages name ``source``.
 
         Raises:
             InputError: it cannot be read, or is another kind of file.

@@ -1,8 +1,8 @@
-"""Batch norms adapted to a scan that differs from those of the training, if corrected slices speak for it.
+"""Batch norms adapted to a scan that differs from those of the training, if corrected slices show that it helps.
 
-Networks that see a crop whole have the statistics of all of it at once. How far these lie from those of the training
-tells whether the scan differs (:mod:`..networks.batch_norms`); the correction's card says from where on. Without
-corrections nothing would show whether it helps, so it is no part of segmenting.
+Networks that see a crop as a whole have all its statistics at once. Their divergence from those of the training tells
+whether the scan differs (:mod:`..networks.batch_norms`); the threshold is in the card of the learnt correction. Without
+corrections nothing would show whether it helps, so plain segmentation does not do it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from ..networks.losses import mean_dice
 from ..networks.weights import load_networks
 from . import Corrections
 
-#: shares of the scan in the statistics that are tried; chosen on validation cases
+#: weights of the scan's statistics that are tried; chosen on validation cases
 SHARES = (0.25, 0.5)
-#: a share is taken if it adds this to the Dice on what was corrected
+#: least gain in Dice on the corrected voxels for which a share is accepted
 LEAST_GAIN = 0.01
 
 
 def adapted_engines(engine: Engine, crops: Sequence[Crop], least_divergence: float) -> Iterator[Engine]:
-    """Engines whose batch norms are adapted to the crops of a scan, by little and by more.
+    """Engines whose batch norms are adapted to the crops of a scan, by increasing shares.
 
-    There is no such engine where the scan is as those of the training, or networks see it slice by slice.
+    Yields none if the scan is like those of the training, or if networks see it slice by slice.
 
     Args:
-        engine: with the model as it is; it stays so.
+        engine: with the model as it is; not modified.
         crops: of the scan.
-        least_divergence: from which on the scan differs, mean over the networks, see :func:`.batch_norms.divergence`.
+        least_divergence: in nats, from which on the scan counts as different, mean over the networks, see
+            :func:`.batch_norms.divergence`.
 
     Raises:
         ModelError: the weights cannot be loaded.
@@ -64,6 +65,6 @@ def adapted_engines(engine: Engine, crops: Sequence[Crop], least_divergence: flo
 
 
 def known_dice(labels: sitk.Image, corrections: Corrections) -> float:
-    """Mean Dice of the structures of a label map with what is known."""
+    """Mean Dice over the structures of a label map, on the known voxels."""
     ours, theirs = (voxels_of(image)[corrections.known] for image in (labels, corrections.labels))
     return mean_dice(torch.from_numpy(ours.astype(np.int64)), torch.from_numpy(theirs.astype(np.int64)))

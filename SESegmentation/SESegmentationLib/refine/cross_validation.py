@@ -1,8 +1,8 @@
 """Cross-validated recalibration: no larger step than helps on corrected slices that the networks did not see.
 
 Each part of the corrected slices is held out in turn, the networks learn from the others, and are tested on what was
-held out. The step towards what they learnt is the largest that does better than the networks did before; none, if
-none does, or if nothing can be held out.
+held out. The largest step towards the learnt parameters that improves on the original networks is taken; none if none
+does, or if nothing can be held out.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from . import Corrections, Slices
 from .adapted import AdaptedParameters, adapted_parameters
 from .recalibration import Settings, TrainingSlices, prepare_training_slices, recalibrate
 
-#: shares of the way to what was learnt that are tried
+#: steps that are tried, as shares of the way to the learnt parameters
 STEPS = (1.0, 0.5, 0.25)
-#: a step is taken if it adds this to the Dice on what was hidden
+#: least gain in Dice on held-out slices for which a step is taken
 LEAST_GAIN = 0.005
 #: parts into which the corrected slices are split
 PARTS = 2
@@ -48,17 +48,17 @@ def recalibrate_cross_validated(
     report: Callable[[float], None],
     cross_validated: bool = True,
 ) -> AdaptedParameters | None:
-    """What the networks of ``engine`` learn from corrected slices; None where they stay as they are.
+    """The parameters that the networks of ``engine`` learn from corrected slices; None if none improve.
 
     Args:
-        engine: with the model as it is; it stays so.
+        engine: with the model as it is; not modified.
         image: the volume.
         corrections: what is known of it.
-        slices: in which.
+        slices: the corrected ones.
         settings: how to learn.
         options, located: as of :meth:`.Engine.crops`.
         report: told the fraction that is done; may raise to stop.
-        cross_validated: otherwise the whole step is taken, for comparison.
+        cross_validated: if false, the whole step is taken, for comparison.
 
     Raises:
         InputError: the corrected slices lie where the model does not look.
@@ -68,7 +68,7 @@ def recalibrate_cross_validated(
     crops = engine.crops(image, options, located=located)
     parts = split_slices(slices, PARTS) if cross_validated else []
     if cross_validated and len(parts) < 2:
-        _training_slices(engine, networks, crops, corrections)  # says what is wrong with them, if anything is
+        _training_slices(engine, networks, crops, corrections)  # raises the error for them, if they are unusable
         return None
     gains = np.zeros(len(STEPS))
     for number, hidden in enumerate(parts):
@@ -88,7 +88,7 @@ def recalibrate_cross_validated(
 
 
 def split_slices(slices: Sequence[Slices], parts: int) -> list[list[Slices]]:
-    """Corrected slices in so many parts at most, neighbours together: they tell the same."""
+    """Corrected slices in at most ``parts`` parts, neighbours together, as they hold the same information."""
     groups: list[Slices] = []
     for entry in slices:
         numbers = np.array(entry.numbers)
@@ -99,7 +99,7 @@ def split_slices(slices: Sequence[Slices], parts: int) -> list[list[Slices]]:
 
 
 def _training_slices(engine: Engine, networks: Networks, crops: Sequence[Crop], corrections: Corrections) -> ByNetwork:
-    """What each network can learn."""
+    """The training slices of each network."""
     training: ByNetwork = {name: [] for name in networks}
     for crop in crops:
         for view in engine.card.views:

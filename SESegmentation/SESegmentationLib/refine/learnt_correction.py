@@ -37,12 +37,12 @@ FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Correction"
 ANY_MODEL = FOLDER / "any-model.safetensors"
 #: voxels round a structure that the network sees too
 MARGIN = 8
-#: a structure of more voxels than this, margin included, is corrected in parts near the corrected slices: what these
-#: tell of intensities does not hold across a whole head, where the sensitivity of coils drifts
+#: a structure of more voxels than this, margin included, is corrected in parts near the corrected slices, whose
+#: intensities do not hold across a whole head, as the sensitivity of coils varies
 LARGEST = 250_000
-#: edge of these parts, how far from a corrected slice they go, and what is seen round them, in voxels
+#: in voxels: the edge of these parts, their reach from a corrected slice, and the margin seen around them
 PART, REACH, OVERLAP = 64, 8, 4
-#: one of fewer is seen with its mirror image
+#: a structure of fewer voxels is corrected with its mirror image too, and both are averaged
 MIRRORED = 64_000
 
 Report = Callable[[float], None]
@@ -50,7 +50,7 @@ Report = Callable[[float], None]
 
 @dataclass(frozen=True)
 class CropPrediction:
-    """What a model gives for a crop, (k, j, i) on its grid.
+    """A model's output for a crop, (k, j, i) on its grid.
 
     Attributes:
         image: float32, as its networks see it.
@@ -68,7 +68,7 @@ class CropCorrections:
     """The corrections of the same crop.
 
     Attributes:
-        channels: (k, j, i) output channels; they count where anything is known.
+        channels: (k, j, i) output channels; valid where ``known`` is above 0.
         known: (k, j, i) float32: 1 where they are right, 0.5 where they were looked at, 0 elsewhere.
     """
 
@@ -97,7 +97,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What becomes of a crop.
+    """The outcome of correcting a crop.
 
     Attributes:
         judgements: by output channel, of the structures that were corrected.
@@ -115,7 +115,7 @@ class Outcome:
         return max((judged.expected for judged in self.judgements.values()), default=-math.inf)
 
     def put_into(self, present: CropPrediction, shown: CropCorrections) -> CropPrediction:
-        """The crop after the correction; corrected slices as the model had them, as these tell what was wrong."""
+        """The crop after the correction; corrected slices keep the model's output, which shows what was wrong."""
         if self.box is None or self.probabilities is None:
             return present
         probabilities, own = present.probabilities.clone(), present.own.copy()
@@ -148,18 +148,18 @@ class LearntCorrection:
 
     @property
     def least_gain(self) -> float:
-        """Structures of which less is expected stay as they are."""
+        """Gain in Dice; structures with a smaller expected one stay as they are."""
         return float(self.card["least_gain"])
 
     @property
     def second_pass_from(self) -> float:
-        """Where the first pass expects at least so much, what it gives is corrected once more; never by default."""
+        """Expected gain in Dice from which a second pass corrects the output of the first; infinity by default."""
         least = self.card.get("second_pass_from")
         return math.inf if least is None else float(least)
 
     @property
     def adapts_from(self) -> float:
-        """Where a scan's statistics diverge so much, batch norms are adapted to it before; never by default."""
+        """Divergence of a scan's statistics, in nats, from which batch norms are adapted to it; infinity by default."""
         least = self.card.get("adapts_from")
         return math.inf if least is None else float(least)
 
@@ -169,8 +169,8 @@ class LearntCorrection:
         """Propagate corrections to the slices that nobody corrected.
 
         Args:
-            present: what the model gives.
-            shown: what was corrected.
+            present: the model's output.
+            shown: the corrections.
             card: of the model.
             report: told the fraction that is done; may raise to stop.
         """
@@ -191,7 +191,7 @@ class LearntCorrection:
         return Outcome(judgements, box, after)
 
     def _pass(self, present: CropPrediction, shown: CropCorrections, card: ModelCard, report: Report) -> Outcome:
-        """What becomes of a crop when it is corrected once."""
+        """The outcome of one pass of the correction over a crop."""
         edited = shown.edited(present.own)
         channels = sorted({*np.unique(present.own[edited]).tolist(), *np.unique(shown.channels[edited]).tolist()} - {0})
         judgements: dict[int, Judgement] = {}
@@ -203,7 +203,7 @@ class LearntCorrection:
             judgements[channel] = Judgement(expected, probability is not None, divided)
             if probability is not None:
                 after[channel] = (seen.box, probability)
-            elif divided:  # where the one ends and the other begins is seen anew all the same
+            elif divided:  # the dividing plane is determined again all the same
                 after[channel] = (seen.box, seen.corrected.probability)
         if not after:
             return Outcome(judgements)
@@ -231,7 +231,7 @@ class LearntCorrection:
     def _apply(self, corrected: Corrected) -> tuple[Tensor, float]:
         """Log-odds of the structure after the correction, and the gain that is expected.
 
-        Of small structures both are means over the image and its mirror image.
+        For small structures both are means over the image and its mirror image.
         """
         inputs, base = corrected.inputs()[None], corrected.base()[None]
         if base.numel() > MIRRORED:
@@ -280,10 +280,10 @@ class _Structure:
 def _composed(
     present: CropPrediction, after: dict[int, tuple[Box, Tensor]], shown: CropCorrections, box: Box
 ) -> Tensor:
-    """Probabilities in a box in which some structures are corrected; where these are known, they are certain.
+    """Probabilities in a box in which some structures are corrected; 0 or 1 where these are known.
 
-    The other structures, and the background, share what these leave. Of those others nothing is known: where the result
-    has one it stays so, and where a corrected structure gives way none becomes likelier than the model said.
+    The other structures, and the background, share the rest. Nothing is known of those others: where the result has one
+    it stays, and where a corrected structure recedes none becomes more likely than the model said.
     """
     composed = present.probabilities[(slice(None), *box)].float().clone()
     known = torch.from_numpy(shown.known[box] == 1)
@@ -342,6 +342,6 @@ def _load(path: Path) -> LearntCorrection:
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"The network that learnt to correct cannot be loaded from {path}: {error}.",
-            "Install the extension again; meanwhile corrections can be carried by recalibration.",
+            "Install the extension again; meanwhile corrections can be propagated by recalibration.",
         ) from error
     return LearntCorrection(network.eval().requires_grad_(False), card)

@@ -1,4 +1,4 @@
-"""Recalibration: some seconds of training on the corrected slices, held near the old weights.
+"""Recalibration: a few seconds of training on the corrected slices, kept close to the old weights.
 
 A corrected slice is known as a whole in its own view, and as a line of pixels in the slices of the other views that
 cross it. Where nothing is known and the network was sure, its own probabilities serve as an anchor.
@@ -33,11 +33,11 @@ from .adapted import adapted_parameters
 
 #: the network was sure where it gave a class at least this probability
 SURE = 0.9
-#: slices of one view and crop that are drawn from
+#: at most this many slices of a view and crop take part
 POOL = 64
-#: slices without a known voxel of a structure are drawn this much less often
+#: relative frequency with which slices without a known voxel of a structure are drawn
 EMPTY_SHARE = 0.2
-#: a single slice tells little of the others: there the network is held nearer to what it was
+#: weight of the anchor for a single corrected slice, which says little about the others
 _LONE_ANCHOR = 1.0
 _RATES = {"se": 2e-2, "classifier": 5e-2, "all": 1e-3}
 
@@ -49,11 +49,11 @@ class TrainingSlices:
     Attributes:
         view: whose network learns.
         slabs: (N, T, H, W) inputs of the network; of a volumetric view (1, 1, N, H, W).
-        target: (N, H, W) int64, channels; anything where not known.
+        target: (N, H, W) int64, channels; arbitrary where not known.
         known: (N, H, W) bool.
         own: (N, C, H, W) the network's probabilities before it learns, half precision.
         corrected: (N,) bool, slices most of which is known.
-        pairs: channels (left, right) that are one in this view; none where it tells them apart.
+        pairs: channels (left, right) that are merged in this view; empty if it tells them apart.
         other_side: of every channel that of the same structure on the other side.
     """
 
@@ -67,7 +67,7 @@ class TrainingSlices:
     other_side: list[int]
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Indices of ``count`` slices at most; half of them corrected ones, as far as there are as many.
+        """Indices of ``count`` slices at most; half of them corrected ones, if there are enough.
 
         A volumetric view's network looks at all slices anyway, so it learns from all of them.
         """
@@ -171,12 +171,12 @@ class Settings:
         steps: of the optimiser, for each network.
         volumetric_steps: the same for networks that see all slices at once: each step learns from all that is known.
             10 take half the time, and regain a quarter less.
-        rate: of learning at first; it falls to 0 as a cosine.
-        stay: strength of the pull towards the old values, on half the sum of squared differences.
-        anchor: weight of the network's own former probabilities where it was sure.
-        batch: slices a step, over all views of all networks: three networks of one view each take as long as one
+        rate: initial learning rate; cosine decay to 0.
+        stay: weight of half the sum of squared differences from the old values.
+        anchor: weight of the cross-entropy with the network's former probabilities, where it was sure.
+        batch: slices per step, over all views of all networks: three networks of one view each take as long as one
             network of three.
-        pixels: a step sees about so many at most; of large slices it takes fewer, and the views in turn.
+        pixels: approximate maximum per step; of large slices a step takes fewer, and the views in turn.
         seed: of the order of slices.
     """
 
@@ -232,7 +232,7 @@ def _learn(
     device: torch.device,
     report: Callable[[float], None],
 ) -> None:
-    """Train some parameters of ``network``, whose slices are that share of all, in place."""
+    """Train some parameters of ``network`` in place; ``share`` is the share of its slices in all."""
     network.requires_grad_(False)
     parameters = list(adapted_parameters(network, settings.parameters).values())
     for parameter in parameters:

@@ -58,11 +58,11 @@ def propagate(
     Args:
         learnt: predicts what changes.
         card: of the model.
-        seen: what its networks saw and the probabilities (C, k, j, i) that they gave, crop by crop, not smoothed:
-            from such mistakes the correction was learnt.
-        labels: what came of that, on the volume's grid.
+        seen: the crops that its networks saw, each with their probabilities (C, k, j, i) before smoothing, as in the
+            training of the correction.
+        labels: the resulting label map, on the volume's grid.
         corrections: on the same grid.
-        whole_slices: what was not changed in corrected slices is right too.
+        whole_slices: whether unchanged voxels of corrected slices are right too.
         report: told the fraction that is done; may raise to stop.
 
     Returns:
@@ -97,7 +97,7 @@ def propagate(
         table = np.zeros(max(crop.values) + 1, array.dtype)
         table[list(crop.values)] = list(crop.values.values())
         changed = (was != now) & (np.isin(was, taken) | np.isin(now, taken))
-        changed &= array == table[was]  # what was tidied up stays so
+        changed &= array == table[was]  # what the clean-up changed stays so
         array[changed] = table[now[changed]]
     report(1.0)
     return Geometry.of(labels).image(array), judgements
@@ -117,7 +117,7 @@ class Refinement:
 
     Attributes:
         result: the new one, corrected slices as they were left.
-        own: the model's own, before.
+        own: the model's own segmentation.
         changes: by structure.
         slices: the corrected ones, named or found.
         judgements: expected gains of the structures that were corrected, by value.
@@ -147,23 +147,23 @@ def refine(
     recalibration: Settings | None = None,
     progress: Progress = no_progress,
 ) -> Refinement:
-    """Segment a volume, put the corrected slices in, and carry what they say to the others.
+    """Segment a volume, insert the corrected slices, and propagate the corrections to the others.
 
     Args:
-        engine: with the model as it is; it stays so.
+        engine: with the model as it is; not modified.
         image: the volume.
         labels: the corrected label map on the same grid.
         slices: which of its slices were corrected; found by comparing with the model's own result where None.
-        whole_slices: everything in slices that are named is right, also what was not changed. Of slices that are found
-            only what was changed is known.
-        options: as for the result that was corrected; its grid is that of ``image``. In the corrected slices there is
-            no doubt.
-        recalibration: how to recalibrate the networks before; None: not at all.
+        whole_slices: whether unchanged voxels of ``slices`` are right too. In slices that were found by comparison only
+            changed voxels are known.
+        options: as for the result that was corrected; its grid is that of ``image``. The map of doubt is 0 where labels
+            are known.
+        recalibration: settings for recalibrating the networks first; None: no recalibration.
         progress: told phase, fraction and seconds left; may raise to cancel.
 
     Raises:
         InputError: the volume or the corrections cannot be used.
-        ModelError: the learnt correction is not there.
+        ModelError: the learnt correction is missing or cannot be used.
         UsageError: the networks do not have the parameters that are to be trained.
         OutOfMemoryError: not enough memory.
         CancelledError: from ``progress``.
@@ -238,9 +238,10 @@ def _best(
     segment: Callable[[Engine, Progress], _Segmented],
     report: Report,
 ) -> _Segmented:
-    """What agrees with the corrections: what the model gave, or engines that are adapted to the scan by more and more.
+    """The segmentation that agrees best with the corrections: the model's, or that of an adapted engine.
 
-    Each is taken that agrees clearly better than the best before it.
+    The engines are adapted by increasing shares. Each is accepted only if it agrees clearly better than the best before
+    it.
     """
     best, most = first, known_dice(first.result.labels, corrections)
     for number, engine in enumerate(engines):
@@ -279,7 +280,7 @@ def _reason(judgements: dict[int, Judgement], learnt: LearntCorrection) -> str:
 
 
 def _relabelled(result: SegmentationResult, labels: sitk.Image, pairs: Sequence[tuple[int, int]]) -> SegmentationResult:
-    """``result`` with other labels, which are measured; its confidences stay."""
+    """``result`` with other labels, measured again; its confidences are kept."""
     structures = [structure.label for structure in result.structures]
     confidences = {entry.label.value: Confidence(entry.confidence, entry.expected_dice) for entry in result.structures}
     implausible_before = measure_structures(result.labels, structures, pairs, confidences)[1]

@@ -4,9 +4,10 @@
 defined here (:mod:`.jobs`, :mod:`.messages`). Importing any module of this package imports no
 torch: only running a job does.
 
-How it ends stands here, since it comes before all else: imports can crash and hang as well. In Slicer a launcher
-(PythonSlicer) lies between the two: it turns a crash or a kill into exit code 1, and where it is killed itself it
-leaves the worker behind. So the worker looks after its own end, and says by itself how it came.
+Its end is handled here, before anything else is loaded, because imports can crash and hang as well. In Slicer a
+launcher (PythonSlicer) lies between client and worker: it turns a crash or a kill into exit code 1 and, if it is killed
+itself, leaves the worker running. So the worker ends itself with its client, and reports the cause of its end by itself
+("last words").
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import time
 #: environment variables by which the client tells the file for last words, and its own process id
 LAST_WORDS = "SESEGMENTATION_LAST_WORDS"
 CLIENT = "SESEGMENTATION_CLIENT"
-#: what is left to a worker whose client is gone, until it is ended by force, in s
+#: time that a worker whose client is gone has before it is killed, in s
 GRACE_SECONDS = 1.0
-#: how often it is looked whether the process that started this one is still there, in s
+#: interval between checks whether the parent process still exists, in s
 LOOK_SECONDS = 0.5
 
 _prepared = False
@@ -32,7 +33,7 @@ _words = None
 
 
 def prepare() -> None:
-    """End with the client from now on, and keep last words. A second call does nothing."""
+    """From now on end with the client, and record last words. A second call does nothing."""
     global _prepared, _words
     if _prepared:
         return
@@ -51,7 +52,7 @@ def prepare() -> None:
 
 
 def dump_after(seconds: float) -> None:
-    """End with the stacks of all threads as last words, unless this is called again before so many seconds are over."""
+    """End after ``seconds`` with the stacks of all threads as last words, unless this is called again before."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=_words or sys.stderr)
 
 
@@ -69,9 +70,9 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _start_watcher(parent: int) -> None:
-    """A copy of this process that ends it where no thread of Python can: one may be held up in a library for hours.
+    """A copy of this process that ends it when no Python thread can, because a library holds Python's lock.
 
-    It sees the standard input close, without reading from it, and on Linux also the end of the parent process.
+    It notices when the standard input closes, without reading from it, and on Linux also the end of the parent process.
     """
     alive, held = os.pipe()  # ``held`` closes with this process
     worker = os.getpid()
@@ -93,7 +94,7 @@ def _watch(worker: int, alive: int, parent: int) -> None:
     import select
 
     end = select.poll()
-    end.register(alive, 0)  # that the other end is closed is always told
+    end.register(alive, 0)  # a closed other end is always reported
     end.register(0, 0)
     if hasattr(os, "pidfd_open"):
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """``python -m SESegmentationLib.worker``: started by the client, which talks to it through pipes.
 
-With the argument ``read`` it only opens files for another process, which lives on if this one dies: damaged files make
-some libraries end their process, or never come back.
+With the argument ``read`` it only opens files for another process, which survives if this one dies: damaged files make
+some libraries crash or hang.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def open_files() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the process that asks; this one ends with it
     with contextlib.suppress(OSError):  # Linux: where memory runs out, end this process, not the one that asks
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    with contextlib.suppress(OSError):  # who asks is gone
+    with contextlib.suppress(OSError):  # the client is gone
         write_frame(outgoing, hello())
         while frame := read_frame(incoming):
             write_frame(outgoing, *_answer(frame.header))
@@ -36,7 +36,7 @@ def open_files() -> None:
 
 
 def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """What a request gives: the description and the voxels of an image, or why there are none."""
+    """The answer to a request: the description and the voxels of an image, or the error."""
     from ..errors import InputError, OutOfMemoryError, SegmentationError
     from ..io.formats import open_file
     from .jobs import pack_image
@@ -51,7 +51,7 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
         known = error
     except MemoryError:
         known = OutOfMemoryError(f"There is not enough memory to read {request['path']}.", "Close other programs.")
-    except Exception as error:  # no file may make more of it than a line
+    except Exception as error:  # no file may cause more than a one-line error
         known = InputError(
             f"{request['path']} cannot be read: it is damaged ({type(error).__name__}: {error}).",
             "Copy or download it again, or save it again from a program that shows it correctly.",

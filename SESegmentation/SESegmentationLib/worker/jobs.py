@@ -1,4 +1,4 @@
-"""What the worker can be asked to do, and what comes of it, as JSON and arrays for frames and back.
+"""The jobs of the worker and their results, and their conversion to JSON and arrays for frames and back.
 
 A job packs itself on one side and unpacks itself on the other; so do images and results.
 """
@@ -23,10 +23,10 @@ from .messages import DTYPES
 if TYPE_CHECKING:
     from ..refine.refinement import Refinement
 
-#: the metadata that the input checks look at: what NIfTI files say about their axes, and what reading found. All else,
-#: names of patients among it, stays where it is
+#: the metadata that the input checks need: what NIfTI files say about their axes, and what reading found. All else,
+#: such as names of patients, is not sent
 KEPT_METADATA = ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units", NOT_NUMBERS, REMARKS)
-#: doubt travels and is kept in whole steps, a quarter as large as single precision
+#: doubt is sent and kept as uint8 in steps of 1/255, a quarter of the size of single precision
 DOUBT_STEPS = 255
 
 
@@ -35,10 +35,10 @@ def pack_image(image: sitk.Image, metadata: Iterable[str] = KEPT_METADATA) -> tu
 
     Args:
         image: any that is not complex-valued.
-        metadata: the keys of what is sent with it.
+        metadata: the keys of the metadata that are sent with it.
 
     Raises:
-        InputError: voxels are neither integers nor real numbers, or their places are not.
+        InputError: voxels are neither integers nor real numbers, or the geometry is not finite.
     """
     voxels = voxels_of(image)
     if voxels.dtype.str not in DTYPES:
@@ -81,12 +81,12 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class VolumeJob:
-    """What a model does with one volume.
+    """A job of a model on one volume.
 
     Attributes:
         image: the volume; it must stay unchanged until the job is accepted.
         model: name or folder of the model.
-        options: where to look, how, and what to give.
+        options: where to look, how, and what to return.
         device: "auto", "cpu", "cuda", "cuda:1", ..., "mps".
         adapted: parameters adapted to this patient, the bytes of a file as :mod:`SESegmentationLib.refine.adapted`
             writes it, to be used instead of the model's own.
@@ -128,7 +128,7 @@ class AttentionJob(VolumeJob):
 
 @dataclass(frozen=True)
 class RefineJob:
-    """Carry what was corrected in some slices of a volume to the others.
+    """Propagate the corrections in some slices of a volume to the others.
 
     Its result is a :class:`~SESegmentationLib.worker.jobs.RefinedResult`.
 
@@ -141,7 +141,7 @@ class RefineJob:
         options: as for the result that was corrected; the grid is that of ``labels``.
         device: as for :class:`VolumeJob`.
         whole_slices: what was not changed in these slices is right too.
-        recalibrate: let the model's networks learn from these slices before, as far as that proves good.
+        recalibrate: first let the networks learn from these slices, as far as that improves held-out ones.
     """
 
     kind: ClassVar[str] = "refine"
@@ -219,7 +219,7 @@ def _unpack(value: dict[str, Any], arrays: list[np.ndarray]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RefinedResult:
-    """What came of corrected slices.
+    """The result of a refinement.
 
     Attributes:
         result: the new one, corrected slices as they were left.
@@ -244,7 +244,7 @@ class RefinedResult:
 
     @classmethod
     def of(cls, refined: Refinement) -> Self:
-        """What travels of a refinement."""
+        """The part of a refinement that is sent."""
         return cls(
             refined.result,
             tuple(map(str, refined.slices)),
@@ -269,7 +269,7 @@ def pack_result(result: SegmentationResult) -> tuple[dict[str, Any], list[np.nda
 
 def unpack_result(value: dict[str, Any], arrays: list[np.ndarray]) -> SegmentationResult:
     """The result that :func:`pack_result` described."""
-    # doubt stays in steps: as float32 the map of a head takes 67 MB, and longer than an event loop may wait
+    # doubt stays in steps: as float32 the map of a head takes 67 MB, and making it blocks an event loop too long
     labels, *doubt = (unpack_image(value["geometry"], voxels) for voxels in arrays)
     return SegmentationResult.from_dict(value, labels, *doubt)
 

@@ -2,8 +2,8 @@
 
 A frame is the 8 bytes of ``MAGIC``, the length of the JSON text (4 bytes, little endian), the JSON text (UTF-8)
 ``{"header": {...}, "arrays": [{"dtype": "<f4", "shape": [256, 256, 256]}, ...]}``, and then the bytes of each array in
-C order, little endian. Arrays are neither encoded nor copied on their way: they are written from where they lie and
-read into where they stay. Nothing in a frame is ever executed.
+C order, little endian. Arrays are neither encoded nor copied: they are written from their own memory and read into
+their final place. Nothing in a frame is ever executed.
 
 To the worker: ``job`` (job, kind, value; arrays), ``cancel`` (job), ``shutdown``. From the worker: ``hello`` (protocol,
 version, pid) before all else, ``heartbeat`` (stalled: seconds without progress of the job at hand), and of a job
@@ -59,7 +59,7 @@ MAXIMUM_ARRAY = 1 << 36  # bytes
 MAXIMUM_NOISE = 1 << 16  # bytes
 #: of the JSON text, between MAGIC and the text
 LENGTH = struct.Struct("<I")
-#: counts up when messages change their meaning
+#: incremented when messages change their meaning
 PROTOCOL = 3
 JOB, CANCEL, SHUTDOWN = "job", "cancel", "shutdown"
 HELLO, HEARTBEAT, QUEUED = "hello", "heartbeat", "queued"
@@ -67,7 +67,7 @@ ACCEPTED, PROGRESS, RESULT, FAILURE = "accepted", "progress", "result", "failure
 # exit codes of the worker beyond those of the command line
 EXIT_PROTOCOL = 70
 EXIT_MEMORY = 71
-#: after any other failure nobody knows what state the libraries are in: the worker ends and is started anew
+#: after any other failure the state of the libraries is unknown: the worker ends and is restarted
 HARMLESS = (UsageError, InputError, ModelError, DeviceError, CancelledError)
 _MISSING = re.compile(r"No module named '?([^'.]+)")
 MEMORY_REMEDY = "Segment a region of interest only, choose low memory, or close other programs."
@@ -183,14 +183,14 @@ def read_frame(stream: Reader, noise: bytearray | None = None) -> Frame | None:
 
 
 def describe(text: bytes | bytearray, maximum: int | None = None) -> Frame:
-    """The frame whose JSON text this is, with room for its arrays.
+    """The frame described by this JSON text, with memory allocated for its arrays.
 
     Args:
         text: what stands between the length and the arrays.
         maximum: bytes that the arrays may have together.
 
     Raises:
-        FrameError: it cannot be read, or describes arrays that there cannot be.
+        FrameError: it cannot be read, or describes impossible arrays.
         MemoryError: there is no room for them.
     """
     try:
@@ -239,7 +239,7 @@ def _write_all(stream: Writer, data: memoryview) -> None:
 
 
 def _read(stream: Reader, buffer: memoryview) -> int:
-    """Fill ``buffer`` as far as the stream goes; how far that is."""
+    """Fill ``buffer`` as far as the stream goes; returns the number of bytes."""
     filled = 0
     while filled < len(buffer) and (count := stream.readinto(buffer[filled:])):
         filled += count
@@ -339,7 +339,7 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
 
 
 def import_failure(message: str) -> SegmentationError:
-    """What to tell the user of an ImportError that says ``message``."""
+    """The error for an ImportError with this message."""
     if known := no_memory_to_load(message):
         return known
     missing = _MISSING.search(message)
@@ -353,7 +353,7 @@ def import_failure(message: str) -> SegmentationError:
         return DependencyError(f"The Python package {name} is not installed.", install_advice(name))
     return DependencyError(
         f"A Python package cannot be loaded: {_first_line(message)}.",
-        "Look at This computer in the panel, or run: sesegment doctor. It says what to install anew.",
+        "Look at This computer in the panel, or run: sesegment doctor. It says what to reinstall.",
     )
 
 

@@ -64,16 +64,16 @@ if TYPE_CHECKING:
     from ..inference.engine import Engine
 
 
-#: what a job gives: JSON and arrays
+#: the result of a job: JSON and arrays
 Value = tuple[dict[str, Any], list[np.ndarray]]
 
 
 #: makes an engine of a model for a device ("auto", "cpu", "cuda", ...)
 EngineFactory = Callable[[ModelPackage, str], "Engine"]
 HEARTBEAT_SECONDS = 1.0
-#: without a job for so long, memory is given back: that takes time which a job that waits should not pay
+#: idle time in s after which memory is released; that takes time, which would delay a waiting job
 IDLE_SECONDS = 0.5
-#: no thread of Python ran for so long, not even one that could see that the client is gone: end
+#: the process ends if no Python thread has run for this long, not even the one that watches the client
 DEADLOCK_SECONDS = 600.0
 
 
@@ -124,7 +124,7 @@ class JobRunner:
         }
 
     def run(self, job: Job, progress: Progress) -> Value:
-        """Run ``job``; what it gives as JSON and arrays.
+        """Run ``job``; returns its result as JSON and arrays.
 
         Raises:
             SegmentationError: of the engine, or from ``progress``.
@@ -181,7 +181,7 @@ class JobRunner:
         key = (which, _stamp(package))
         with self._loading:
             if key not in self._engines:
-                # another one of the same model is of files that have changed since
+                # any other engine of this model belongs to files that have changed since
                 for old in [old for old in self._engines if old[0] == which]:
                     del self._engines[old]
                 while len(self._engines) >= self._capacity:
@@ -280,7 +280,7 @@ class _Worker:
             return self._inbox.get()
 
     def _do(self, frame: Frame) -> bool:
-        """Run one job and answer; whether this process can go on."""
+        """Run one job and answer; returns whether this process can go on."""
         number = frame.header["job"]
         try:
             self._check(number)
@@ -347,7 +347,7 @@ class _Worker:
         os._exit(0)
 
     def _beat(self) -> None:
-        """Tell the client that this process is alive, and whether its job is."""
+        """Tell the client that this process is alive, and whether its job makes progress."""
         stalled = 0.0  # counted in heartbeats: time that the computer is asleep does not count
         while True:
             dump_after(DEADLOCK_SECONDS)

@@ -19,7 +19,7 @@ from SESegmentationLib.worker.messages import EXIT_MEMORY
         (Ending(EXIT_MEMORY), OutOfMemoryError, "memory ran out"),
         (Ending(1, lines=("MemoryError",)), OutOfMemoryError, "memory ran out"),
         (Ending(1, words="Windows fatal exception: access violation"), WorkerError, "crashed (access violation)"),
-        (Ending(1, words="Timeout (0:10:00)!\nThread 1:"), WorkerError, "stood still"),
+        (Ending(1, words="Timeout (0:10:00)!\nThread 1:"), WorkerError, "hung"),
         (Ending(-200), WorkerError, "ended by another program or by the system"),
         (Ending(1, lines=("error: [python-real] exit abnormally",)), WorkerError, "ended by another program"),
         (Ending(1, lines=("words.", ""), words="SystemExit: 1"), WorkerError, "exit code 1 (words)"),

@@ -135,7 +135,7 @@ def refusal(path: Path) -> str:
     ],
 )
 def test_boxes_that_are_none_are_refused(tmp_path, changes):
-    assert "no region of interest" in refusal(write_markups(tmp_path / "a.mrk.json", markup(**changes)))
+    assert "not a region of interest" in refusal(write_markups(tmp_path / "a.mrk.json", markup(**changes)))
 
 
 def test_one_region_is_wanted(tmp_path):
@@ -146,7 +146,7 @@ def test_one_region_is_wanted(tmp_path):
 @pytest.mark.parametrize("text", ["{}", "[]", "{", '{"markups": 3}', '{"markups": [3]}', '"markups"', "\xff"])
 def test_other_files_are_refused(tmp_path, text):
     (tmp_path / "a.mrk.json").write_bytes(text.encode("latin-1"))
-    assert "no region of interest" in refusal(tmp_path / "a.mrk.json")
+    assert "not a region of interest" in refusal(tmp_path / "a.mrk.json")
 
 
 def test_absent_files_are_refused(tmp_path):

@@ -89,7 +89,7 @@ def test_half_precision_and_no_counters_are_enough(tiny_model, tmp_path):
         ),
         (lambda tensors: {key: tensors[key] for key in tensors if not key.startswith("axial.encoders")}, "and others"),
         (lambda tensors: tensors | {"axial.extra": torch.ones(1)}, "do not fit its network"),
-        (lambda tensors: tensors | {"oblique.weight": torch.ones(1)}, "of no network in the card"),
+        (lambda tensors: tensors | {"oblique.weight": torch.ones(1)}, "which no network in the card has"),
         (lambda tensors: {key: torch.ones(*value.shape, 1) for key, value in tensors.items()}, "do not fit"),
     ],
 )

@@ -1,7 +1,7 @@
-"""Reading a scan from DICOM files: what they are, where each image lies and what its values mean, their tags say.
+"""Reading a scan from DICOM files by their tags: what they hold, where each image lies, what its values mean.
 
-ITK goes by a file's first frame and stacks the images of a series along their normal, at equal distances, whatever they
-say. Here pydicom reads the tags; ITK's GDCM only decompresses pixels.
+ITK uses the tags of a file's first frame only, and stacks the images of a series along their normal, at equal
+distances, whatever their tags say. Here pydicom reads the tags; ITK's GDCM only decompresses pixels.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def read_dicom(path: Path, series: str | None = None) -> sitk.Image:
         series: number, description or UID of the series to read, where there are several.
 
     Returns:
-        A 3-D image in LPS and mm, with rescaled values (HU for CT). What could not be made sure of is among its
-        remarks, see :func:`..volume_image.remarks_of`.
+        A 3-D image in LPS and mm, with rescaled values (HU for CT). What remains doubtful is among its remarks, see
+        :func:`..volume_image.remarks_of`.
 
     Raises:
         InputError: there is no scan, or not exactly one that is meant; a file of it is damaged, or a slice is missing;

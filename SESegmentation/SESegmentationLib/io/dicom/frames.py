@@ -1,4 +1,4 @@
-"""The single images of a scan: one a file, or the frames of an enhanced file, each with its own place and scale."""
+"""The single images of a scan: one per file, or the frames of an enhanced file, each with its own place and scale."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Frame:
         thickness: mm, or None.
         slope: by which stored values are multiplied.
         intercept: what is then added.
-        is_scaled: whether its tags say so.
+        is_scaled: whether its tags give a RescaleSlope.
         count: its number among the images of its series or stack, counted from 1 by most programs, or None.
         tags: the places in which its tags are, the nearest first.
     """
@@ -70,7 +70,7 @@ def frames_of(headers: Sequence[Header], name: str) -> list[Frame]:
         name: of the folder or file, for messages.
 
     Raises:
-        InputError: an image does not say where it lies, in colour or a mosaic, or says what cannot be.
+        InputError: an image has no position, is in colour or a mosaic, or has impossible tags.
     """
     if mosaics := [header for header in headers if header.is_mosaic]:
         raise InputError(

@@ -1,4 +1,4 @@
-"""DICOM files opened, and the header of each, within the memory that their tags tell of."""
+"""Opening DICOM files and reading their headers, with no more memory than their tags account for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 from ...errors import InputError, require_memory
 from . import SIGNATURE_BYTES, has_signature
 
-#: more than all tags without the pixels ever are, and what may follow the pixels
+#: upper bound of all tags without the pixels, and of what may follow the pixels
 _TAG_BYTES = 1 << 26
 _BLOCK_BYTES = 1 << 20
 #: preamble, signature, and the element with the length of the tags about the file
@@ -85,7 +85,7 @@ _REMEDY = "Correct that tag, or export the series again."
 
 
 class OversizedError(ValueError):
-    """What is compressed in a file is larger than its tags tell of."""
+    """What is compressed in a file is larger than its tags say."""
 
 
 @contextlib.contextmanager
@@ -94,8 +94,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: it cannot be opened.
-        OversizedError: it inflates to more than its tags tell of.
-        OutOfMemoryError: there is not enough memory for what its tags tell of.
+        OversizedError: it inflates to more than its tags say.
+        OutOfMemoryError: there is not enough memory for the size that its tags say.
         ValueError: it is damaged.
     """
     with open(path, "rb") as file:
@@ -137,7 +137,7 @@ def refuse_other_sizes(dataset: Dataset) -> None:
 
 
 def _inflate(file: BinaryIO, plain: io.BytesIO) -> None:
-    """Append what is deflated in ``file``, from where it stands on."""
+    """Inflate ``file`` from its current position on, and append it to ``plain``."""
     inflater, most, given = zlib.decompressobj(-zlib.MAX_WBITS), _TAG_BYTES, b""
     begin, is_explained = plain.tell(), False
     try:
@@ -157,7 +157,7 @@ def _inflate(file: BinaryIO, plain: io.BytesIO) -> None:
 
 
 def _explained(plain: io.BytesIO) -> int:
-    """What the pixels take by the tags that were inflated up to now."""
+    """Bytes of the pixels, by the tags that were inflated so far."""
     end = plain.tell()
     plain.seek(0)
     tags = [*_SIZES, *_COUNTS, "PhotometricInterpretation"]
@@ -191,7 +191,7 @@ def _frame_size(codes: bytes) -> tuple[int, int] | None:
 
 
 class UnreadableError(Exception):
-    """A file that should be DICOM and cannot be read; its text goes on after the file's name."""
+    """A file that should be DICOM and cannot be read; its text is worded to follow the file's name."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Header:
     Attributes:
         path: the file.
         dataset: its tags that matter.
-        damage: what is wrong with the file, to go on after its name; empty where nothing is.
+        damage: what is wrong with the file, worded to follow its name; empty if nothing is.
     """
 
     path: Path
@@ -228,7 +228,7 @@ class Header:
         except OSError as error:
             raise UnreadableError(f"cannot be opened: {error.strerror}") from error
         except OversizedError as error:
-            raise UnreadableError("is damaged: it inflates to more than its tags tell of") from error
+            raise UnreadableError("is damaged: it inflates to more than its tags say") from error
         except ValueError as error:
             raise UnreadableError("is cut off or damaged: it cannot be inflated to its end") from error
 

@@ -29,7 +29,7 @@ class Fault:
 
     Attributes:
         path: the file.
-        what: what is wrong with it, to go on after its name.
+        what: what is wrong with it, worded to follow its name.
         series: UID of its series, as far as it is known.
     """
 
@@ -54,8 +54,8 @@ class Found:
     def at(cls, path: Path) -> Found:
         """Look at the file ``path``, or at all files of the folder ``path`` and of the folders in it.
 
-        A DICOMDIR stands for the folder in which it is. Other kinds of files are passed over, those whose name begins
-        with a dot too.
+        A DICOMDIR stands for the folder in which it is. Other kinds of files are ignored, as are those whose name
+        begins with a dot.
         """
         found, doubtful, directories = cls(), [], []
         for file in _files(path, found.faults):
@@ -219,7 +219,7 @@ def choose_series(found: Found, wanted: str | None, path: Path) -> Series:
 
 
 def grouped(headers: Sequence[Header]) -> list[Series]:
-    """The series of files, in the order of these; files of another kind within a series are one by themselves."""
+    """The series of files, in their order; files of another kind within a series form one of their own."""
     groups: dict[tuple[str, str], list[Header]] = {}
     for header in headers:
         groups.setdefault((header.text("SeriesInstanceUID"), _no_scan(header)), []).append(header)
@@ -257,15 +257,15 @@ def refuse_faults(faults: Sequence[Fault]) -> None:
     if not faults:
         return
     first, *others = faults
-    also = f" So it is with {some_of(fault.path.name for fault in others)}." if others else ""
+    also = f" The same holds for {some_of(fault.path.name for fault in others)}." if others else ""
     raise InputError(
-        f"{first.path} {first.what}, so that the series is not whole.{also}",
+        f"{first.path} {first.what}, so the series is incomplete.{also}",
         "Copy or export it again; if it does not belong to the series, move it into another folder.",
     )
 
 
 def _refuse_mixture(series: Series, path: Path) -> None:
-    """Raise InputError where files of one series say that they are of several studies or places."""
+    """Raise InputError where files of one series say that they belong to several studies or frames of reference."""
     for keyword, words in (("StudyInstanceUID", "studies"), ("FrameOfReferenceUID", "frames of reference")):
         values = {text_of(header.dataset, keyword): header.path.name for header in reversed(series.headers)}
         values.pop("", None)

@@ -136,7 +136,7 @@ def _distance(places: list[list[Frame]], normal: np.ndarray, near: float, name: 
     if (np.abs(heights - usual) > tolerance).any():
         raise InputError(*_uneven(places, heights, usual, name))
     numbers = np.arange(len(places)) - (len(places) - 1) / 2
-    step = numbers @ positions / (numbers @ numbers)  # of the straight line next to all positions
+    step = numbers @ positions / (numbers @ numbers)  # of the straight line fitted to all positions
     off = np.linalg.norm(positions - positions.mean(axis=0) - np.outer(numbers, step), axis=1)
     if off.max() > tolerance:
         raise InputError(
@@ -186,7 +186,7 @@ def refuse_missing(headers: Sequence[Header], places: int, name: str) -> None:
 
 
 def perhaps_missing(headers: Sequence[Header], frames: Sequence[Frame], places: int) -> list[Finding]:
-    """What hints at missing slices, at most one finding.
+    """At most one finding, with the hints at missing slices.
 
     Args:
         headers: the files of a series.
@@ -217,7 +217,7 @@ def _counts(headers: Sequence[Header], images: int, places: int) -> Iterator[str
     expected = first.number("ImagesInAcquisition") or 0
     if images < expected and len({header.text("AcquisitionNumber") for header in headers}) == 1:
         yield f"the acquisition has {expected} images (ImagesInAcquisition), of which {images} are there"
-    if len(headers) == images:  # enhanced files count otherwise
+    if len(headers) == images:  # enhanced files count differently
         yield from _private_counts(first.path, {"slices": places, "images": images})
 
 

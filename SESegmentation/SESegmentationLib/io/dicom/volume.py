@@ -1,7 +1,7 @@
 """From DICOM files to a volume: their stored values, rescaled and put in place.
 
-pydicom decodes what is not compressed; what is, ITK's GDCM, which knows JPEG, JPEG 2000, JPEG-LS and RLE. It gets the
-pixels in a file without scale or place, so that it cannot apply those of the first frame to all.
+pydicom decodes uncompressed pixels, ITK's GDCM compressed ones (JPEG, JPEG 2000, JPEG-LS and RLE). It gets them in a
+file without rescaling or position, so that it cannot apply those of the first frame to all.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _STORAGE = (
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
     *("BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
 )
-#: padding this share of the image's range below its lowest value is taken out: less changes nothing in the networks
+#: padding is removed if it lies this share of the image's range below its lowest value: less does not affect networks
 FAR_BELOW = 0.1
 #: a volume is in memory as NumPy's and as ITK's
 _COPIES = 2
@@ -62,7 +62,7 @@ class StoredPixels:
             InputError: they are cut off, damaged, or compressed in an unknown way.
         """
         if file != self._file:
-            self._file, self._frames = None, np.empty(0)  # so that never two files are held
+            self._file, self._frames = None, np.empty(0)  # so that two files are never held at once
             self._frames = _decoded(file)
             self._file = file
         if number >= len(self._frames):
@@ -185,7 +185,7 @@ def _voxel_type(headers: Iterable[Header], frames: Iterable[Frame]) -> type[np.n
 
 
 def _fill_padding(voxels: np.ndarray, slices: Iterable[Frame], headers: Iterable[Header]) -> None:
-    """Give what the tags call padding the lowest value of the image, where it is far below that: it is no tissue."""
+    """Replace what the tags call padding by the lowest value of the image, if it is far below that."""
     values = {header.path: _padding(header) for header in headers}
     if all(value is None for value in values.values()):
         return
@@ -201,7 +201,7 @@ def _fill_padding(voxels: np.ndarray, slices: Iterable[Frame], headers: Iterable
 
 
 def _padding(header: Header) -> int | None:
-    """The stored value that is no image; some programs write a negative one as if it had no sign."""
+    """The stored value of padding, or None; some programs write a negative one as unsigned."""
     value, bits = header.number("PixelPaddingValue"), header.number("BitsAllocated") or 16
     if value is None or header.number("PixelRepresentation") != 1:
         return value
@@ -214,7 +214,7 @@ def _inverted(headers: Iterable[Header]) -> list[Finding]:
     return [
         Finding(
             "inverted",
-            "The images are to be shown with low values bright (MONOCHROME1); their values were taken as they are.",
+            "The images are to be shown with low values bright (MONOCHROME1); their values were used unchanged.",
             "If the scanner stored them inverted, nothing in the result can be trusted.",
         )
     ]
