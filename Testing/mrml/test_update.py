@@ -255,14 +255,16 @@ def test_an_empty_segmentation_of_the_user_becomes_one_of_the_volume(scene, volu
     assert voxels(node, "Segment_17").sum() == 7
 
 
-def test_a_segmentation_stays_in_the_folder_and_with_the_volume_that_the_user_chose(scene, make_volume, volume, node):
+def test_a_segmentation_stays_in_the_folder_that_the_user_chose_and_refers_to_the_segmented_volume(
+    scene, make_volume, volume, node
+):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "results")
     hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), folder)
     other = make_volume(size=SHAPE[::-1], name="other")
     update_segmentation(node, label_image(other, blocks(s17=np.s_[0, 0])), STRUCTURES, volume=other)
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == folder
-    assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is volume
+    assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is other
 
 
 def test_a_segmentation_of_surfaces_is_refused_and_unchanged(scene, volume):

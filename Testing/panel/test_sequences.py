@@ -7,11 +7,12 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import vtk
-from panel_clicks import click, wait
+from panel_clicks import click, draw, first_segment, wait
 from panel_fakes import make_result
 
 from harness import application
 from SESegmentationLib.errors import WorkerError
+from SESegmentationLib.mrml import find_corrected_slices
 
 FRAMES = 3
 
@@ -187,3 +188,17 @@ def test_a_script_segments_every_frame(widget, browser, choices, segmenter):
     assert len(segmenter.jobs) == FRAMES
     browser.SetSelectedItemNumber(2)
     assert first_voxel(node) == 3
+
+
+def test_a_slice_that_was_corrected_in_a_frame_stays(widget, choices, browser, segmenter, answer):
+    click(widget.ui.segmentButton)
+    answer()
+    node = choices.outputSegmentation = choices.resultSegmentation
+    draw(node, k=3)
+    before = first_segment(node)
+    assert [str(entry) for entry in find_corrected_slices(node)] == ["k:3"]
+    click(widget.ui.segmentButton)
+    segmenter.succeed(make_result(segmenter.jobs[-1].image, widget.panel.models.card, corner=6))
+    wait(lambda: not widget.panel.run.running)
+    assert (first_segment(node)[3] == before[3]).all() and first_segment(node)[6].any()
+    assert "Corrected slices, left as they are: k 3." in [message.text for message in widget.panel.messages.shown]

@@ -12,7 +12,7 @@ from .edits import (
     record_written_labels,
     result_grid,
 )
-from .layers import find_segment, label_map, region_image
+from .layers import find_segment, label_map
 from .overlay import ATTENTION, DOUBT, show_difference, value_range
 from .references import (
     UndoHistory,
@@ -26,6 +26,7 @@ from .references import (
     set_companion_node,
     source_volume,
 )
+from .region import VolumeRegion, region_image
 from .segmentation import (
     ACCEPTED,
     CORRECTED,
@@ -53,6 +54,7 @@ __all__ = [
     "SegmentationSequence",
     "TO_CHECK",
     "UndoHistory",
+    "VolumeRegion",
     "VolumeSequence",
     "adapted_parameters",
     "adapted_text_node",

@@ -20,6 +20,7 @@ from ..io.volume_image import voxels_of
 from ..models import Label
 from .layers import (
     BINARY_LABELMAP,
+    REFERENCE_GEOMETRY,
     find_layers,
     find_segment,
     oriented_geometry,
@@ -36,7 +37,6 @@ TO_CHECK, CORRECTED, ACCEPTED = "to check", "corrected", "accepted"
 _STATUS = {TO_CHECK: _LOGIC.NotStarted, CORRECTED: _LOGIC.InProgress, ACCEPTED: _LOGIC.Completed}
 #: SNOMED CT types of what surrounds an organ: its surface would hide all others
 _SURROUNDING = {"65216001"}  # cerebrospinal fluid
-_REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
 def review_state(segment: slicer.vtkSegment) -> str:
@@ -134,7 +134,7 @@ def update_segmentation(
         labels: as in :func:`add_segmentation`.
         structures: what the values mean.
         history: gets the state before, so that the whole update is one step to undo.
-        volume: the volume that was segmented; a segmentation that refers to none refers to it from now on.
+        volume: the volume that was segmented; the segmentation refers to it from now on.
         protected: (k, j, i) on the grid of ``labels``: where no voxel of any segment changes, because the user has
             corrected them.
 
@@ -147,8 +147,8 @@ def update_segmentation(
     segmentation = node.GetSegmentation()
     _check_voxels(node)
     is_empty = not segmentation.GetNumberOfSegments()
-    if volume is not None and node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is None:
-        _refer_to(node, volume)
+    if volume is not None:
+        _refer_to_another(node, volume)
     node.RemoveClosedSurfaceRepresentation()
     if history is not None:
         history.save(node)
@@ -200,14 +200,23 @@ def _refer_to(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalar
     place_beside(node, volume)
 
 
+def _refer_to_another(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Let a segmentation that may refer to another volume refer to this one; its own geometry stays."""
+    role = node.GetReferenceImageGeometryReferenceRole()
+    if node.GetNodeReference(role) is None:
+        _refer_to(node, volume)
+    elif node.GetNodeReference(role) is not volume:
+        node.SetNodeReferenceID(role, volume.GetID())
+
+
 def _set_geometry(segmentation: slicer.vtkSegmentation, labels: sitk.Image, is_empty: bool) -> None:
     """Let a segmentation that was empty, or has no geometry, be edited on the grid of the labels."""
     converter, grid = slicer.vtkSegmentationConverter, oriented_geometry(labels)
-    known, present = segmentation.GetConversionParameter(_REFERENCE_GEOMETRY), slicer.vtkOrientedImageData()
+    known, present = segmentation.GetConversionParameter(REFERENCE_GEOMETRY), slicer.vtkOrientedImageData()
     if known:
         converter.DeserializeImageGeometry(known, present, False)
     if not known or (is_empty and not slicer.vtkOrientedImageDataResample.DoGeometriesMatch(grid, present)):
-        segmentation.SetConversionParameter(_REFERENCE_GEOMETRY, converter.SerializeImageGeometry(grid))
+        segmentation.SetConversionParameter(REFERENCE_GEOMETRY, converter.SerializeImageGeometry(grid))
 
 
 def _check_voxels(node: slicer.vtkMRMLSegmentationNode) -> None:

@@ -213,7 +213,7 @@ class Panel:
         self.recalibration.discard()
         run = SegmentRun(request, request.frames())
         self.run.start(
-            lambda: request.job_maker(run.frames[0]),
+            run.next_job,
             partial(self._on_segmented, run),
             partial(self._on_segmentation_failed, run),
             len(run.frames),
@@ -353,8 +353,7 @@ class Panel:
     def _show_actions(self) -> None:
         """Offer what can be done with the result on show."""
         node, ui = self.result.node, self._ui
-        if self.recalibration.node is not None and self.recalibration.node is not node:
-            self.recalibration.discard()
+        self.recalibration.follow(node)
         has_result = self.result.record is not None
         ui.correctButton.enabled = has_result and self.result.review.current is not None
         for button in (ui.recalibrateButton, ui.takeOverButton):

@@ -196,9 +196,7 @@ class EarlierCorrections:
             device=inputs.record.device,
             intracranial=inputs.record.intracranial,
         )
-        region_id = inputs.region.GetID() if inputs.region is not None else None
-        target = Target(inputs.volume.GetID(), node.GetID(), node.GetName(), region_id=region_id)
-        return cls(node, target, result, earlier.GetName())
+        return cls(node, inputs.target(), result, earlier.GetName())
 
 
 @dataclass(frozen=True)
@@ -207,11 +205,13 @@ class _Proposal:
 
     Attributes:
         node: the segmentation.
+        record: of the result for which it was made.
         difference: shows the changes in the views.
         write: writes it.
     """
 
     node: slicer.vtkMRMLSegmentationNode
+    record: ResultRecord
     difference: slicer.vtkMRMLSegmentationNode
     write: Callable[[], WrittenResult]
 
@@ -258,9 +258,12 @@ class Recalibration:
             InputError: the segmentation no longer fits.
         """
         self.discard()
-        record = ResultRecord.read(request.node)
-        if record is None:
-            raise InputError(_("The result was taken back while corrections were learnt from."), _("Segment again."))
+        record = request.inputs.record
+        if ResultRecord.read(request.node) != record:
+            raise InputError(
+                _("The result was changed or taken back while corrections were learnt from."),
+                _("Learn from corrections again."),
+            )
         if refined.kept_because:
             return _reason(refined.kept_because)
         before, after = proposed_labels(request.node, refined.result.labels, record)
@@ -277,7 +280,7 @@ class Recalibration:
             remarks.insert(0, _("The network was adapted to this scan, which differs from those it learnt from."))
         write = partial(self._results.write, refined.result, request.target, refined.adapted)
         difference = show_difference(request.node, before, after)
-        self._show(_Proposal(request.node, difference, write), " ".join([summary, *remarks]), changes)
+        self._show(_Proposal(request.node, record, difference, write), " ".join([summary, *remarks]), changes)
         return None
 
     def propose_earlier(self, start: EarlierCorrections) -> bool:
@@ -302,7 +305,8 @@ class Recalibration:
         counts = {value: sum(change) for value, change in changes.items()}
         adapted = adapted_parameters(start.node) if record.adapted else None
         write = partial(self._results.write, start.result, start.target, adapted, counts)
-        self._show(_Proposal(start.node, show_difference(start.node, before, after), write), summary, changes)
+        difference = show_difference(start.node, before, after)
+        self._show(_Proposal(start.node, record, difference, write), summary, changes)
         return True
 
     def _show(self, proposal: _Proposal, text: str, changes: dict[int, tuple[int, int]]) -> None:
@@ -310,6 +314,12 @@ class Recalibration:
         self._ui.previewLabel.text = text
         self._ui.previewFrame.visible = True
         self._on_proposal(changes)
+
+    def follow(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
+        """Discard the proposal unless it is for the segmentation on show, and for the result that this holds now."""
+        proposal = self._proposal
+        if proposal is not None and (proposal.node is not node or ResultRecord.read(node) != proposal.record):
+            self.discard()
 
     def discard(self) -> None:
         """Discard the proposal, if there is one."""

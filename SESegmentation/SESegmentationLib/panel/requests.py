@@ -17,7 +17,9 @@ from ..io.volume_image import voxels_of
 from ..models import ModelPackage, find_model
 from ..mrml import (
     ATTENTION,
+    EditRecord,
     SegmentationSequence,
+    VolumeRegion,
     VolumeSequence,
     adapted_parameters,
     check_output_grid,
@@ -27,7 +29,6 @@ from ..mrml import (
     find_corrected_slices,
     is_on_volume_grid,
     label_map,
-    referenced_node,
     region_image,
     result_grid,
     source_volume,
@@ -38,7 +39,7 @@ from ..result import Grid, SegmentOptions
 from .choices import Choices
 from .computer import UserSettings
 from .result_record import ResultRecord
-from .scene_results import REGION_ROLE, Target, find_frames, share_parent_transform
+from .scene_results import Target, find_frames, share_parent_transform
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,20 @@ class ResultInputs:
         record: what it measures and where it comes from.
         volume: that was segmented.
         package: the model.
-        region: the box to which the search was limited; None for the whole volume.
     """
 
     node: slicer.vtkMRMLSegmentationNode
     record: ResultRecord
     volume: slicer.vtkMRMLScalarVolumeNode
     package: ModelPackage
-    region: slicer.vtkMRMLMarkupsROINode | None
 
     @classmethod
     def of(cls, node: slicer.vtkMRMLSegmentationNode | None, settings: UserSettings) -> ResultInputs:
         """The inputs of this result.
 
         Raises:
-            InputError: it is no result of this module, or of frames, or its volume was removed or moved, or its model
-                has changed since.
+            InputError: it is no result of this module, or of frames, or it or its volume was removed or moved, or its
+                model has changed since.
             ModelError: its model is no longer installed.
             UsageError: the terms of its model are not accepted on this computer.
         """
@@ -94,11 +93,24 @@ class ResultInputs:
                 _("Segment again."),
             )
         settings.require_accepted(package.card)
-        return cls(node, record, volume, package, referenced_node(node, REGION_ROLE, "vtkMRMLMarkupsROINode"))
+        EditRecord.read(node)
+        return cls(node, record, volume, package)
 
     def roi(self) -> sitk.Image | None:
         """The region on the volume's grid; None for the whole volume."""
-        return None if self.region is None else region_image(self.region, self.volume)
+        region = self.record.region
+        return None if region is None else region.image(volume_geometry(self.volume), self.volume.GetName())
+
+    def target(self) -> Target:
+        """Where a result that is made of this one goes: into its own segmentation."""
+        return Target(
+            self.volume.GetID(),
+            self.node.GetID(),
+            self.node.GetName(),
+            region=self.record.region,
+            geometry=volume_geometry(self.volume),
+            existing_only=True,
+        )
 
     def adapted(self) -> bytes | None:
         """The adapted parameters with which it was made; None for the model as it is."""
@@ -221,7 +233,7 @@ class SegmentRequest:
         return "auto" if on_volume is None else "model"
 
     def target(self, frame: int | None, output_id: str | None = None) -> Target:
-        """Where the result goes.
+        """Where the result goes, and the place of volume and region as they are now.
 
         Args:
             frame: one of :meth:`frames`.
@@ -236,7 +248,8 @@ class SegmentRequest:
             output_id=output_id or chosen,
             name=f"{volume.GetName()} {self.package.card.name}",
             frame=frame,
-            region_id=self.region.GetID() if self.region is not None else None,
+            region=None if frame is not None or self.region is None else VolumeRegion.of(self.region, volume),
+            geometry=None if frame is not None else volume_geometry(volume),
         )
 
 
@@ -255,13 +268,22 @@ class SegmentRun:
     frames: list[int | None]
     output_id: str | None = None
     count: int = field(init=False)
+    _target: Target | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.count = len(self.frames)
 
+    def next_job(self) -> Callable[[], SegmentJob]:
+        """What makes the job of the frame at hand; see :meth:`SegmentRequest.job_maker`."""
+        make_job = self.request.job_maker(self.frames[0])
+        self._target = self.request.target(self.frames[0], self.output_id)
+        return make_job
+
     def target(self) -> Target:
-        """Where the result of the frame at hand goes."""
-        return self.request.target(self.frames[0], self.output_id)
+        """Where its result goes; RuntimeError before :meth:`next_job`."""
+        if self._target is None:
+            raise RuntimeError("there is no job yet")
+        return self._target
 
     def explain(self, error: SegmentationError) -> SegmentationError:
         """An error that ends this, with the frames that are done."""
@@ -367,9 +389,7 @@ class RefineRequest:
             device=choices.device,
             recalibrate=choices.recalibrate,
         )
-        region_id = inputs.region.GetID() if inputs.region is not None else None
-        target = Target(inputs.volume.GetID(), node.GetID(), node.GetName(), region_id=region_id)
-        return cls(inputs, target, lambda: make_job(image=copy()))
+        return cls(inputs, inputs.target(), lambda: make_job(image=copy()))
 
     def removed_node(self) -> str:
         """See :meth:`ResultInputs.removed_node`."""

@@ -19,6 +19,7 @@ from ..errors import SegmentationError, plain
 from ..files.json_files import Fields, parse_json
 from ..io.volume_image import voxels_of
 from ..models import Label
+from ..mrml import VolumeRegion
 from ..result import Finding, IntracranialVolume, SegmentationResult, StructureResult
 
 RECORD_ATTRIBUTE = "SESegmentation.Result"
@@ -99,6 +100,7 @@ class ResultRecord:
         structures: every structure that was looked for.
         findings: what the user should know.
         intracranial: volume inside the skull; None where it is not known.
+        region: to which the search was limited; None for the whole volume.
     """
 
     volume: str
@@ -114,10 +116,13 @@ class ResultRecord:
     structures: tuple[RecordedStructure, ...]
     findings: tuple[Finding, ...]
     intracranial: IntracranialVolume | None = None
+    region: VolumeRegion | None = None
 
     @classmethod
-    def of_result(cls, result: SegmentationResult, volume: str, adapted: int = 0) -> ResultRecord:
-        """The record of a result of the volume with this name; ``adapted`` as above."""
+    def of_result(
+        cls, result: SegmentationResult, volume: str, adapted: int = 0, region: VolumeRegion | None = None
+    ) -> ResultRecord:
+        """The record of a result of the volume with this name; ``adapted`` and ``region`` as above."""
         return cls(
             volume=plain(volume)[:200],
             model=result.model.name,
@@ -132,6 +137,7 @@ class ResultRecord:
             structures=tuple(RecordedStructure.of_result(s, result.labels, adapted > 0) for s in result.structures),
             findings=tuple(Finding(f.code, plain(f.message), plain(f.consequence)) for f in result.findings),
             intracranial=result.intracranial,
+            region=region,
         )
 
     @property
@@ -184,6 +190,7 @@ class ResultRecord:
             "structures": [structure.to_dict() for structure in self.structures],
             "findings": [finding.to_dict() for finding in self.findings],
             "intracranial": None if self.intracranial is None else self.intracranial.to_dict(),
+            "region": None if self.region is None else self.region.to_dict(),
         }
         node.SetAttribute(RECORD_ATTRIBUTE, json.dumps(entry))
 
@@ -211,8 +218,9 @@ class ResultRecord:
             structures=structures,
             findings=tuple(map(Finding.from_dict, fields.sequence("findings", most=_MOST_FINDINGS))),
             intracranial=IntracranialVolume.from_dict(fields.mapping("intracranial"))
-            if fields.has("intracranial")  # records of earlier versions have none
+            if fields.has("intracranial")  # records of earlier versions have none, nor a region
             else None,
+            region=VolumeRegion.from_dict(fields.mapping("region")) if fields.has("region") else None,
         )
 
 

@@ -279,7 +279,7 @@ def segment_and_wait(
     results, run = SceneResults(), SegmentRun(request, request.frames())
     node = None
     while run.frames:
-        result = wait_for(segmenter, request.job(run.frames[0]), progress or no_progress).segmentation()
+        result = wait_for(segmenter, run.next_job()(), progress or no_progress).segmentation()
         node = results.write(result, run.target(), request.adapted).node
         run.frames.pop(0)
         run.output_id = node.GetID()

@@ -10,7 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import InputError
-from ..geometry import Slices
+from ..geometry import Geometry, Slices
 from ..io.segmentations import algorithm_name
 from ..mrml import (
     ATTENTION,
@@ -19,6 +19,7 @@ from ..mrml import (
     EditRecord,
     SegmentationSequence,
     UndoHistory,
+    VolumeRegion,
     VolumeSequence,
     adapted_parameters,
     adapted_text_node,
@@ -31,6 +32,7 @@ from ..mrml import (
     set_adapted_parameters,
     set_algorithm_tags,
     update_segmentation,
+    volume_geometry,
 )
 from ..result import AdaptedNotes, SegmentationResult
 from .messages import WARNING, Message
@@ -39,27 +41,61 @@ from .result_record import RECORD_ATTRIBUTE, ResultRecord
 #: nodes that are named in one message
 _MAX_NAMES = 5
 _ATTRIBUTES = (RECORD_ATTRIBUTE, *EDIT_ATTRIBUTES)
-#: role of the box to which the search for a result was limited
-REGION_ROLE = "SESegmentation.Region"
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a result is written. Nodes are named by ID: the user may remove them while the segmentation runs.
+    """Where a result is written, and what of the scene it was made of.
+
+    Nodes are named by ID: the user may remove them while the segmentation runs.
 
     Attributes:
         volume_id: the volume that is segmented.
         output_id: the segmentation to write into; None for a new one.
         name: of a new segmentation.
         frame: number of the frame, where the volume is one of a sequence.
-        region_id: the box to which the search was limited.
+        region: to which the search was limited.
+        geometry: of the volume that was sent; None for frames.
+        existing_only: the result belongs to the segmentation ``output_id`` and is not written into a new one.
     """
 
     volume_id: str
     output_id: str | None
     name: str
     frame: int | None = None
-    region_id: str | None = None
+    region: VolumeRegion | None = None
+    geometry: Geometry | None = None
+    existing_only: bool = False
+
+    def find_volume(self) -> slicer.vtkMRMLScalarVolumeNode:
+        """The volume; InputError if it was removed, or its voxels lie elsewhere than when it was sent."""
+        volume = slicer.mrmlScene.GetNodeByID(self.volume_id)
+        if volume is None:
+            raise InputError(_("The volume was removed while it was segmented."), _("Load it again and click Segment."))
+        if self.geometry is not None and volume_geometry(volume) != self.geometry:
+            raise InputError(
+                _("The volume {volume} was moved while it was segmented.").format(volume=volume.GetName()),
+                _("Segment again."),
+            )
+        return volume
+
+    def find_output(self, volume: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode | None:
+        """The segmentation to write into; None for a new one.
+
+        Raises:
+            InputError: the result belongs to one that was removed, or does not lie on the volume any more.
+        """
+        node = slicer.mrmlScene.GetNodeByID(self.output_id) if self.output_id else None
+        if node is not None and share_parent_transform(node, volume):
+            return node
+        if self.existing_only:
+            raise InputError(
+                _("The segmentation {name} was removed, or is not under the same transform as {volume}.").format(
+                    name=self.name, volume=volume.GetName()
+                ),
+                _("Move one of them in the module Data, or segment again."),
+            )
+        return None
 
 
 @dataclass(frozen=True)
@@ -82,14 +118,16 @@ class _NodeState:
     """What belongs to a segmentation besides its segments, as it was before a change."""
 
     attributes: dict[str, str | None]
-    adapted: bytes | None
-    doubt: sitk.Image | None
+    adapted: bytes | None = None
+    doubt: sitk.Image | None = None
+    volume_id: str | None = None
 
     def apply_to(self, node: slicer.vtkMRMLSegmentationNode) -> None:
-        for name, value in self.attributes.items():
-            node.SetAttribute(name, value)
+        _set_attributes(node, self.attributes)
         if node.GetScene() is slicer.mrmlScene:
             set_adapted_parameters(node, self.adapted)
+        if node.GetScene() is slicer.mrmlScene and self.volume_id is not None:
+            node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), self.volume_id)
 
 
 _Change = tuple[slicer.vtkMRMLSegmentationNode, _NodeState]
@@ -140,17 +178,12 @@ class SceneResults:
             taken_over: voxels that come from a clinician's corrections of another scan, by value.
 
         Raises:
-            InputError: the volume was removed, or the segmentation cannot be written into.
+            InputError: the volume was removed or moved, or the segmentation cannot be written into.
         """
-        scene = slicer.mrmlScene
-        volume = scene.GetNodeByID(target.volume_id)
-        if volume is None:
-            raise InputError(_("The volume was removed while it was segmented."), _("Load it again and click Segment."))
-        node = scene.GetNodeByID(target.output_id) if target.output_id else None
-        if node is not None and not share_parent_transform(node, volume):
-            node = None
+        volume = target.find_volume()
+        node = target.find_output(volume)
         notes = AdaptedNotes.read(adapted)
-        record = ResultRecord.of_result(result, volume.GetName(), notes.count if notes else 0)
+        record = ResultRecord.of_result(result, volume.GetName(), notes.count if notes else 0, target.region)
         if target.frame is not None:
             frames = find_frames(volume)
             output = SegmentationSequence.of(node, frames)
@@ -163,6 +196,7 @@ class SceneResults:
         if node is None:
             node = add_segmentation(result.labels, record.labels, volume, target.name)
         else:
+            self._count_edit(node)
             corrected = find_corrected_slices(node)
             protected, before = corrected_mask(node, result.labels, corrected), self._state_of(node)
             edited = edited_voxels(node, record.labels)
@@ -172,7 +206,6 @@ class SceneResults:
             completed = update_segmentation(node, result.labels, record.labels, self._history, volume, protected)
             self._record_change(node, before)
         _store_with([node], record, result.labels, corrected)
-        node.SetNodeReferenceID(REGION_ROLE, target.region_id)
         self._update_maps(node, result.doubt)
         if adapted is not None:
             set_adapted_parameters(node, adapted)
@@ -192,6 +225,7 @@ class SceneResults:
 
     def undo(self, node: slicer.vtkMRMLSegmentationNode) -> None:
         """Take the last result out of a segmentation; what was in it before is there again."""
+        self._count_edit(node)
         present = self._state_of(node)
         if self._history.undo(node):
             self._restore(node, present, self._undo_states, self._redo_states)
@@ -201,6 +235,16 @@ class SceneResults:
         present = self._state_of(node)
         if self._history.redo(node):
             self._restore(node, present, self._redo_states, self._undo_states)
+
+    def _count_edit(self, node: slicer.vtkMRMLSegmentationNode) -> None:
+        """Follow the history, in which an edit after an undo is a step of its own, from the state that was put back."""
+        if self._history.can_redo(node):
+            return
+        segmentation = node.GetSegmentation()
+        others = [change for change in self._redo_states if change[0].GetSegmentation() is not segmentation]
+        if len(others) < len(self._redo_states):
+            self._redo_states = others
+            self._undo_states.append((node, self._state_of(node)))
 
     def _restore(
         self, node: slicer.vtkMRMLSegmentationNode, present: _NodeState, source: list[_Change], target: list[_Change]
@@ -230,8 +274,9 @@ class SceneResults:
         present = output.frame(frame)
         corrected: list[Slices] = []
         protected = None
-        before = _NodeState(dict.fromkeys(_ATTRIBUTES), None, None)
+        before = _NodeState(dict.fromkeys(_ATTRIBUTES))
         if present is not None:
+            self._count_edit(present)
             corrected = find_corrected_slices(present)
             protected = corrected_mask(present, result.labels, corrected)
             before = self._state_of(present)
@@ -247,7 +292,8 @@ class SceneResults:
         for changes in (self._undo_states, self._redo_states):
             changes[:] = [change for change in changes if change[0].GetScene() is not None]
         attributes = {name: node.GetAttribute(name) for name in _ATTRIBUTES}
-        return _NodeState(attributes, adapted_parameters(node), self.doubt(node))
+        volume_id = node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole())
+        return _NodeState(attributes, adapted_parameters(node), self.doubt(node), volume_id)
 
     def _update_maps(self, node: slicer.vtkMRMLSegmentationNode, doubt: sitk.Image | None) -> None:
         """The segmentation holds another result now, with this doubt, and no map of attention yet."""
@@ -273,9 +319,16 @@ def _store_with(
         set_algorithm_tags(node, record.labels, algorithm_name(record.model, record.model_version), changed)
     record_written_labels(nodes[0], record.labels, geometry, corrected)
     record.with_volumes(label_map(nodes[0], record.labels, geometry)).write(nodes[0])
+    stored = {name: nodes[0].GetAttribute(name) for name in _ATTRIBUTES}
     for node in nodes[1:]:
-        for name in _ATTRIBUTES:
-            node.SetAttribute(name, nodes[0].GetAttribute(name))
+        _set_attributes(node, stored)
+
+
+def _set_attributes(node: slicer.vtkMRMLSegmentationNode, attributes: Mapping[str, str | None]) -> None:
+    """Set all of them as one change: after each change of the node in the scene, Slicer copies it into the frame."""
+    with slicer.util.NodeModify(node):
+        for name, value in attributes.items():
+            node.SetAttribute(name, value)
 
 
 def unusable_scene_data(choices: list[str]) -> list[Message]:

@@ -1,0 +1,225 @@
+"""Results in the scene: what they were made of is kept, and what was moved or changed since is noticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import slicer
+import vtk
+from panel_clicks import click, draw, first_segment, wait
+from panel_fakes import make_refined, make_result
+
+from harness import application
+from SESegmentationLib.mrml import EditRecord, find_corrected_slices, source_volume
+from SESegmentationLib.panel.reports import scene_report
+
+
+@pytest.fixture
+def choices(widget):
+    return widget.logic.getParameterNode()
+
+
+@pytest.fixture
+def move():
+    """Puts nodes under a new transform that shifts to the right, in mm."""
+
+    def put(millimetres: float, *nodes) -> None:
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "shift")
+        matrix = vtk.vtkMatrix4x4()
+        matrix.SetElement(0, 3, millimetres)
+        transform.SetMatrixTransformToParent(matrix)
+        for node in nodes:
+            node.SetAndObserveTransformNodeID(transform.GetID())
+
+    return put
+
+
+@pytest.fixture
+def box(choices):
+    """A region of interest, chosen."""
+    choices.region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    choices.region.SetCenter(4, 4, 4)
+    choices.region.SetSize(8, 8, 8)
+    return choices.region
+
+
+def left(node) -> float:
+    bounds = [0.0] * 6
+    node.GetRASBounds(bounds)
+    return bounds[0]
+
+
+def own_corner(node) -> int:
+    """First slice of what the notes say that a network wrote."""
+    return int(np.argwhere(sitk.GetArrayFromImage(EditRecord.read(node).written[-1].labels) == 1)[0, 0])
+
+
+def corner(node) -> int:
+    return int(np.argwhere(first_segment(node))[0, 0])
+
+
+# --- undo ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("then", ["undo", "redo", "segment"])
+def test_notes_and_voxels_are_those_of_one_result_after_an_edit_that_follows_an_undo(widget, segment, choices, then):
+    node = choices.outputSegmentation = segment(corner=2)
+    segment(corner=5)
+    segment(corner=7)
+    click(widget.ui.undoButton)
+    draw(node, k=12)
+    application.process_events()
+    if then == "segment":
+        segment(corner=9)
+        click(widget.ui.undoButton)
+        assert [str(entry) for entry in find_corrected_slices(node)] == ["k:12"]
+    click(widget.ui.undoButton)
+    if then == "redo":
+        click(widget.ui.redoButton)
+        assert [str(entry) for entry in find_corrected_slices(node)] == ["k:12"]
+        click(widget.ui.undoButton)
+    assert corner(node) == own_corner(node) == 5
+    assert find_corrected_slices(node) == []
+    assert scene_report(node)["structures"][0]["corrected_voxels"] == 0
+
+
+# --- the volume ---------------------------------------------------------------------------------------------------
+
+
+def test_a_result_refers_to_the_volume_it_was_made_of(widget, segment, segmenter, choices, make_volume):
+    first = make_volume(name="first")
+    node = segment(first)
+    second = make_volume(name="second")
+    slicer.util.arrayFromVolume(second)[:] = 7
+    choices.outputSegmentation = node
+    assert segment(second) is node
+    assert source_volume(node) is second and scene_report(node)["input"] == "second"
+    click(widget.ui.nextButton)
+    click(widget.ui.correctButton)
+    assert slicer.modules.SegmentEditorWidget.editor.sourceVolumeNode() is second
+    slicer.util.selectModule("SESegmentation")
+    draw(node)
+    click(widget.ui.recalibrateButton)
+    assert (sitk.GetArrayFromImage(segmenter.jobs[-1].image) == 7).all()
+    widget.panel.run.cancel()
+    wait(lambda: not widget.panel.run.running)
+    while widget.ui.undoButton.enabled:
+        click(widget.ui.undoButton)
+    assert source_volume(node) is first
+
+
+def test_a_volume_that_is_moved_while_it_is_segmented(widget, segmenter, choices, make_volume, move):
+    volume = choices.inputVolume = make_volume()
+    move(30, volume)
+    click(widget.ui.segmentButton)
+    result = make_result(segmenter.jobs[-1].image, widget.panel.models.card)
+    volume.HardenTransform()
+    segmenter.succeed(result)
+    wait(lambda: not widget.panel.run.running)
+    (message,) = widget.panel.messages.shown
+    assert "was moved while it was segmented" in message.text and message.remedy == "Segment again."
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
+
+
+def test_a_hardened_transform_makes_no_corrections(widget, segment, segmenter, choices, move):
+    node = segment()
+    volume, before = choices.inputVolume, scene_report(node)["structures"]
+    move(100, volume, node)
+    assert scene_report(node)["structures"] == before
+    volume.HardenTransform()
+    node.HardenTransform()
+    assert volume.GetTransformNodeID() is None and node.GetTransformNodeID() is None
+    widget.enter()
+    assert scene_report(node)["structures"] == before
+    draw(node)
+    jobs = len(segmenter.jobs)
+    click(widget.ui.recalibrateButton)
+    (message,) = widget.panel.messages.shown
+    assert "was moved by a hardened transform" in message.text and len(segmenter.jobs) == jobs
+    drawn = first_segment(node)
+    choices.outputSegmentation = node
+    click(widget.ui.segmentButton)
+    assert "was moved by a hardened transform" in widget.panel.messages.shown[-1].text
+    assert (first_segment(node) == drawn).all() and len(segmenter.jobs) == jobs
+
+
+# --- proposals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["while it is made", "while it is shown"])
+def test_a_proposal_is_for_the_result_it_was_made_for(widget, segment, segmenter, choices, when):
+    node = choices.outputSegmentation = segment(corner=2)
+    segment(corner=5)
+    draw(node, k=3)
+    click(widget.ui.recalibrateButton)
+    if when == "while it is made":
+        click(widget.ui.undoButton)
+    segmenter.succeed_refinement(make_refined(segmenter.jobs[-1], widget.panel.models.card, 1))
+    wait(lambda: not widget.panel.run.running)
+    if when == "while it is shown":
+        assert widget.ui.previewFrame.isVisible()
+        while corner(node) != 2 or find_corrected_slices(node):
+            click(widget.ui.undoButton)
+    else:
+        (message,) = widget.panel.messages.shown
+        assert "was changed or taken back" in message.text
+    assert not widget.ui.previewFrame.isVisible()
+
+
+def test_a_proposal_goes_into_its_own_segmentation_or_nowhere(widget, segment, recalibrate, choices, move):
+    node = segment()
+    draw(node)
+    before = first_segment(node)
+    recalibrate()
+    move(1, choices.inputVolume)
+    click(widget.ui.acceptChangesButton)
+    (message,) = widget.panel.messages.shown
+    assert "is not under the same transform as head" in message.text
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == [node]
+    choices.inputVolume.SetAndObserveTransformNodeID(None)
+    assert (first_segment(node) == before).all() and [str(s) for s in find_corrected_slices(node)] == ["k:3"]
+
+
+# --- the region ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["moved", "removed", "volume moved"])
+def test_what_is_learnt_from_lies_in_the_region_of_the_result(widget, segment, segmenter, choices, box, move, change):
+    node = segment()
+    used = segmenter.jobs[-1].options.roi
+    if change == "moved":
+        box.SetCenter(14, 14, 12)
+    elif change == "removed":
+        slicer.mrmlScene.RemoveNode(box)
+    else:
+        move(50, node, choices.inputVolume)
+    draw(node)
+    click(widget.ui.recalibrateButton)
+    again = segmenter.jobs[-1].options.roi
+    assert segmenter.jobs[-1].kind == "refine"
+    assert again.GetOrigin() == used.GetOrigin() and again.GetSize() == used.GetSize()
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(again), sitk.GetArrayFromImage(used))
+
+
+def test_undo_brings_back_the_region_too(widget, segment, segmenter, choices, box):
+    choices.region = None
+    node = choices.outputSegmentation = segment()
+    choices.region = box
+    segment(corner=7)
+    click(widget.ui.undoButton)
+    draw(node)
+    click(widget.ui.recalibrateButton)
+    assert segmenter.jobs[-1].kind == "refine" and segmenter.jobs[-1].options.roi is None
+
+
+def test_a_region_that_moves_during_the_run_is_kept_as_it_was(widget, segmenter, choices, make_volume, box):
+    choices.inputVolume = make_volume()
+    click(widget.ui.segmentButton)
+    used = segmenter.jobs[-1].options.roi
+    box.SetCenter(14, 14, 12)
+    segmenter.succeed(make_result(segmenter.jobs[-1].image, widget.panel.models.card))
+    wait(lambda: not widget.panel.run.running)
+    draw(choices.resultSegmentation)
+    click(widget.ui.recalibrateButton)
+    assert segmenter.jobs[-1].options.roi.GetOrigin() == used.GetOrigin()
