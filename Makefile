@@ -4,14 +4,14 @@
 #   make test | lint | bench | bench-contrasts | screenshots
 #   make test-slips   a misspelt name in any of the module's files is noticed: all of them, where make test tries ten
 #   make container | container-test   an image for docker (DEVICE=cuda for NVIDIA's GPUs); it segments a series
-#   make fuzz [COUNT=50000]   damaged headers, others each time
+#   make fuzz [COUNT=50000]   damaged headers, new ones each time
 #   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
 #   make cohort-sheet   the page to check a batch by, of 15 scans of the abdomen and 20 crops of the hippocampus
 #   make bench-cohort   200 crops on one core and on two, and what 10,000 heads would take
 #   make bench-revisions [BEFORE=...]   results, time and memory of this revision against another one
 #   make bench-server   what a request costs beyond the local worker, and how eight clients share a server
 #   make bench-responsiveness   how long an event waits in the window while a head is segmented
-#   make bench-sheet    how fluid that page is with 1,000 scans
+#   make bench-sheet    how smoothly that page scrolls with 1,000 scans
 #   make experiments [MEASURE=1 DATA=...]   tables and plots of the experiments; MEASURE=1 does the runs that are missing
 
 PYTHON ?= python3
@@ -61,8 +61,8 @@ lint: $(VENV)/.testing
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
-# a file of tests goes to whatever process is free, and computes on one core alone; one process more than the two cores
-# that there are at least, for tests wait a fifth of their time; in their order, which begins with the files that take longest
+# each file of tests goes to the next free process, which computes on one core; there is one process more than the two
+# cores that are assumed, as tests wait a fifth of their time; files that take longest come first
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile \
 	    --no-loadscope-reorder --cov --cov-report=term

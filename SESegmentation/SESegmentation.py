@@ -38,14 +38,14 @@ SAMPLES = (
         "23caecd184aa3af297e937c7db9edd4cb8632617e742b7a65159df7d5657cb61",
     ),
 )
-#: Slicer 5.8 has Python 3.9, which cannot read the library
+#: Slicer 5.8 has Python 3.9, which the library does not support
 MINIMUM_SLICER = (5, 10)
 #: nodes that the panel shows
 NODE_CLASSES = ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode", "vtkMRMLMarkupsROINode")
 
 
 def versionProblem():
-    """The message for a Slicer that is too old; empty where it is not."""
+    """The message to show if Slicer is too old; empty if it is not."""
     major, minor = slicer.app.majorVersion, slicer.app.minorVersion
     if (major, minor) >= MINIMUM_SLICER:
         return ""
@@ -53,7 +53,7 @@ def versionProblem():
 
 
 class SESegmentation(ScriptedLoadableModule):
-    """What Slicer shows of the module before it is opened."""
+    """The module as Slicer lists it: title, category, help text, sample data."""
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
@@ -186,7 +186,7 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def useScene(self):
         """Show and change the choices of the scene, but not while it is being read or closed.
 
-        A wrapper keeps node references: what it reads before the whole scene is there stays None, or another node.
+        A wrapper caches node references: one read before the scene is complete would stay None, or be another node.
         """
         scene = slicer.mrmlScene
         if scene.IsImporting() or scene.IsRestoring() or scene.IsClosing():
@@ -196,13 +196,13 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.setParameterNode(self.logic.getParameterNode())
 
     def setParameterNode(self, parameterNode):
-        """Show and change these choices; None where there is no scene. The panel works on while it is not shown."""
+        """Show and change these choices; None if there is no scene. The panel goes on working while hidden."""
         self.disconnectParameterNode()
         self._parameterNode = parameterNode
         if parameterNode is not None:
             widgets = vars(self.ui).values()
             named = {widget.property("SlicerParameterName"): widget for widget in widgets}
-            # connectGui() does the same, but gives a tag to disconnect with only in some versions
+            # connectGui() does the same, but returns the tag for disconnecting only in some versions
             self._guiTag = parameterNode.connectParametersToGui({n: w for n, w in named.items() if n})
             self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onChoicesModified)
         self.panel.set_choices(parameterNode)
@@ -252,7 +252,7 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
         self._segmenter = None
-        #: names of parameters in scenes that were read, with values that cannot be used
+        #: names of parameters in scenes that were read whose values cannot be used
         self.resetChoices = []
 
     def getParameterNode(self):
@@ -269,7 +269,7 @@ class SESegmentationLogic(ScriptedLoadableModuleLogic):
         return SESegmentationParameterNode(node)
 
     def createSegmenter(self):
-        """What segments: a worker process on this computer, started by its first job."""
+        """The segmenter: a worker process on this computer, started by its first job."""
         from SESegmentationLib.client.local import LocalSegmenter
 
         return LocalSegmenter()

@@ -19,12 +19,12 @@ from SESegmentationLib.io.dicom.series import DICOM_ENDINGS, Found, grouped
 from SESegmentationLib.io.formats import PICTURE_ENDINGS, SLICES
 from SESegmentationLib.models import ModelPackage
 
-#: endings of files that list scans, and what divides their columns
+#: file extensions of lists of scans, with their column separator
 LISTS = {".txt": "", ".tsv": "\t", ".csv": ","}
-#: columns that name a scan, the first that is there counts; and the one that says how its results are called
+#: columns with the path of a scan, the first one present counts; and the one with the name of its results
 PATH_COLUMNS, NAME_COLUMN = ("path", "image"), "name"
 _SEGMENTATION = ".seg.nrrd"
-#: what often lies beside volumes, and is not looked into
+#: extensions of files often found beside volumes that are not checked for DICOM
 _NO_DICOM = (".json", ".tsv", ".csv", ".txt", ".bval", ".bvec", ".md", ".raw", ".zraw", ".img", ".png", ".pdf", ".html")
 
 
@@ -37,7 +37,7 @@ class Case:
         source: file, or folder of a DICOM series.
         series: UID of the series, where there may be several in that folder.
         files: those of the series; empty where all that is read for the source counts.
-        fault: cause and remedy, where it is known beforehand that it cannot be read.
+        fault: cause and remedy, if it is already known that it cannot be read.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Case:
 
     @property
     def input(self) -> str:
-        """How it is told in lists and messages."""
+        """How lists and messages name it."""
         return f"{self.source} (series {self.series})" if self.series else str(self.source)
 
     @property
@@ -67,14 +67,14 @@ class Cohort:
 
     Attributes:
         cases: what is to be segmented.
-        skipped: what is passed over on purpose, with the reason, a sentence each.
+        skipped: a sentence with the reason for each series skipped on purpose.
     """
 
     cases: list[Case] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
     def shard(self, number: int, count: int) -> Cohort:
-        """The ``number``-th (from 1) of ``count`` parts, which are disjoint and together all of it.
+        """The ``number``-th (from 1) of ``count`` disjoint parts that make up the cohort.
 
         Neighbours go to different parts, so that scans of one kind are spread over all.
         """
@@ -86,7 +86,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     number, _, count = text.partition("/")
     if number.isascii() and count.isascii() and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count):
         return int(number), int(count)
-    raise UsageError(f"{text!r} is no part of a whole.", "Give --shard I/N with I from 1 to N, for example 3/10.")
+    raise UsageError(f"{text!r} does not name a part.", "Give --shard I/N with I from 1 to N, for example 3/10.")
 
 
 def find_cohort(source: Path, package: ModelPackage, out: Path) -> Cohort:
@@ -95,7 +95,7 @@ def find_cohort(source: Path, package: ModelPackage, out: Path) -> Cohort:
     Args:
         source: a folder, a file of a volume, or a list of those (see :func:`read_list`).
         package: the model: it tells which scans of a BIDS dataset and which DICOM series are meant.
-        out: where results go; what lies there is no input.
+        out: the folder of the results; nothing in it is input.
 
     Raises:
         InputError: there is nothing, or no scan in it, or the list cannot be read.
@@ -160,7 +160,7 @@ def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:
 
 def _is_dicom(file: Path) -> bool:
     try:
-        return file.is_file() and is_dicom(file)  # a pipe would be waited for
+        return file.is_file() and is_dicom(file)  # reading a pipe would block
     except OSError:
         return False
 
@@ -227,7 +227,7 @@ def read_list(path: Path) -> list[tuple[Path, str]]:
     """The paths in a list, with the names that it gives them, or empty ones.
 
     A ``.txt`` file has a path in each line; ``#`` begins a remark. A ``.tsv`` or ``.csv`` file has a column ``path`` or
-    ``image``, and perhaps ``name``. Paths that are not absolute lie below the list's own folder.
+    ``image``, and perhaps ``name``. Relative paths start from the list's own folder.
 
     Raises:
         InputError: it cannot be read, is no text, or has no such column.

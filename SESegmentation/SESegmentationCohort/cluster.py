@@ -1,4 +1,4 @@
-"""Lanes on a Ray cluster: an actor for each GPU, or for as many cores as a scan is given.
+"""Lanes on a Ray cluster: one actor for each GPU, or for each group of cores that segments a scan.
 
 An actor that is lost with its node is started again where there is room; its cases have gone to others by then.
 """
@@ -26,9 +26,9 @@ from .runner import CaseRunner, Outcome
 from .settings import Settings
 
 LOCAL = "local"
-#: between two looks whether a lost actor is there again, in s
+#: interval in s of checks whether a lost actor is back
 _LOOK_S = 1.0
-#: until a computer has to answer, in s
+#: time in s within which a computer has to answer
 _CONNECT_S = 10.0
 
 
@@ -41,7 +41,7 @@ def cluster(address: str) -> Iterator[None]:
         UsageError: there is no cluster at this address.
     """
     if importlib.util.find_spec("ray") is None:
-        raise DependencyError("Cohorts are spread over a cluster by Ray, which is not installed.", _advice())
+        raise DependencyError("Spreading a cohort over a cluster needs Ray, which is not installed.", _advice())
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     if address == LOCAL:
@@ -68,7 +68,7 @@ def cluster(address: str) -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """See that somebody listens at HOST:PORT, for whom Ray would wait long; OSError where nobody does."""
+    """Check that something listens at HOST:PORT, as Ray itself would wait long; OSError if nothing does."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
@@ -84,7 +84,7 @@ def cluster_lanes(settings: Settings, workers: int | None, small: bool) -> list[
     Args:
         settings: of the cohort; the device "auto" is a GPU where the cluster has any.
         workers: how many lanes; None for as many as there is room for.
-        small: the scans are so small that a core each is better than a node's for one.
+        small: the scans are so small that one core per scan is faster than a whole node.
 
     Raises:
         UsageError: a GPU is wanted, and there is none.

@@ -20,8 +20,8 @@ def _command(
         Path,
         typer.Argument(
             metavar="INPUT",
-            help="A folder with all that is in it (volumes, DICOM series), a BIDS dataset, or a list of paths: .txt "
-            "with one a line, .tsv or .csv with a column path or image, and perhaps name.",
+            help="A folder and its subfolders (volumes, DICOM series), a BIDS dataset, or a list of paths: .txt "
+            "with one per line, .tsv or .csv with a column path or image, and optionally name.",
         ),
     ],
     output: Annotated[
@@ -29,7 +29,7 @@ def _command(
     ],
     model: Annotated[str, typer.Option("--model", "-m", help="Name or folder of the model.")],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on: skip what is done, by the content of input, model and options.")
+        bool, typer.Option("--resume", help="Continue: skip scans done with the same input, model and options.")
     ] = False,
     file_format: Annotated[
         Literal["seg.nrrd", "nii.gz", "dcm", "png"] | None,
@@ -40,14 +40,14 @@ def _command(
         str, typer.Option(help="auto (all GPUs, else the processor), cpu, cuda, cuda:N or mps.")
     ] = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Scans that are segmented at once; without it, as many as suit.")
+        int | None, typer.Option(min=1, help="Scans to segment at once; by default chosen automatically.")
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Do the I-th of N parts only: for job arrays.")
+        str | None, typer.Option(metavar="I/N", help="Segment only the I-th of N parts: for job arrays.")
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(metavar="local|ADDRESS", help="Spread it over a Ray cluster, or one started on this computer."),
+        typer.Option(metavar="local|ADDRESS", help="Use a Ray cluster, or one started on this computer."),
     ] = None,
     grid: Annotated[
         Literal["auto", "input", "model"],
@@ -57,20 +57,20 @@ def _command(
     low_memory: Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")] = False,
     seg_type: Annotated[
         Literal["binary", "labelmap"],
-        typer.Option(case_sensitive=False, help="DICOM: one bit a voxel and segment, or the label map."),
+        typer.Option(case_sensitive=False, help="DICOM: one bit per voxel and segment, or the label map."),
     ] = "binary",
     sr: Annotated[bool, typer.Option("--sr", help="DICOM: write a structured report of the volumes too.")] = False,
     secondary_capture: Annotated[
         bool, typer.Option("--secondary-capture", help="DICOM: write the picture as secondary capture too.")
     ] = False,
     deidentify: Annotated[
-        bool, typer.Option("--deidentify", help="DICOM: leave out what is known of patient and study; UIDs stay.")
+        bool, typer.Option("--deidentify", help="DICOM: leave out the attributes of patient and study; UIDs stay.")
     ] = False,
     accept_licence: AcceptLicence = False,
 ) -> None:
     """Segment all scans of a cohort, on all devices of this computer, a cluster, or in parts.
 
-    A scan that fails is listed with its cause and does not stop the others. What is interrupted goes on with --resume.
+    A scan that fails is listed with its cause and does not stop the others. --resume continues an interrupted run.
     """
     from SESegmentationLib.result import DicomOptions
 

@@ -1,4 +1,4 @@
-"""Cases go to lanes, each a device with a process or a node of its own; those of a lane that is lost go to others."""
+"""Gives cases to lanes, each a device with its own process or node; the cases of a lost lane go to others."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from SESegmentationLib.errors import SegmentationError, WorkerError
 from .cases import Case
 from .runner import Outcome
 
-#: cases that a lane has: one is read, one segmented, one or two are written
+#: cases in a lane at once: one being read, one segmented, one or two written
 AT_ONCE = 4
-#: a case by which, or beside which, so many lanes were lost is not tried again
+#: a case is given up after this many lanes were lost that had it
 MOST_TRIES = 3
-#: without any lane for so long, a cohort ends, in s
+#: time in s after which a cohort ends if it has no lane
 PATIENCE_S = 300.0
 
 
@@ -28,11 +28,11 @@ Told = Outcome | tuple[Case, SegmentationError]
 
 
 class LaneLostError(Exception):
-    """The process or node is gone; another one, or the same anew, can go on."""
+    """The process or node of a lane is gone; another one, or a restarted one, can go on."""
 
 
 class Lane(Protocol):
-    """Does cases somewhere; from several threads at once."""
+    """Runs cases on a device; called from several threads at once."""
 
     def start(self) -> None:
         """Return when it can be given cases; again after it was lost, which may take long.
@@ -58,7 +58,7 @@ class _Task:
 
 @dataclass
 class _Work:
-    """What a lane is at: cases that were lost before have it for themselves, so that only the guilty one is lost."""
+    """The work of a lane. A case lost before runs alone, so that a case that kills its lane takes no other with it."""
 
     lane: Lane
     count: int = 0

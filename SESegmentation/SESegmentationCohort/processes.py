@@ -1,6 +1,6 @@
 """Lanes on this computer: one for each GPU; on the processor one for each core, or one with all cores for large scans.
 
-Many lanes are processes of their own, since what lies between reading and writing keeps Python's lock in part.
+Many lanes are separate processes, since part of the work between reading and writing holds Python's lock (GIL).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .settings import Settings
 
 #: main memory of a lane on one core, in GB (10^9 bytes): torch, what reads and writes, and a small scan
 LANE_GB = 1.5
-#: so many lanes do not hinder each other in one process
+#: most lanes that run in this process without slowing each other down
 MOST_HERE = 3
 _LOOK_S = 0.5
 
@@ -41,7 +41,7 @@ def local_lanes(settings: Settings, workers: int | None, small: bool) -> list[La
     Args:
         settings: of the cohort.
         workers: how many lanes; None for as many as suit it.
-        small: the scans are so small that a core each is better than all for one.
+        small: the scans are so small that one core per scan is faster than all cores.
 
     Raises:
         DeviceError: no such device.

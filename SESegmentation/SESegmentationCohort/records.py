@@ -1,6 +1,6 @@
-"""Records: a file for each scan of what became of it, which no other process writes; the table is made of them.
+"""Records: one file per scan with its outcome, written by one process only; the table is made from them.
 
-They lie in the folder ``records`` of the results. A record is put in its place after all that it lists.
+They are in the folder ``records`` of the results. A record is written after all files that it lists.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from SESegmentationLib.files.json_files import read_json, to_json
 from SESegmentationLib.models import sha256_of
 
 FOLDER = "records"
-#: of results that somebody has changed, and that are not to be lost where they are made anew
+#: folder for results that somebody has changed, moved there before they are made again
 CHANGED_FOLDER = "changed"
 _ENDING = ".json"
 FORMAT = "SESegmentation cohort 1"
@@ -70,7 +70,7 @@ class Record:
         values: dict[str, Any] = {name: entry.get(name) for name in (each.name for each in fields(cls))}
         for name, value in values.items():
             if not (isinstance(value, kinds.get(name, str)) or (value is None and name in may_lack)):
-                raise ValueError(f"{name} is not as it should be")
+                raise ValueError(f"{name} is not valid")
         record = cls(**values)
         expected = record.error if record.state == FAILED else record.report
         if record.state not in (SEGMENTED, NOTHING, FAILED) or expected is None:
@@ -110,7 +110,7 @@ class Records:
             yield from (Path(place, name) for name in names if name.endswith(_ENDING))
 
     def stamps(self) -> dict[Path, tuple[int, int]]:
-        """What tells whether any has changed, or is new."""
+        """Modification time in ns and inode by file, to notice changed and new records."""
         stamps = {}
         for path in self.files():
             with contextlib.suppress(OSError):
@@ -155,7 +155,7 @@ class Records:
         return path.relative_to(self.out).as_posix()
 
     def remove_outputs(self, record: Record | None, but: Mapping[str, str] | None = None) -> None:
-        """Remove what an earlier record lists, but for some: it is of another input, model or option."""
+        """Remove the files of an earlier record, except for ``but``: they are of another input, model or option."""
         for place in record.outputs if record else ():
             if place not in (but or {}):
                 (self.out / place).unlink(missing_ok=True)

@@ -34,7 +34,7 @@ _OFTEN_S = 60.0
 
 @dataclass(frozen=True)
 class Spread:
-    """Over what a cohort is spread.
+    """What a cohort is distributed over.
 
     Attributes:
         workers: scans that are segmented at once; None for as many as suit the computer or cluster.
@@ -48,7 +48,7 @@ class Spread:
 
 
 def run_cohort(source: Path, settings: Settings, spread: Spread, accept_licence: bool) -> int:
-    """Segment all scans of ``source``; one that fails does not keep the others from being done.
+    """Segment all scans of ``source``; one that fails does not stop the others.
 
     Returns:
         0, or the exit code of the first scan that failed, else of one in which nothing was found.
@@ -97,12 +97,12 @@ def run_cohort(source: Path, settings: Settings, spread: Spread, accept_licence:
 def _refuse_other_records(
     records: Records, mine: Cohort, settings: Settings, package: ModelPackage, spread: Spread
 ) -> None:
-    """Refuse a folder with what is not to be gone on with: results of another cohort would be lost among these."""
+    """Refuse a folder with records that this run does not continue: results of two cohorts would be mixed."""
     there = any(records.path(case.name).exists() for case in mine.cases) if spread.shard else records.exist()
     if there and not settings.resume:
         raise UsageError(
-            f"{settings.out} holds a cohort already.",
-            "Go on with it by --resume, which skips what is done; or name another folder with -o.",
+            f"{settings.out} already holds a cohort.",
+            "Continue it with --resume, which skips what is done; or name another folder with -o.",
         )
     if (first := next(records.all(), None)) and first.model != package.card.name:
         raise UsageError(
@@ -255,10 +255,10 @@ def _conclude(
     done = tally.segmented + tally.kept
     warn(f"{done} of {tally.count} scans segmented{before}{rate}; {tally.failed} failed.")
     if (aside := records.out / CHANGED_FOLDER).is_dir():
-        warn(f"Results that had changed since they were written were made anew; the changed ones are in {aside}.")
+        warn(f"Results changed since they were written were made again; the changed ones are in {aside}.")
     missing = sum(not records.path(case.name).exists() for case in whole.cases) if spread.shard else 0
     if missing:
-        warn(f"{missing} of {len(whole.cases)} scans are left to the other parts; the last one makes table and sheet.")
+        warn(f"{missing} of {len(whole.cases)} scans are left for the other parts; the last makes table and sheet.")
     elif mine.cases:
         why_no_sheet = summary.write_summary(records, package.card)
         table, failures, sheet = summary.outputs(records.out)
@@ -276,7 +276,7 @@ def _exit_code(outcomes: Sequence[Outcome], package: ModelPackage) -> int:
             NothingFoundError(
                 f"Nothing was found in {len(nothing)} scans, among them {nothing[0].case.input}: they show none of the "
                 f"structures of {package.card.name}.",
-                "See that scans and model belong together: part of the body, modality and contrast, field of view.",
+                "Check that the model suits the scans: part of the body, modality and contrast, field of view.",
             )
         )
     return failed.exit_code if failed else code

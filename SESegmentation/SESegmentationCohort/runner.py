@@ -1,4 +1,4 @@
-"""One device with the cases that it is given: it reads ahead and writes behind, as far as several threads ask it to."""
+"""Runs cases on one device; called from several threads, it reads and writes cases while another is segmented."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .cases import Case
 from .records import FAILED, NOTHING, SEGMENTED, Record, Records
 from .settings import Settings
 
-#: after these it is seen whether the device, the model and the worker can be used at all
+#: after these errors it is checked whether the device, the model and the worker can be used at all
 _DOUBTFUL = (DependencyError, DeviceError, ModelError, WorkerError)
 #: seconds between two looks at a worker that says nothing
 _LOOK_S = 1.0
@@ -61,10 +61,10 @@ class Outcome:
 
 
 class CaseRunner:
-    """Does cases by a worker process of its own, which stays for the next one and is replaced where it crashes.
+    """Runs cases in its own worker process, which is kept for the next case and replaced if it crashes.
 
-    :meth:`run` is made to be called from several threads: while one segments, others read and write. It opens files in
-    a process of its own, too: a damaged one, and a crash, cost one case.
+    :meth:`run` is called from several threads: while one segments, others read and write. Files are opened in a
+    separate process, too, so that a damaged file or a crash costs one case only.
 
     Args:
         settings: of the cohort; the device is this runner's.
@@ -141,13 +141,13 @@ class CaseRunner:
             except _DOUBTFUL as error:
                 self._segmenter.release()
                 self._prove()
-                if isinstance(error, WorkerError):  # what crashed it would do so again
+                if isinstance(error, WorkerError):  # the same case would crash it again
                     raise
                 event = self._ask(job)
         return event.segmentation()
 
     def _prove(self) -> None:
-        """See that the model can be loaded on the device; _UnusableError where it cannot."""
+        """Check that the model can be loaded on the device; raises _UnusableError if not."""
         try:
             self._ask(WarmUpJob(self._package.path, self._settings.device))
         except SegmentationError as error:

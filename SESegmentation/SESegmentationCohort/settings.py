@@ -1,4 +1,4 @@
-"""What is asked of a cohort, the same for all of its scans: it can be sent to any process and computer."""
+"""The settings of a cohort, the same for all of its scans; they can be sent to any process and computer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Settings:
         grid: of the results.
         dicom: of results that are written as DICOM.
         resume: what is done stays.
-        model_key: that of :func:`model_key`, where the cohort was begun; empty: any.
+        model_key: :func:`model_key` on the computer where the cohort was started; empty: any.
     """
 
     model: str
@@ -58,7 +58,7 @@ class Settings:
         package = find_model(self.model)
         if self.model_key and model_key(package) != self.model_key:
             raise ModelError(
-                f"The model {package.card.name} on this computer is another one than where the cohort was begun.",
+                f"The model {package.card.name} on this computer differs from that where the cohort was started.",
                 "Install the same model package on all computers, or name its folder on a disk that they share.",
             )
         return package
@@ -90,7 +90,7 @@ def model_key(package: ModelPackage) -> str:
     if isinstance(locator := (package.card.pipeline or {}).get("locator"), str):
         try:
             packages.append(find_locator(package))
-        except ModelError:  # crops need none; the engine says so where one is needed
+        except ModelError:  # crops need no locator; if one is needed, the engine raises
             return hashlib.sha256(f"{locator} is missing".encode() + _digest(package)).hexdigest()
     return hashlib.sha256(b"".join(_digest(each) for each in packages)).hexdigest()
 

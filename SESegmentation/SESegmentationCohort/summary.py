@@ -1,4 +1,4 @@
-"""What is told of a whole cohort, made of its records: a table, the list of failures, and sheets to check it by."""
+"""The summary of a cohort, made from its records: a table, the list of failures, and sheets for review."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .records import FAILED, Record, Records
 
 TABLE, FAILURES, SHEET = "cohort.tsv", "failures.tsv", "sheet.html"
 FAILURE_COLUMNS = ("input", "code", "cause", "remedy")
-#: scans on one sheet: a browser is still fluid with them
+#: scans on one sheet, with which a browser still scrolls smoothly
 SCANS_A_SHEET = 1000
 
 
@@ -29,7 +29,7 @@ def outputs(out: Path) -> list[Path]:
 def write_summary(records: Records, card: ModelCard) -> str:
     """Write table, failures and sheets of all records of a model.
 
-    Whoever of several processes ends last has the last word: where a record has come meanwhile, all is made again.
+    Several processes may do so at once: if a record has been added meanwhile, all is written again.
 
     Returns:
         Why there are no sheets; empty where there are.

@@ -1,4 +1,4 @@
-"""Results that travel: as DICOM for archives, as tables for other tools, as pages to look at."""
+"""Exports of results: as DICOM for archives, as tables for other tools, as pages to read."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Export:
     """What is made of a run besides segmentations; this one makes nothing.
 
-    It is entered before the first volume, and left after the last one, or by what ended the run.
+    A context manager, entered before the first volume and left after the last, or with the error that ended the run.
 
     Attributes:
         outputs: the files that will be written.
-        place: a file in the folder where all of them go, to see that it can be written; None: the first output.
+        place: a file in the folder of all outputs, to check that it is writable; None: the first output.
     """
 
     outputs: Sequence[Path] = ()
@@ -37,7 +37,7 @@ class Export:
         """Write to ``files`` what belongs to one volume; from any thread, before :meth:`add`."""
 
     def add(self, volume: Path, report: Mapping[str, Any]) -> None:
-        """Add a volume by its report, or by what it failed by; in order."""
+        """Add a volume by its report, or by the error if it failed; called in order."""
 
     def __enter__(self) -> Export:
         return self
@@ -77,11 +77,11 @@ def one_each(
 
 
 def require_packages(what: str, *packages: str) -> None:
-    """Raise DependencyError unless the Python packages are installed that ``what`` is made by."""
+    """Raise DependencyError unless the Python packages that make ``what`` are installed."""
     modules = {"pillow": "PIL"}
     for package in packages:
         if find_spec(modules.get(package, package)) is None:
-            raise DependencyError(f"{what} is made by the Python package {package}.", install_advice(package))
+            raise DependencyError(f"{what} needs the Python package {package}.", install_advice(package))
 
 
 def templates() -> jinja2.Environment:

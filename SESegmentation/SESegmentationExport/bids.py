@@ -27,7 +27,7 @@ from .tables import tsv
 BIDS_VERSION = "1.10.0"
 DESCRIPTION = "dataset_description.json"
 _NAME = "SESegmentation"
-#: suffix of files by the contrast of models that take them, the usual one first
+#: file suffix by the contrast of the models that segment such files, the usual one first
 _SUFFIXES = {"T1": "T1w", "T2": "T2w", "FLAIR": "FLAIR"}
 _SCAN = re.compile(r"(?P<entities>sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9+]+)*)_(T1w|T2w|FLAIR)\.nii(\.gz)?")
 #: of images that are no magnitudes
@@ -43,13 +43,13 @@ _OF_COHORTS = ("records/", "cohort.tsv", "failures.tsv", "sheet*.html")
 _TABLES = ("dseg.tsv", "dseg.json", "volumes.tsv")
 _LABEL_COLUMNS = ("index", "name", "color")
 _VOLUME_COLUMNS = {
-    "index": "Value in the segmentation; n/a of the intracranial volume.",
+    "index": "Value in the segmentation; n/a for the intracranial volume.",
     "name": "Name of the structure.",
     "voxels": "How many voxels the structure has.",
     "volume_ml": "Volume in ml.",
     "intracranial_share": "Share of the intracranial volume, 0 to 1.",
-    "confidence": "How far the networks agree, 0 to 1.",
-    "expected_dice": "Dice with the truth that is to be expected, 0 to 1.",
+    "confidence": "Agreement of the networks' views, 0 to 1.",
+    "expected_dice": "Expected Dice overlap with the truth, 0 to 1.",
 }
 
 
@@ -62,7 +62,7 @@ def _suffixes(card: ModelCard) -> list[str]:
 
 
 def find_scans(folder: Path, card: ModelCard) -> list[Path] | None:
-    """The scans of a BIDS dataset, or of a subject or session in it, that a model takes; None of other folders.
+    """The scans of a BIDS dataset, subject or session that a model can segment; None for other folders.
 
     Raises:
         InputError: it is a dataset, and holds none.
@@ -91,8 +91,8 @@ def _suffix(scan: Path) -> str:
 def derivative_paths(folder: Path, names: Mapping[Path, str]) -> dict[Path, Path]:
     """Where the segmentation of each scan is in a dataset of derivatives.
 
-    Scans of BIDS datasets keep their entities; T2w and FLAIR images are told from a T1w image by ``space-``, whether
-    there is one or not, so that no later run takes a name. Of other scans the name becomes that of a subject.
+    Scans of BIDS datasets keep their entities; T2w and FLAIR images are distinguished by ``space-``, whether
+    there is a T1w image or not, so that later runs use other names. Names of other scans become those of subjects.
 
     Args:
         folder: of the derivatives.
@@ -127,7 +127,7 @@ def _derivative(source: Path, name: str) -> Path:
 
 
 class Derivatives(Export):
-    """What belongs to segmentations in a dataset of derivatives: labels, volumes, and what the dataset is.
+    """The files beside segmentations in a dataset of derivatives: labels, volumes, description of the dataset.
 
     Args:
         folder: of the derivatives.
@@ -161,7 +161,7 @@ class Derivatives(Export):
         about = {
             "Description": f"Structures found by {result.model.title}; for research.",
             "Manual": False,
-            "SpatialReference": "orig",  # the scan itself; names with "space-" need to tell
+            "SpatialReference": "orig",  # the scan itself; required for names with "space-"
             "Model": report["model"],
             "Date": report["date"],
             "Warnings": [without_folders(finding["message"], volume) for finding in report["findings"]],
@@ -202,7 +202,7 @@ def _refuse_other_dataset(folder: Path, card: ModelCard) -> None:
         )
     if made_by != _NAME:
         raise UsageError(
-            f"{folder} is another dataset: its {DESCRIPTION} is not of SESegmentation.",
+            f"{folder} is another dataset: its {DESCRIPTION} was not written by SESegmentation.",
             f"Name a folder of its own with --bids, for example {folder / 'derivatives' / 'sesegment'}.",
         )
 

@@ -42,7 +42,7 @@ class CompareOptions:
         model: name or folder; empty where both are reports.
         device: where the networks run.
         fast: take fewer views, for both scans.
-        series: of the earlier and of the later DICOM folder, where there are several; or of none.
+        series: that of the earlier and that of the later DICOM folder, if they hold several; or empty.
         days: between the scans; None: by the dates.
         dates: of both scans; empty: as the DICOM files tell.
         output: JSON or CSV file for the changes.
@@ -91,7 +91,7 @@ def compare(earlier: Path, later: Path, options: CompareOptions) -> None:
     if len(options.series) not in (0, 2):
         raise UsageError("--series is given for one scan.", "Give it twice: for the earlier scan and for the later.")
     if options.days is not None and options.dates:
-        raise UsageError("--days and --dates both say how far the scans are apart.", "Give one of them.")
+        raise UsageError("--days and --dates both give the time between the scans.", "Give one of them.")
     if not all(read) and not options.model:
         raise UsageError("No model is named to segment the volumes with.", "Name one with --model.")
     package = find_model(options.model) if options.model else None
@@ -115,7 +115,7 @@ def compare(earlier: Path, later: Path, options: CompareOptions) -> None:
         dates = [acquisition_date(path, one) for path, one in zip(sources, series, strict=True)]
     days = _days(dates) if options.days is None else options.days
     scans = _scans(sources, reports, package, options)
-    # of fewer views it was not measured what can be told
+    # the limits of noise were not measured for fewer views
     repeatability = package.card.repeatability if package and not options.fast else {}
     changes = compare_reports(scans[0].report, scans[1].report, repeatability, days)
     content = {
@@ -258,12 +258,12 @@ def add_compare_command(app: typer.Typer) -> None:
 
 def _command(
     earlier: Annotated[Path, typer.Argument(help="Volume or DICOM folder; or the report (.json) of sesegment run.")],
-    later: Annotated[Path, typer.Argument(help="The same of a later scan of the patient.")],
+    later: Annotated[Path, typer.Argument(help="The same for a later scan of the patient.")],
     model: Annotated[
         str, typer.Option("--model", "-m", help="Name or folder of the model that segments volumes.")
     ] = "",
     days: Annotated[
-        float | None, typer.Option(min=0, help="Days between the scans; without it, as DICOM files tell.")
+        float | None, typer.Option(min=0, help="Days between the scans; by default from the DICOM files.")
     ] = None,
     dates: Annotated[
         tuple[datetime.datetime, datetime.datetime] | None,
@@ -275,14 +275,14 @@ def _command(
     picture: Annotated[Path | None, typer.Option(help="Write both scans and the changes to this PNG file.")] = None,
     series: Annotated[
         list[str] | None,
-        typer.Option(metavar="SERIES", help="Of folders with several DICOM series: that of the earlier, of the later."),
+        typer.Option(metavar="SERIES", help="In folders with several DICOM series: the earlier, then the later one."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
     accept_licence: AcceptLicence = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell how structures changed between two scans of a patient, and which changes can be told from noise."""
+    """Report how structures changed between two scans of a patient, and which changes can be told from noise."""
     chosen = CompareOptions(
         model=model,
         device=device,

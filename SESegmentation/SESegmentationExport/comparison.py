@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DAYS_A_YEAR = 365.25
-#: over less time a change is not told by the year: noise would be multiplied
+#: over a shorter time, changes are not given per year: noise would be multiplied
 LEAST_DAYS = 90
 NO_CHANGE = "no change that can be told"
 #: of the sentence that comes with changes of a model that was not measured
@@ -56,7 +56,7 @@ class Change:
 
     @property
     def ml(self) -> float:
-        """How much more there is later, in ml."""
+        """The change of the volume (later minus earlier), in ml."""
         return self.later_ml - self.earlier_ml
 
     @property
@@ -66,7 +66,7 @@ class Change:
 
     @property
     def percent_a_year(self) -> float | None:
-        """The same by the year; None where the time between the scans is unknown or short."""
+        """The change per year; None if the time between the scans is unknown or shorter than ``LEAST_DAYS``."""
         if self.percent is None or self.days is None or self.days < LEAST_DAYS:
             return None
         return self.percent * DAYS_A_YEAR / self.days
@@ -95,7 +95,7 @@ class Change:
         }
 
     def words(self) -> str:
-        """The change for people: "+3.1 %, +1.2 % a year", or that none can be told."""
+        """The change in words: "+3.1 %, +1.2 % a year", or that none can be told."""
         if self.told is False or self.ml == 0:
             return NO_CHANGE
         if self.percent is None:
@@ -219,18 +219,18 @@ def as_csv(changes: Sequence[Change]) -> str:
 
 
 def remarks(earlier: Mapping[str, Any], later: Mapping[str, Any], changes: Sequence[Change]) -> list[str]:
-    """What to read the changes by, a line each."""
+    """Notes on how to read the changes, a line each."""
     measured = sum(change.least is not None for change in changes)
     if not measured:
         return []
     lines = [
-        "noise: 95 of 100 such differences between two scans without a change are smaller; by chance alone about "
+        "noise: between two scans without a change, 95 of 100 differences are smaller; by chance alone about "
         f"{0.05 * measured:.1f} of {measured} structures exceed it"
     ]
     before, after = ((report.get("intracranial") or {}).get("volume_ml") for report in (earlier, later))
     if before and after:
         change = f"{before:.0f} and {after:.0f} ml ({100 * (after / before - 1):+.1f} %)"
-        lines.append(f"intracranial volume, which does not change: {change}")
+        lines.append(f"intracranial volume, which should not change: {change}")
     return lines
 
 
@@ -239,7 +239,7 @@ def draw_comparison(
 ) -> Image:
     """Both scans with outlines, one above the other, and beside them the changes, what can be told first.
 
-    Both are shown in one place; where they cannot be aligned, each where most of it is segmented, and that is said.
+    Both are shown at the same anatomy; if they cannot be aligned, each at its largest section, with a note.
 
     Args:
         scans: caption, volume and label map of the earlier and the later one.

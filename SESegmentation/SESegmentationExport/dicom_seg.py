@@ -41,9 +41,9 @@ from SESegmentationLib.result import DicomOptions, SegmentationResult, Segmentat
 if TYPE_CHECKING:
     import highdicom as hd
 
-#: manufacturer and model of the equipment in what is written
+#: manufacturer and model name of the equipment in written objects
 NAME = "SESegmentation"
-#: what every series that is written says of itself
+#: beginning of the description of every series that is written
 PURPOSE = "For research"
 _LONGEST = 64  # characters of DICOM's value representations LO and PN
 _ELSE = "Write .nii.gz or .seg.nrrd instead."
@@ -52,7 +52,7 @@ _PATIENT_AND_STUDY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName"),
 )
-#: and the form of those that highdicom takes in this form only
+#: attributes that highdicom accepts in one form only, with functions that convert to it
 _FORMS: dict[str, Callable[[str], object]] = {
     "PatientBirthDate": DA,
     "StudyDate": DA,
@@ -193,10 +193,10 @@ def write_dicom(
         result: on the series' grid or any other in its frame of reference.
         source: the series.
         options: what is written.
-        corrected: a person has had a part in it.
+        corrected: a person has edited it.
 
     Raises:
-        InputError: what the series says cannot be taken into results.
+        InputError: attributes of the series cannot be used in results.
         OutputError: a file cannot be written.
     """
     from .dicom_sr import build_report
@@ -218,7 +218,7 @@ def write_dicom(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what highdicom and pydicom remark on the series' own values: they are kept as they are."""
+    """Suppress warnings of highdicom and pydicom about the series' own values, which are kept as they are."""
     logger = logging.getLogger("highdicom")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -259,7 +259,7 @@ def build_segmentation(
                 table[label.value] = number
         values = table[values]
     kept = slice(None)
-    if not values.any():  # a frame there must be
+    if not values.any():  # DICOM requires at least one frame
         kept = slice(len(values) // 2, len(values) // 2 + 1)
     algorithm = hd.AlgorithmIdentificationSequence(
         name=algorithm_name(result.model.name, result.model.version),
@@ -333,7 +333,7 @@ def _text(text: str) -> str:
 
 
 def equipment(source: SourceSeries, result: SegmentationResult, place: int) -> dict[str, Any]:
-    """What highdicom is told of a new series: the ``place``-th (1 to 9) that belongs to the source."""
+    """Arguments for highdicom of a new series, the ``place``-th (1 to 9) that is derived from the source."""
     own = text_of(source.images[0], "SeriesNumber")
     number = int(own) if own.isdecimal() and len(own) < 8 else 0
     return {

@@ -1,4 +1,4 @@
-"""A page about one patient's scan, as HTML that needs nothing else or as PDF: volumes, what to expect of them."""
+"""A page about one patient's scan, as self-contained HTML or as PDF: pictures, volumes and expected Dice."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ ENDINGS = (".html", ".pdf")
 PURPOSE = "For research. Not a medical device: not to be used for diagnosis or treatment."
 #: structures that are shown by themselves: the least certain ones
 CLOSE_UPS = 2
-#: of a slice's longer side, of all structures and of a single one
+#: pixels of a slice's longer side in pictures of all structures and of a single one
 _PIXELS, _FEWER_PIXELS = 420, 260
 _QUALITY = 85  # of WebP
 _NOT_FOUND = "not found"
 _CERTAINTY = (
-    "Expected Dice is the overlap with the truth that was seen, on cases kept out of the training, where the networks "
-    "agreed as they do here; confidence is shown where a model has no calibration for it."
+    "Expected Dice is the overlap with the truth that was measured, on cases kept out of the training, where the "
+    "networks agreed as they do here; confidence is shown where a model has no calibration for it."
 )
 #: matplotlib's settings and caches are those of the process
 _drawing = threading.Lock()
@@ -132,7 +132,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page says: the table, warnings with their consequences, name and text of each source, titled pictures."""
+    """Content of a page: the table, warnings with consequences, names and texts of the provenance, titled pictures."""
 
     title: str
     intracranial: str
@@ -173,7 +173,7 @@ class Page:
 
 
 def _measure(report: Mapping[str, Any]) -> str:
-    """What is shown of how sure the networks are: as in the panel."""
+    """The measure of certainty that is shown, expected Dice or confidence, as in the panel."""
     found = [entry for entry in report["structures"] if entry["voxels"]]
     return "expected_dice" if any(entry["expected_dice"] is not None for entry in found) else "confidence"
 
@@ -288,7 +288,7 @@ class _Sheets:
         self.y = 0.0
 
     def need(self, height: float) -> bool:
-        """Begin a new sheet where there is less room; whether that was so."""
+        """Begin a new sheet if there is less room than this; returns whether it did."""
         if self.figures and self.y - height > _MARGIN + 6:
             return False
         from matplotlib.figure import Figure
@@ -298,7 +298,7 @@ class _Sheets:
         return True
 
     def text(self, x: float, text: str, size: float = 8.5, **style: Any) -> None:
-        """Write a text at x, on the line that is reached; a "$" begins no formula."""
+        """Write a text at x on the current line; "$" is not read as a formula."""
         self.figures[-1].text(x / _WIDTH, self.y / _HEIGHT, text, size=size, va="top", parse_math=False, **style)
 
     def paragraph(self, text: str, **style: Any) -> None:
@@ -347,7 +347,7 @@ def draw_sheets(page: Page) -> list[Figure]:
             sheets.paragraph(f"{message} {consequence}")
     _draw_table(sheets, page)
     sheets.pictures(page.pictures[1:])
-    sheets.heading("Where this comes from")
+    sheets.heading("Provenance")
     for name, text in page.provenance:
         sheets.paragraph(f"{name}: {text}")
     style: dict[str, Any] = {"y": (_MARGIN - 6) / _HEIGHT, "size": 7, "color": _GREY, "parse_math": False}

@@ -11,11 +11,11 @@ from SESegmentationLib.io.volume_image import voxels_of
 
 #: voxels of the registration, mm
 _SPACING = 2.0
-#: of tissue round the segmentation that is looked at, mm
+#: margin of tissue around the segmentation that is registered, in mm
 _AROUND = 10.0
-#: Dice of both segmentations as a whole under which scans are not of one place, or were not brought together
+#: least Dice of the two segmentations as a whole; below it the registration has failed
 LEAST_OVERLAP = 0.7
-#: structures whose centres give a first position, and so many that the images add nothing to them
+#: fewest structures whose centres give a rotation too; from the second number on, the images are not used
 _FEWEST, _MANY = 4, 10
 _SEED = 11
 
@@ -25,15 +25,15 @@ def register(
 ) -> sitk.Transform:
     """The rigid transform from points of the earlier scan to the same anatomy in the later one, LPS in mm.
 
-    It goes by the centres of the structures that both segmentations have; where these are few, it goes on by the mutual
-    information of the images round the segmentation, whatever their contrasts.
+    It aligns the centres of the structures that both segmentations have; if these are few, it then maximises the mutual
+    information of the images around the segmentation, whatever their contrasts.
 
     Args:
         earlier, later: volumes on any grids.
         earlier_labels, later_labels: their segmentations with the same values; each may lie on a grid of its own.
 
     Raises:
-        InputError: there is nothing in common, or the segmentations do not lie on each other afterwards.
+        InputError: no structure is in both, or the segmentations do not overlap after registration.
     """
     first, structures = _by_centres(earlier_labels, later_labels)
     tried = [first] if structures >= _MANY else [first, _refined(earlier, earlier_labels, later, first)]
@@ -44,7 +44,7 @@ def register(
     if dice < LEAST_OVERLAP:
         raise InputError(
             f"The two scans could not be aligned: their segmentations overlap with a Dice of {dice:.2f} only.",
-            "See that both scans show the same part of the same person, and that both segmentations are good.",
+            "Check that both scans show the same part of the same person, and that both segmentations are good.",
         )
     return best
 
@@ -70,7 +70,7 @@ def transferred(labels: sitk.Image, grid: Geometry, transform: sitk.Transform) -
 
 
 def overlap(earlier: sitk.Image, later: sitk.Image, transform: sitk.Transform) -> float:
-    """Dice of all that is segmented in two scans, on the grid of the earlier one."""
+    """Dice of the two segmentations as a whole (all labels as one), on the grid of the earlier one."""
     first = voxels_of(earlier) > 0
     second = voxels_of(transferred(later, Geometry.of(earlier), transform)) > 0
     total = int(first.sum()) + int(second.sum())
@@ -105,7 +105,7 @@ def _centres(labels: sitk.Image) -> dict[int, tuple[float, ...]]:
 def _refined(
     earlier: sitk.Image, labels: sitk.Image, later: sitk.Image, start: sitk.VersorRigid3DTransform
 ) -> sitk.VersorRigid3DTransform:
-    """The transform by the images; as it was where these do not tell."""
+    """The transform refined by the images; ``start`` if registration fails."""
     grid = covering(Geometry.of(labels), (_SPACING,) * 3, labels.GetDirection())
     fixed = grid.resample(sitk.Cast(earlier, sitk.sitkFloat32), sitk.sitkLinear)
     inside = grid.resample(sitk.Cast(labels > 0, sitk.sitkUInt8), sitk.sitkNearestNeighbor)
@@ -125,6 +125,6 @@ def _refined(
     method.SetInitialTransform(refined, inPlace=True)
     try:
         method.Execute(fixed, sitk.Cast(later, sitk.sitkFloat32))
-    except RuntimeError:  # ITK's word for images that lie apart or show nothing
+    except RuntimeError:  # raised by ITK if images do not overlap or are uniform
         return start
     return refined

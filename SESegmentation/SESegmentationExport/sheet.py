@@ -1,7 +1,7 @@
-"""A sheet to check a batch by: one HTML page with a row a scan, and the marks that a reviewer gives there.
+"""A sheet for reviewing a batch: one HTML page with a row per scan, and the marks that a reviewer sets there.
 
-The page holds all that it shows, and its scans as JSON, too, by which a later run continues it. It tells scans by the
-names of their files, without folders.
+The page is self-contained, and also holds its scans as JSON, from which a later run continues it. It shows the names of
+files without their folders.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from SESegmentationLib.result import SegmentationResult
 
 PAGE = "sheet.html"
-#: what a reviewer can say of a scan
+#: marks that a reviewer can give a scan
 MARKS = ("pass", "look again", "fail")
 PASS = MARKS[0]
-#: first field of what a page and a file of marks hold
+#: the field "format" of a page's data and of a file of marks
 FORMAT = "SESegmentation sheet 1"
 #: structures named with their expected Dice
 WORST = 4
 PIXELS = 300  # of a slice's longer side
 _QUALITY = 70  # of WebP
 _LARGEST_PAGE = 1 << 30  # bytes
-#: a page is written meanwhile, too, in no more than this part of the time, and not more often than every so many s
+#: during the run the page is rewritten in at most this share of the time, and at most once in this many s
 _WRITING_SHARE, _OFTEN_S = 0.02, 30.0
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
@@ -90,7 +90,7 @@ def _checked(content: Any, scan: Mapping[str, Any]) -> list[dict[str, Any]]:
     schema = _objects(format={"const": FORMAT}, scans={"type": "array", "items": scan})
     error = next(jsonschema.Draft202012Validator(schema).iter_errors(content), None)
     if error:
-        raise ValueError(f"{error.json_path} is not as it should be")
+        raise ValueError(f"{error.json_path} is not valid")
     return content["scans"]
 
 
@@ -112,7 +112,7 @@ def read_marks(path: Path) -> list[dict[str, Any]]:
 def passed(
     marks: Iterable[Mapping[str, Any]], volumes: Mapping[Path, str], model: str, series: str | None = None
 ) -> tuple[set[Path], set[Path]]:
-    """Which volumes were marked as passed, by their content: names recur in other studies.
+    """Which volumes were marked as passed, identified by content, since names recur in other studies.
 
     Args:
         marks: of :func:`read_marks`.
@@ -121,7 +121,7 @@ def passed(
         series: chosen of a folder.
 
     Returns:
-        Those that passed, and those of which another content passed under the same name.
+        The volumes that passed, and those of whose name a different content passed.
     """
     known = {mark["sha256"]: mark["name"] for mark in marks if mark["mark"] == PASS and mark["model"] == model}
     contents = {volume: fingerprint(volume, series) for volume in (volumes if known else ())}
@@ -131,7 +131,7 @@ def passed(
 
 
 def fingerprint(volume: Path, series: str | None = None, files: Iterable[Path] | None = None) -> str | None:
-    """SHA-256 of the files that are read for a volume, whatever they are called; None where they cannot be read.
+    """SHA-256 of the files that are read for a volume, independent of their names; None if they cannot be read.
 
     Args:
         volume: file or folder.
@@ -149,8 +149,8 @@ def fingerprint(volume: Path, series: str | None = None, files: Iterable[Path] |
 class Sheet(Export):
     """The page of a batch, written while the batch runs and at its end, also where that is a failure.
 
-    A page that lies there already is continued: what it shows of other scans stays, and of the same ones by the same
-    model it shows what is new. Each time it is written whole or not at all.
+    An existing page is continued: its rows of other scans stay, and those of the same scans and model are replaced. It
+    is always written whole or not at all.
 
     Args:
         folder: gets the page, ``sheet.html``.
@@ -198,7 +198,7 @@ class Sheet(Export):
         self._scans[scan["place"], self._card.name] = scan
         self._changed = True
         if time.monotonic() - self._written > max(_OFTEN_S, self._took / _WRITING_SHARE):
-            with contextlib.suppress(SegmentationError):  # the end tells of it, if it still cannot be written then
+            with contextlib.suppress(SegmentationError):  # reported at the end if it still cannot be written
                 self.write()
 
     def write(self) -> None:
@@ -217,7 +217,7 @@ class Sheet(Export):
         if kind is None and self._scans:
             self.write()
         elif self._changed:
-            with contextlib.suppress(SegmentationError):  # what ended the batch is what has to be told
+            with contextlib.suppress(SegmentationError):  # report the error that ended the batch instead
                 self.write()
 
 
@@ -272,7 +272,7 @@ def scan_entry(
 
 
 def _result(entry: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What a mark is of: the result of one model for one content, at one time."""
+    """The key of a mark: the result of one model for one content, at one time."""
     model = entry["model"]
     return entry["sha256"] or entry["name"], model if isinstance(model, str) else model["name"], entry["date"]
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: outliers lie so many robust standard deviations from the median (Iglewicz and Hoaglin, "How to Detect and Handle
-#: Outliers", 1993), and are looked for among so many scans
+#: least distance of an outlier from the median, in robust standard deviations (Iglewicz and Hoaglin, "How to Detect and
+#: Handle Outliers", 1993); fewest scans among which outliers are looked for
 OUTLYING, FEWEST = 3.5, 10
 _AXIS = 8.0  # robust standard deviations from the median that a strip shows at most, to each side
 
 
 class Spread:
-    """How a structure's volumes are spread over a batch; ``volumes`` are in ml, of scans in which it was found."""
+    """Spread of a structure's volumes over a batch; ``volumes``: in ml, of the scans in which it was found."""
 
     def __init__(self, volumes: Sequence[float]) -> None:
         self._volumes = np.asarray(volumes, float)
@@ -31,13 +31,13 @@ class Spread:
         return float(ml - self.median) / self._scale if self._scale and self._tells else 0.0
 
     def place(self, ml: float) -> float:
-        """Where a volume is on the strip, in per cent of its width; beyond its ends, at these."""
+        """Position of a volume on the strip, in per cent of its width; volumes beyond its ends lie at these."""
         width = self._high - self._low
         return float(np.clip((ml - self._low) / width, 0, 1)) * 96 + 2 if width else 50.0
 
     @property
     def usual(self) -> tuple[float, float] | None:
-        """Where on the strip what is no outlier begins and ends; None in a batch too small to tell."""
+        """Ends of the range without outliers on the strip, in per cent; None in a batch too small to tell."""
         reach = OUTLYING * self._scale
         return (self.place(self.median - reach), self.place(self.median + reach)) if self._tells else None
 

@@ -23,7 +23,7 @@ from SESegmentationLib.result import SegmentationResult
 
 from . import Export, one_each
 
-#: what a table says where there is nothing to say; readers of TSV take it for a missing value
+#: the entry for a missing value in tables, as readers of TSV expect it
 NOTHING = "n/a"
 TABLE_ENDING = ".tsv"
 #: where the file of a volume is in a folder: as in FreeSurfer's SUBJECTS_DIR
@@ -156,7 +156,7 @@ def _intensities(image: sitk.Image, labels: sitk.Image) -> dict[int, tuple[float
 
 
 def freesurfer_name(label: Label) -> str:
-    """FreeSurfer's name of a structure of the brain ("Left-Hippocampus"); others are spelt in the same way."""
+    """FreeSurfer's name of a structure of the brain ("Left-Hippocampus"); other structures are named likewise."""
     side, structure = split_side(label.name)
     if _BRAIN.get(label.value) != label.name:
         return _word(label.name)
@@ -172,7 +172,7 @@ def _word(text: str) -> str:
 class Table(Export):
     """One table of a batch with a row for each volume, also for those that failed.
 
-    It is written at the end, and of what was done where the run broke off.
+    It is written at the end; if the run breaks off, with the volumes done until then.
 
     Args:
         path: ends in ``.tsv``.
@@ -233,7 +233,7 @@ class Table(Export):
     ) -> None:
         if not self._rows:
             return
-        # what ended the batch is what has to be told
+        # the error that ended the batch must be reported, not this one
         with contextlib.suppress(*(() if kind is None else (SegmentationError,))):
             write_whole(self._path, tsv(self.columns, self._rows))
 
@@ -246,7 +246,7 @@ def column_name(structure: str) -> str:
 def tsv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """A table of tab-separated values; what a row lacks is n/a.
 
-    Its numbers have the dot of the decimal, and its texts are plain: in one line, without tabs.
+    Numbers have a decimal point; texts are in one line and without tabs.
     """
 
     def cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the server answers to HTTP: who may ask, for what, and how often. The contract stands in docs/server.md."""
+"""The server's HTTP routes: who may make requests, which, and how often. docs/server.md is the contract."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from .refusals import RefusalError, full, malformed, too_large, unknown_job
 from .settings import Settings
 from .tokens import TokenStore
 
-#: who asks where nobody is asked for a token
+#: the user of all requests where no token is required
 LOCAL_USER = "local"
 _OPEN_PATHS = ("/healthz", "/readyz", "/auth/", "/auth/token")
-#: of MONAI Label, to which volumes are sent
+#: MONAI Label's paths that volumes are sent to
 _FORM_PATHS = ("/infer/", "/session/")
-#: a browser asks its user for a token by this, where there is something to look at
+#: paths with something to look at, for which a browser asks its user for a token
 _PAGE_PATHS = ("/", "/metrics")
 _log = logging.getLogger(__name__)
 
 
 class Gate:
-    """Tells who asks, and who asks too often."""
+    """Authenticates requests and limits their rate."""
 
     def __init__(self, settings: Settings) -> None:
         self._store = TokenStore(settings.tokens)
@@ -59,14 +59,14 @@ class Gate:
 
     @property
     def asks(self) -> bool:
-        """Whether it asks for tokens."""
+        """Whether it requires tokens."""
         return not self._open
 
     def user_of(self, request: Request) -> str:
-        """The user who asks.
+        """The user who makes the request.
 
         Raises:
-            RefusalError: nobody that is known here; or a user, or an address that was wrong, that asks too often.
+            RefusalError: the token is missing or unknown, or the user or an address with wrong tokens exceeds its rate.
         """
         user = self._known(request)
         if not self._limiter.hit(self._requests, "user", user):
@@ -74,7 +74,7 @@ class Gate:
         return user
 
     def knows(self, user: str) -> bool:
-        """Whether a user may still ask."""
+        """Whether a user still has a token."""
         return user == LOCAL_USER if self._open else any(entry.name == user for entry in self._store.entries())
 
     def _known(self, request: Request) -> str:
@@ -82,7 +82,7 @@ class Gate:
             self._open = False  # for good: a revoked token does not open the server to all
         if self._open:
             if request.url.hostname not in self._hosts:  # a page of another site that has its name lead here
-                raise RefusalError(421, ServerError("The server does not go by this name.", "Take 127.0.0.1."))
+                raise RefusalError(421, ServerError("The server is not known by this name.", "Use 127.0.0.1."))
             return LOCAL_USER
         token = _token_of(request)
         user = self._store.user_of(token) if token else None
@@ -97,18 +97,18 @@ class Gate:
             401,
             ServerError(
                 "The server does not know this token." if token else "The server asks for a token.",
-                "Get a token from those who run the server; they make it by: sesegment serve token add NAME",
+                "Ask the owner of the server for a token, who makes it by: sesegment serve token add NAME",
             ),
             {"WWW-Authenticate": f'{scheme} realm="SESegmentation"'},
         )
 
     def _too_often(self, limit: RateLimitItemPerMinute, *who: str) -> RefusalError:
         reset = self._limiter.get_window_stats(limit, *who).reset_time
-        return full("The server was asked too often.", max(1, round(reset - time.time())), 429)
+        return full("The server has received too many requests.", max(1, round(reset - time.time())), 429)
 
 
 def _token_of(request: Request) -> str:
-    """The token that a request bears: as such, or as the password that a browser has asked for."""
+    """The token of a request: a bearer token, or the password that a browser has asked for."""
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()
@@ -234,7 +234,7 @@ def _application(board: Board, settings: Settings) -> FastAPI:
         identity, user = _uuid(identity), request.state.user
         if board.knows(identity):
             return await _stream(board, board.find(identity, user))
-        if identity in uploads:  # by a connection that is lost, though nobody here knows yet
+        if identity in uploads:  # by a connection that was lost, unnoticed as yet
             owner, lost = uploads[identity]
             if owner != user:
                 raise unknown_job()

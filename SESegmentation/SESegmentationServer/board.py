@@ -26,20 +26,20 @@ from .schedule import FairQueue, Ticket
 from .settings import Limits
 
 BEAT_SECONDS = 1.0
-#: what a waiting job is told again, even if nothing has changed
+#: interval in s at which waiting clients get their position, even if nothing has changed
 QUEUED_SECONDS = 2.0
-#: what its client is told of a job whose replica was lost
+#: the phase that is sent to the client of a job whose replica was lost
 AGAIN = "begin again on another replica"
-#: of them only the last is of use to a client that comes back
+#: events of which a client that reconnects needs only the last
 _PASSING = (QUEUED, PROGRESS)
 _log = logging.getLogger(__name__)
 Answer = tuple[dict[str, Any], list[np.ndarray]]
-#: does a job with so many jobs at once; what it gives are the worker's messages about it
+#: runs a job, given the number of jobs at once; yields the worker's messages about it
 Segment = Callable[[Work, int], AsyncGenerator[Answer]]
 
 
 class ReplicaLostError(Exception):
-    """What ran a job is gone."""
+    """The replica that ran a job is gone."""
 
 
 @dataclass(eq=False)
@@ -53,7 +53,7 @@ class ServerJob:
         number: by which the client counts it.
         kind: of job.
         state: "queued", "running" or "done".
-        events: what was told of it, with consecutive numbers; of those that pass, the last.
+        events: what was sent about it, with consecutive numbers; of progress and position, the last only.
         streams: how many clients follow it.
     """
 
@@ -116,11 +116,11 @@ class Board:
         return len({job.user for job in self._jobs.values()})
 
     def check_room(self, user: str, uploads: int = 0, all_uploads: int = 0) -> None:
-        """Raise RefusalError where this user, or all together, have as many jobs as they may.
+        """Raise RefusalError if this user, or all users together, have reached the limit of jobs.
 
         Args:
             user: who asks.
-            uploads: of this user, that are on their way.
+            uploads: of this user that are under way.
             all_uploads: of all users.
         """
         own, all_jobs = self.jobs_of(user), self._jobs.values()
@@ -178,17 +178,17 @@ class Board:
 
     @property
     def running(self) -> int:
-        """How many jobs run; one that is done does not, though its slot may not be free yet."""
+        """How many jobs run; a finished job does not count, though its slot may not be free yet."""
         return sum(self.state_of(job) == "running" for job in self._jobs.values())
 
     def outlook(self, job: ServerJob) -> tuple[int, float | None]:
-        """Position of a waiting job, 1 for the next, 0 of one that runs; and the seconds until its result is there."""
+        """Position of a waiting job, 1 for the next, or 0 of a running one; and the seconds until its result."""
         return self.queue.outlook().get(job.ticket, (0, self.queue.seconds_left(job.ticket)))
 
     async def follow(self, job: ServerJob, after: int = -1) -> AsyncIterator[bytes]:
-        """What is told of a job from the event after ``after`` on, as pieces of frames, until its end."""
+        """The events of a job that follow number ``after``, as pieces of frames, until its end."""
         if job.streams >= self.limits.streams_per_job:
-            raise full("This job is followed by as many clients as may.", status=429)
+            raise full("Too many clients follow this job.", status=429)
         job.streams += 1
         return self._follow(job, after)
 
@@ -218,7 +218,7 @@ class Board:
             job.left = self._clock()
 
     async def watch(self, known: Callable[[str], bool] = lambda user: True) -> None:
-        """Tell those that wait how it stands, and forget what nobody comes for; for ever.
+        """Send waiting clients their positions, and forget jobs that nobody fetches; runs for ever.
 
         Args:
             known: whether there still is a user of that name.
@@ -229,7 +229,7 @@ class Board:
             self._tell_waiting()
 
     def clear(self, known: Callable[[str], bool]) -> None:
-        """Forget jobs that nobody has followed for so long as they are kept, and those of users who are not known."""
+        """Forget jobs that nobody has followed for ``keep_seconds``, and those of users who are no longer known."""
         users = {user: known(user) for user in {job.user for job in self._jobs.values()}}
         for job in list(self._jobs.values()):
             left = not job.streams and self._clock() - job.left > self.limits.keep_seconds
@@ -237,7 +237,7 @@ class Board:
                 self.forget(job)
 
     async def close(self) -> None:
-        """Forget all, and begin nothing more."""
+        """Forget all jobs, and start no more."""
         self._closed = True
         for job in list(self._jobs.values()):
             self.forget(job)
@@ -261,7 +261,7 @@ class Board:
                 self._publish(job, {"type": QUEUED, "position": position, "seconds_left": seconds})
 
     async def _run(self, job: ServerJob) -> None:
-        """Have a job done, again if its replica is lost, and see that it ends in a result or a failure."""
+        """Run a job, again if its replica is lost; it always ends in a result or a failure."""
         began = self._clock()
         try:
             async with asyncio.timeout(self.limits.job_seconds):
@@ -310,8 +310,8 @@ class Board:
                 continue
             break
         raise ServerError(
-            "The server lost what ran this job, each time that it was begun." if lost else "The server ended this job.",
-            "Segment again; if it fails again, tell those who run the server.",
+            "The server lost the process of this job at each try." if lost else "The server ended this job.",
+            "Segment again; if it fails again, tell the owner of the server.",
         )
 
     def _take(self, job: ServerJob, header: dict[str, Any], arrays: list[np.ndarray]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 serve_app = typer.Typer(invoke_without_command=True, help="Segment for other programs and other users.")
-token_app = typer.Typer(help="Who may use a server of yours: a token for each user.", no_args_is_help=True)
+token_app = typer.Typer(help="Manage who may use your server: a token for each user.", no_args_is_help=True)
 serve_app.add_typer(token_app, name="token")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the user.")]
@@ -26,11 +26,11 @@ def add_commands(app: typer.Typer) -> None:
 def serve(
     context: typer.Context,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; with others than this, TLS is needed.")
+        str, typer.Option(help="Address to listen on; for any other than this, TLS is needed.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8399,
     certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE.pem", help="TLS: the certificate, with those it rests on.")
+        Path | None, typer.Option(metavar="FILE.pem", help="TLS: the certificate, with its chain.")
     ] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE.pem", help="TLS: the certificate's private key.")] = None,
     tokens: Tokens = None,
@@ -38,21 +38,21 @@ def serve(
         str | None, typer.Option(help="A Ray cluster to use, for example auto or 10.0.0.1:6379.")
     ] = None,
     replicas: Annotated[
-        int, typer.Option(min=0, help="Processes that segment, at most; 0: one for each GPU, or computer.")
+        int, typer.Option(min=0, help="Most processes that segment; 0: one per GPU, or per computer.")
     ] = 0,
-    cores: Annotated[int, typer.Option(min=0, help="Of each without a GPU; 0: all, shared by the replicas.")] = 0,
+    cores: Annotated[int, typer.Option(min=0, help="Cores per process without a GPU; 0: all, shared.")] = 0,
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where networks run.")] = "auto",
-    upload_megabytes: Annotated[int, typer.Option(min=1, help="The largest volume that is taken.")] = 2048,
+    upload_megabytes: Annotated[int, typer.Option(min=1, help="The largest volume accepted.")] = 2048,
     job_minutes: Annotated[float, typer.Option(min=0.01, help="The longest that a job may take.")] = 60.0,
     jobs_per_user: Annotated[int, typer.Option(min=1, help="How many jobs a user may have at once.")] = 32,
     dicomweb: Annotated[
-        str | None, typer.Option(metavar="URL", help="MONAI Label, OHIF: the archive that series are taken from.")
+        str | None, typer.Option(metavar="URL", help="MONAI Label, OHIF: the archive to fetch series from.")
     ] = None,
     origin: Annotated[
         list[str] | None, typer.Option(metavar="URL", help="MONAI Label, OHIF: a web page that may ask; repeatable.")
     ] = None,
     keep: Annotated[
-        float, typer.Option(min=1, help="Seconds that a job or a result stays when its client is gone.")
+        float, typer.Option(min=1, help="Seconds to keep a job or result after its client has gone.")
     ] = 60.0,
 ) -> None:
     """Serve until Ctrl-C: this computer alone, unless --host names another address of it."""
@@ -94,7 +94,7 @@ def serve(
 
 @token_app.command("add")
 def token_add(name: Name, tokens: Tokens = None) -> None:
-    """Make a token for a user, and print it: it is shown this once."""
+    """Make a token for a user, and print it; it is shown only once."""
     from SESegmentationLib.cli import say
 
     from .tokens import TokenStore
@@ -121,4 +121,4 @@ def token_revoke(name: Name, tokens: Tokens = None) -> None:
     from .tokens import TokenStore
 
     TokenStore(tokens).revoke(name)
-    say(f"{name} has no token any more.")
+    say(f"The token of {name} is revoked.")

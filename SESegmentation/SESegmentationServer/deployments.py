@@ -1,4 +1,4 @@
-"""What Ray Serve runs: replicas that segment, and the one that talks to clients."""
+"""The deployments of Ray Serve: replicas that segment, and the ingress that talks to clients."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from .settings import Settings
 
 #: models that one replica keeps loaded
 ENGINES = 4
-#: a job that was cancelled and does not stop: then its replica ends, in s
+#: time in s after which a replica ends whose cancelled job does not stop
 PATIENCE_SECONDS = 30.0
-#: progress is told as often as it can be seen, in s
+#: least time between two progress messages, in s
 PROGRESS_SECONDS = 0.1
-#: what a replica that ends has to say is fetched meanwhile, in s
+#: time in s for fetching the last messages of a replica before it ends
 LAST_SECONDS = 1.0
 
 
 class Room:
-    """Slots of a replica, given in the order in which they are asked for: a large job waits until it has all."""
+    """The slots of a replica, granted in the order of requests: a large job waits until it has all it needs."""
 
     def __init__(self, slots: int) -> None:
         self._free = slots
@@ -93,14 +93,14 @@ class Segmenter:
         return model
 
     async def run(self, work: Work, slots: int, at_once: int) -> AsyncGenerator[list[Answer]]:
-        """Do a job; the worker's messages about it, one or several at a time.
+        """Run a job; yields the worker's messages about it, one or several at a time.
 
         A failure that leaves this process in doubt ends it.
 
         Args:
             work: what to do.
             slots: that it takes.
-            at_once: how many jobs there are for all replicas: they share the cores.
+            at_once: how many jobs all replicas run: they share the cores.
         """
         await self.keep(work.model)
         slots = min(slots, self._settings.slots)
@@ -178,7 +178,7 @@ class Segmenter:
         """The job, with the model as it is found here: a name, never a path that a client has sent."""
         packages = self._models.packages()
         if work.model not in packages:
-            raise ModelError(f"The model {work.model} is not on all computers of the server.", "Tell those who run it.")
+            raise ModelError(f"The model {work.model} is not on all computers of the server.", "Tell its owner.")
         try:
             job = JOBS[work.kind].unpack(work.value, work.arrays)
         except MemoryError:
@@ -218,7 +218,7 @@ class Ingress:
                 for answer in answers:
                     yield answer
         except (ObjectStoreFullError, OutOfDiskError):
-            raise OutOfMemoryError("The server has no memory for this volume.", "Try again later.") from None
+            raise OutOfMemoryError("The server lacks the memory for this volume.", "Try again later.") from None
         except RayError:
             raise ReplicaLostError from None
         finally:

@@ -1,4 +1,4 @@
-"""A job as it comes over the network: one frame of :mod:`SESegmentationLib.worker.messages`, taken for nothing yet."""
+"""A job as it comes over the network: one frame of :mod:`SESegmentationLib.worker.messages`, not trusted yet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEDIA_TYPE = "application/x-sesegmentation-frames"
 #: of what is sent at once, in bytes
 PIECE = 1 << 20
 _BEGIN = len(MAGIC) + LENGTH.size
-_NUMBERS = 2**53  # what every JSON has whole
+_NUMBERS = 2**53  # larger integers are not exact in JSON
 _IMAGE_FIELDS = {"spacing", "origin", "direction", "vector", "metadata"}
 _VOLUME_FIELDS = {"model": str, "device": str, "options": dict, "images": dict, "adapted": bool | None}
 _FIELDS: dict[str, dict[str, Any]] = {
@@ -72,7 +72,7 @@ async def receive_frame(chunks: AsyncIterator[bytes], limits: Limits) -> Frame:
     """Read a body that is one frame. Its arrays are filled where they lie.
 
     Raises:
-        RefusalError: it is none, too large or too slow.
+        RefusalError: the body is no frame, too large or too slow.
     """
     try:
         async with asyncio.timeout(limits.upload_seconds):
@@ -89,7 +89,7 @@ async def receive_frame(chunks: AsyncIterator[bytes], limits: Limits) -> Frame:
 
 
 async def _impatient(chunks: AsyncIterator[bytes], seconds: float) -> AsyncIterator[bytes]:
-    """The same chunks; TimeoutError where none comes for so long."""
+    """The same chunks; TimeoutError if none comes within ``seconds``."""
     while True:
         try:
             chunk = await asyncio.wait_for(anext(chunks), seconds)
@@ -144,14 +144,14 @@ def _described(text: bytearray, limits: Limits) -> Frame:
 
 
 def check_memory(size: int, limits: Limits) -> None:
-    """Raise RefusalError where there is no memory for an upload of so many bytes: as it is sent, and as images."""
+    """Raise RefusalError if memory lacks for an upload of ``size`` bytes: as it is sent, and as images."""
     available = available_gigabytes()
     if available is not None and available < 3 * size / 1e9 + limits.spare_gigabytes:
         raise full("The server has no memory for this volume at the moment.", 30, 507)
 
 
 def read_work(frame: Frame, cards: Mapping[str, ModelCard]) -> Work:
-    """The job in ``frame``, all of whose parts are as they should be.
+    """The job in ``frame``, after checking all of its parts.
 
     Args:
         frame: as it came.
@@ -179,9 +179,9 @@ def read_work(frame: Frame, cards: Mapping[str, ModelCard]) -> Work:
             raise malformed("it has arrays")
         return Work(number, kind, card.name, dict(value), [], 0.0)
     if any(name not in _OPTIONS or option not in _OPTIONS[name] for name, option in value["options"].items()):
-        raise malformed("its options are none")
+        raise malformed("its options are not valid")
     if not all(isinstance(entry, str) and len(entry) < 1 << 16 for entry in value.get("slices") or ()):
-        raise malformed("its slices are none")
+        raise malformed("its slices are not valid")
     images = _images(kind, value, frame.arrays)
     image, voxels = images["image"], frame.arrays[list(images).index("image")]
     shape = voxels.shape[: len(image["spacing"])]
@@ -194,7 +194,7 @@ def _check_version(header: dict[str, Any]) -> None:
     """Refuse another version of the messages, or of the program in what counts (0.6.1 and 0.6.2 are alike)."""
     protocol, version = header.get("protocol"), header.get("version")
     if type(protocol) is not int or not isinstance(version, str) or len(version) > 64:
-        raise malformed("it does not tell its version")
+        raise malformed("it does not state its version")
     ours = __version__.split(".")[:2]
     if protocol == PROTOCOL and version.split(".")[:2] == ours:
         return
@@ -225,7 +225,7 @@ def _card(model: str, version: Any, cards: Mapping[str, ModelCard]) -> ModelCard
         raise RefusalError(
             409,
             ModelError(
-                f"The model {card.name} has the version {card.version} on the server, and {shown[:32]} here.",
+                f"The model {card.name} is version {card.version} on the server, and {shown[:32]} here.",
                 "Install the same version on both, or segment on this computer.",
             ),
         )
@@ -240,11 +240,11 @@ def _images(kind: str, value: dict[str, Any], arrays: list[np.ndarray]) -> dict[
         raise malformed("its images are not those of its kind")
     adapted = bool(value.get("adapted"))
     if "adapted" in value and value["adapted"] is False:
-        raise malformed("its adapted is none")
+        raise malformed("its entry adapted is not valid")
     if len(arrays) != len(images) + adapted:
-        raise malformed("it has another number of arrays")
+        raise malformed("the number of its arrays is wrong")
     if adapted and (arrays[-1].dtype != np.uint8 or arrays[-1].ndim != 1):
-        raise malformed("its adapted parameters are none")
+        raise malformed("its adapted parameters are not valid")
     return {
         name: _image(description, voxels) for (name, description), voxels in zip(images.items(), arrays, strict=False)
     }
@@ -252,7 +252,7 @@ def _images(kind: str, value: dict[str, Any], arrays: list[np.ndarray]) -> dict[
 
 def _image(description: Any, voxels: np.ndarray) -> dict[str, Any]:
     if not isinstance(description, dict) or set(description) != _IMAGE_FIELDS:
-        raise malformed("an image is none")
+        raise malformed("an image is not valid")
     vector, metadata = description["vector"], description["metadata"]
     dimension = voxels.ndim - bool(vector)
     if not isinstance(vector, bool) or not 2 <= dimension <= 4 or not voxels.size or voxels.dtype == np.bool_:
@@ -260,11 +260,11 @@ def _image(description: Any, voxels: np.ndarray) -> dict[str, Any]:
     for name, count in (("spacing", dimension), ("origin", dimension), ("direction", dimension**2)):
         numbers = description[name]
         if not isinstance(numbers, (list, tuple)) or len(numbers) != count or not all(map(_is_number, numbers)):
-            raise malformed(f"the {name} of an image is none")
+            raise malformed(f"the {name} of an image is not valid")
     if not all(spacing > 0 for spacing in description["spacing"]):
-        raise malformed("the spacing of an image is none")
+        raise malformed("the spacing of an image is not valid")
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise malformed("the metadata of an image are none")
+        raise malformed("the metadata of an image are not valid")
     return {**description, "metadata": {key: metadata[key] for key in KEPT_METADATA if key in metadata}}
 
 

@@ -6,7 +6,7 @@ import time
 
 from SESegmentationLib.models import ModelCard, ModelPackage, list_models
 
-#: for so long the list is taken for true, in s
+#: time in s after which the list is read again
 SECONDS = 5.0
 
 

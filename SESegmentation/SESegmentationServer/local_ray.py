@@ -1,4 +1,4 @@
-"""A Ray of this computer's own, which nobody else can use, and which leaves no file. Servers and cohorts start it."""
+"""A private Ray on this computer, closed to other users, which leaves no files. Servers and cohorts start it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST_PLACE = 20
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder of this user alone for all that Ray writes, removed at the end; so is what killed processes left."""
+    """A private folder for all that Ray writes, removed at the end, with any that killed processes left."""
     place = Path(tempfile.gettempdir())
     if len(str(place)) > _LONGEST_PLACE and Path("/tmp").is_dir():
         place = Path("/tmp")
@@ -30,7 +30,7 @@ def private_folder() -> Iterator[Path]:
 
 
 def keep_others_out() -> None:
-    """Let a Ray that is started here take orders of this process alone; to be called before Ray is imported."""
+    """Restrict a Ray that is started here to this process; call it before Ray is imported."""
     os.environ["RAY_AUTH_MODE"] = "token"  # another user of this computer could have it run code
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # nodes listen on the loopback address alone
@@ -47,9 +47,9 @@ def start_local_ray(folder: Path, **options: Any) -> None:
     import ray
 
     ray.init(
-        "local",  # or it joined a cluster that runs already, or that RAY_ADDRESS names
+        "local",  # else it would join a running cluster, or the one in RAY_ADDRESS
         include_dashboard=False,
-        _temp_dir=str(folder / "ray"),  # Ray lets all into its own folder
+        _temp_dir=str(folder / "ray"),  # Ray's default folder is open to all users
         log_to_driver=False,
         logging_level=logging.ERROR,
         **options,

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus. Users are counted, not named."""
+"""The server's metrics for Prometheus. Users are counted, not named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class _Collector:
-    """Reads the board when it is asked."""
+    """Reads the board at each request."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -25,13 +25,13 @@ class _Collector:
         yield GaugeMetricFamily("sesegment_jobs_running", "Jobs that run.", queue.running)
         yield GaugeMetricFamily("sesegment_users", "Users who have jobs.", self._board.users)
         yield GaugeMetricFamily("sesegment_slots", "Small jobs that can run at once.", queue.slots)
-        ended = CounterMetricFamily("sesegment_jobs_ended", "Jobs that have ended, by how.", labels=["outcome"])
+        ended = CounterMetricFamily("sesegment_jobs_ended", "Jobs that have ended, by outcome.", labels=["outcome"])
         for outcome, count in self._board.finished.items():
             ended.add_metric([outcome], count)
         yield ended
         yield CounterMetricFamily("sesegment_replicas_lost", "Replicas that were lost in a job.", self._board.lost)
         rates = GaugeMetricFamily(
-            "sesegment_seconds_per_megavoxel", "What jobs take, of those that were done.", labels=["kind", "model"]
+            "sesegment_seconds_per_megavoxel", "Run time of finished jobs.", labels=["kind", "model"]
         )
         for kind, rate in queue.estimates.rates.items():
             rates.add_metric(list(kind), rate)

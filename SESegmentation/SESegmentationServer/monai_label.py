@@ -2,8 +2,8 @@
 
 A client asks ``/info/`` for the models, and sends a volume to ``/infer/{model}``: as a file with the request, as a
 session that it has made before, or by the UID of a DICOM series, which is then fetched from the archive that the
-server was given. The segmentation comes back as NIfTI or NRRD. Nothing is stored, learnt or trained here, so that MONAI
-Label's routes for that are missing. Interface: MONAI Label 0.8, https://docs.monai.io/projects/label.
+server was given. The segmentation comes back as NIfTI or NRRD. Nothing is stored, learnt or trained here, so MONAI
+Label's routes for these are absent. Interface: MONAI Label 0.8, https://docs.monai.io/projects/label.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ Cards = Callable[[], Mapping[str, ModelCard]]
 #: fetches a DICOM series by its UID into a folder
 Archive = Callable[[str, Path], None]
 
-#: files of volumes that are taken; longer endings first
+#: accepted file extensions of volumes; longer ones first
 ENDINGS = (".nii.gz", ".seg.nrrd", ".nii", ".nrrd", ".mha", ".mgz")
 #: formats in which a segmentation can be had
 RESULT_ENDINGS = (".nii.gz", ".nii", ".nrrd")
 _UID = re.compile(r"[0-9.]{1,64}")
-#: of a form, at most: fields, and bytes of one that is no file
+#: limits on a form: number of fields, and bytes of a field that is no file
 FIELDS, FIELD_BYTES = 20, 1 << 16
-#: it is looked so often whether the client is still there, in s
+#: interval in s of checks whether the client is still connected
 LOOK_SECONDS = 1.0
 #: a session that nobody asks for is forgotten after so many seconds
 SESSION_SECONDS = 600.0
@@ -64,7 +64,7 @@ SESSIONS = 4
 
 @dataclass
 class _Session:
-    """A volume that a user has sent beforehand."""
+    """A volume that a user has uploaded for later requests."""
 
     user: str
     volume: sitk.Image
@@ -83,7 +83,7 @@ class Sessions:
         self._sessions: dict[str, _Session] = {}
 
     def add(self, user: str, volume: sitk.Image) -> str:
-        """Keep a volume; its session's ID. The oldest of a user's gives way where there are too many."""
+        """Keep a volume, and return its session's ID. If a user has too many, the oldest is dropped."""
         self._forget_old()
         own = [name for name, session in self._sessions.items() if session.user == user]
         for name in own[: max(0, len(own) - SESSIONS + 1)]:
@@ -132,7 +132,7 @@ def dicom_archive(url: str) -> Archive:
 
 
 def monai_label_routes(board: Board, cards: Cards, with_tokens: bool, archive: Archive | None = None) -> APIRouter:
-    """The routes; whose request it is stands in its state as ``user``.
+    """The routes; the user of a request is ``request.state.user``.
 
     Args:
         board: does the work.
@@ -154,7 +154,7 @@ def monai_label_routes(board: Board, cards: Cards, with_tokens: bool, archive: A
     async def login(request: Request) -> dict[str, str]:
         length = request.headers.get("content-length", "")  # nobody knows yet who asks
         if not length.isdecimal() or len(length) > 9 or int(length) > FIELD_BYTES:
-            raise RefusalError(413, InputError("This is no form of a name and a token.", "Send both, and no more."))
+            raise RefusalError(413, InputError("This is no form with a name and a token.", "Send both, and no more."))
         # the password is the token itself; whether it is good is said where it is used
         async with request.form(max_files=0, max_fields=FIELDS, max_part_size=FIELD_BYTES) as form:
             return {"access_token": str(form.get("password", "")), "token_type": "bearer"}
@@ -205,7 +205,7 @@ def monai_label_routes(board: Board, cards: Cards, with_tokens: bool, archive: A
                     volume = await asyncio.to_thread(_read_series, archive, image)
                 else:
                     raise UsageError(
-                        "There is no volume to segment: neither a file nor a session, nor an archive to take it from.",
+                        "There is no volume to segment: no file, no session, and no archive to fetch it from.",
                         "Send the volume with the request, or start the server with --dicomweb URL.",
                     )
             result = await _segment(board, cards(), request, SegmentJob(volume, model))
@@ -217,7 +217,7 @@ def monai_label_routes(board: Board, cards: Cards, with_tokens: bool, archive: A
 async def _segment(
     board: Board, cards: Mapping[str, ModelCard], request: Request, job: SegmentJob
 ) -> SegmentationResult:
-    """Have a job done in its turn; it is given up where the client goes."""
+    """Queue and run a job; it is cancelled if the client disconnects."""
     value, arrays = job.pack()
     header = {"type": JOB, "job": 0, "kind": job.kind, "value": value, "protocol": PROTOCOL, "version": __version__}
     user = request.state.user
@@ -243,7 +243,7 @@ async def _segment(
 
 
 async def _answer(result: SegmentationResult, wish: _Wish, output: str) -> Response:
-    """A result as a client wants it: its file, what is to be told of it, or both in parts."""
+    """A result in the form the client wants: its file, its parameters as JSON, or both as multipart."""
     told = {
         "label_names": {structure.label.name: structure.label.value for structure in result.structures},
         "volumes_ml": {structure.label.name: structure.volume_ml for structure in result.structures},
@@ -269,7 +269,7 @@ def _form(request: Request) -> AbstractAsyncContextManager[FormData]:
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """Answer what the user can mend with 422; MONAI Label's clients show the text."""
+    """Answer 422 to errors that the user can correct; MONAI Label's clients show the text."""
     try:
         yield
     except (InputError, UsageError) as error:
@@ -341,7 +341,7 @@ def _read_upload(upload: UploadFile | str | None, pixel_mm: tuple[float, ...] | 
     name = (upload.filename or "").lower()
     ending = next((ending for ending in ENDINGS if name.endswith(ending)), None)
     if ending is None:
-        raise UsageError("The file that was sent is of no format that is read.", f"Send {', '.join(ENDINGS)}.")
+        raise UsageError("The file that was sent is in no supported format.", f"Send {', '.join(ENDINGS)}.")
     with _private_folder() as folder, reading_apart():
         path = folder / f"volume{ending}"
         path.write_bytes(upload.file.read())

@@ -24,7 +24,7 @@ def _template() -> jinja2.Template:
 
 
 def page_html(board: Board, cards: Mapping[str, ModelCard], user: str) -> str:
-    """The page for a user: of other users' jobs it tells the number alone."""
+    """The page for a user; of other users' jobs it shows only the number."""
     jobs = [(job, board.state_of(job), *board.outlook(job)) for job in board.jobs_of(user)]
     return _template().render(
         version=__version__,

@@ -1,4 +1,4 @@
-"""Answers other than the one that was asked for: an HTTP status with cause and remedy."""
+"""Error responses: an HTTP status with cause and remedy."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def too_large(limit: int) -> RefusalError:
 
 
 def unknown_job() -> RefusalError:
-    """There is none, or it is somebody else's, which is not to be told apart."""
+    """No such job, or somebody else's: the response does not tell which."""
     return RefusalError(404, ServerError("The server has no such job.", "Segment again."))
 
 
 def full(what: str, seconds: int = 5, status: int = 503) -> RefusalError:
-    """No more is taken at the moment."""
+    """The server accepts no more at the moment."""
     return RefusalError(status, ServerError(what, "Try again later."), {"Retry-After": str(seconds)})

@@ -1,4 +1,4 @@
-"""Whose job is next, and how long it will take: users take turns, and times are told from what was measured."""
+"""Whose job is next, and how long it will take: users take turns, and times are estimated from finished jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Ticket:
     Attributes:
         user: whose.
         slots: that the job needs while it runs.
-        kind: of jobs that take about as long for as many voxels, for example ("segment", "brain-mr").
+        kind: jobs of one kind take the same time per voxel, for example ("segment", "brain-mr").
         megavoxels: of the volume on the model's grid, in millions.
     """
 
@@ -28,10 +28,10 @@ class Ticket:
 
 
 class Estimates:
-    """How long jobs of a kind take, from those that were done.
+    """How long jobs of a kind take, estimated from finished ones.
 
     Args:
-        memory: how much a new measurement counts, 0 to 1.
+        memory: weight of a new measurement in the running mean, 0 to 1.
     """
 
     def __init__(self, memory: float = 0.3) -> None:
@@ -53,7 +53,7 @@ class Estimates:
 class FairQueue:
     """Users take turns, each with their oldest job; a job starts when its turn has come and its slots are free.
 
-    A large job waits for its slots and is not overtaken meanwhile: others would keep them from it for ever.
+    A large job waits for its slots and is not overtaken meanwhile: small jobs could delay it for ever.
 
     Args:
         slots: that all replicas have together.
@@ -107,7 +107,7 @@ class FairQueue:
         return ticket
 
     def progress(self, ticket: Ticket, seconds_left: float | None) -> None:
-        """What a running job says of its time."""
+        """Record the time left that a running job reports, in s."""
         if ticket in self._ends and seconds_left is not None:
             self._ends[ticket] = self._clock() + seconds_left
 
@@ -140,7 +140,7 @@ class FairQueue:
         return outlook
 
     def seconds_until_free(self) -> float | None:
-        """When a small job that came now behind all others would begin, in s; None where that is unknown."""
+        """Seconds until a small job that is queued now would start; None if unknown."""
         return self._beginnings([*self.order(), Ticket("")])[-1]
 
     def _beginnings(self, order: list[Ticket]) -> list[float | None]:

@@ -47,7 +47,7 @@ def serve_until_signal(settings: Settings, ready: Callable[[Settings], None]) ->
 
 
 def check(settings: Settings) -> None:
-    """See that the server may start as it is told to.
+    """Check that the server may start with these settings.
 
     Raises:
         UsageError: others could reach it without TLS or a token; the address is taken; a file is not there.
@@ -60,13 +60,13 @@ def check(settings: Settings) -> None:
     if not settings.loopback:
         if settings.certificate is None:
             raise UsageError(
-                f"On {settings.host} other computers reach the server, and what they send could be read on its way.",
+                f"On {settings.host} other computers reach the server, and what they send could be intercepted.",
                 "Give --certificate and --key for TLS, or leave out --host to serve this computer alone.",
             )
         store = TokenStore(settings.tokens)
         if not store.entries():
             raise UsageError(
-                f"On {settings.host} other computers reach the server, and nobody has a token.",
+                f"On {settings.host} other computers reach the server, but no user has a token.",
                 "Make one for each user first: sesegment serve token add NAME",
             )
     for path in filter(None, (settings.certificate, settings.key)):
@@ -107,7 +107,7 @@ def running(settings: Settings) -> Iterator[Settings]:
             except (RuntimeError, ConnectionError, OSError, ValueError) as error:
                 raise SegmentationError(
                     f"Ray cannot start the server: {str(error).strip().splitlines()[0].rstrip('.')}.",
-                    "Close other programs, or choose fewer --cores; with --address, see that the cluster runs.",
+                    "Close other programs, or choose fewer --cores; with --address, check that the cluster is running.",
                 ) from error
             yield chosen
         finally:
@@ -125,7 +125,7 @@ def _environment(folder: Path) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_SERVE_LOG_TO_STDERR"] = "0"
     os.environ["RAY_DEDUP_LOGS"] = "0"
-    os.environ.setdefault("RAY_worker_niceness", "0")  # users wait for it: not behind all else, as Ray has it
+    os.environ.setdefault("RAY_worker_niceness", "0")  # users wait for it; Ray's default is a low priority
     # what computes has threads of its own: each hop between threads and loops more costs a small job some ms
     os.environ["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] = "0"
     os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "0"
@@ -145,7 +145,7 @@ def _start_ray(settings: Settings, folder: Path) -> None:
 
 
 def _choose(settings: Settings) -> tuple[Settings, int]:
-    """What the settings left open, by what there is; and how many replicas there can be."""
+    """Fill in the settings left open, by the devices present; also returns how many replicas there can be."""
     import ray
 
     resources = ray.cluster_resources()

@@ -1,4 +1,4 @@
-"""What a server is told when it starts: where it listens, what it may use, and how much of it anyone may have."""
+"""Settings of a server: where it listens, which resources it uses, and the limits for its users."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ PORT = 8399
 
 @dataclass(frozen=True)
 class Limits:
-    """How much the server takes on.
+    """Limits of the server.
 
     Attributes:
         upload_bytes: of one job.
         header_bytes: of the JSON in one upload.
-        upload_seconds: for one upload.
-        silence_seconds: without a byte of an upload.
-        job_seconds: for one job, once it runs.
-        keep_seconds: a job or a result stays without a client.
-        jobs_per_user: of one user that wait and run, and as many results that were not fetched.
-        jobs: of all users, likewise.
+        upload_seconds: for one upload, in s.
+        silence_seconds: longest pause within an upload, in s.
+        job_seconds: for one job, from its start, in s.
+        keep_seconds: how long a job or a result is kept without a client, in s.
+        jobs_per_user: waiting and running jobs of one user, and as many results that were not fetched.
+        jobs: the same for all users together.
         streams_per_job: clients that follow one job at once.
         requests_per_minute: of one user.
-        wrong_tokens_per_minute: from one address; then it is told to wait.
-        retries: a job is begun again so often when its replica is lost.
-        spare_gigabytes: of main memory that an upload has to leave.
+        wrong_tokens_per_minute: from one address; beyond it the address has to wait.
+        retries: how often a job is restarted when its replica is lost.
+        spare_gigabytes: of main memory that must remain free after an upload.
     """
 
     upload_bytes: int = 2 << 30

@@ -1,4 +1,4 @@
-"""The tokens by which users are known to a server: only their hashes are kept, in a file that is its owner's alone."""
+"""The tokens that identify users to a server: only their hashes are kept, in a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from SESegmentationLib.models import user_models_folder
 #: the environment variable that names another file
 ENVIRONMENT_VARIABLE = "SESEGMENTATION_TOKENS"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_BYTES = 32  # of chance in a token
+_BYTES = 32  # random bytes in a token
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Entry:
 
     Attributes:
         name: of the user.
-        sha256: of the token, 64 hexadecimal digits: of so much chance a hash tells nothing, salted or not.
+        sha256: of the token, 64 hexadecimal digits; unsalted, as a random token cannot be found from its hash.
         added: day, for example "2026-11-29".
     """
 
@@ -56,19 +56,19 @@ class TokenStore:
         self._entries: list[Entry] = []
 
     def add(self, name: str) -> str:
-        """Make a token for a user; it is kept nowhere but in what is returned.
+        """Make a token for a user, and return it; only its hash is stored.
 
         Raises:
-            UsageError: the name does not do, or has a token.
+            UsageError: the name is not valid, or has a token already.
             SegmentationError: the file cannot be read or written.
         """
         if not _NAME.fullmatch(name):
             raise UsageError(
-                f"{name!r} cannot be a user's name.", "Take letters, digits and the characters . _ @ - (at most 64)."
+                f"{name!r} cannot be a user's name.", "Use letters, digits and the characters . _ @ - (at most 64)."
             )
         entries = self.entries()
         if any(entry.name == name for entry in entries):
-            raise UsageError(f"{name} has a token.", f"Revoke it first: sesegment serve token revoke {name}")
+            raise UsageError(f"{name} already has a token.", f"Revoke it first: sesegment serve token revoke {name}")
         token = secrets.token_urlsafe(_BYTES)
         self._write([*entries, Entry(name, _hash(token), time.strftime("%Y-%m-%d"))])
         return token
@@ -107,7 +107,7 @@ class TokenStore:
         return self._entries
 
     def user_of(self, token: str) -> str | None:
-        """Whose token that is; None if nobody's. Takes the same time whether much or little of it is right."""
+        """The user of a token, or None. Takes the same time however much of a wrong token is right (timing attacks)."""
         digest = _hash(token)
         found = None
         for entry in self.entries():
@@ -117,7 +117,7 @@ class TokenStore:
 
     def _unreadable(self, why: str) -> SegmentationError:
         return SegmentationError(
-            f"The file of tokens {self.path} cannot be read: {why}.", "Mend it, or remove it and make new tokens."
+            f"The file of tokens {self.path} cannot be read: {why}.", "Repair it, or remove it and make new tokens."
         )
 
     def _write(self, entries: list[Entry]) -> None:

@@ -37,7 +37,7 @@ from .sources import open_source
 
 #: FreeSurfer's cortical parcels (aparc and aparc.a2009s), by the label of the whole cortex they are part of
 CORTICAL_PARCELS = {3: ((1000, 1999), (11100, 11199)), 42: ((2000, 2999), (12100, 12199))}
-#: of the contrasts in which heads are drawn
+#: seed of the contrasts in which heads are synthesised
 INTRACRANIAL_SEED = 71
 
 
@@ -93,7 +93,7 @@ def _read_pair(
         if not resample:
             raise InputError(
                 f"The labels {case.label} lie on another grid than their image {case.image}.",
-                "Give the labels of this very image, or add --resample.",
+                "Give labels on the image's own grid, or add --resample.",
             )
         reference = Geometry.of(image).resample(reference, sitk.sitkNearestNeighbor)
     values = set(np.unique(voxels_of(reference)).tolist())
@@ -107,7 +107,7 @@ def _read_pair(
 
 
 def expectation(measured: dict[str, Any], apart: Collection[int] = ()) -> dict[str, float]:
-    """How well the Dice that was expected of structures fits theirs, over all cases; nothing for a single structure.
+    """How well expected and measured Dice of structures agree, over all cases; empty for a single structure.
 
     Returns:
         "n": how many; "mean_error": mean absolute difference; "spearman": correlation of their ranks.
@@ -247,7 +247,7 @@ def measure_intracranial_volume(
         dataset: on which the model was trained; its label maps for validation are measured.
         recipe: name or file, where the card's training does not name it.
         volumes: how many random contrasts each head is drawn in.
-        write: the relative error into the card, from where results tell it beside the volume.
+        write: write the relative error into the card, from which results report it beside the volume.
 
     Raises:
         SegmentationError: model, dataset or recipe cannot be used.
@@ -262,7 +262,7 @@ def measure_intracranial_volume(
 
 
 def relative_errors(package: ModelPackage, dataset: Path, recipe: Recipe, volumes: int) -> list[float]:
-    """Found over true volume, less 1, of every validation head under ``volumes`` contrasts."""
+    """Relative error (found / true volume - 1) of every validation head under ``volumes`` contrasts."""
     whole = replace(recipe.synthesis, stripped=0.0, defaced=0.0, cropped=0.0)
     source = open_source(dataset, replace(recipe, synthesis=whole), package.card, torch.device("cpu"))
     predictor = Predictor(package.card, load_networks(package), torch.device("cpu"))

@@ -1,6 +1,6 @@
 """The automatic recipe: chosen from a look at the data, sized for the time there is, written to a file.
 
-It is a recipe as any other. The file stands beside the model with the reasons for what it holds, to be edited and used
+It is an ordinary recipe. The file is kept beside the model, with the reasons for its entries, to be edited and used
 again.
 """
 
@@ -36,16 +36,16 @@ from .sources import as_batch, draw_slabs, mirror_table
 from .train import draft_card
 from .transforms import augment_intensity
 
-#: what stands for the automatic recipe in place of a recipe's name
+#: the name that stands for the automatic recipe
 AUTOMATIC = "auto"
 RECIPE_NAME = "recipe.toml"
-#: what a training takes where nothing is said
+#: default duration of a training
 DEFAULT_MINUTES = 60.0
-#: share of the time that is left to optimiser steps by reading, validation and measurement
+#: share of the time for optimiser steps; the rest is for reading, validation and measurement
 SHARE_OF_STEPS = 0.85
-#: fewer steps learn nothing, whatever the time
+#: fewest steps, whatever the time: fewer learn nothing
 FEWEST_STEPS = 200
-#: what steps get at least, however long reading and measuring take: a share of the time, and seconds
+#: least time for steps, however long reading and measuring take: a share of the whole, and seconds
 LEAST_SHARE = 0.25
 LEAST_SECONDS = 20.0
 #: cases that a step is timed on
@@ -156,7 +156,7 @@ def with_steps(
 
 
 def seconds_per_case(card: ModelCard, case: Case) -> float:
-    """Seconds that segmenting a case takes, by networks that have learnt nothing."""
+    """Time of segmenting a case, in s, measured with untrained networks."""
     networks = {name: build_network(description).eval() for name, description in card.networks.items()}
     image = read_volume(case.image, pixel_size(card.input, card.spacing))
     engine = Engine(ModelPackage(Path(), card), "cpu", networks)

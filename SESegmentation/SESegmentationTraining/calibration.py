@@ -1,7 +1,7 @@
-"""What Dice to expect at what confidence: measured on validation cases, as they are and under shifts.
+"""The expected Dice at each confidence: measured on validation cases, as they are and under shifts.
 
-Each shift takes intensities (k, j, i) of any range and gives new ones of the range 0 to 1, float32; the geometry stays,
-and so does the truth. They are stronger than what networks see in training, or of another kind.
+Each shift takes intensities (k, j, i) of any range and returns new ones from 0 to 1, float32; the geometry stays,
+and so does the truth. Shifts are stronger than the augmentation in training, or of another kind.
 
 From the entry "calibration" of model.json results get their expected Dice. How well it holds on test cases is shown by
 ``Testing/benchmarks/doubt.py``.
@@ -76,7 +76,7 @@ def low_contrast(unit: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def thick_slices(unit: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Axial slices averaged over ``THICKNESS``, interpolated again to the old distance."""
+    """Thick axial slices: averages of ``THICKNESS`` slices, interpolated back to the original spacing."""
     numbers = np.arange(len(unit))
     blocks = (numbers + random.integers(THICKNESS)) // THICKNESS
     thick = np.stack([unit[blocks == block].mean(0) for block in np.unique(blocks)])
@@ -123,7 +123,7 @@ class Observation:
     Attributes:
         case, shift: which; the shift is None for a case as it is.
         value: of the structure's label.
-        views: how many views were asked.
+        views: how many views were used.
         confidence: of the result.
         dice: with the truth.
     """
@@ -216,8 +216,8 @@ def observations_of(
 def fit_curve(observations: Sequence[Observation]) -> dict[str, list[float]]:
     """A rising line through a few points, closest to what was seen in the sense of least squares.
 
-    The points lie where equal parts of the confidences seen end, the lowest and the highest one included. That the
-    line rises, non-negative least squares see to: their unknowns are its first height and how much each part adds.
+    The points lie at quantiles of the observed confidences, the lowest and the highest included. The line cannot fall,
+    as non-negative least squares find its first value and the increase of each part.
     """
     confidence, dice = np.array([(seen.confidence, seen.dice) for seen in observations]).T
     knots = np.unique(np.quantile(confidence, np.linspace(0, 1, POINTS)).round(4))

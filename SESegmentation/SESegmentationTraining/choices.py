@@ -25,9 +25,9 @@ from .dataset import find_cases, split_cases
 from .fingerprint import Fingerprint, data_licence, extract_fingerprint, make_labels, mirrored_pairs
 from .slabs import PLANE_AXES
 
-#: a voxel this many times as long as wide leaves only the plane of its short edges
+#: if voxels are this many times as long as wide, only the plane of their short edges is used
 ANISOTROPIC = 3.0
-#: beyond this distance in mm neighbouring slices tell little of each other
+#: beyond this distance in mm neighbouring slices carry little information about each other
 FARTHEST_NEIGHBOUR_MM = 10.0
 #: volumes smaller than this along every axis are crops round a structure
 LARGEST_CROP_MM = 100.0
@@ -37,13 +37,13 @@ BYTES_PER_PIXEL = 400
 #: bytes for a voxel of the training cases, image and label
 BYTES_PER_VOXEL = 3
 SPLIT_SEED = 2019
-#: volumes of a structure in fewer cases say nothing of what is plausible
+#: fewest cases with a structure from which its plausible volumes are estimated
 FEW_VOLUMES = 5
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to train on.
+    """The device to train on.
 
     Attributes:
         device: where.
@@ -86,7 +86,7 @@ class RecipeDraft:
 
 
 def draft_recipe(dataset: Path, name: str, machine: Machine, progress: Progress = no_progress) -> RecipeDraft:
-    """Look at ``dataset`` and decide.
+    """Examine ``dataset`` and draft a recipe for it.
 
     Args:
         dataset: folder in nnU-Net's layout, with ``dataset.json``.
@@ -211,9 +211,9 @@ def kept_out(cases: int) -> tuple[int, int]:
 
 
 def same_patient(names: Sequence[str]) -> str:
-    """Expression for cases of one patient, by their names: "P07_12" and "P07_13" belong together.
+    """A regular expression that groups cases of one patient by name: "P07_12" and "P07_13" belong together.
 
-    Empty where names do not tell: if all cases but for their last number are called alike, or none are.
+    Empty if names do not tell: all cases have the same name apart from the last number, or no two have.
     """
     expression = r"(.+)[_-]\d+$"
     found = [re.match(expression, name) for name in names]
@@ -295,7 +295,7 @@ def choose_phases(
 
 
 def choose_intensity(fingerprint: Fingerprint) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Recipe for the intensities, and how far they are changed at random.
+    """The card's recipe for the intensities, and the strength of their random augmentation.
 
     CT: a window from the labelled voxels' 0.5th to 99.5th percentile (as nnU-Net clips: Isensee et al., Nature Methods
     2021). All else: percentiles of each image by itself, of its foreground where there is much background.

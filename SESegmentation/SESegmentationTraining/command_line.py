@@ -1,4 +1,4 @@
-"""``sesegment train``, ``sesegment evaluate`` and ``sesegment experiment``: what they do, and what they tell."""
+"""``sesegment train``, ``sesegment evaluate`` and ``sesegment experiment``: what they do and print."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def measure_kept_out(package: ModelPackage, dataset: Path, progress: Progress = 
 
 
 def training_report(package: ModelPackage) -> str:
-    """The report, as text for people; everything in it stands in the card."""
+    """The report as text; all of its content is in the card."""
     card, training = package.card, package.card.training
     cases = training["cases"]
     kept = training.get("test_cases", [])
@@ -105,7 +105,7 @@ def _next_steps(package: ModelPackage) -> list[str]:
                 f"  Weak: {', '.join(weak)}. More cases, or a longer training (--minutes), may help; look at some."
             )
         if card.accuracy["cases"] < FEW_CASES:
-            lines.append(f"  {card.accuracy['cases']} test cases tell little: other patients can come out much worse.")
+            lines.append(f"  {card.accuracy['cases']} test cases are few: results in other patients can be much worse.")
     if not card.licence.free:
         lines.append(f"  Before you pass it on, state its licence in {package.path / 'model.json'}.")
     return lines
@@ -140,7 +140,7 @@ def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes
     from .train import train_model
 
     if minutes is not None and recipe != AUTOMATIC:
-        raise UsageError("--minutes is for --recipe auto.", "In a recipe's file the phases say how long it trains.")
+        raise UsageError("--minutes is for --recipe auto only.", "Set the duration by the phases in the recipe's file.")
     _check_output(output, dataset, recipe)
     first = os.environ.get("RANK", "0") == "0"
     with ProgressBar(output.name) as progress:
@@ -234,7 +234,7 @@ def _mean(measure: Mapping[str, float] | None, digits: int) -> str:
 def run_experiments(
     plans: Sequence[str], output: Path, data: Path, device: str, workers: int | None, report_only: bool
 ) -> None:
-    """Do what is missing of ``plans``, then write tables and plots of all that is there to ``output``.
+    """Do the missing runs of ``plans``, then write tables and plots of all results to ``output``.
 
     Args:
         plans: names or files.
@@ -271,7 +271,7 @@ def run_experiments(
         if missing and not report_only:
             with ProgressBar() as progress:
                 do_runs(missing, data, output, device, workers, progress, finished)
-    finally:  # what was done is to be seen, whatever came then
+    finally:  # report finished runs even after a failure
         results = read_results(output) if report_only else gather_results(output)
         reported = loaded if results or report_only else []
         lines = [line for plan in reported for line in summary(plan, write_report(plan, results, output))]

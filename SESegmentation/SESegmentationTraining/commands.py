@@ -18,7 +18,7 @@ Recipe = Annotated[str, typer.Option(help="A recipe's name, or a TOML file.")]
 OwnRecipe = Annotated[
     str | None, typer.Option(help="A recipe's name, or a TOML file, where the model's card does not name it.")
 ]
-Volumes = Annotated[int, typer.Option(min=1, help="Times that each validation case is seen.")]
+Volumes = Annotated[int, typer.Option(min=1, help="How often each validation case is used.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -32,17 +32,17 @@ def add_commands(app: typer.Typer) -> None:
 def train(
     dataset: Annotated[Path, typer.Argument(help="Folder in nnU-Net's layout: imagesTr, labelsTr, dataset.json.")],
     recipe: Annotated[
-        str, typer.Option(help="auto: chosen from a look at the dataset; else a recipe's name, or a TOML file.")
+        str, typer.Option(help="auto: chosen by examining the dataset; else a recipe's name, or a TOML file.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model; what is there is resumed.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model; a training there is resumed.")],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Time that the recipe auto may take on this machine (60).")
+        float | None, typer.Option(min=0.01, help="Minutes that --recipe auto may take on this machine (60).")
     ] = None,
 ) -> None:
-    """Train a model. A run that was interrupted goes on where it stopped; under torchrun several processes share it.
+    """Train a model. An interrupted run continues where it stopped; under torchrun several processes share the work.
 
-    At its end the model is measured on the cases kept out for test, and what came of it is reported.
+    Finally the model is measured on the cases kept out for test, and the results are reported.
     """
     from .command_line import train_package
 
@@ -52,14 +52,14 @@ def train(
 def experiment(
     plans: Annotated[list[str], typer.Argument(help="Plans by name, or TOML files.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of results, tables and plots; runs that are there stay.")
+        Path, typer.Option("--output", "-o", help="Folder of results, tables and plots; finished runs in it are kept.")
     ],
     data: Annotated[Path, typer.Option(help="Folder that holds the datasets of the plans.")] = Path(),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int | None, typer.Option(help="Runs side by side; one for each GPU, or one.")] = None,
-    report: Annotated[bool, typer.Option("--report", help="Only tables and plots of the runs that are there.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Parallel runs; by default one per GPU, or one.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Only make tables and plots of the finished runs.")] = False,
 ) -> None:
-    """Compare networks: train and test all variants of a plan. An experiment that was interrupted goes on."""
+    """Compare networks: train and test all variants of a plan. An interrupted experiment is continued."""
     from .command_line import run_experiments
 
     run_experiments(plans, output, data, device, workers, report)
@@ -78,8 +78,8 @@ def evaluate(
 ) -> None:
     """Compare segmentations with references: Dice, 95 % Hausdorff distance and mean surface distance per label.
 
-    Structures of a .seg.nrrd are known by name and code, those of a label map by their values. A pair that cannot be
-    compared does not keep the others from it; the exit code tells of the first.
+    Structures of a .seg.nrrd are identified by name and code, those of a label map by value. A pair that cannot be
+    compared does not stop the others; the exit code is that of the first failure.
     """
     from .command_line import evaluate_predictions
 
@@ -145,7 +145,7 @@ def calibration(
     recipe: OwnRecipe = None,
     write: Annotated[bool, typer.Option("--write", help="Write the curves into the card and its README.")] = False,
 ) -> None:
-    """The Dice to expect at what confidence, on validation cases as they are and under shifts."""
+    """The expected Dice at each confidence, from validation cases as they are and under shifts."""
     from .calibration import measure_calibration
 
     measure_calibration(model, dataset, recipe, write)
@@ -162,13 +162,13 @@ def crossvalidation(
         list[int] | None,
         typer.Option(
             metavar="K",
-            help="A fold to do, counted from 0, and no final model; repeatable, so that processes can share the work.",
+            help="Do only this fold, counted from 0, and no final model; repeatable, to share work among processes.",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data: Annotated[str, typer.Option(help="Description of the data, for the card.")] = "",
     write: Annotated[
-        Path | None, typer.Option(metavar="PACKAGE", help="A model to write the figures into, instead of training one.")
+        Path | None, typer.Option(metavar="PACKAGE", help="Write the figures into this model instead of training one.")
     ] = None,
 ) -> None:
     """Measure every case by weights that never saw it; then train one model on all of them."""
@@ -200,7 +200,7 @@ def logit_adjustment(
     volumes: Volumes = 1,
     write: Annotated[bool, typer.Option("--write", help="Write the best factor into the weights.")] = False,
 ) -> None:
-    """By what factor to multiply the probabilities of structures that are drawn too large or too small."""
+    """The best factor for the probabilities of structures that are segmented too large or too small."""
     from .tuning import measure_logit_adjustment
 
     measure_logit_adjustment(model, dataset, recipe, value, volumes, write)
@@ -214,7 +214,7 @@ def intracranial(
     volumes: Annotated[int, typer.Option(min=1, help="Contrasts of each validation head.")] = 4,
     write: Annotated[bool, typer.Option("--write", help="Write the error into the card.")] = False,
 ) -> None:
-    """How exact the intracranial volume is, on synthesised heads whose volume is known."""
+    """The error of the intracranial volume, on synthesised heads whose volume is known."""
     from .accuracy import measure_intracranial_volume
 
     measure_intracranial_volume(model, dataset, recipe, volumes, write)
@@ -227,14 +227,14 @@ def repeatability(
         list[ImageAndLabels] | None,
         typer.Option(parser=_pair, metavar="EARLIER LATER", help="Two scans of a patient; repeatable."),
     ] = None,
-    scan: Annotated[list[Path] | None, typer.Option(help="A scan of which two rescans are made; repeatable.")] = None,
+    scan: Annotated[list[Path] | None, typer.Option(help="A scan to simulate two rescans of; repeatable.")] = None,
     dataset: Annotated[
         Path | None, typer.Option(help="Folder that the model was trained on: its test cases are scans, too.")
     ] = None,
     data: Annotated[str, typer.Option(help="Description of the data, for the card.")] = "",
     write: Annotated[bool, typer.Option("--write", help="Write the figures into the card and its README.")] = False,
 ) -> None:
-    """How far volumes differ between two scans of a patient who did not change."""
+    """How much volumes differ between two scans of an unchanged patient."""
     from .repeatability import measure_repeatability
 
     measure_repeatability(model, cast(list[tuple[Path, Path]], pair or []), scan or [], dataset, data, write)
@@ -242,7 +242,7 @@ def repeatability(
 
 @prepare_app.command()
 def malc(
-    source: Annotated[Path, typer.Argument(help="Folder that the challenge's archive makes.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the challenge's unpacked archive.")],
     dataset: Annotated[Path, typer.Argument(help="Folder to write.")],
 ) -> None:
     """Lay out the MICCAI 2012 Multi-Atlas Labelling Challenge as the recipe malc wants it."""
@@ -266,13 +266,13 @@ def visceral(
 @prepare_app.command()
 def cross_contrast(
     model: Model,
-    reference: Annotated[Path, typer.Argument(help="Scan that is segmented.")],
+    reference: Annotated[Path, typer.Argument(help="Scan to segment.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder in nnU-Net's layout; cases are added.")],
     same: Annotated[
         list[Path] | None, typer.Option(metavar="SCAN", help="Another scan on the same grid; repeatable.")
     ] = None,
 ) -> None:
-    """Label all scans of a patient by what a model finds on one of them."""
+    """Label all scans of a patient with a model's result on one of them."""
     from .preparation import label_scans
 
     for name in label_scans(model, reference, same or [], output):
@@ -284,9 +284,9 @@ def gallery(
     dataset: Annotated[Path, typer.Argument(help="Folder that is trained on.")],
     recipe: Recipe,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture, .png or .jpg.")],
-    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random slices.")] = 0,
 ) -> None:
-    """Draw what a recipe's networks learn from: slices, and beside them their targets."""
+    """Draw training examples of a recipe: slices beside their targets."""
     from .preparation import write_gallery
 
     write_gallery(dataset, recipe, output, seed)
@@ -296,15 +296,15 @@ def gallery(
 def mistakes(
     model: Model,
     dataset: Annotated[Path, typer.Option(help="Folder that the model was trained on.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for them; what is there is kept.")],
-    group: Annotated[str, typer.Option(help="training, validation or test: of its cases.")] = "training",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the mistakes; existing ones are kept.")],
+    group: Annotated[str, typer.Option(help="Cases to segment: training, validation or test.")] = "training",
     fold: Annotated[
         tuple[int, int] | None,
-        typer.Option(metavar="FOLD FOLDS", help="Of a model of a cross-validation: which fold, of how many."),
+        typer.Option(metavar="FOLD FOLDS", help="For a model of a cross-validation: its fold, and number of folds."),
     ] = None,
     recipe: OwnRecipe = None,
 ) -> None:
-    """Segment a model's own cases, as they are and under shifts: what it gets wrong there can be learnt to correct."""
+    """Segment a model's own cases, as they are and under shifts: a network can learn to correct its mistakes."""
     from SESegmentationLib.models import find_model
 
     from .mistakes import collect_mistakes
@@ -316,7 +316,7 @@ def mistakes(
 
 @prepare_app.command()
 def corrections(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything; what is there is resumed.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all output; a training in it is resumed.")],
     mistakes: Annotated[
         list[str], typer.Option(metavar="DIR[=SHARE]", help="Mistakes of a model, and their share; repeatable.")
     ],

@@ -1,4 +1,4 @@
-"""Examples for the network that learns to correct: mistakes of real networks, corrected in a few slices."""
+"""Training examples for the correction network: mistakes of real networks, corrected in a few slices."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .simulated_corrections import MANNERS, POLICIES, Slice, choose_slices, simu
 
 #: share of the examples for any model in which borders lie too far outside or inside
 BIASED = 0.4
-#: how often so many slices are corrected
+#: numbers of corrected slices, and how often each is drawn
 COUNTS, COUNT_SHARES = (1, 2, 4, 8), (0.25, 0.35, 0.25, 0.15)
-#: how often slices are corrected in which manner
+#: how often each manner of correction is drawn, in the order of ``MANNERS``
 MANNER_SHARES = (0.4, 0.15, 0.15, 0.3)
 #: slices that are chosen for a whole head meet its structures anywhere: so often, at most so many, so often neighbours
 ANYWHERE, MOST_ANYWHERE, TOGETHER = 0.6, 4, 0.3
@@ -35,7 +35,7 @@ class Example:
         inputs: (N, channels, D, H, W), see :meth:`.Corrected.inputs`.
         base: (N, D, H, W), see :meth:`.Corrected.base`.
         truth: (N, D, H, W), 1 where the structure is.
-        counts: (N, D, H, W), 1 where nobody looked: there it counts.
+        counts: (N, D, H, W), 1 outside the corrected slices: only there the loss counts.
     """
 
     inputs: Tensor

@@ -70,7 +70,7 @@ def find_cases(dataset: Path, part: str = "Tr") -> list[Case]:
 
 
 def dataset_paths(dataset: Path) -> list[Path]:
-    """What of a dataset is read: its folders of cases and its description."""
+    """The parts of a dataset that are read: its folders of cases and its description."""
     folders = [dataset / f"{kind}{part}" for kind in ("images", "labels") for part in ("Tr", "Ts")]
     return [*(folder for folder in folders if folder.is_dir()), dataset / "dataset.json"]
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation: the probabilities of a larger, trained model, learnt by a smaller one beside the labels.
+"""Knowledge distillation: a smaller model learns the probabilities of a larger, trained one as well as the labels.
 
 Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015 (arXiv 1503.02531). What is
 learnt is not only where a boundary was drawn but how sure one can be of it: labels drawn by hand err by a voxel here

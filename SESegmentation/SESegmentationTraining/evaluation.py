@@ -1,4 +1,4 @@
-"""How good a segmentation is: Dice, 95 % Hausdorff distance and mean surface distance per label.
+"""Accuracy of a segmentation: Dice, 95 % Hausdorff distance and mean surface distance per label.
 
 Distances are in mm. They are symmetric: between the voxels of one surface and the other surface, both ways.
 """
@@ -221,7 +221,7 @@ def _pairs(predictions: Path, references: Path) -> tuple[dict[str, tuple[Path, P
     if not common:
         raise InputError(
             f"No file of {predictions} has the name of one in {references}.",
-            "Segment into a folder first: results are called like their volume, without _0000.",
+            "Segment into a folder first: results are named after their volume, without _0000.",
         )
     failed = []
     for folder, files in ((predictions, ours), (references, theirs)):

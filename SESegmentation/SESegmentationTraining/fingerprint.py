@@ -24,7 +24,7 @@ from SESegmentationLib.progress import Progress, no_progress
 
 from .dataset import Case, read_case
 
-#: the two sides of these are no mirror images of each other, and in a mirror do not become one another
+#: words of structures whose left and right differ in anatomy, so that mirroring must not exchange their labels
 CHAMBERS = {"ventricle", "ventricles", "ventricular", "atrium", "atria", "atrial", "heart", "myocardium", "lobe"}
 #: what Slicer calls a segment of which nothing is known
 TISSUE = Code("85756007", "SCT", "Tissue")
@@ -114,7 +114,7 @@ def _color(number: int) -> tuple[int, int, int]:
 def data_licence(stated: str) -> dict[str, Any]:
     """The "licence" entry of a card for a model trained on data under the licence ``stated``, as their owner writes it.
 
-    What is not stated or not known here is not taken for free: whoever passes the model on must say.
+    A licence that is not stated or not known here counts as not free: whoever distributes the model must state it.
     """
     words = " ".join(re.split(r"[^a-z0-9]+", stated.lower())).strip()
     words = words.replace("creative commons ", "cc ").replace("attribution ", "by ").replace("ccby", "cc by")
@@ -131,7 +131,7 @@ def data_licence(stated: str) -> dict[str, Any]:
         "spdx": OWN_DATA,
         "name": "As the training data allow",
         "free": False,
-        "attribution": f"{about} Say what holds before you pass this model on.",
+        "attribution": f"{about} State the terms before you distribute this model.",
     }
 
 

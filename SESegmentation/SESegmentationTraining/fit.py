@@ -94,7 +94,7 @@ class FitState:
     Attributes:
         step: steps done.
         seconds: time spent, all resumed runs together.
-        left_out: of the steps done, those that there was no time for.
+        left_out: steps, among those done, that were skipped for lack of time.
         history: "step" and "mean" Dice of every validation.
     """
 
@@ -113,7 +113,7 @@ class Schedule:
         peak: learning rate after the warm-up.
         warmup: steps.
         step_decays: how often the rate is divided by ten, at equal distances; 0 for cosine decay to a hundredth.
-        seconds: that all of it may take; a fit that falls behind leaves steps out.
+        seconds: time limit for all steps; a fit that falls behind skips steps.
     """
 
     phases: Sequence[Phase]
@@ -145,7 +145,7 @@ class Schedule:
         return self.phases[-1]
 
     def due(self, seconds: float) -> int:
-        """Steps that have to be done, or left out, when ``seconds`` have passed."""
+        """Number of steps to have done or skipped after ``seconds``."""
         pixels, steps = self.work(self.steps) * min(seconds / self.seconds, 1.0), 0
         for phase in self.phases:
             each = phase.batch * phase.depth * phase.size[0] * phase.size[1]
@@ -188,7 +188,7 @@ def fit_network(
 
     Raises:
         InputError: the checkpoint is damaged or belongs to another network.
-        SegmentationError: the loss is no longer a number.
+        SegmentationError: the loss is not finite any more.
         CancelledError: from ``progress``.
     """
     rank, world = rank_and_count()

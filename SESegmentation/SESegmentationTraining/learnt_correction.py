@@ -1,4 +1,4 @@
-"""Train the network that learns to correct, on mistakes of real networks and simulated corrections.
+"""Training of the correction network, on mistakes of real networks and simulated corrections.
 
 The mistakes are those that ``sesegment prepare mistakes`` wrote, of one model or of several. The output folder gets
 checkpoints, and at the end weights and card, named after the recipe. What was done before is resumed.
@@ -36,8 +36,8 @@ from .mistakes import MistakesRecord, SegmentedCase, load_cases
 from .processes import machine_words
 
 RECIPES = Path(__file__).parent / "corrections"
-#: edge of the smallest cubes that are learnt from in bfloat16: of smaller ones oneDNN gives gradients of the innermost
-#: maps that hold memory which nobody wrote, now and then NaN (seen with PyTorch 2.13, cubes of 16)
+#: edge of the smallest cubes to train on in bfloat16: for smaller ones oneDNN returns uninitialised memory as gradients
+#: of the innermost maps, sometimes NaN (seen with PyTorch 2.13, cubes of 16)
 SMALLEST_FAST = 32
 
 
@@ -93,11 +93,11 @@ class CorrectionRecipe:
 
 
 def correction_loss(logits: Tensor, expected: Tensor, example: Example, harm: float) -> Tensor:
-    """What a step lowers: errors where nobody looked, harm done there, and a wrong idea of what was gained.
+    """The loss: errors outside the corrected slices, harm done there, and the error of the predicted gain.
 
     Args:
         logits: (N, D, H, W) after the correction.
-        expected: (N,) gain in Dice, as the network says.
+        expected: (N,) gain in Dice that the network predicts.
         example: what it saw, and the truth.
         harm: weight of Dice lost.
     """
@@ -106,7 +106,7 @@ def correction_loss(logits: Tensor, expected: Tensor, example: Example, harm: fl
     size = _total((truth + own) * counts) / 2 + 50
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     after = torch.sigmoid(logits)
-    # of the present result as soft as a network leaves it, so that being surer alone is no gain
+    # the present result, softened like a network's output, so that more certainty alone is no gain
     soft = (2 * own - 1) * 0.4 + 0.5
     before = _dice(soft, truth, counts)
     lost = F.relu(before - _dice(after, truth, counts))

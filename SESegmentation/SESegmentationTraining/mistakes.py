@@ -1,4 +1,4 @@
-"""What a model makes of its own cases, beside the truth: the mistakes from which a network learns to correct.
+"""A model's results on its own cases, beside the truth: the mistakes that the correction network learns from.
 
 Each case is segmented as it is and under shifts, with all views and with one. Segmenting is the slow part, so every
 volume is kept in a file, and done once. Of heads every structure is cut out with what lies round it: their volumes are
@@ -37,12 +37,12 @@ from .dataset import Split
 from .recipe import recipe_of
 from .sources import open_source
 
-#: volumes under one shift, and under two at once, for each volume as it is; and of heads, which take longer
+#: volumes under one shift, and under two at once, per volume without a shift; the same for heads, which take longer
 ONE, TWO = 4, 4
 ONE_HEAD, TWO_HEAD = 1, 1
 #: a volume of more voxels than this is kept structure by structure
 LARGEST_WHOLE = 2_000_000
-#: of a structure at most so many voxels along each axis are kept, and so many round it
+#: most voxels of a structure kept along each axis, and the margin around it in voxels
 LARGEST_PART, MARGIN = 72, 8
 #: structures of fewer voxels are left out: a rest cut off by the field of view
 FEWEST_VOXELS = 30
@@ -65,8 +65,8 @@ class SegmentedCase:
     Attributes:
         image: float16, as the networks see it.
         probabilities: (C, k, j, i) uint8, in steps of 1/255.
-        own: output channels that the model gives, uint8.
-        truth: output channels that are right, uint8.
+        own: output channels of the model's result, uint8.
+        truth: true output channels, uint8.
         shifts: under which the volume was segmented.
         case: name of the volume.
         single: channel 1 is the structure that was cut out, channel 2 all others.

@@ -40,7 +40,7 @@ class ProcessGroup:
 
     def __exit__(self, failure: object, *_: object) -> None:
         if self.world > 1:
-            if failure is None:  # leave together: who is gone while others still write would end them
+            if failure is None:  # leave together: a process that leaves early would end those that still write
                 distributed.barrier()
             distributed.destroy_process_group()
 
@@ -60,7 +60,7 @@ def as_first_process(flag: bool, device: torch.device) -> bool:
 
 
 def machine_words(device: torch.device) -> str:
-    """The kind of machine, in words: times of one kind say little of another."""
+    """The kind of machine, in words, since times of different machines cannot be compared."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

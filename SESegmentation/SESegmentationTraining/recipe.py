@@ -69,7 +69,7 @@ class Fit:
         validate_every: steps between validations, where cases are kept out for them; 0 for none.
         validation_batches: batches per validation.
         checkpoint_seconds: time between checkpoints.
-        minutes: that all networks together may take; where a machine needs longer, steps are left out; 0 for no limit.
+        minutes: time limit for all networks together; a machine that needs longer skips steps; 0 for no limit.
     """
 
     seed: int = 0
@@ -101,8 +101,8 @@ class Data:
         split_seed: of the shuffle that splits the cases.
         folds: number of folds of a cross-validation, 0 for none; then ``test`` does not count.
         fold: whose cases are for test, counted from 0.
-        group_pattern: regular expression matched with the beginning of cases' names; who agrees in its group goes to
-            the same part of the split (slices of one patient). Empty: each case for itself.
+        group_pattern: regular expression for the beginning of cases' names; cases whose names agree in its group go
+            to the same part of the split (slices of one patient). Empty: each case for itself.
         priors: folder of tissue priors, relative to the dataset ("label-maps" only, as the next one).
         fluid_values: values learnt that skull stripping may remove (cerebrospinal fluid round the brain).
         mirrored_pairs: (left, right) values in the files, exchanged in a mirror; the card's merged pairs always are.
@@ -140,7 +140,7 @@ class Volumetric:
 
 @dataclass(frozen=True)
 class NetworkChanges:
-    """How one network of the card is trained otherwise than the recipe says; it starts from nothing.
+    """How the training of one network of the card differs from the recipe; it starts from random weights.
 
     Attributes:
         seed: of its own; below 0 it has the next one, see :func:`.train.plan_fits`.
@@ -178,7 +178,7 @@ class Recipe:
         phases: the schedule of every network of slices.
         specialise: with these, ``phases`` train one network on all views, and each network of the card starts from its
             weights and goes through these phases at a quarter of the learning rate, on its own views only.
-        volumetric: the same for volumetric views, which start from nothing.
+        volumetric: the same for volumetric views, whose networks start from random weights.
         networks: what differs for some networks, by their names in the card: those that are taught otherwise err
             elsewhere, and together they err less.
         teacher: to learn from beside the labels, see :mod:`.distillation`.
@@ -239,7 +239,7 @@ class Recipe:
 
 
 def _check(recipe: Recipe) -> None:
-    """Raise ValueError where entries that are well by themselves make no sense together."""
+    """Raise ValueError if entries that are valid by themselves contradict each other."""
     data, fit = recipe.data, recipe.fit
     taught = bool(recipe.teacher.model)
     phases = [*recipe.phases, *recipe.specialise, *recipe.volumetric.phases]

@@ -1,9 +1,9 @@
 """How far a model's volumes differ between two scans of a patient who did not change.
 
-Pairs are scans of one patient, and rescans: a scan moved a little and under another bias field and noise, twice. Of
-each structure the within-scan standard deviation is told, as a share of its volume: the larger one of both kinds of
-pairs. Between scans of a patient all differs that can, and what truly changed counts as noise too; rescans show less.
-They would only dilute that, were all pairs taken together.
+There are two kinds of pairs: scans of one patient, and simulated rescans (a scan moved a little, with another bias
+field and noise, twice). For each structure the within-scan standard deviation is given as a share of its volume: the
+larger one of the two kinds. Scans of a patient differ in every respect, and true changes count as noise too; rescans
+differ less, and would dilute that if all pairs were pooled.
 
 Source: Bland and Altman, "Measuring agreement in method comparison studies", Stat. Methods Med. Res. 8, 1999.
 """
@@ -42,7 +42,7 @@ def rescan(image: sitk.Image, seed: int) -> sitk.Image:
 
     Args:
         image: the scan; the result has its grid, and is float32.
-        seed: the same gives the same.
+        seed: of the random changes.
     """
     random = np.random.default_rng(seed)
     centre = image.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in image.GetSize()])

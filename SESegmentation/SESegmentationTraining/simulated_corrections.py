@@ -1,6 +1,6 @@
 """Corrections as clinicians make them, simulated: which slices they choose, and what they change there.
 
-Used twice: what learns to correct learns from them, and the benchmark of refinement measures with them. Label maps are
+Used to train the correction network, and in the benchmark of refinement. Label maps are
 arrays (k, j, i) of non-negative numbers, 0 the background.
 """
 
@@ -29,7 +29,7 @@ Slice = tuple[int, int]
 
 @dataclass(frozen=True)
 class SimulatedCorrection:
-    """What a clinician would have left.
+    """Label map after a simulated correction.
 
     Attributes:
         labels: (k, j, i), corrected in the slices and as they were elsewhere.
@@ -112,7 +112,7 @@ def simulate_correction(
 
 
 def coarse(truth: np.ndarray) -> np.ndarray:
-    """Labels as they are drawn in a hurry: every structure opened and closed by a voxel."""
+    """Labels drawn coarsely: every structure after morphological opening and closing by one voxel."""
     drawn = np.zeros_like(truth)
     for value in np.unique(truth[truth > 0]).tolist():
         image = sitk.GetImageFromArray((truth == value).astype(np.uint8))

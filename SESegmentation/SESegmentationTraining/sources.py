@@ -161,7 +161,7 @@ class FolderSource(Source):
         )
 
     def distil(self, teacher: Teacher, progress: Progress = no_progress) -> None:
-        """Let what the teacher says of the training cases be part of what is learnt."""
+        """Add the teacher's probabilities for the training cases to the targets."""
         images = [image for _, image, _ in self.whole_volumes(torch.Generator(), "training")]
         self._banks["training"].set_soft_targets(teacher.soft_targets(images, progress))
 

@@ -1,4 +1,4 @@
-"""What a recipe makes: the card of its model, and the fits that train its networks."""
+"""Training of a recipe's model: its card, and the fits of its networks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from .sources import FolderSource, open_source
 
 #: the bias of a network's last layer, by what its type calls it
 CLASSIFIER_BIASES = ("classifier.bias", "classifier.convolution.bias")
-#: told what is worth knowing before the training begins, a sentence each
+#: called with a sentence that the user should know before the training begins
 Tell = Callable[[str], None]
 
 
@@ -196,7 +196,7 @@ def train_model(
         dataset: folder, see :mod:`.dataset`.
         output: folder of the package; its ``training`` folder keeps checkpoints, logs and the split.
         device: "auto", "cpu" or "cuda".
-        tell: told of labels that no case has.
+        tell: called with labels that no case has.
 
     Returns:
         The package; None in processes other than the first.
@@ -317,7 +317,7 @@ def _find_teacher(
 
 
 def _note_split(folder: Path, split: dict[str, list[str]], rank: int) -> None:
-    """Record which cases are for what, and refuse to go on where it was otherwise: test cases must stay unseen."""
+    """Record the split of the cases, and refuse to resume with another one: test cases must stay unseen."""
     path = folder / "split.json"
     if any(folder.glob("*.checkpoint.safetensors")) and path.exists() and _read_json(path) != split:
         raise UsageError(

@@ -3,8 +3,8 @@
 All functions take slabs (B, T, H, W) with intensities about 0 to 1 and return the same shape. The randomness comes
 from a CPU generator, so a seed gives the same result on any device.
 
-A slice is an average over its profile, and lies at a distance from the next; what is read later has been interpolated
-between slices. Both are linear in the image, so an acquisition along an axis is one matrix.
+A thick slice averages the image over its profile, at a distance from the next slice; reading it on the finer grid
+interpolates between slices. Both are linear in the image, so an acquisition along an axis is one matrix.
 
 All functions take label indices (B, T, H, W); which indices are meant is told by boolean tables (L,).
 """
@@ -172,7 +172,7 @@ def _normal(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def slice_profile_matrix(length: int, thickness: float, distance: float, offset: float) -> Tensor:
-    """Matrix (length, length) that turns samples along an axis into what thick slices show at the same places.
+    """Matrix (length, length) from samples along an axis to thick slices, interpolated at the same positions.
 
     Args:
         length: number of samples.

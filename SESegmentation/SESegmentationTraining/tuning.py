@@ -1,4 +1,4 @@
-"""What of a finished model is tuned on validation cases: the weights of its views, and the logits of structures.
+"""Tuning of a finished model on validation cases: the weights of its views, and the logits of structures.
 
 Weights of views: the views' probabilities are computed once for each case; then every combination of weights is tried,
 and the one with the highest mean Dice over the structures is the best.
@@ -81,7 +81,7 @@ def combinations(views: Sequence[View]) -> list[tuple[float, ...]]:
 
 
 def view_probabilities(predictor: Predictor, volume: np.ndarray) -> list[Tensor]:
-    """What each view alone says, (C, k, j, i) half precision, in the order of ``predictor.views``.
+    """The probabilities of each view alone, (C, k, j, i) half precision, in the order of ``predictor.views``.
 
     Views that merge left and right are split by all the others together, equally weighted.
     """
@@ -186,7 +186,7 @@ def dice_by_factor(package: ModelPackage, cases: Iterable[LabelledVolume], value
                     found = drawn & (winner == index)
                     scores[factor].append(2 * float((found & true).sum()) / float(found.sum() + true.sum()))
     if not scores[1.0]:
-        raise InputError("No validation case holds these structures.", "Keep cases that do out in the recipe's [data].")
+        raise InputError("No validation case holds these structures.", "Keep out cases that do in the recipe's [data].")
     return {factor: float(np.mean(dice)) for factor, dice in scores.items()}
 
 

@@ -190,7 +190,7 @@ def test_a_volume_that_slicer_shows_otherwise_than_its_file_says_is_refused(tmp_
     try:
         image = image_from_volume_node(node)
     except InputError as error:
-        assert "otherwise than its file says" in error.cause
+        assert "differently from what its file says" in error.cause
     else:  # a reader that knows better
         corner = image.TransformIndexToPhysicalPoint((0, 0, 0 if right_handed else 3))
         assert corner == pytest.approx((11, -7, 3.5), abs=1e-3)

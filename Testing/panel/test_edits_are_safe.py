@@ -175,7 +175,7 @@ class Clinic(RuleBasedStateMachine):
         self.finish()
         self.unchanged(before)
         if end in ("reject", "accept") and not ui.previewFrame.isVisible():  # there is nothing to change
-            assert "already as they would be" in self.widget.panel.messages.shown[-1].text
+            assert "already agree with what would be proposed" in self.widget.panel.messages.shown[-1].text
             return
         if end == "reject":
             click(ui.rejectChangesButton)

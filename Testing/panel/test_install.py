@@ -89,7 +89,7 @@ def test_asked_once_with_sizes_then_installed_and_segmented(start, missing, segm
 
 def test_refusal_says_how_to_go_on_and_the_next_click_asks_again(start, missing, segmenter, dialogs):
     (message,) = start(False)
-    assert message.text == "torch and safetensors are needed and were not installed, as you chose."
+    assert message.text == "torch and safetensors are needed, but you chose not to install them."
     assert environment.commands == [] and segmenter.jobs == []
     assert start(True) == [] and len(segmenter.jobs) == 1
 

@@ -113,7 +113,7 @@ def test_attention_has_progress_can_be_cancelled_and_may_fail(widget, segment, s
     click(ui.attentionCheckBox)
     segmenter.progress("look", 0.5)
     wait(lambda: ui.progressBar.value == 50)
-    assert ui.progressLabel.text == "Seeing what the network looks at…"
+    assert ui.progressLabel.text == "Mapping what the network looked at…"
     assert not ui.attentionCheckBox.enabled and not ui.attentionCheckBox.checked and not ui.recalibrateButton.enabled
     click(ui.segmentButton)
     wait(lambda: not widget.panel.run.running)

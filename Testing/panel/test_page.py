@@ -26,7 +26,7 @@ def test_its_packages_are_installed_once_the_user_agrees(widget, segment, dialog
     dialogs.answer(str(tmp_path / "page.html"), False)
     click(widget.ui.savePageButton)
     assert dialogs.shown[-1].text.startswith("These Python packages are needed:\n\n- jinja2>=3.1: about 1 MB")
-    assert widget.panel.messages.shown[0].text == "jinja2 is needed and was not installed, as you chose."
+    assert widget.panel.messages.shown[0].text == "jinja2 is needed, but you chose not to install it."
     assert os.listdir(tmp_path).count("page.html") == 0 and environment.commands == []
     dialogs.answer(str(tmp_path / "page.html"), True)
     click(widget.ui.savePageButton)

@@ -84,7 +84,7 @@ def test_accepted_structures_are_in_no_proposal(widget, segment, recalibrate):
     before = first_segment(node)
     recalibrate(grow=2)
     assert not widget.ui.previewFrame.isVisible() and (first_segment(node) == before).all()
-    assert "already as they would be proposed" in widget.panel.messages.shown[-1].text
+    assert "already agree with what would be proposed" in widget.panel.messages.shown[-1].text
     assert review_state(node.GetSegmentation().GetSegment("Segment_1")) == "accepted"
 
 

@@ -121,7 +121,7 @@ def test_structures_that_were_not_calibrated_say_so(widget, segment, segmenter, 
     table = widget.ui.structureTable
     segment()
     assert "Expected Dice: not measured for this structure and model. Confidence: 90 %" in table.item(1, 2).toolTip()
-    assert cells(widget)[0][2] == "\u2013" and table.item(0, 2).toolTip() == "Not found: nothing to expect"
+    assert cells(widget)[0][2] == "\u2013" and table.item(0, 2).toolTip() == "Not found: no expected Dice"
     click(widget.ui.segmentButton)
     result = make_result(segmenter.jobs[-1].image, widget.panel.models.card)
     first, second = result.structures
@@ -221,7 +221,7 @@ def test_the_page_shows_the_result_as_it_is_now(widget, segment, dialogs, tmp_pa
     click(widget.ui.savePageButton)
     (message,) = widget.panel.messages.shown
     path = tmp_path / (f"page{ending}" if ending else "page.html")
-    assert message.text == f"The page is in {path}."
+    assert message.text == f"The page was saved as {path}."
     content = path.read_bytes()
     if ending:
         assert content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF")
@@ -238,7 +238,7 @@ def test_without_its_package_there_is_no_page(widget, segment, dialogs, tmp_path
     dialogs.answer(str(tmp_path / "page.pdf"))
     click(widget.ui.savePageButton)
     (message,) = widget.panel.messages.shown
-    assert message.text == "A page is made by the Python package matplotlib."
+    assert message.text == "A page needs the Python package matplotlib."
     assert not (tmp_path / "page.pdf").exists()
 
 

@@ -128,7 +128,7 @@ def test_a_lost_replica_costs_time_and_too_many_end_the_job():
     phases, last = asyncio.run(story(3))
     assert phases == [ACCEPTED, AGAIN, AGAIN, FAILURE]
     assert last["code"] == "server"
-    assert "lost what ran this job" in last["cause"]
+    assert "lost the process of this job" in last["cause"]
 
 
 @pytest.mark.parametrize("ends", ["silently", "unexpectedly", "late"])

@@ -27,7 +27,7 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 class _Stream(io.FileIO):
-    """A stream that keeps its first failure to itself and drops what comes after it."""
+    """A stream that stores its first failure instead of raising it, and drops all later output."""
 
     failure: OSError | None = None
 
@@ -41,14 +41,14 @@ class _Stream(io.FileIO):
 
 
 def replace_standard_streams(quiet: bool = True) -> None:
-    """Make standard output and standard error fit for any text, and for a reader that goes away.
+    """Let standard output and standard error take any text, and survive a reader that goes away.
 
-    What an encoding does not have is written as an escape. For the whole process, once, before anything is opened.
+    Characters that the encoding lacks are escaped. Call it once for the process, before any file is opened.
 
     Args:
-        quiet: keep what libraries in C and C++ print to the error stream off it: exceptions say it better.
+        quiet: suppress what C and C++ libraries print to the error stream: exceptions say it better.
     """
-    for number in (0, 1, 2):  # one that is closed would be taken by the next file that is opened
+    for number in (0, 1, 2):  # the next file opened would get the number of a closed stream
         try:
             os.fstat(number)
         except OSError:
@@ -73,7 +73,7 @@ def warn(text: str) -> None:
 
 
 def printing_failure() -> OSError | None:
-    """Why what was printed on standard output was lost; None where it was not, or nobody wanted to read on."""
+    """Why output to stdout was lost; None if it was not, or if its reader had closed it."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError) as error:
@@ -113,14 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = _outcome(sys.argv[1:])
     if lost := printing_failure():
         warn(f"What was printed is lost: {lost.strerror}.")
-        warn("The files are written, and whole." if any_file_written() else "Print to another file or disk.")
+        warn("The files are written and complete." if any_file_written() else "Print to another file or disk.")
         code = code if any_file_written() else code or 1
     let_finish()
     return code
 
 
 def _outcome(arguments: list[str]) -> int:
-    """Exit code of the command with these arguments; its failure is told."""
+    """The exit code of the command with these arguments; a failure is printed."""
     try:
         return _invoke([argument for argument in arguments if argument != DEBUG])
     except BaseException as error:
@@ -145,7 +145,7 @@ def report_failure(error: BaseException, subject: str = "") -> int:
 
 
 def as_segmentation_error(error: BaseException) -> SegmentationError:
-    """``error`` in the words of the user."""
+    """``error`` with a cause and a remedy for the user."""
     import typer
 
     if isinstance(error, SegmentationError):
@@ -160,7 +160,7 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
         return DependencyError(
             f"The Python package {error.name} is not installed.", "Run: sesegment doctor. It says how to install it."
         )
-    if hasattr(error, "format_message"):  # what typer raises on wrong options; it has no public name
+    if hasattr(error, "format_message"):  # typer's exception for wrong options; it has no public name
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "sesegment"
         message = error.format_message()  # empty where the help was printed instead

@@ -28,14 +28,14 @@ from .show import (
     StructuredReport,
 )
 
-#: packages whose module ``commands`` adds these commands, and how their extra dependencies are called
+#: packages whose module ``commands`` adds these commands, with the name of their extra dependencies
 PACKAGES = {
     "SESegmentationTraining": ("train", ("train", "experiment", "evaluate", "measure", "prepare")),
     "SESegmentationServer": ("serve", ("serve",)),
     "SESegmentationCohort": ("serve", ("cohort",)),
 }
 app = typer.Typer(
-    help="Segment anatomy in medical volumes by networks with squeeze & excitation blocks.",
+    help="Segment anatomy in medical volumes with squeeze & excitation networks.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,7 +45,7 @@ models_app = typer.Typer(invoke_without_command=True, help="List the models that
 
 
 def add_package_commands(app: typer.Typer) -> None:
-    """Add the commands of the packages that are installed to ``app``; in place of others, ones that say what lacks."""
+    """Add the commands of installed packages to ``app``; those of others get a command that says what to install."""
     for package, (extra, commands) in PACKAGES.items():
         if importlib.util.find_spec(package) is not None:
             importlib.import_module(f"{package}.commands").add_commands(app)
@@ -60,7 +60,7 @@ def add_package_commands(app: typer.Typer) -> None:
 
 
 def _refusal(package: str, extra: str) -> Callable[[], None]:
-    """What a command of a package does that is not installed."""
+    """The command of a package that is not installed; it raises DependencyError."""
 
     def refuse() -> None:
         raise DependencyError(
@@ -82,9 +82,9 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of a failure; goes anywhere.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print a failure's traceback; may stand anywhere.")] = False,
 ) -> None:
-    """Options that stand before the command; ``--debug`` is taken out of the arguments before they come here."""
+    """Options before the command; ``--debug`` is removed from the arguments before they reach this function."""
 
 
 app.add_typer(models_app, name="models")
@@ -159,7 +159,7 @@ def run(
         ),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(metavar="FILE.tsv", help="Write a table of the batch, a row for each volume.")
+        Path | None, typer.Option(metavar="FILE.tsv", help="Write a table of the batch, one row per volume.")
     ] = None,
     page: Annotated[
         Path | None,
@@ -170,13 +170,13 @@ def run(
     sheet: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write, or continue, a page to check the batch by (sheet.html) in this folder."
+            metavar="DIR", help="Write, or continue, a page for reviewing the batch (sheet.html) in this folder."
         ),
     ] = None,
     skip_passed: Annotated[
         Path | None,
         typer.Option(
-            metavar="MARKS.json", help="Leave out volumes that a reviewer passed on the page, by the marks saved there."
+            metavar="MARKS.json", help="Leave out volumes that a reviewer passed, by the marks saved from the page."
         ),
     ] = None,
     picture: Annotated[
@@ -198,7 +198,7 @@ def run(
     ] = 0,
     sampling: Annotated[
         Literal["augmentation", "dropout"],
-        typer.Option(help="Samples: of the image changed a little, or by Monte Carlo dropout."),
+        typer.Option(help="How samples differ: by augmenting the image, or by Monte Carlo dropout."),
     ] = "augmentation",
     grid: Annotated[
         Literal["auto", "input", "model"],
@@ -215,8 +215,8 @@ def run(
 ) -> None:
     """Segment volumes.
 
-    Into a folder, each result is called like its volume, without a trailing _0000. Of several volumes, those that can
-    be segmented are; the exit code tells of the first that could not.
+    In a folder, each result is named after its volume, without a trailing _0000. If some of several volumes fail, the
+    others are segmented; the exit code is that of the first failure.
     """
     from ..client.servers import server_at
     from ..result import DicomOptions
@@ -227,7 +227,7 @@ def run(
     if target is None:
         raise UsageError("There is no --output.", "Name a file or folder with -o, or a folder with --bids.")
     if output and bids:
-        raise UsageError("Results go to one place: there are both --output and --bids.", "Leave out one of them.")
+        raise UsageError("There are both --output and --bids, but results go to one place.", "Leave out one of them.")
     chosen = RunOptions(
         model=model,
         output=target,
@@ -278,10 +278,10 @@ def dicom(
     accept_licence: AcceptLicence = False,
     as_json: AsJson = False,
 ) -> None:
-    """Segment every DICOM series of a folder by the model that suits it.
+    """Segment every DICOM series of a folder with the model that suits it.
 
-    Modality, part of the body and contrast, as the tags tell them, choose the model; a series that none takes is
-    skipped, with the reason. Of each of the others a DICOM segmentation and a structured report are written.
+    Modality, part of the body and contrast in the tags determine the model; a series that no model can segment is
+    skipped, with the reason. For each other series, a DICOM segmentation and a structured report are written.
     """
     from ..result import DicomOptions
     from .dicom import segment_folder
@@ -310,8 +310,8 @@ def refine(
         list[str] | None,
         typer.Option(
             metavar="AXIS:N[,N...]",
-            help="The corrected slices, counted from 0 along the file's voxel axis i, j or k; repeatable. Without it "
-            "they are found by comparing with the model's own result.",
+            help="The corrected slices, counted from 0 along the file's voxel axis i, j or k; repeatable. Without it, "
+            "slices that differ from the model's own result are used.",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -344,7 +344,7 @@ def refine(
     accept_licence: AcceptLicence = False,
     as_json: AsJson = False,
 ) -> None:
-    """Carry corrections of some slices of a volume to its other slices, where that promises a gain.
+    """Carry corrections of some slices of a volume over to its other slices, where a gain is expected.
 
     Corrected slices stay as they are. The model itself is not changed.
     """
@@ -376,7 +376,7 @@ def refine(
 
 @app.command()
 def doctor(as_json: AsJson = False, server: ServerAddress = None, server_certificate: ServerCertificate = None) -> None:
-    """Check this computer: packages, device, memory, disk, folders, models; or a server. Exit code 1: one fails."""
+    """Check this computer: packages, device, memory, disk, folders, models; or a server. Exit code 1: one failed."""
     from ..doctor import ERROR, examine, examine_server, worst
     from .show import print_checks, print_json
 

@@ -1,6 +1,6 @@
-"""``sesegment dicom``: a folder of DICOM series in, a segmentation and a report of each out; models choose themselves.
+"""``sesegment dicom``: a folder of DICOM series in, a segmentation and a report of each out; models are chosen by tags.
 
-Made for archives and for containers that a DICOM router starts: nobody is asked, and what no model takes is skipped.
+For archives and for containers started by a DICOM router: nothing is asked, and unsuitable series are skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .jobs import Job, check_dicom
 from .run import RunOptions, segment_all
 from .show import OPTION, ProgressBar, print_findings, print_json, require_consent, tell_of_nothing
 
-#: part of the body: how words begin that tell it in BodyPartExamined or a description, and the structures in it
+#: by part of the body: beginnings of words for it in BodyPartExamined or descriptions, and the structures in it
 _BODY_PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "head": (
         "head|brain|skull|crani|cereb|enceph|neuro|hippoc|hypoph|kopf|schädel|gehirn|tete|cerveau|cabeza|mprage|flair",
@@ -39,7 +39,7 @@ _BODY_PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "pelvis": ("pelvi|prosta|bladder|uter|becken", ("urinary bladder", "prostate")),
 }
-#: what series of MR show, by how words begin in their description; the first that is found counts
+#: what an MR series shows, by the beginnings of words in its description; the first match counts
 _CONTRASTS = {
     "a survey": "loc|scout|survey|smartbrain",
     "diffusion": "dwi|dti|diff|adc|trace|ep2d_d",
@@ -52,7 +52,7 @@ _CONTRASTS = {
     "T2": "t2",
     "PD": "pd(?![a-z])|proton",
 }
-#: those that models of "any" contrast take
+#: contrasts that models of "any" contrast can segment
 _ANATOMICAL = ("T1", "T2", "FLAIR", "PD")
 #: DICOM's own words for the same, in ImageType and AcquisitionContrast
 _CODES = {
@@ -74,13 +74,13 @@ _CODES = {
 
 @dataclass(frozen=True)
 class Shown:
-    """What a series shows, as far as its tags tell.
+    """What a series shows according to its tags.
 
     Attributes:
         modality: DICOM's, for example "MR".
-        body_parts: keys of ``_BODY_PARTS``, or another one as its tags call it; none where it is not known.
-        contrast: of MR a key of ``_CONTRASTS``, or None.
-        words: its description, for contrasts that only a model knows.
+        body_parts: keys of ``_BODY_PARTS``, or another part as named in the tags; empty if unknown.
+        contrast: for MR a key of ``_CONTRASTS``, None if unknown; None for other modalities.
+        words: its description, in lower case, to be searched for contrasts that only a model's card names.
     """
 
     modality: str
@@ -90,17 +90,17 @@ class Shown:
 
     @classmethod
     def by(cls, tags: Dataset) -> Shown:
-        """What ``tags``, of one of the series' files, say."""
+        """What the tags of one of the series' files say."""
         words = " ".join(text_of(tags, key) for key in ("SeriesDescription", "ProtocolName")).casefold()
         modality = text_of(tags, "Modality").upper()
         return cls(modality, _body_parts(tags, words), _contrast(tags, words) if modality == "MR" else None, words)
 
     def refusal(self, card: ModelCard, is_named: bool) -> tuple[int, str]:
-        """Why a model does not take the series, and how far it suits, from 0 on; (4, "") where it does.
+        """How well a model suits the series, 0 to 4, and why it is refused; (4, "") if it is not.
 
         Args:
             card: of the model.
-            is_named: the user named the model: modality counts, and what is no image of anatomy.
+            is_named: the user named the model: only modality is checked, and that the series shows anatomy.
         """
         if self.modality != card.modality:
             return 0, f"it is {self.modality or 'of unknown modality'}, not {card.modality}"
@@ -110,7 +110,7 @@ class Shown:
             return 4, ""
         parts = body_parts(card)
         if not self.body_parts:
-            return 2, "it does not tell the part of the body (BodyPartExamined)"
+            return 2, "its tags do not give the part of the body (BodyPartExamined)"
         if not parts & self.body_parts:
             return 2, f"it shows {' and '.join(sorted(self.body_parts))}, not {' or '.join(sorted(parts)) or card.name}"
         wanted = card.contrast.casefold()
@@ -143,7 +143,7 @@ def _contrast(tags: Dataset, words: str) -> str | None:
 
 
 def _contrast_by_times(tags: Dataset) -> str | None:
-    """T1, T2, FLAIR or PD by repetition, echo and inversion time in ms, as textbooks divide them; else None."""
+    """T1, T2, FLAIR or PD from repetition, echo and inversion time (ms), by textbook limits; else None."""
     times = [_number(tags, key) for key in ("RepetitionTime", "EchoTime", "InversionTime")]
     repetition, echo, inversion = times
     if repetition is None or echo is None or "EP" in text_of(tags, "ScanningSequence").split("\\"):
@@ -172,7 +172,7 @@ def body_parts(card: ModelCard) -> set[str]:
 
 
 def choose_model(shown: Shown, packages: Iterable[ModelPackage], named: bool, accepted: bool) -> ModelPackage | str:
-    """The model for a series; or why there is none.
+    """The model for a series; or the reason why it is skipped.
 
     Of several, one for the whole part of the body comes before one for a crop, one for the very contrast before one for
     any, one with more structures before one with fewer.
@@ -192,7 +192,7 @@ def choose_model(shown: Shown, packages: Iterable[ModelPackage], named: bool, ac
             refusals.append((how_far, reason))
         else:
             suitable.append(package)
-    if not suitable:  # the model that suits best tells most
+    if not suitable:  # the refusal of the best match is the most informative
         return max(refusals, default=(0, "no model is installed"))[1]
 
     def rank(package: ModelPackage) -> tuple[bool, bool, int]:
@@ -205,7 +205,7 @@ def choose_model(shown: Shown, packages: Iterable[ModelPackage], named: bool, ac
 
 @reading_apart()
 def segment_folder(source: Path, target: Path, options: RunOptions, names: Sequence[str]) -> int:
-    """Segment every series in ``source`` that a model takes.
+    """Segment every series in ``source`` that a model can segment.
 
     Into ``target`` go, named by the UID of the series and the model, segmentation (``.seg.dcm``), report (``.sr.dcm``)
     and, where wanted, picture (``.sc.dcm``).
@@ -213,7 +213,7 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
     Args:
         source: a folder, also with subfolders, or a file.
         target: a folder; made where absent.
-        options: of ``run``; model and output are not looked at.
+        options: of ``run``; model and output are ignored.
         names: models to choose from; all that are installed where there are none.
 
     Returns:
@@ -233,7 +233,7 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
     every = grouped(found.headers)
     if not every:
         refuse_faults(found.faults)
-        raise InputError(f"{source} holds no DICOM images.", "Give the folder in which the files of series are.")
+        raise InputError(f"{source} holds no DICOM images.", "Give the folder that contains the files of the series.")
     plan: dict[str, list[Job]] = {}
     described: dict[str | None, str] = {}
     reports: list[dict[str, Any]] = []
@@ -249,8 +249,8 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
     if not plan:
         count = len(every)
         raise InputError(
-            f"No model takes {'the series' if count == 1 else f'any of the {count} series'} in {source}.",
-            "Name a model with --model, or see what they are for: sesegment models.",
+            f"No model can segment {'the series' if count == 1 else f'any of the {count} series'} in {source}.",
+            "Name a model with --model, or see what each segments: sesegment models.",
         )
     jobs = [job for group in plan.values() for job in group]
     extras = check_dicom(jobs, options.dicom)

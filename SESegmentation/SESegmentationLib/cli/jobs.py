@@ -35,9 +35,9 @@ VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", "
 OUTPUT_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".dcm")
 #: the same for models of slices
 SLICE_OUTPUT_ENDINGS = (*OUTPUT_ENDINGS, ".png")
-#: endings by which a name is meant as a file, though not as one that can be written
+#: endings that mean a file, not a folder, though none that can be written
 _FILE_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".gz", ".png", ".json", ".txt", ".stl", ".zip", ".mgz")
-#: a volume with more voxels on the model's grid, about 100^3, keeps all cores busy by itself, and needs the memory
+#: a volume of more voxels on the model's grid (about 100^3) runs alone: it uses all cores, and needs the memory
 SMALL = 1_000_000
 Done = TypeVar("Done")
 Task = TypeVar("Task")
@@ -110,7 +110,7 @@ def check_dicom(jobs: Sequence[Job], options: DicomOptions) -> list[Path]:
     """The files that are written besides those of the jobs, where these are written as DICOM.
 
     Raises:
-        UsageError: there are options for DICOM, and another output; a volume is no DICOM.
+        UsageError: DICOM options are given for another output format, or a volume is not DICOM.
         DependencyError: highdicom is not installed.
     """
     as_dicom = [job for job in jobs if job.as_dicom]
@@ -123,13 +123,13 @@ def check_dicom(jobs: Sequence[Job], options: DicomOptions) -> list[Path]:
         return []
     if find_spec("highdicom") is None:
         raise DependencyError(
-            "Results are written as DICOM by the Python package highdicom, which is not installed.",
+            "Writing results as DICOM needs the Python package highdicom, which is not installed.",
             install_advice("highdicom"),
         )
     for job in as_dicom:
         if job.source.is_file() and not is_dicom(job.source):
             raise UsageError(
-                f"{job.source} is no DICOM series, to which a DICOM segmentation would refer.",
+                f"{job.source} is no DICOM series, and a DICOM segmentation must refer to one.",
                 "Write .nii.gz or .seg.nrrd instead.",
             )
     return [path for job in as_dicom for path in options.outputs(job.output)]
@@ -146,7 +146,7 @@ def read_source(job: Job, options: DicomOptions, series: str | None) -> SourceSe
 
 @contextlib.contextmanager
 def segmenter_on(server: Server) -> Iterator[Segmenter]:
-    """What computes on a server; where the program is ended meanwhile, the server hears of it."""
+    """A segmenter that uses a server; if this program is ended meanwhile, the server is notified."""
     from ..client.remote import RemoteSegmenter
 
     with RemoteSegmenter(server) as segmenter:
@@ -159,7 +159,7 @@ def segmenter_on(server: Server) -> Iterator[Segmenter]:
 
 def refuse_on_server(option: str) -> None:
     """Raise UsageError for an option that a server does not have."""
-    raise UsageError(f"{option} is for this computer, not for a server.", f"Leave out {option}, or --server.")
+    raise UsageError(f"{option} is not available on a server.", f"Leave out {option}, or --server.")
 
 
 def write_result(
@@ -200,7 +200,7 @@ def expand(volume: Path, slices: bool = False) -> list[Path]:
 
 
 def case_names(sources: Sequence[Path]) -> dict[Path, str]:
-    """A name for the result of each source; of one that is given twice, one.
+    """A name for the result of each source; a source given twice gets one.
 
     It is that of :func:`case_name`. Where several have the same, folders stand before it, as many as tell them apart:
     ``sub-01_anat_T1w``; in one folder their endings are part of the name: ``scan_nii``, ``scan_mha``.
@@ -277,9 +277,9 @@ def _voxels(volume: Path, spacing: Sequence[float]) -> float:
 
 
 def side_by_side(work: Callable[[Task], Done], tasks: Iterable[Task]) -> Iterator[Done]:
-    """What ``work`` gives for each of ``tasks``, in their order, each on one core. What it raises ends the rest.
+    """Results of ``work`` for each of ``tasks``, in order, each computed on one core. An exception ends the iteration.
 
-    Tasks are drawn in the thread that asks for results, a few ahead of what is done.
+    Tasks are taken in the thread that iterates over the results, a few ahead of the results.
     """
     from ..inference.device import MAX_WORKERS, compute_pool
 

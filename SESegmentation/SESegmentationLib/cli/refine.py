@@ -34,7 +34,7 @@ class RefineOptions:
     Attributes:
         model: name or folder.
         corrected: corrected label map.
-        slices: "AXIS:N[,N...]"; found by comparing where there are none.
+        slices: "AXIS:N[,N...]"; if empty, slices that differ from the model's result.
         output: file or folder.
         device: "auto", "cpu", "cuda" or "mps".
         server: refines, instead of this computer.
@@ -148,7 +148,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
 
 @contextlib.contextmanager
 def _refiner(server: Server | None) -> Iterator[Refiner]:
-    """What refines: this computer, or a server."""
+    """The refiner: on this computer, or on a server."""
     if server:
         from ..client import wait_for
 
@@ -162,7 +162,7 @@ def _refiner(server: Server | None) -> Iterator[Refiner]:
 
 
 def with_refinement(report: dict[str, Any], refined: RefinedResult, corrected: Path) -> dict[str, Any]:
-    """A report, and what refinement adds to it: of each structure the voxels that changed, and how it was done.
+    """A report with what refinement adds to it: the changed voxels of each structure, and how it was done.
 
     "corrected_share" is what the clinician changed of a structure, over the voxels that it has now.
     """
@@ -200,12 +200,12 @@ def _print_changes(report: dict[str, Any]) -> None:
     refinement = report["refinement"]
     output.print(f"Corrected in the slices {' '.join(refinement['slices'])}, which stay as they were left.")
     if refinement["batch_norms_adapted"]:
-        output.print("The scan differs from those of the training: the networks' batch norms were adapted to it.")
+        output.print("The scan differs from the training scans: the networks' batch norms were adapted to it.")
     if refinement["kept_because"]:
         output.print(f"Nothing else was changed, because {refinement['kept_because']}.")
     for structure in report["structures"]:
         elsewhere = structure["gained_voxels"] + structure["lost_voxels"] - structure["corrected_voxels"]
         output.print(
             f"  {structure['name']}: {structure['gained_voxels']} voxels gained, {structure['lost_voxels']} lost; "
-            f"{structure['corrected_voxels']} of these corrected, {elsewhere} outside of the corrected slices",
+            f"{structure['corrected_voxels']} of these corrected, {elsewhere} outside the corrected slices",
         )

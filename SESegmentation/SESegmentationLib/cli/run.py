@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from ..inference.explanations import Kind
     from ..models import ModelCard, ModelPackage
 
-#: the report of a volume, and what it failed by
+#: the report of a volume, and the error if it failed
 Outcome = tuple[dict[str, Any], SegmentationError | None]
 
 
@@ -115,7 +115,7 @@ class RunOptions:
 
 @reading_apart()
 def run(volumes: Sequence[Path], options: RunOptions) -> int:
-    """Segment ``volumes``. One that fails among several does not keep the others from being done.
+    """Segment ``volumes``. If there are several, one that fails does not stop the others.
 
     Returns:
         0, or the exit code of the first volume that failed, else of one in which nothing was found.
@@ -132,7 +132,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     maps = {"--doubt": options.doubt, "--attention": options.attention}
     for option, path in {"--picture": options.picture, **maps}.items():
         if path and not alone:
-            raise UsageError(f"{option} is for one volume.", f"Segment the {len(jobs)} volumes without it.")
+            raise UsageError(f"{option} is for one volume only.", f"Segment the {len(jobs)} volumes without it.")
     if options.picture and options.picture.suffix.lower() != ".png":
         raise UsageError(f"{options.picture} does not end in .png.", "Choose another name for --picture.")
     for option, path in maps.items():
@@ -195,7 +195,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
 
 @contextlib.contextmanager
 def _engine(package: ModelPackage, options: RunOptions) -> Iterator[Engine | WaitingEngine]:
-    """What segments: this computer, or the server of the options."""
+    """The segmenter: on this computer, or on the server of the options."""
     if options.server:
         with segmenter_on(options.server) as segmenter:
             yield WaitingEngine(package, segmenter)
@@ -205,7 +205,7 @@ def _engine(package: ModelPackage, options: RunOptions) -> Iterator[Engine | Wai
 
     engine = Engine(package, device=options.device)
     if options.attention:
-        gated_views(engine, options.fast)  # so that no segmentation is made in vain
+        gated_views(engine, options.fast)  # fails here, before anything is segmented in vain
     yield engine
 
 
@@ -243,7 +243,7 @@ def _exports(
 
 
 def _passed(marks: Sequence[dict[str, Any]], names: dict[Path, str], model: str, series: str | None) -> set[Path]:
-    """The volumes that are not segmented again, since a reviewer passed what the model found in them."""
+    """The volumes to skip, because a reviewer has passed this model's result for them."""
     done, changed = passed(marks, names, model, series)
     for volume in changed:
         warn(f"{volume}: it has changed since it passed, and is segmented again.")
@@ -269,10 +269,10 @@ def segment_all(
         region: where to look only.
         options: see there.
         progress: is told.
-        alone: there is one volume only: its failure is raised, and all outputs of the options are written.
+        alone: there is one volume only: its failure is raised, and the options for single volumes apply.
         exports: get each volume with its result, in whatever thread has it.
     """
-    # samples drop channels of networks that all would share
+    # sampling drops channels of the networks, which parallel volumes would share
     plain = not alone and not isinstance(engine, WaitingEngine) and engine.device.type == "cpu"
     if (
         plain

@@ -41,7 +41,7 @@ Series = Annotated[
     str | None,
     typer.Option(
         metavar="SERIES",
-        help="Which of several DICOM series: its number, description or UID; without it they are listed.",
+        help="Which of several DICOM series: number, description or UID; without it they are listed.",
     ),
 ]
 SegType = Annotated[
@@ -55,7 +55,7 @@ SecondaryCapture = Annotated[
     bool, typer.Option("--secondary-capture", help="DICOM: write the picture as secondary capture too.")
 ]
 Deidentify = Annotated[
-    bool, typer.Option("--deidentify", help="DICOM: leave out what is known of patient and study; UIDs stay.")
+    bool, typer.Option("--deidentify", help="DICOM: leave out the attributes of patient and study; UIDs stay.")
 ]
 LowMemory = Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -82,7 +82,7 @@ class _PlainConsole(Console):
 
 
 def console() -> Console:
-    """The console for results; texts in it are no markup, and what a terminal would act on is escaped."""
+    """The console for results; texts are not parsed as markup, and control characters are escaped."""
     return _PlainConsole(file=sys.stdout, highlight=False, markup=False, emoji=False)
 
 
@@ -185,19 +185,19 @@ def print_findings(report: Mapping[str, Any], subject: str = "") -> None:
 
 
 def print_line(report: dict[str, Any]) -> None:
-    """One of several volumes that is done, in one line, after what was noticed."""
+    """Print one line for a finished volume of several, after its warnings."""
     if "error" not in report:
         print_findings(report, subject=f"{report['input']}: ")
         say(f"{report['input']} -> {report['output']}")
 
 
 def tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
-    """Say in which volumes nothing was found; the exit code."""
+    """Report on stderr the volumes in which nothing was found; returns the exit code."""
     code = 0
     for report in reports:
         error = NothingFoundError(
             f"Nothing was found in {report['input']}: it shows none of the structures of {report['model']['name']}.",
-            "See that volume and model belong together: part of the body, modality and contrast, field of view.",
+            "Check that the model suits the volume: part of the body, modality and contrast, field of view.",
         )
         code = report_failure(error)
     return code

@@ -1,7 +1,7 @@
 """What the clinician changed in a segmentation since networks wrote into it, also in scenes that are loaded again.
 
 The segmentation node stores, as attributes, what each model wrote last, and which slices were corrected before that:
-attributes are saved with the scene and follow the frames of sequences. Scenes come from anywhere: attributes are read
+attributes are saved with the scene and follow the frames of sequences. Scenes are not trusted: attributes are read
 as a whole, with bounds on all of it, or not at all.
 """
 
@@ -29,11 +29,11 @@ from .layers import REFERENCE_GEOMETRY, find_layers, find_segment, label_map
 from .volume import image_from_volume_node, volume_geometry
 
 _WRITTEN, _CORRECTED, _PLACE = "SESegmentation.Own", "SESegmentation.Corrected", "SESegmentation.Place"
-#: attributes that belong together, for whoever saves and restores them
+#: attributes that must be saved and restored together
 EDIT_ATTRIBUTES = (_WRITTEN, _CORRECTED, _PLACE)
 _LONGEST_WRITTEN, _LONGEST_CORRECTED, _LONGEST_PLACE = 2**26, 2**16, 2**10  # bytes, characters, characters
 _MAXIMUM_RESULTS, _MAXIMUM_STRUCTURES, _MAXIMUM_SIZE = 32, 1024, 8192
-#: voxels of all results together: so many, or so many times those of the largest volume in the scene
+#: most voxels of all results together: the first number, or the second times those of the scene's largest volume
 _VOXELS, _TIMES_LARGEST = 2**25, 8
 _FARTHEST_MM, _LARGEST_SPACING_MM = 1e6, 1e3
 
@@ -51,7 +51,7 @@ class WrittenLabels:
     structures: tuple[Label, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; the voxels compressed, some 10 kB for a crop and 300 kB for a whole brain."""
+        """As JSON, with compressed voxels: about 10 kB for a crop and 300 kB for a whole brain."""
         values = voxels_of(self.labels)
         geometry = self.labels
         return {
@@ -66,7 +66,7 @@ class WrittenLabels:
 
     @classmethod
     def from_dict(cls, entry: Any, most_voxels: int) -> WrittenLabels:
-        """Read what :meth:`to_dict` gave; ModelError or ValueError where it is something else, or larger."""
+        """Read what :meth:`to_dict` returned; ModelError or ValueError if it is invalid or larger."""
         fields = Fields(entry, "result")
         structures = tuple(map(Label.from_dict, fields.sequence("structures", most=_MAXIMUM_STRUCTURES)))
         if not structures or len({label.value for label in structures}) < len(structures):
@@ -128,9 +128,7 @@ class EditRecord:
             corrected = _read_corrected(node.GetAttribute(_CORRECTED) or "", written)
         except (ValueError, zlib.error, SegmentationError) as error:
             raise InputError(
-                _("The notes on what was edited in the segmentation {name} cannot be used.").format(
-                    name=node.GetName()
-                ),
+                _("The record of edits in the segmentation {name} cannot be used.").format(name=node.GetName()),
                 _("Choose a new segmentation as the output, so that no correction is lost."),
             ) from error
         return cls(written, corrected)
@@ -194,14 +192,14 @@ def _read_corrected(text: str, written: Sequence[WrittenLabels]) -> tuple[Slices
 
 
 def _most_voxels(scene: slicer.vtkMRMLScene | None) -> int:
-    """How many voxels are read at most: results belong to volumes such as are in the scene."""
+    """Most voxels to read: results belong to volumes like those in the scene."""
     nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene) if scene is not None else []
     images = [image for image in (node.GetImageData() for node in nodes) if image is not None]
     return max([_VOXELS, *(_TIMES_LARGEST * image.GetNumberOfPoints() for image in images)])
 
 
 def _decompress(text: str, size: int) -> bytes:
-    """The decompressed bytes; ValueError unless they are ``size``. No more are ever made."""
+    """The decompressed bytes; ValueError unless there are ``size``. No more than that are ever decompressed."""
     unpacker = zlib.decompressobj()
     content = unpacker.decompress(base64.b64decode(text, validate=True), size + 1)
     if len(content) != size or not unpacker.eof or unpacker.unused_data:
@@ -265,10 +263,10 @@ def check_output_grid(
     Takes little time: voxels are compared only where the grids differ.
 
     Args:
-        spacing: of the model, in mm: its grid over the volume is as good as the volume's own.
+        spacing: of the model, in mm; slices corrected on its grid over the volume are accepted too.
 
     Raises:
-        InputError: it does; or the record of its edits is invalid.
+        InputError: it holds such slices; or the record of its edits is invalid.
     """
     geometry = volume_geometry(volume)
     for result in EditRecord.read(node).written:

@@ -52,7 +52,7 @@ def find_layers(segmentation: slicer.vtkSegmentation, structures: Sequence[Label
 
 
 def label_map(node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Label], geometry: sitk.Image) -> sitk.Image:
-    """Some structures of a segmentation as an image with the geometry of another; of what overlaps, one is seen."""
+    """Some structures of a segmentation as an image with the geometry of another; overlaps show one of them."""
     merged = np.zeros(geometry.GetSize()[::-1], value_type(structures))
     for layer in find_layers(node.GetSegmentation(), structures, geometry):
         np.copyto(merged, layer.values, where=layer.values > 0)

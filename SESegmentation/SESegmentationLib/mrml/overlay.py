@@ -1,4 +1,4 @@
-"""Maps laid over the slice views for a while: of doubt, of what networks looked at, of what a proposal changes."""
+"""Maps shown over the slice views: of doubt, of what networks looked at, and of what a proposal changes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .volume import RAS_TO_LPS
 
 _GAINED, _LOST = ("gained", (0.2, 0.9, 0.3)), ("lost", (0.95, 0.2, 0.2))
 _OPACITY = 0.5
-#: gates beyond these are shut or open in single precision; and a number below the log-odds of all gates
+#: gates are clipped to this range, beyond which single precision is 0 or 1; a number below the log-odds of all gates
 _CERTAIN, _UNSEEN = (1e-7, 1 - 1e-7), -20.0
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A map over a segmented volume, a volume node beside the segmentation, made when it is first shown.
+    """A map over a segmented volume: a volume node beside the segmentation, created when the map is first shown.
 
     Attributes:
         role: of the volume among the segmentation's references.
         name: added to the segmentation's name.
-        voxels: makes of the map's values, 0 to 1, those of the volume.
+        voxels: converts the map's values, 0 to 1, to those of the volume node.
         colour: sets up how the volume with these voxels is displayed.
     """
 
@@ -105,7 +105,7 @@ def _colour_doubt(display: slicer.vtkMRMLScalarVolumeDisplayNode, voxels: np.nda
 
 
 def _log_odds(gates: np.ndarray) -> np.ndarray:
-    """Gates on a scale on which those that are all but open differ; what the networks did not see is below all."""
+    """Gates as log-odds, which tell apart those close to 1; voxels that the networks did not see lie below all."""
     inside = np.clip(gates, *_CERTAIN)
     return np.where(gates > 0, np.log(inside / (1 - inside)), _UNSEEN).astype(np.float32)
 
@@ -120,7 +120,7 @@ def _colour_attention(display: slicer.vtkMRMLScalarVolumeDisplayNode, voxels: np
 
 
 def value_range(values: np.ndarray, above: float = 0.0) -> tuple[float, float]:
-    """What 98 % of those values lie between that are ``above`` a number."""
+    """The 1st and 99th percentile of the values greater than ``above``."""
     part = values[::2, ::2, ::2]  # a part of many is enough
     part = part[part > above]
     if not part.size:

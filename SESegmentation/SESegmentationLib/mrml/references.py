@@ -1,6 +1,6 @@
-"""What belongs to a node: other nodes, by the roles of node references, and the changes that can be taken back.
+"""What belongs to a node: other nodes, by the roles of node references, and the history of changes to undo.
 
-Scenes come from anywhere, and a reference may name any node. What was not made for the purpose is neither changed nor
+Scenes are not trusted, and a reference may name any node. Nodes not made for the purpose are neither changed nor
 removed, whatever a reference says.
 """
 
@@ -142,7 +142,7 @@ class UndoHistory:
         self._histories: list[tuple[slicer.vtkMRMLSegmentationNode, slicer.vtkSegmentationHistory]] = []
 
     def save(self, node: slicer.vtkMRMLSegmentationNode) -> None:
-        """Keep the present state; the next change can be taken back."""
+        """Keep the present state, so that the next change can be undone."""
         self._histories = [entry for entry in self._histories if entry[0].GetScene() is not None]
         history = self._find(node)
         if history is None:
@@ -153,22 +153,22 @@ class UndoHistory:
         history.SaveState()
 
     def can_undo(self, node: slicer.vtkMRMLSegmentationNode | None) -> bool:
-        """Whether there is a change of this segmentation to take back."""
+        """Whether there is a change of this segmentation to undo."""
         history = self._find(node)
         return history is not None and bool(history.IsRestorePreviousStateAvailable())
 
     def can_redo(self, node: slicer.vtkMRMLSegmentationNode | None) -> bool:
-        """Whether a change of this segmentation was taken back and can be made again."""
+        """Whether a change of this segmentation was undone and can be redone."""
         history = self._find(node)
         return history is not None and bool(history.IsRestoreNextStateAvailable())
 
     def undo(self, node: slicer.vtkMRMLSegmentationNode) -> bool:
-        """Take the last change back. Returns whether there was one."""
+        """Undo the last change. Returns whether there was one."""
         history = self._find(node)
         return history is not None and self.can_undo(node) and bool(history.RestorePreviousState())
 
     def redo(self, node: slicer.vtkMRMLSegmentationNode) -> bool:
-        """Make the change again that was taken back last. Returns whether there was one."""
+        """Redo the change that was undone last. Returns whether there was one."""
         history = self._find(node)
         return history is not None and self.can_redo(node) and bool(history.RestoreNextState())
 

@@ -1,6 +1,6 @@
 """Results as segmentation nodes: named, coloured, with terminology, review state and who drew them.
 
-What a network wrote is "not started", in scenes and in the files of the command: nobody has worked on it. Slicer's
+What a network wrote is "not started", in scenes and in the command's files: no person has worked on it yet. Slicer's
 Segment Editor makes that "in progress" with the first stroke; "completed" is what the clinician accepts, and nothing is
 written into it any more. "Flagged" is for the clinician's own use, and still to be checked.
 """
@@ -220,7 +220,7 @@ def _set_geometry(segmentation: slicer.vtkSegmentation, labels: sitk.Image, is_e
 
 
 def _check_voxels(node: slicer.vtkMRMLSegmentationNode) -> None:
-    """Refuse a segmentation whose segments are surfaces, for example from STL files: to write voxels would end them."""
+    """Refuse a segmentation whose segments are surfaces, e.g. from STL files: writing voxels would delete them."""
     segmentation = node.GetSegmentation()
     if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
         raise InputError(
@@ -250,7 +250,7 @@ def _with_protected(
     structures: Sequence[Label],
     geometry: sitk.Image,
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """``values`` with what the segments hold where ``protected``; and those apart that overlap another one there."""
+    """``values`` with the segments' voxels where ``protected``; and by value, apart, segments that overlap there."""
     if protected is None or not protected.any():
         return values, {}
     layers = find_layers(segmentation, structures, geometry)
@@ -355,7 +355,7 @@ class SegmentationSequence:
         self._frames.check()
         if self.node.GetScene() is None or self._sequence.GetScene() is None:
             raise InputError(
-                _("The segmentation was removed while frames were segmented."),
+                _("The segmentation was removed while frames were being segmented."),
                 _("Segment again into a new segmentation."),
             )
         frame = self.frame(number)

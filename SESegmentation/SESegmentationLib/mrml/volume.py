@@ -28,9 +28,9 @@ from ..io.formats import read_header
 from ..io.volume_image import NO_ORIENTATION, SHEAR_DEGREES, ShearedError, affines_contradict, shear_degrees
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
-#: files whose headers say where their voxels are, which is compared with what Slicer makes of it
+#: files whose headers give the positions of their voxels, which are compared with those in Slicer
 _CHECKED = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
-#: relative difference of two voxel sizes that rounding explains
+#: largest relative difference of two voxel sizes that is taken for rounding
 _SAME_SIZE = 0.01
 
 
@@ -108,10 +108,10 @@ def image_from_volume_node(node: slicer.vtkMRMLScalarVolumeNode) -> sitk.Image:
 
 
 def copier_of_volume_node(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], sitk.Image]:
-    """What makes the image of :func:`image_from_volume_node`, whose errors are raised before.
+    """A function that makes the image of :func:`image_from_volume_node`, whose errors are raised here.
 
-    It needs nothing of MRML any more but the voxels, and may run in another thread: where memory is first used, copying
-    the voxels of a whole body takes longer than a window may wait.
+    It needs no MRML but the array of voxels, and may run in another thread: copying the voxels of a whole body into
+    memory not used before blocks the window for too long.
     """
     check_volume_node(node)
     data = node.GetImageData()
@@ -122,10 +122,10 @@ def copier_of_volume_node(node: slicer.vtkMRMLScalarVolumeNode) -> Callable[[], 
 
 
 def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Refuse a volume that Slicer shows otherwise than its file says, as it was loaded.
+    """Refuse a volume whose geometry in Slicer differs from that in the file it was loaded from.
 
-    Slicer drops shear and shows the volume straightened; it takes a negative voxel size for a mirror image; it goes by
-    no unit. Where the volume was moved or changed since, what the file says is no matter any more.
+    Slicer drops shear and shows the volume straightened; it reads a negative voxel size as a mirror image; it ignores
+    units. A volume that was moved or changed since loading is not compared.
     """
     storage = node.GetStorageNode()
     path = Path((storage.GetFileName() if storage else None) or "")
@@ -150,7 +150,7 @@ def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
     ours[:3, :3] = _directions_lps(node) * node.GetSpacing()
     ours[:3, 3] = RAS_TO_LPS @ node.GetOrigin()
     last = ours[:3, 2] * (node.GetImageData().GetDimensions()[2] - 1)
-    if np.linalg.det(ours) * np.linalg.det(theirs) < 0:  # Slicer turns the third axis of left-handed files round
+    if np.linalg.det(ours) * np.linalg.det(theirs) < 0:  # Slicer reverses the third axis of left-handed files
         theirs = theirs.copy()
         theirs[:3, 2] *= -1
         theirs[:3, 3] -= theirs[:3, 2] * (node.GetImageData().GetDimensions()[2] - 1)
@@ -165,7 +165,7 @@ def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
     else:
         return
     raise InputError(
-        _("Slicer shows {node} otherwise than its file says: {what}.").format(node=node.GetName(), what=what),
+        _("Slicer shows {node} differently from what its file says: {what}.").format(node=node.GetName(), what=what),
         _("Correct the header of the file, save it from another program, or load the DICOM series it was made from."),
     )
 

@@ -1,4 +1,4 @@
-"""The module's panel, a part a file; what a part needs of others is handed to it. Needs qt and slicer, no torch."""
+"""The module's panel, one part per file; each is passed what it needs of the others. Needs qt and slicer, no torch."""
 
 from .computer import DoctorProcess, UserSettings
 from .dependencies import DependencyInstaller

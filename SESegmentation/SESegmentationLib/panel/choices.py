@@ -30,10 +30,10 @@ class Choices(Protocol):
 
     Attributes:
         inputVolume: the volume to segment.
-        everyFrame: of the sequence that shows its frames in the volume; otherwise the one that is selected.
+        everyFrame: segment all frames of the sequence that the volume shows; otherwise the selected one only.
         model: name of the model; empty: the first one.
         adaptedFrom: use the parameters adapted to this patient that come with this segmentation; None: the model as it
-            is. Counts for its own volume and model only.
+            is. Applies to its own volume and model only.
         region: look only inside this box; None: the whole volume.
         outputSegmentation: written into; None: a new segmentation each time.
         resultSegmentation: the result on show.
@@ -63,7 +63,7 @@ class Choices(Protocol):
 def unusable_choices(node: slicer.vtkMRMLScriptedModuleNode) -> list[str]:
     """Names of parameters with values that cannot be used: of another version, edited by hand, or malicious.
 
-    Slicer's wrapper checks what is written and not what is read: one such value would end every visit of the module.
+    Slicer's wrapper checks values on writing, not on reading: one such value would raise whenever the module is opened.
     """
     wrong = [name for name, valid in _VALID.items() if node.HasParameter(name) and not valid(node.GetParameter(name))]
     referred = {name: node.GetNodeReference(name) for name in _CLASSES}
@@ -103,7 +103,7 @@ def input_findings(node: slicer.vtkMRMLScalarVolumeNode, card: ModelCard, has_re
     Args:
         node: the volume; its parent transform is left out, as in the segmentation.
         card: the model.
-        has_region: only a part is to be segmented: then the size of the whole does not matter.
+        has_region: only a region is segmented; the field of view is not checked then.
     """
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASDirectionMatrix(matrix)
@@ -152,7 +152,7 @@ class Inputs(VTKObservationMixin):
         return self._messages.shown
 
     def choose_volume(self) -> None:
-        """Choose the volume that is on show, or the first one, where none is chosen yet."""
+        """If no volume is chosen yet, choose the one shown in the views, or the first."""
         choices = self._choices()
         if choices is None or choices.inputVolume is not None:
             return
@@ -201,7 +201,7 @@ class Inputs(VTKObservationMixin):
         self.refresh()
 
     def _on_region_added(self, region: slicer.vtkMRMLMarkupsROINode) -> None:
-        """Lay a new box round the middle of the volume: a place to start from."""
+        """Place a new box around the centre of the volume, as a starting point."""
         volume = self.volume
         if volume is None or not isinstance(region, slicer.vtkMRMLMarkupsROINode):
             return

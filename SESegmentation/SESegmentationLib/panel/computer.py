@@ -1,4 +1,4 @@
-"""The section "This computer": checks of what a segmentation needs; and what is remembered of its user."""
+"""The section "This computer", which checks what a segmentation needs; and the stored settings of the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..errors import SegmentationError, UsageError
 from ..models import ModelCard
 from .messages import status_icon
 
-_AGAIN = "Check again; if it fails again, install SESegmentation anew."
+_AGAIN = "Check again; if it fails again, reinstall SESegmentation."
 _POLL_MS = 200
 _GROUP = "SESegmentation"
 
@@ -44,7 +44,7 @@ class UserSettings:
         self._settings = settings
 
     def has_accepted(self, card: ModelCard) -> bool:
-        """Whether the user has accepted the terms of this model. Free licences ask for no consent."""
+        """Whether the user has accepted the terms of this model. Free licences need no consent."""
         accepted = self._settings.value(_key("AcceptedLicence", card.name))
         return not card.licence.asks_consent or accepted == card.licence.spdx
 
@@ -63,10 +63,10 @@ class UserSettings:
         self._settings.setValue(_key("AcceptedLicence", card.name), card.licence.spdx if accepted else "")
 
     def expected_seconds(self, model: str, device: str, fast: bool, volume_ml: float) -> float | None:
-        """Expected time of a segmentation in s, by the last one on this computer; None before the first.
+        """Expected time of a segmentation in s, from the last one on this computer; None before the first.
 
         Args:
-            volume_ml: the part of space to be segmented: time grows with it, as the model's grid is the same for all.
+            volume_ml: the space to be segmented, in ml; time grows with it, as a model's voxel size is fixed.
         """
         try:
             return float(self._settings.value(_speed_key(model, device, fast))) * volume_ml
@@ -98,7 +98,7 @@ class UserSettings:
 
     @property
     def uses_server(self) -> bool:
-        """Whether the server computes, instead of this computer."""
+        """Whether segmentations run on the server instead of this computer."""
         return self._settings.value(_key("Place")) == "server"
 
     @uses_server.setter
@@ -122,7 +122,7 @@ class DoctorProcess:
         doctor = DoctorProcess()
         doctor.start()
         # now and then, from a timer
-        checks = doctor.poll()   # None as long as it is at work
+        checks = doctor.poll()   # None while it is running
     """
 
     def __init__(self) -> None:
@@ -180,7 +180,7 @@ def _not_started(error: OSError) -> SegmentationError:
 
 
 class Doctor(Protocol):
-    """Makes the checks without making anybody wait."""
+    """Makes the checks without blocking the window."""
 
     def start(self) -> None:
         """Begin; what was under way is dropped."""
@@ -238,9 +238,9 @@ class ComputerSection:
         self.wheels_folder()
 
     def wheels_folder(self) -> str:
-        """The folder of wheels that the field shows, which is remembered; empty where there is none.
+        """The folder of wheels in the field, which is stored as a setting; empty if there is none.
 
-        The field has no signal for every change: none for an empty path after one that cannot be used.
+        The field does not signal every change: not that from an unusable path to an empty one.
         """
         self._settings.wheels_folder = folder = self._ui.wheelsFolderEdit.currentPath.strip()
         return folder
@@ -273,6 +273,6 @@ class ComputerSection:
 
 
 def _severity(check: Check) -> int:
-    """What needs doing comes first."""
+    """Sort key: errors first, then warnings, then the rest."""
     order = (ERROR, WARNING)
     return order.index(check.status) if check.status in order else len(order)

@@ -19,10 +19,10 @@ from slicer.i18n import tr as _
 from ..errors import DependencyError
 
 TORCH = "torch"
-#: by which pages about results are made, by the ending of the page
+#: the packages that make pages about results, by file extension of the page
 OF_PAGES = {".html": ("jinja2>=3.1", "pillow>=10"), ".pdf": ("matplotlib>=3.8", "pillow>=10")}
 TORCH_VERSION = ">=2.2"
-#: finds the build of torch that fits the graphics driver; the extension PyTorch uses it too, but stops the window then
+#: finds the build of torch that fits the graphics driver; the extension PyTorch uses it too, but blocks the window
 CHOOSER = "light-the-torch>=0.5"
 #: for a torch before 2.3
 OLD_NUMPY = "numpy<2"
@@ -39,7 +39,7 @@ class InstallationPlan:
 
     Attributes:
         requirements: what is to be installed.
-        folder: of wheels to take it from; empty for the internet.
+        folder: of wheels to install from; empty for the internet.
         commands: arguments of ``python -m``, one after the other.
     """
 
@@ -52,18 +52,18 @@ class Dependencies(Protocol):
     """The packages that the worker, or something else, needs."""
 
     def missing(self, wanted: Sequence[str] | None = None) -> list[str]:
-        """Those of ``wanted``, of the worker's requirements where that is None, that are not met."""
+        """The requirements in ``wanted``, or those of the worker if it is None, that are not met."""
 
     def ask(self, missing: list[str]) -> InstallationPlan:
-        """Ask whether to install; DependencyError where it cannot be, or the user declines."""
+        """Ask whether to install; DependencyError if that is impossible or the user declines."""
 
 
 class DependencyInstaller:
-    """Takes torch by way of light-the-torch, the rest by pip; or everything from a folder of wheels.
+    """Installs torch with light-the-torch and the rest with pip, or everything from a folder of wheels.
 
     Args:
         requirements_file: requirements.txt with everything except torch.
-        wheels_folder: gives the folder of wheels, empty where the internet is to be used.
+        wheels_folder: returns the folder of wheels; empty to use the internet.
     """
 
     def __init__(self, requirements_file: str | Path, wheels_folder: Callable[[], str]) -> None:
@@ -90,11 +90,11 @@ class DependencyInstaller:
         if folder and not any(Path(folder).glob("*.whl")):
             raise DependencyError(
                 _("There are no wheels in {folder}.").format(folder=folder),
-                _("Choose another folder under This computer, or empty the field to install from the internet."),
+                _("Choose another folder under This computer, or clear the field to install from the internet."),
             )
         if not slicer.util.confirmOkCancelDisplay(_question(missing, folder), _("Install Python packages")):
-            one = _("{packages} is needed and was not installed, as you chose.")
-            several = _("{packages} are needed and were not installed, as you chose.")
+            one = _("{packages} is needed, but you chose not to install it.")
+            several = _("{packages} are needed, but you chose not to install them.")
             raise DependencyError(
                 (one if len(missing) == 1 else several).format(packages=_(" and ").join(map(_name, missing))),
                 _("Click again to be asked again, or install them yourself in Slicer's Python."),
@@ -103,7 +103,7 @@ class DependencyInstaller:
 
 
 def loaded_versions() -> dict[str, str]:
-    """Versions on the disk of packages that this program has loaded; another version later needs a restart."""
+    """Versions on disk of the packages that this program has loaded; if one changes later, a restart is needed."""
     names = {name.partition(".")[0] for name in list(sys.modules)}
     return {name: version for name in names if (version := _version(name)) is not None}
 
@@ -159,7 +159,7 @@ def _name(requirement: str) -> str:
 def _question(missing: list[str], folder: str) -> str:
     sizes = "\n".join(f"- {requirement}: {_size(_name(requirement))}" for requirement in missing)
     source = (
-        _("They are taken from {folder}; nothing is downloaded.").format(folder=folder)
+        _("They are installed from {folder}; nothing is downloaded.").format(folder=folder)
         if folder
         else _("They are downloaded from the internet into Slicer's Python; your images stay on this computer.")
     )
@@ -170,36 +170,36 @@ def _question(missing: list[str], folder: str) -> str:
 
 
 def _size(package: str) -> str:
-    """What a package and all it needs takes to download."""
+    """The download size of a package with its dependencies, in words."""
     if package != TORCH:
         return _("about 20 MB") if package in (_name(OLD_NUMPY), "matplotlib") else _("about 1 MB")
     if shutil.which("nvidia-smi"):
-        return _("about 3 GB, because the NVIDIA GPU is supported")
+        return _("about 3 GB, with support for the NVIDIA GPU")
     return _("about 150 MB") if platform.system() == "Darwin" else _("about 250 MB")
 
 
 @dataclass(frozen=True)
 class _Reason:
-    """One reason, recognised by phrases of pip, urllib3 and the systems."""
+    """One cause of a failure, recognised by phrases that pip, urllib3 or the operating system print."""
 
     phrases: tuple[str, ...]
     cause: str
     remedy: str
 
 
-#: the more specific ones first: behind a proxy, pip reports a failed connection as well, and without one no version
+#: the more specific first: behind a proxy, pip reports a failed connection too; without a connection, no version too
 _REASONS = (
     _Reason(
         ("ProxyError", "Cannot connect to proxy", "Tunnel connection failed", "407 Proxy"),
-        "The proxy of your network did not let the download through.",
-        "Ask who runs the network for its address, set it in the environment variable HTTPS_PROXY, restart Slicer and "
-        f"click again. Or do without: {_WHEELS}",
+        "The proxy of your network blocked the download.",
+        "Ask your network administrator for its address, set it in the environment variable HTTPS_PROXY, restart "
+        f"Slicer and click again. Or do without: {_WHEELS}",
     ),
     _Reason(
         ("CERTIFICATE_VERIFY_FAILED", "SSLError", "SSLCertVerificationError"),
         "The connection is not trusted: your network probably inspects encrypted connections.",
-        "Ask who runs the network for its certificate, set the environment variable PIP_CERT to its file, restart "
-        f"Slicer and click again. Or do without: {_WHEELS}",
+        "Ask your network administrator for its certificate, set the environment variable PIP_CERT to its file, "
+        f"restart Slicer and click again. Or do without: {_WHEELS}",
     ),
     _Reason(
         (
@@ -243,7 +243,7 @@ def explain_failure(output: str, packages: list[str], folder: str = "") -> Depen
         folder: of wheels, if it was installed from one.
     """
     names = " and ".join(re.split(r"[<>=!~;\[ ]", package, maxsplit=1)[0] for package in packages)
-    wanted = " ".join(f'"{package}"' for package in packages)  # a shell would take > for its own
+    wanted = " ".join(f'"{package}"' for package in packages)  # quoted: a shell would redirect at >
     if folder and any(phrase in output for phrase in _NO_VERSION):
         return DependencyError(
             _("The folder {folder} lacks a wheel that fits this Slicer.").format(folder=folder),
@@ -258,8 +258,8 @@ def explain_failure(output: str, packages: list[str], folder: str = "") -> Depen
     return DependencyError(
         _("{names} could not be installed: {line}").format(names=names, line=_last_line(output)),
         _(
-            "Try again. If it fails again, look at what pip says in the log "
-            "below, or install PyTorch in the module PyTorch Util, which stops the window "
+            "Try again. If it fails again, read pip's output in the log "
+            "below, or install PyTorch with the module PyTorch Util, which blocks the window "
             "meanwhile. Or do without the internet: {wheels}"
         ).format(wheels=_WHEELS.format(packages=wanted)),
     )

@@ -1,4 +1,4 @@
-"""An installation from question to end: pip runs in a process of its own, and the window stays responsive."""
+"""Installs packages, after asking: pip runs in a process of its own, and the window stays responsive."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .messages import WARNING, ActionRunner, Message
 
 _POLL_MS = 100
 _LINE_CHARACTERS = 60
-#: the second half of a double click must not cancel what the first half began, in s
+#: clicks within this time (s) of the start do not cancel: a double click must not cancel what it began
 _DOUBLE_CLICK_SECONDS = 0.5
-#: time for pip to restore what it had removed, after it was asked to end, in s
+#: time in s that pip gets, once asked to end, to restore what it had removed
 GRACE_SECONDS = 5.0
 
 
 class InstallProcess:
-    """Runs ``python -m`` with each of some lists of arguments, until one fails.
+    """Runs ``python -m`` with one list of arguments after another, until one fails.
 
-    It is looked after from a timer and needs no thread: Slicer lets other threads of Python hardly run.
+    A timer polls it, not a thread: Slicer hardly lets other Python threads run.
 
     Args:
         commands: for example ``[["pip", "install", "safetensors"]]``.
@@ -47,7 +47,7 @@ class InstallProcess:
         self._process = self._start_next()
 
     def poll(self) -> int | None:
-        """The exit code of the command that failed, 0 if all have succeeded, None while there is something to do."""
+        """The exit code of the command that failed, 0 if all have succeeded, None while they run."""
         code = self._process.poll()
         if code is None:
             if self._force_at is not None and time.monotonic() > self._force_at:
@@ -96,7 +96,7 @@ class _Underway:
         wanted: what was asked for; see :meth:`Installation.ensure`.
         process: pip.
         action: what needs the packages; run when they are installed.
-        versions_before: of packages that this program has loaded.
+        versions_before: of the loaded packages when it began; see :func:`.loaded_versions`.
         started: when it began, in s of the monotonic clock.
         cancelled: the user has asked to stop it.
     """
@@ -111,13 +111,13 @@ class _Underway:
 
 
 class Installation:
-    """Sees to it that the packages that are needed are installed.
+    """Installs the packages that an action needs, if the user agrees, and then runs it.
 
     Args:
         ui: holds segmentButton, progressBar and progressLabel.
-        dependencies: know what is needed.
+        dependencies: tells what is missing, and asks the user.
         actions: runs what is done afterwards, and shows failures.
-        on_installed: called when something was installed, before anything else is done.
+        on_installed: called after an installation, before the action runs.
     """
 
     def __init__(
@@ -140,18 +140,19 @@ class Installation:
 
     @property
     def log(self) -> str:
-        """What was printed by the last installation, where that has failed."""
+        """The output of the last installation if it failed; otherwise empty."""
         return self._log
 
     def ensure(self, action: Callable[[], None], wanted: Sequence[str] | None = None) -> None:
         """Run an action that needs packages: at once where they are installed, else after installing them.
 
         Args:
-            action: is run.
+            action: what to run.
             wanted: requirements; None for those of the worker.
 
         Raises:
             DependencyError: the installation cannot begin, or the user declined.
+            SegmentationError: there is no Python to install with.
         """
         if self.running:
             return
@@ -181,7 +182,7 @@ class Installation:
         underway.process.cancel()
 
     def close(self) -> None:
-        """Stop at once, and report to nobody."""
+        """Stop at once, without reporting an outcome."""
         self._timer.stop()
         if self._underway is not None:
             self._underway.process.close()
@@ -224,7 +225,7 @@ class Installation:
             raise explain_failure(f"{printed}\nthe installation ended without them", missing, plan.folder)
 
     def _warn_of_replaced(self, before: dict[str, str]) -> None:
-        """Warn of packages that were replaced while this program goes on using the version before."""
+        """Warn if packages were replaced while this program keeps using the old versions."""
         now = loaded_versions()
         replaced = [
             f"{name} {before[name]} → {now[name]}"
@@ -233,7 +234,7 @@ class Installation:
         ]
         if replaced:
             text = _("Slicer must be restarted: packages that it uses were replaced ({packages}).")
-            consequence = _("Until then other modules may fail; segmentations run with the new versions already.")
+            consequence = _("Until then other modules may fail; segmentations already use the new versions.")
             self._actions.messages.add(Message(WARNING, text.format(packages=", ".join(replaced)), consequence))
 
     def _show_running(self) -> None:
@@ -242,7 +243,7 @@ class Installation:
         ui.segmentButton.text = _("Cancel")
         ui.segmentButton.toolTip = _("Stop the installation.")
         ui.progressLabel.text = _("Installing Python packages…")
-        ui.progressBar.maximum = 0  # it is not known how long it takes
+        ui.progressBar.maximum = 0  # a busy indicator: the duration is unknown
         ui.progressBar.visible = ui.progressLabel.visible = True
 
     def _show_idle(self) -> None:

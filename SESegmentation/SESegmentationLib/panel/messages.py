@@ -1,4 +1,4 @@
-"""Messages in the panel in place of pop-ups, the actions whose errors they show, and numbers and names in words."""
+"""Messages shown in the panel instead of pop-ups, the runner of actions that shows their errors, and display texts."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def phase_name(phase: str) -> str:
         "load": _("Loading the model"),
         "prepare": _("Preparing the volume"),
         "locate": _("Looking for the region"),
-        "restore": _("Bringing the result to the volume's grid"),
+        "restore": _("Resampling the result to the volume's grid"),
         "measure": _("Measuring"),
         "segment": _("Segmenting as before"),
         "learn": _("Learning from the corrected slices"),
-        "look": _("Seeing what the network looks at"),
+        "look": _("Mapping what the network looked at"),
         "adapt": _("Adapting to this scan"),
         "segment again": _("Segmenting with what was learnt"),
         SENDING: _("Sending the scan to the server"),
         AGAIN: _("The connection is lost; connecting again"),
-        RESTARTED: _("The server begins again"),
+        RESTARTED: _("The server is starting the job again"),
     }
     if phase in known:
         return known[phase]
@@ -81,12 +81,12 @@ def progress_line(phase: str, seconds_left: float | None) -> str:
 
 
 def state_name(state: str) -> str:
-    """How far the review of a structure is, for the list."""
+    """The review state of a structure, for the list."""
     return {TO_CHECK: _("to check"), CORRECTED: _("corrected"), ACCEPTED: _("accepted")}[state]
 
 
 def as_rich_text(text: str) -> str:
-    """A text for widgets that guess whether it is rich text: names in a scene may hold any markup."""
+    """Escape a text for widgets that guess whether it is rich text: names in a scene may contain markup."""
     return f"<span>{html.escape(text)}</span>"
 
 
@@ -115,7 +115,7 @@ class Message:
 
     Attributes:
         level: "error", "warning" or "information".
-        text: what is the matter, one sentence.
+        text: the problem, one sentence.
         remedy: what to do, or what it means, one sentence; may be empty.
     """
 
@@ -159,7 +159,7 @@ class MessageList:
         return list(self._messages)
 
     def show(self, messages: Iterable[Message]) -> None:
-        """Show these messages instead of those before."""
+        """Show these messages in place of the present ones."""
         self.clear()
         for message in messages:
             self.add(message)
@@ -182,7 +182,7 @@ class MessageList:
 
 
 def status_icon(level: str) -> Any:
-    """The style's own icon for a level, or for "ok", a ``QIcon``."""
+    """The ``QIcon`` of the present style for a level or for "ok"."""
     pictures = {
         ERROR: qt.QStyle.SP_MessageBoxCritical,
         WARNING: qt.QStyle.SP_MessageBoxWarning,
@@ -220,15 +220,15 @@ def _rich_text(message: Message) -> str:
 
 
 class ActionRunner:
-    """Runs what clicks ask for, one action at a time; shows cause and remedy of what fails, with the worker's log.
+    """Runs the actions of buttons, one at a time; shows cause and remedy of a failure, with the worker's log.
 
     Attributes:
         messages: what is shown.
 
     Args:
         ui: holds messageFrame, logButton and logText.
-        ready: tells whether there is a scene to do anything in.
-        log: gives what the worker printed last.
+        ready: returns whether there is a scene to work on.
+        log: returns the last output of the worker.
     """
 
     def __init__(self, ui: Any, ready: Callable[[], bool], log: Callable[[], str]) -> None:
@@ -245,7 +245,7 @@ class ActionRunner:
         button.connect("clicked(bool)", lambda: self.run(action))
 
     def run(self, action: Callable[[], None]) -> None:
-        """Run what a click asks for; messages about what was done before go away."""
+        """Run an action, after removing the messages of the one before."""
         if self._busy or not self._ready():  # Slicer handles events while dialogs are shown and packages installed
             return
         self._busy = True
@@ -275,7 +275,7 @@ class ActionRunner:
 
 
 def explain_error(error: Exception) -> SegmentationError:
-    """An error with cause and remedy. Any other exception is a fault of this program, and goes to the error log."""
+    """The error to show, with cause and remedy. An exception without them is a bug, and also goes to the error log."""
     if isinstance(error, SegmentationError):
         return error
     if is_out_of_memory(error):

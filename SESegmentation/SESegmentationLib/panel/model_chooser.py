@@ -32,14 +32,14 @@ from .messages import about, structure_list
 #: models that are seen without scrolling
 MAXIMUM_ROWS = 5
 _POLL_MS = 40
-#: each poll lets the thread that adds run for so long, as Slicer may block other Python threads, in s
+#: time in s that each poll yields to the thread that adds a model, as Slicer may block other Python threads
 _THREAD_SECONDS = 0.02
-#: characters of the names of structures in the summary: one line of a narrow panel
+#: most characters of structure names in the summary: one line of a narrow panel
 _SUMMARY_LENGTH = 44
 
 
 def summary_html(card: ModelCard, expected_seconds: float | None, on_server: bool = False) -> str:
-    """Two lines: what the model finds; how well, and in what time.
+    """Two lines: what the model finds; its accuracy and run time.
 
     Args:
         expected_seconds: for the volume that is chosen, in s; None where that is not known yet.
@@ -78,7 +78,7 @@ def _line(name: str, text: str) -> str:
 
 
 def _few(names: list[str]) -> str:
-    """All names; or their number and as many as there is room for, pairs without their sides."""
+    """All names; if they do not fit, their number and the first of them, without sides."""
     text = structure_list(names)
     if len(text) <= _SUMMARY_LENGTH:
         return _line(_("Finds"), text)
@@ -158,13 +158,13 @@ class ModelChooser:
 
     @property
     def package(self) -> ModelPackage | None:
-        """The chosen model, None where none is or it is damaged."""
+        """The chosen model; None if none is chosen or it is damaged."""
         entry = self._entries.get(self._chosen)
         return entry if isinstance(entry, ModelPackage) else None
 
     @property
     def card(self) -> ModelCard | None:
-        """The card of the chosen model, None where none is or it is damaged."""
+        """The card of the chosen model; None if none is chosen or it is damaged."""
         return self.package.card if self.package is not None else None
 
     def require_package(self) -> ModelPackage:
@@ -289,14 +289,14 @@ class PackageDialogs(Protocol):
         """A model's folder or ZIP; None where the user changes their mind."""
 
     def may_replace(self, cause: str) -> bool:
-        """Whether a model that is in the way may be replaced."""
+        """Ask whether to replace an installed model of the same name."""
 
 
 class FileDialogs:
     """Asks by Slicer's own dialogs."""
 
     def choose(self) -> Path | None:
-        """A folder is chosen by the card in it: one dialog then serves for both."""
+        """A folder is chosen by picking the card in it, so that one dialog serves for folders and ZIP files."""
         path = qt.QFileDialog.getOpenFileName(
             slicer.util.mainWindow(),
             _("Add a model: its ZIP, or model.json in its folder"),
@@ -308,7 +308,7 @@ class FileDialogs:
         return Path(path).parent if Path(path).name == CARD_NAME else Path(path)
 
     def may_replace(self, cause: str) -> bool:
-        """Replacing cannot be taken back: therefore a dialog."""
+        """A dialog, since replacing cannot be undone."""
         return slicer.util.confirmOkCancelDisplay(_("{cause} Replace it?").format(cause=cause), _("Replace the model"))
 
 
@@ -354,7 +354,7 @@ class AddModel:
     def _begin(self, replace: bool) -> None:
         self._ui.addModelButton.enabled = False
         self._ui.addModelButton.text = _("Adding…")
-        # a new queue: nothing of an earlier one is taken for this
+        # a new queue, so that the outcome of an earlier thread is not mistaken for this one's
         self._outcomes = queue.SimpleQueue()
         work = (self._models, self._source, replace, self._outcomes)
         threading.Thread(target=_add, args=work, name="add model", daemon=True).start()

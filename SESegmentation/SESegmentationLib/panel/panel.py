@@ -43,9 +43,9 @@ class Panel:
 
     Args:
         ui: the widgets of SESegmentation.ui by name.
-        make_segmenter: makes what segments on this computer, when it is first needed.
+        make_segmenter: creates the segmenter of this computer when it is first needed.
         models: where models come from.
-        dependencies: sees to the Python packages of the worker.
+        dependencies: finds and installs missing Python packages.
         doctor: checks this computer.
         settings: what is remembered on this computer.
         package_dialogs: ask for a model to add.
@@ -123,7 +123,7 @@ class Panel:
         self.refresh()
 
     def pause(self) -> None:
-        """Neither read the scene nor write into it until choices are set again: it is being read from a file."""
+        """Neither read nor write the scene until choices are set again: it is being loaded."""
         self._choices = None
 
     def refresh(self) -> None:
@@ -153,7 +153,7 @@ class Panel:
         self.refresh()
 
     def on_scene_closing(self) -> None:
-        """The scene is about to be emptied: results for it have no place to go to."""
+        """The scene is about to be cleared: drop results that are still under way for it."""
         self.run.abandon()
         self._pending = None
         self.recalibration.discard()
@@ -238,7 +238,7 @@ class Panel:
         self._start_request(AttentionRequest, self._on_attention)
 
     def _start_request(self, kind: type[_Request], on_result: Callable[[_Request, ResultEvent], None]) -> None:
-        """Ask the worker something about the result on show."""
+        """Send the worker a request about the result on show."""
         node = self.result.node
         inputs = kind.read(node, self._scene_choices, self._settings).inputs
 
@@ -257,10 +257,10 @@ class Panel:
     def _save_report(self) -> None:
         path = save_report(scene_report(self.result.node))
         if path is not None:
-            self._inform(_("The report is in {path}.").format(path=path))
+            self._inform(_("The report was saved as {path}.").format(path=path))
 
     def _save_page(self) -> None:
-        told = _("The page is in {path}.")
+        told = _("The page was saved as {path}.")
         save_page(self.result.node, self.installation, lambda path: self._inform(told.format(path=path)))
 
     def _show_table(self) -> None:
@@ -277,7 +277,7 @@ class Panel:
             self._inform(_("The corrections of {name} would change nothing here.").format(name=start.earlier))
 
     def _read_request(self, package: ModelPackage) -> SegmentRequest:
-        """The request that the choices make."""
+        """The request described by the present choices."""
         choices = self._scene_choices
         return SegmentRequest(
             volume=choices.inputVolume,
@@ -308,7 +308,7 @@ class Panel:
         self._show_written(written)
 
     def _show_written(self, written: WrittenResult) -> None:
-        """Show a result that was written, and say what of the segmentation was left as it was."""
+        """Show a written result, and say which parts of the segmentation were left unchanged."""
         if written.completed_segments:
             names = ", ".join(written.completed_segments)
             self._inform(_("Marked completed and left as they are: {names}.").format(names=names))
@@ -351,7 +351,7 @@ class Panel:
         self._show_actions()
 
     def _show_actions(self) -> None:
-        """Offer what can be done with the result on show."""
+        """Enable the actions that are possible for the result on show."""
         node, ui = self.result.node, self._ui
         self.recalibration.follow(node)
         has_result = self.result.record is not None

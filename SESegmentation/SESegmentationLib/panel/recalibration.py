@@ -1,4 +1,4 @@
-"""Proposals, to accept or reject, from corrections and from those of an earlier scan; and the patient's network."""
+"""Proposals learnt from corrections or taken over from an earlier scan, to accept or reject; the patient's network."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from .requests import RefineRequest, ResultInputs
 from .result_record import ResultRecord
 from .scene_results import SceneResults, Target, WrittenResult, share_parent_transform
 
-#: structures of which a proposal's changes are listed one by one
+#: most structures whose changes a proposal lists one by one
 MAX_LISTED = 4
 
 
@@ -123,7 +123,7 @@ def _date(node: slicer.vtkMRMLSegmentationNode) -> str:
 
 @dataclass(frozen=True)
 class EarlierCorrections:
-    """Corrections of an earlier scan as a start for a later one, in the place where its anatomy lies there.
+    """Corrections of an earlier scan as a start for a later one, moved to where the same anatomy lies there.
 
     Attributes:
         node: the result of the later scan.
@@ -150,11 +150,11 @@ class EarlierCorrections:
         that were corrected before.
 
         Raises:
-            UsageError: none, or itself, is chosen as the earlier one.
+            UsageError: no earlier result is chosen, or it is this one.
             InputError: as :meth:`ResultInputs.of`; nothing was corrected, or the scans cannot be aligned.
             ModelError: as :meth:`ResultInputs.of`.
         """
-        from SESegmentationExport.registration import register, transferred  # it needs time
+        from SESegmentationExport.registration import register, transferred  # slow to import
 
         inputs = ResultInputs.of(node, settings)
         node = inputs.node
@@ -201,7 +201,7 @@ class EarlierCorrections:
 
 @dataclass(frozen=True)
 class _Proposal:
-    """What would change.
+    """A proposal on show.
 
     Attributes:
         node: the segmentation.
@@ -255,13 +255,13 @@ class Recalibration:
             Why nothing is proposed; None where something is.
 
         Raises:
-            InputError: the segmentation no longer fits.
+            InputError: the result was undone meanwhile, or its corrected slices are of another volume.
         """
         self.discard()
         record = request.inputs.record
         if ResultRecord.read(request.node) != record:
             raise InputError(
-                _("The result was changed or taken back while corrections were learnt from."),
+                _("The result was changed or undone while learning from its corrections."),
                 _("Learn from corrections again."),
             )
         if refined.kept_because:
@@ -269,7 +269,7 @@ class Recalibration:
         before, after = proposed_labels(request.node, refined.result.labels, record)
         changes = count_changes(before, after)
         if not changes:
-            return _("the other slices are already as they would be proposed")
+            return _("the other slices already agree with what would be proposed")
         summary = _(
             "Proposal, outside of the slices {slices}, which stay as you left them, as do accepted structures: voxels "
             "gained (green) and lost (red) are {changes}."

@@ -1,4 +1,4 @@
-"""What is made of a result in the scene: its report, a table of it, a page, and its changes since an earlier one."""
+"""Outputs of a result in the scene: its report, a table, a page, and its changes since an earlier result."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from .result_record import ResultRecord
 
 #: role of the table that belongs to a segmentation
 _TABLE_ROLE = "SESegmentation.Report"
-#: and of that with the changes since an earlier one
+#: role of the table with the changes since an earlier result
 _CHANGES_ROLE = "SESegmentation.Changes"
 
 
@@ -67,7 +67,7 @@ def _result_in_scene(node: slicer.vtkMRMLSegmentationNode) -> tuple[ResultRecord
 
 
 def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
-    """The report of a segmentation, of the same form as that of the command line.
+    """The report of a segmentation, in the same form as the command line's.
 
     Raises:
         InputError: it is no result of this module, or its volume is gone.
@@ -126,11 +126,11 @@ def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSe
     Volumes are those of both segmentations as they are now, after edits.
 
     Returns:
-        What of them can be told from noise, one sentence.
+        Which changes can be told from noise, one sentence.
 
     Raises:
         InputError: one of them is no result of this module, or its volume is gone.
-        UsageError: none, or itself, is chosen as the earlier one; they are of different models.
+        UsageError: no earlier result is chosen, it is this one, or they are of different models.
     """
     earlier = require_earlier(node, earlier)
     before, now = scene_report(earlier), scene_report(node)
@@ -166,7 +166,7 @@ def _show_rows(
     columns: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
 ) -> slicer.vtkMRMLTableNode:
-    """Show rows as the table of a segmentation that has this role and this suffix of its name."""
+    """Show rows as a table that belongs to a segmentation; ``table_of``: its role, and the suffix of its name."""
     role, suffix = table_of
     table, scene = companion_node(node, role, "vtkMRMLTableNode"), node.GetScene()
     if table is None:
@@ -196,7 +196,7 @@ def save_report(report: dict[str, Any]) -> Path | None:
     Raises:
         UsageError, OutputError: it cannot be written.
     """
-    kinds = {".csv": _("Table (*.csv)"), ".json": _("All of it (*.json)")}
+    kinds = {".csv": _("Table (*.csv)"), ".json": _("Complete report (*.json)")}
     file = _ask_for_file(_("Save report"), report["output"], kinds)
     if file is not None:
         with OutputFiles() as files:
@@ -211,15 +211,15 @@ def save_page(
 
     Args:
         node: the segmentation.
-        installation: installs the packages by which it is made, if the user agrees; it is written afterwards.
-        on_saved: called when it is there.
+        installation: installs the packages that make the page, if the user agrees; the page is written afterwards.
+        on_saved: called with the file once it is written.
 
     Raises:
         DependencyError: a package is not installed.
         UsageError: there is no such folder.
         InputError, OutputError: as of :func:`scene_report`, or it cannot be written.
     """
-    from SESegmentationExport.page import write_page  # it needs time
+    from SESegmentationExport.page import write_page  # slow to import
 
     file = _ask_for_file(_("Save page"), node.GetName(), {".html": _("Web page (*.html)"), ".pdf": _("PDF (*.pdf)")})
     if file is None:
@@ -240,7 +240,7 @@ def _ask_for_file(title: str, name: str, kinds: Mapping[str, str]) -> Path | Non
     Args:
         title: of the dialog.
         name: suggested, without its ending.
-        kinds: endings, and what they are called in the dialog; the first is taken where the user names none.
+        kinds: file extensions, with their names in the dialog; the first is the default.
 
     Raises:
         UsageError: there is no such folder.
@@ -250,7 +250,7 @@ def _ask_for_file(title: str, name: str, kinds: Mapping[str, str]) -> Path | Non
     if not path:
         return None
     file = Path(path) if Path(path).suffix.lower() in kinds else Path(f"{path}{usual}")
-    if not file.parent.is_dir():  # probably a typing mistake: no folder is made
+    if not file.parent.is_dir():  # probably a typing mistake: no folder is created
         raise UsageError(
             _("{file} cannot be written: {reason}.").format(file=file.name, reason=os.strerror(errno.ENOENT)),
             _("Choose another folder, or close the file elsewhere."),

@@ -44,7 +44,7 @@ from .scene_results import Target, find_frames, share_parent_transform
 
 @dataclass(frozen=True)
 class ResultInputs:
-    """What a result was made of, if all of it is still in the scene.
+    """The inputs that a result was made from, if all of them are still in the scene.
 
     Attributes:
         node: the result.
@@ -209,9 +209,9 @@ class SegmentRequest:
         return self.job_maker(frame)()
 
     def job_maker(self, frame: int | None) -> Callable[[], SegmentJob]:
-        """What makes the :meth:`job`, in another thread too: all but the voxels is read from the scene before.
+        """A function that makes the :meth:`job`, in any thread: all but the voxels is read from the scene here.
 
-        The errors are those of :meth:`job`.
+        Raises the errors of :meth:`job`.
         """
         volume = self.check()
         node = volume if frame is None else find_frames(volume).node(frame)
@@ -237,7 +237,7 @@ class SegmentRequest:
 
         Args:
             frame: one of :meth:`frames`.
-            output_id: of the segmentation that holds the frames before, if there were any.
+            output_id: ID of the segmentation that holds the frames already done, if any.
         """
         volume = self.volume
         if volume is None:
@@ -259,8 +259,8 @@ class SegmentRun:
 
     Attributes:
         request: what is segmented.
-        frames: of a sequence, still to be segmented, the one at hand first; [None] for a volume.
-        output_id: the segmentation that holds the frames before; None while there were none.
+        frames: numbers of the frames still to be segmented, the current one first; [None] for a single volume.
+        output_id: ID of the segmentation that holds the frames already done; None before the first.
         count: how many frames there were at the start.
     """
 
@@ -286,7 +286,7 @@ class SegmentRun:
         return self._target
 
     def explain(self, error: SegmentationError) -> SegmentationError:
-        """An error that ends this, with the frames that are done."""
+        """The error that ended the run, with the number of frames that are done and kept."""
         if self.output_id is None:
             return error
         kept = _("{done} of {count} frames are done and kept.").format(
@@ -329,10 +329,10 @@ class AttentionRequest:
         return self.inputs.removed_node()
 
     def show(self, attention: sitk.Image) -> tuple[float, float]:
-        """Lay the map over the views; the values from which to which the colours go.
+        """Overlay the views with the map; returns the gate values at both ends of the colour scale.
 
         Raises:
-            InputError: the result is another one by now.
+            InputError: the result was replaced meanwhile.
         """
         node = self.inputs.node
         if ResultRecord.read(node) != self.inputs.record:

@@ -1,4 +1,4 @@
-"""What is known of a result besides its voxels, kept with its segmentation node, and in what order it is reviewed."""
+"""The record of a result, all but its voxels, stored with its segmentation node; and the order of its review."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ..mrml import VolumeRegion
 from ..result import Finding, IntracranialVolume, SegmentationResult, StructureResult
 
 RECORD_ATTRIBUTE = "SESegmentation.Result"
-#: bounds of what is read, in bytes, entries, s or ml, mm
+#: bounds on what is read: bytes, structures, findings, seconds or ml, positions in mm
 _LARGEST_RECORD, _MOST_STRUCTURES, _MOST_FINDINGS, _LARGEST, _FARTHEST_MM = 2**21, 1024, 64, 1e7, 1e6
-#: what structures of a record have besides those of a result
+#: fields of a recorded structure beyond those of a result's structure
 _OF_RECORD = ("doubtful_lps", "corrected")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -34,7 +34,7 @@ _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]*")
 class RecordedStructure(StructureResult):
     """One structure that was looked for: its result, and what the clinician corrected.
 
-    Voxels and volume are those in the segmentation. There is no expected Dice of networks adapted to a patient.
+    Voxels and volume are those in the segmentation. Results of networks adapted to a patient have no expected Dice.
 
     Attributes:
         doubtful_lps: where its most doubtful slices cross, LPS in mm, in the segmentation's own coordinates; None where
@@ -70,7 +70,7 @@ class RecordedStructure(StructureResult):
 
     @classmethod
     def from_dict(cls, entry: Any) -> RecordedStructure:
-        """What :meth:`to_dict` gave, now or before; ModelError where it is something else or beyond bounds."""
+        """Read what :meth:`to_dict` returned, also in earlier versions; ModelError if invalid or out of bounds."""
         fields = Fields(entry, "structure")
         fields.only(*cls.__dataclass_fields__)
         fields.number("volume_ml", low=0, high=_LARGEST)
@@ -92,14 +92,14 @@ class ResultRecord:
         model_version: its version.
         weights_sha256: SHA-256 of its weights.
         device: where the networks ran.
-        seconds: how long it took.
+        seconds: how long it took, in s.
         date: when it was written, ISO 8601, UTC.
         licence: SPDX name of the weights' terms.
-        attribution: whom to name.
+        attribution: the credit to give for the weights.
         adapted: how many parameters were adapted to this patient; 0: the model as it is.
         structures: every structure that was looked for.
         findings: what the user should know.
-        intracranial: volume inside the skull; None where it is not known.
+        intracranial: volume inside the skull and its error, in ml; None if unknown.
         region: to which the search was limited; None for the whole volume.
     """
 
@@ -196,7 +196,7 @@ class ResultRecord:
 
     @classmethod
     def _from_dict(cls, entry: Any) -> ResultRecord:
-        """The record, whole and within bounds; ModelError or ValueError where it is not."""
+        """The record; ModelError or ValueError if it is incomplete or out of bounds."""
         fields = Fields(entry, "record")
         fields.only(*cls.__dataclass_fields__)
         structures = tuple(map(RecordedStructure.from_dict, fields.sequence("structures", most=_MOST_STRUCTURES)))
@@ -255,7 +255,7 @@ def _rank(structure: RecordedStructure, calibrated: bool) -> tuple[int, float]:
 
 
 def sides_text(texts: list[str], usual: str) -> str:
-    """One text for a structure, or those of left and right side by side; the usual one is left out of one side."""
+    """One text for a structure, or one line per side of a pair if its texts differ; ``usual`` ones are left out."""
     if len(set(texts)) == 1:
         return texts[0]
     sides = zip((_("L"), _("R")), texts, strict=True)
@@ -265,7 +265,7 @@ def sides_text(texts: list[str], usual: str) -> str:
 def why_no_dice(structure: RecordedStructure) -> str:
     """Why there is no expected Dice, and the confidence instead; empty where there is one."""
     if not structure.found:
-        return _("Not found: nothing to expect")
+        return _("Not found: no expected Dice")
     if structure.expected_dice is not None:
         return ""
     text = _("Expected Dice: not measured for this structure and model. Confidence: {number} %")

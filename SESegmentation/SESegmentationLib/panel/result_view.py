@@ -1,4 +1,4 @@
-"""The result in the panel: its structures, reviewed worst first, maps over the slices, and taking changes back."""
+"""The result in the panel: its structures, reviewed worst first, maps over the slice views, and undo."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def jump_to(node: slicer.vtkMRMLTransformableNode, point_lps: Sequence[float]) -
     """Centre all slice views on a point.
 
     Args:
-        node: the node in whose coordinates the point is given; where its parent transforms put it is where we go.
+        node: the node in whose coordinates the point is given; its parent transforms are applied.
         point_lps: LPS in mm.
     """
     _jump(node, point_lps, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
@@ -126,7 +126,7 @@ class ReviewList:
         self._show_buttons()
 
     def mark_corrected(self) -> None:
-        """Mark the structures as corrected that were edited since they were written; what is accepted stays so."""
+        """Mark the structures as corrected that were edited since they were written; accepted ones stay so."""
         if self._node is None or self._record is None:
             return
         for value, count in edited_voxels(self._node, self._record.labels).items():
@@ -168,7 +168,7 @@ class ReviewList:
         accepted = segment is not None and review_state(segment) == ACCEPTED
         shortcut = ui.acceptButton.shortcut
         ui.acceptButton.text = _("Reopen (A)") if accepted else _("Accept (A)")
-        ui.acceptButton.shortcut = shortcut  # a new text takes it away
+        ui.acceptButton.shortcut = shortcut  # setting the text clears it
 
     def _on_chosen(self) -> None:
         self.jump()
@@ -182,7 +182,7 @@ class ReviewList:
             self._table.choose(listed[(listed.index(index) + step) % len(listed) if index in listed else 0])
 
     def _on_accept(self) -> None:
-        """Accept the structure and go to the next; one that is accepted is to be checked again."""
+        """Accept the structure and go to the next; reopen one that is accepted already."""
         segment = self._segment(self.current.label.value) if self.current is not None else None
         if segment is None:
             return
@@ -200,8 +200,8 @@ class Overlays:
 
     Args:
         ui: holds doubtCheckBox and attentionCheckBox.
-        results: knows the doubt about results that were not reloaded.
-        on_attention_requested: called to have the map of attention made, which takes time.
+        results: holds the maps of doubt of results made in this session.
+        on_attention_requested: called to compute the map of attention, which takes time.
     """
 
     def __init__(self, ui: Any, results: SceneResults, on_attention_requested: Callable[[], None]) -> None:
@@ -269,8 +269,8 @@ class ResultView(VTKObservationMixin):
     Args:
         ui: holds resultSection, resultLabel, findingFrame, show3DButton, undoButton, redoButton, and what the review
             list and the overlays need.
-        results: takes changes back, and makes them again.
-        on_changed: called when another structure is chosen, or the segmentation is another or has changed.
+        results: undoes and redoes changes.
+        on_changed: called when another structure is chosen, or the segmentation is replaced or edited.
         on_attention_requested: see :class:`Overlays`.
     """
 
@@ -288,7 +288,7 @@ class ResultView(VTKObservationMixin):
         self._node: slicer.vtkMRMLSegmentationNode | None = None
         self._record: ResultRecord | None = None
         self._closed = False
-        self._opacity: tuple[str, float] | None = None  # of which display node it was set last
+        self._opacity: tuple[str, float] | None = None  # ID of the display node, and what was set last
         self._findings = MessageList(ui.findingFrame)
         self.review = ReviewList(ui, on_changed)
         self.overlays = Overlays(ui, results, on_attention_requested)
@@ -335,7 +335,7 @@ class ResultView(VTKObservationMixin):
         self.overlays.show(node)
 
     def set_opacity(self, opacity: float) -> None:
-        """How opaque the segmentation on show is in all views, 0 to 1; what other modules make of it later counts."""
+        """Set the opacity of the segmentation on show in all views, 0 to 1; later changes by other modules are kept."""
         display = self._node.GetDisplayNode() if self._node is not None else None
         if display is not None and self._opacity != (display.GetID(), opacity):
             display.SetOpacity(opacity)

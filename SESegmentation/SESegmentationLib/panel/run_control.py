@@ -1,4 +1,4 @@
-"""A segmentation from request to result: with button, progress bar and a timer; or for scripts, which wait for it."""
+"""Runs jobs from request to result: with button, progress bar and timer in the panel, or blocking for scripts."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from .scene_results import SceneResults
 
 #: how often events are fetched, while a segmentation runs and while the worker only waits, in ms
 RUNNING_MS, WAITING_MS = 40, 1000
-#: from a click until its job is read from the scene, which gets a turn of the event loop of its own (with 0 Qt would do
-#: both in one), in ms
+#: time in ms from a click until its job is read from the scene, so that reading has its own turn of the event loop
+#: (with 0 Qt would do both in one)
 SUBMIT_MS = 1
-#: the second half of a double click on Segment must not cancel what the first half began, in s
+#: clicks within this time (s) of the start do not cancel: a double click on Segment must not cancel what it began
 DOUBLE_CLICK_SECONDS = 0.5
-#: each fetch lets the threads that carry messages run for so long, as Slicer may block other Python threads, in s
+#: time in s that each fetch yields to the threads that carry messages, as Slicer may block other Python threads
 THREAD_SECONDS = 0.004
 
 
 @dataclass
 class _Run:
-    """Jobs that are done one after the other, and how far they are.
+    """Jobs that run one after the other, and their progress.
 
     Attributes:
         segmenter: does them.
-        next_job: reads the next one from the scene; what it returns makes it, in another thread.
+        next_job: reads the next job from the scene, and returns a function that makes it, in another thread.
         on_result: called with the event of each job that succeeded.
         on_failure: called with what ended the run.
         count: how many jobs there are.
@@ -62,9 +62,9 @@ class RunControl:
 
     Args:
         ui: holds segmentButton, progressBar and progressLabel.
-        make_segmenter: makes the segmenter when it is first needed, or is to be another one.
+        make_segmenter: creates the segmenter when it is first needed or has to be replaced.
         on_segment: called when the user clicks Segment.
-        ready: tells whether there is a scene to read from and to write into; what a job brings waits until then.
+        ready: returns whether there is a scene to read and write; results wait until there is.
         clock: tells the time in s.
     """
 
@@ -114,9 +114,9 @@ class RunControl:
         """Begin a run. The one before must be over.
 
         Args:
-            next_job: reads a job from the scene, the first soon after, the others when the one before is done. What it
-                returns makes the job in another thread, so that the window does not wait until large volumes are
-                copied. Both may raise SegmentationError.
+            next_job: reads a job from the scene, the first one shortly after this call, each other one when the job
+                before it is done. Returns a function that makes the job in another thread, so that copying large
+                volumes does not block the window. Both may raise SegmentationError.
             on_result: called with the event of a job that succeeded; another one follows unless it was the last, or
                 this calls :meth:`abandon`.
             on_failure: called with the error of a job that could not be made, failed or was cancelled; no other one
@@ -139,7 +139,7 @@ class RunControl:
         qt.QTimer.singleShot(SUBMIT_MS, self._submit)
 
     def cancel(self) -> None:
-        """Ask to stop; a failure follows within a second."""
+        """Ask the run to stop; ``on_failure`` is called within a second."""
         self._submit(seconds=None)
         if self._run is not None and self._run.handle is not None:
             self._ui.segmentButton.enabled = False
@@ -147,7 +147,7 @@ class RunControl:
             self._run.handle.cancel()
 
     def abandon(self) -> None:
-        """Stop, and report to nobody how it ends."""
+        """Stop, without reporting an outcome."""
         if self._run is None:
             return
         if self._run.handle is not None:
@@ -155,7 +155,7 @@ class RunControl:
         self._end()
 
     def make_another(self) -> None:
-        """Have what segments made anew for the next run."""
+        """Create a new segmenter for the next run."""
         self._is_another = True
         self.release()
 
@@ -184,7 +184,7 @@ class RunControl:
         time.sleep(THREAD_SECONDS)
         for event in self._segmenter.poll():
             run = self._run  # each event may end it, or begin another
-            # what still comes of a job that was abandoned concerns nobody
+            # events of an abandoned job are ignored
             if run is not None and run.handle is not None and event.job == run.handle.number:
                 self._receive(run, event)
         self._submit()
@@ -199,7 +199,7 @@ class RunControl:
             run.on_failure(event.error)
 
     def _advance(self, run: _Run, event: ResultEvent) -> None:
-        """One job is done: hand on its result, and begin the next."""
+        """Pass on the result of a finished job, and begin the next one."""
         run.handle = None
         run.done += 1
         if run.done == run.count:
@@ -211,7 +211,7 @@ class RunControl:
         """Make the next job, unless there is none or one is under way.
 
         Args:
-            seconds: how long to wait until it is made, if need be again at the next fetch; None: as long as it takes.
+            seconds: how long to wait for the job to be made before leaving it to the next fetch; None: no limit.
         """
         run = self._run
         if run is None or run.handle is not None or not self._ready():
@@ -262,7 +262,7 @@ def _in_thread(make: Callable[[], Job]) -> Future[Job]:
 def segment_and_wait(
     segmenter: Segmenter, request: SegmentRequest, progress: Progress | None = None
 ) -> slicer.vtkMRMLSegmentationNode:
-    """Segment without a panel, and wait for it: nothing else happens in this program meanwhile.
+    """Segment without a panel; this blocks the program until it is done.
 
     Args:
         segmenter: does it.

@@ -1,4 +1,4 @@
-"""Results into the scene and out of it again, and what of a scene that was read cannot be used."""
+"""Writing results into the scene, undoing that, and messages about unusable data in a scene that was read."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def find_frames(volume: slicer.vtkMRMLScalarVolumeNode) -> VolumeSequence:
 
 
 class SceneResults:
-    """Writes results into the scene; changes of segmentations that were there can be taken back.
+    """Writes results into the scene; changes of existing segmentations can be undone.
 
     Segments marked completed and corrected slices stay as they are, whatever is written.
     """
@@ -216,22 +216,22 @@ class SceneResults:
         return next((doubt for known, doubt in self._doubts if known is node), None)
 
     def can_undo(self, node: slicer.vtkMRMLSegmentationNode | None) -> bool:
-        """Whether the last result can be taken out of this segmentation again."""
+        """Whether the last result can be removed from this segmentation."""
         return self._history.can_undo(node)
 
     def can_redo(self, node: slicer.vtkMRMLSegmentationNode | None) -> bool:
-        """Whether a result that was taken out can be put back: not if the segmentation was changed since."""
+        """Whether the result removed last can be restored: not if the segmentation has changed since."""
         return self._history.can_redo(node)
 
     def undo(self, node: slicer.vtkMRMLSegmentationNode) -> None:
-        """Take the last result out of a segmentation; what was in it before is there again."""
+        """Remove the last result from a segmentation, and restore what was in it before."""
         self._count_edit(node)
         present = self._state_of(node)
         if self._history.undo(node):
             self._restore(node, present, self._undo_states, self._redo_states)
 
     def redo(self, node: slicer.vtkMRMLSegmentationNode) -> None:
-        """Put the result back that was taken out last."""
+        """Restore the result that was removed last."""
         present = self._state_of(node)
         if self._history.redo(node):
             self._restore(node, present, self._redo_states, self._undo_states)
@@ -313,7 +313,7 @@ def _store_with(
     geometry: sitk.Image,
     corrected: Sequence[Slices],
 ) -> None:
-    """Store with segmentations, which hold the same, what a result measures, what it wrote, and what wrote it."""
+    """Store the record, written labels and algorithm of a result with segmentation nodes of the same content."""
     changed = {structure.label.value for structure in record.structures if structure.corrected or record.adapted}
     for node in nodes:
         set_algorithm_tags(node, record.labels, algorithm_name(record.model, record.model_version), changed)
@@ -332,7 +332,7 @@ def _set_attributes(node: slicer.vtkMRMLSegmentationNode, attributes: Mapping[st
 
 
 def unusable_scene_data(choices: list[str]) -> list[Message]:
-    """Messages about what of a scene that was read cannot be used, and about ``choices`` that were reset."""
+    """Messages about unusable data in a scene that was read, and about ``choices`` that were reset."""
     nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     records = [node.GetName() for node in nodes if ResultRecord.exists(node) and ResultRecord.read(node) is None]
     edits = [node.GetName() for node in nodes if not _edits_are_usable(node)]
@@ -341,12 +341,12 @@ def unusable_scene_data(choices: list[str]) -> list[Message]:
     kinds = (
         (
             records,
-            _("What the scene says of these results cannot be used: {names}."),
+            _("The scene's records of these results cannot be used: {names}."),
             _("Segment again to review them."),
         ),
         (
             edits,
-            _("What the scene says of edits in these segmentations cannot be used: {names}."),
+            _("The scene's records of edits in these segmentations cannot be used: {names}."),
             _("They are not written into, so that no correction is lost: choose a new segmentation as the output."),
         ),
         (
@@ -354,7 +354,7 @@ def unusable_scene_data(choices: list[str]) -> list[Message]:
             _("The networks that were recalibrated with these segmentations cannot be used: {names}."),
             _("Recalibrate again."),
         ),
-        (choices, _("These choices of the scene cannot be used: {names}."), _("They are as in a new scene.")),
+        (choices, _("These choices of the scene cannot be used: {names}."), _("They were reset to their defaults.")),
     )
     return [Message(WARNING, text.format(names=_listed(names)), remedy) for names, text, remedy in kinds if names]
 

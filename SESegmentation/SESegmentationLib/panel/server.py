@@ -1,4 +1,4 @@
-"""Where it is computed, this computer or a server; and consent before a scan leaves for a server the first time."""
+"""The choice to compute on this computer or a server, and consent before a scan is first sent to a server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .messages import INFORMATION, WARNING, Message, MessageList, explain_error
 
 _HERE, _SERVER = 0, 1  # rows of the selector
 _POLL_MS = 100
-#: each poll lets the thread that checks run for so long, as Slicer may block other Python threads, in s
+#: time in s that each poll yields to the thread that checks, as Slicer may block other Python threads
 _THREAD_SECONDS = 0.02
 
 
@@ -36,7 +36,7 @@ class ServerDoctor(Doctor):
     """Checks a server in a thread.
 
     Args:
-        server: gives which; SegmentationError where there is none.
+        server: returns the server to check; raises SegmentationError if there is none.
     """
 
     def __init__(self, server: Callable[[], Server]) -> None:
@@ -75,8 +75,8 @@ class ServerSection:
         ui: holds serverSection, placeSelector, serverEdit, tokenEdit, certificateEdit, checkServerButton and
             serverMessageFrame.
         settings: remembers place and address.
-        make_local: makes what segments on this computer.
-        on_changed: called when it may be another place from now on.
+        make_local: creates the segmenter of this computer.
+        on_changed: called when the chosen place may have changed.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class ServerSection:
         return self._messages.shown
 
     def make_segmenter(self) -> Segmenter:
-        """What segments at the chosen place; UsageError where that is no server."""
+        """The segmenter of the chosen place; UsageError if the address is not that of a server."""
         return RemoteSegmenter(self._require()) if self.is_chosen else self._make_local()
 
     def begin(
@@ -124,18 +124,18 @@ class ServerSection:
         ensure: Callable[[Callable[[], None]], None],
         action: Callable[[], None],
     ) -> None:
-        """Run an action that has something computed of a volume, once all that it needs is there.
+        """Run an action that computes something from a volume, once all that it needs is available.
 
         Args:
-            volume: that may have to leave this computer.
+            volume: may have to be sent to the server.
             ensure: runs the action when this computer has what it needs for it.
-            action: is run.
+            action: what to run.
 
         Raises:
             SegmentationError: of ``ensure``; there is no such server, or the user does not want to send the volume.
         """
         if not self.is_chosen:
-            # packages may take minutes to be installed, and the place be another one by then
+            # installing packages may take minutes, and the place may have changed by then
             ensure(lambda: self.begin(volume, ensure, action) if self.is_chosen else action())
             return
         server, book = self._require(), AddressBook()
@@ -147,13 +147,13 @@ class ServerSection:
                     _("Under Where it is computed, choose this computer to segment without a server."),
                 )
             book.set_consent(server.url, scan)
-        if server != self._used:  # the field of the certificate does not tell of every change
+        if server != self._used:  # the certificate field does not signal every change
             self._used = server
             self._on_changed()
         action()
 
     def device(self, device: str) -> str:
-        """By what expected times are remembered: the device of this computer, or the server."""
+        """The key under which expected times are stored: the device of this computer, or the server."""
         return f"server {quote(self._ui.serverEdit.text.strip(), safe='')}" if self.is_chosen else device
 
     def check(self) -> None:
@@ -194,7 +194,7 @@ class ServerSection:
             told = Message(
                 WARNING,
                 _("This computer has no keyring: the token is stored in the file {path}.").format(path=book.path),
-                _("Others who use your account can read it. With the Python package keyring it would be safe."),
+                _("Anyone who uses your account can read it. With the Python package keyring it would be safe."),
             )
         self._messages.add(told)
 
@@ -225,7 +225,7 @@ class ServerSection:
         """Show which certificate is known for the address."""
         try:
             known = AddressBook().certificate(url_of(self._ui.serverEdit.text))
-        except UsageError:  # told when it is to be used
+        except UsageError:  # reported when the server is used
             known = None
         self._ui.certificateEdit.currentPath = str(known or "")
 
@@ -252,7 +252,7 @@ class ServerSection:
 
 
 def scan_hash(volume: slicer.vtkMRMLScalarVolumeNode) -> str:
-    """By what consent to send a volume is remembered: a hash of voxels and spacing; nothing can be told from it."""
+    """The key under which consent to send a volume is stored: a hash of voxels and spacing, which reveals nothing."""
     voxels = np.ascontiguousarray(slicer.util.arrayFromVolume(volume))
     digest = hashlib.blake2b(voxels.reshape(-1).view(np.uint8).data, digest_size=16)
     frames = VolumeSequence.of(volume)
@@ -264,7 +264,7 @@ def scan_hash(volume: slicer.vtkMRMLScalarVolumeNode) -> str:
 def _question(server: Server) -> str:
     """What the user agrees to."""
     return _(
-        "To be segmented, this scan is sent to the server {server}.\n\n"
+        "This scan will be sent to the server {server} to be segmented.\n\n"
         "What is sent: its voxels, their size, position and direction; region, corrected slices and what was learnt "
         "from them, where they are used; the options chosen. The voxels of a head can show a face.\n\n"
         "What stays here: names, dates and numbers of the patient and the study, names of files and of nodes.\n\n"

@@ -68,7 +68,7 @@ class StructureTable:
         self._fitting = qt.QTimer(table)
         self._fitting.setSingleShot(True)
         self._fitting.connect("timeout()", self._fit_rows)
-        table.sortingEnabled = False  # Qt would tear regions apart, and order numbers and dashes in a way of its own
+        table.sortingEnabled = False  # Qt would break up regions, and sort numbers and dashes its own way
         table.connect("cellClicked(int,int)", self._on_cell)
         table.connect("currentCellChanged(int,int,int,int)", self._on_cell)
         header = table.horizontalHeader()
@@ -85,7 +85,7 @@ class StructureTable:
 
     @property
     def listed(self) -> list[int]:
-        """Indices of the structures that are not filtered away, in the order of their review."""
+        """Indices of the structures that are not filtered out, in the order of their review."""
         shown = {
             index
             for number, row in enumerate(self._rows)
@@ -124,7 +124,7 @@ class StructureTable:
         Args:
             title: of the column.
             texts: by index of the structure. Of a pair, texts that differ are shown side by side.
-            usual: the text that is not shown for one side alone.
+            usual: the text that is omitted where the other side has a different one.
         """
         self._last_column = _LastColumn(title, texts, usual)
         table, column = self._table, self._table.columnCount - 1
@@ -172,7 +172,7 @@ class StructureTable:
             self._fitting.start(0)  # the table gets the signal later
 
     def _fit_rows(self) -> None:
-        """Rows as high as their names in one line or more, and the table as high as some of them."""
+        """Fit rows to their contents, and the table's height to at most ``_MAXIMUM_ROWS`` of them."""
         table = self._table
         table.resizeRowsToContents()
         heights = sum(table.rowHeight(row) for row in range(min(len(self._rows), _MAXIMUM_ROWS)))
@@ -199,7 +199,7 @@ class StructureTable:
         return self._share_box.checked and self._intracranial is not None
 
     def _arrange_columns(self, rows: list[StructureRow]) -> None:
-        """As much room as there is for the names, and at least for their longest word."""
+        """Give the names the remaining width, but at least that of their longest word."""
         table, unit = self._table, _("%") if self._shares else _("ml")
         confidence_title = _("Expected\nDice (%)") if self._calibrated else _("Confidence\n(%)")
         volumes = [(f"{_('Volume')}\n({unit})", _("not found"))]

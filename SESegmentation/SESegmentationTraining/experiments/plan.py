@@ -30,7 +30,7 @@ PLANS_FOLDER = Path(__file__).parents[1] / "plans"
 NO_SE = "none"
 #: in a variant: layers wider by as many parameters as this SE block would add
 PARAMETERS_OF = "parameters_of"
-#: to be raised where the code changes what runs give
+#: to be increased when the code changes the results of runs
 FORMAT = 1
 #: entries of a card that a run depends on; texts and licences are not among them
 DECISIVE_CARD = ("spacing", "orientation", "intensity", "views", "merged_pairs", "labels")
@@ -233,7 +233,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """The same for runs that are the same, in whatever plan they stand."""
+        """A key that equal runs share, whatever plan they are in."""
         return key_of(self.description)
 
 
@@ -301,7 +301,7 @@ def _plain(value: Any) -> Any:
 def describe_run(dataset: str, recipe: Recipe) -> dict[str, Any]:
     """The run as plain values: dataset, and the recipe's entries that decide and are no defaults.
 
-    Defaults are left out so that a recipe may learn new entries without old runs becoming strangers.
+    Defaults are left out so that old runs keep their key when recipes get new entries.
     """
     card = {key: recipe.card[key] for key in DECISIVE_CARD if key in recipe.card}
     card["labels"] = [{key: label[key] for key in DECISIVE_LABEL} for label in card["labels"]]

@@ -1,4 +1,4 @@
-"""One run of an experiment: train a network, test it on the cases kept out, write down what came of it.
+"""One run of an experiment: train a network, test it on the cases kept out, and store the result.
 
 ``runs/<key>.json`` is what one run gave. ``results.json`` holds many, what they share (splits, cards) only once; it
 alone is enough to make tables and plots anew.
@@ -148,7 +148,7 @@ class Runner:
         opened = _data_of(run.recipe, dataset, card)
         if opened == self._opened:
             return
-        self._opened, self._test = "", []  # what is not needed any more goes before the next comes
+        self._opened, self._test = "", []  # frees memory before the next data are loaded
         self._source = open_source(dataset, run.recipe, card, self.device)
         self._test = list(self._source.whole_volumes(torch.Generator().manual_seed(TEST_SEED), "test"))
         if not self._test:

@@ -55,7 +55,7 @@ def do_runs(
 ) -> None:
     """Do ``runs`` in their order, over all devices.
 
-    A run that diverges does not keep the others from being done.
+    A run that diverges does not stop the others.
 
     Args:
         data: folder that holds the datasets.

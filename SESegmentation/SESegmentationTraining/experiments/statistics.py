@@ -1,7 +1,7 @@
-"""What the runs of a comparison say: Dice by case and structure, costs, and tests against the baseline.
+"""Results of a comparison: Dice by case and structure, costs, and tests against the baseline.
 
-Dice of a case is averaged over the seeds first, so that every case counts once in a test: networks of several seeds
-are no further patients.
+Dice of a case is first averaged over the seeds, so that every case counts once in a test: networks of several seeds
+are not independent patients.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a comparison.
+    """The result of a comparison.
 
     Attributes:
         comparison: as planned.

@@ -201,7 +201,7 @@ def test_the_capture_shows_the_picture(done):
             "it shows a survey",
         ),
         ({"Modality": "MR", "BodyPartExamined": "LIVER", "SeriesDescription": "T2 portal phase"}, "abdomen-mr"),
-        ({"Modality": "MR", "SeriesDescription": "t1_fl2d"}, "it does not tell the part of the body"),
+        ({"Modality": "MR", "SeriesDescription": "t1_fl2d"}, "its tags do not give the part of the body"),
     ],
 )
 def test_tags_choose_the_model(tags, chosen, shipped_weights):
@@ -245,7 +245,7 @@ def test_a_folder_without_anything_to_segment_is_refused(content, tmp_path):
     assert (code, out) == (2, "")
     lines = errors.splitlines()
     assert len(lines) == (3 if content == "no model" else 2)
-    assert {"cut off": "cut off", "no model": "No model takes the series"}.get(content, "no DICOM images") in errors
+    assert {"cut off": "cut off", "no model": "No model can segment"}.get(content, "no DICOM images") in errors
     assert not target.exists()
 
 
