@@ -35,7 +35,7 @@ from SESegmentationLib.networks.losses import (
 )
 from SESegmentationLib.progress import Progress, no_progress
 
-from .processes import Log, rank_and_count
+from .processes import Log, as_first_process, rank_and_count
 from .recipe import Phase, Recipe
 from .sources import Batch, Source
 
@@ -228,7 +228,8 @@ def fit_network(
 
             now = time.monotonic()
             state.seconds = earlier + now - started
-            late = max(schedule.due(state.seconds) - state.step, 0)
+            # clocks differ: all processes leave out the same steps, or one would wait for gradients for ever
+            late = as_first_process(max(schedule.due(state.seconds) - state.step, 0), device)
             state.step, state.left_out = state.step + late, state.left_out + late
             if log:
                 if recipe.data.validation and _passed(recipe.fit.validate_every, before, state.step):

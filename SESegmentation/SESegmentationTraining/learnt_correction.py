@@ -157,7 +157,8 @@ def train_correction(
     seed = recipe.seed + int(state["step"])
     examples = CorrectionExamples(groups, recipe.size, recipe.plain_share, seed, recipe.any_model)
     sums: dict[str, float] = {}
-    begin = time.monotonic() - float(state["seconds"])
+    seconds = float(state["seconds"])
+    begin = time.monotonic() - seconds
     fast = fast_precision(torch.device("cpu")) == torch.bfloat16 and recipe.size >= SMALLEST_FAST
     with ThreadPoolExecutor(1) as beside:  # the next examples are drawn while these are learnt from
         drawn = beside.submit(examples.draw, recipe.batch)

@@ -50,13 +50,13 @@ def rank_and_count() -> tuple[int, int]:
     return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
 
 
-def as_first_process(flag: bool, device: torch.device) -> bool:
-    """``flag`` of the first process, in all of them; each has to call this."""
+def as_first_process(number: int, device: torch.device) -> int:
+    """``number``, or a flag, of the first process, in all of them; each has to call this."""
     if not distributed.is_initialized():
-        return flag
-    shared = torch.tensor(int(flag), device=device)
+        return number
+    shared = torch.tensor(int(number), device=device)
     distributed.broadcast(shared, 0)
-    return bool(shared)
+    return int(shared)
 
 
 def machine_words(device: torch.device) -> str:

@@ -286,13 +286,14 @@ def without_class_weights(
 
     Weighted by w_c, cross-entropy is least where the network says w_c p_c for probabilities p_c, up to a factor: where
     it is unsure, rare structures are drawn too large. The logarithm of w_c is taken from the bias of class c (logit
-    adjustment: Menon et al., ICLR 2021).
+    adjustment: Menon et al., ICLR 2021). The bias of a class without voxels stays.
 
     Args:
         counts: (C,) voxels of each class in the training.
         exponent: of the median frequency weights, see :attr:`.recipe.Fit.class_balance`; with 0 nothing is changed.
     """
-    logs = exponent * median_frequency_weights(counts).clamp(min=1e-6).log()
+    frequency_weights = median_frequency_weights(counts)
+    logs = exponent * torch.where(frequency_weights > 0, frequency_weights, 1.0).log()
     biases = {key: weights[key].float() - logs for key in CLASSIFIER_BIASES if key in weights}
     return weights | biases
 

@@ -138,7 +138,8 @@ def intracranial_ml(image: sitk.Image, labels: sitk.Image) -> float | None:
         image: the volume.
         labels: all structures inside the skull, including the fluid around the brain, on any grid over them.
     """
-    coarse = sitk.BinShrink(sitk.Cast(labels > 0, sitk.sitkFloat32), [_factor(s) for s in labels.GetSpacing()]) > 0.5
+    factors = [min(_factor(s), n) for s, n in zip(labels.GetSpacing(), labels.GetSize(), strict=True)]
+    coarse = sitk.BinShrink(sitk.Cast(labels > 0, sitk.sitkFloat32), factors) > 0.5
     inside = voxels_of(coarse).astype(bool)
     if not inside.any():
         return None

@@ -252,6 +252,7 @@ class Predictor:
         view = self.best_view()
         axis = PLANE_AXIS[view.plane]
         count = volume.shape[axis]
+        first = min(step // 2, count - 1)  # thin slabs have fewer slices than a step
         with torch.inference_mode():
             image = torch.from_numpy(np.ascontiguousarray(volume)).to(self.device, self._precision)
 
@@ -260,8 +261,8 @@ class Predictor:
                 return self._probabilities(view, image, which).argmax(1) > 0
 
         if view.volumetric:
-            return np.moveaxis(evaluate(slice(0, count))[step // 2 :: step].cpu().numpy(), 0, axis)
-        chosen = [slice(n, n + 1) for n in range(step // 2, count, step)]
+            return np.moveaxis(evaluate(slice(0, count))[first::step].cpu().numpy(), 0, axis)
+        chosen = [slice(n, n + 1) for n in range(first, count, step)]
         with map_on_cores(self._workers()) as map_slices:
             return np.moveaxis(torch.cat(list(map_slices(evaluate, chosen))).cpu().numpy(), 0, axis)
 

@@ -168,7 +168,10 @@ def _around(mask: Tensor, reach: int) -> Tensor:
     """A mask dilated by ``reach`` voxels."""
     grown = mask[None, None]
     for axis in range(3):  # axis by axis, which is faster
-        grown = F.max_pool3d(grown, *_along(axis, 2 * reach + 1), _along(axis, reach, 0)[0])
+        size, padding = (
+            tuple(n if a == axis else one for a in range(3)) for n, one in ((2 * reach + 1, 1), (reach, 0))
+        )
+        grown = F.max_pool3d(grown, size, 1, padding)
     return grown[0, 0]
 
 
@@ -177,10 +180,12 @@ def _spread(error: Tensor, known: Tensor) -> Tensor:
     sums = torch.stack([error * known, known])[None]
     for length in (9, 5):
         for axis in range(3):
-            sums = F.avg_pool3d(sums, *_along(axis, length), _along(axis, length // 2, 0)[0])
+            sums = _mean_along(sums, axis, length)
     return 10 * sums[0, 0] / (sums[0, 1] + 0.01)
 
 
-def _along(axis: int, length: int, otherwise: int = 1) -> tuple[tuple[int, ...], int]:
-    """A pooling's size along one axis alone, and its stride."""
-    return tuple(length if n == axis else otherwise for n in range(3)), 1
+def _mean_along(maps: Tensor, axis: int, length: int) -> Tensor:
+    """Means of maps (N, C, k, j, i) over ``length`` voxels (odd) along one axis, with zeros beyond the ends."""
+    padding = [length // 2 if n == axis else 0 for n in (2, 2, 1, 1, 0, 0)]
+    # padded before the pooling, which refuses volumes thinner than its kernel even if it is to pad them itself
+    return F.avg_pool3d(F.pad(maps, padding), tuple(length if n == axis else 1 for n in range(3)), 1)

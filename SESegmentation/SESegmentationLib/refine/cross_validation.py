@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..inference.crops import Crop
 from ..inference.engine import Engine
+from ..models import ModelCard
 from ..networks.losses import mean_dice
 from ..networks.weights import load_networks
 from ..progress import part_of
 from ..result import SegmentOptions
 from . import Corrections, Slices
 from .adapted import AdaptedParameters, adapted_parameters
-from .recalibration import Settings, TrainingSlices, prepare_training_slices, recalibrate
+from .recalibration import Settings, TrainingSlices, known_channels, prepare_training_slices, recalibrate
 
 #: steps that are tried, as shares of the way to the learnt parameters
 STEPS = (1.0, 0.5, 0.25)
@@ -66,7 +67,7 @@ def recalibrate_cross_validated(
     """
     networks = {name: net.to(engine.device) for name, net in load_networks(engine.package).items()}
     crops = engine.crops(image, options, located=located)
-    parts = split_slices(slices, PARTS) if cross_validated else []
+    parts = split_slices(_seen(slices, crops, corrections, engine.card), PARTS) if cross_validated else []
     if cross_validated and len(parts) < 2:
         _training_slices(engine, networks, crops, corrections)  # raises the error for them, if they are unusable
         return None
@@ -85,6 +86,17 @@ def recalibrate_cross_validated(
     training = _training_slices(engine, networks, crops, corrections)
     whole = recalibrate(networks, training, settings, engine.device, part_of(report, len(parts), len(parts) + 1))
     return _parameters(engine, _between(networks, whole, max(good)), training, settings, max(good))
+
+
+def _seen(slices: Sequence[Slices], crops: Sequence[Crop], corrections: Corrections, card: ModelCard) -> list[Slices]:
+    """Those of the corrected slices of which the networks see something in some crop."""
+
+    def is_seen(axis: str, number: int) -> bool:
+        one = Corrections.in_slices(corrections.labels, [Slices(axis, (number,))])
+        return any(known_channels(crop, one, card)[1].any() for crop in crops)
+
+    kept = [(entry.axis, tuple(n for n in entry.numbers if is_seen(entry.axis, n))) for entry in slices]
+    return [Slices(axis, numbers) for axis, numbers in kept if numbers]
 
 
 def split_slices(slices: Sequence[Slices], parts: int) -> list[list[Slices]]:

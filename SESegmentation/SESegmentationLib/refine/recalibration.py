@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -142,18 +143,29 @@ def prepare_training_slices(
 
 
 def known_channels(crop: Crop, corrections: Corrections, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
-    """Output channels (int64) and known voxels (bool) of a crop, (k, j, i), as its networks see it.
-
-    What the model has no channel for in this crop, as the other side's structures, is background.
-    """
+    """Output channels, see :func:`channels_of`, and known voxels (bool) of a crop, (k, j, i)."""
     labels, known = corrections.on_grid(crop.grid)
+    return _channels(crop, labels, card), _as_seen(crop, known)
+
+
+def channels_of(crop: Crop, labels: sitk.Image, card: ModelCard) -> np.ndarray:
+    """Output channels (int64) of a label map in a crop, (k, j, i), as its networks see it.
+
+    Structures for which the model has no channel in this crop, such as those of the other side, are background.
+    """
+    return _channels(crop, crop.grid.labels_to_grid(labels), card)
+
+
+def _channels(crop: Crop, labels: np.ndarray, card: ModelCard) -> np.ndarray:
     channels = np.zeros(labels.shape, dtype=np.int64)
     for channel, label in enumerate(card.labels, start=1):
         if label.value in crop.values:
             channels[labels == crop.values[label.value]] = channel
-    if crop.mirrored:
-        channels, known = channels[..., ::-1], known[..., ::-1]
-    return np.ascontiguousarray(channels), np.ascontiguousarray(known)
+    return _as_seen(crop, channels)
+
+
+def _as_seen(crop: Crop, array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array[..., ::-1] if crop.mirrored else array)
 
 
 def _most_known(corrected: Tensor, structure: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..inference.output_checks import measure_structures
 from ..inference.postprocess import divide
+from ..inference.roi import inside
 from ..io.volume_image import voxels_of
 from ..models import ModelCard
 from ..progress import PhasedProgress, Progress, no_progress, part_of
@@ -38,7 +39,7 @@ from .adapted import AdaptedParameters
 from .batch_norm_adaptation import LEAST_GAIN, SHARES, adapted_engines, known_dice
 from .cross_validation import recalibrate_cross_validated
 from .learnt_correction import CropCorrections, CropPrediction, Judgement, LearntCorrection, Report
-from .recalibration import Settings, known_channels
+from .recalibration import Settings, channels_of, known_channels
 
 #: nothing is known of a voxel, it was looked at, or it is right
 UNKNOWN, SEEN, RIGHT = 0.0, 0.5, 1.0
@@ -70,10 +71,9 @@ def propagate(
     """
     array = sitk.GetArrayFromImage(labels)
     judgements: dict[int, Judgement] = {}
-    own = Corrections(labels, np.ones_like(corrections.known))
     for number, (crop, probabilities) in enumerate(seen):
         channels, known = known_channels(crop, corrections, card)
-        present = CropPrediction(crop.volume, probabilities, known_channels(crop, own, card)[0].astype(np.uint8))
+        present = CropPrediction(crop.volume, probabilities, channels_of(crop, labels, card).astype(np.uint8))
         right = known & (whole_slices | (channels != present.own))
         strength = np.where(right, RIGHT, np.where(known, SEEN, UNKNOWN)).astype(np.float32)
         outcome = learnt.correct(present, CropCorrections(channels, strength), card, part_of(report, number, len(seen)))
@@ -97,6 +97,8 @@ def propagate(
         table = np.zeros(max(crop.values) + 1, array.dtype)
         table[list(crop.values)] = list(crop.values.values())
         changed = (was != now) & (np.isin(was, taken) | np.isin(now, taken))
+        if crop.region is not None:
+            changed &= inside(crop.region, crop.grid.input)
         changed &= array == table[was]  # what the clean-up changed stays so
         array[changed] = table[now[changed]]
     report(1.0)

@@ -43,6 +43,15 @@ def test_of_nothing_there_is_none():
     assert intracranial_ml(image, labels * 0) is None
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_of_thin_slabs_it_is_what_they_hold(axis):
+    image, labels = head(1.0, True)
+    slab = [slice(None)] * 3
+    slab[axis] = slice(110, 112)
+    image, labels = image[tuple(slab)], labels[tuple(slab)]
+    assert intracranial_ml(image, labels) == pytest.approx(np.count_nonzero(sitk.GetArrayFromImage(labels)) / 1000)
+
+
 def test_the_labels_may_lie_on_another_grid():
     image, _ = head(5.0, True)
     _, labels = head(2.0, True)

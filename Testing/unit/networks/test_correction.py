@@ -61,3 +61,15 @@ def test_extremes_of_what_is_known(mask):
     seen = corrected(5)
     known = Corrected(seen.image, seen.own, seen.probability, seen.others, mask, seen.labels, seen.other_labels)
     assert bool(torch.isfinite(known.inputs()).all())
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 14), (12, 2, 4), (1, 2, 1)])
+def test_errors_spread_in_volumes_thinner_than_what_they_spread_over(shape):
+    """An error everywhere spreads evenly, less towards the ends, beyond which nothing is known."""
+    ones = torch.ones(shape)
+    seen = Corrected(ones, ones, ones, 0 * ones, ones, 0 * ones, 0 * ones)
+    spread = seen.inputs()[8]
+    assert spread.shape == shape and bool(torch.isfinite(spread).all())
+    for axis in range(3):
+        assert torch.allclose(spread, spread.flip(axis), atol=1e-6)
+    assert bool((spread < 0).all()) and float(spread.min()) > -10

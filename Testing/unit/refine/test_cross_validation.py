@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from SESegmentationLib.networks.weights import load_networks
@@ -64,3 +66,20 @@ def test_the_largest_step_that_helps_is_taken_and_none_if_none_does(tiny_engine,
 @pytest.mark.parametrize("slices", [[Slices("k", (16,))], [Slices("k", (16, 17))]], ids=["one", "neighbours"])
 def test_what_cannot_be_checked_is_not_learnt(tiny_engine, sample, slices):
     assert learn(tiny_engine, sample, slices) is None
+
+
+def test_slices_that_the_networks_do_not_see_are_left_out(tiny_engine, sample):
+    """Of two slices in a region one lies outside of it: nothing can be checked, and nothing is wrong."""
+    inside = np.zeros_like(sitk.GetArrayFromImage(sample.labels))
+    inside[5:20, 10:30, 5:30] = 1
+    roi = sitk.GetImageFromArray(inside)
+    roi.CopyInformation(sample.labels)
+    slices = [Slices("k", (12, 35))]
+    corrections = Corrections.in_slices(sample.labels, slices)
+    options = SegmentOptions(roi=roi)
+    assert (
+        recalibrate_cross_validated(
+            tiny_engine, sample.image, corrections, slices, Settings(steps=2), options, None, lambda share: None
+        )
+        is None
+    )

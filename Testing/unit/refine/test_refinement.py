@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.errors import CancelledError, InputError
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage, find_model, sha256_of
 from SESegmentationLib.models.store import _PACKAGE
 from SESegmentationLib.refine import AXES, Slices
@@ -170,6 +171,24 @@ def test_a_region(tiny_engine, sample):
         tiny_engine, sample.image, sample.labels, [Slices("k", (35,))], options=SegmentOptions(roi=_small(roi))
     )
     assert outside.kept_because == NOTHING_CORRECTED
+
+
+def test_nothing_is_found_outside_of_a_region(shared_data):
+    data = shared_data / "hippocampus"
+    image = shift_volume(read_volume(data / "imagesTr" / "hippocampus_011_0000.nii.gz"), "low contrast", 1)
+    truth = read_label_volume(data / "labelsTr" / "hippocampus_011.nii.gz")
+    first, last = np.flatnonzero(array_of(truth).any((0, 2)))[[0, -1]]
+    low, high = first + (last - first) // 4, last - (last - first) // 4
+    inside = np.zeros_like(array_of(truth))
+    inside[:, low:high] = 1
+    options = SegmentOptions(roi=with_array(inside, image))
+    engine = Engine(find_model("hippocampus-t1"), "cpu")
+    labels = array_of(engine.segment(image, options).labels)
+    slices = (int(low), int(low + high) // 2, int(high) - 1)
+    labels[:, slices] = array_of(truth)[:, slices]
+    refined = refine(engine, image, with_array(labels, image), [Slices("j", slices)], options=options)
+    found = array_of(refined.result.labels)
+    assert (found != labels)[inside > 0].any() and not found[inside == 0].any()
 
 
 def test_what_cannot_be_used_is_refused_before_the_networks_run(tiny_engine, sample):

@@ -36,3 +36,8 @@ def test_nothing_else_changes():
     freed = without_class_weights(weights, torch.tensor([5, 3, 2]), 0.5)
     assert torch.equal(same["classifier.bias"], weights["classifier.bias"])
     assert torch.equal(freed["classifier.weight"], weights["classifier.weight"])
+
+
+def test_a_class_that_the_training_did_not_show_keeps_its_bias():
+    freed = without_class_weights({"classifier.bias": torch.zeros(4)}, torch.tensor([1000, 50, 20, 0]), 1.0)
+    assert freed["classifier.bias"][3] == 0

@@ -147,6 +147,7 @@ def test_it_is_trained_resumed_and_written_with_its_cases(train):
     assert any(not torch.equal(value, weights[key]) for key, value in resumed.items())
     steps = [json.loads(line)["step"] for line in (first.parent / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert steps == [2, 3]
+    assert train(steps=3).read_bytes()  # there is nothing left to do
 
 
 def test_mistakes_of_several_models_are_learnt_from_together(collect, tmp_path):
