@@ -11,7 +11,8 @@ the share of volumes that lose more than 0.01.
 With --pair other scans are measured, with labels of which those that the model does not have count as background. Of a
 model that learns from synthesised images, such images of its validation cases are measured.
 With --compare, recalibration of SE blocks is measured too: with the guard of hidden slices, and without it, which was
-the default before.
+the default before. Slices count as right as a whole but for single strokes, as `sesegment refine --slices` takes them;
+with --edits-only, only what was changed in them does, as the panel asks.
 
     python Testing/benchmarks/refine.py             the table, from Resources/refine.json where it is
     python Testing/benchmarks/refine.py --measure   measured again: table, Resources/refine.json and its plot
@@ -111,6 +112,7 @@ class Trial:
         habit: name of the :class:`Habit`.
         corrected: number of slices.
         method: one of ``METHODS``.
+        edits_only: of whatever slices only what was changed counts as right, as the panel asks.
     """
 
     case: str
@@ -118,6 +120,7 @@ class Trial:
     habit: str
     corrected: int
     method: str = METHODS[0]
+    edits_only: bool = False
 
 
 class Remembering(Engine):
@@ -177,7 +180,8 @@ class Bench:
         labels = sitk.GetImageFromArray(made.labels)
         labels.CopyInformation(image)
         started, cpu_started = time.monotonic(), time.process_time()
-        after = self._refined(trial.method, image, labels, named(chosen), habit.manner != "stroke")
+        whole = habit.manner != "stroke" and not trial.edits_only
+        after = self._refined(trial.method, image, labels, named(chosen), whole)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
         after = self._dice(sitk.GetArrayFromImage(after), truth, ~made.seen)
         return {"before": before, "after": after, "seconds": seconds, "cpu_seconds": cpu_seconds}
@@ -231,13 +235,13 @@ def volumes(names: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield VOLUMES[2], name, pairs[(7 * number) % len(pairs)]
 
 
-def trials(names: Sequence[str], compare: bool, quick: bool) -> Iterator[tuple[str, Trial]]:
+def trials(names: Sequence[str], compare: bool, quick: bool, edits_only: bool = False) -> Iterator[tuple[str, Trial]]:
     """Everything that is measured, each with the kind of its volume."""
     habits = QUICK_HABITS if quick else [habit.name for habit in HABITS]
     for kind, name, shifts in volumes(names):
         for habit in habits:
             for corrected in QUICK_CORRECTED if quick else CORRECTED:
-                yield kind, Trial(name, shifts, habit, corrected)
+                yield kind, Trial(name, shifts, habit, corrected, edits_only=edits_only)
     for kind, name, shifts in volumes(names[:COMPARED_CASES] if compare else []):
         for habit in COMPARED_HABITS:
             for method in METHODS[1:]:
@@ -365,6 +369,7 @@ def main() -> None:
     parser = arguments(__doc__, CASES)
     parser.add_argument("--compare", action="store_true", help="measure recalibration too, cross-validated and not")
     parser.add_argument("--quick", action="store_true", help="two and four slices, chosen in six ways")
+    parser.add_argument("--edits-only", action="store_true", help="only what was changed is right, as the panel asks")
     parser.add_argument("--pair", nargs=2, type=Path, action="append", metavar=("IMAGE", "LABELS"), default=[])
     chosen = parser.parse_args()
     path = chosen.output / ("refine.json" if chosen.model == HIPPOCAMPUS else f"refine-{Path(chosen.model).name}.json")
@@ -375,7 +380,7 @@ def main() -> None:
         package, cases = (find_model(chosen.model), pairs) if pairs else opened(chosen)
         names = [case.name for case in cases]
         bench = Bench(package, dict(zip(names, cases, strict=True)))
-        measured = list(trials(names, chosen.compare, chosen.quick))
+        measured = list(trials(names, chosen.compare, chosen.quick, chosen.edits_only))
         for _, trial in track(measured, "measuring", console=console):
             bench.measure(trial)
         rows = figures(bench, measured)
