@@ -102,7 +102,7 @@ def main() -> None:
         application.stop()
     *stretches, whole = [statistics.median(seconds) for seconds in zip(*runs, strict=True)]
     sizes = " x ".join(map(str, volume.GetImageData().GetDimensions()))
-    table = Table(title=f"{sizes} voxels, {MODEL}: median of {clicks} segmentations of {whole:.1f} s")
+    table = Table(title=f"{sizes} voxels, {MODEL}: {clicks} runs of {whole:.0f} s")
     for column in ("phase", "longest stretch, ms", "share of the time"):
         table.add_column(column, justify="left" if column == "phase" else "right")
     for phase, seconds in zip(PHASES, stretches, strict=True):
