@@ -108,6 +108,18 @@ def test_edits_by_other_means_are_seen_when_the_panel_is_entered(widget, segment
     assert [str(entry) for entry in find_corrected_slices(node)] == ["k:8"]
 
 
+def test_a_segment_that_the_user_flagged_stays_flagged(widget, segment):
+    node = segment()
+    draw(node)
+    flagged = node.GetSegmentation().GetSegment("Segment_1")
+    STATUS.SetSegmentStatus(flagged, STATUS.Flagged)
+    widget.enter()
+    assert STATUS.GetSegmentStatus(flagged) == STATUS.Flagged and cells(widget)[1][3] == "to check"
+    STATUS.SetSegmentStatus(flagged, STATUS.NotStarted)
+    widget.enter()
+    assert STATUS.GetSegmentStatus(flagged) == STATUS.InProgress and cells(widget)[1][3] == "corrected"
+
+
 def test_correct_needs_a_structure_that_is_there(widget, segment):
     node = segment()
     assert not widget.ui.correctButton.enabled

@@ -33,6 +33,8 @@ from .result_record import RecordedStructure, ResultRecord
 from .scene_results import SceneResults
 from .structure_table import StructureTable
 
+_STATUS = slicer.vtkSlicerSegmentationsModuleLogic
+
 
 def jump_to(node: slicer.vtkMRMLTransformableNode, point_lps: Sequence[float]) -> None:
     """Centre all slice views on a point.
@@ -126,7 +128,10 @@ class ReviewList:
         self._show_buttons()
 
     def mark_corrected(self) -> None:
-        """Mark the structures as corrected that were edited since they were written; accepted ones stay so."""
+        """Mark the structures as corrected that were edited since they were written.
+
+        A status set by the user is kept: accepted, or flagged in another module.
+        """
         if self._node is None or self._record is None:
             return
         for value, count in edited_voxels(self._node, self._record.labels).items():
@@ -134,7 +139,7 @@ class ReviewList:
             if not count or segment is None:
                 continue
             mark_semiautomatic(segment)
-            if review_state(segment) == TO_CHECK:
+            if _STATUS.GetSegmentStatus(segment) == _STATUS.NotStarted:
                 set_review_state(segment, CORRECTED)
         self.refresh()
 
