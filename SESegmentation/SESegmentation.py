@@ -180,7 +180,8 @@ class SESegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.close()
         self.logic.close()
         if getattr(sys.modules.get(self.moduleName), type(self).__name__, None) is not type(self):  # it is reloaded
-            for name in [name for name in sys.modules if name.partition(".")[0] == "SESegmentationLib"]:
+            # all packages beside it, which are named after it: one that stayed would raise the library's old errors
+            for name in [name for name in sys.modules if name.startswith(self.moduleName) and name != self.moduleName]:
                 del sys.modules[name]
 
     def useScene(self):

@@ -53,7 +53,9 @@ write_package(folder / card["name"], card, folder / "tensors")
 
 
 def _library() -> dict[str, Any]:
-    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "SESegmentationLib"}
+    """The loaded modules of all packages of the extension."""
+    packages = {path.parent.name for path in (ROOT / "SESegmentation").glob("*/__init__.py")}
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in packages}
 
 
 @pytest.fixture(autouse=True)

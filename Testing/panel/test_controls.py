@@ -152,3 +152,16 @@ def test_reload_takes_the_library_too(widget):
     assert sys.modules["SESegmentationLib.panel.panel"] is not old
     assert type(again.panel) is sys.modules["SESegmentationLib.panel.panel"].Panel
     assert type(again.panel) is not old.Panel and again.panel.messages.shown == []
+
+
+def test_reload_takes_all_packages_of_the_extension(widget):
+    """One that stayed would raise errors that the library does not know any more."""
+    import sys
+
+    from SESegmentationExport import comparison
+
+    reload_module()
+    from SESegmentationExport import comparison as again
+
+    assert again is not comparison
+    assert again.UsageError is sys.modules["SESegmentationLib.errors"].UsageError
