@@ -14,9 +14,10 @@ import qt
 from slicer.i18n import tr as _
 
 from ..client.connection import OWN_GROUP, end_group, find_python, worker_environment
-from ..errors import CancelledError, SegmentationError
+from ..errors import CancelledError, DependencyError, SegmentationError
 from .dependencies import Dependencies, InstallationPlan, explain_failure, loaded_versions
 from .messages import WARNING, ActionRunner, Message
+from .run_control import RunControl
 
 _POLL_MS = 100
 _LINE_CHARACTERS = 60
@@ -113,20 +114,20 @@ class _Underway:
 class Installation:
     """Installs the packages that an action needs, if the user agrees, and then runs it.
 
+    It shares the button and the progress bar with runs, so an installation and a run exclude each other.
+
     Args:
         ui: holds segmentButton, progressBar and progressLabel.
         dependencies: tells what is missing, and asks the user.
         actions: runs what is done afterwards, and shows failures.
-        on_installed: called after an installation, before the action runs.
+        run: nothing is installed during a run; its idle worker, which has the old packages loaded, ends afterwards.
     """
 
-    def __init__(
-        self, ui: Any, dependencies: Dependencies, actions: ActionRunner, on_installed: Callable[[], None]
-    ) -> None:
+    def __init__(self, ui: Any, dependencies: Dependencies, actions: ActionRunner, run: RunControl) -> None:
         self._ui = ui
         self._dependencies = dependencies
         self._actions = actions
-        self._on_installed = on_installed
+        self._run = run
         self._underway: _Underway | None = None
         self._log = ""
         self._idle = ("", "")
@@ -151,16 +152,20 @@ class Installation:
             wanted: requirements; None for those of the worker.
 
         Raises:
-            DependencyError: the installation cannot begin, or the user declined.
+            DependencyError: the installation cannot begin, or the user declined; another one, or a run, is under way.
             SegmentationError: there is no Python to install with.
         """
-        if self.running:
-            return
+        self.require_none()
         self._log = ""
         missing = self._dependencies.missing(wanted)
         if not missing:
             action()
             return
+        if self._run.running:
+            raise DependencyError(
+                _("Python packages are needed, and nothing can be installed during a segmentation."),
+                _("Wait until it is done, or cancel it; then try again."),
+            )
         plan = self._dependencies.ask(missing)
         before = loaded_versions()
         try:
@@ -170,6 +175,13 @@ class Installation:
         self._underway = _Underway(plan, wanted, process, action, before, time.monotonic())
         self._show_running()
         self._timer.start(_POLL_MS)
+
+    def require_none(self) -> None:
+        """Raise DependencyError while an installation is under way."""
+        if self.running:
+            raise DependencyError(
+                _("Python packages are being installed."), _("Wait until that is done, or cancel it; then try again.")
+            )
 
     def cancel(self) -> None:
         """Stop; what was installed before stays."""
@@ -207,7 +219,7 @@ class Installation:
             self._actions.show_error(error)
             return
         self._log = ""
-        self._on_installed()
+        self._run.release()
         self._actions.run(underway.action)
         self._warn_of_replaced(underway.versions_before)
 

@@ -82,7 +82,7 @@ class Panel:
         self.patient = PatientNetwork(ui, lambda: self._choices, lambda: self.models.card)
         self.server = ServerSection(ui, settings, make_segmenter, self._on_place_changed)
         self.run = RunControl(ui, self.server.make_segmenter, self._on_segment, lambda: self._choices is not None)
-        self.installation = Installation(ui, dependencies, self._actions, self.run.release)
+        self.installation = Installation(ui, dependencies, self._actions, self.run)
         self.recalibration = Recalibration(
             ui,
             self._scene_results,
@@ -239,6 +239,7 @@ class Panel:
 
     def _start_request(self, kind: type[_Request], on_result: Callable[[_Request, ResultEvent], None]) -> None:
         """Send the worker a request about the result on show."""
+        self.installation.require_none()  # a server needs no packages here
         node = self.result.node
         inputs = kind.read(node, self._scene_choices, self._settings).inputs
 
