@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import slicer
+import vtk
 from panel_clicks import click, draw, wait
 from panel_fakes import make_package
 
@@ -75,6 +76,59 @@ def test_the_map_of_doubt_of_a_scene_that_was_loaded(widget, segment, tmp_path):
         assert ("only if it was shown" in widget.ui.doubtCheckBox.toolTip) is not shown
         node = segment()
     assert DOUBT.volume(node) is None and "only if it was shown" not in widget.ui.doubtCheckBox.toolTip
+
+
+@pytest.fixture
+def shift():
+    """Function that puts nodes under a new transform by 30 mm."""
+
+    def under(*nodes):
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "shift")
+        matrix = vtk.vtkMatrix4x4()
+        matrix.SetElement(0, 3, 30)
+        transform.SetMatrixTransformToParent(matrix)
+        for node in nodes:
+            node.SetAndObserveTransformNodeID(transform.GetID())
+
+    return under
+
+
+def bounds(node):
+    found = [0.0] * 6
+    node.GetRASBounds(found)
+    return found
+
+
+def test_the_map_follows_the_result(widget, segment, choices, foreground, shift):
+    node, volume = segment(), choices.inputVolume
+    click(widget.ui.doubtCheckBox)
+    shift(volume, node)
+    assert bounds(volume)[0] == 29.5 and bounds(foreground()) == bounds(volume)
+    for moved in (volume, node):
+        moved.SetAndObserveTransformNodeID(None)
+    assert bounds(volume)[0] == -0.5 and bounds(foreground()) == bounds(volume)
+
+
+def test_the_map_is_put_right_where_another_result_was_on_show(widget, segment, choices, foreground, shift):
+    node, volume = segment(), choices.inputVolume
+    click(widget.ui.doubtCheckBox)
+    click(widget.ui.doubtCheckBox)
+    choices.resultSegmentation = None
+    shift(volume, node)
+    choices.resultSegmentation = node
+    click(widget.ui.doubtCheckBox)
+    assert bounds(volume)[0] == 29.5 and bounds(foreground()) == bounds(volume)
+
+
+def test_the_map_is_where_the_result_is_after_its_transform_was_hardened(widget, segment, choices, foreground, shift):
+    node, volume = segment(), choices.inputVolume
+    click(widget.ui.doubtCheckBox)
+    shift(volume, node)
+    for hardened in (volume, node):
+        hardened.HardenTransform()
+    assert bounds(volume)[0] == 29.5 and bounds(foreground()) == pytest.approx(bounds(volume))
+    shift(volume, node)
+    assert bounds(volume)[0] == 59.5 and bounds(foreground()) == pytest.approx(bounds(volume))
 
 
 # --- what the networks looked at --------------------------------------------------------------------------------------

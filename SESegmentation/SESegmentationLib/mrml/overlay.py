@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 import slicer
+import vtk
 
 from ..io.volume_image import voxels_of
 from .layers import BINARY_LABELMAP, oriented_image
@@ -62,8 +63,18 @@ class Overlay:
         volume.SetIJKToRASDirections(*(RAS_TO_LPS @ np.reshape(image.GetDirection(), (3, 3))).ravel())
         volume.SetAndObserveTransformNodeID(node.GetTransformNodeID())
 
+    def follow(self, node: slicer.vtkMRMLSegmentationNode) -> None:
+        """Put the map of a segmentation, if there is one, where its segments are: under the same transform."""
+        volume = self.volume(node)
+        if volume is None or volume.GetTransformNodeID() == node.GetTransformNodeID():
+            return
+        if _was_hardened(node, volume):
+            volume.HardenTransform()
+        volume.SetAndObserveTransformNodeID(node.GetTransformNodeID())
+
     def show(self, node: slicer.vtkMRMLSegmentationNode) -> None:
         """Lay the map of a segmentation over the slice views, in place of another foreground."""
+        self.follow(node)  # it may have been moved while another segmentation was on show
         slicer.util.setSliceViewerLayers(foreground=self.volume(node), foregroundOpacity=_OPACITY)
 
     def is_shown(self, node: slicer.vtkMRMLSegmentationNode) -> bool:
@@ -81,6 +92,26 @@ class Overlay:
         if volume is not None:
             self.hide(node)
             node.GetScene().RemoveNode(volume)
+
+
+def _was_hardened(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> bool:
+    """Whether the transform over a map was applied to the segments for good: then their grid lies where the map does.
+
+    Otherwise the segments were taken out of it, and are back where they were.
+    """
+    parent = volume.GetParentTransformNode()
+    if parent is None or not parent.IsTransformToWorldLinear():
+        return False
+    converter = slicer.vtkSegmentationConverter
+    name, grid = converter.GetReferenceImageGeometryParameterName(), slicer.vtkOrientedImageData()
+    if not converter.DeserializeImageGeometry(node.GetSegmentation().GetConversionParameter(name), grid, False):
+        return False
+    to_ras, to_world, grid_to_ras = (vtk.vtkMatrix4x4() for _ in range(3))
+    volume.GetIJKToRASMatrix(to_ras)
+    parent.GetMatrixTransformToWorld(to_world)
+    grid.GetImageToWorldMatrix(grid_to_ras)
+    here = slicer.util.arrayFromVTKMatrix(to_world) @ slicer.util.arrayFromVTKMatrix(to_ras)
+    return np.allclose(here, slicer.util.arrayFromVTKMatrix(grid_to_ras), atol=1e-3)
 
 
 def _views_with(volume: slicer.vtkMRMLScalarVolumeNode | None) -> list[slicer.vtkMRMLSliceCompositeNode]:

@@ -7,12 +7,15 @@ from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from ..mrml import ATTENTION, DOUBT
 from .scene_results import SceneResults
 
+_MAPS = (DOUBT, ATTENTION)
 
-class Overlays:
+
+class Overlays(VTKObservationMixin):
     """Shows one map at a time, of the segmentation on show.
 
     Args:
@@ -22,6 +25,7 @@ class Overlays:
     """
 
     def __init__(self, ui: Any, results: SceneResults, on_attention_requested: Callable[[], None]) -> None:
+        super().__init__()
         self._ui = ui
         self._results = results
         self._on_attention_requested = on_attention_requested
@@ -33,6 +37,11 @@ class Overlays:
 
     def show(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
         """Offer the maps of this segmentation."""
+        if node is not self._node:
+            if self._node is not None:
+                self.removeObserver(self._node, self._node.TransformModifiedEvent, self._on_moved)
+            if node is not None:
+                self.addObserver(node, node.TransformModifiedEvent, self._on_moved)
         self._node = node
         self.refresh()
 
@@ -52,6 +61,10 @@ class Overlays:
         ui.attentionCheckBox.enabled = has_attention or self._attention_available
         ui.attentionCheckBox.checked = has_attention and ATTENTION.is_shown(node)
 
+    def close(self) -> None:
+        """Stop observing."""
+        self.removeObservers()
+
     def _on_doubt(self, shown: bool) -> None:
         if shown:
             doubt = self._results.doubt(self._node)
@@ -70,6 +83,10 @@ class Overlays:
         else:
             self._on_attention_requested()
         self.refresh()
+
+    def _on_moved(self, caller: slicer.vtkMRMLSegmentationNode, event: str) -> None:
+        for overlay in _MAPS:
+            overlay.follow(caller)
 
 
 def _no_doubt() -> str:

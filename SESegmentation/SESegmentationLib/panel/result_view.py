@@ -284,6 +284,7 @@ class ResultView(VTKObservationMixin):
     def close(self) -> None:
         """Stop observing."""
         self.removeObservers()
+        self.overlays.close()
         self._node = None
         self._closed = True
 
