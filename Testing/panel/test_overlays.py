@@ -131,6 +131,18 @@ def test_the_map_is_where_the_result_is_after_its_transform_was_hardened(widget,
     assert bounds(volume)[0] == 59.5 and bounds(foreground()) == pytest.approx(bounds(volume))
 
 
+def test_the_map_of_another_result_is_taken_off_the_views(widget, segment, choices, foreground, make_volume):
+    first = segment(make_volume(name="first"))
+    click(widget.ui.doubtCheckBox)
+    assert foreground().GetName() == "first tiny-t1 doubt"
+    segment(make_volume(name="second"))
+    assert foreground() is None and not widget.ui.doubtCheckBox.checked
+    click(widget.ui.doubtCheckBox)
+    assert foreground().GetName() == "second tiny-t1 doubt"
+    choices.resultSegmentation = first
+    assert foreground() is None and not widget.ui.doubtCheckBox.checked
+
+
 # --- what the networks looked at --------------------------------------------------------------------------------------
 
 
@@ -187,7 +199,9 @@ def test_attention_is_of_the_result_on_show(widget, segment, choices, segmenter,
     second = segment(make_volume(name="second"))
     assert not widget.ui.attentionCheckBox.checked and widget.ui.attentionCheckBox.enabled
     choices.resultSegmentation = node
-    assert widget.ui.attentionCheckBox.checked
+    count = len(segmenter.jobs)
+    click(widget.ui.attentionCheckBox)
+    assert widget.ui.attentionCheckBox.checked and len(segmenter.jobs) == count
     choices.outputSegmentation = node
     slicer.mrmlScene.RemoveNode(second)
     choices.inputVolume = slicer.util.getNode("head")
@@ -207,6 +221,19 @@ def test_a_result_that_changed_meanwhile(widget, segment, choices, segmenter):
     wait(lambda: not widget.panel.run.running)
     assert widget.panel.messages.shown[0].text == "The result has changed meanwhile."
     assert ATTENTION.volume(node) is None
+
+
+def test_the_result_whose_attention_was_asked_for_is_shown_with_it(
+    widget, segment, choices, segmenter, make_volume, foreground
+):
+    first = segment(make_volume(name="first"))
+    second = segment(make_volume(name="second"))
+    click(widget.ui.attentionCheckBox)
+    choices.resultSegmentation = first
+    segmenter.succeed_attention(gates(segmenter.jobs[-1].image))
+    wait(lambda: not widget.panel.run.running)
+    assert choices.resultSegmentation is second and foreground() is ATTENTION.volume(second)
+    assert widget.ui.attentionCheckBox.checked
 
 
 def test_what_is_removed_meanwhile_ends_it(widget, segment, choices):

@@ -36,10 +36,12 @@ class Overlays(VTKObservationMixin):
         ui.attentionCheckBox.connect("clicked(bool)", self._on_attention)
 
     def show(self, node: slicer.vtkMRMLSegmentationNode | None) -> None:
-        """Offer the maps of this segmentation."""
+        """Offer the maps of this segmentation; those of the one before are taken off the views."""
         if node is not self._node:
             if self._node is not None:
                 self.removeObserver(self._node, self._node.TransformModifiedEvent, self._on_moved)
+                for overlay in _MAPS:
+                    overlay.hide(self._node)
             if node is not None:
                 self.addObserver(node, node.TransformModifiedEvent, self._on_moved)
         self._node = node

@@ -336,6 +336,7 @@ class Panel:
         self._pending = None
         try:
             low, high = request.show(event.attention())
+            self._scene_choices.resultSegmentation = request.inputs.node  # the map lies over this one
             text = _("Gate of the last decoder: {low:.4f} (dark) to {high:.4f} (bright); 1 lets all features pass.")
             self._inform(text.format(low=low, high=high))
         except Exception as error:
@@ -383,8 +384,7 @@ class Panel:
         card = package.card
         self.models.show_added(card.name)
         self._on_model_chosen(card.name)
-        text = _("{model} {version} was added.").format(model=card.title, version=card.version)
-        self._inform(text)
+        self._inform(_("{model} {version} was added.").format(model=card.title, version=card.version))
 
     def _inform(self, text: str) -> None:
         self.messages.add(Message(INFORMATION, text))
