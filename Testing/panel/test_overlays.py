@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import vtk
-from panel_clicks import click, draw, wait
+from panel_clicks import click, draw, wait, wait_a_moment
 from panel_fakes import make_package
 
 from harness import application
@@ -141,6 +141,50 @@ def test_the_map_of_another_result_is_taken_off_the_views(widget, segment, choic
     assert foreground().GetName() == "second tiny-t1 doubt"
     choices.resultSegmentation = first
     assert foreground() is None and not widget.ui.doubtCheckBox.checked
+
+
+@pytest.mark.parametrize("on_show", [True, False])
+def test_maps_go_with_their_result(widget, segment, choices, foreground, make_volume, attend, on_show):
+    node = segment(make_volume(name="first"))
+    attend()
+    click(widget.ui.doubtCheckBox)
+    maps = [DOUBT.volume(node), ATTENTION.volume(node)]
+    assert all(map_.GetScene() is not None for map_ in maps)
+    if not on_show:
+        segment(make_volume(name="second"))
+        click(widget.ui.doubtCheckBox)
+        other = foreground()
+    slicer.mrmlScene.RemoveNode(node)
+    wait_a_moment()
+    assert all(map_.GetScene() is None for map_ in maps) and foreground() is (None if on_show else other)
+
+
+def test_a_copy_of_a_result_keeps_the_maps(widget, segment, foreground):
+    node = segment()
+    click(widget.ui.doubtCheckBox)
+    map_ = foreground()
+    copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    copy.Copy(node)
+    assert DOUBT.volume(copy) is map_
+    slicer.mrmlScene.RemoveNode(node)
+    wait_a_moment()
+    assert map_.GetScene() is slicer.mrmlScene
+    slicer.mrmlScene.RemoveNode(copy)
+    wait_a_moment()
+    assert map_.GetScene() is None
+
+
+def test_a_folder_is_removed_with_a_result_and_its_maps(widget, segment, choices):
+    node = segment()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "folder")
+    for moved in (choices.inputVolume, node):
+        hierarchy.SetItemParent(hierarchy.GetItemByDataNode(moved), folder)
+    click(widget.ui.doubtCheckBox)
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(DOUBT.volume(node))) == folder
+    hierarchy.RemoveItem(folder)
+    wait_a_moment()
+    assert slicer.util.getNodesByClass("vtkMRMLVolumeNode") == []
 
 
 # --- what the networks looked at --------------------------------------------------------------------------------------

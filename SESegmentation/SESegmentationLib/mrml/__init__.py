@@ -13,7 +13,7 @@ from .edits import (
     result_grid,
 )
 from .layers import find_segment, label_map
-from .overlay import ATTENTION, DOUBT, show_difference, value_range
+from .overlay import ATTENTION, DOUBT, remove_maps_without_owner, show_difference, value_range
 from .references import (
     UndoHistory,
     adapted_parameters,
@@ -80,6 +80,7 @@ __all__ = [
     "place_beside",
     "set_companion_node",
     "referenced_node",
+    "remove_maps_without_owner",
     "require_adapted_parameters",
     "region_image",
     "record_written_labels",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +112,17 @@ def _was_hardened(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLSc
     grid.GetImageToWorldMatrix(grid_to_ras)
     here = slicer.util.arrayFromVTKMatrix(to_world) @ slicer.util.arrayFromVTKMatrix(to_ras)
     return np.allclose(here, slicer.util.arrayFromVTKMatrix(grid_to_ras), atol=1e-3)
+
+
+def remove_maps_without_owner(volumes: Sequence[slicer.vtkMRMLScalarVolumeNode]) -> None:
+    """Remove maps from the scene whose segmentation was removed; not those to which a copy of it refers."""
+    for volume in volumes:
+        scene = volume.GetScene()
+        if scene is None:
+            continue
+        nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode", scene)
+        if not any(overlay.volume(node) is volume for overlay in (DOUBT, ATTENTION) for node in nodes):
+            scene.RemoveNode(volume)
 
 
 def _views_with(volume: slicer.vtkMRMLScalarVolumeNode | None) -> list[slicer.vtkMRMLSliceCompositeNode]:

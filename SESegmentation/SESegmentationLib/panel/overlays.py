@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from ..mrml import ATTENTION, DOUBT
+from ..mrml import ATTENTION, DOUBT, remove_maps_without_owner
 from .scene_results import SceneResults
 
 _MAPS = (DOUBT, ATTENTION)
@@ -32,6 +34,8 @@ class Overlays(VTKObservationMixin):
         self._node: slicer.vtkMRMLSegmentationNode | None = None
         self._doubt_tip = ui.doubtCheckBox.toolTip
         self._attention_available = False
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._on_node_removed)
         ui.doubtCheckBox.connect("clicked(bool)", self._on_doubt)
         ui.attentionCheckBox.connect("clicked(bool)", self._on_attention)
 
@@ -89,6 +93,15 @@ class Overlays(VTKObservationMixin):
     def _on_moved(self, caller: slicer.vtkMRMLSegmentationNode, event: str) -> None:
         for overlay in _MAPS:
             overlay.follow(caller)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node_removed(self, caller: slicer.vtkMRMLScene, event: str, node: slicer.vtkMRMLNode) -> None:
+        """A segmentation takes its maps along; later, because whoever removes several nodes may hold them as well."""
+        if not node.IsA("vtkMRMLSegmentationNode"):
+            return
+        maps = [volume for volume in (overlay.volume(node) for overlay in _MAPS) if volume is not None]
+        if maps:
+            qt.QTimer.singleShot(0, lambda: remove_maps_without_owner(maps))
 
 
 def _no_doubt() -> str:
