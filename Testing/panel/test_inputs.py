@@ -32,6 +32,17 @@ def test_label_maps_are_not_offered(widget, choices):
     assert choices.inputVolume is None and widget.ui.volumeSelector.nodeCount() == 0
 
 
+def test_the_map_of_a_result_is_not_chosen_as_the_volume(widget, choices, segment, make_volume):
+    segment(make_volume())
+    click(widget.ui.doubtCheckBox)
+    slicer.mrmlScene.RemoveNode(choices.inputVolume)
+    widget.enter()
+    application.process_events()
+    assert choices.inputVolume is None
+    other = make_volume(name="other")
+    assert choices.inputVolume is other
+
+
 def test_choosing_a_volume(widget, choices, make_volume):
     make_volume()
     second = make_volume(name="second")

@@ -27,6 +27,11 @@ def companion_node(owner: slicer.vtkMRMLNode, role: str, class_name: str) -> sli
     return node if node is not None and node.GetAttribute(_MADE_FOR) == role else None
 
 
+def is_companion(node: slicer.vtkMRMLNode) -> bool:
+    """Whether a node was made for another one, as its map or table; a copy of such a node counts as well."""
+    return node.GetAttribute(_MADE_FOR) is not None
+
+
 def set_companion_node(owner: slicer.vtkMRMLNode, role: str, node: slicer.vtkMRMLNode) -> None:
     """Let ``owner`` refer to a node that was made for this role."""
     node.SetAttribute(_MADE_FOR, role)

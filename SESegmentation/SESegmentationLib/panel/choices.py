@@ -13,7 +13,7 @@ from slicer.util import VTKObservationMixin
 from ..errors import SegmentationError
 from ..inference.input_checks import check_header
 from ..models import ModelCard
-from ..mrml import VolumeSequence, check_volume_node
+from ..mrml import VolumeSequence, check_volume_node, is_companion
 from ..result import Finding
 from .messages import Message, MessageList
 
@@ -213,5 +213,6 @@ class Inputs(VTKObservationMixin):
 
 
 def _is_offered(node: slicer.vtkMRMLNode) -> bool:
-    """Whether the selector lists this node: scalar volumes, but no label maps."""
-    return node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetHideFromEditors()
+    """Whether this node may be chosen for the user: a scalar volume, but no label map and no map of a result."""
+    is_listed = node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetHideFromEditors()
+    return is_listed and not is_companion(node)
