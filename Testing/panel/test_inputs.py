@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import slicer
+import vtk
 from panel_clicks import click, texts
 from panel_fakes import make_package
 
@@ -136,3 +137,17 @@ def test_an_output_under_another_transform_is_refused(widget, choices, segment, 
     choices.inputVolume.SetAndObserveTransformNodeID(transform.GetID())
     click(widget.ui.segmentButton)
     assert "not under the same transform" in widget.panel.messages.shown[0].text and len(segmenter.jobs) == 1
+
+
+def test_an_output_made_of_surfaces_is_refused_before_anything_is_computed(widget, choices, make_volume, segmenter):
+    make_volume()
+    node, sphere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mesh"), vtk.vtkSphereSource()
+    sphere.Update()
+    surface = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+    node.GetSegmentation().SetSourceRepresentationName(surface)
+    node.AddSegmentFromClosedSurfaceRepresentation(sphere.GetOutput(), "ball", (1, 0, 0), "ball")
+    choices.outputSegmentation = node
+    click(widget.ui.segmentButton)
+    (message,) = widget.panel.messages.shown
+    assert message.text == "The segmentation mesh is made of surfaces, not of voxels." and message.remedy
+    assert segmenter.jobs == [] and not widget.panel.run.running

@@ -145,7 +145,8 @@ def update_segmentation(
         InputError: the segmentation is not made of voxels; nothing is changed then.
     """
     segmentation = node.GetSegmentation()
-    _check_voxels(node)
+    check_voxels(node)
+    segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
     is_empty = not segmentation.GetNumberOfSegments()
     if volume is not None:
         _refer_to_another(node, volume)
@@ -219,15 +220,18 @@ def _set_geometry(segmentation: slicer.vtkSegmentation, labels: sitk.Image, is_e
         segmentation.SetConversionParameter(REFERENCE_GEOMETRY, converter.SerializeImageGeometry(grid))
 
 
-def _check_voxels(node: slicer.vtkMRMLSegmentationNode) -> None:
-    """Refuse a segmentation whose segments are surfaces, e.g. from STL files: writing voxels would delete them."""
+def check_voxels(node: slicer.vtkMRMLSegmentationNode) -> None:
+    """Refuse a segmentation whose segments are surfaces, e.g. from STL files: writing voxels would delete them.
+
+    Raises:
+        InputError: its segments are surfaces.
+    """
     segmentation = node.GetSegmentation()
     if segmentation.GetNumberOfSegments() and segmentation.GetSourceRepresentationName() != BINARY_LABELMAP:
         raise InputError(
             _("The segmentation {node} is made of surfaces, not of voxels.").format(node=node.GetName()),
             _("Choose a new segmentation, or make the binary labelmap its source in the module Segmentations."),
         )
-    segmentation.SetSourceRepresentationName(BINARY_LABELMAP)
 
 
 def _segment(label: Label, voxels: slicer.vtkOrientedImageData) -> slicer.vtkSegment:

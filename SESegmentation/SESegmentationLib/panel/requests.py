@@ -24,6 +24,7 @@ from ..mrml import (
     adapted_parameters,
     check_output_grid,
     check_volume_node,
+    check_voxels,
     copier_of_volume_node,
     corrected_mask,
     find_corrected_slices,
@@ -174,6 +175,7 @@ class SegmentRequest:
         check_volume_node(volume)
         if output is None:
             return volume
+        check_voxels(output)
         check_output_grid(output, volume, self.package.card.spacing)
         if not share_parent_transform(output, volume):
             raise InputError(
