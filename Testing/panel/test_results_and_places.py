@@ -163,7 +163,7 @@ def test_a_proposal_is_for_the_result_it_was_made_for(widget, segment, segmenter
             click(widget.ui.undoButton)
     else:
         (message,) = widget.panel.messages.shown
-        assert "was changed or taken back" in message.text
+        assert "was changed or undone" in message.text
     assert not widget.ui.previewFrame.isVisible()
 
 
