@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +19,7 @@ from SESegmentationLib.files.json_files import read_json, to_json
 from SESegmentationLib.models import sha256_of
 
 FOLDER = "records"
-#: folder for results that somebody has changed, moved there before they are made again
+#: folder for results that somebody has changed, or that are of another scan, moved there before others replace them
 CHANGED_FOLDER = "changed"
 _ENDING = ".json"
 FORMAT = "SESegmentation cohort 1"
@@ -40,7 +40,7 @@ class Record:
         outputs: SHA-256 of each file by its place below the results.
         seconds: from reading to writing, in s.
         report: of :func:`SESegmentationLib.report.build_report`; None where it failed.
-        error: code, cause and remedy of a failure.
+        error: code, cause and remedy of a failure; of a scan that has a result, of a later attempt.
         picture: of :func:`SESegmentationExport.sheet.thumbnail`, in base 64.
     """
 
@@ -137,11 +137,16 @@ class Records:
         except OSError:
             return False
 
-    def set_changed_aside(self, record: Record) -> None:
-        """Move outputs that are no longer as they were written, such as corrected ones, into ``CHANGED_FOLDER``."""
+    def set_changed_aside(self, record: Record, others: bool = False) -> None:
+        """Move outputs that are no longer as they were written, such as corrected ones, into ``CHANGED_FOLDER``.
+
+        Args:
+            record: lists them.
+            others: move those that are as they were written, too.
+        """
         for place, digest in record.outputs.items():
             path = self.out / place
-            if not path.is_file() or sha256_of(path) == digest:
+            if not path.is_file() or (not others and sha256_of(path) == digest):
                 continue
             for number in itertools.count():
                 aside = self.out / CHANGED_FOLDER / (str(number) if number else "") / place
@@ -163,12 +168,28 @@ class Records:
     def fail(
         self, name: str, told: str, model: str, key: str, content: str | None, error: SegmentationError, seconds: float
     ) -> Record:
-        """Write that a case failed; OutputError where even that cannot be written."""
+        """Write that a case failed; OutputError where even that cannot be written.
+
+        A result that it has already stays, unless it is known to be of another content: a scan that cannot be read now,
+        on a disk that is not connected, has not changed. One of another scan with the same name is set aside.
+        """
         about = {"code": error.code, "cause": error.cause, "remedy": error.remedy}
-        record = Record(name, told, model, FAILED, key, content, seconds=round(seconds, 3), error=about)
-        self.remove_outputs(self.read(name))
+        known = self.read(name)
+        same = known and (told == known.input if content is None else content == known.content)
+        if known and known.state != FAILED and same:
+            record = replace(known, error=about)
+        else:
+            record = Record(name, told, model, FAILED, key, content, seconds=round(seconds, 3), error=about)
+            if known:
+                self.set_changed_aside(known, others=content is None)
+            self.remove_outputs(known)
         write_whole(self.path(name), record.to_json())
         return record
+
+    def keep(self, record: Record) -> None:
+        """Leave a record that still holds as it is, without the failure of a later attempt."""
+        if record.error:
+            write_whole(self.path(record.name), replace(record, error=None).to_json())
 
     def add(self, files: OutputFiles, record: Record) -> None:
         """Write a record with, and after, the files that it lists."""

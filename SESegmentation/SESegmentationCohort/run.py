@@ -255,7 +255,7 @@ def _conclude(
     done = tally.segmented + tally.kept
     warn(f"{done} of {tally.count} scans segmented{before}{rate}; {tally.failed} failed.")
     if (aside := records.out / CHANGED_FOLDER).is_dir():
-        warn(f"Results changed since they were written were made again; the changed ones are in {aside}.")
+        warn(f"Results changed since they were written, or of another scan, were moved to {aside}.")
     missing = sum(not records.path(case.name).exists() for case in whole.cases) if spread.shard else 0
     if missing:
         warn(f"{missing} of {len(whole.cases)} scans are left for the other parts; the last makes table and sheet.")

@@ -98,9 +98,8 @@ class CaseRunner:
             key = self._settings.key(content)
             known = self._records.read(case.name)
             if self._settings.resume and known and known.key == key and self._records.is_done(known):
+                self._records.keep(known)
                 return Outcome(case, known.state, kept=True)
-            if known:
-                self._records.set_changed_aside(known)
             try:
                 record = self._do(case, content, key, known, begin)
                 return Outcome(case, record.state)
@@ -199,6 +198,8 @@ class CaseRunner:
                 picture=base64.b64encode(thumbnail(image, result)).decode("ascii"),
             )
             self._records.add(files, record)
+            if known:
+                self._records.set_changed_aside(known)
         self._records.remove_outputs(known, but=record.outputs)
         return record
 

@@ -13,7 +13,7 @@ from SESegmentationLib.errors import DependencyError
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.models import ModelCard
 
-from .records import FAILED, Record, Records
+from .records import Record, Records
 
 TABLE, FAILURES, SHEET = "cohort.tsv", "failures.tsv", "sheet.html"
 FAILURE_COLUMNS = ("input", "code", "cause", "remedy")
@@ -57,7 +57,7 @@ def _write_tables(out: Path, records: Sequence[Record], card: ModelCard) -> None
     with Table(out / TABLE, card, names) as table:
         for record in records:
             table.add(Path(record.input), _told(record))
-    failures = [{"input": record.input, **(record.error or {})} for record in records if record.state == FAILED]
+    failures = [{"input": record.input, **(record.error or {})} for record in records if record.error]
     write_whole(out / FAILURES, tsv(FAILURE_COLUMNS, failures))
 
 

@@ -133,6 +133,49 @@ def test_what_failed_was_changed_or_is_not_whole_is_done_again(tmp_path, sample_
     assert not list(out.glob("*.nii.gz"))
 
 
+def test_a_scan_that_cannot_be_read_now_keeps_its_result(tmp_path, sample_file, tiny_model, capfd):
+    """As on a disk that is not connected; only what is known to be of another content goes."""
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for name in "abc":
+        shutil.copy(sample_file, scans / f"{name}.nii.gz")
+    (tmp_path / "list.txt").write_text("".join(f"scans/{name}.nii.gz\n" for name in "abc"), encoding="utf-8")
+    command = Command(tmp_path / "list.txt", out, tiny_model)
+    arguments = [command.source, "-o", out, "-m", tiny_model, "--device", "cpu", "--workers", 1]
+
+    def done(*options: object) -> int:
+        return main(["cohort", *map(str, [*arguments, *options])])
+
+    assert done() == 0
+    (out / "b.nii.gz").write_bytes(b"corrected")
+    before, records = command.stamps(), command.records
+    scans.rename(tmp_path / "away")
+    assert done("--resume") == 2
+    assert "3 failed" in capfd.readouterr().err
+    assert command.stamps() == before
+    assert (out / "b.nii.gz").read_bytes() == b"corrected"
+    assert {row["state"] for row in rows(out / "cohort.tsv")} == {"segmented"}
+    assert [Path(row["input"]).name for row in rows(out / "failures.tsv")] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+
+    command.source.write_text("scans/a.nii.gz\nscans/b.nii.gz\nother/c.nii.gz\n", encoding="utf-8")
+    assert done("--resume") == 2
+    assert not (out / "c.nii.gz").exists(), "it is of another scan"
+    (out / "changed" / "c.nii.gz").rename(out / "c.nii.gz")
+    (out / "records" / "c.json").write_text(records["c"].to_json(), encoding="utf-8")
+    command.source.write_text("".join(f"scans/{name}.nii.gz\n" for name in "abc"), encoding="utf-8")
+
+    (tmp_path / "away").rename(scans)
+    (out / "b.nii.gz").unlink()
+    (scans / "c.nii.gz").write_bytes(b"no volume")  # of no use any more
+    (out / "c.nii.gz").write_bytes(b"corrected")
+    assert done("--resume") == 2
+    assert command.stamps()["a.nii.gz"] == before["a.nii.gz"]
+    assert {name: command.records[name].state for name in "abc"} == {"a": "segmented", "b": "segmented", "c": "failed"}
+    assert command.records["a"] == records["a"]
+    assert (out / "changed" / "c.nii.gz").read_bytes() == b"corrected"
+    assert [Path(row["input"]).name for row in rows(out / "failures.tsv")] == ["c.nii.gz"]
+
+
 def test_derivatives_of_a_bids_dataset_and_results_as_dicom(tmp_path, sample_file, tiny_model, capfd):
     import SimpleITK as sitk
 
