@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -127,6 +127,10 @@ class Records:
         for path in sorted(self.files()):
             if record := _read(path):
                 yield record
+
+    def count_others(self, names: Iterable[str]) -> int:
+        """How many there are of other cases: of scans that were removed, or had other names."""
+        return len({*self.files()} - {self.path(name) for name in names})
 
     def is_done(self, record: Record) -> bool:
         """Whether a case was segmented, and all of its outputs are there as they were written."""

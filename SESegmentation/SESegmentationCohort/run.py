@@ -69,7 +69,7 @@ def run_cohort(source: Path, settings: Settings, spread: Spread, accept_licence:
     settings = replace(settings, model_key=model_key(package))
     records = Records(settings.out)
     _refuse_other_records(records, mine, settings, package, spread)
-    _prepare(mine.cases, settings, records, package)
+    _prepare(source, mine.cases, settings, records, package)
     for reason in mine.skipped:
         warn(reason)
     tally = _Tally(len(mine.cases))
@@ -111,7 +111,7 @@ def _refuse_other_records(
         )
 
 
-def _prepare(cases: Sequence[Case], settings: Settings, records: Records, package: ModelPackage) -> None:
+def _prepare(source: Path, cases: Sequence[Case], settings: Settings, records: Records, package: ModelPackage) -> None:
     """See that all can be written, and write over nothing that is read; remove what a killed run left."""
     if settings.bids and settings.file_format not in (None, "nii.gz"):
         raise UsageError("BIDS derivatives are NIfTI files.", f"Leave out --format {settings.file_format}.")
@@ -124,7 +124,8 @@ def _prepare(cases: Sequence[Case], settings: Settings, records: Records, packag
     derivatives = Derivatives(settings.out, package.card, paths) if settings.bids else None
     written += derivatives.outputs if derivatives else []
     written += [*summary.outputs(settings.out), *(records.path(case.name) for case in cases)]
-    refuse_overwriting([*{case.source for case in cases}, *package.files], written)
+    lists = [source] if source.is_file() else []  # of a folder, results may lie in it that are replaced
+    refuse_overwriting([*lists, *{case.source for case in cases}, *package.files], written)
     check_writable(settings.out / summary.TABLE)
     check_writable(records.path("record"))
     _clear(cases, settings, records)
@@ -260,7 +261,10 @@ def _conclude(
     if missing:
         warn(f"{missing} of {len(whole.cases)} scans are left for the other parts; the last makes table and sheet.")
     elif mine.cases:
-        why_no_sheet = summary.write_summary(records, package.card)
+        names = [case.name for case in whole.cases]
+        if others := records.count_others(names):
+            warn(f"Records of scans outside this cohort in {records.folder}: {others}; table and sheet omit them.")
+        why_no_sheet = summary.write_summary(records, names, package.card)
         table, failures, sheet = summary.outputs(records.out)
         about_sheet = f"no sheet: {why_no_sheet}" if why_no_sheet else f"sheet: {sheet}"
         warn(f"Table: {table}; failures: {failures}; {about_sheet}")

@@ -26,10 +26,15 @@ def outputs(out: Path) -> list[Path]:
     return [out / name for name in (TABLE, FAILURES, SHEET)]
 
 
-def write_summary(records: Records, card: ModelCard) -> str:
-    """Write table, failures and sheets of all records of a model.
+def write_summary(records: Records, names: Sequence[str], card: ModelCard) -> str:
+    """Write table, failures and sheets of the cases of a cohort, as far as a model has done them.
 
     Several processes may do so at once: if a record has been added meanwhile, all is written again.
+
+    Args:
+        records: may be of other cases, too.
+        names: of the cases, in the order of the rows.
+        card: of the model.
 
     Returns:
         Why there are no sheets; empty where there are.
@@ -44,7 +49,7 @@ def write_summary(records: Records, card: ModelCard) -> str:
         why_none = f"{error.cause} {error.remedy}"
     while True:
         stamps = records.stamps()
-        found = [record for record in records.all() if record.model == card.name]
+        found = [record for record in map(records.read, names) if record and record.model == card.name]
         _write_tables(records.out, found, card)
         if not why_none:
             _write_sheets(records.out, found, card)
@@ -53,9 +58,10 @@ def write_summary(records: Records, card: ModelCard) -> str:
 
 
 def _write_tables(out: Path, records: Sequence[Record], card: ModelCard) -> None:
-    names = {Path(record.input): record.name for record in records}
+    names: dict[Path, str] = {}
     with Table(out / TABLE, card, names) as table:
         for record in records:
+            names[Path(record.input)] = record.name  # of this row: a list may give one scan several names
             table.add(Path(record.input), _told(record))
     failures = [{"input": record.input, **(record.error or {})} for record in records if record.error]
     write_whole(out / FAILURES, tsv(FAILURE_COLUMNS, failures))

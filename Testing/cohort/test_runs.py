@@ -176,6 +176,30 @@ def test_a_scan_that_cannot_be_read_now_keeps_its_result(tmp_path, sample_file, 
     assert [Path(row["input"]).name for row in rows(out / "failures.tsv")] == ["c.nii.gz"]
 
 
+def test_the_table_has_each_scan_of_the_cohort_once(tmp_path, sample_file, tiny_model, capfd):
+    """Though names change when scans are added, scans are removed, and one scan may be listed by two names."""
+    for patient in ("P1", "P2"):
+        (tmp_path / patient).mkdir()
+        shutil.copy(sample_file, tmp_path / patient / "T1.nii.gz")
+    out, text, table = tmp_path / "out", tmp_path / "list.txt", tmp_path / "list.tsv"
+
+    def scans(source: Path, content: str) -> list[str]:
+        source.write_text(content, encoding="utf-8")
+        arguments = [source, "-o", out, "-m", tiny_model, "--device", "cpu", "--workers", 1, "--resume"]
+        assert main(["cohort", *map(str, arguments)]) == 0
+        return [row["scan"] for row in rows(out / "cohort.tsv")]
+
+    assert scans(text, "P1/T1.nii.gz\n") == ["T1"]
+    assert "outside this cohort" not in capfd.readouterr().err
+    names = scans(text, "P1/T1.nii.gz\nP2/T1.nii.gz\n")
+    assert [name[-5:] for name in names] == ["P1_T1", "P2_T1"]
+    assert f"outside this cohort in {out / 'records'}: 1;" in capfd.readouterr().err
+    page = (out / "sheet.html").read_text(encoding="utf-8")
+    assert [f"<h2>{name}</h2>" in page for name in (*names, "T1")] == [True, True, False]
+    assert scans(table, "path\tname\nP1/T1.nii.gz\tfirst\nP1/T1.nii.gz\tsecond\n") == ["first", "second"]
+    assert f"outside this cohort in {out / 'records'}: 3;" in capfd.readouterr().err
+
+
 def test_derivatives_of_a_bids_dataset_and_results_as_dicom(tmp_path, sample_file, tiny_model, capfd):
     import SimpleITK as sitk
 

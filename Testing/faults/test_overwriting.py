@@ -91,6 +91,14 @@ def test_a_batch_writes_over_nothing(capfd, case):
         refused(capfd, case, "run", *both, "-m", case / "model", "-o", case / "out", "--report", report)
 
 
+def test_a_cohort_writes_not_over_its_list(capfd, case):
+    (case / "study").mkdir()
+    for name in ("cohort.tsv", "failures.tsv"):
+        (case / "study" / name).write_text("path\tname\n../scan.nii.gz\tfirst\n", encoding="utf-8")
+        call = ["cohort", case / "study" / name, "-o", case / "study", "-m", case / "model", "--device", "cpu"]
+        assert "would be overwritten" in refused(capfd, case, *call)
+
+
 @pytest.mark.parametrize("option", ["-o", "--report", "--adapted"])
 @pytest.mark.parametrize("read", ["scan.nii.gz", "corrected.nii.gz", "roi.nii.gz", "model/model.safetensors"])
 def test_refine_writes_over_nothing(capfd, case, monkeypatch, option, read):
