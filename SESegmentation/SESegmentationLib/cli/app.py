@@ -220,8 +220,8 @@ def run(
     """
     from ..client.servers import server_at
     from ..result import DicomOptions
-    from .run import RunOptions
     from .run import run as run_volumes
+    from .run_options import RunOptions
 
     target = output or bids
     if target is None:
@@ -285,7 +285,7 @@ def dicom(
     """
     from ..result import DicomOptions
     from .dicom import segment_folder
-    from .run import RunOptions
+    from .run_options import RunOptions
 
     chosen = RunOptions(
         model="",

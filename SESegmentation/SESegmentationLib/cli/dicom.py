@@ -23,7 +23,8 @@ from ..models import ModelCard, ModelPackage, find_model, list_models
 from ..models.labels import REGIONS, STRUCTURES
 from . import report_failure, say, warn
 from .jobs import Job, check_dicom
-from .run import RunOptions, segment_all
+from .run_options import RunOptions
+from .segmenting import segment_all
 from .show import OPTION, ProgressBar, print_findings, print_json, require_consent, tell_of_nothing
 
 #: by part of the body: beginnings of words for it in BodyPartExamined or descriptions, and the structures in it

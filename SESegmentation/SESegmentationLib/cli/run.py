@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,98 +16,21 @@ from SESegmentationExport.tables import StatsFiles, Table
 
 from ..client import WaitingEngine
 from ..client.reading import reading_apart, reading_process
-from ..errors import CancelledError, DeviceError, ModelError, SegmentationError, ServerError, UsageError
+from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..io.formats import SLICES
-from ..io.writing import MAP_ENDINGS, write_image
+from ..io.writing import MAP_ENDINGS
 from ..models import find_model
-from ..progress import Progress, no_progress
 from ..report import check_report_name
-from ..result import DicomOptions, Grid, SegmentOptions
-from . import as_segmentation_error, report_failure, warn
-from .jobs import (
-    Job,
-    all_small,
-    case_names,
-    check_dicom,
-    plan_jobs,
-    read_source,
-    refuse_on_server,
-    segmenter_on,
-    side_by_side,
-    write_result,
-)
+from . import report_failure, warn
+from .jobs import Job, case_names, check_dicom, plan_jobs, refuse_on_server, segmenter_on
+from .run_options import RunOptions
+from .segmenting import segment_all
 from .show import ProgressBar, print_json, print_line, print_segmentation, require_consent, tell_of_nothing
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
-
-    from ..client.servers import Server
     from ..inference.engine import Engine
-    from ..inference.explanations import Kind
     from ..models import ModelCard, ModelPackage
-
-#: the report of a volume, and the error if it failed
-Outcome = tuple[dict[str, Any], SegmentationError | None]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of ``run``; see its help.
-
-    Attributes:
-        model: name or folder.
-        output: file or folder.
-        bids: the folder is a BIDS dataset of derivatives.
-        file_format: "seg.nrrd", "nii.gz", "dcm", "png" or None.
-        device: "auto", "cpu", "cuda" or "mps".
-        server: segments, instead of this computer.
-        roi: label file or Slicer's ROI.
-        series: number, description or UID of one of several DICOM series.
-        report: JSON or CSV file.
-        stats: file in the layout of FreeSurfer's aseg.stats, or a folder for several.
-        table: TSV file with a row for each volume.
-        page: HTML or PDF file about the patient's scan, or a folder for several.
-        sheet: folder for the page to check a batch by.
-        skip_passed: marks that were saved from such a page.
-        picture: PNG file, for one volume only.
-        doubt: file for the map of doubt, for one volume only.
-        attention: file for what the networks look at, for one volume only.
-        samples: how many samples are drawn to see how far they differ; 0 for none.
-        sampling: "augmentation" or "dropout".
-        grid: of the results: "input", "model", or "auto" for the model's where slices are thick.
-        fast: fewer views.
-        low_memory: smaller pieces.
-        as_json: print the report instead of a table.
-        accept_licence: the user accepts the terms of weights that are not free.
-        dicom: of results that are written as DICOM.
-    """
-
-    model: str
-    output: Path
-    bids: bool = False
-    file_format: str | None = None
-    device: str = "auto"
-    server: Server | None = None
-    roi: Path | None = None
-    series: str | None = None
-    report: Path | None = None
-    stats: Path | None = None
-    table: Path | None = None
-    page: Path | None = None
-    sheet: Path | None = None
-    skip_passed: Path | None = None
-    picture: Path | None = None
-    doubt: Path | None = None
-    attention: Path | None = None
-    samples: int = 0
-    sampling: Kind = "augmentation"
-    grid: Grid = "auto"
-    fast: bool = False
-    low_memory: bool = False
-    as_json: bool = False
-    accept_licence: bool = False
-    dicom: DicomOptions = DicomOptions()
 
 
 @reading_apart()
@@ -250,151 +170,3 @@ def _passed(marks: Sequence[dict[str, Any]], names: dict[Path, str], model: str,
     if marks:
         warn(f"{len(done)} of {len(names)} volumes passed before and are skipped.")
     return done
-
-
-def segment_all(
-    engine: Engine | WaitingEngine,
-    jobs: Sequence[Job],
-    region: sitk.Image | None,
-    options: RunOptions,
-    progress: ProgressBar,
-    alone: bool = False,
-    exports: Sequence[Export] = (),
-) -> Iterator[tuple[Job, Outcome]]:
-    """Every job with its outcome, in order; small volumes on a CPU several at once.
-
-    Args:
-        engine: has the model.
-        jobs: what to segment.
-        region: where to look only.
-        options: see there.
-        progress: is told.
-        alone: there is one volume only: its failure is raised, and the options for single volumes apply.
-        exports: get each volume with its result, in whatever thread has it.
-    """
-    # sampling drops channels of the networks, which parallel volumes would share
-    plain = not alone and not isinstance(engine, WaitingEngine) and engine.device.type == "cpu"
-    if (
-        plain
-        and not options.low_memory
-        and not options.samples
-        and all_small([job.source for job in jobs], engine.card.spacing)
-    ):
-        progress.subject("the first volumes")
-        finish = partial(
-            _finish, engine, region=region, options=options, progress=no_progress, alone=False, exports=exports
-        )
-        # volumes are read here, one by one: reading takes the error stream away from ITK, for all threads
-        tasks = ((job, _read(engine, job, options.series, alone=False)) for job in jobs)
-        yield from zip(jobs, side_by_side(lambda task: finish(*task), tasks), strict=True)
-        return
-    for number, job in enumerate(jobs, start=1):
-        progress.subject(job.source.name if alone else f"{number}/{len(jobs)} {job.source.name}")
-        progress("reading", 0.0, None)
-        read = _read(engine, job, options.series, alone)
-        yield job, _finish(engine, job, read, region, options, progress, alone, exports)
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A volume, and the seconds that it took to read it."""
-
-    image: sitk.Image
-    seconds: float
-
-
-def _read(engine: Engine | WaitingEngine, job: Job, series: str | None, alone: bool) -> _Read | SegmentationError:
-    """The volume of a job; of one among several that cannot be read, why."""
-    from ..io.formats import pixel_size
-    from ..io.reading import read_volume
-
-    begin = time.perf_counter()
-    try:
-        pixel_mm = pixel_size(engine.package.card.input, engine.package.card.spacing)
-        image = read_volume(job.source, pixel_mm, job.series or series)
-    except Exception as error:
-        return _failure(error, alone)
-    return _Read(image, time.perf_counter() - begin)
-
-
-def _finish(
-    engine: Engine | WaitingEngine,
-    job: Job,
-    read: _Read | SegmentationError,
-    region: sitk.Image | None,
-    options: RunOptions,
-    progress: Progress,
-    alone: bool,
-    exports: Sequence[Export],
-) -> Outcome:
-    """Report of one volume; of one among several that fails, what is to be said of it."""
-    if isinstance(read, _Read):
-        try:
-            return _segment(engine, job, read, region, options, progress, alone, exports), None
-        except Exception as error:
-            read = _failure(error, alone)
-    told = {"code": read.code, "cause": read.cause, "remedy": read.remedy}
-    return {"input": str(job.source), "output": None, "error": told}, read
-
-
-def _failure(error: Exception, alone: bool) -> SegmentationError:
-    """What one volume among several failed by; raised again where it concerns all of them."""
-    if alone or isinstance(error, (ModelError, DeviceError, ServerError, CancelledError)):
-        raise error
-    return as_segmentation_error(error)
-
-
-def _segment(
-    engine: Engine | WaitingEngine,
-    job: Job,
-    read: _Read,
-    region: sitk.Image | None,
-    options: RunOptions,
-    progress: Progress,
-    alone: bool,
-    exports: Sequence[Export],
-) -> dict[str, Any]:
-    """Segment one volume and write what belongs to it; its report."""
-    from ..io.writing import write_picture
-    from ..report import build_report, with_samples, write_report
-
-    image = read.image
-    check_writable(job.output)
-    source = read_source(job, options.dicom, options.series)
-    chosen = SegmentOptions(region, options.fast, options.low_memory, options.doubt is not None, options.grid)
-    result = engine.segment(image, chosen, progress=progress)
-    segmented = time.perf_counter()
-    spread = attention = None
-    if options.samples and not isinstance(engine, WaitingEngine):
-        from ..inference.explanations import sample_structures
-
-        kind, count = options.sampling, options.samples
-        spread = sample_structures(engine, image, chosen, kind=kind, count=count, progress=progress)
-    sampled = time.perf_counter()
-    if options.attention and isinstance(engine, WaitingEngine):
-        attention = engine.attention(image, chosen, progress)
-    elif options.attention and not isinstance(engine, WaitingEngine):
-        from ..inference.explanations import attention_map
-
-        attention = attention_map(engine, image, chosen, progress)
-    attended = time.perf_counter()
-    structures = [structure.label for structure in result.structures]
-    with OutputFiles() as files:
-        write_result(files, job, image, result, source, options.dicom)
-        if options.picture and alone:
-            title = f"{job.source.name} · {result.model.title}"
-            volumes = [structure.volume_ml for structure in result.structures]
-            write_picture(files.begin(options.picture), image, result.labels, structures, volumes, title)
-        if options.doubt and alone and result.doubt is not None:
-            write_image(files.begin(options.doubt), result.doubt)
-        if options.attention and attention is not None and alone:
-            write_image(files.begin(options.attention), attention)
-        timings = {"reading": read.seconds, "writing": time.perf_counter() - attended}
-        report = build_report(result, image, job.source, job.output, timings)
-        if spread is not None:
-            report = with_samples(report, spread, options.sampling, options.samples, sampled - segmented)
-        if options.report and alone:
-            write_report(files.begin(options.report), report)
-        for export in exports:
-            export.take(files, job.source, image, result, report)
-    return report

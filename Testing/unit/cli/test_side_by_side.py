@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib.cli import main
-from SESegmentationLib.cli import run as module
+from SESegmentationLib.cli import segmenting as module
 from SESegmentationLib.cli.jobs import SMALL, all_small, side_by_side
 from SESegmentationLib.errors import ModelError
 
