@@ -69,7 +69,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     for path in (*places, *extras, *(export.place or export.outputs[0] for export in exports)):
         check_writable(path)
     check_report_name(options.report)
-    skipped = _passed(marks, names, package.card.name, options.series)
+    skipped = _passed(marks, names, package.card.name, options)
     jobs = [job for job in jobs if job.source not in skipped]
     # threads that wait by spinning slow each other down tenfold where other programs use the cores too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -102,7 +102,7 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     if alone and reports:
         (print_json if options.as_json else print_segmentation)(reports[0])
         return first_code or tell_of_nothing(nothing)
-    if options.report:
+    if options.report and reports:
         with OutputFiles() as files:
             write_report(files.begin(options.report), reports)
     if options.as_json:
@@ -162,11 +162,27 @@ def _exports(
     return exports
 
 
-def _passed(marks: Sequence[dict[str, Any]], names: dict[Path, str], model: str, series: str | None) -> set[Path]:
-    """The volumes to skip, because a reviewer has passed this model's result for them."""
-    done, changed = passed(marks, names, model, series)
+def _passed(marks: Sequence[dict[str, Any]], names: dict[Path, str], model: str, options: RunOptions) -> set[Path]:
+    """The volumes to skip, because a reviewer has passed this model's result for them.
+
+    Raises:
+        UsageError: a table or report would be replaced by one without them.
+    """
+    done, changed = passed(marks, names, model, options.series)
+    if 0 < len(done) < len(names):  # if all passed, nothing is written
+        _refuse_to_lose_rows(options)
     for volume in changed:
         warn(f"{volume}: it has changed since it passed, and is segmented again.")
     if marks:
         warn(f"{len(done)} of {len(names)} volumes passed before and are skipped.")
     return done
+
+
+def _refuse_to_lose_rows(options: RunOptions) -> None:
+    """Refuse files of a whole batch that are there already, where only a part of it is segmented."""
+    for option, path in {"--table": options.table, "--report": options.report}.items():
+        if path and path.exists():
+            raise UsageError(
+                f"{path} exists, and would be replaced by one without the volumes that passed.",
+                f"Give {option} another name for the volumes that are segmented again, or leave it out.",
+            )

@@ -97,6 +97,28 @@ def test_what_passed_is_skipped_by_its_content(batch, tmp_path, sample_file):
     assert "b.nii.gz: it has changed since it passed, and is segmented again." in err
 
 
+def test_a_table_and_a_report_do_not_lose_what_passed(batch, tmp_path, sample_file):
+    (batch.folder / "b.nii.gz").write_bytes(sample_file.read_bytes() + b"\0")  # another content than that of a
+    files = {"--table": tmp_path / "table.tsv", "--report": tmp_path / "report.json"}
+    _, _, scans = batch(*(word for option in files.items() for word in option), names="a b")
+    before = [path.read_bytes() for path in files.values()]
+    marks = save_marks(tmp_path / "marks.json", scans, a="pass")
+    for option, path in files.items():
+        code, err, _ = batch("--skip-passed", marks, option, path, names="a b")
+        assert (code, len(err.splitlines())) == (2, 2), err
+        assert f"{path} exists" in err and option in err
+    new = tmp_path / "again.json"
+    code, err, _ = batch("--skip-passed", marks, "--report", new, names="a b")
+    assert code == 0, err
+    assert [Path(report["input"]).name for report in json.loads(new.read_text(encoding="utf-8"))] == ["b.nii.gz"]
+    marks = save_marks(tmp_path / "marks.json", scans, a="pass", b="pass")
+    for report in (files["--report"], tmp_path / "none.json"):
+        code, err, _ = batch("--skip-passed", marks, "--table", files["--table"], "--report", report, names="a b")
+        assert code == 0, err
+    assert [path.read_bytes() for path in files.values()] == before
+    assert not (tmp_path / "none.json").exists(), "a report of nothing"
+
+
 def test_all_passed_is_nothing_to_do(batch, tmp_path, tiny_model):
     _, _, scans = batch(names="a")
     marks = save_marks(tmp_path / "marks.json", scans, a="pass")
