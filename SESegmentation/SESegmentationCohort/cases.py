@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 from SESegmentationExport.bids import find_scans
 from SESegmentationExport.sheet import fingerprint
 from SESegmentationLib.cli.dicom import choose_for_series, folder_of
-from SESegmentationLib.cli.jobs import VOLUME_ENDINGS, case_name, case_names
+from SESegmentationLib.cli.jobs import SEGMENTATION_ENDING, VOLUME_ENDINGS, case_name, case_names
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import same_name
-from SESegmentationLib.io.dicom import is_dicom
-from SESegmentationLib.io.dicom.series import DICOM_ENDINGS, Found, grouped
+from SESegmentationLib.io.dicom import seems_dicom
+from SESegmentationLib.io.dicom.series import Found, grouped
 from SESegmentationLib.io.formats import PICTURE_ENDINGS, SLICES
 from SESegmentationLib.models import ModelPackage
 
@@ -23,9 +23,6 @@ from SESegmentationLib.models import ModelPackage
 LISTS = {".txt": "", ".tsv": "\t", ".csv": ","}
 #: columns with the path of a scan, the first one present counts; and the one with the name of its results
 PATH_COLUMNS, NAME_COLUMN = ("path", "image"), "name"
-_SEGMENTATION = ".seg.nrrd"
-#: extensions of files often found beside volumes that are not checked for DICOM
-_NO_DICOM = (".json", ".tsv", ".csv", ".txt", ".bval", ".bvec", ".md", ".raw", ".zraw", ".img", ".png", ".pdf", ".html")
 
 
 @dataclass(frozen=True)
@@ -145,9 +142,9 @@ def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:
     for file in _files(folder, out):
         name = file.name.lower()
         if name.endswith(endings):
-            volumes += [] if name.endswith(_SEGMENTATION) else [file]
+            volumes += [] if name.endswith(SEGMENTATION_ENDING) else [file]
         else:
-            dicom = dicom or name.endswith(DICOM_ENDINGS) or (not name.endswith(_NO_DICOM) and _is_dicom(file))
+            dicom = dicom or seems_dicom(file)
     cohort = _series_in(folder, package, out) if dicom else Cohort()
     by_folder: dict[Path, list[Path]] = {}
     for volume in volumes:
@@ -156,13 +153,6 @@ def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:
         place, names = PurePosixPath(*parent.relative_to(folder).parts), case_names(inside)
         cohort.cases += [Case((place / name).as_posix(), volume) for volume, name in names.items()]
     return cohort
-
-
-def _is_dicom(file: Path) -> bool:
-    try:
-        return file.is_file() and is_dicom(file)  # reading a pipe would block
-    except OSError:
-        return False
 
 
 def _name_in(folder: Path, file: Path) -> str:

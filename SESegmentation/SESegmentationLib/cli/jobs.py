@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import DependencyError, SegmentationError, UsageError, install_advice
 from ..files import OutputFiles, same_name
-from ..io.dicom import is_dicom
+from ..io.dicom import is_dicom, seems_dicom
 from ..io.formats import PICTURE_ENDINGS, is_picture, read_header
 from ..io.segmentations import algorithm_name
 from ..progress import farewells
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from ..result import SegmentationResult
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
-OUTPUT_ENDINGS = (".seg.nrrd", ".nii.gz", ".nii", ".dcm")
+#: of a segmentation, which is no volume to segment
+SEGMENTATION_ENDING = ".seg.nrrd"
+OUTPUT_ENDINGS = (SEGMENTATION_ENDING, ".nii.gz", ".nii", ".dcm")
 #: the same for models of slices
 SLICE_OUTPUT_ENDINGS = (*OUTPUT_ENDINGS, ".png")
 #: endings that mean a file, not a folder, though none that can be written
@@ -63,7 +65,13 @@ class Job:
         return self.output.name.lower().endswith(".dcm")
 
 
-def plan_jobs(volumes: Sequence[Path], output: Path, file_format: str | None = None, slices: bool = False) -> list[Job]:
+def plan_jobs(
+    volumes: Sequence[Path],
+    output: Path,
+    file_format: str | None = None,
+    slices: bool = False,
+    series: str | None = None,
+) -> list[Job]:
     """Pair every volume with its output.
 
     Args:
@@ -72,11 +80,12 @@ def plan_jobs(volumes: Sequence[Path], output: Path, file_format: str | None = N
         file_format: "seg.nrrd", "dcm" or "nii.gz" (the default) for outputs in a folder; "png" (the default for
             pictures).
         slices: whether the model takes slices: then folders may hold pictures, and outputs be PNG files.
+        series: which of several DICOM series is wanted.
 
     Raises:
-        UsageError: the output does not suit, or two results would go to one file.
+        UsageError: the output does not suit, two results would go to one file, or a folder has two kinds of input.
     """
-    sources = [source for volume in volumes for source in expand(volume, slices)]
+    sources = [source for volume in volumes for source in expand(volume, slices, series)]
     if not sources:
         raise UsageError("There is no volume to segment.", "Name at least one file or folder.")
     if file_format == "png" and not slices:
@@ -184,19 +193,45 @@ def write_result(
     write_dicom(files, job.output, image, result, source, options, corrected)
 
 
-def expand(volume: Path, slices: bool = False) -> list[Path]:
+def expand(volume: Path, slices: bool = False, series: str | None = None) -> list[Path]:
     """The volumes that a path stands for: those in a folder; the folder itself where it holds none (DICOM).
 
     Args:
         slices: count pictures too.
+        series: which of several DICOM series is wanted: of volumes and DICOM in one folder, DICOM is meant.
+
+    Raises:
+        UsageError: a folder holds both, and nothing tells which is meant.
     """
     if not volume.is_dir():
         return [volume]
     endings = (*VOLUME_ENDINGS, *PICTURE_ENDINGS) if slices else VOLUME_ENDINGS
-    inside = sorted(
-        path for path in volume.iterdir() if path.name.lower().endswith(endings) and not path.name.startswith(".")
+    inside = sorted(path for path in volume.iterdir() if _is_volume(path.name, endings))
+    if not inside:
+        return [volume]
+    others = (file for file in _files_below(volume) if not _is_volume(file.name, endings))
+    dicom = next(filter(seems_dicom, others), None)
+    if dicom is None:
+        return inside
+    if series is not None:
+        return [volume]
+    raise UsageError(
+        f"{volume} holds volumes, such as {inside[0].name}, and DICOM files, such as {dicom.relative_to(volume)}.",
+        "Name the files of the volumes, or choose a DICOM series with --series.",
     )
-    return inside or [volume]
+
+
+def _is_volume(name: str, endings: tuple[str, ...]) -> bool:
+    """Whether a file in a folder is one to segment; segmentations are what earlier runs left."""
+    name = name.lower()
+    return name.endswith(endings) and not name.endswith(SEGMENTATION_ENDING) and not name.startswith(".")
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files in which a DICOM series is looked for: those in a folder and in its subfolders, but for hidden ones."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
 def case_names(sources: Sequence[Path]) -> dict[Path, str]:

@@ -131,7 +131,8 @@ def _engine(package: ModelPackage, options: RunOptions) -> Iterator[Engine | Wai
 
 def _plan(volumes: Sequence[Path], options: RunOptions, card: ModelCard) -> list[Job]:
     """What is segmented, and where it goes; errors as of :func:`.jobs.plan_jobs`."""
-    jobs = plan_jobs(sources_of(volumes, card), options.output, options.file_format, card.input.get("kind") == SLICES)
+    slices = card.input.get("kind") == SLICES
+    jobs = plan_jobs(sources_of(volumes, card), options.output, options.file_format, slices, options.series)
     if not options.bids:
         return jobs
     if options.file_format not in (None, "nii.gz"):

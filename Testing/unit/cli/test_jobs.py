@@ -54,6 +54,32 @@ def test_another_folder_stands_for_a_dicom_series(tmp_path):
     assert [(job.source, job.output.name) for job in jobs] == [(series, "series.nii.gz")]
 
 
+def test_segmentations_of_earlier_runs_are_no_volumes(tmp_path):
+    for name in ("a.nii.gz", "a.seg.nrrd", "B.SEG.NRRD", "b.nrrd"):
+        (tmp_path / name).touch()
+    assert [job.source.name for job in plan_jobs([tmp_path], tmp_path, "seg.nrrd")] == ["a.nii.gz", "b.nrrd"]
+    assert [job.source.name for job in plan_jobs([tmp_path / "a.seg.nrrd"], tmp_path / "out")] == ["a.seg.nrrd"]
+
+
+@pytest.mark.parametrize("place", ["IM0001.dcm", "IM0001", "study/series/IM0001"])
+def test_volumes_and_dicom_in_one_folder_are_not_chosen_from(tmp_path, place):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_bytes(bytes(128) + b"DICM")
+    for name in ("notes.txt", ".hidden.dcm"):
+        (tmp_path / name).touch()
+    assert [job.source for job in plan_jobs([tmp_path], tmp_path / "out")] == [tmp_path]
+    (tmp_path / "seg.nii.gz").touch()
+    with pytest.raises(UsageError, match=r"holds volumes, such as seg\.nii\.gz, and DICOM files") as caught:
+        plan_jobs([tmp_path], tmp_path / "out")
+    assert str(Path(place)) in caught.value.cause
+    assert "--series" in caught.value.remedy
+    assert [job.source for job in plan_jobs([tmp_path], tmp_path / "out", series="3")] == [tmp_path]
+    (tmp_path / place).unlink()
+    for series in (None, "3"):
+        jobs = plan_jobs([tmp_path], tmp_path / "out", series=series)
+        assert [job.source.name for job in jobs] == ["seg.nii.gz"]
+
+
 @pytest.mark.parametrize(
     ("volumes", "output", "file_format", "message"),
     [

@@ -17,6 +17,7 @@ from PIL import Image
 from SESegmentationLib.models import sha256_of
 
 LIBRARY = Path(__file__).parents[3] / "SESegmentation"
+SERIES = "1.2.826.0.1.3680043.8.498.1"
 
 
 def files_in(folder: Path) -> list[str]:
@@ -132,6 +133,16 @@ def test_a_dicom_folder_is_one_volume(run, tiny_model, sample_file, tmp_path):
     assert sitk.ReadImage(str(tmp_path / "out" / "series.nii.gz")).GetSize() == (36, 50, 36)
 
 
+def test_a_volume_beside_a_dicom_series_is_not_segmented_in_its_place(run, refused, tiny_model, sample_file, tmp_path):
+    series = tmp_path / "series"
+    write_dicom(sitk.ReadImage(str(sample_file)), series)
+    sitk.WriteImage(sitk.Image(20, 20, 20, sitk.sitkInt16), str(series / "earlier.nii.gz"))
+    assert "holds volumes, such as earlier.nii.gz" in refused(2, series, "-m", tiny_model, "-o", tmp_path / "a.nii.gz")
+    code, _, err = run(series, "-m", tiny_model, "-o", tmp_path / "a.nii.gz", "--series", SERIES)
+    assert code == 0, err
+    assert sitk.ReadImage(str(tmp_path / "a.nii.gz")).GetSize() == (36, 50, 36)
+
+
 def write_dicom(image: sitk.Image, folder: Path) -> None:
     """Write a volume as a DICOM series, an axial slice a file."""
     folder.mkdir()
@@ -140,7 +151,7 @@ def write_dicom(image: sitk.Image, folder: Path) -> None:
     common = {
         "0008|0060": "MR",
         "0020|000d": "1.2.826.0.1.3680043.8.498.2",
-        "0020|000e": "1.2.826.0.1.3680043.8.498.1",
+        "0020|000e": SERIES,
         "0020|0052": "1.2.826.0.1.3680043.8.498.3",
         "0020|0037": "\\".join(str(direction[i]) for i in (0, 3, 6, 1, 4, 7)),
     }

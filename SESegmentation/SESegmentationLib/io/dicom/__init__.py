@@ -12,6 +12,10 @@ import SimpleITK as sitk
 
 #: bytes at the beginning of a file that tell whether it is DICOM
 SIGNATURE_BYTES = 132
+#: extensions of DICOM files
+DICOM_ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
+#: extensions of files often found beside volumes that are not checked for DICOM
+_NO_DICOM = (".json", ".tsv", ".csv", ".txt", ".bval", ".bvec", ".md", ".raw", ".zraw", ".img", ".png", ".pdf", ".html")
 
 
 def read_dicom(path: Path, series: str | None = None) -> sitk.Image:
@@ -39,6 +43,17 @@ def is_dicom(path: Path) -> bool:
     """Whether the file ``path`` begins as a DICOM file does."""
     with open(path, "rb") as file:
         return has_signature(file.read(SIGNATURE_BYTES))
+
+
+def seems_dicom(path: Path) -> bool:
+    """Whether a file is meant as DICOM by its name, or else begins as such; False where it cannot be read."""
+    name = path.name.lower()
+    if name.endswith(DICOM_ENDINGS):
+        return True
+    try:
+        return not name.endswith(_NO_DICOM) and path.is_file() and is_dicom(path)  # reading a pipe would block
+    except OSError:
+        return False
 
 
 def has_signature(start: bytes) -> bool:

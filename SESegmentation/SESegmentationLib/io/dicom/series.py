@@ -13,11 +13,9 @@ from pathlib import Path
 import pydicom
 
 from ...errors import InputError
+from . import DICOM_ENDINGS
 from .headers import Header, UnreadableError, opened, some_of, text_of
 
-#: names that end so are meant as DICOM files
-#: of DICOM files, as far as their names tell
-DICOM_ENDINGS = (".dcm", ".dicom", ".dic", ".ima")
 #: what holds pixels, or is laid over them, and is no scan
 _NO_SCANS = {"SEG": "a segmentation", "RTDOSE": "a dose", "RTSTRUCT": "contours", "RTPLAN": "a treatment plan"}
 _MOST_LISTED = 20
