@@ -156,12 +156,12 @@ def test_the_server_hears_of_ctrl_c(server, token, tiny_model, sample_file, tmp_
 
 def test_what_cannot_be_done_on_a_server_is_refused(refused, server, token, tiny_model, sample_file, tmp_path, capfd):
     arguments = [sample_file, "-m", tiny_model, "-o", tmp_path / "out" / "a.nii.gz", "--server"]
-    assert "--samples is for this computer" in refused(2, *arguments, server.url, "--samples", 2)
-    assert "--device is for this computer" in refused(2, *arguments, server.url, "--device", "cpu")
+    assert "--samples is not available on a server" in refused(2, *arguments, server.url, "--samples", 2)
+    assert "--device is not available on a server" in refused(2, *arguments, server.url, "--device", "cpu")
     refine = ["refine", sample_file, "-m", tiny_model, "--corrected", sample_file, "-o", tmp_path / "out" / "a.nii.gz"]
     capfd.readouterr()
     assert main([*map(str, refine), "--server", server.url, "--device", "cpu"]) == 2
-    assert "--device is for this computer" in capfd.readouterr().err
+    assert "--device is not available on a server" in capfd.readouterr().err
     assert "not encrypted" in refused(2, *arguments, "http://gpu.hospital.org")
     assert "There is no certificate" in refused(2, *arguments, server.url, "--server-certificate", tmp_path / "a.pem")
     assert "cannot be reached" in refused(1, *arguments, "http://127.0.0.1:9")
