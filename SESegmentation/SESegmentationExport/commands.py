@@ -15,7 +15,7 @@ from SESegmentationLib.cli.show import AcceptLicence, ProgressBar, console, prin
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
 from SESegmentationLib.files.json_files import to_json
-from SESegmentationLib.models import ModelPackage, find_model
+from SESegmentationLib.models import Label, ModelPackage, find_model
 
 from .comparison import (
     NOT_MEASURED,
@@ -65,11 +65,12 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class _Scan:
-    """One scan: its report, and image and labels where it was segmented now."""
+    """One scan: its report, and image, labels and their structures where it was segmented now."""
 
     report: dict[str, Any]
     image: sitk.Image | None = None
     labels: sitk.Image | None = None
+    structures: Sequence[Label] = ()
 
 
 def compare(earlier: Path, later: Path, options: CompareOptions) -> None:
@@ -117,7 +118,7 @@ def compare(earlier: Path, later: Path, options: CompareOptions) -> None:
     scans = _scans(sources, reports, package, options)
     # the limits of noise were not measured for fewer views
     repeatability = package.card.repeatability if package and not options.fast else {}
-    changes = compare_reports(scans[0].report, scans[1].report, repeatability, days)
+    changes = compare_reports(scans[0].report, scans[1].report, repeatability, days, _own_values(package))
     content = {
         "earlier": scans[0].report["input"],
         "later": scans[1].report["input"],
@@ -129,12 +130,20 @@ def compare(earlier: Path, later: Path, options: CompareOptions) -> None:
         if options.output:
             text = as_csv(changes) if options.output.suffix.lower() == ".csv" else to_json(content) + "\n"
             files.write(options.output, text.encode())
-        if options.picture and package:
-            files.write(options.picture, _picture(sources, dates, scans, package, changes))
+        if options.picture:
+            files.write(options.picture, _picture(sources, dates, scans, changes))
     if options.as_json:
         print_json(content)
     else:
         _print(content, changes, remarks(scans[0].report, scans[1].report, changes))
+
+
+def _own_values(package: ModelPackage | None) -> dict[str, int]:
+    """The model's own value by the name of each structure that it can return."""
+    from SESegmentationLib.inference.cascade import possible_structures  # numpy is not needed for the help
+
+    possible = possible_structures(package.card, package.path.parent) if package else []
+    return {label.name: own for own, label in possible}
 
 
 def _is_report(path: Path) -> bool:
@@ -188,7 +197,7 @@ def _scans(
                 image = read_volume(path, pixel_mm, series)
             result = engine.segment(image, SegmentOptions(fast=options.fast, grid="auto"), progress=progress)
             about = build_report(result, image, path)
-            scans.append(_Scan(about, image, result.labels))
+            scans.append(_Scan(about, image, result.labels, [structure.label for structure in result.structures]))
             with progress.paused():
                 for finding in about["findings"]:
                     warn(f"{path}: Warning: {finding['message']} {finding['consequence']}")
@@ -212,7 +221,6 @@ def _picture(
     sources: Sequence[Path],
     dates: Sequence[datetime.date | None],
     scans: Sequence[_Scan],
-    package: ModelPackage,
     changes: list[Change],
 ) -> bytes:
     from SESegmentationLib.io.writing import as_png
@@ -222,7 +230,7 @@ def _picture(
         for name, path, date, scan in zip(("earlier", "later"), sources, dates, scans, strict=True)
         if scan.image is not None and scan.labels is not None
     ]
-    return as_png(draw_comparison(drawn, package.card.labels, changes))
+    return as_png(draw_comparison(drawn, scans[1].structures, changes))
 
 
 def _print(content: dict[str, Any], changes: Sequence[Change], lines: Sequence[str]) -> None:

@@ -146,7 +146,11 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def compare_reports(
-    earlier: Mapping[str, Any], later: Mapping[str, Any], repeatability: Mapping[str, Any], days: float | None
+    earlier: Mapping[str, Any],
+    later: Mapping[str, Any],
+    repeatability: Mapping[str, Any],
+    days: float | None,
+    own_values: Mapping[str, int] | None = None,
 ) -> list[Change]:
     """The change of every structure between two reports.
 
@@ -154,9 +158,11 @@ def compare_reports(
         earlier, later: reports of the same model.
         repeatability: of the model's card; empty where it was not measured.
         days: between the scans; None where unknown.
+        own_values: the model's own value by the name of a structure, where a pipeline gives it another one.
 
     Raises:
-        UsageError: the reports are of different models, or of different versions of one.
+        UsageError: the reports are of different models, or of different versions of one, or have no structure in
+            common.
     """
     models = [report["model"] for report in (earlier, later)]
     if models[0]["weights_sha256"] != models[1]["weights_sha256"]:
@@ -166,19 +172,24 @@ def compare_reports(
         raise UsageError(
             f"The two results are of different models: {names}.", "Segment both scans with the same model."
         )
-    before = {entry["value"]: entry for entry in earlier["structures"]}
-    return [
+    before = {entry["name"]: entry for entry in earlier["structures"]}
+    changes = [
         Change(
             value=entry["value"],
             name=entry["name"],
-            earlier_ml=before[entry["value"]]["volume_ml"],
+            earlier_ml=before[entry["name"]]["volume_ml"],
             later_ml=entry["volume_ml"],
-            least=least_change(repeatability, entry["value"]),
+            least=least_change(repeatability, (own_values or {}).get(entry["name"], entry["value"])),
             days=days,
         )
         for entry in later["structures"]
-        if entry["value"] in before
+        if entry["name"] in before
     ]
+    if not changes:
+        raise UsageError(
+            "The two results have no structure in common.", "Compare two whole volumes, or two crops of one structure."
+        )
+    return changes
 
 
 def acquisition_date(path: Path, series: str | None = None) -> datetime.date | None:

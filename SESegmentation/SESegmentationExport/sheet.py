@@ -25,6 +25,7 @@ from SESegmentationLib.errors import InputError, SegmentationError, UsageError
 from SESegmentationLib.files import OutputFiles, write_whole
 from SESegmentationLib.files.json_files import parse_json, read_json
 from SESegmentationLib.files.overwriting import files_of
+from SESegmentationLib.inference.cascade import possible_structures
 from SESegmentationLib.io.writing import draw_slices
 from SESegmentationLib.models import ModelCard, sha256_of
 from SESegmentationLib.report import model_entry, readable, without_folders
@@ -252,7 +253,7 @@ def scan_entry(
         return {key: without_folders(entry[key], volume) for key in keys}
 
     model = model_entry(card)
-    colors = {label.value: "#{:02x}{:02x}{:02x}".format(*label.color) for label in card.labels}
+    colors = {label.name: "#{:02x}{:02x}{:02x}".format(*label.color) for _, label in possible_structures(card)}
     return {
         "name": readable(name),
         "place": hashlib.sha256(os.fsencode(os.path.abspath(volume))).hexdigest(),
@@ -261,7 +262,7 @@ def scan_entry(
         "model": {key: model[key] for key in ("name", "version", "weights_sha256")} | {"title": card.title},
         "structures": [
             {key: entry[key] for key in _STRUCTURE["required"] if key != "color"}
-            | {"color": colors.get(entry["value"], "#808080")}
+            | {"color": colors.get(entry["name"], "#808080")}
             for entry in report.get("structures", ())
         ],
         "findings": [told(finding, "message", "consequence") for finding in report.get("findings", ())],

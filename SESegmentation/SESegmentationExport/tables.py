@@ -16,6 +16,7 @@ from SESegmentationLib import __version__
 from SESegmentationLib.errors import SegmentationError, UsageError, plain
 from SESegmentationLib.files import OutputFiles, write_whole
 from SESegmentationLib.geometry import Geometry
+from SESegmentationLib.inference.cascade import possible_structures
 from SESegmentationLib.models import Label, ModelCard
 from SESegmentationLib.models.labels import brain_labels, split_side
 from SESegmentationLib.report import in_spreadsheet, readable, without_folders
@@ -176,7 +177,7 @@ class Table(Export):
 
     Args:
         path: ends in ``.tsv``.
-        card: of the model, whose structures are columns.
+        card: of the model; all structures that it can return are columns, told by their names.
         names: of the volumes.
 
     Raises:
@@ -187,10 +188,11 @@ class Table(Export):
         if path.suffix.lower() != TABLE_ENDING:
             raise UsageError(f"{path} does not end in {TABLE_ENDING}.", "Choose another name for --table.")
         self._path, self._names, self.outputs = path, names, [path]
-        structures = [column_name(label.name) for label in card.labels]
+        values = {label.name: label.value for _, label in possible_structures(card)}
+        columns = [column_name(name) for name in values]
         self._columns = {
-            label.value: name if structures.count(name) == 1 else f"{name}_{label.value}"
-            for label, name in zip(card.labels, structures, strict=True)
+            name: column if columns.count(column) == 1 else f"{column}_{value}"
+            for (name, value), column in zip(values.items(), columns, strict=True)
         }
         self._rows: list[dict[str, Any]] = []
 
@@ -223,10 +225,17 @@ class Table(Export):
                 "intracranial_ml": (report["intracranial"] or {}).get("volume_ml"),
             }
             for structure in report["structures"]:
-                name = self._columns[structure["value"]]
-                row[f"{name}_ml"] = structure["volume_ml"]
-                row[f"{name}_expected_dice"] = structure["expected_dice"]
+                column = self._column_of(structure)
+                row[f"{column}_ml"] = structure["volume_ml"]
+                row[f"{column}_expected_dice"] = structure["expected_dice"]
         self._rows.append(row)
+
+    def _column_of(self, structure: Mapping[str, Any]) -> str:
+        """The column of a structure of a report; one that the card does not tell of gets a new one."""
+        name, column = structure["name"], column_name(structure["name"])
+        if name not in self._columns and column in self._columns.values():
+            column = f"{column}_{structure['value']}"
+        return self._columns.setdefault(name, column)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -16,6 +16,7 @@ from SESegmentationLib.cli.show import ProgressBar, console, duration, print_jso
 from SESegmentationLib.client.reading import reading_apart
 from SESegmentationLib.errors import ERRORS_BY_CODE, UsageError, printable
 from SESegmentationLib.files import check_writable, refuse_overwriting
+from SESegmentationLib.inference.cascade import possible_structures
 from SESegmentationLib.models import ModelPackage, find_model
 from SESegmentationLib.models.card import CARD_NAME, README_NAME
 from SESegmentationLib.models.packages import WEIGHTS_NAME
@@ -197,8 +198,11 @@ def evaluate_predictions(
     Raises:
         SegmentationError: a folder or file cannot be used, or there is nothing to compare.
     """
-    labels = find_model(model).card.labels if model else None
-    measures = evaluate_folders(predictions, references, labels, resample)
+    package = find_model(model) if model else None
+    possible = possible_structures(package.card, package.path.parent) if package else []
+    labels = package.card.labels if package else ()
+    whole = [label for _, label in possible if label not in labels]
+    measures = evaluate_folders(predictions, references, labels, resample, whole)
     failed = measures["failed"]
     if failed and not measures["cases"] and not measures["missing"] and len(failed) == 1:
         raise ERRORS_BY_CODE[failed[0]["code"]](failed[0]["cause"], failed[0]["remedy"])

@@ -61,7 +61,11 @@ def _compare_masks(*masks: sitk.Image) -> Measures:
 
 
 def evaluate_folders(
-    predictions: Path, references: Path, labels: Sequence[Label] | None = None, resample: bool = False
+    predictions: Path,
+    references: Path,
+    labels: Sequence[Label] = (),
+    resample: bool = False,
+    whole: Sequence[Label] = (),
 ) -> dict[str, Any]:
     """Compare segmentations of the same names in two folders, or two files.
 
@@ -74,6 +78,8 @@ def evaluate_folders(
         labels: of the model; without them every structure in either file counts.
         resample: bring predictions on another grid to that of their reference, from the nearest voxel, instead of
             refusing them.
+        whole: what the model finds in a whole volume instead of ``labels``, if it has a pipeline; they are taken as
+            soon as a file holds one of them that is none of ``labels``.
 
     Returns:
         "cases": measures by case and label value; "labels": mean, standard deviation and number of cases of each
@@ -85,7 +91,7 @@ def evaluate_folders(
         InputError: nothing to compare.
     """
     pairs, missing, failed = _pairs(predictions, references)
-    structures = _Structures(labels or ())
+    structures = _Structures(labels, whole)
     cases: dict[str, dict[str, dict[str, Any]]] = {}
     for name, (ours, theirs) in pairs.items():
         try:
@@ -110,11 +116,27 @@ class _Structures:
 
     Args:
         labels: of the model.
+        whole: of the model in whole volumes.
     """
 
-    def __init__(self, labels: Sequence[Label]) -> None:
+    def __init__(self, labels: Sequence[Label], whole: Sequence[Label] = ()) -> None:
         self._model = list(labels)
         self._known = list(labels)
+        self._whole = list(whole)
+
+    def look_at(self, segmentation: Segmentation) -> None:
+        """Take the structures of whole volumes where the file holds one of them that no crop has."""
+        if segmentation.named:
+            names = {segment.name for segment in segmentation.present.values()} - {label.name for label in self._known}
+            further = any(label.name in names for label in self._whole)
+        else:
+            found = {int(value) for layer in segmentation.layers for value in np.unique(voxels_of(layer))}
+            values = found - {label.value for label in self._known}
+            further = any(label.value in values for label in self._whole)
+        if further:
+            replaced = {label.value for label in self._whole}
+            self._known = self._whole + [label for label in self._known if label.value not in replaced]
+            self._model, self._whole = self._whole, []
 
     @property
     def values(self) -> list[int]:
@@ -165,6 +187,8 @@ def _evaluate_pair(
             f"Prediction and reference of {name} lie on different grids.",
             "Compare results with labels of their volume, or add --resample.",
         )
+    for segmentation in (predicted, reference):
+        structures.look_at(segmentation)
     by_number = predicted.named != reference.named
     both = [structures.valued(segmentation, by_number) for segmentation in (predicted, reference)]
     if grid is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
@@ -16,7 +17,7 @@ import SimpleITK as sitk
 from ..errors import ModelError
 from ..geometry import Box, Geometry, find_extents
 from ..io.volume_image import voxels_of
-from ..models import Label, ModelCard, ModelPackage, find_locator
+from ..models import Label, ModelCard, ModelPackage, find_locator, locator_of
 from ..models.store import PIPELINE_REMEDY
 from .input_checks import expected_extent, extent_of
 from .preprocess import ModelGrid
@@ -95,6 +96,26 @@ def sought_structures(package: ModelPackage, image: sitk.Image, roi: sitk.Image 
     """The structures that a model looks for in ``image``; ModelError where its locator cannot be used."""
     cascade = Cascade.for_volume(package, image, roi)
     return cascade.structures if cascade else list(package.card.labels)
+
+
+def possible_structures(card: ModelCard, folder: Path | None = None) -> list[tuple[int, Label]]:
+    """Every structure that a model can return, and the model's own value for it; needs no torch.
+
+    First those of the card, which a model with a pipeline finds in a crop; then those that it finds in a whole volume.
+    These are missing where the locator cannot be used.
+
+    Args:
+        card: of the model.
+        folder: where its package lies, if that is known; the locator may lie beside it.
+    """
+    own = [(label.value, label) for label in card.labels]
+    if card.pipeline is None:
+        return own
+    try:
+        targets = plan_targets(card, locator_of(card, folder).card)
+    except ModelError:  # whole volumes are refused then, crops are not
+        return own
+    return own + [entry for target in targets for entry in target.labels.items()]
 
 
 def plan_targets(card: ModelCard, locator: ModelCard) -> list[Target]:

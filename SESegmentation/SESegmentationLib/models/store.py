@@ -157,19 +157,23 @@ def find_locator(package: ModelPackage) -> ModelPackage:
     Raises:
         ModelError: there is none, or it is damaged.
     """
-    name = (package.card.pipeline or {}).get("locator")
+    return locator_of(package.card, package.path.parent)
+
+
+def locator_of(card: ModelCard, folder: Path | None = None) -> ModelPackage:
+    """As :func:`find_locator`, of a model whose card is known; ``folder`` is where its package lies, if that is."""
+    name = (card.pipeline or {}).get("locator")
     if not isinstance(name, str):
-        raise ModelError(f"The pipeline of the model {package.card.name} names no locator.", PIPELINE_REMEDY)
-    beside = package.path.parent / name
+        raise ModelError(f"The pipeline of the model {card.name} names no locator.", PIPELINE_REMEDY)
     try:
-        own = name not in shipped_models() and (beside / CARD_NAME).is_file()
-        locator = find_model(beside if own else name)
+        own = folder is not None and name not in shipped_models() and (folder / name / CARD_NAME).is_file()
+        locator = find_model(folder / name if folder is not None and own else name)
         if locator.card.pipeline is not None:
             raise ModelError(f"The model {name} needs a locator itself.", "Name another one in the pipeline.")
         return locator
     except ModelError as error:
         raise ModelError(
-            f"The model {package.card.name} needs the model {name} to find its structures in a whole volume, and that "
+            f"The model {card.name} needs the model {name} to find its structures in a whole volume, and that "
             f"cannot be used: {error.cause}",
             f"Install {name} too, or give a region of interest round the structure.",
         ) from error

@@ -86,3 +86,17 @@ def test_without_a_package_its_commands_say_so(capfd, monkeypatch, package, comm
     assert "not installed" in cause
     assert "pip install" in remedy
     assert main(["models"]) == 0
+
+
+def test_evaluate_names_the_structures_of_whole_heads(capfd, tmp_path):
+    array = np.arange(4 * 5 * 6 * 7).reshape(20, 6, 7) % 5
+    named = {}
+    for values in ((1, 2), (1, 2, 3, 4)):
+        path = tmp_path / f"{len(values)}.nii.gz"
+        sitk.WriteImage(sitk.GetImageFromArray(np.where(np.isin(array, values), array, 0).astype(np.uint8)), str(path))
+        assert main(["evaluate", str(path), str(path), "-m", "hippocampus-t1", "--json"]) == 0
+        labels = json.loads(capfd.readouterr().out)["labels"]
+        named[len(values)] = {int(value): entry["name"] for value, entry in labels.items()}
+    parts = ("anterior hippocampus", "posterior hippocampus")
+    assert named[2] == dict(enumerate(parts, start=1))
+    assert named[4] == dict(enumerate((f"{side} {part}" for side in ("left", "right") for part in parts), start=1))

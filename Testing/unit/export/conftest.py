@@ -13,6 +13,9 @@ import SimpleITK as sitk
 
 from SESegmentationLib.errors import DeviceError
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.io.reading import read_volume
+from SESegmentationLib.models import find_model
+from SESegmentationLib.result import SegmentationResult
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +56,18 @@ def lost_device(monkeypatch: pytest.MonkeyPatch) -> None:
         return segment(*arguments, **options)
 
     monkeypatch.setattr(Engine, "segment", fails_at_the_second)
+
+
+@pytest.fixture(scope="session")
+def head_result(shared_data, shipped_weights) -> tuple[Path, SegmentationResult]:
+    """A whole head, and both hippocampi that hippocampus-t1 finds in it, which takes a while."""
+    head = shared_data / "volumes" / "t1-head-1p75mm.nii.gz"
+    return head, Engine(find_model(shipped_weights / "hippocampus-t1"), "cpu").segment(read_volume(head))
+
+
+@pytest.fixture
+def segmented_head(head_result, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A whole head; whatever is segmented, its result comes out at once."""
+    head, result = head_result
+    monkeypatch.setattr(Engine, "segment", lambda *_, **__: result)
+    return head

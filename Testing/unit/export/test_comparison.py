@@ -26,6 +26,7 @@ from SESegmentationExport.registration import align, overlap, register
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.io import writing
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationTraining.repeatability import larger_deviations, rescan, within_scan_deviations
 
@@ -239,3 +240,29 @@ def test_what_cannot_be_compared_is_told_before_anything_is_segmented(
     assert "A report is not of the model" in capsys.readouterr().err
     assert main(["compare", str(sample_file), str(sample_file), *model, "--dates", "2022-01-01", "2020-01-01"]) == 2
     assert "Exchange the two." in capsys.readouterr().err
+
+
+def test_both_sides_of_a_head_are_compared_and_drawn(segmented_head, tmp_path, monkeypatch, capsys):
+    """Noise was measured for the model's own two structures: it is that of each side."""
+    outlined = []
+    draw = writing.draw_slices
+
+    def drawn(image, labels, structures, *others):
+        outlined.append({label.value for label in structures})
+        return draw(image, labels, structures, *others)
+
+    monkeypatch.setattr(writing, "draw_slices", drawn)
+    call = ["compare", *[str(segmented_head)] * 2, "-m", "hippocampus-t1", "--accept-licence", "--device", "cpu"]
+    assert main([*call, "--picture", str(tmp_path / "c.png"), "--json"]) == 0
+    changes = {change["value"]: change for change in json.loads(capsys.readouterr().out)["changes"]}
+    assert [changes[value]["name"].split()[0] for value in (1, 2, 3, 4)] == ["left", "left", "right", "right"]
+    assert changes[1]["least_percent"] == changes[3]["least_percent"] is not None
+    assert changes[2]["least_percent"] == changes[4]["least_percent"] is not None
+    assert outlined == [{1, 2, 3, 4}] * 2
+
+
+def test_a_crop_and_a_head_have_nothing_in_common():
+    crop, head = report(1.0), report(1.0)
+    head["structures"][0]["name"] = "left part 1"
+    with pytest.raises(UsageError, match="no structure in common"):
+        compare_reports(crop, head, {}, None)

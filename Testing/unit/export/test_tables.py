@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationExport.tables import aseg_stats, freesurfer_name, tsv
+from SESegmentationExport.tables import Table, aseg_stats, freesurfer_name, tsv
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import DeviceError
 from SESegmentationLib.geometry import Geometry
@@ -182,3 +182,44 @@ def test_one_volume_as_one_file(batch, tmp_path):
 def test_texts_in_a_table_stay_in_their_cells():
     rows = [{"a": "x\ty\nz", "b": "=1+1"}, {"a": None, "b": 1.5}]
     assert tsv(["a", "b"], rows) == "a\tb\nx y z\t'=1+1\nn/a\t1.5\n"
+
+
+HIPPOCAMPI = [f"{side}_{part}_hippocampus" for side in ("left", "right") for part in ("anterior", "posterior")]
+
+
+def test_a_head_has_a_column_for_each_structure_of_each_side(segmented_head, tmp_path, capfd):
+    """hippocampus-t1 knows two structures, and finds four in a whole head."""
+    table = tmp_path / "t.tsv"
+    arguments = [segmented_head, "-o", tmp_path / "out", "--table", table, "--sheet", tmp_path / "sheet"]
+    code = main(["run", *map(str, arguments), "-m", "hippocampus-t1", "--accept-licence", "--device", "cpu"])
+    assert code == 0, capfd.readouterr().err
+    (row,) = rows_of(table)
+    assert all(0.5 < float(row[f"{name}_ml"]) < 4 for name in HIPPOCAMPI)
+    assert row["anterior_hippocampus_ml"] == row["posterior_hippocampus_ml"] == "n/a", "it is of both sides"
+    assert "#808080" not in (tmp_path / "sheet" / "sheet.html").read_text(encoding="utf-8"), "each has its colour"
+
+
+@pytest.mark.slow
+def test_a_cohort_of_a_head_and_a_crop_in_one_table(head_result, shared_data, tmp_path, capfd):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(head_result[0], scans / "head.nii.gz")
+    shutil.copy(shared_data / "hippocampus" / "imagesTr" / "hippocampus_003_0000.nii.gz", scans / "crop.nii.gz")
+    arguments = [scans, "-o", tmp_path / "out", "-m", "hippocampus-t1", "--accept-licence", "--device", "cpu"]
+    assert main(["cohort", *map(str, arguments)]) == 0, capfd.readouterr().err
+    crop, head = rows_of(tmp_path / "out" / "cohort.tsv")
+    assert (crop["scan"], head["scan"]) == ("crop", "head")
+    assert float(crop["anterior_hippocampus_ml"]) > 0 and crop["left_anterior_hippocampus_ml"] == "n/a"
+    assert float(head["left_anterior_hippocampus_ml"]) > 0 and head["anterior_hippocampus_ml"] == "n/a"
+
+
+def test_a_structure_that_no_card_tells_of_gets_a_column(card, tmp_path):
+    entry = {"voxels": 1, "volume_ml": 1.5, "expected_dice": None}
+    told = {"model": {"name": "m", "version": "1", "weights_sha256": ""}, "findings": [], "intracranial": None}
+    told |= {"versions": {"SESegmentation": "1"}, "device": "cpu", "timings_s": {}, "date": ""}
+    names = ("anterior hippocampus", "new", "anterior-hippocampus")
+    structures = [entry | {"value": value, "name": name} for value, name in enumerate(names, start=1)]
+    with Table(tmp_path / "t.tsv", card, {Path("a"): "a"}) as table:
+        table.add(Path("a"), told | {"structures": structures})
+    (row,) = rows_of(tmp_path / "t.tsv")
+    assert row["anterior_hippocampus_ml"] == row["new_ml"] == row["anterior_hippocampus_3_ml"] == "1.5"

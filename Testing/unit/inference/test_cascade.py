@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +28,7 @@ PIPELINE = {
         {"locator_value": 53, "mirror": True, "values": {"1": 3, "2": 4}},
     ],
 }
+NAMES = [(1, "anterior hippocampus"), (2, "posterior hippocampus")]
 
 
 def part_entries(**changes: Any) -> dict[str, Any]:
@@ -190,3 +193,27 @@ def test_a_pipeline_that_suits_nothing_is_the_model_s_fault(parts, pipeline):
 def test_a_pipeline_without_locator_is_the_model_s_fault(parts):
     with pytest.raises(ModelError, match="names no locator"):
         cascade.find_locator(replace(parts, card=replace(parts.card, pipeline={"targets": []})))
+
+
+def test_all_that_a_model_can_return_with_its_own_values(parts):
+    sides = [(own, f"{side} {part}") for side in ("left", "right") for own, part in NAMES]
+    found = cascade.possible_structures(parts.card, parts.path.parent)
+    assert [(own, label.name) for own, label in found] == [*NAMES, *sides]
+    assert [label.value for _, label in found] == [1, 2, 1, 2, 3, 4]
+    lonely = replace(parts.card, pipeline=PIPELINE | {"locator": "absent"})
+    assert [label for _, label in cascade.possible_structures(lonely)] == list(parts.card.labels)
+    assert [label.name for _, label in cascade.possible_structures(replace(parts.card, pipeline=None))] == [
+        name for _, name in NAMES
+    ]
+
+
+def test_structures_are_listed_without_torch(shipped_weights):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from SESegmentationLib.inference.cascade import possible_structures\n"
+        "from SESegmentationLib.models import find_model\n"
+        "print(len(possible_structures(find_model('hippocampus-t1').card)))"
+    )
+    folder = str(shipped_weights.parent / "SESegmentation")
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=60)
+    assert told.stdout.strip() == "6", told.stderr
