@@ -1,7 +1,8 @@
 """Cross-validation: every case is measured once by weights that never saw it; then one model learns from all of them.
 
 ``DIR/fold-K`` holds the model of each fold, ``DIR/NAME`` the final one, whose card states the figures of the folds, and
-what Dice to expect at what confidence as they showed it. What was done before in DIR is not done again.
+what Dice to expect at what confidence as they showed it. What was done before in DIR is not done again; it has to be of
+the same recipe, folds and cases.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from SESegmentationLib.errors import UsageError
-from SESegmentationLib.files import write_whole
 from SESegmentationLib.models import verify_package, write_package
 from SESegmentationLib.models.sections import expected_dice
 from SESegmentationLib.progress import Progress, no_progress
 
 from .accuracy import card_accuracy, expectation, measure, test_cases
+from .begun import refuse_other_training, same_recipe, write_json
 from .calibration import Observation, card_calibration, fit, held_out_volumes, observe
 from .dataset import find_cases, split_by_recipe
 from .evaluation import summarise
@@ -54,13 +55,14 @@ def cross_validate(
         "cases": measures by case and label value; "labels": mean, standard deviation and number by label value.
 
     Raises:
-        InputError, UsageError, DeviceError: dataset, recipe, folds or device cannot be used.
+        InputError, UsageError, DeviceError: dataset, recipe, folds or device cannot be used, or a fold in ``output`` is
+            of another recipe, other folds or other cases.
         CancelledError: from ``progress``.
     """
     chosen = list(only) or list(range(folds))
     names = [case.name for case in find_cases(dataset)]
     for fold in chosen:  # before hours of training
-        split_by_recipe(names, recipe_of_fold(recipe, folds, fold))
+        _refuse_other_fold(output / f"fold-{fold}", names, recipe_of_fold(recipe, folds, fold))
     by_case: dict[str, Any] = {}
     for number, fold in enumerate(chosen):
         folder = output / f"fold-{fold}"
@@ -71,9 +73,27 @@ def cross_validate(
             if package is None:  # of several processes, the first measures
                 continue
             measured = measure(package, test_cases(package, dataset))
-            _write(folder / MEASURED_NAME, {"sha256": package.card.weights_sha256, **measured})
+            begun = {"recipe": of_fold.to_dict(), "split": asdict(split_by_recipe(names, of_fold))}
+            write_json(folder / MEASURED_NAME, {"sha256": package.card.weights_sha256, **begun, **measured})
         by_case |= json.loads((folder / MEASURED_NAME).read_text(encoding="utf-8"))["cases"]
     return {"cases": by_case, "labels": summarise(by_case)}
+
+
+def _refuse_other_fold(folder: Path, names: Sequence[str], of_fold: Recipe) -> None:
+    """Refuse a fold that is there already, of another recipe (folds included) or of other cases.
+
+    Its figures say so themselves, where the checkpoints have been deleted.
+    """
+    split = asdict(split_by_recipe(names, of_fold))
+    refuse_other_training(folder / "training", of_fold, split)
+    if not (folder / MEASURED_NAME).exists():
+        return
+    measured = json.loads((folder / MEASURED_NAME).read_text(encoding="utf-8"))
+    if "recipe" in measured and not (same_recipe(measured["recipe"], of_fold) and measured["split"] == split):
+        raise UsageError(
+            f"{folder} was measured with another recipe, other folds or other cases.",
+            "Cross-validate into another folder, or delete that one to start again.",
+        )
 
 
 def recipe_of_fold(recipe: Recipe, folds: int, fold: int) -> Recipe:
@@ -94,7 +114,7 @@ def observe_folds(dataset: Path, recipe: Recipe, output: Path, folds: int) -> li
         if not (folder / OBSERVED_NAME).exists():
             package = verify_package(folder)
             cases = held_out_volumes(package, dataset, recipe_of_fold(recipe, folds, fold), "test")
-            _write(folder / OBSERVED_NAME, [asdict(seen) for those in observe(package, cases) for seen in those])
+            write_json(folder / OBSERVED_NAME, [asdict(seen) for those in observe(package, cases) for seen in those])
         entries = json.loads((folder / OBSERVED_NAME).read_text(encoding="utf-8"))
         found.append([Observation(**entry) for entry in entries])
     return found
@@ -120,10 +140,6 @@ def _from_to(progress: Progress, name: str, low: float, high: float) -> Progress
         progress(f"{name}, {phase}", low + (high - low) * fraction, seconds_left)
 
     return report
-
-
-def _write(path: Path, content: Any) -> None:
-    write_whole(path, json.dumps(content, indent=1))
 
 
 def measure_crossvalidation(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import sys
 import time
@@ -17,7 +16,7 @@ from safetensors.torch import save
 
 from SESegmentationLib import __version__
 from SESegmentationLib.errors import ModelError, SegmentationError, UsageError
-from SESegmentationLib.files import staging_folder, store, write_whole
+from SESegmentationLib.files import staging_folder, store
 from SESegmentationLib.files.json_files import Fields
 from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.segmentations import read_segmentation
@@ -29,6 +28,7 @@ from SESegmentationLib.networks.losses import median_frequency_weights
 from SESegmentationLib.networks.weights import load_weights, to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 
+from .begun import begin, refuse_other_training
 from .dataset import Split, check_cases, find_cases, find_label_maps, split_by_recipe
 from .distillation import Teacher
 from .fit import FitState, Schedule, fit_network
@@ -188,9 +188,9 @@ def train_model(
 ) -> ModelPackage | None:
     """Train all networks of ``recipe`` on ``dataset`` and write a model package to ``output``.
 
-    All cases are read and checked before anything else. What was trained before in ``output`` is resumed. A recipe's
-    teacher that is not installed is trained first, in ``training/teacher``. Under ``torchrun`` the processes share the
-    work.
+    All cases are read and checked before anything else. What was trained before in ``output`` is resumed, with the same
+    recipe and cases only. A recipe's teacher that is not installed is trained first, in ``training/teacher``. Under
+    ``torchrun`` the processes share the work.
 
     Args:
         dataset: folder, see :mod:`.dataset`.
@@ -223,9 +223,10 @@ def _train(
         _check_dataset(dataset, recipe, card, tell)
     source = open_source(dataset, recipe, card, device)
     folder = output / "training"
-    _note_split(folder, asdict(source.split), rank)
     if rank == 0:
-        _write_json(folder / "recipe.json", recipe.to_dict())
+        begin(folder, recipe, asdict(source.split))
+    else:
+        refuse_other_training(folder, recipe, asdict(source.split))
     plan = plan_fits(card, recipe)
     total, done = sum(fit.work for fit in plan), 0.0
     teacher = None
@@ -317,19 +318,6 @@ def _find_teacher(
     return ModelPackage.from_folder(folder), _part_of(progress, share, 1 - share)
 
 
-def _note_split(folder: Path, split: dict[str, list[str]], rank: int) -> None:
-    """Record the split of the cases, and refuse to resume with another one: test cases must stay unseen."""
-    path = folder / "split.json"
-    if any(folder.glob("*.checkpoint.safetensors")) and path.exists() and _read_json(path) != split:
-        raise UsageError(
-            f"{folder} holds a training that was begun with other cases.",
-            "Train into another folder, or delete that one to start again.",
-        )
-    if rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(path, split)
-
-
 def _part_of(progress: Progress, before: float, share: float) -> Progress:
     """Progress of a fit that is ``share`` of the whole and has ``before`` of it behind."""
 
@@ -378,15 +366,3 @@ def _write(
     with staging_folder(output / "training") as folder:
         store(folder / WEIGHTS_NAME, save({key: value.contiguous() for key, value in halves.items()}))
         return write_package(output, {**card.to_dict(), "training": training}, folder / WEIGHTS_NAME)
-
-
-def _read_json(path: Path) -> Any:
-    """The content of a JSON file, or None where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_whole(path, json.dumps(content, indent=1))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +15,7 @@ from SESegmentationTraining import crossvalidation
 from SESegmentationTraining.automatic import write_recipe
 from SESegmentationTraining.calibration import SHIFTS, Observation
 from SESegmentationTraining.crossvalidation import MEASURED_NAME, OBSERVED_NAME, cross_validate, expected_of_folds
+from SESegmentationTraining.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +125,15 @@ def test_folds_that_make_no_sense_are_refused(blobs_folder, quick, tmp_path, cap
         assert main(["measure", "crossvalidation", *call]) == UsageError.exit_code
         assert "folds" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_folds_of_another_recipe_or_number_are_not_mixed(finished, blobs_folder, tmp_path, checkpoints):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    quick = Recipe.load(folder / "quick.toml")
+    for path in [] if checkpoints else folder.rglob("*.checkpoint.safetensors"):
+        path.unlink()
+    assert len(cross_validate(blobs_folder, quick, folder, 2, device="cpu")["cases"]) == 4
+    for other, folds in ((replace(quick, fit=replace(quick.fit, seed=9)), 2), (quick, 3)):
+        with pytest.raises(UsageError, match="other"):
+            cross_validate(blobs_folder, other, folder, folds, device="cpu")

@@ -336,3 +336,22 @@ def test_a_training_that_cannot_begin_leaves_nothing(
         train_model(blobs_folder / dataset, blobs_recipe(**changes), tmp_path / "model", device)
     assert caught.value.remedy
     assert not (tmp_path / "model").exists()
+
+
+def test_a_training_goes_on_with_its_own_recipe_only(blobs_folder, blobs_recipe, tmp_path):
+    """Left and right exchanged: the card would no longer describe the weights."""
+    package = train_model(blobs_folder, blobs_recipe(), tmp_path, "cpu")
+    before = (tmp_path / "model.json").read_bytes()
+    first, second = package.card.to_dict()["labels"]
+    labels = [first | {"value": second["value"]}, second | {"value": first["value"]}]
+    with pytest.raises(UsageError, match="begun with another recipe"):
+        train_model(blobs_folder, blobs_recipe(card={"labels": labels}), tmp_path, "cpu")
+    assert (tmp_path / "model.json").read_bytes() == before
+    recorded = tmp_path / "training" / "recipe.json"
+    entries = json.loads(recorded.read_text(encoding="utf-8"))
+    del entries["bits"]  # as of a version that did not have it
+    recorded.write_text(json.dumps(entries), encoding="utf-8")
+    train_model(blobs_folder, blobs_recipe(), tmp_path, "cpu")
+    for checkpoint in recorded.parent.glob("*.checkpoint.safetensors"):
+        checkpoint.unlink()
+    train_model(blobs_folder, blobs_recipe(fit={"seed": 7}), tmp_path, "cpu")  # nothing is gone on with

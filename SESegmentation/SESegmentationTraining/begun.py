@@ -1,0 +1,65 @@
+"""What a training was begun with: its recipe, and which cases are for what. It goes on with the same only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from SESegmentationLib.errors import UsageError
+from SESegmentationLib.files import write_whole
+
+from .recipe import Recipe
+
+RECIPE_NAME, SPLIT_NAME = "recipe.json", "split.json"
+_REMEDY = "Train into another folder, or delete that one to start again."
+
+
+def begin(folder: Path, recipe: Recipe, split: dict[str, list[str]]) -> None:
+    """Record what a training is begun with; UsageError as of :func:`refuse_other_training`."""
+    refuse_other_training(folder, recipe, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SPLIT_NAME, split)
+    write_json(folder / RECIPE_NAME, recipe.to_dict())
+
+
+def refuse_other_training(folder: Path, recipe: Recipe, split: dict[str, list[str]]) -> None:
+    """Refuse to go on where a training was begun otherwise.
+
+    Test cases must stay unseen, and the card, which is made of the recipe, must describe the weights.
+
+    Args:
+        folder: of the checkpoints.
+        recipe: of the training.
+        split: cases by what they are for.
+
+    Raises:
+        UsageError: it was begun with other cases, or with another recipe.
+    """
+    if not any(folder.glob("*.checkpoint.safetensors")):
+        return
+    if (folder / SPLIT_NAME).exists() and _read_json(folder / SPLIT_NAME) != split:
+        raise UsageError(f"{folder} holds a training that was begun with other cases.", _REMEDY)
+    if (folder / RECIPE_NAME).exists() and not same_recipe(_read_json(folder / RECIPE_NAME), recipe):
+        raise UsageError(f"{folder} holds a training that was begun with another recipe.", _REMEDY)
+
+
+def same_recipe(recorded: Any, recipe: Recipe) -> bool:
+    """Whether what was recorded as JSON is ``recipe``; entries that came later have their defaults."""
+    try:
+        return Recipe.from_dict(recorded) == Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    except UsageError:  # damaged, or of another version
+        return False
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file; errors as of :func:`~SESegmentationLib.files.write_whole`."""
+    write_whole(path, json.dumps(content, indent=1))
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file, or None where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
