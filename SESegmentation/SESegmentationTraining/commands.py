@@ -78,8 +78,9 @@ def evaluate(
 ) -> None:
     """Compare segmentations with references: Dice, 95 % Hausdorff distance and mean surface distance per label.
 
-    Structures of a .seg.nrrd are identified by name and code, those of a label map by value. A pair that cannot be
-    compared does not stop the others; the exit code is that of the first failure.
+    Structures of a .seg.nrrd are identified by name and code, those of a label map by value. What is in neither file of
+    a pair is not counted there, with --model or without. A pair that cannot be compared does not stop the others; the
+    exit code is that of the first failure.
     """
     from .command_line import evaluate_predictions
 

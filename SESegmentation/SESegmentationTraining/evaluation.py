@@ -69,13 +69,13 @@ def evaluate_folders(
 ) -> dict[str, Any]:
     """Compare segmentations of the same names in two folders, or two files.
 
-    Structures of a ``.seg.nrrd`` are known by name and code, those of a label map by their values. A pair that cannot
-    be compared does not keep the others from it.
+    Structures of a ``.seg.nrrd`` are known by name and code, those of a label map by their values. Of each pair the
+    structures count that are in either file. A pair that cannot be compared does not keep the others from it.
 
     Args:
         predictions: folder or file of segmentations.
         references: folder or file of true labels.
-        labels: of the model; without them every structure in either file counts.
+        labels: of the model, for their names: figures do not depend on them.
         resample: bring predictions on another grid to that of their reference, from the nearest voxel, instead of
             refusing them.
         whole: what the model finds in a whole volume instead of ``labels``, if it has a pipeline; they are taken as
@@ -138,11 +138,6 @@ class _Structures:
             self._known = self._whole + [label for label in self._known if label.value not in replaced]
             self._model, self._whole = self._whole, []
 
-    @property
-    def values(self) -> list[int]:
-        """Values of the model's."""
-        return [label.value for label in self._model]
-
     def name_of(self, value: int) -> str:
         """Of a structure; empty where only its value is known."""
         return next((label.name for label in self._known if label.value == value), "")
@@ -197,8 +192,7 @@ def _evaluate_pair(
     else:
         files = (predicted, reference)
         both = [[placed(layer, grid, s.name) for layer in layers] for layers, s in zip(both, files, strict=True)]
-    found = {int(v) for layers in both for layer in layers for v in np.unique(voxels_of(layer)) if v}
-    values = [*structures.values, *sorted(found - set(structures.values))]
+    values = sorted({int(v) for layers in both for layer in layers for v in np.unique(voxels_of(layer)) if v})
     return {str(v): asdict(_compare_masks(*[_mask(layers, v) for layers in both])) for v in values}
 
 
