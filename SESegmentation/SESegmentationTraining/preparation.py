@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.io.writing import write_image
-from SESegmentationLib.models import Label, ModelCard, find_model
+from SESegmentationLib.models import Label, ModelCard, find_model, sha256_of
 
 from .dataset import dataset_paths, volumes_in
 from .recipe import Phase, Recipe
@@ -191,7 +190,7 @@ def label_scans(model: str, reference: Path, others: Sequence[Path], output: Pat
         model: name or folder.
         reference: the scan that the model knows best.
         others: scans of the same patient on the same grid, ``.nii.gz``.
-        output: folder that gets ``imagesTr`` and ``labelsTr``.
+        output: folder that gets ``imagesTr`` and ``labelsTr``, all files or none.
 
     Returns:
         The names of the cases.
@@ -199,6 +198,8 @@ def label_scans(model: str, reference: Path, others: Sequence[Path], output: Pat
     Raises:
         InputError: a scan cannot be read, is no ``.nii.gz``, or lies on another grid.
         ModelError: there is no such model.
+        UsageError: two scans have one name, or there is a case of that name with another image or other labels.
+        OutputError: a file cannot be written.
     """
     image = read_volume(reference, None)
     scans = [reference, *others]
@@ -207,14 +208,37 @@ def label_scans(model: str, reference: Path, others: Sequence[Path], output: Pat
             raise InputError(f"{path} is no .nii.gz file.", "Convert it first.")
         if not same_grid(read_volume(path, None), image):
             raise InputError(f"{path} does not lie on the grid of {reference}.", "Register and resample it first.")
-    labels = Engine(find_model(model)).segment(image).labels
     names = [path.name.removesuffix(".nii.gz").removesuffix("_0000") for path in scans]
-    for part in ("imagesTr", "labelsTr"):
-        (output / part).mkdir(parents=True, exist_ok=True)
-    for name, path in zip(names, scans, strict=True):
-        shutil.copyfile(path, output / "imagesTr" / f"{name}_0000.nii.gz")
-        sitk.WriteImage(labels, str(output / "labelsTr" / f"{name}.nii.gz"), useCompression=True)
+    cases = {
+        path: (output / "imagesTr" / f"{name}_0000.nii.gz", output / "labelsTr" / f"{name}.nii.gz")
+        for name, path in zip(names, scans, strict=True)
+    }
+    refuse_overwriting(scans, [path for both in cases.values() for path in both])
+    for path, (own_image, own_labels) in cases.items():
+        check_writable(own_image)
+        check_writable(own_labels)
+        if own_image.exists() and sha256_of(own_image) != sha256_of(path):
+            raise _other_case(own_image, f"is another scan than {path}")
+    labels = Engine(find_model(model)).segment(image).labels
+    for _, own_labels in cases.values():
+        if own_labels.exists() and not _same_labels(own_labels, labels):
+            raise _other_case(own_labels, f"holds other labels than the model finds on {reference}")
+    with OutputFiles() as files:
+        for path, (own_image, own_labels) in cases.items():
+            files.write(own_image, path.read_bytes())
+            write_image(files.begin(own_labels), labels)
     return names
+
+
+def _other_case(path: Path, what: str) -> UsageError:
+    return UsageError(
+        f"{path} {what}, and would be overwritten.", "Rename the scan, choose another folder, or remove that case."
+    )
+
+
+def _same_labels(path: Path, labels: sitk.Image) -> bool:
+    there = read_label_volume(path)
+    return same_grid(there, labels) and np.array_equal(voxels_of(there), voxels_of(labels))
 
 
 def draw_gallery(dataset: Path, recipe: Recipe, seed: int = 0) -> Image.Image:
