@@ -5,7 +5,9 @@ See https://bids-specification.readthedocs.io, "Magnetic Resonance Imaging" and 
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,9 @@ _ANATOMY = {"": ("sub-*/anat", "sub-*/ses-*/anat"), "sub-": ("anat", "ses-*/anat
 #: entities that stand after "space" in a name
 _AFTER_SPACE = ("split-", "recording-", "chunk-", "atlas-", "seg-", "scale-", "res-", "den-", "label-")
 _SEGMENTATION = "_dseg.nii.gz"
+#: digits that would become one number without what is between them
+_TWO_NUMBERS = re.compile("[0-9][^A-Za-z0-9]+[0-9]")
+_DIGITS_OF_HASH = 8
 #: what ``sesegment cohort`` keeps in its folder
 _OF_COHORTS = ("records/", "cohort.tsv", "failures.tsv", "sheet*.html")
 #: what lies beside a segmentation
@@ -116,7 +121,7 @@ def derivative_paths(folder: Path, names: Mapping[Path, str]) -> dict[Path, Path
 def _derivative(source: Path, name: str) -> Path:
     scan = _SCAN.fullmatch(source.name)
     if not scan:
-        subject = re.sub("[^A-Za-z0-9]", "", name) or "unnamed"
+        subject = _subject(name)
         return Path(f"sub-{subject}", "anat", f"sub-{subject}_desc-sesegment{_SEGMENTATION}")
     entities = [entity for entity in scan["entities"].split("_") if not entity.startswith("desc-")]
     if _suffix(source) != _SUFFIXES["T1"] and not any(entity.startswith("space-") for entity in entities):
@@ -124,6 +129,20 @@ def _derivative(source: Path, name: str) -> Path:
         entities.insert(next(later, len(entities)), f"space-{_suffix(source)}")
     levels = [entity for entity in entities if entity.startswith(("sub-", "ses-"))]
     return Path(*levels, "anat", "_".join([*entities, f"desc-sesegment{_SEGMENTATION}"]))
+
+
+def _subject(name: str) -> str:
+    """The label of a subject, which can have letters A to Z and digits only, for the name of a scan.
+
+    Where other letters are lost, or two numbers become one, a part of the name's hash follows: patients of other names
+    would have the same label, and a later run would write over the earlier patient's results.
+    """
+    name = unicodedata.normalize("NFC", name)
+    kept = re.sub("[^A-Za-z0-9]", "", unicodedata.normalize("NFKD", name))
+    if kept and name.isascii() and not _TWO_NUMBERS.search(name):
+        return kept
+    digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()
+    return (kept or "unnamed") + digest[:_DIGITS_OF_HASH]
 
 
 class Derivatives(Export):

@@ -215,3 +215,27 @@ def test_what_does_not_suit_is_told_before_any_work(dataset, run, tmp_path, opti
     assert (code, len(err.splitlines())) == (2, 2), err
     assert told in err
     assert sorted(dataset.rglob("*")) == before and not (tmp_path / "new").exists()
+
+
+def subject(name: str) -> str:
+    """The label of a scan of this name, in a call of its own."""
+    (path,) = derivative_paths(Path("d"), {Path("scan.nii.gz"): name}).values()
+    return path.name.removesuffix("_desc-sesegment_dseg.nii.gz")
+
+
+def test_patients_of_other_names_are_other_subjects_in_every_call():
+    names = ["M\u00fcller", "M\u00f6ller", "Mller", "Case-1_1", "Case-11", "\u738b", "\u674e", "a\udcff", "a", "--"]
+    labels = [subject(name) for name in names]
+    assert len(set(labels)) == len(names)
+    assert all(re.fullmatch("sub-[A-Za-z0-9]+", label) for label in labels)
+    assert subject("Mu\u0308ller") == subject("M\u00fcller"), "another spelling in Unicode is the same name"
+    assert [subject(name) for name in ("Case 7", "Case-11")] == ["sub-Case7", "sub-Case11"]
+    assert labels[0].startswith("sub-Muller"), "it can be read"
+
+
+def test_a_later_run_leaves_the_results_of_the_earlier_patient(run, sample_file, tmp_path):
+    for number, name in enumerate(("M\u00fcller", "M\u00f6ller"), start=1):
+        shutil.copy(sample_file, tmp_path / f"{name}.nii.gz")
+        code, err = run(tmp_path / f"{name}.nii.gz", "--bids", tmp_path / "d")
+        assert code == 0, err
+        assert len(list((tmp_path / "d").rglob("*_dseg.nii.gz"))) == number
