@@ -209,7 +209,7 @@ def expand(volume: Path, slices: bool = False, series: str | None = None) -> lis
     inside = sorted(path for path in volume.iterdir() if _is_volume(path.name, endings))
     if not inside:
         return [volume]
-    others = (file for file in _files_below(volume) if not _is_volume(file.name, endings))
+    others = (file for file in _files_near(volume) if not _is_volume(file.name, endings))
     dicom = next(filter(seems_dicom, others), None)
     if dicom is None:
         return inside
@@ -227,10 +227,10 @@ def _is_volume(name: str, endings: tuple[str, ...]) -> bool:
     return name.endswith(endings) and not name.endswith(SEGMENTATION_ENDING) and not name.startswith(".")
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """The files in which a DICOM series is looked for: those in a folder and in its subfolders, but for hidden ones."""
+def _files_near(folder: Path) -> Iterator[Path]:
+    """The files of a folder and of its subfolders, without hidden ones; no deeper, as below may lie a whole disk."""
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if Path(place) == folder else []
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 

@@ -61,7 +61,7 @@ def test_segmentations_of_earlier_runs_are_no_volumes(tmp_path):
     assert [job.source.name for job in plan_jobs([tmp_path / "a.seg.nrrd"], tmp_path / "out")] == ["a.seg.nrrd"]
 
 
-@pytest.mark.parametrize("place", ["IM0001.dcm", "IM0001", "study/series/IM0001"])
+@pytest.mark.parametrize("place", ["IM0001.dcm", "IM0001", "series/IM0001"])
 def test_volumes_and_dicom_in_one_folder_are_not_chosen_from(tmp_path, place):
     (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / place).write_bytes(bytes(128) + b"DICM")
