@@ -51,7 +51,7 @@ def test_a_name_is_a_plain_word(store, name):
 
 def test_a_user_has_one_token_and_only_an_own_one_is_revoked(store):
     store.add("alice")
-    with pytest.raises(UsageError, match="alice has a token"):
+    with pytest.raises(UsageError, match="alice already has a token"):
         store.add("alice")
     with pytest.raises(UsageError, match="bob has no token"):
         store.revoke("bob")
