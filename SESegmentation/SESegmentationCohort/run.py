@@ -251,7 +251,7 @@ def _conclude(
 ) -> int:
     """Write the summary, if all is done, and say what became of it; the exit code."""
     seconds = time.monotonic() - tally.begin
-    rate = f" in {duration(seconds)}, {tally.rate * 3600:.0f} scans an hour" if tally.rate else ""
+    rate = f" in {duration(seconds)}, {tally.rate * 3600:.0f} scans an hour" if tally.segmented else ""
     before = f", {tally.kept} of them before" if tally.kept else ""
     done = tally.segmented + tally.kept
     warn(f"{done} of {tally.count} scans segmented{before}{rate}; {tally.failed} failed.")

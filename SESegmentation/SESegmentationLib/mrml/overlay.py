@@ -11,7 +11,7 @@ import slicer
 import vtk
 
 from ..io.volume_image import voxels_of
-from .layers import BINARY_LABELMAP, oriented_image
+from .layers import BINARY_LABELMAP, REFERENCE_GEOMETRY, oriented_image
 from .references import companion_node, place_beside, set_companion_node
 from .volume import RAS_TO_LPS
 
@@ -102,9 +102,8 @@ def _was_hardened(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLSc
     parent = volume.GetParentTransformNode()
     if parent is None or not parent.IsTransformToWorldLinear():
         return False
-    converter = slicer.vtkSegmentationConverter
-    name, grid = converter.GetReferenceImageGeometryParameterName(), slicer.vtkOrientedImageData()
-    if not converter.DeserializeImageGeometry(node.GetSegmentation().GetConversionParameter(name), grid, False):
+    grid, place = slicer.vtkOrientedImageData(), node.GetSegmentation().GetConversionParameter(REFERENCE_GEOMETRY)
+    if not slicer.vtkSegmentationConverter.DeserializeImageGeometry(place, grid, False):
         return False
     to_ras, to_world, grid_to_ras = (vtk.vtkMatrix4x4() for _ in range(3))
     volume.GetIJKToRASMatrix(to_ras)

@@ -22,7 +22,7 @@ class Overlays(VTKObservationMixin):
 
     Args:
         ui: holds doubtCheckBox and attentionCheckBox.
-        results: holds the maps of doubt of results made in this session.
+        results: holds the maps of doubt of the results that it has written.
         on_attention_requested: called to compute the map of attention, which takes time.
     """
 

@@ -94,7 +94,7 @@ class ResultInputs:
                 _("Segment again."),
             )
         settings.require_accepted(package.card)
-        EditRecord.read(node)
+        EditRecord.read(node)  # raises the error if the segmentation was moved
         return cls(node, record, volume, package)
 
     def roi(self) -> sitk.Image | None:

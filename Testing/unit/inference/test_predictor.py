@@ -169,6 +169,13 @@ def test_structures_are_found_slice_by_slice_one_core_each(phantom_package, volu
     np.testing.assert_array_equal(found, votes[1::3] > 0)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_structures_are_found_in_slabs_thinner_than_the_step(phantom_package, volume, count):
+    model = Predictor(make_card(phantom_package), make_networks(axial=Threads()), CPU)
+    model.views = [view for view in model.views if view.plane == "axial"]
+    assert model.find(volume[4 : 4 + count], 5).shape == (1, *volume.shape[1:])
+
+
 def test_many_cores_share_few_batches(phantom_package, volume, monkeypatch):
     """Memory bounds how many batches there are at once."""
     before = torch.get_num_threads()

@@ -126,6 +126,14 @@ def test_a_killed_fit_ends_with_the_same_weights_as_an_uninterrupted_one(trainer
     assert without_time[0] == without_time[1]
 
 
+def test_the_first_process_decides_which_steps_are_left_out(trainer, tmp_path, monkeypatch):
+    """Each process has a clock of its own: by that, one would wait for the gradients of another for ever."""
+    asked = []
+    monkeypatch.setattr(fit, "as_first_process", lambda number, device: asked.append(number) or 1)
+    _, state = trainer().fit(tmp_path)
+    assert asked == [0] * 5 and state.step == 10 and state.left_out == 5
+
+
 def test_without_a_checkpoint_in_time_a_fit_starts_again(trainer, tmp_path):
     one = trainer(fit={"checkpoint_seconds": 3600})
     with pytest.raises(CancelledError):
