@@ -1,7 +1,7 @@
 # Every target makes .venv by itself and installs only what it needs.
 #
 #   make segment [VOLUME=... MODEL=...]   segment a real T1 head, which is part of the project, or a volume of yours
-#   make test | lint | bench | bench-contrasts | screenshots
+#   make test | coverage | lint | bench | bench-contrasts | screenshots
 #   make test-slips   a misspelt name in any of the module's files is noticed: all of them, where make test tries ten
 #   make container | container-test   an image for docker (DEVICE=cuda for NVIDIA's GPUs); it segments a series
 #   make fuzz [COUNT=50000]   damaged headers, new ones each time
@@ -32,8 +32,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help segment test test-slips fuzz bench bench-contrasts bench-revisions bench-doubt bench-refine bench-server \
-    bench-cohort bench-responsiveness bench-sheet cohort-sheet experiments \
+.PHONY: help segment test coverage test-slips fuzz bench bench-contrasts bench-revisions bench-doubt bench-refine \
+    bench-server bench-cohort bench-responsiveness bench-sheet cohort-sheet experiments \
     lint screenshots container container-test clean
 
 help:
@@ -63,9 +63,14 @@ lint: $(VENV)/.testing
 
 # each file of tests goes to the next free process, which computes on one core; there is one process more than the two
 # cores that are assumed, as tests wait a fifth of their time; files that take longest come first
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile \
-	    --no-loadscope-reorder --cov --cov-report=term
+	$(PYTEST) --durations 20
+
+# not part of `test`: tracing every line takes a fifth of the tests' time
+coverage: $(VENV)/.testing
+	$(PYTEST) --cov --cov-report=term
 
 test-slips: $(VENV)/.testing
 	SESEGMENTATION_ALL_SLIPS=1 $(BIN)/python -m pytest Testing/panel/test_mutations.py
