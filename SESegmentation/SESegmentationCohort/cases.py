@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from SESegmentationExport.bids import find_scans
 from SESegmentationExport.sheet import fingerprint
 from SESegmentationLib.cli.dicom import choose_for_series, folder_of
-from SESegmentationLib.cli.jobs import SEGMENTATION_ENDING, VOLUME_ENDINGS, case_name, case_names
+from SESegmentationLib.cli.file_jobs import SEGMENTATION_ENDING, VOLUME_ENDINGS, case_name, case_names
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import same_name
 from SESegmentationLib.io.dicom import seems_dicom
@@ -26,7 +26,7 @@ PATH_COLUMNS, NAME_COLUMN = ("path", "image"), "name"
 
 
 @dataclass(frozen=True)
-class Case:
+class CohortCase:
     """One scan of a cohort.
 
     Attributes:
@@ -67,7 +67,7 @@ class Cohort:
         skipped: a sentence with the reason for each series skipped on purpose.
     """
 
-    cases: list[Case] = field(default_factory=list)
+    cases: list[CohortCase] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
     def shard(self, number: int, count: int) -> Cohort:
@@ -109,7 +109,7 @@ def find_cohort(source: Path, package: ModelPackage, out: Path) -> Cohort:
     elif source.is_dir():
         cohort = _in_folder(source, package, out)
     else:
-        cohort = Cohort([Case(case_name(source), source)])
+        cohort = Cohort([CohortCase(case_name(source), source)])
     if not cohort.cases:
         reasons = f" {cohort.skipped[0]}" if cohort.skipped else ""
         raise InputError(
@@ -121,8 +121,8 @@ def find_cohort(source: Path, package: ModelPackage, out: Path) -> Cohort:
     return cohort
 
 
-def _refuse_same_names(cases: Sequence[Case]) -> None:
-    taken: dict[str, Case] = {}
+def _refuse_same_names(cases: Sequence[CohortCase]) -> None:
+    taken: dict[str, CohortCase] = {}
     for case in cases:
         other = taken.setdefault(same_name(case.name), case)
         if other is not case:
@@ -136,7 +136,7 @@ def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:
     """All scans in a folder and its subfolders, called by their place in it."""
     scans = find_scans(folder, package.card)
     if scans is not None:
-        return Cohort([Case(_name_in(folder, scan), scan) for scan in scans])
+        return Cohort([CohortCase(_name_in(folder, scan), scan) for scan in scans])
     endings = (*VOLUME_ENDINGS, *PICTURE_ENDINGS) if package.card.input.get("kind") == SLICES else VOLUME_ENDINGS
     volumes, dicom = [], False
     for file in _files(folder, out):
@@ -151,7 +151,7 @@ def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:
         by_folder.setdefault(volume.parent, []).append(volume)
     for parent, inside in by_folder.items():  # files that differ in their endings only are told apart
         place, names = PurePosixPath(*parent.relative_to(folder).parts), case_names(inside)
-        cohort.cases += [Case((place / name).as_posix(), volume) for volume, name in names.items()]
+        cohort.cases += [CohortCase((place / name).as_posix(), volume) for volume, name in names.items()]
     return cohort
 
 
@@ -183,12 +183,12 @@ def _series_in(folder: Path, package: ModelPackage, out: Path) -> Cohort:
             cohort.skipped.append(f"Series {series} is skipped: {chosen}.")
             continue
         files = tuple(header.path for header in series.headers)
-        cohort.cases.append(Case(series.uid, folder_of(series), series.uid, files))
+        cohort.cases.append(CohortCase(series.uid, folder_of(series), series.uid, files))
     for fault in found.faults:
         if results in fault.path.resolve().parents or any(series.is_meant(fault) for series in every):
             continue  # reading its series tells of it
         cause = f"{fault.path} {fault.what}.", "Copy or export it again."
-        cohort.cases.append(Case(_name_in(folder, fault.path), fault.path, fault=cause))
+        cohort.cases.append(CohortCase(_name_in(folder, fault.path), fault.path, fault=cause))
     return cohort
 
 
@@ -198,18 +198,18 @@ def _listed(path: Path, package: ModelPackage, out: Path) -> Cohort:
     for source, name in read_list(path):
         if not source.is_dir():
             unnamed += [] if name else [source]
-            cohort.cases += [Case(name, source)] if name else []
+            cohort.cases += [CohortCase(name, source)] if name else []
             continue
         inside = _in_folder(source, package, out)
         cohort.skipped += inside.skipped
         prefix = name or case_name(source)
         for case in inside.cases:
             called = prefix if len(inside.cases) == 1 else f"{prefix}/{case.name}"
-            cohort.cases.append(Case(called, case.source, case.series, case.files, case.fault))
+            cohort.cases.append(CohortCase(called, case.source, case.series, case.files, case.fault))
         if not inside.cases:
             fault = f"{source} holds no scan that {package.card.name} can segment.", "Correct the list."
-            cohort.cases.append(Case(prefix, source, fault=fault))
-    cohort.cases += [Case(name, source) for source, name in case_names(unnamed).items()]
+            cohort.cases.append(CohortCase(prefix, source, fault=fault))
+    cohort.cases += [CohortCase(name, source) for source, name in case_names(unnamed).items()]
     return cohort
 
 

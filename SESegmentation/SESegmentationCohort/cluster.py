@@ -19,11 +19,11 @@ from typing import Any
 from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, WorkerError, install_advice
 from SESegmentationServer.local_ray import keep_others_out, private_folder, start_local_ray
 
-from .cases import Case
+from .cases import CohortCase
 from .dispatch import AT_ONCE, Lane, LaneLostError
 from .processes import cores, threads
-from .runner import CaseRunner, Outcome
-from .settings import Settings
+from .runner import CaseOutcome, CaseRunner
+from .settings import CohortSettings
 
 LOCAL = "local"
 #: interval in s of checks whether a lost actor is back
@@ -78,7 +78,7 @@ def _advice() -> str:
     return install_advice('"ray[serve]"') + ". Without --ray it is not needed."
 
 
-def cluster_lanes(settings: Settings, workers: int | None, small: bool) -> list[Lane]:
+def cluster_lanes(settings: CohortSettings, workers: int | None, small: bool) -> list[Lane]:
     """The lanes of the cluster that is connected.
 
     Args:
@@ -114,7 +114,7 @@ def cluster_lanes(settings: Settings, workers: int | None, small: bool) -> list[
 class _Remote:
     """What runs on a node: a runner, made when it is first asked, so that its failures can be told."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+    def __init__(self, settings: CohortSettings, environment: Mapping[str, str]) -> None:
         self._arguments = settings, environment
         self._runner: CaseRunner | None = None
         self._making = threading.Lock()
@@ -127,7 +127,7 @@ class _Remote:
             return error
         return None
 
-    def run(self, case: Case) -> Outcome | SegmentationError:
+    def run(self, case: CohortCase) -> CaseOutcome | SegmentationError:
         if error := self.ready():
             return error
         assert self._runner is not None
@@ -137,7 +137,7 @@ class _Remote:
 class _Actor:
     """A lane on a node of the cluster, wherever there is room for it."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str], cpus: float, gpus: float) -> None:
+    def __init__(self, settings: CohortSettings, environment: Mapping[str, str], cpus: float, gpus: float) -> None:
         import ray
 
         options: dict[str, Any] = {
@@ -163,7 +163,7 @@ class _Actor:
         if error:
             raise error
 
-    def run(self, case: Case) -> Outcome | SegmentationError:
+    def run(self, case: CohortCase) -> CaseOutcome | SegmentationError:
         import ray
         from ray.exceptions import RayError
 

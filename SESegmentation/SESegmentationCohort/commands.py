@@ -75,10 +75,10 @@ def _command(
     from SESegmentationLib.result import DicomOptions
 
     from .cases import parse_shard
-    from .run import Spread, run_cohort
-    from .settings import Settings
+    from .run import WorkDistribution, run_cohort
+    from .settings import CohortSettings
 
-    settings = Settings(
+    settings = CohortSettings(
         model=model,
         out=output,
         bids=bids,
@@ -90,5 +90,5 @@ def _command(
         dicom=DicomOptions(seg_type, sr, secondary_capture, deidentify),
         resume=resume,
     )
-    spread = Spread(workers, parse_shard(shard) if shard else None, ray)
-    raise typer.Exit(run_cohort(source, settings, spread, accept_licence))
+    distribution = WorkDistribution(workers, parse_shard(shard) if shard else None, ray)
+    raise typer.Exit(run_cohort(source, settings, distribution, accept_licence))

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from SESegmentationLib.cli import as_segmentation_error
+from SESegmentationLib.cli import as_user_error
 from SESegmentationLib.errors import SegmentationError, WorkerError
 
-from .cases import Case
-from .runner import Outcome
+from .cases import CohortCase
+from .runner import CaseOutcome
 
 #: cases in a lane at once: one being read, one segmented, one or two written
 AT_ONCE = 4
@@ -24,7 +24,7 @@ PATIENCE_S = 300.0
 
 
 #: what became of a case; or why it was given up, of which nothing is recorded yet
-Told = Outcome | tuple[Case, SegmentationError]
+Told = CaseOutcome | tuple[CohortCase, SegmentationError]
 
 
 class LaneLostError(Exception):
@@ -42,7 +42,7 @@ class Lane(Protocol):
             LaneLostError: it has to be asked again.
         """
 
-    def run(self, case: Case) -> Outcome | SegmentationError:
+    def run(self, case: CohortCase) -> CaseOutcome | SegmentationError:
         """As :meth:`.runner.CaseRunner.run`; LaneLostError where the lane is gone."""
 
     def close(self) -> None:
@@ -51,7 +51,7 @@ class Lane(Protocol):
 
 @dataclass
 class _Task:
-    case: Case
+    case: CohortCase
     lost: int = 0  # so many times with its lane
     times: int = 0  # that its lane had been started when it was given this
 
@@ -85,7 +85,7 @@ class Dispatcher:
         self._failures: list[SegmentationError] = []
         self._told: queue.SimpleQueue[Told | None] = queue.SimpleQueue()
 
-    def run(self, cases: Sequence[Case], tick_s: float = 1.0) -> Iterator[Told | None]:
+    def run(self, cases: Sequence[CohortCase], tick_s: float = 1.0) -> Iterator[Told | None]:
         """What becomes of each case, as it comes; None where nothing came for ``tick_s``.
 
         Of a case that was lost too often its error comes, of which nothing is recorded yet.
@@ -141,7 +141,7 @@ class Dispatcher:
                 if task := self._take(work):
                     self._do(work, task)
         except Exception as error:  # the other lanes go on
-            self._failures.append(as_segmentation_error(error))
+            self._failures.append(as_user_error(error))
         finally:
             self._told.put(None)
 
@@ -181,7 +181,7 @@ class Dispatcher:
         except LaneLostError:
             done = None
         except Exception as error:  # whatever it is, each case is told of
-            done = task.case, as_segmentation_error(error)
+            done = task.case, as_user_error(error)
         with self._changed:
             work.count -= 1
             work.alone = False

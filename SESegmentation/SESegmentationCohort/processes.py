@@ -18,10 +18,10 @@ from typing import Any
 from SESegmentationLib.errors import SegmentationError, WorkerError, available_gigabytes
 from SESegmentationLib.progress import end_on_signals, end_process
 
-from .cases import Case
+from .cases import CohortCase
 from .dispatch import Lane, LaneLostError
-from .runner import CaseRunner, Outcome
-from .settings import Settings
+from .runner import CaseOutcome, CaseRunner
+from .settings import CohortSettings
 
 #: main memory of a lane on one core, in GB (10^9 bytes): torch, what reads and writes, and a small scan
 LANE_GB = 1.5
@@ -35,7 +35,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def local_lanes(settings: Settings, workers: int | None, small: bool) -> list[Lane]:
+def local_lanes(settings: CohortSettings, workers: int | None, small: bool) -> list[Lane]:
     """The lanes of this computer.
 
     Args:
@@ -80,13 +80,13 @@ def _gpus(device: str) -> list[str]:
 class _Here:
     """A lane in this process."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+    def __init__(self, settings: CohortSettings, environment: Mapping[str, str]) -> None:
         self._runner = CaseRunner(settings, environment)
 
     def start(self) -> None:
         pass
 
-    def run(self, case: Case) -> Outcome | SegmentationError:
+    def run(self, case: CohortCase) -> CaseOutcome | SegmentationError:
         return self._runner.run(case)
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ _Manager.register("runner", CaseRunner, exposed=("run", "close"))
 class _Process:
     """A lane in a process of its own, which is started anew where it is gone."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+    def __init__(self, settings: CohortSettings, environment: Mapping[str, str]) -> None:
         self._arguments = settings, dict(environment)
         self._manager: _Manager | None = None
         self._runner: Any = None
@@ -123,7 +123,7 @@ class _Process:
                 f"A process for the cases cannot be started: {error}.", "Choose fewer --workers."
             ) from error
 
-    def run(self, case: Case) -> Outcome | SegmentationError:
+    def run(self, case: CohortCase) -> CaseOutcome | SegmentationError:
         if (runner := self._runner) is None:  # ended by another thread
             raise LaneLostError
         try:

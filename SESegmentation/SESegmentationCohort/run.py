@@ -12,7 +12,7 @@ from pathlib import Path
 from SESegmentationExport.bids import Derivatives, derivative_paths
 from SESegmentationLib import progress
 from SESegmentationLib.cli import report_failure, warn
-from SESegmentationLib.cli.jobs import all_small, check_dicom
+from SESegmentationLib.cli.file_jobs import all_small, check_dicom
 from SESegmentationLib.cli.show import ProgressBar, duration, require_consent
 from SESegmentationLib.errors import NothingFoundError, SegmentationError, UsageError
 from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
@@ -21,11 +21,11 @@ from SESegmentationLib.io.formats import SLICES
 from SESegmentationLib.models import ModelPackage, find_model
 
 from . import summary
-from .cases import Case, Cohort, find_cohort
+from .cases import Cohort, CohortCase, find_cohort
 from .dispatch import Dispatcher, Lane
 from .records import CHANGED_FOLDER, FAILED, NOTHING, Records
-from .runner import Outcome
-from .settings import Settings, model_key
+from .runner import CaseOutcome
+from .settings import CohortSettings, model_key
 
 RESUME = "Run the same command with --resume to go on."
 #: between two lines of progress where no terminal shows a bar, in s
@@ -33,7 +33,7 @@ _OFTEN_S = 60.0
 
 
 @dataclass(frozen=True)
-class Spread:
+class WorkDistribution:
     """What a cohort is distributed over.
 
     Attributes:
@@ -47,7 +47,7 @@ class Spread:
     ray: str | None = None
 
 
-def run_cohort(source: Path, settings: Settings, spread: Spread, accept_licence: bool) -> int:
+def run_cohort(source: Path, settings: CohortSettings, distribution: WorkDistribution, accept_licence: bool) -> int:
     """Segment all scans of ``source``; one that fails does not stop the others.
 
     Returns:
@@ -60,15 +60,15 @@ def run_cohort(source: Path, settings: Settings, spread: Spread, accept_licence:
     require_consent(package.card, accept_licence)
     if settings.out.exists() and not settings.out.is_dir():
         raise UsageError(f"{settings.out} is no folder.", "Name a folder for the results with -o.")
-    if spread.ray:  # processes of a cluster have other working folders
+    if distribution.ray:  # processes of a cluster have other working folders
         source, out = source.absolute(), settings.out.absolute()
         model = str(package.path.absolute()) if Path(settings.model).is_dir() else settings.model
         settings = replace(settings, out=out, model=model)
     whole = find_cohort(source, package, settings.out)
-    mine = whole.shard(*spread.shard) if spread.shard else whole
+    mine = whole.shard(*distribution.shard) if distribution.shard else whole
     settings = replace(settings, model_key=model_key(package))
     records = Records(settings.out)
-    _refuse_other_records(records, mine, settings, package, spread)
+    _refuse_other_records(records, mine, settings, package, distribution)
     _prepare(source, mine.cases, settings, records, package)
     for reason in mine.skipped:
         warn(reason)
@@ -76,13 +76,13 @@ def run_cohort(source: Path, settings: Settings, spread: Spread, accept_licence:
     progress.remarks[:] = [RESUME]
     try:
         with contextlib.ExitStack() as opened:
-            if spread.ray and mine.cases:
+            if distribution.ray and mine.cases:
                 from .cluster import cluster
 
-                opened.enter_context(cluster(spread.ray))
+                opened.enter_context(cluster(distribution.ray))
             bar = opened.enter_context(ProgressBar())
             for small, cases in _by_size(mine.cases, package):
-                lanes = _lanes(settings, spread, small)
+                lanes = _lanes(settings, distribution, small)
                 _do(cases, lanes, records, settings, package, tally, bar)
     except SegmentationError as error:
         if not tally.outcomes:
@@ -91,14 +91,14 @@ def run_cohort(source: Path, settings: Settings, spread: Spread, accept_licence:
     finally:
         _clear(mine.cases, settings, records)
         progress.remarks.clear()
-    return _conclude(whole, mine, records, package, tally, spread)
+    return _conclude(whole, mine, records, package, tally, distribution)
 
 
 def _refuse_other_records(
-    records: Records, mine: Cohort, settings: Settings, package: ModelPackage, spread: Spread
+    records: Records, mine: Cohort, settings: CohortSettings, package: ModelPackage, distribution: WorkDistribution
 ) -> None:
     """Refuse a folder with records that this run does not continue: results of two cohorts would be mixed."""
-    there = any(records.path(case.name).exists() for case in mine.cases) if spread.shard else records.exist()
+    there = any(records.path(case.name).exists() for case in mine.cases) if distribution.shard else records.exist()
     if there and not settings.resume:
         raise UsageError(
             f"{settings.out} already holds a cohort.",
@@ -111,7 +111,9 @@ def _refuse_other_records(
         )
 
 
-def _prepare(source: Path, cases: Sequence[Case], settings: Settings, records: Records, package: ModelPackage) -> None:
+def _prepare(
+    source: Path, cases: Sequence[CohortCase], settings: CohortSettings, records: Records, package: ModelPackage
+) -> None:
     """See that all can be written, and write over nothing that is read; remove what a killed run left."""
     if settings.bids and settings.file_format not in (None, "nii.gz"):
         raise UsageError("BIDS derivatives are NIfTI files.", f"Leave out --format {settings.file_format}.")
@@ -134,7 +136,7 @@ def _prepare(source: Path, cases: Sequence[Case], settings: Settings, records: R
             derivatives.describe(files)
 
 
-def _clear(cases: Sequence[Case], settings: Settings, records: Records) -> None:
+def _clear(cases: Sequence[CohortCase], settings: CohortSettings, records: Records) -> None:
     """Remove what processes that were lost had begun to write."""
     outputs = [settings.job(case).output for case in cases if not case.fault]
     for folder in {
@@ -145,29 +147,29 @@ def _clear(cases: Sequence[Case], settings: Settings, records: Records) -> None:
         remove_leftovers(folder)
 
 
-def _by_size(cases: Sequence[Case], package: ModelPackage) -> list[tuple[bool, list[Case]]]:
+def _by_size(cases: Sequence[CohortCase], package: ModelPackage) -> list[tuple[bool, list[CohortCase]]]:
     """Small scans, then large ones."""
-    sizes: dict[bool, list[Case]] = {True: [], False: []}
+    sizes: dict[bool, list[CohortCase]] = {True: [], False: []}
     for case in cases:
         sizes[case.fault is not None or all_small([case.source], package.card.spacing)].append(case)
     return [(small, group) for small, group in sizes.items() if group]
 
 
-def _lanes(settings: Settings, spread: Spread, small: bool) -> list[Lane]:
-    if spread.ray:
+def _lanes(settings: CohortSettings, distribution: WorkDistribution, small: bool) -> list[Lane]:
+    if distribution.ray:
         from .cluster import cluster_lanes
 
-        return cluster_lanes(settings, spread.workers, small)
+        return cluster_lanes(settings, distribution.workers, small)
     from .processes import local_lanes
 
-    return local_lanes(settings, spread.workers, small)
+    return local_lanes(settings, distribution.workers, small)
 
 
 def _do(
-    cases: Sequence[Case],
+    cases: Sequence[CohortCase],
     lanes: Sequence[Lane],
     records: Records,
-    settings: Settings,
+    settings: CohortSettings,
     package: ModelPackage,
     tally: _Tally,
     bar: ProgressBar,
@@ -188,11 +190,11 @@ def _do(
 
 
 def _record_loss(
-    case: Case, error: SegmentationError, records: Records, settings: Settings, package: ModelPackage
-) -> Outcome:
+    case: CohortCase, error: SegmentationError, records: Records, settings: CohortSettings, package: ModelPackage
+) -> CaseOutcome:
     content = case.content()
     records.fail(case.name, case.input, package.card.name, settings.key(content), content, error, 0.0)
-    return Outcome(case, FAILED, error)
+    return CaseOutcome(case, FAILED, error)
 
 
 @dataclass
@@ -205,14 +207,14 @@ class _Tally:
     """
 
     count: int
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[str, CaseOutcome] = field(default_factory=dict)
     segmented: int = 0
     failed: int = 0
     kept: int = 0
     begin: float = field(default_factory=time.monotonic)
     shown: float = field(default_factory=time.monotonic)
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: CaseOutcome) -> None:
         """Count one more."""
         self.outcomes[outcome.case.name] = outcome
         self.kept += outcome.kept
@@ -247,7 +249,7 @@ class _Tally:
 
 
 def _conclude(
-    whole: Cohort, mine: Cohort, records: Records, package: ModelPackage, tally: _Tally, spread: Spread
+    whole: Cohort, mine: Cohort, records: Records, package: ModelPackage, tally: _Tally, distribution: WorkDistribution
 ) -> int:
     """Write the summary, if all is done, and say what became of it; the exit code."""
     seconds = time.monotonic() - tally.begin
@@ -257,7 +259,7 @@ def _conclude(
     warn(f"{done} of {tally.count} scans segmented{before}{rate}; {tally.failed} failed.")
     if (aside := records.out / CHANGED_FOLDER).is_dir():
         warn(f"Results changed since they were written, or of another scan, were moved to {aside}.")
-    missing = sum(not records.path(case.name).exists() for case in whole.cases) if spread.shard else 0
+    missing = sum(not records.path(case.name).exists() for case in whole.cases) if distribution.shard else 0
     if missing:
         warn(f"{missing} of {len(whole.cases)} scans are left for the other parts; the last makes table and sheet.")
     elif mine.cases:
@@ -271,7 +273,7 @@ def _conclude(
     return _exit_code([tally.outcomes[case.name] for case in mine.cases], package)
 
 
-def _exit_code(outcomes: Sequence[Outcome], package: ModelPackage) -> int:
+def _exit_code(outcomes: Sequence[CaseOutcome], package: ModelPackage) -> int:
     failed = next((outcome.error for outcome in outcomes if outcome.error), None)
     nothing = [outcome for outcome in outcomes if outcome.state == NOTHING]
     code = 0

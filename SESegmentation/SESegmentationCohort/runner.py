@@ -13,8 +13,8 @@ import SimpleITK as sitk
 
 from SESegmentationExport.bids import Derivatives
 from SESegmentationExport.sheet import thumbnail
-from SESegmentationLib.cli import as_segmentation_error
-from SESegmentationLib.cli.jobs import Job, read_source, write_result
+from SESegmentationLib.cli import as_user_error
+from SESegmentationLib.cli.file_jobs import FileJob, read_source, write_result
 from SESegmentationLib.client import FailureEvent, ResultEvent, SegmentJob, WarmUpJob
 from SESegmentationLib.client.local import LocalSegmenter
 from SESegmentationLib.client.reading import ReadingProcess
@@ -33,9 +33,9 @@ from SESegmentationLib.models import sha256_of
 from SESegmentationLib.report import build_report
 from SESegmentationLib.result import SegmentationResult
 
-from .cases import Case
+from .cases import CohortCase
 from .records import FAILED, NOTHING, SEGMENTED, Record, Records
-from .settings import Settings
+from .settings import CohortSettings
 
 #: after these errors it is checked whether the device, the model and the worker can be used at all
 _DOUBTFUL = (DependencyError, DeviceError, ModelError, WorkerError)
@@ -44,7 +44,7 @@ _LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CaseOutcome:
     """What became of a case.
 
     Attributes:
@@ -54,7 +54,7 @@ class Outcome:
         kept: it was done before.
     """
 
-    case: Case
+    case: CohortCase
     state: str
     error: SegmentationError | None = None
     kept: bool = False
@@ -74,7 +74,7 @@ class CaseRunner:
         ModelError: there is no such model here.
     """
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, settings: CohortSettings, environment: Mapping[str, str] | None = None) -> None:
         self._settings, self._records = settings, Records(settings.out)
         self._package = settings.package()
         card = self._package.card
@@ -85,7 +85,7 @@ class CaseRunner:
         self._segmenter = LocalSegmenter(environment=environment)
         self._segmenting = threading.Lock()
 
-    def run(self, case: Case) -> Outcome | SegmentationError:
+    def run(self, case: CohortCase) -> CaseOutcome | SegmentationError:
         """Do one case, and record what became of it.
 
         Returns:
@@ -99,28 +99,30 @@ class CaseRunner:
             known = self._records.read(case.name)
             if self._settings.resume and known and known.key == key and self._records.is_done(known):
                 self._records.keep(known)
-                return Outcome(case, known.state, kept=True)
+                return CaseOutcome(case, known.state, kept=True)
             try:
                 record = self._do(case, content, key, known, begin)
-                return Outcome(case, record.state)
+                return CaseOutcome(case, record.state)
             except _UnusableError as error:
                 return error.reason
             except Exception as error:  # whatever it is, the other cases are done
-                return self._fail(case, content, key, as_segmentation_error(error), begin)
+                return self._fail(case, content, key, as_user_error(error), begin)
         except Exception as error:  # even the failure cannot be written
-            return as_segmentation_error(error)
+            return as_user_error(error)
 
     def close(self) -> None:
         """End its processes."""
         self._segmenter.close()
         self._reader.close()
 
-    def _fail(self, case: Case, content: str | None, key: str, error: SegmentationError, begin: float) -> Outcome:
+    def _fail(
+        self, case: CohortCase, content: str | None, key: str, error: SegmentationError, begin: float
+    ) -> CaseOutcome:
         model, seconds = self._package.card.name, time.monotonic() - begin
         self._records.fail(case.name, case.input, model, key, content, error, seconds)
-        return Outcome(case, FAILED, error)
+        return CaseOutcome(case, FAILED, error)
 
-    def _do(self, case: Case, content: str | None, key: str, known: Record | None, begin: float) -> Record:
+    def _do(self, case: CohortCase, content: str | None, key: str, known: Record | None, begin: float) -> Record:
         if case.fault:
             raise InputError(*case.fault)
         image = self._read(case)
@@ -128,7 +130,7 @@ class CaseRunner:
         result = self._segment(image)
         return self._write(case, image, result, content, key, known, begin, reading)
 
-    def _read(self, case: Case) -> sitk.Image:
+    def _read(self, case: CohortCase) -> sitk.Image:
         image = self._reader(case.source, self._pixel_mm, series=case.series)
         return check_volume(image, str(case.source), single=self._pixel_mm is not None)
 
@@ -164,7 +166,7 @@ class CaseRunner:
 
     def _write(
         self,
-        case: Case,
+        case: CohortCase,
         image: sitk.Image,
         result: SegmentationResult,
         content: str | None,
@@ -174,7 +176,7 @@ class CaseRunner:
         reading: float,
     ) -> Record:
         """Write all that belongs to a case, and its record after it."""
-        job: Job = self._settings.job(case)
+        job: FileJob = self._settings.job(case)
         source = read_source(job, self._settings.dicom, None)
         writing = time.monotonic()
         with OutputFiles() as files:

@@ -8,18 +8,18 @@ from functools import cached_property
 from pathlib import Path
 
 from SESegmentationExport.bids import derivative_paths
-from SESegmentationLib.cli.jobs import Job, result_format
+from SESegmentationLib.cli.file_jobs import FileJob, result_format
 from SESegmentationLib.errors import ModelError
 from SESegmentationLib.files.json_files import to_json
 from SESegmentationLib.models import ModelPackage, find_locator, find_model, sha256_of
 from SESegmentationLib.models.card import CARD_NAME
 from SESegmentationLib.result import DicomOptions, Grid, SegmentOptions
 
-from .cases import Case
+from .cases import CohortCase
 
 
 @dataclass(frozen=True)
-class Settings:
+class CohortSettings:
     """See the help of ``sesegment cohort``.
 
     Attributes:
@@ -63,12 +63,14 @@ class Settings:
             )
         return package
 
-    def job(self, case: Case) -> Job:
+    def job(self, case: CohortCase) -> FileJob:
         """Where the result of a case goes."""
         if self.bids:
-            return Job(case.source, derivative_paths(self.out, {case.identity: case.name})[case.identity], case.series)
+            return FileJob(
+                case.source, derivative_paths(self.out, {case.identity: case.name})[case.identity], case.series
+            )
         ending = self.file_format or result_format(case.source)
-        return Job(case.source, self.out / f"{case.name}.{ending}", case.series)
+        return FileJob(case.source, self.out / f"{case.name}.{ending}", case.series)
 
     def key(self, content: str | None) -> str:
         """SHA-256 of all that a result depends on.

@@ -28,8 +28,8 @@ from SESegmentationLib import __version__
 from SESegmentationLib.errors import InputError, SegmentationError
 from SESegmentationLib.files import OutputFiles
 from SESegmentationLib.geometry import Geometry, same_grid
-from SESegmentationLib.io.dicom.frames import Frame, frames_of
-from SESegmentationLib.io.dicom.headers import Header, all_tags, text_of
+from SESegmentationLib.io.dicom.frames import DicomFrame, frames_of
+from SESegmentationLib.io.dicom.headers import DicomHeader, all_tags, text_of
 from SESegmentationLib.io.dicom.series import Found, choose_series
 from SESegmentationLib.io.dicom.stack import Stack
 from SESegmentationLib.io.segmentations import algorithm_name
@@ -75,7 +75,7 @@ class SourceSeries:
 
     images: list[Dataset]
     further: list[Dataset]
-    slices: list[Frame]
+    slices: list[DicomFrame]
     geometry: Geometry
     name: str
 
@@ -130,7 +130,7 @@ def _patient_and_study(file: Path, deidentify: bool) -> Dataset:
     return about
 
 
-def _described(about: Dataset, header: Header, first: Frame) -> Dataset:
+def _described(about: Dataset, header: DicomHeader, first: DicomFrame) -> Dataset:
     """An image of the series: its UIDs and size, and what is known of patient and study."""
     image = Dataset()
     image.update(copy.deepcopy(about))  # elements would be shared
@@ -143,7 +143,7 @@ def _described(about: Dataset, header: Header, first: Frame) -> Dataset:
     return image
 
 
-def _single(about: Dataset, header: Header, frame: Frame, first: Frame, thickness: float) -> Dataset:
+def _single(about: Dataset, header: DicomHeader, frame: DicomFrame, first: DicomFrame, thickness: float) -> Dataset:
     image = _described(about, header, first)
     image.ImagePositionPatient = _decimal(frame.position)
     image.ImageOrientationPatient = _decimal(first.axes.ravel())  # others differ by rounding only
@@ -153,7 +153,9 @@ def _single(about: Dataset, header: Header, frame: Frame, first: Frame, thicknes
     return image
 
 
-def _multiple(about: Dataset, header: Header, frames: Sequence[Frame], first: Frame, thickness: float) -> Dataset:
+def _multiple(
+    about: Dataset, header: DicomHeader, frames: Sequence[DicomFrame], first: DicomFrame, thickness: float
+) -> Dataset:
     image = _described(about, header, first)
     image.NumberOfFrames = len(frames)
     shared, measures, orientation = Dataset(), Dataset(), Dataset()
@@ -199,7 +201,7 @@ def write_dicom(
         InputError: attributes of the series cannot be used in results.
         OutputError: a file cannot be written.
     """
-    from .dicom_sr import build_report
+    from .dicom_sr import build_structured_report
 
     try:
         with _quiet():
@@ -207,7 +209,7 @@ def write_dicom(
             _save(files, path, segmentation, options)
             del segmentation.PixelData  # it may be large
             if options.report:
-                _save(files, beside(path, "sr"), build_report(result, source, segmentation), options)
+                _save(files, beside(path, "sr"), build_structured_report(result, source, segmentation), options)
             if options.capture:
                 _save(files, beside(path, "sc"), build_capture(image, result, source), options)
     except (SegmentationError, MemoryError, OSError):

@@ -30,7 +30,7 @@ _INTRACRANIAL_SHARE = DicomCode("INTRACRANIAL-SHR", _OWN_SCHEME, "Share of the i
 _INTRACRANIAL = DicomCode("1101003", "SCT", "Intracranial")
 
 
-def build_report(
+def build_structured_report(
     result: SegmentationResult, source: SourceSeries, segmentation: hd.seg.Segmentation
 ) -> hd.sr.EnhancedSR:
     """The measurement report of a result.

@@ -69,7 +69,7 @@ class Pages(Export):
         self._files = one_each("--page", path, names, ENDINGS, "{}.html")
         self.outputs = list(self._files.values())
         for file in self.outputs[:1]:
-            check_packages(file)
+            require_packages_for(file)
 
     def take(
         self, files: OutputFiles, volume: Path, image: sitk.Image, result: SegmentationResult, report: Mapping[str, Any]
@@ -79,7 +79,7 @@ class Pages(Export):
         write_page(files, self._files[volume], report, image, result.labels, labels)
 
 
-def check_packages(path: Path) -> None:
+def require_packages_for(path: Path) -> None:
     """Raise DependencyError where a package that a page is made by is not installed."""
     require_packages("A page", "pillow", "matplotlib" if path.suffix.lower() == ".pdf" else "jinja2")
 
@@ -106,7 +106,7 @@ def write_page(
         DependencyError: a package is not installed.
         OutputError: the file cannot be written.
     """
-    check_packages(path)
+    require_packages_for(path)
     page = Page.of(report, labels, draw_pictures(report, image, label_map, labels))
     files.write(path, as_pdf(page) if path.suffix.lower() == ".pdf" else as_html(page))
 

@@ -27,13 +27,13 @@ from SESegmentationLib.errors import SegmentationError, ServerError
 from SESegmentationLib.worker.messages import hello
 
 from .board import Board, ServerJob
-from .frames import MEDIA_TYPE, check_memory, read_work, receive_frame
-from .installed import InstalledModels
+from .frames import MEDIA_TYPE, check_upload_memory, read_work, receive_frame
 from .metrics import metrics_text
 from .monai_label import dicom_archive, monai_label_routes
 from .page import page_html
 from .refusals import RefusalError, full, malformed, too_large, unknown_job
-from .settings import Settings
+from .served_models import ServedModels
+from .settings import ServerSettings
 from .tokens import TokenStore
 
 #: the user of all requests where no token is required
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 class Gate:
     """Authenticates requests and limits their rate."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         self._store = TokenStore(settings.tokens)
         self._open = settings.loopback and not self._store.entries()
         self._hosts = {"localhost", "127.0.0.1", "::1", settings.host}
@@ -118,7 +118,7 @@ def _token_of(request: Request) -> str:
     return ""
 
 
-def build_application(board: Board, settings: Settings) -> ASGIApp:
+def build_application(board: Board, settings: ServerSettings) -> ASGIApp:
     """The application whose jobs ``board`` keeps."""
     app = _application(board, settings)
 
@@ -131,8 +131,8 @@ def build_application(board: Board, settings: Settings) -> ASGIApp:
     return quiet
 
 
-def _application(board: Board, settings: Settings) -> FastAPI:
-    gate, models, limits = Gate(settings), InstalledModels(), settings.limits
+def _application(board: Board, settings: ServerSettings) -> FastAPI:
+    gate, models, limits = Gate(settings), ServedModels(), settings.limits
     uploads: dict[str, tuple[str, asyncio.Task]] = {}
 
     @contextlib.asynccontextmanager
@@ -284,14 +284,14 @@ def _uuid(text: str) -> str:
         raise malformed("its id is no UUID") from None
 
 
-def _check_size(request: Request, settings: Settings) -> None:
+def _check_size(request: Request, settings: ServerSettings) -> None:
     """Refuse, before it is sent, an upload that is too large for the server or for its memory."""
     length = request.headers.get("content-length", "")
     size = int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else 0
     limits = settings.limits
     if size > limits.upload_bytes + limits.header_bytes:
         raise too_large(limits.upload_bytes)
-    check_memory(size, limits)
+    check_upload_memory(size, limits)
 
 
 async def _stream(board: Board, job: ServerJob, after: int = -1) -> Response:

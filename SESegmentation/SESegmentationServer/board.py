@@ -18,24 +18,22 @@ from typing import Any
 import numpy as np
 
 from SESegmentationLib.errors import CancelledError, SegmentationError, ServerError
-from SESegmentationLib.worker.messages import ACCEPTED, FAILURE, HEARTBEAT, PROGRESS, QUEUED, RESULT, failure
+from SESegmentationLib.worker.messages import ACCEPTED, FAILURE, HEARTBEAT, PROGRESS, QUEUED, RESTARTED, RESULT, failure
 
 from .frames import Work, pieces_of
 from .refusals import full, unknown_job
 from .schedule import FairQueue, Ticket
-from .settings import Limits
+from .settings import ServerLimits
 
 BEAT_SECONDS = 1.0
 #: interval in s at which waiting clients get their position, even if nothing has changed
 QUEUED_SECONDS = 2.0
-#: the phase that is sent to the client of a job whose replica was lost
-AGAIN = "begin again on another replica"
 #: events of which a client that reconnects needs only the last
 _PASSING = (QUEUED, PROGRESS)
 _log = logging.getLogger(__name__)
 Answer = tuple[dict[str, Any], list[np.ndarray]]
 #: runs a job, given the number of jobs at once; yields the worker's messages about it
-Segment = Callable[[Work, int], AsyncGenerator[Answer]]
+RunWork = Callable[[Work, int], AsyncGenerator[Answer]]
 
 
 class ReplicaLostError(Exception):
@@ -92,9 +90,9 @@ class Board:
 
     def __init__(
         self,
-        segment: Segment,
+        segment: RunWork,
         slots: int,
-        limits: Limits,
+        limits: ServerLimits,
         slots_of: Callable[[Work], int] = lambda work: 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -298,7 +296,7 @@ class Board:
             if work is None:
                 return
             if lost:
-                self._publish(job, {"type": PROGRESS, "phase": AGAIN, "fraction": 0.0, "seconds_left": None})
+                self._publish(job, {"type": PROGRESS, "phase": RESTARTED, "fraction": 0.0, "seconds_left": None})
             try:
                 async with contextlib.aclosing(self._segment(work, len(self.queue) + self.queue.running)) as answers:
                     async for header, arrays in answers:

@@ -61,15 +61,15 @@ def serve(
     from SESegmentationLib.cli import say
 
     from .serving import serve_until_signal
-    from .settings import Limits, Settings
+    from .settings import ServerLimits, ServerSettings
 
-    limits = Limits(
+    limits = ServerLimits(
         upload_bytes=upload_megabytes * 10**6,
         job_seconds=60 * job_minutes,
         jobs_per_user=jobs_per_user,
         keep_seconds=keep,
     )
-    settings = Settings(
+    settings = ServerSettings(
         host=host,
         port=port,
         certificate=certificate,
@@ -84,7 +84,7 @@ def serve(
         limits=limits,
     )
 
-    def ready(chosen: Settings) -> None:
+    def ready(chosen: ServerSettings) -> None:
         say(f"Serving at {chosen.url} ({chosen.device}). Ctrl-C ends it.")
 
     say("Starting ...")

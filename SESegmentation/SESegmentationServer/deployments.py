@@ -17,7 +17,7 @@ from ray import serve
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from SESegmentationLib.cli.jobs import SMALL
+from SESegmentationLib.cli.file_jobs import SMALL
 from SESegmentationLib.errors import CancelledError, InputError, ModelError, OutOfMemoryError, SegmentationError
 from SESegmentationLib.worker.jobs import JOBS
 from SESegmentationLib.worker.messages import (
@@ -34,8 +34,8 @@ from SESegmentationLib.worker.process import IDLE_SECONDS, JobRunner, release_me
 from .application import build_application
 from .board import Answer, Board, ReplicaLostError
 from .frames import Work
-from .installed import InstalledModels
-from .settings import Settings
+from .served_models import ServedModels
+from .settings import ServerSettings
 
 #: models that one replica keeps loaded
 ENGINES = 4
@@ -69,14 +69,14 @@ class Room:
         self._changed.set()
 
 
-class Segmenter:
+class Replica:
     """A replica: jobs of small volumes side by side, a large one alone, with the models that were asked for last.
 
     Args:
         settings: of the server, with ``cores`` and ``slots`` those of one replica.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         import torch  # now, not when the first job waits for it
 
         torch.set_num_threads(max(1, settings.cores))
@@ -84,7 +84,7 @@ class Segmenter:
         self._runner = JobRunner(capacity=ENGINES)
         self._pool = ThreadPoolExecutor(settings.slots)
         self._room = Room(settings.slots)
-        self._models = InstalledModels()
+        self._models = ServedModels()
         self._running = 0
 
     @serve.multiplexed(max_num_models_per_replica=ENGINES)
@@ -198,7 +198,7 @@ class Ingress:
         replicas: how many there can be.
     """
 
-    def __init__(self, segmenter: DeploymentHandle, settings: Settings, replicas: int) -> None:
+    def __init__(self, segmenter: DeploymentHandle, settings: ServerSettings, replicas: int) -> None:
         self._segmenter = segmenter.options(stream=True)
         self._settings = settings
         self._board = Board(self._segment, settings.slots * replicas, settings.limits, self._slots_of)

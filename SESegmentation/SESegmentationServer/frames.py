@@ -15,11 +15,11 @@ from SESegmentationLib.errors import ModelError, ServerError, available_gigabyte
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.result import Grid, SegmentOptions
 from SESegmentationLib.worker.jobs import JOBS, KEPT_METADATA, RefineJob, WarmUpJob
-from SESegmentationLib.worker.messages import JOB, LENGTH, MAGIC, PROTOCOL, Frame, FrameError, bytes_of, describe
+from SESegmentationLib.worker.messages import JOB, LENGTH, MAGIC, PROTOCOL, Frame, FrameError, bytes_of, described_frame
 from SESegmentationLib.worker.messages import write_frame as _write_frame
 
 from .refusals import RefusalError, full, malformed, too_large
-from .settings import Limits
+from .settings import ServerLimits
 
 MEDIA_TYPE = "application/x-sesegmentation-frames"
 #: of what is sent at once, in bytes
@@ -68,7 +68,7 @@ class Work:
     megavoxels: float
 
 
-async def receive_frame(chunks: AsyncIterator[bytes], limits: Limits) -> Frame:
+async def receive_frame(chunks: AsyncIterator[bytes], limits: ServerLimits) -> Frame:
     """Read a body that is one frame. Its arrays are filled where they lie.
 
     Raises:
@@ -98,7 +98,7 @@ async def _impatient(chunks: AsyncIterator[bytes], seconds: float) -> AsyncItera
         yield chunk
 
 
-async def _receive(chunks: AsyncIterator[bytes], limits: Limits) -> Frame:
+async def _receive(chunks: AsyncIterator[bytes], limits: ServerLimits) -> Frame:
     begin = bytearray()  # until the header is there
     frame: Frame | None = None
     room: Iterator[memoryview] = iter(())
@@ -132,18 +132,18 @@ async def _receive(chunks: AsyncIterator[bytes], limits: Limits) -> Frame:
     return frame
 
 
-def _described(text: bytearray, limits: Limits) -> Frame:
+def _described(text: bytearray, limits: ServerLimits) -> Frame:
     try:
-        frame = describe(text, limits.upload_bytes)
+        frame = described_frame(text, limits.upload_bytes)
     except FrameError as error:
         if "too large" in str(error):
             raise too_large(limits.upload_bytes) from None
         raise
-    check_memory(sum(array.nbytes for array in frame.arrays), limits)
+    check_upload_memory(sum(array.nbytes for array in frame.arrays), limits)
     return frame
 
 
-def check_memory(size: int, limits: Limits) -> None:
+def check_upload_memory(size: int, limits: ServerLimits) -> None:
     """Raise RefusalError if memory lacks for an upload of ``size`` bytes: as it is sent, and as images."""
     available = available_gigabytes()
     if available is not None and available < 3 * size / 1e9 + limits.spare_gigabytes:

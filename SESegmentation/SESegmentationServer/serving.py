@@ -18,7 +18,7 @@ from pathlib import Path
 from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, install_advice
 
 from .local_ray import keep_others_out, private_folder, start_local_ray
-from .settings import Settings
+from .settings import ServerSettings
 from .tokens import TokenStore
 
 NAME = "sesegmentation"
@@ -28,7 +28,7 @@ _PEM = "Name PEM files of a certificate and its key, which has no password."
 _MANY = 10_000
 
 
-def serve_until_signal(settings: Settings, ready: Callable[[Settings], None]) -> None:
+def serve_until_signal(settings: ServerSettings, ready: Callable[[ServerSettings], None]) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Args:
@@ -46,7 +46,7 @@ def serve_until_signal(settings: Settings, ready: Callable[[Settings], None]) ->
         ended.wait()
 
 
-def check(settings: Settings) -> None:
+def check(settings: ServerSettings) -> None:
     """Check that the server may start with these settings.
 
     Raises:
@@ -91,7 +91,7 @@ def check(settings: Settings) -> None:
 
 
 @contextlib.contextmanager
-def running(settings: Settings) -> Iterator[Settings]:
+def running(settings: ServerSettings) -> Iterator[ServerSettings]:
     """A server that answers, until the context is left; the settings it has chosen."""
     with private_folder() as folder:
         _environment(folder)
@@ -135,7 +135,7 @@ def _environment(folder: Path) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([library, *others]))
 
 
-def _start_ray(settings: Settings, folder: Path) -> None:
+def _start_ray(settings: ServerSettings, folder: Path) -> None:
     import ray
 
     if settings.address is None:
@@ -144,7 +144,7 @@ def _start_ray(settings: Settings, folder: Path) -> None:
         ray.init(settings.address, log_to_driver=False, logging_level=logging.ERROR)
 
 
-def _choose(settings: Settings) -> tuple[Settings, int]:
+def _choose(settings: ServerSettings) -> tuple[ServerSettings, int]:
     """Fill in the settings left open, by the devices present; also returns how many replicas there can be."""
     import ray
 
@@ -164,13 +164,13 @@ def _choose(settings: Settings) -> tuple[Settings, int]:
     return replace(settings, device=device, cores=cores, slots=settings.slots or min(cores, _MOST_SLOTS)), replicas
 
 
-def _deploy(settings: Settings, replicas: int) -> None:
+def _deploy(settings: ServerSettings, replicas: int) -> None:
     import ray
     from ray import serve
     from ray.serve.config import HTTPOptions
     from ray.serve.schema import LoggingConfig
 
-    from .deployments import Ingress, Segmenter
+    from .deployments import Ingress, Replica
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
@@ -200,7 +200,7 @@ def _deploy(settings: Settings, replicas: int) -> None:
         graceful_shutdown_timeout_s=2.0,
         graceful_shutdown_wait_loop_s=0.5,
         logging_config=quiet,
-    )(Segmenter)
+    )(Replica)
     here = f"node:{ray.util.get_node_ip_address()}"
     ingress = serve.deployment(
         name="ingress",

@@ -6,11 +6,11 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PORT = 8399
+from SESegmentationLib.client.servers import PORT
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """Limits of the server.
 
     Attributes:
@@ -45,7 +45,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Of one server.
 
     Attributes:
@@ -75,7 +75,7 @@ class Settings:
     slots: int = 0
     dicomweb: str | None = None
     origins: tuple[str, ...] = ()
-    limits: Limits = field(default_factory=Limits)
+    limits: ServerLimits = field(default_factory=ServerLimits)
 
     @property
     def loopback(self) -> bool:

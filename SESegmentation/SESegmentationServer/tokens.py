@@ -23,7 +23,7 @@ _BYTES = 32  # random bytes in a token
 
 
 @dataclass(frozen=True)
-class Entry:
+class TokenEntry:
     """A token as it is kept.
 
     Attributes:
@@ -53,7 +53,7 @@ class TokenStore:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or tokens_file()
         self._stamp: tuple[int, int, int] | None = None
-        self._entries: list[Entry] = []
+        self._entries: list[TokenEntry] = []
 
     def add(self, name: str) -> str:
         """Make a token for a user, and return it; only its hash is stored.
@@ -70,7 +70,7 @@ class TokenStore:
         if any(entry.name == name for entry in entries):
             raise UsageError(f"{name} already has a token.", f"Revoke it first: sesegment serve token revoke {name}")
         token = secrets.token_urlsafe(_BYTES)
-        self._write([*entries, Entry(name, _hash(token), time.strftime("%Y-%m-%d"))])
+        self._write([*entries, TokenEntry(name, _hash(token), time.strftime("%Y-%m-%d"))])
         return token
 
     def revoke(self, name: str) -> None:
@@ -81,7 +81,7 @@ class TokenStore:
             raise UsageError(f"{name} has no token.", "See who has: sesegment serve token list")
         self._write(left)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[TokenEntry]:
         """All of them, as the file is now.
 
         Raises:
@@ -98,7 +98,9 @@ class TokenStore:
         if stamp != self._stamp:
             try:
                 content = json.loads(self.path.read_text(encoding="utf-8"))
-                entries = [Entry(str(one["name"]), str(one["sha256"]), str(one["added"])) for one in content["tokens"]]
+                entries = [
+                    TokenEntry(str(one["name"]), str(one["sha256"]), str(one["added"])) for one in content["tokens"]
+                ]
             except OSError as error:
                 raise self._unreadable(error.strerror or str(error)) from error
             except (ValueError, KeyError, TypeError) as error:
@@ -120,7 +122,7 @@ class TokenStore:
             f"The file of tokens {self.path} cannot be read: {why}.", "Repair it, or remove it and make new tokens."
         )
 
-    def _write(self, entries: list[Entry]) -> None:
+    def _write(self, entries: list[TokenEntry]) -> None:
         text = json.dumps({"tokens": [asdict(entry) for entry in entries]}, indent=1) + "\n"
         write_private(self.path, text)
 

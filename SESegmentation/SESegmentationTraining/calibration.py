@@ -33,7 +33,7 @@ from SESegmentationLib.models.sections import ONE_VIEW, SEVERAL_VIEWS
 from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.networks.weights import load_networks
 
-from .dataset import find_cases, load_case, split_by_recipe
+from .dataset import FEWEST_VOXELS, LabelledVolume, find_cases, load_case, split_by_recipe
 from .recipe import Recipe, recipe_of
 from .sources import open_source
 
@@ -47,11 +47,7 @@ FLATTENING = 3.0
 THICKNESS = 4
 #: points of a curve
 POINTS = 6
-#: structures with fewer voxels in truth and result together are left out: a rest cut off by the field of view
-FEWEST_VOXELS = 30
 SEED = 5
-#: a case's name, its normalised image and its true channels, (k, j, i)
-Case = tuple[str, np.ndarray, np.ndarray]
 
 
 def bias_field(unit: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -136,7 +132,7 @@ class Observation:
     dice: float
 
 
-def held_out_volumes(package: ModelPackage, dataset: Path, recipe: Recipe, group: str) -> Iterator[Case]:
+def held_out_volumes(package: ModelPackage, dataset: Path, recipe: Recipe, group: str) -> Iterator[LabelledVolume]:
     """The cases that the training kept out.
 
     Args:
@@ -163,7 +159,7 @@ def held_out_volumes(package: ModelPackage, dataset: Path, recipe: Recipe, group
         raise InputError("Images are synthesised for validation cases only.", "Measure on real volumes instead.")
 
 
-def under_shifts(package: ModelPackage, cases: Iterable[Case]) -> Iterator[tuple[str | None, Case]]:
+def under_shifts(package: ModelPackage, cases: Iterable[LabelledVolume]) -> Iterator[tuple[str | None, LabelledVolume]]:
     """Every case as it is and under every shift."""
     for number, (name, image, truth) in enumerate(cases):
         yield None, (name, image, truth)
@@ -172,7 +168,9 @@ def under_shifts(package: ModelPackage, cases: Iterable[Case]) -> Iterator[tuple
             yield shift, (name, shifted, truth)
 
 
-def observe(package: ModelPackage, cases: Iterable[Case], fast: bool = True) -> Iterator[tuple[Observation, ...]]:
+def observe(
+    package: ModelPackage, cases: Iterable[LabelledVolume], fast: bool = True
+) -> Iterator[tuple[Observation, ...]]:
     """Segment every case as it is and under every shift, with all views and, with ``fast``, with one.
 
     Yields:
@@ -209,7 +207,7 @@ def observations_of(
             float(2 * overlap[channel] / sizes[channel]),
         )
         for channel, label in enumerate(package.card.labels, start=1)
-        if sizes[channel] >= FEWEST_VOXELS
+        if sizes[channel] >= FEWEST_VOXELS  # of truth and result together
     ]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from SESegmentationLib.errors import available_gigabytes
+from SESegmentationLib.inference.cascade import LARGEST_CROP_MM
 from SESegmentationLib.inference.device import choose_device, fast_precision
 from SESegmentationLib.io.formats import SLICES
 from SESegmentationLib.models.card import PLANES
@@ -29,8 +30,6 @@ from .slabs import PLANE_AXES
 ANISOTROPIC = 3.0
 #: beyond this distance in mm neighbouring slices carry little information about each other
 FARTHEST_NEIGHBOUR_MM = 10.0
-#: volumes smaller than this along every axis are crops round a structure
-LARGEST_CROP_MM = 100.0
 #: bytes of memory for a pixel of a batch and a channel of the finest level, with a margin (measured: 180 saved for the
 #: backward pass in single precision)
 BYTES_PER_PIXEL = 400

@@ -252,7 +252,7 @@ def run_experiments(
         SegmentationError: plan, data, output or device cannot be used, or runs failed.
     """
     from .experiments.plan import Plan
-    from .experiments.report import summary, write_report
+    from .experiments.report import summary, write_plan_report
     from .experiments.run import RESULTS_NAME, gather_results, read_results, result_path
     from .experiments.schedule import do_runs
 
@@ -278,6 +278,6 @@ def run_experiments(
     finally:  # report finished runs even after a failure
         results = read_results(output) if report_only else gather_results(output)
         reported = loaded if results or report_only else []
-        lines = [line for plan in reported for line in summary(plan, write_report(plan, results, output))]
+        lines = [line for plan in reported for line in summary(plan, write_plan_report(plan, results, output))]
     for line in [*lines, f"Tables and plots are in {output}."]:
         console().print(line, soft_wrap=True)

@@ -8,13 +8,14 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperCommand
 
+from SESegmentationLib.cli.show import AsJson
+
 measure_app = typer.Typer(help="Measure a model on cases that its training kept out.", no_args_is_help=True)
 prepare_app = typer.Typer(help="Prepare data for training.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model, or its folder.")]
 Dataset = Annotated[Path, typer.Option(help="Folder that the model was trained on.")]
-Recipe = Annotated[str, typer.Option(help="A recipe's name, or a TOML file.")]
+RecipeName = Annotated[str, typer.Option(help="A recipe's name, or a TOML file.")]
 OwnRecipe = Annotated[
     str | None, typer.Option(help="A recipe's name, or a TOML file, where the model's card does not name it.")
 ]
@@ -155,7 +156,7 @@ def calibration(
 @measure_app.command()
 def crossvalidation(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the model, for its folder.")],
-    recipe: Recipe,
+    recipe: RecipeName,
     dataset: Annotated[Path, typer.Option(help="Folder in nnU-Net's layout.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for folds and final model.")],
     folds: Annotated[int, typer.Option(help="How many.")] = 5,
@@ -182,7 +183,7 @@ def crossvalidation(
 def view_weights(
     model: Model,
     dataset: Dataset,
-    recipe: Recipe,
+    recipe: RecipeName,
     volumes: Volumes = 1,
     write: Annotated[bool, typer.Option("--write", help="Write the best weights into the card.")] = False,
 ) -> None:
@@ -196,7 +197,7 @@ def view_weights(
 def logit_adjustment(
     model: Model,
     dataset: Dataset,
-    recipe: Recipe,
+    recipe: RecipeName,
     value: Annotated[list[int], typer.Option(help="Label value of a structure; repeatable.")],
     volumes: Volumes = 1,
     write: Annotated[bool, typer.Option("--write", help="Write the best factor into the weights.")] = False,
@@ -283,7 +284,7 @@ def cross_contrast(
 @prepare_app.command()
 def gallery(
     dataset: Annotated[Path, typer.Argument(help="Folder that is trained on.")],
-    recipe: Recipe,
+    recipe: RecipeName,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture, .png or .jpg.")],
     seed: Annotated[int, typer.Option(help="Seed of the random slices.")] = 0,
 ) -> None:

@@ -32,6 +32,10 @@ VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 SUFFIXES = (".seg.nrrd", *VOLUME_SUFFIXES, *PICTURE_ENDINGS)
 #: cases that are named in a message
 MOST_NAMED = 5
+#: structures of fewer voxels in a case are not counted there: a rest cut off by the field of view
+FEWEST_VOXELS = 30
+#: name, normalised image float32 and output channels uint8 (k, j, i) of a case
+LabelledVolume = tuple[str, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError, SegmentationError
-from SESegmentationLib.io.segmentations import Segmentation, common_grid, identify, placed, read_segmentation
+from SESegmentationLib.io.segmentations import Segmentation, common_grid, identify, placed_in_grid, read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import Label
 
@@ -191,7 +191,9 @@ def _evaluate_pair(
         both[0] = [grid.resample(layer, sitk.sitkNearestNeighbor) for layer in both[0]]
     else:
         files = (predicted, reference)
-        both = [[placed(layer, grid, s.name) for layer in layers] for layers, s in zip(both, files, strict=True)]
+        both = [
+            [placed_in_grid(layer, grid, s.name) for layer in layers] for layers, s in zip(both, files, strict=True)
+        ]
     values = sorted({int(v) for layers in both for layer in layers for v in np.unique(voxels_of(layer)) if v})
     return {str(v): asdict(_compare_masks(*[_mask(layers, v) for layers in both])) for v in values}
 

@@ -33,7 +33,7 @@ from SESegmentationLib.progress import Progress, no_progress
 
 from .calibration import SHIFTS, shift_array, shift_volume
 from .crossvalidation import recipe_of_fold
-from .dataset import Split
+from .dataset import FEWEST_VOXELS, Split
 from .recipe import recipe_of
 from .sources import open_source
 
@@ -44,8 +44,6 @@ ONE_HEAD, TWO_HEAD = 1, 1
 LARGEST_WHOLE = 2_000_000
 #: most voxels of a structure kept along each axis, and the margin around it in voxels
 LARGEST_PART, MARGIN = 72, 8
-#: structures of fewer voxels are left out: a rest cut off by the field of view
-FEWEST_VOXELS = 30
 #: of cases
 GROUPS = tuple(field.name for field in fields(Split))
 #: of the synthesised images

@@ -32,15 +32,11 @@ from SESegmentationLib.models.packages import WEIGHTS_NAME
 from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.networks.weights import load_networks
 
-from .dataset import box_round
+from .dataset import FEWEST_VOXELS, LabelledVolume, box_round
 from .recipe import Recipe
 from .sources import open_source
 from .train import CLASSIFIER_BIASES
 
-#: name, normalised image float32 and output channels uint8 (k, j, i) of a case
-LabelledVolume = tuple[str, np.ndarray, np.ndarray]
-#: structures smaller than this in a case are not counted there, in voxels: a rest cut off by the field of view
-FEWEST_VOXELS = 30
 #: weights that are tried for each view; only their ratio counts
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 #: voxels round the structures, within which Dice is measured

@@ -44,7 +44,7 @@ from SESegmentationLib.models import ModelPackage, find_model, sha256_of
 from SESegmentationLib.refine import AXES, Corrections, Slices
 from SESegmentationLib.refine.cross_validation import recalibrate_cross_validated
 from SESegmentationLib.refine.learnt_correction import weights_for
-from SESegmentationLib.refine.recalibration import Settings
+from SESegmentationLib.refine.recalibration import RecalibrationSettings
 from SESegmentationLib.refine.refinement import refine
 from SESegmentationLib.result import SegmentationResult, SegmentOptions
 from SESegmentationTraining.calibration import SHIFTS
@@ -192,7 +192,8 @@ class Bench:
         if method == METHODS[0]:
             return refine(self.engine, image, labels, slices, whole_slices=whole).result.labels
         corrections = Corrections.in_slices(labels, slices)
-        arguments = (self.engine, image, corrections, slices, Settings(), SegmentOptions(), None, lambda share: None)
+        settings, options = RecalibrationSettings(), SegmentOptions()
+        arguments = (self.engine, image, corrections, slices, settings, options, None, lambda share: None)
         adapted = recalibrate_cross_validated(*arguments, cross_validated=method == METHODS[1])
         networks = None if adapted is None else adapted.networks(self.engine.package)
         return Engine(self.engine.package, "cpu", networks).segment(image).labels
@@ -384,7 +385,7 @@ def main() -> None:
         for _, trial in track(measured, "measuring", console=console):
             bench.measure(trial)
         rows = figures(bench, measured)
-        content = write_figures(path, package, cases, {"recalibration": asdict(Settings()), "rows": rows})
+        content = write_figures(path, package, cases, {"recalibration": asdict(RecalibrationSettings()), "rows": rows})
         plot(rows, path.with_suffix(".png"))
     print_rows(content["rows"])
 

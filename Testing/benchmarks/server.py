@@ -27,7 +27,7 @@ from SESegmentationLib.client.remote import RemoteSegmenter
 from SESegmentationLib.client.servers import server_at
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationServer.serving import running
-from SESegmentationServer.settings import Settings
+from SESegmentationServer.settings import ServerSettings
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 CROPS, HEAD = "hippocampus/imagesTr", "volumes/t1-head-lia-256.nii.gz"
@@ -102,7 +102,7 @@ def main() -> None:
     table = Table(title=f"One replica; {platform.machine()}, {os.cpu_count()} cores")
     for column in ("", "local worker", "server", "ratio", "aim"):
         table.add_column(column)
-    with running(Settings(port=port)) as settings, LocalSegmenter() as local:
+    with running(ServerSettings(port=port)) as settings, LocalSegmenter() as local:
         with RemoteSegmenter(server_at(settings.url)) as remote:
             jobs = [SegmentJob(crops[n % len(crops)], "hippocampus-t1") for n in range(chosen.crops)]
             for name, batch, aim in (

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_writer import Volume, write_series
-from SESegmentationCohort.cases import Case, Cohort, find_cohort, parse_shard, read_list
+from SESegmentationCohort.cases import Cohort, CohortCase, find_cohort, parse_shard, read_list
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models import ModelPackage, find_model
 
@@ -121,7 +121,7 @@ def test_what_is_refused(tmp_path, package):
 
 @given(count=st.integers(0, 60), parts=st.integers(1, 80))
 def test_parts_are_disjoint_and_together_all(count, parts):
-    cohort = Cohort([Case(f"{number:03}", Path(f"{number}")) for number in range(count)])
+    cohort = Cohort([CohortCase(f"{number:03}", Path(f"{number}")) for number in range(count)])
     shards = [cohort.shard(number, parts).cases for number in range(1, parts + 1)]
     assert sorted((case for shard in shards for case in shard), key=lambda case: case.name) == cohort.cases
     assert max(map(len, shards)) - min(map(len, shards)) <= 1

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from SESegmentationCohort.cases import Case
+from SESegmentationCohort.cases import CohortCase
 from SESegmentationCohort.dispatch import MOST_TRIES, Dispatcher, LaneLostError
-from SESegmentationCohort.runner import Outcome
+from SESegmentationCohort.runner import CaseOutcome
 from SESegmentationLib.errors import DeviceError, ModelError
 
-CASES = [Case(f"case{number:02}", Path(f"case{number:02}.nii.gz")) for number in range(30)]
+CASES = [CohortCase(f"case{number:02}", Path(f"case{number:02}.nii.gz")) for number in range(30)]
 
 
 class FakeLane:
@@ -33,7 +33,7 @@ class FakeLane:
         self.starts += 1
         self.up = True
 
-    def run(self, case: Case):
+    def run(self, case: CohortCase):
         generation = self.generation
         time.sleep(0.002)
         with self.lock:
@@ -46,7 +46,7 @@ class FakeLane:
             if len(self.done) >= self.ends_after:
                 return DeviceError("The GPU is gone.", "Look.")
             self.done.append(case.name)
-        return Outcome(case, "segmented")
+        return CaseOutcome(case, "segmented")
 
     def close(self) -> None:
         pass
@@ -55,7 +55,7 @@ class FakeLane:
 def all_told(*lanes: FakeLane) -> tuple[list[str], list[str]]:
     """Names of cases that were done and of those that were given up."""
     told = [entry for entry in Dispatcher(lanes).run(CASES, tick_s=5.0) if entry]
-    done = [entry.case.name for entry in told if isinstance(entry, Outcome)]
+    done = [entry.case.name for entry in told if isinstance(entry, CaseOutcome)]
     return sorted(done), sorted(entry[0].name for entry in told if isinstance(entry, tuple))
 
 
@@ -78,7 +78,7 @@ def test_a_case_that_kills_its_lane_is_given_up_and_those_beside_it_are_not(coun
 
 def test_a_mistake_of_the_program_costs_one_case():
     class Mistaken(FakeLane):
-        def run(self, case: Case):
+        def run(self, case: CohortCase):
             if case.name == "case05":
                 raise KeyError("mistake")
             return super().run(case)

@@ -20,8 +20,8 @@ from cohort_command import ENVIRONMENT, Command
 
 from dicom_writer import Volume, write_series
 from SESegmentationCohort import processes, runner
-from SESegmentationCohort.run import RESUME, Spread, run_cohort
-from SESegmentationCohort.settings import Settings
+from SESegmentationCohort.run import RESUME, WorkDistribution, run_cohort
+from SESegmentationCohort.settings import CohortSettings
 from SESegmentationLib.cli import main
 from SESegmentationLib.client.local import LocalSegmenter
 from SESegmentationLib.errors import DeviceError
@@ -273,14 +273,14 @@ def test_a_crash_costs_one_case_and_a_broken_device_ends_all(tmp_path, tiny_mode
         image = sitk.GaussianSource(sitk.sitkFloat32, [20, 20, 20], [5] * 3, [10] * 3)
         image[0, 0, 0] = {3: 7, 5: 8}.get(number, 1)
         sitk.WriteImage(image, str(tmp_path / "scans" / f"{number}.nii.gz"))
-    settings = Settings(str(tiny_model), tmp_path / "out", device="cpu")
+    settings = CohortSettings(str(tiny_model), tmp_path / "out", device="cpu")
     command = Command(tmp_path / "scans", tmp_path / "out", tiny_model)
     monkeypatch.setenv("BROKEN", "1")
     with pytest.raises(DeviceError, match="out of order"):
-        run_cohort(command.source, settings, Spread(workers=1), accept_licence=False)
+        run_cohort(command.source, settings, WorkDistribution(workers=1), accept_licence=False)
     assert not command.records
     monkeypatch.delenv("BROKEN")
-    assert run_cohort(command.source, settings, Spread(workers=1), accept_licence=False) == 1
+    assert run_cohort(command.source, settings, WorkDistribution(workers=1), accept_licence=False) == 1
     told = {name: (record.state, (record.error or {}).get("code")) for name, record in command.records.items()}
     expected = {str(number): ("nothing found", None) for number in range(8)}
     assert told == expected | {"3": ("failed", "worker"), "5": ("failed", "device")}
@@ -304,8 +304,8 @@ def test_a_process_that_is_killed_costs_no_scan(tmp_path, sample_file, tiny_mode
             time.sleep(0.01)
 
     threading.Thread(target=kill, daemon=True).start()
-    settings = Settings(str(tiny_model), command.out, device="cpu")
-    assert run_cohort(command.source, settings, Spread(workers=2), accept_licence=False) == 0
+    settings = CohortSettings(str(tiny_model), command.out, device="cpu")
+    assert run_cohort(command.source, settings, WorkDistribution(workers=2), accept_licence=False) == 0
     assert killed
     assert len(command.stamps()) == len(command.records) == 12
     assert {record.state for record in command.records.values()} == {"segmented"}

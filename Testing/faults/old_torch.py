@@ -57,9 +57,9 @@ def _refusing(make):
 
 if __name__ == "__main__":
     take_back()
-    from SESegmentationLib.refine.recalibration import Settings
+    from SESegmentationLib.refine.recalibration import RecalibrationSettings
     from SESegmentationLib.worker.process import serve
 
-    choose = Settings.of  # two steps are enough to see that it can learn
-    Settings.of = lambda **options: replace(choose(**options), volumetric_steps=2)
+    choose = RecalibrationSettings.of  # two steps are enough to see that it can learn
+    RecalibrationSettings.of = lambda **options: replace(choose(**options), volumetric_steps=2)
     serve()

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.cli import show
-from SESegmentationLib.cli.jobs import case_name, plan_jobs
+from SESegmentationLib.cli.file_jobs import case_name, plan_jobs
 from SESegmentationLib.errors import UsageError, printable
 from SESegmentationLib.files import OutputFiles
 from SESegmentationLib.files.json_files import to_json

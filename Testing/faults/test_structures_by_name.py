@@ -16,7 +16,7 @@ from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.roi import read_roi, region_box
-from SESegmentationLib.io.segmentations import Segment, identify, placed, read_segmentation
+from SESegmentationLib.io.segmentations import Segment, identify, placed_in_grid, read_segmentation
 from SESegmentationLib.io.writing import segment_fields, write_segmentation
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationTraining.dataset import find_cases, read_case
@@ -236,7 +236,7 @@ def test_what_slicer_itself_saves(tmp_path, truth):
     saved = read_segmentation(tmp_path / "saved.seg.nrrd")
     assert len(saved.layers) == 2
     assert saved.geometry.size != truth.GetSize()
-    layers = [placed(layer, Geometry.of(truth), "f") for layer in saved.valued((*LABELS, SPLEEN))]
+    layers = [placed_in_grid(layer, Geometry.of(truth), "f") for layer in saved.valued((*LABELS, SPLEEN))]
     values, others = (sitk.GetArrayFromImage(layer) for layer in layers)
     assert (values == sitk.GetArrayFromImage(truth)).all()
     assert (others == SPLEEN.value * spleen).all()

@@ -14,14 +14,14 @@ from harness import application
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.mrml import image_from_volume_node
 from SESegmentationLib.panel import DoctorProcess, UserSettings
-from SESegmentationLib.panel.computer import Settings
+from SESegmentationLib.panel.computer import SettingsStore
 from SESegmentationLib.panel.dependencies import explain_failure
-from SESegmentationLib.panel.messages import about, duration, phase_name, progress_line, structure_list
+from SESegmentationLib.panel.messages import about, phase_name, progress_line, rough_duration, structure_list
 from SESegmentationLib.panel.result_record import ResultRecord
 from SESegmentationLib.result import Finding
 
 
-class DictSettings(dict, Settings):
+class DictSettings(dict, SettingsStore):
     """Settings that last as long as the test; values come back as text, as from a file."""
 
     def value(self, key, default=None):
@@ -42,7 +42,7 @@ def card():
     [(0.2, "less than 1 s"), (1, "1 s"), (89.4, "89 s"), (91, "2 min"), (5399, "90 min"), (5400, "2 h")],
 )
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert rough_duration(seconds) == text
     assert about(seconds) == (text if seconds < 1 else f"about {text}")
 
 

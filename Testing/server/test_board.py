@@ -17,16 +17,17 @@ from SESegmentationLib.worker.messages import (
     HEARTBEAT,
     PROGRESS,
     QUEUED,
+    RESTARTED,
     RESULT,
     Frame,
     FrameError,
     read_frame,
 )
-from SESegmentationServer.board import AGAIN, Answer, Board, ReplicaLostError
+from SESegmentationServer.board import Answer, Board, ReplicaLostError
 from SESegmentationServer.frames import Work
 from SESegmentationServer.page import page_html
 from SESegmentationServer.refusals import RefusalError
-from SESegmentationServer.settings import Limits
+from SESegmentationServer.settings import ServerLimits
 
 ID = "00000000-0000-4000-8000-00000000000{}".format
 
@@ -79,7 +80,7 @@ def types(found: list[Frame]) -> list[str]:
 
 
 def board(segment, slots: int = 1, **limits) -> Board:
-    return Board(segment, slots, Limits(**limits))
+    return Board(segment, slots, ServerLimits(**limits))
 
 
 def test_what_is_told_of_a_job_has_numbers_and_can_be_taken_up():
@@ -124,9 +125,9 @@ def test_a_lost_replica_costs_time_and_too_many_end_the_job():
         return phases, told[-1].header
 
     phases, last = asyncio.run(story(2))
-    assert phases == [ACCEPTED, AGAIN, AGAIN, "predict", RESULT]
+    assert phases == [ACCEPTED, RESTARTED, RESTARTED, "predict", RESULT]
     phases, last = asyncio.run(story(3))
-    assert phases == [ACCEPTED, AGAIN, AGAIN, FAILURE]
+    assert phases == [ACCEPTED, RESTARTED, RESTARTED, FAILURE]
     assert last["code"] == "server"
     assert "lost the process of this job" in last["cause"]
 
@@ -249,7 +250,7 @@ def test_what_nobody_comes_for_is_forgotten():
     async def story():
         now = [0.0]
         held = Held()
-        desk = Board(held, 1, Limits(keep_seconds=60), clock=lambda: now[0])
+        desk = Board(held, 1, ServerLimits(keep_seconds=60), clock=lambda: now[0])
         watched, left = desk.submit(ID(1), "alice", work(1)), desk.submit(ID(2), "alice", work(2))
         follower = await desk.follow(watched)
         await anext(follower)

@@ -139,4 +139,4 @@ def test_lines_that_break_cost_nothing_but_time(server, sample):
     line.close()
     assert isinstance(result, ResultEvent) and not line.breaks
     assert [a.tobytes() for a in result.arrays] == [a.tobytes() for a in whole.arrays]
-    assert any(phase == remote.AGAIN for phase, *_ in told)
+    assert any(phase == remote.RECONNECTING for phase, *_ in told)

@@ -23,10 +23,10 @@ from SESegmentationLib.worker.jobs import JOBS, AttentionJob, RefineJob, Segment
 from SESegmentationLib.worker.messages import LENGTH, MAGIC, Frame
 from SESegmentationServer.frames import pieces_of, read_work, receive_frame
 from SESegmentationServer.refusals import RefusalError
-from SESegmentationServer.settings import Limits
+from SESegmentationServer.settings import ServerLimits
 
 CARDS = {package.card.name: package.card for package in list_models()}
-LIMITS = Limits(upload_bytes=4096, header_bytes=4096, silence_seconds=5.0)
+LIMITS = ServerLimits(upload_bytes=4096, header_bytes=4096, silence_seconds=5.0)
 EXAMPLES = int(os.environ.get("FUZZ_MUTATIONS", "10000"))
 IMAGE = sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(3, 4, 5))
 LABELS = sitk.Cast(IMAGE > 30, sitk.sitkUInt8)
@@ -48,7 +48,7 @@ async def chunks_of(*chunks: bytes) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def read(*chunks: bytes, limits: Limits = LIMITS):
+def read(*chunks: bytes, limits: ServerLimits = LIMITS):
     return read_work(loop.run_until_complete(receive_frame(chunks_of(*chunks), limits)), CARDS)
 
 
@@ -147,7 +147,7 @@ def test_an_upload_that_stops_is_refused_in_time():
         yield BODIES[0][:50]
         await asyncio.sleep(60)
 
-    for limits in (Limits(silence_seconds=0.01), Limits(upload_seconds=0.01)):
+    for limits in (ServerLimits(silence_seconds=0.01), ServerLimits(upload_seconds=0.01)):
         with pytest.raises(RefusalError) as refused:
             loop.run_until_complete(receive_frame(stopping(), limits))
         assert refused.value.status == 408

@@ -32,7 +32,7 @@ from SESegmentationLib.worker.process import JobRunner
 from SESegmentationServer.application import build_application
 from SESegmentationServer.board import Board
 from SESegmentationServer.monai_label import Sessions
-from SESegmentationServer.settings import Settings
+from SESegmentationServer.settings import ServerSettings
 from SESegmentationServer.tokens import TokenStore
 
 MODEL = "hippocampus-t1"
@@ -66,7 +66,7 @@ class Served:
         self._thread.join(10)
 
 
-def application(settings: Settings) -> FastAPI:
+def application(settings: ServerSettings) -> FastAPI:
     runner = JobRunner()
 
     async def segment(work, jobs):
@@ -118,7 +118,7 @@ def archive(crop, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, archive):
-    settings = Settings(
+    settings = ServerSettings(
         tokens=tmp_path_factory.mktemp("tokens") / "tokens.json",
         dicomweb=archive[0],
         origins=("http://viewer.example",),
@@ -199,7 +199,7 @@ def test_a_user_signs_in_with_name_and_token(tmp_path, crop):
     module = pytest.importorskip("monailabel.client", reason="needs the client of MONAI Label")
     store = TokenStore(tmp_path / "tokens.json")
     token = store.add("anna")
-    settings = Settings(tokens=tmp_path / "tokens.json")
+    settings = ServerSettings(tokens=tmp_path / "tokens.json")
     with Served(lambda: application(settings)) as served:
         client = module.MONAILabelClient(served.url, str(tmp_path))
         assert client.auth_enabled()

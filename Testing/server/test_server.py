@@ -22,9 +22,18 @@ from SESegmentationLib.models import find_model
 from SESegmentationLib.progress import no_progress
 from SESegmentationLib.result import SegmentOptions
 from SESegmentationLib.worker.jobs import AttentionJob, RefineJob, SegmentJob, WarmUpJob
-from SESegmentationLib.worker.messages import ACCEPTED, FAILURE, HELLO, MAGIC, PROGRESS, QUEUED, RESULT, read_frame
+from SESegmentationLib.worker.messages import (
+    ACCEPTED,
+    FAILURE,
+    HELLO,
+    MAGIC,
+    PROGRESS,
+    QUEUED,
+    RESTARTED,
+    RESULT,
+    read_frame,
+)
 from SESegmentationLib.worker.process import JobRunner
-from SESegmentationServer.board import AGAIN
 
 MARKER = "MARKER7f3a"
 
@@ -181,7 +190,7 @@ def test_a_replica_that_is_killed_in_a_job_costs_time_only(server, long_job):
         if frame.header.get("fraction", 0) > 0.2 and not killed:
             killed = True
             os.kill(server.replicas()[0].pid, signal.SIGKILL)
-    assert AGAIN in [frame.header.get("phase") for frame in frames]
+    assert RESTARTED in [frame.header.get("phase") for frame in frames]
     assert [frame.header["type"] for frame in frames].count(ACCEPTED) == 1
     assert remote(frames) == local(long_job)
     assert "sesegment_replicas_lost_total 1.0" in server.ask("GET", "/metrics", "alice").text

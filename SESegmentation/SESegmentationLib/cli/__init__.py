@@ -136,7 +136,7 @@ def report_failure(error: BaseException, subject: str = "") -> int:
         error: what was raised.
         subject: the file it concerns, where there are several.
     """
-    known = as_segmentation_error(error)
+    known = as_user_error(error)
     cause = known.cause if subject in known.cause else f"{subject}: {known.cause}"
     for line in (cause, known.remedy):
         if line:
@@ -144,7 +144,7 @@ def report_failure(error: BaseException, subject: str = "") -> int:
     return known.exit_code
 
 
-def as_segmentation_error(error: BaseException) -> SegmentationError:
+def as_user_error(error: BaseException) -> SegmentationError:
     """``error`` with a cause and a remedy for the user."""
     import typer
 

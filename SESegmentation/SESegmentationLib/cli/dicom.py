@@ -22,7 +22,7 @@ from ..io.dicom.series import Found, Series, grouped, refuse_faults
 from ..models import ModelCard, ModelPackage, find_model, list_models
 from ..models.labels import REGIONS, STRUCTURES
 from . import report_failure, say, warn
-from .jobs import Job, check_dicom
+from .file_jobs import FileJob, check_dicom
 from .run_options import RunOptions
 from .segmenting import segment_all
 from .show import OPTION, ProgressBar, print_findings, print_json, require_consent, tell_of_nothing
@@ -235,7 +235,7 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
     if not every:
         refuse_faults(found.faults)
         raise InputError(f"{source} holds no DICOM images.", "Give the folder that contains the files of the series.")
-    plan: dict[str, list[Job]] = {}
+    plan: dict[str, list[FileJob]] = {}
     described: dict[str | None, str] = {}
     reports: list[dict[str, Any]] = []
     for series in every:
@@ -246,7 +246,7 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
             continue
         described[series.uid] = f"series {series}"
         output = target / f"{series.uid}_{chosen.card.name}.seg.dcm"
-        plan.setdefault(chosen.card.name, []).append(Job(folder_of(series), output, series.uid))
+        plan.setdefault(chosen.card.name, []).append(FileJob(folder_of(series), output, series.uid))
     if not plan:
         count = len(every)
         raise InputError(

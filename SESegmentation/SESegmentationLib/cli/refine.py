@@ -17,7 +17,7 @@ from ..models import find_model
 from ..progress import Progress
 from ..report import check_report_name
 from ..result import AdaptedNotes, DicomOptions, SegmentOptions
-from .jobs import check_dicom, plan_jobs, read_source, refuse_on_server, segmenter_on, write_result
+from .file_jobs import check_dicom, plan_jobs, read_source, refuse_on_server, segmenter_on, write_result
 from .show import ProgressBar, console, print_json, print_segmentation, require_consent
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from ..io.writing import MAP_ENDINGS
 from ..models import find_model
 from ..report import check_report_name
 from . import report_failure, warn
-from .jobs import Job, case_names, check_dicom, plan_jobs, refuse_on_server, segmenter_on
+from .file_jobs import FileJob, case_names, check_dicom, plan_jobs, refuse_on_server, segmenter_on
 from .run_options import RunOptions
 from .segmenting import segment_all
 from .show import ProgressBar, print_json, print_line, print_segmentation, require_consent, tell_of_nothing
@@ -129,8 +129,8 @@ def _engine(package: ModelPackage, options: RunOptions) -> Iterator[Engine | Wai
     yield engine
 
 
-def _plan(volumes: Sequence[Path], options: RunOptions, card: ModelCard) -> list[Job]:
-    """What is segmented, and where it goes; errors as of :func:`.jobs.plan_jobs`."""
+def _plan(volumes: Sequence[Path], options: RunOptions, card: ModelCard) -> list[FileJob]:
+    """What is segmented, and where it goes; errors as of :func:`.file_jobs.plan_jobs`."""
     slices = card.input.get("kind") == SLICES
     jobs = plan_jobs(sources_of(volumes, card), options.output, options.file_format, slices, options.series)
     if not options.bids:
@@ -138,13 +138,13 @@ def _plan(volumes: Sequence[Path], options: RunOptions, card: ModelCard) -> list
     if options.file_format not in (None, "nii.gz"):
         raise UsageError("BIDS derivatives are NIfTI files.", f"Leave out --format {options.file_format}.")
     paths = derivative_paths(options.output, case_names([job.source for job in jobs]))
-    return [Job(source, path) for source, path in paths.items()]
+    return [FileJob(source, path) for source, path in paths.items()]
 
 
 def _exports(
     options: RunOptions,
     card: ModelCard,
-    jobs: Sequence[Job],
+    jobs: Sequence[FileJob],
     names: dict[Path, str],
     marks: Sequence[dict[str, Any]],
 ) -> list[Export]:

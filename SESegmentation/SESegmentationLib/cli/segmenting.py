@@ -16,8 +16,8 @@ from ..files import OutputFiles, check_writable
 from ..io.writing import write_image
 from ..progress import Progress, no_progress
 from ..result import SegmentOptions
-from . import as_segmentation_error
-from .jobs import Job, all_small, read_source, side_by_side, write_result
+from . import as_user_error
+from .file_jobs import FileJob, all_small, read_source, side_by_side, write_result
 from .run_options import RunOptions
 from .show import ProgressBar
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from ..inference.engine import Engine
 
 #: the report of a volume, and the error if it failed
-Outcome = tuple[dict[str, Any], SegmentationError | None]
+JobOutcome = tuple[dict[str, Any], SegmentationError | None]
 
 
 def segment_all(
     engine: Engine | WaitingEngine,
-    jobs: Sequence[Job],
+    jobs: Sequence[FileJob],
     region: sitk.Image | None,
     options: RunOptions,
     progress: ProgressBar,
     alone: bool = False,
     exports: Sequence[Export] = (),
-) -> Iterator[tuple[Job, Outcome]]:
+) -> Iterator[tuple[FileJob, JobOutcome]]:
     """Every job with its outcome, in order; small volumes on a CPU several at once.
 
     Args:
@@ -81,7 +81,7 @@ class _Read:
     seconds: float
 
 
-def _read(engine: Engine | WaitingEngine, job: Job, series: str | None, alone: bool) -> _Read | SegmentationError:
+def _read(engine: Engine | WaitingEngine, job: FileJob, series: str | None, alone: bool) -> _Read | SegmentationError:
     """The volume of a job; of one among several that cannot be read, why."""
     from ..io.formats import pixel_size
     from ..io.reading import read_volume
@@ -97,14 +97,14 @@ def _read(engine: Engine | WaitingEngine, job: Job, series: str | None, alone: b
 
 def _finish(
     engine: Engine | WaitingEngine,
-    job: Job,
+    job: FileJob,
     read: _Read | SegmentationError,
     region: sitk.Image | None,
     options: RunOptions,
     progress: Progress,
     alone: bool,
     exports: Sequence[Export],
-) -> Outcome:
+) -> JobOutcome:
     """Report of one volume; of one among several that fails, what is to be said of it."""
     if isinstance(read, _Read):
         try:
@@ -119,12 +119,12 @@ def _failure(error: Exception, alone: bool) -> SegmentationError:
     """What one volume among several failed by; raised again where it concerns all of them."""
     if alone or isinstance(error, (ModelError, DeviceError, ServerError, CancelledError)):
         raise error
-    return as_segmentation_error(error)
+    return as_user_error(error)
 
 
 def _segment(
     engine: Engine | WaitingEngine,
-    job: Job,
+    job: FileJob,
     read: _Read,
     region: sitk.Image | None,
     options: RunOptions,

@@ -42,7 +42,7 @@ if sys.platform == "win32":
 
 #: the folder from which SESegmentationLib is imported
 LIBRARY_FOLDER = Path(__file__).resolve().parents[2]
-AGAIN = "Segment again; if it fails again, report it with the log."
+WORKER_REMEDY = "Segment again; if it fails again, report it with the log."
 _IMPORT_ERROR = re.compile(r"\b(?:ModuleNotFoundError|ImportError): (.+)")
 #: how Python, C++ and Windows report that memory ran out
 _MEMORY = re.compile(r"bad_alloc|out of memory|\bMemoryError\b|0xc0000017", re.IGNORECASE)
@@ -146,9 +146,9 @@ class Ending:
             return OutOfMemoryError("The system ended the worker because memory ran out.", MEMORY_REMEDY)
         crash = _CRASH.search(self.words)
         if crash:
-            return WorkerError(f"The worker crashed ({_without_end(crash.group(1))}).", AGAIN)
+            return WorkerError(f"The worker crashed ({_without_end(crash.group(1))}).", WORKER_REMEDY)
         if _STANDSTILL.search(self.words):
-            return WorkerError("The worker hung and ended itself.", AGAIN)
+            return WorkerError("The worker hung and ended itself.", WORKER_REMEDY)
         if not self.said_hello:
             failed = [found for line in lines if (found := _IMPORT_ERROR.search(line))]
             if failed:
@@ -161,7 +161,7 @@ class Ending:
                 "The worker was ended by another program or by the system.",
                 "Segment again; if it happens again, memory is probably short: choose low memory, or close programs.",
             )
-        return WorkerError(f"The worker ended unexpectedly with exit code {self.code}{last}.", AGAIN)
+        return WorkerError(f"The worker ended unexpectedly with exit code {self.code}{last}.", WORKER_REMEDY)
 
     def _is_memory(self, lines: list[str]) -> bool:
         if self.short_of_memory or self.code == EXIT_MEMORY:
@@ -328,7 +328,7 @@ class Connection:
         except MemoryError:
             self._error = OutOfMemoryError("There is not enough memory for the result.", MEMORY_REMEDY)
         except (FrameError, KeyError, TypeError, ValueError) as error:
-            self._error = WorkerError("The worker sent something that cannot be read.", AGAIN)
+            self._error = WorkerError("The worker sent something that cannot be read.", WORKER_REMEDY)
             self.lines.append(str(error))
         except OSError:
             pass  # as if it had ended

@@ -29,11 +29,11 @@ from ..worker.messages import (
     error_of,
 )
 from . import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent
-from .connection import AGAIN, Connection, Ending, worker_command, worker_environment
+from .connection import WORKER_REMEDY, Connection, Ending, worker_command, worker_environment
 
 
 @dataclass(frozen=True)
-class Limits:
+class TimeLimits:
     """How patient a client is, in s.
 
     Attributes:
@@ -76,7 +76,7 @@ class LocalSegmenter:
     def __init__(
         self,
         command: Sequence[str] | None = None,
-        limits: Limits = Limits(),
+        limits: TimeLimits = TimeLimits(),
         clock: Callable[[], float] = time.monotonic,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -228,7 +228,8 @@ class LocalSegmenter:
             if header["stalled"] > self._limits.stall:
                 self._abandon(
                     WorkerError(
-                        f"The segmentation made no progress for {header['stalled']:.0f} s; it was stopped.", AGAIN
+                        f"The segmentation made no progress for {header['stalled']:.0f} s; it was stopped.",
+                        WORKER_REMEDY,
                     )
                 )
         elif self._current and header.get("job") == self._current.handle.number:
@@ -262,7 +263,9 @@ class LocalSegmenter:
         if entry and entry.cancel_by is not None and now >= entry.cancel_by:
             self._abandon(_cancelled())
         elif self._ready and self._silent > self._limits.silence:
-            self._abandon(WorkerError(f"The worker did not answer for {self._silent:.0f} s and was ended.", AGAIN))
+            self._abandon(
+                WorkerError(f"The worker did not answer for {self._silent:.0f} s and was ended.", WORKER_REMEDY)
+            )
         elif not self._ready and self._silent > self._limits.start:
             self._abandon(
                 WorkerError(

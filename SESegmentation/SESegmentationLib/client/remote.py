@@ -42,13 +42,13 @@ from . import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, Resu
 from .link import INTRODUCED_SECONDS, Body, Link, LostError, Stream, UnknownJobError
 from .servers import Server
 
-#: phases of a job on a server besides those of the worker; QUEUE with the number in the queue after it
-SENDING, QUEUE, AGAIN, RESTARTED = "sending", "queue", "connecting again", "begin again on another replica"
+#: phases of a job on a server besides those of the worker and RESTARTED; QUEUE with the number in the queue after it
+SENDING, QUEUE, RECONNECTING = "sending", "queue", "connecting again"
 #: the share of the whole job that sending counts as
 _SENDING_SHARE = 0.05
 #: time for telling the server that jobs are over, when the segmenter is closed, in s
 _CLOSING_SECONDS = 0.7
-_AGAIN = "Segment again; if it fails again, tell the server's owner."
+_SERVER_REMEDY = "Segment again; if it fails again, tell the server's owner."
 
 
 @dataclass(frozen=True)
@@ -163,14 +163,14 @@ class Delivery:
                     gone = f"The connection to the server {self._server} was lost and did not come back within "
                     error = ServerError(f"{gone}{self._patience.lost:.0f} s.", "Check the network; then segment again.")
                     raise (error if lost.wait is None else lost.error) from lost
-                self._progress(AGAIN, self._fraction, None)
+                self._progress(RECONNECTING, self._fraction, None)
                 self._cancelled.wait(wait)
                 self._check_cancelled()
                 pause = min(2 * pause, 5.0)
             except UnknownJobError as error:  # it never came whole, or the server was restarted
                 if self._arrays is None:
                     told = f"The server {self._server} has forgotten the job; was it restarted?"
-                    raise ServerError(told, _AGAIN) from error
+                    raise ServerError(told, _SERVER_REMEDY) from error
                 self._is_there, self._last = False, None
 
     def _open(self) -> requests.Response:
@@ -187,7 +187,7 @@ class Delivery:
     def _frames(self, response: requests.Response) -> Iterator[Frame]:
         """What the server sends; LostError where that ends before the job does."""
         stream = Stream(response)
-        lost = LostError(ServerError(f"The server {self._server} stopped sending.", _AGAIN))
+        lost = LostError(ServerError(f"The server {self._server} stopped sending.", _SERVER_REMEDY))
         while True:
             try:
                 frame = read_frame(stream)
@@ -206,7 +206,7 @@ class Delivery:
         try:
             if header["type"] == HEARTBEAT:
                 if float(header["stalled"]) > self._patience.stall:
-                    raise ServerError(f"The server made no progress for {header['stalled']:.0f} s.", _AGAIN)
+                    raise ServerError(f"The server made no progress for {header['stalled']:.0f} s.", _SERVER_REMEDY)
                 return None
             if header["job"] != self._number:
                 raise ValueError("another job")
@@ -247,7 +247,7 @@ class Delivery:
             raise _cancelled()
 
     def _unreadable(self) -> ServerError:
-        return ServerError(f"The server {self._server} sent something that cannot be read.", _AGAIN)
+        return ServerError(f"The server {self._server} sent something that cannot be read.", _SERVER_REMEDY)
 
 
 def _check_model(introduction: dict[str, Any], card: ModelCard, server: str) -> None:

@@ -30,10 +30,10 @@ from .input_checks import check_input
 from .output_checks import confidence, measure_structures, voxel_doubt
 from .postprocess import clean, intracranial_ml
 from .predictor import Predictor
-from .preprocess import check_room, is_thick, on_model_grid
+from .preprocess import check_room_for_grid, is_thick, on_model_grid
 
 #: called with a view and the fraction of its slices that are done
-Report = Callable[[View, float], None]
+ReportShare = Callable[[View, float], None]
 #: restores the voxels of a label map that must not change
 Keep = Callable[[sitk.Image], sitk.Image]
 #: called with a crop as the networks see it, and their probabilities (C, k, j, i) for it
@@ -118,7 +118,7 @@ class Engine:
             CancelledError: from ``progress``.
         """
         with memory_errors():
-            check_room(image, self.card)
+            check_room_for_grid(image, self.card)
             given = image = self.checked(image)
             if options.grid == "model" or (options.grid == "auto" and is_thick(image, self.card)):
                 image = on_model_grid(image, self.card)
@@ -245,7 +245,7 @@ class Engine:
         return _Segmented(Geometry.of(image).image(labels), confidences, doubt)
 
     def _segment_crop(
-        self, crop: Crop, views: Sequence[View], options: SegmentOptions, observe: Observe | None, report: Report
+        self, crop: Crop, views: Sequence[View], options: SegmentOptions, observe: Observe | None, report: ReportShare
     ) -> _Segmented:
         """Predict a crop, restore what is found to the input's grid, and clean it up."""
         observed = observe is not None
@@ -288,11 +288,11 @@ def _phase_shares(cascade: Cascade | None, views: Sequence[View]) -> dict[str, f
     return {"locate": 20, "prepare": 1, **dict.fromkeys([t.name for t in cascade.targets], 2), "measure": 1}
 
 
-def _report_target(phases: PhasedProgress, views: Sequence[View], name: str) -> Report:
+def _report_target(phases: PhasedProgress, views: Sequence[View], name: str) -> ReportShare:
     return lambda view, fraction: phases.update(name, (views.index(view) + fraction) / len(views))
 
 
-def _report_views(phases: PhasedProgress, views: Sequence[View]) -> Report:
+def _report_views(phases: PhasedProgress, views: Sequence[View]) -> ReportShare:
     names = _view_names(views)
 
     def report(view: View, fraction: float) -> None:

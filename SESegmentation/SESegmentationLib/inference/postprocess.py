@@ -40,7 +40,7 @@ _LEAST = 1e-4
 #: distances from the segmentation, in mm, between which the skull is looked for
 SHELL_MM = (8.0, 20.0)
 #: brightness, relative to the median of the segmentation, above which a voxel is tissue
-TISSUE = 0.2
+TISSUE_BRIGHTNESS = 0.2
 #: share of the shell that is tissue, below which the skull was removed: stripped brains: 0.002, heads: 0.3
 LEAST_TISSUE = 0.1
 
@@ -155,7 +155,7 @@ def intracranial_ml(image: sitk.Image, labels: sitk.Image) -> float | None:
 
 def tissue_share(shell: np.ndarray, inside: np.ndarray) -> float:
     """Share of the ``shell``'s voxels that are as bright as tissue; 0 for an empty shell."""
-    return float((shell > TISSUE * np.median(inside)).mean()) if shell.size else 0.0
+    return float((shell > TISSUE_BRIGHTNESS * np.median(inside)).mean()) if shell.size else 0.0
 
 
 def _factor(spacing: float) -> int:

@@ -137,7 +137,7 @@ class ModelGrid:
         return self.input.image(labels)
 
 
-def check_room(image: sitk.Image, card: ModelCard) -> None:
+def check_room_for_grid(image: sitk.Image, card: ModelCard) -> None:
     """Raise OutOfMemoryError if there is not enough memory to bring ``image`` to the grid of a model."""
     voxels = math.prod(image.GetSize())
     resampled = voxels * math.prod(image.GetSpacing()) / math.prod(card.spacing)

@@ -101,7 +101,7 @@ def _scalar(page: Any, path: Path, labels: bool) -> np.ndarray:
     return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")))
 
 
-class Header(Protocol):
+class VolumeHeader(Protocol):
     """The header of a file of one format."""
 
     @property
@@ -170,7 +170,7 @@ def open_file(
         raise InputError(f"{path} cannot be read: {why}.", "Copy or download it again.") from error
 
 
-def read_header(path: Path) -> Header | None:
+def read_header(path: Path) -> VolumeHeader | None:
     """The header of a file; None where there is no file, or its format is none that is read here.
 
     Raises:

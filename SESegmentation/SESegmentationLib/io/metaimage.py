@@ -28,7 +28,7 @@ from .voxel_data import (
     REMEDY,
     Inflated,
     as_numbers,
-    check_room,
+    check_room_for_voxels,
     files_beside,
     header_lines,
     impossible,
@@ -200,7 +200,7 @@ class MetaImageHeader:
         is_local, compressed = given.upper() == "LOCAL", self._flag("CompressedData", "False")
         (skipped,) = whole_numbers(self.path, "HeaderSize", self._field("HeaderSize", "0"), 1, -1, _LONGEST)
         paths = [self.path] if is_local else files_beside(self.path, "ElementDataFile", given, self.listed)
-        check_room(max(paths, key=lambda path: path.stat().st_size), count // len(paths), dtype)
+        check_room_for_voxels(max(paths, key=lambda path: path.stat().st_size), count // len(paths), dtype)
         with contextlib.ExitStack() as stack:
             files = []
             for path in paths:

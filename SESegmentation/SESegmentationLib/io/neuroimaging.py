@@ -33,7 +33,7 @@ from .volume_image import (
     several_values,
     volume_image,
 )
-from .voxel_data import CUT_OFF_REMEDY, check_room, half_of_pair, opened, read_voxels, skip, surplus
+from .voxel_data import CUT_OFF_REMEDY, check_room_for_voxels, half_of_pair, opened, read_voxels, skip, surplus
 
 #: bytes of the longest header, that of NIfTI-2
 NIFTI_HEADER_BYTES = 540
@@ -299,7 +299,7 @@ class NiftiHeader:
         shape, path = self.size[::-1], self.data_path
         if not path.is_file():
             raise InputError(f"{self.path}: its other half {path.name}, with the voxels, is not there.", _PAIR_REMEDY)
-        check_room(path, math.prod(shape), self.dtype)
+        check_room_for_voxels(path, math.prod(shape), self.dtype)
         with opened(path) as file:
             if (skipped := skip(file, offset)) < offset:
                 raise self._impossible("vox_offset", offset, f"within the {skipped} bytes of the file")
@@ -390,7 +390,7 @@ class MghHeader:
     def image(self) -> sitk.Image:
         """Read the volume; errors as of :meth:`NiftiHeader.image`."""
         affine, shape = self.affine, self.size[::-1]
-        check_room(self.path, math.prod(shape), self.dtype)
+        check_room_for_voxels(self.path, math.prod(shape), self.dtype)
         with opened(self.path) as file:
             file.read(_MGH_HEADER_BYTES)
             voxels = read_voxels([(file, self.path)], shape, self.dtype)

@@ -29,7 +29,7 @@ from .voxel_data import (
     REMEDY,
     Inflated,
     as_numbers,
-    check_room,
+    check_room_for_voxels,
     files_beside,
     header_lines,
     impossible,
@@ -277,7 +277,7 @@ class NrrdHeader:
         else:
             paths, start = [self.path], self.end
         encoding, dtype, count = self.encoding, self.dtype, math.prod(shape)
-        check_room(max(paths, key=lambda path: path.stat().st_size), count // len(paths), dtype)
+        check_room_for_voxels(max(paths, key=lambda path: path.stat().st_size), count // len(paths), dtype)
         if len(paths) > 1 and encoding in ("text", "hex"):
             raise InputError(f"{self.path}: text in several files is not read here.", "Save it as one file.")
         with contextlib.ExitStack() as stack:

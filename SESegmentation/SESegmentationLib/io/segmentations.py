@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError, require_memory
 from ..geometry import Geometry, same_grid, triple
-from ..models.labels import Code, Label, same_name
+from ..models.labels import Code, Label, same_structure
 from .reading import read_label_layers
 from .volume_image import voxels_of
 
@@ -134,7 +134,7 @@ def identify(segments: Sequence[Segment], structures: Sequence[Label], where: st
 
 def _named(segment: Segment, structures: Sequence[Label]) -> Label | None:
     exact = [label for label in structures if label.name == segment.name]
-    spelt = [label for label in structures if same_name(label.name, segment.name)]
+    spelt = [label for label in structures if same_structure(label.name, segment.name)]
     return next(iter(exact or spelt), None)
 
 
@@ -276,7 +276,7 @@ class Segmentation:
                 )
             merged = np.where(layer > 0, layer, merged)
         labels = self.geometry.image(np.ascontiguousarray(merged))
-        return placed(labels, Geometry.of(like), self.name) if self.named and like is not None else labels
+        return placed_in_grid(labels, Geometry.of(like), self.name) if self.named and like is not None else labels
 
 
 def read_segmentation(path: str | Path, pixel_mm: Sequence[float] | None = None) -> Segmentation:
@@ -310,7 +310,7 @@ def read_segmentation(path: str | Path, pixel_mm: Sequence[float] | None = None)
     return Segmentation(str(path), layers, segments)
 
 
-def placed(labels: sitk.Image, grid: Geometry, name: str) -> sitk.Image:
+def placed_in_grid(labels: sitk.Image, grid: Geometry, name: str) -> sitk.Image:
     """A label map in its place in a larger grid of the same voxels; unchanged if its voxels are not those of the grid.
 
     Raises:

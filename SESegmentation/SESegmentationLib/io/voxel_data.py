@@ -95,7 +95,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def check_room(path: Path, voxels: int, dtype: np.dtype) -> None:
+def check_room_for_voxels(path: Path, voxels: int, dtype: np.dtype) -> None:
     """Refuse what the memory, or the file, cannot hold; before any memory is taken.
 
     Raises:

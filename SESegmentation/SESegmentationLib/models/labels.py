@@ -271,7 +271,7 @@ def known_structure(name: str) -> str | None:
     return None
 
 
-def same_name(first: str, second: str) -> bool:
+def same_structure(first: str, second: str) -> bool:
     """Whether two names mean the same structure of the same side, however they are spelt: "kidney_L", "Left kidney"."""
     (side, structure), (other_side, other) = split_side(first), split_side(second)
     if not structure or not other:

@@ -13,7 +13,7 @@ import vtk
 from ..io.volume_image import voxels_of
 from .layers import BINARY_LABELMAP, REFERENCE_GEOMETRY, oriented_image
 from .references import companion_node, place_beside, set_companion_node
-from .volume import RAS_TO_LPS
+from .volume import RAS_TO_LPS_3
 
 _GAINED, _LOST = ("gained", (0.2, 0.9, 0.3)), ("lost", (0.95, 0.2, 0.2))
 _OPACITY = 0.5
@@ -59,8 +59,8 @@ class Overlay:
             self.colour(volume.GetDisplayNode(), voxels)
         slicer.util.updateVolumeFromArray(volume, voxels)
         volume.SetSpacing(image.GetSpacing())
-        volume.SetOrigin(RAS_TO_LPS @ image.GetOrigin())
-        volume.SetIJKToRASDirections(*(RAS_TO_LPS @ np.reshape(image.GetDirection(), (3, 3))).ravel())
+        volume.SetOrigin(RAS_TO_LPS_3 @ image.GetOrigin())
+        volume.SetIJKToRASDirections(*(RAS_TO_LPS_3 @ np.reshape(image.GetDirection(), (3, 3))).ravel())
         volume.SetAndObserveTransformNodeID(node.GetTransformNodeID())
 
     def follow(self, node: slicer.vtkMRMLSegmentationNode) -> None:

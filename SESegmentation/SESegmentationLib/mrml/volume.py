@@ -25,9 +25,10 @@ from slicer.i18n import tr as _
 from ..errors import InputError, require_memory
 from ..geometry import Geometry, triple
 from ..io.formats import read_header
-from ..io.volume_image import NO_ORIENTATION, SHEAR_DEGREES, ShearedError, affines_contradict, shear_degrees
+from ..io.volume_image import NO_ORIENTATION, RAS_TO_LPS, SHEAR_DEGREES, ShearedError, affines_contradict, shear_degrees
 
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+#: the same for directions and positions of three numbers
+RAS_TO_LPS_3 = RAS_TO_LPS[:3, :3]
 #: files whose headers give the positions of their voxels, which are compared with those in Slicer
 _CHECKED = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 #: largest relative difference of two voxel sizes that is taken for rounding
@@ -148,7 +149,7 @@ def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
         return
     ours = np.eye(4)
     ours[:3, :3] = _directions_lps(node) * node.GetSpacing()
-    ours[:3, 3] = RAS_TO_LPS @ node.GetOrigin()
+    ours[:3, 3] = RAS_TO_LPS_3 @ node.GetOrigin()
     last = ours[:3, 2] * (node.GetImageData().GetDimensions()[2] - 1)
     if np.linalg.det(ours) * np.linalg.det(theirs) < 0:  # Slicer reverses the third axis of left-handed files
         theirs = theirs.copy()
@@ -173,15 +174,15 @@ def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
 def volume_geometry(node: slicer.vtkMRMLVolumeNode) -> Geometry:
     """Where a volume's voxels are in its own coordinates, LPS in mm."""
     size = node.GetImageData().GetDimensions()
-    origin = triple((RAS_TO_LPS @ node.GetOrigin()).tolist())
+    origin = triple((RAS_TO_LPS_3 @ node.GetOrigin()).tolist())
     return Geometry(size, node.GetSpacing(), origin, tuple(_directions_lps(node).ravel().tolist()))
 
 
 def ijk_to_ras(geometry: Geometry) -> vtk.vtkMatrix4x4:
     """The matrix from voxel indices (i, j, k) of an image to RAS in mm."""
     affine = np.eye(4)
-    affine[:3, :3] = RAS_TO_LPS @ geometry.axes @ np.diag(geometry.spacing)
-    affine[:3, 3] = RAS_TO_LPS @ geometry.origin
+    affine[:3, :3] = RAS_TO_LPS_3 @ geometry.axes @ np.diag(geometry.spacing)
+    affine[:3, 3] = RAS_TO_LPS_3 @ geometry.origin
     return slicer.util.vtkMatrixFromArray(affine)
 
 
@@ -189,7 +190,7 @@ def _directions_lps(node: slicer.vtkMRMLVolumeNode) -> np.ndarray:
     """Directions of the voxel axes in LPS, one a column."""
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASDirectionMatrix(matrix)
-    return RAS_TO_LPS @ slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]
+    return RAS_TO_LPS_3 @ slicer.util.arrayFromVTKMatrix(matrix)[:3, :3]
 
 
 @dataclass(frozen=True)

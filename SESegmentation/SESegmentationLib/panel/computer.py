@@ -18,12 +18,12 @@ from ..errors import SegmentationError, UsageError
 from ..models import ModelCard
 from .messages import status_icon
 
-_AGAIN = "Check again; if it fails again, reinstall SESegmentation."
+_PYTHON_REMEDY = "Check again; if it fails again, reinstall SESegmentation."
 _POLL_MS = 200
 _GROUP = "SESegmentation"
 
 
-class Settings(Protocol):
+class SettingsStore(Protocol):
     """The part of ``qt.QSettings`` that is used; values come back as text."""
 
     def value(self, key: str, default: Any = None) -> Any:
@@ -40,7 +40,7 @@ class UserSettings:
         settings: where they are stored, ``qt.QSettings()`` in Slicer.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SettingsStore) -> None:
         self._settings = settings
 
     def has_accepted(self, card: ModelCard) -> bool:
@@ -160,7 +160,7 @@ class DoctorProcess:
             return [Check(**entry) for entry in json.loads(output.read())]
         except (ValueError, TypeError):
             finding = f"The checks ended with exit code {process.returncode}."
-            return [Check("Python", ERROR, finding, _AGAIN)]
+            return [Check("Python", ERROR, finding, _PYTHON_REMEDY)]
         finally:
             self.close()
 
@@ -176,7 +176,9 @@ class DoctorProcess:
 
 
 def _not_started(error: OSError) -> SegmentationError:
-    return SegmentationError(_("Python cannot be started: {reason}.").format(reason=error.strerror or error), _AGAIN)
+    return SegmentationError(
+        _("Python cannot be started: {reason}.").format(reason=error.strerror or error), _PYTHON_REMEDY
+    )
 
 
 class Doctor(Protocol):

@@ -12,17 +12,18 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..client.remote import AGAIN, QUEUE, RESTARTED, SENDING
+from ..client.remote import QUEUE, RECONNECTING, SENDING
 from ..errors import CancelledError, OutOfMemoryError, SegmentationError, is_out_of_memory
 from ..mrml import ACCEPTED, CORRECTED, TO_CHECK
 from ..result import Finding
+from ..worker.messages import RESTARTED
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
 _ICON_SIZE = 16
 _SIDES = ("left ", "right ")
 
 
-def duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """A rough time: "less than 1 s", "12 s", "3 min"."""
     if seconds < 1:
         return _("less than 1 s")
@@ -35,7 +36,7 @@ def duration(seconds: float) -> str:
 
 def about(seconds: float) -> str:
     """A rough time as an estimate: "less than 1 s", "about 12 s"."""
-    return duration(seconds) if seconds < 1 else _("about {time}").format(time=duration(seconds))
+    return rough_duration(seconds) if seconds < 1 else _("about {time}").format(time=rough_duration(seconds))
 
 
 def device_name(device: str) -> str:
@@ -58,7 +59,7 @@ def phase_name(phase: str) -> str:
         "adapt": _("Adapting to this scan"),
         "segment again": _("Segmenting with what was learnt"),
         SENDING: _("Sending the scan to the server"),
-        AGAIN: _("The connection is lost; connecting again"),
+        RECONNECTING: _("The connection is lost; connecting again"),
         RESTARTED: _("The server is starting the job again"),
     }
     if phase in known:

@@ -21,7 +21,7 @@ from ..mrml import (
     SegmentationSequence,
     VolumeRegion,
     VolumeSequence,
-    adapted_parameters,
+    adapted_file,
     check_output_grid,
     check_volume_node,
     check_voxels,
@@ -40,7 +40,7 @@ from ..result import Grid, SegmentOptions
 from .choices import Choices
 from .computer import UserSettings
 from .result_record import ResultRecord
-from .scene_results import Target, find_frames, share_parent_transform
+from .scene_results import ResultTarget, find_frames, share_parent_transform
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class ResultInputs:
         region = self.record.region
         return None if region is None else region.image(volume_geometry(self.volume), self.volume.GetName())
 
-    def target(self) -> Target:
+    def target(self) -> ResultTarget:
         """Where a result that is made of this one goes: into its own segmentation."""
-        return Target(
+        return ResultTarget(
             self.volume.GetID(),
             self.node.GetID(),
             self.node.GetName(),
@@ -115,7 +115,7 @@ class ResultInputs:
 
     def adapted(self) -> bytes | None:
         """The adapted parameters with which it was made; None for the model as it is."""
-        return adapted_parameters(self.node) if self.record.adapted else None
+        return adapted_file(self.node) if self.record.adapted else None
 
     def removed_node(self) -> str:
         """The name of the volume or segmentation if it was removed from the scene; empty while both are in it."""
@@ -234,7 +234,7 @@ class SegmentRequest:
             return "input"
         return "auto" if on_volume is None else "model"
 
-    def target(self, frame: int | None, output_id: str | None = None) -> Target:
+    def target(self, frame: int | None, output_id: str | None = None) -> ResultTarget:
         """Where the result goes, and the place of volume and region as they are now.
 
         Args:
@@ -245,7 +245,7 @@ class SegmentRequest:
         if volume is None:
             raise ValueError("no volume was segmented")
         chosen = self.output.GetID() if self.output is not None else None
-        return Target(
+        return ResultTarget(
             volume_id=volume.GetID(),
             output_id=output_id or chosen,
             name=f"{volume.GetName()} {self.package.card.name}",
@@ -270,7 +270,7 @@ class SegmentRun:
     frames: list[int | None]
     output_id: str | None = None
     count: int = field(init=False)
-    _target: Target | None = field(init=False, default=None)
+    _target: ResultTarget | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.count = len(self.frames)
@@ -281,7 +281,7 @@ class SegmentRun:
         self._target = self.request.target(self.frames[0], self.output_id)
         return make_job
 
-    def target(self) -> Target:
+    def target(self) -> ResultTarget:
         """Where its result goes; RuntimeError before :meth:`next_job`."""
         if self._target is None:
             raise RuntimeError("there is no job yet")
@@ -355,7 +355,7 @@ class RefineRequest:
     """
 
     inputs: ResultInputs
-    target: Target
+    target: ResultTarget
     make_job: Callable[[], RefineJob]
 
     @property

@@ -26,7 +26,7 @@ from ..mrml import (
     source_volume,
 )
 from ..report import NONE
-from .messages import Message, MessageList, duration, state_name
+from .messages import Message, MessageList, rough_duration, state_name
 from .overlays import Overlays
 from .result_record import RecordedStructure, ResultRecord
 from .scene_results import SceneResults
@@ -317,7 +317,7 @@ def _summary(record: ResultRecord) -> str:
         volume=record.volume,
         model=record.model,
         version=record.model_version,
-        seconds=duration(record.seconds),
+        seconds=rough_duration(record.seconds),
         device=record.device,
     )
     if record.adapted:

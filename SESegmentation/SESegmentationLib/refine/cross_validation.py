@@ -25,7 +25,7 @@ from ..progress import part_of
 from ..result import SegmentOptions
 from . import Corrections, Slices
 from .adapted import AdaptedParameters, adapted_parameters
-from .recalibration import Settings, TrainingSlices, known_channels, prepare_training_slices, recalibrate
+from .recalibration import RecalibrationSettings, TrainingSlices, known_channels, prepare_training_slices, recalibrate
 
 #: steps that are tried, as shares of the way to the learnt parameters
 STEPS = (1.0, 0.5, 0.25)
@@ -43,7 +43,7 @@ def recalibrate_cross_validated(
     image: sitk.Image,
     corrections: Corrections,
     slices: Sequence[Slices],
-    settings: Settings,
+    settings: RecalibrationSettings,
     options: SegmentOptions,
     located: sitk.Image | None,
     report: Callable[[float], None],
@@ -150,7 +150,7 @@ def _between(old: Networks, new: Networks, step: float) -> Networks:
     """Networks a part of the way from the old to the new ones."""
     if step == 1:
         return new
-    moved = recalibrate(old, {}, Settings(), torch.device("cpu"))  # copies
+    moved = recalibrate(old, {}, RecalibrationSettings(), torch.device("cpu"))  # copies
     with torch.no_grad():
         for name, network in moved.items():
             for parameter, other in zip(network.parameters(), new[name].parameters(), strict=True):
@@ -159,7 +159,7 @@ def _between(old: Networks, new: Networks, step: float) -> Networks:
 
 
 def _parameters(
-    engine: Engine, adapted: Networks, training: ByNetwork, settings: Settings, step: float
+    engine: Engine, adapted: Networks, training: ByNetwork, settings: RecalibrationSettings, step: float
 ) -> AdaptedParameters:
     tensors = {
         f"{name}.{key}": parameter.detach().cpu().clone()

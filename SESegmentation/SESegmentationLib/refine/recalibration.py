@@ -175,7 +175,7 @@ def _most_known(corrected: Tensor, structure: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RecalibrationSettings:
     """How to learn.
 
     Attributes:
@@ -203,7 +203,7 @@ class Settings:
     seed: int = 0
 
     @classmethod
-    def of(cls, parameters: str = "se", slices: int = 2) -> Settings:
+    def of(cls, parameters: str = "se", slices: int = 2) -> RecalibrationSettings:
         """The settings that did best for a set of parameters, and that many corrected slices."""
         anchor = _LONE_ANCHOR if slices == 1 else cls.anchor
         return replace(cls(), parameters=parameters, rate=_RATES.get(parameters, cls.rate), anchor=anchor)
@@ -212,7 +212,7 @@ class Settings:
 def recalibrate(
     networks: Mapping[str, nn.Module],
     training: Mapping[str, Sequence[TrainingSlices]],
-    settings: Settings,
+    settings: RecalibrationSettings,
     device: torch.device,
     report: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, nn.Module]:
@@ -239,7 +239,7 @@ def recalibrate(
 def _learn(
     network: nn.Module,
     training: Sequence[TrainingSlices],
-    settings: Settings,
+    settings: RecalibrationSettings,
     share: float,
     device: torch.device,
     report: Callable[[float], None],
@@ -278,7 +278,7 @@ def _computing_in(precision: torch.dtype, device: torch.device) -> contextlib.Ab
 
 
 def _shares(
-    training: Sequence[TrainingSlices], settings: Settings, share: float, step: int
+    training: Sequence[TrainingSlices], settings: RecalibrationSettings, share: float, step: int
 ) -> list[tuple[TrainingSlices, int]]:
     """What one step sees: a number of slices of each view, view by view since their slices differ in size."""
     area = max(examples.slabs.shape[-2] * examples.slabs.shape[-1] for examples in training)

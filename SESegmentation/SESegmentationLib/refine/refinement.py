@@ -39,7 +39,7 @@ from .adapted import AdaptedParameters
 from .batch_norm_adaptation import LEAST_GAIN, SHARES, adapted_engines, known_dice
 from .cross_validation import recalibrate_cross_validated
 from .learnt_correction import CropCorrections, CropPrediction, Judgement, LearntCorrection, Report
-from .recalibration import Settings, channels_of, known_channels
+from .recalibration import RecalibrationSettings, channels_of, known_channels
 
 #: nothing is known of a voxel, it was looked at, or it is right
 UNKNOWN, SEEN, RIGHT = 0.0, 0.5, 1.0
@@ -146,7 +146,7 @@ def refine(
     *,
     whole_slices: bool = True,
     options: SegmentOptions = SegmentOptions(),
-    recalibration: Settings | None = None,
+    recalibration: RecalibrationSettings | None = None,
     progress: Progress = no_progress,
 ) -> Refinement:
     """Segment a volume, insert the corrected slices, and propagate the corrections to the others.

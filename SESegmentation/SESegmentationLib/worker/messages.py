@@ -64,6 +64,8 @@ PROTOCOL = 3
 JOB, CANCEL, SHUTDOWN = "job", "cancel", "shutdown"
 HELLO, HEARTBEAT, QUEUED = "hello", "heartbeat", "queued"
 ACCEPTED, PROGRESS, RESULT, FAILURE = "accepted", "progress", "result", "failure"
+#: the phase that a server sends to the client of a job whose replica was lost
+RESTARTED = "begin again on another replica"
 # exit codes of the worker beyond those of the command line
 EXIT_PROTOCOL = 70
 EXIT_MEMORY = 71
@@ -176,13 +178,13 @@ def read_frame(stream: Reader, noise: bytearray | None = None) -> Frame | None:
         raise FrameError(f"A header of {length} bytes is too large.")
     text = bytearray(length)
     _read_all(stream, text)
-    frame = describe(text)
+    frame = described_frame(text)
     for array in frame.arrays:
         _read_all(stream, bytes_of(array))
     return frame
 
 
-def describe(text: bytes | bytearray, maximum: int | None = None) -> Frame:
+def described_frame(text: bytes | bytearray, maximum: int | None = None) -> Frame:
     """The frame described by this JSON text, with memory allocated for its arrays.
 
     Args:

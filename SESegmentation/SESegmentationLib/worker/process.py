@@ -145,7 +145,7 @@ class JobRunner:
         from ..geometry import Geometry
         from ..inference.output_checks import with_doubtful_slices
         from ..inference.preprocess import on_grid_of
-        from ..refine.recalibration import Settings
+        from ..refine.recalibration import RecalibrationSettings
         from ..refine.refinement import refine
 
         refined = refine(
@@ -155,7 +155,7 @@ class JobRunner:
             None if job.slices is None else [Slices.parse(text) for text in job.slices],
             options=replace(job.options, grid="input"),
             whole_slices=job.whole_slices,
-            recalibration=Settings() if job.recalibrate else None,
+            recalibration=RecalibrationSettings() if job.recalibrate else None,
             progress=progress,
         )
         return pack_refinement(RefinedResult.of(replace(refined, result=with_doubtful_slices(refined.result))))

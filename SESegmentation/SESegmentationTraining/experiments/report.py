@@ -11,7 +11,7 @@ import numpy as np
 from SESegmentationLib.files import OutputFiles
 
 from .plan import Plan
-from .statistics import Entry, Outcome, Results, outcome_of, usual_machine
+from .statistics import ComparisonResult, Results, VariantResult, outcome_of, usual_machine
 
 COLOURS = ("#7f7f7f", "#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3")
 MARKERS, STYLES = "osD^v", ("-", "--", ":", "-.", (0, (1, 3)))
@@ -19,7 +19,7 @@ MARKERS, STYLES = "osD^v", ("-", "--", ":", "-.", (0, (1, 3)))
 MOST_COLUMNS = 5
 
 
-def plot_outcome(outcome: Outcome, title: str) -> bytes:
+def plot_outcome(outcome: ComparisonResult, title: str) -> bytes:
     """Draw a comparison that has entries; the content of a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -38,19 +38,19 @@ def plot_outcome(outcome: Outcome, title: str) -> bytes:
     return content.getvalue()
 
 
-def _colour(entry: Entry, outcome: Outcome) -> str:
+def _colour(entry: VariantResult, outcome: ComparisonResult) -> str:
     return COLOURS[list(outcome.comparison.variants).index(entry.variant) % len(COLOURS)]
 
 
-def _place(entry: Entry, outcome: Outcome) -> int:
+def _place(entry: VariantResult, outcome: ComparisonResult) -> int:
     return outcome.comparison.networks.index(entry.network)
 
 
-def _name(entry: Entry, outcome: Outcome) -> str:
+def _name(entry: VariantResult, outcome: ComparisonResult) -> str:
     return f"{entry.network} {entry.variant}" if len(outcome.comparison.networks) > 1 else entry.variant
 
 
-def _boxes(axes, outcome: Outcome) -> None:
+def _boxes(axes, outcome: ComparisonResult) -> None:
     """A box for each variant over cases, networks beside each other."""
     variants = len(outcome.comparison.variants)
     places = [n + n // variants for n in range(len(outcome.entries))]
@@ -77,7 +77,7 @@ def _boxes(axes, outcome: Outcome) -> None:
     axes.set_xlabel(f"{len(outcome.entries[0].dice)} cases, each the mean over {count} seed{'s'[: count - 1]}; ◇ mean")
 
 
-def _costs(axes, outcome: Outcome) -> None:
+def _costs(axes, outcome: ComparisonResult) -> None:
     """Mean Dice against parameters; bars reach from the worst to the best seed."""
     for entry in outcome.entries:
         mean = entry.by_seed.mean()
@@ -96,7 +96,7 @@ def _costs(axes, outcome: Outcome) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _curves(axes, outcome: Outcome) -> None:
+def _curves(axes, outcome: ComparisonResult) -> None:
     """Dice of validation slices over the training."""
     for entry in outcome.entries:
         if np.size(entry.curve):
@@ -112,19 +112,19 @@ def _curves(axes, outcome: Outcome) -> None:
         axes.legend(frameon=False, fontsize=8)
 
 
-def plan_table(plan: Plan, outcomes: Sequence[Outcome]) -> str:
+def plan_table(plan: Plan, outcomes: Sequence[ComparisonResult]) -> str:
     """All of a plan: what was run, and a section for each comparison."""
     parts = [f"# {plan.title}", *([plan.notes] if plan.notes else []), _provenance(plan, outcomes)]
     parts += [_section(plan, outcome) for outcome in outcomes]
     return "\n\n".join(parts) + "\n"
 
 
-def plot_name(plan: Plan, outcome: Outcome) -> str:
+def plot_name(plan: Plan, outcome: ComparisonResult) -> str:
     """File name of a comparison's plot."""
     return f"{plan.name}-{outcome.comparison.name}.png"
 
 
-def _provenance(plan: Plan, outcomes: Sequence[Outcome]) -> str:
+def _provenance(plan: Plan, outcomes: Sequence[ComparisonResult]) -> str:
     """What was done, on what, and how to do it again."""
     again = f"    sesegment experiment {plan.name} --data DATA -o DIR"
     used = {result["key"]: result for outcome in outcomes for result in outcome.results}
@@ -156,7 +156,7 @@ def _listed(values: Iterable[str]) -> str:
     return ", ".join(sorted(set(values)))
 
 
-def _section(plan: Plan, outcome: Outcome) -> str:
+def _section(plan: Plan, outcome: ComparisonResult) -> str:
     comparison = outcome.comparison
     parts = [f"## {comparison.title}"]
     if outcome.done < outcome.planned:
@@ -180,7 +180,7 @@ def _section(plan: Plan, outcome: Outcome) -> str:
     return "\n\n".join(parts)
 
 
-def _main_table(outcome: Outcome, structures: Sequence[str]) -> str:
+def _main_table(outcome: ComparisonResult, structures: Sequence[str]) -> str:
     several = len(outcome.comparison.networks) > 1
     head = [
         *(["network"] if several else []),
@@ -208,7 +208,7 @@ def _main_table(outcome: Outcome, structures: Sequence[str]) -> str:
     return _markdown(head, rows)
 
 
-def _structure_table(outcome: Outcome) -> str:
+def _structure_table(outcome: ComparisonResult) -> str:
     several = len(outcome.comparison.networks) > 1
     head = ["structure", *(f"{e.network} {e.variant}" if several else e.variant for e in outcome.entries)]
     rows = [
@@ -222,11 +222,11 @@ def _spread(values: np.ndarray) -> str:
     return f"{values.mean():.3f} ± {values.std(ddof=1) if len(values) > 1 else 0:.3f}"
 
 
-def _between(entry: Entry) -> str:
+def _between(entry: VariantResult) -> str:
     return f"{entry.by_seed.std(ddof=1):.3f}" if len(entry.by_seed) > 1 else ""
 
 
-def _gain(entry: Entry) -> list[str]:
+def _gain(entry: VariantResult) -> list[str]:
     if entry.gain is None:
         return ["", "", ""]
     gain = entry.gain
@@ -239,7 +239,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write_report(plan: Plan, results: Results, folder: Path) -> list[Outcome]:
+def write_plan_report(plan: Plan, results: Results, folder: Path) -> list[ComparisonResult]:
     """Write ``<plan>.md``, and a plot for each comparison that has results, to ``folder``; needs no data.
 
     Returns:
@@ -258,7 +258,7 @@ def write_report(plan: Plan, results: Results, folder: Path) -> list[Outcome]:
     return outcomes
 
 
-def summary(plan: Plan, outcomes: Sequence[Outcome]) -> list[str]:
+def summary(plan: Plan, outcomes: Sequence[ComparisonResult]) -> list[str]:
     """A line for each comparison: how much is done, and every variant's mean Dice."""
     lines = []
     for outcome in outcomes:

@@ -136,7 +136,7 @@ class Runner:
             "versions": versions(),
             "date": time.strftime("%Y-%m-%d"),
         }
-        write_json(result_path(self.folder, run.key), result)
+        write_run(result_path(self.folder, run.key), result)
         shutil.rmtree(working, ignore_errors=True)
         return result
 
@@ -256,7 +256,7 @@ def write_results(folder: Path, results: Iterable[Mapping[str, Any]]) -> None:
     write_whole(folder / RESULTS_NAME, "\n".join(lines))
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_run(path: Path, content: Mapping[str, Any]) -> None:
     """Write one run's result, whole or not at all."""
     write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 

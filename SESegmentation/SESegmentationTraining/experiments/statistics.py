@@ -38,7 +38,7 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Entry:
+class VariantResult:
     """One variant of one network.
 
     Attributes:
@@ -75,7 +75,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ComparisonResult:
     """The result of a comparison.
 
     Attributes:
@@ -92,11 +92,11 @@ class Outcome:
     seeds: list[int]
     done: int
     planned: int
-    entries: list[Entry]
+    entries: list[VariantResult]
     results: list[Mapping[str, Any]]
 
 
-def outcome_of(plan: Plan, comparison: Comparison, results: Results) -> Outcome:
+def outcome_of(plan: Plan, comparison: Comparison, results: Results) -> ComparisonResult:
     """Put the results of a comparison together."""
     runs = plan.runs_of(comparison)
     missing = {run.seed for run in runs if run.key not in results}
@@ -114,7 +114,7 @@ def outcome_of(plan: Plan, comparison: Comparison, results: Results) -> Outcome:
         for variant in comparison.variants
         if seeds
     ]
-    return Outcome(
+    return ComparisonResult(
         comparison,
         list(used[0]["labels"]) if used else [],
         seeds,
@@ -130,7 +130,7 @@ def usual_machine(results: Sequence[Mapping[str, Any]]) -> str:
     return Counter(result["machine"] for result in results).most_common(1)[0][0]
 
 
-def _entry(network: str, variant: str, runs: Sequence[Run], results: Results, machine: str) -> Entry:
+def _entry(network: str, variant: str, runs: Sequence[Run], results: Results, machine: str) -> VariantResult:
     by_seed: dict[int, dict[str, list[float]]] = {}
     for run in runs:  # every fold has cases of its own
         by_seed.setdefault(run.seed, {}).update(results[run.key]["dice"])
@@ -139,7 +139,7 @@ def _entry(network: str, variant: str, runs: Sequence[Run], results: Results, ma
     mine = [results[run.key] for run in runs]
     timed = [result for result in mine if result["machine"] == machine]
     steps = [result["milliseconds_per_step"] for result in timed if result["milliseconds_per_step"]]
-    return Entry(
+    return VariantResult(
         network,
         variant,
         dice.mean(axis=0),
@@ -154,7 +154,7 @@ def _entry(network: str, variant: str, runs: Sequence[Run], results: Results, ma
     )
 
 
-def _tested(entries: Sequence[Entry], baseline: str) -> list[Entry]:
+def _tested(entries: Sequence[VariantResult], baseline: str) -> list[VariantResult]:
     """Entries with what they add to the baseline of their network."""
     bases = {entry.network: entry for entry in entries if entry.variant == baseline}
     others = [entry for entry in entries if entry.variant != baseline]

@@ -19,7 +19,7 @@ from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelPackage, sha256_of
 from SESegmentationLib.models.store import _PACKAGE
 from SESegmentationLib.refine.adapted import AdaptedParameters
-from SESegmentationLib.refine.recalibration import Settings
+from SESegmentationLib.refine.recalibration import RecalibrationSettings
 from SESegmentationTraining.mistakes import shifted
 
 
@@ -91,7 +91,9 @@ def out(tmp_path) -> Path:
 
 def test_everything(capfd, tiny_model, sample_file, result_file, corrected, out, monkeypatch):
     """Slices as they were left, report, adapted parameters that can be used again."""
-    monkeypatch.setattr("SESegmentationLib.refine.recalibration.Settings", partial(Settings, steps=3))
+    monkeypatch.setattr(
+        "SESegmentationLib.refine.recalibration.RecalibrationSettings", partial(RecalibrationSettings, steps=3)
+    )
     monkeypatch.setattr("SESegmentationLib.refine.cross_validation.LEAST_GAIN", -1.0)
     model, given = sha256_of(tiny_model / "model.safetensors"), corrected.read_bytes()
     code, printed, err = refine(

@@ -13,7 +13,7 @@ import torch
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.cli import segmenting as module
-from SESegmentationLib.cli.jobs import SMALL, all_small, side_by_side
+from SESegmentationLib.cli.file_jobs import SMALL, all_small, side_by_side
 from SESegmentationLib.errors import ModelError
 
 ONE_MM = (1.0, 1.0, 1.0)

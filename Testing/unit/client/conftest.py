@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from contract_server import ContractServer
 from SESegmentationLib.client import Event, FailureEvent, JobHandle, ResultEvent, WarmUpJob
-from SESegmentationLib.client.local import Limits, LocalSegmenter
+from SESegmentationLib.client.local import LocalSegmenter, TimeLimits
 from SESegmentationLib.io.reading import read_volume
 
 #: the worker, with an engine that does BODY at each job and then finds nothing
@@ -106,7 +106,7 @@ def watch() -> Iterator[Callable[..., Watched]]:
     made: list[Watched] = []
 
     def make(command: list[str] | None = None, **limits: float) -> Watched:
-        made.append(Watched(LocalSegmenter(command, Limits(**limits))))
+        made.append(Watched(LocalSegmenter(command, TimeLimits(**limits))))
         return made[-1]
 
     yield make

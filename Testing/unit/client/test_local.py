@@ -143,8 +143,8 @@ def test_a_worker_that_cannot_even_see_a_wish_to_cancel(failing, watch, small_im
     begin = time.monotonic()
     handle.cancel()
     check_failure(watched.finish(handle), CancelledError, "cancelled")
-    assert time.monotonic() - begin >= local.Limits().cancel  # it had its time to stop by itself
-    assert local.Limits().cancel < 0.9  # so that even so the answer comes within 1 s
+    assert time.monotonic() - begin >= local.TimeLimits().cancel  # it had its time to stop by itself
+    assert local.TimeLimits().cancel < 0.9  # so that even so the answer comes within 1 s
     assert isinstance(watched.finish(watched.segmenter.submit(SegmentJob(small_image, tiny_model))), ResultEvent)
 
 

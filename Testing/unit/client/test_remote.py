@@ -112,10 +112,10 @@ def test_a_job_is_taken_up_again_where_the_connection_was_lost(serve, image, tin
     events = events_of(server.url, SegmentJob(image, tiny_model))
     assert len(server.drops) < len(drops) and len(server.uploads) == 2
     assert events[-1].arrays[0].tobytes() == whole[-1].arrays[0].tobytes()
-    told = [(e.phase, e.fraction) for e in events if isinstance(e, ProgressEvent) and e.phase != remote.AGAIN]
+    told = [(e.phase, e.fraction) for e in events if isinstance(e, ProgressEvent) and e.phase != remote.RECONNECTING]
     sending = [entry for entry in told if entry[0] == remote.SENDING]
     assert len(set(told)) == len(told) - (len(sending) - len(set(sending)))
-    assert any(isinstance(e, ProgressEvent) and e.phase == remote.AGAIN for e in events)
+    assert any(isinstance(e, ProgressEvent) and e.phase == remote.RECONNECTING for e in events)
 
 
 def test_an_upload_that_broke_off_is_sent_again(serve, tiny_model):

@@ -240,6 +240,6 @@ def test_what_cannot_be_written_as_dicom_is_told_before_any_work(
         assert "--format dcm" in refused(tmp_path / "in", "-o", tmp_path / "x.nii.gz", option)
     assert "would be overwritten" in refused(tmp_path / "in", "-o", tmp_path / "in" / "0.dcm")
     code = 1
-    monkeypatch.setattr("SESegmentationLib.cli.jobs.find_spec", lambda name: None)
+    monkeypatch.setattr("SESegmentationLib.cli.file_jobs.find_spec", lambda name: None)
     assert "highdicom" in refused(tmp_path / "in", "-o", tmp_path / "x.dcm")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

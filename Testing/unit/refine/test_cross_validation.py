@@ -11,10 +11,10 @@ from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.refine import Corrections, Slices, cross_validation
 from SESegmentationLib.refine.adapted import AdaptedParameters, adapted_parameters
 from SESegmentationLib.refine.cross_validation import STEPS, recalibrate_cross_validated, split_slices
-from SESegmentationLib.refine.recalibration import Settings
+from SESegmentationLib.refine.recalibration import RecalibrationSettings
 from SESegmentationLib.result import SegmentOptions
 
-QUICK = Settings(steps=3, rate=0.05)
+QUICK = RecalibrationSettings(steps=3, rate=0.05)
 
 
 def learn(engine, sample, slices, settings=QUICK):
@@ -79,7 +79,14 @@ def test_slices_that_the_networks_do_not_see_are_left_out(tiny_engine, sample):
     options = SegmentOptions(roi=roi)
     assert (
         recalibrate_cross_validated(
-            tiny_engine, sample.image, corrections, slices, Settings(steps=2), options, None, lambda share: None
+            tiny_engine,
+            sample.image,
+            corrections,
+            slices,
+            RecalibrationSettings(steps=2),
+            options,
+            None,
+            lambda share: None,
         )
         is None
     )

@@ -12,7 +12,7 @@ from SESegmentationLib.errors import CancelledError, UsageError
 from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.refine import Corrections, Slices
 from SESegmentationLib.refine.adapted import PARAMETER_SETS, adapted_parameters
-from SESegmentationLib.refine.recalibration import Settings, prepare_training_slices, recalibrate
+from SESegmentationLib.refine.recalibration import RecalibrationSettings, prepare_training_slices, recalibrate
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def training(tiny_engine, networks, sample):
 
 
 def learn(networks, training, **changes):
-    return recalibrate(networks, training, Settings(**{"steps": 3} | changes), CPU)
+    return recalibrate(networks, training, RecalibrationSettings(**{"steps": 3} | changes), CPU)
 
 
 def distance(before, after) -> float:
@@ -115,14 +115,14 @@ def test_networks_of_one_view_share_what_one_of_all_views_sees(networks, trainin
 
 def test_progress_may_stop_it_and_ends_at_one(networks, training):
     told = []
-    recalibrate(networks, training, Settings(steps=2), CPU, told.append)
+    recalibrate(networks, training, RecalibrationSettings(steps=2), CPU, told.append)
     assert told == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
 
     def stop(fraction):
         raise CancelledError("Cancelled.")
 
     with pytest.raises(CancelledError):
-        recalibrate(networks, training, Settings(steps=2), CPU, stop)
+        recalibrate(networks, training, RecalibrationSettings(steps=2), CPU, stop)
 
 
 def test_an_unknown_set_is_refused(networks, training):

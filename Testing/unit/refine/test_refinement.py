@@ -17,12 +17,12 @@ from SESegmentationLib.models import ModelPackage, find_model, sha256_of
 from SESegmentationLib.models.store import _PACKAGE
 from SESegmentationLib.refine import AXES, Slices
 from SESegmentationLib.refine.learnt_correction import LearntCorrection
-from SESegmentationLib.refine.recalibration import Settings
+from SESegmentationLib.refine.recalibration import RecalibrationSettings
 from SESegmentationLib.refine.refinement import refine
 from SESegmentationLib.result import NO_GAIN, NOTHING_CORRECTED, SegmentOptions
 from SESegmentationTraining.calibration import shift_volume
 
-QUICK = Settings(steps=2)
+QUICK = RecalibrationSettings(steps=2)
 
 
 def array_of(image: sitk.Image) -> np.ndarray:
@@ -83,7 +83,13 @@ def test_engine_and_model_stay_as_they_are(tiny_model, sample, own_labels):
     files = sorted(tiny_model.iterdir())
     before = {path: sha256_of(path) for path in files}
     engine = Engine(ModelPackage.from_folder(tiny_model), "cpu")
-    refine(engine, sample.image, sample.labels, [Slices("k", (12, 20))], recalibration=Settings(steps=2, rate=0.1))
+    refine(
+        engine,
+        sample.image,
+        sample.labels,
+        [Slices("k", (12, 20))],
+        recalibration=RecalibrationSettings(steps=2, rate=0.1),
+    )
     assert (array_of(engine.segment(sample.image).labels) == array_of(own_labels)).all()
     assert {path: sha256_of(path) for path in sorted(tiny_model.iterdir())} == before
 
@@ -138,7 +144,11 @@ def test_a_recalibration_changes_corrected_structures_alone(tiny_engine, sample,
         corrected[k][before[k] == 1] = 0
     labels = with_array(corrected, own_labels)
     refined = refine(
-        tiny_engine, sample.image, labels, [Slices("k", (12, 20))], recalibration=Settings(steps=5, rate=0.2)
+        tiny_engine,
+        sample.image,
+        labels,
+        [Slices("k", (12, 20))],
+        recalibration=RecalibrationSettings(steps=5, rate=0.2),
     )
     package = tiny_engine.package
     recalibrated = Engine(package, "cpu", refined.adapted.networks(package)).segment(sample.image).labels

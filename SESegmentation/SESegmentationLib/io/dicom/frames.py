@@ -10,7 +10,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from ...errors import InputError
-from .headers import DISTINGUISHING, Header, items_of, numbers_of, some_of, text_of
+from .headers import DISTINGUISHING, DicomHeader, items_of, numbers_of, some_of, text_of
 
 _EXPORT = "Export the series again as images with their position, or give a NIfTI or NRRD file of it."
 #: unit vectors that differ by less are rounded
@@ -18,7 +18,7 @@ _UNIT = 0.01
 
 
 @dataclass(frozen=True)
-class Frame:
+class DicomFrame:
     """One image in the patient.
 
     Attributes:
@@ -62,7 +62,7 @@ class Frame:
         return found
 
 
-def frames_of(headers: Sequence[Header], name: str) -> list[Frame]:
+def frames_of(headers: Sequence[DicomHeader], name: str) -> list[DicomFrame]:
     """The images of a series.
 
     Args:
@@ -95,7 +95,7 @@ def frames_of(headers: Sequence[Header], name: str) -> list[Frame]:
     return frames
 
 
-def _says_where(header: Header) -> bool:
+def _says_where(header: DicomHeader) -> bool:
     groups = items_of(header.dataset, "PerFrameFunctionalGroupsSequence")
     if not groups:
         return "ImagePositionPatient" in header.dataset and bool(header.text("ImagePositionPatient"))
@@ -103,7 +103,7 @@ def _says_where(header: Header) -> bool:
     return any(items_of(group, "PlanePositionSequence") for group in (*groups, *shared))
 
 
-def _frames(header: Header) -> list[Frame]:
+def _frames(header: DicomHeader) -> list[DicomFrame]:
     dataset, file = header.dataset, str(header.path)
     size = (header.number("Columns") or 0, header.number("Rows") or 0)
     if min(size) < 1:
@@ -144,8 +144,8 @@ def _holding(tags: Sequence[Dataset], keyword: str) -> Dataset:
 
 
 def _frame(
-    header: Header, size: tuple[int, int], number: int, name: str, tags: tuple[Dataset, ...], count: int | None
-) -> Frame:
+    header: DicomHeader, size: tuple[int, int], number: int, name: str, tags: tuple[Dataset, ...], count: int | None
+) -> DicomFrame:
     source = f"{header.path}" if len(tags) == 1 else f"{header.path}, frame {number + 1}"
 
     def value(keyword: str, length: int) -> tuple[float, ...] | None:
@@ -167,7 +167,7 @@ def _frame(
     if slope and slope[0] == 0:
         raise InputError(f"{source}: RescaleSlope is 0, which makes all values the same.", _EXPORT)
     thickness = value("SliceThickness", 1)
-    return Frame(
+    return DicomFrame(
         file=header.path,
         number=number,
         name=name,

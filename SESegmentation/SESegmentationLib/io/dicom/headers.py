@@ -89,7 +89,7 @@ class OversizedError(ValueError):
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened_dicom(path: Path) -> Iterator[BinaryIO]:
     """The file ``path``; where it is deflated, as the same in Explicit VR Little Endian.
 
     Raises:
@@ -195,7 +195,7 @@ class UnreadableError(Exception):
 
 
 @dataclass(frozen=True)
-class Header:
+class DicomHeader:
     """What a DICOM file says without its pixels.
 
     Attributes:
@@ -209,14 +209,14 @@ class Header:
     damage: str = ""
 
     @classmethod
-    def read(cls, path: Path) -> Header | None:
+    def read(cls, path: Path) -> DicomHeader | None:
         """The header of ``path``; None where it is no DICOM file.
 
         Raises:
             UnreadableError: it may be one, but is empty, cannot be opened, or is damaged in its first tags.
         """
         try:
-            with opened(path) as file:
+            with opened_dicom(path) as file:
                 start = file.read(SIGNATURE_BYTES)
                 if not start.strip(b"\0"):
                     raise UnreadableError("is empty" + (" (holds zeros only)" if start else " (0 bytes)"))
@@ -341,7 +341,7 @@ def all_tags(path: Path) -> Dataset:
         InputError: they cannot be read.
     """
     try:
-        with pydicom.config.disable_value_validation(), opened(path) as file:
+        with pydicom.config.disable_value_validation(), opened_dicom(path) as file:
             dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
             dataset.remove_private_tags()
             dataset.decode()
@@ -350,7 +350,7 @@ def all_tags(path: Path) -> Dataset:
     return dataset
 
 
-def _damage(file: BinaryIO, header: Header) -> str:
+def _damage(file: BinaryIO, header: DicomHeader) -> str:
     """What is wrong with the pixels of a file that was read up to them; they themselves are not looked at."""
     if not header.text("SeriesInstanceUID") and "Rows" not in header.dataset and not header.is_directory:
         return "is cut off or damaged: it does not say what it holds"

@@ -14,7 +14,7 @@ import pydicom
 
 from ...errors import InputError
 from . import DICOM_ENDINGS
-from .headers import Header, UnreadableError, opened, some_of, text_of
+from .headers import DicomHeader, UnreadableError, opened_dicom, some_of, text_of
 
 #: what holds pixels, or is laid over them, and is no scan
 _NO_SCANS = {"SEG": "a segmentation", "RTDOSE": "a dose", "RTSTRUCT": "contours", "RTPLAN": "a treatment plan"}
@@ -45,7 +45,7 @@ class Found:
         faults: those that are not.
     """
 
-    headers: list[Header] = field(default_factory=list)
+    headers: list[DicomHeader] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
     @classmethod
@@ -58,7 +58,7 @@ class Found:
         found, doubtful, directories = cls(), [], []
         for file in _files(path, found.faults):
             try:
-                header = Header.read(file)
+                header = DicomHeader.read(file)
             except UnreadableError as error:
                 doubtful.append(Fault(file, str(error)))
                 continue
@@ -124,7 +124,7 @@ def _missing(directory: Path) -> Iterator[Fault]:
 
 def _listed(directory: Path) -> Iterator[tuple[str, list[str]]]:
     """UID of the series, and the path in parts, of every file that a DICOMDIR lists in a series."""
-    with opened(directory) as content:
+    with opened_dicom(directory) as content:
         records = {record.seq_item_tell: record for record in pydicom.dcmread(content).DirectoryRecordSequence}
     for series in records.values():
         if series.DirectoryRecordType != "SERIES":
@@ -147,7 +147,7 @@ class Series:
     """
 
     uid: str
-    headers: Sequence[Header]
+    headers: Sequence[DicomHeader]
 
     @cached_property
     def no_scan(self) -> str:
@@ -216,15 +216,15 @@ def choose_series(found: Found, wanted: str | None, path: Path) -> Series:
     return chosen[0]
 
 
-def grouped(headers: Sequence[Header]) -> list[Series]:
+def grouped(headers: Sequence[DicomHeader]) -> list[Series]:
     """The series of files, in their order; files of another kind within a series form one of their own."""
-    groups: dict[tuple[str, str], list[Header]] = {}
+    groups: dict[tuple[str, str], list[DicomHeader]] = {}
     for header in headers:
         groups.setdefault((header.text("SeriesInstanceUID"), _no_scan(header)), []).append(header)
     return [Series(uid, members) for (uid, _), members in groups.items()]
 
 
-def _no_scan(header: Header) -> str:
+def _no_scan(header: DicomHeader) -> str:
     modality, kind = header.text("Modality").upper(), header.class_name
     for name, words in _NO_SCANS.items():
         if modality == name:

@@ -14,8 +14,8 @@ import pydicom
 from ...errors import InputError
 from ...result import Finding
 from ..volume_image import SHEAR_DEGREES, sheared
-from .frames import Frame
-from .headers import Header, opened, some_of
+from .frames import DicomFrame
+from .headers import DicomHeader, opened_dicom, some_of
 
 #: relative difference between slice distances that rounding in the files explains
 UNEVEN = 0.05
@@ -25,7 +25,7 @@ UNEVEN_MM = 0.1
 _SAME_PLACE = 0.01
 _ONE_STACK = "Give the files of one stack only."
 _CONSEQUENCE = "If slices are missing, structures at the scan's ends are cut off, and their volumes too small."
-_AGAIN = "Copy or export the whole series again."
+_INCOMPLETE_REMEDY = "Copy or export the whole series again."
 #: private tags in which scanners count: creator, group, element, whether slices or images, and what it is
 _COUNTS = (
     ("GEMS_RELA_01", 0x0021, 0x4F, "slices", "GE's locations in the acquisition"),
@@ -53,13 +53,13 @@ class Stack:
         direction: (3, 3), unit vectors in its columns.
     """
 
-    places: list[list[Frame]]
+    places: list[list[DicomFrame]]
     spacing: tuple[float, float, float]
     origin: tuple[float, float, float]
     direction: np.ndarray
 
     @classmethod
-    def of(cls, frames: Sequence[Frame], name: str) -> Stack:
+    def of(cls, frames: Sequence[DicomFrame], name: str) -> Stack:
         """Put ``frames``, in whatever order they are, into a stack.
 
         Args:
@@ -75,7 +75,7 @@ class Stack:
         positions = np.array([frame.position for frame in frames])
         heights = positions @ axes[2]
         near = _SAME_PLACE * min(frames[0].pixel_mm)
-        places: list[list[Frame]] = []
+        places: list[list[DicomFrame]] = []
         for number in np.lexsort((*positions.T, heights)):
             frame = frames[number]
             if places and np.linalg.norm(frame.position - places[-1][0].position) < near:
@@ -87,7 +87,7 @@ class Stack:
         return cls(places, (*first.pixel_mm, distance), tuple(first.position), axes.T)
 
 
-def _alike(frames: Sequence[Frame], value: Callable[[Frame], Hashable], name: str, words: str) -> None:
+def _alike(frames: Sequence[DicomFrame], value: Callable[[DicomFrame], Hashable], name: str, words: str) -> None:
     """Raise InputError, naming the odd ones, unless ``value`` is the same for all."""
     counts = Counter(value(frame) for frame in frames)
     if len(counts) == 1:
@@ -100,7 +100,7 @@ def _alike(frames: Sequence[Frame], value: Callable[[Frame], Hashable], name: st
     )
 
 
-def _axes(frames: Sequence[Frame], name: str) -> np.ndarray:
+def _axes(frames: Sequence[DicomFrame], name: str) -> np.ndarray:
     """Unit vectors in rows: along an image's row, down its column, and the normal. InputError unless all share them."""
     every = np.array([frame.axes for frame in frames])
     keys = Counter(tuple(np.round(axes.ravel(), 2)) for axes in every)
@@ -120,7 +120,7 @@ def _axes(frames: Sequence[Frame], name: str) -> np.ndarray:
     return np.array([row, column, np.cross(row, column)])
 
 
-def _distance(places: list[list[Frame]], normal: np.ndarray, near: float, name: str) -> float:
+def _distance(places: list[list[DicomFrame]], normal: np.ndarray, near: float, name: str) -> float:
     """Distance in mm from place to place along the normal; InputError unless it is the same everywhere."""
     positions = np.array([frames[0].position for frames in places])
     heights = np.diff(positions @ normal)
@@ -151,7 +151,7 @@ def _distance(places: list[list[Frame]], normal: np.ndarray, near: float, name: 
     return distance
 
 
-def _uneven(places: list[list[Frame]], heights: np.ndarray, usual: float, name: str) -> tuple[str, str]:
+def _uneven(places: list[list[DicomFrame]], heights: np.ndarray, usual: float, name: str) -> tuple[str, str]:
     number = int(np.abs(heights - usual).argmax())
     between = f"{places[number][0].name} and {places[number + 1][0].name}"
     missing = heights[number] / usual - 1
@@ -165,7 +165,7 @@ def _uneven(places: list[list[Frame]], heights: np.ndarray, usual: float, name: 
     )
 
 
-def refuse_missing(headers: Sequence[Header], places: int, name: str) -> None:
+def refuse_missing(headers: Sequence[DicomHeader], places: int, name: str) -> None:
     """Raise InputError where slices or files are missing for certain.
 
     Args:
@@ -177,15 +177,17 @@ def refuse_missing(headers: Sequence[Header], places: int, name: str) -> None:
     whole = headers[0].number("InConcatenationTotalNumber") or 0
     if headers[0].text("ConcatenationUID") and len(parts) < whole:
         absent = some_of(sorted(set(range(1, whole + 1)) - parts))
-        raise InputError(f"The scan in {name} is in {whole} files, of which number {absent} is missing.", _AGAIN)
+        raise InputError(
+            f"The scan in {name} is in {whole} files, of which number {absent} is missing.", _INCOMPLETE_REMEDY
+        )
     slices = headers[0].number("NumberOfSlices") if headers[0].text("Modality") == "PT" else None
     if slices and places < slices:
         raise InputError(
-            f"The scan in {name} has {slices} slices (NumberOfSlices), of which {places} are there.", _AGAIN
+            f"The scan in {name} has {slices} slices (NumberOfSlices), of which {places} are there.", _INCOMPLETE_REMEDY
         )
 
 
-def perhaps_missing(headers: Sequence[Header], frames: Sequence[Frame], places: int) -> list[Finding]:
+def perhaps_missing(headers: Sequence[DicomHeader], frames: Sequence[DicomFrame], places: int) -> list[Finding]:
     """At most one finding, with the hints at missing slices.
 
     Args:
@@ -199,7 +201,7 @@ def perhaps_missing(headers: Sequence[Header], frames: Sequence[Frame], places: 
     return [Finding("incomplete-series", f"Slices may be missing: {'; '.join(hints)}.", _CONSEQUENCE)]
 
 
-def _numbers(frames: Sequence[Frame]) -> Iterator[str]:
+def _numbers(frames: Sequence[DicomFrame]) -> Iterator[str]:
     numbers = {frame.count for frame in frames if frame.count is not None}
     if len(numbers) < len(frames):  # without number, or numbered by stack or time
         return
@@ -210,7 +212,7 @@ def _numbers(frames: Sequence[Frame]) -> Iterator[str]:
         yield f"the images are numbered up to {end}, without {some_of(absent, 5)}"
 
 
-def _counts(headers: Sequence[Header], images: int, places: int) -> Iterator[str]:
+def _counts(headers: Sequence[DicomHeader], images: int, places: int) -> Iterator[str]:
     first = headers[0]
     if first.text("ImageType").upper().startswith("DERIVED"):  # slices of its own
         return
@@ -222,7 +224,7 @@ def _counts(headers: Sequence[Header], images: int, places: int) -> Iterator[str
 
 
 def _private_counts(file: Path, there: dict[str, int]) -> Iterator[str]:
-    with pydicom.config.disable_value_validation(), opened(file) as content:
+    with pydicom.config.disable_value_validation(), opened_dicom(file) as content:
         dataset = pydicom.dcmread(content, stop_before_pixels=True, specific_tags=[*_CREATORS, *_ELEMENTS], force=True)
     for creator, group, element, unit, words in _COUNTS:
         try:

@@ -27,8 +27,8 @@ from pydicom.uid import (
 from ...errors import InputError, SegmentationError, require_memory
 from ...result import Finding
 from ..volume_image import add_remarks
-from .frames import Frame, frames_of
-from .headers import Header, OversizedError, opened, refuse_other_sizes, some_of
+from .frames import DicomFrame, frames_of
+from .headers import DicomHeader, OversizedError, opened_dicom, refuse_other_sizes, some_of
 from .series import Found, choose_series
 from .stack import Stack, perhaps_missing, refuse_missing
 
@@ -73,7 +73,7 @@ class StoredPixels:
 def _decoded(file: Path) -> np.ndarray:
     """The stored values (frames, rows, columns) of a file."""
     try:
-        with pydicom.config.disable_value_validation(), opened(file) as content:
+        with pydicom.config.disable_value_validation(), opened_dicom(file) as content:
             dataset = pydicom.dcmread(content, force=True)
             if "PixelData" not in dataset:
                 raise InputError(f"{file} is cut off: it does not hold all of its pixels.", _REMEDY)
@@ -146,7 +146,7 @@ def read_scan(path: Path, series: str | None) -> sitk.Image:
     return image
 
 
-def _only(images: list[Frame], pixels: StoredPixels, name: str) -> Frame:
+def _only(images: list[DicomFrame], pixels: StoredPixels, name: str) -> DicomFrame:
     """The image in one place; the first of several that are copies. InputError where they differ."""
     first = images[0]
     for other in images[1:]:
@@ -166,12 +166,12 @@ def _only(images: list[Frame], pixels: StoredPixels, name: str) -> Frame:
     return first
 
 
-def _rescaled(frame: Frame, pixels: StoredPixels) -> np.ndarray:
+def _rescaled(frame: DicomFrame, pixels: StoredPixels) -> np.ndarray:
     stored = pixels.of(frame.file, frame.number)
     return stored if (frame.slope, frame.intercept) == (1, 0) else stored * frame.slope + frame.intercept
 
 
-def _voxel_type(headers: Iterable[Header], frames: Iterable[Frame]) -> type[np.number]:
+def _voxel_type(headers: Iterable[DicomHeader], frames: Iterable[DicomFrame]) -> type[np.number]:
     """A type that holds every value: whole numbers where nothing is scaled to others."""
     if any(frame.slope != 1 or frame.intercept % 1 for frame in frames):
         return np.float32
@@ -184,7 +184,7 @@ def _voxel_type(headers: Iterable[Header], frames: Iterable[Frame]) -> type[np.n
     return next((kind for kind in _WHOLE if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), np.float32)
 
 
-def _fill_padding(voxels: np.ndarray, slices: Iterable[Frame], headers: Iterable[Header]) -> None:
+def _fill_padding(voxels: np.ndarray, slices: Iterable[DicomFrame], headers: Iterable[DicomHeader]) -> None:
     """Replace what the tags call padding by the lowest value of the image, if it is far below that."""
     values = {header.path: _padding(header) for header in headers}
     if all(value is None for value in values.values()):
@@ -200,7 +200,7 @@ def _fill_padding(voxels: np.ndarray, slices: Iterable[Frame], headers: Iterable
         voxels[padded] = low
 
 
-def _padding(header: Header) -> int | None:
+def _padding(header: DicomHeader) -> int | None:
     """The stored value of padding, or None; some programs write a negative one as unsigned."""
     value, bits = header.number("PixelPaddingValue"), header.number("BitsAllocated") or 16
     if value is None or header.number("PixelRepresentation") != 1:
@@ -208,7 +208,7 @@ def _padding(header: Header) -> int | None:
     return value - (1 << bits) if value >= 1 << (bits - 1) else value
 
 
-def _inverted(headers: Iterable[Header]) -> list[Finding]:
+def _inverted(headers: Iterable[DicomHeader]) -> list[Finding]:
     if all(header.text("PhotometricInterpretation") != "MONOCHROME1" for header in headers):
         return []
     return [

@@ -12,8 +12,8 @@ from SESegmentationTraining.experiments.run import (
     gather_results,
     read_results,
     result_path,
-    write_json,
     write_results,
+    write_run,
 )
 
 
@@ -36,7 +36,7 @@ def test_single_runs_are_added_to_those_together(plan, made_up, tmp_path):
     results = made_up(plan())
     first, *others = results.values()
     write_results(tmp_path, others)
-    write_json(result_path(tmp_path, first["key"]), first)
+    write_run(result_path(tmp_path, first["key"]), first)
     assert read_results(tmp_path) == results
 
 
@@ -47,13 +47,13 @@ def test_single_runs_are_gathered_and_unfinished_ones_left(plan, made_up, tmp_pa
     first, second, *others = results.values()
     write_results(folder, others)
     for result in (first, second):
-        write_json(result_path(folder, result["key"]), result)
+        write_run(result_path(folder, result["key"]), result)
     unfinished = result_path(folder, "0123").with_suffix(".unfinished")
     unfinished.mkdir()
     assert gather_results(folder) == read_results(folder) == results
     assert sorted(path.name for path in folder.rglob("*")) == [unfinished.name, RESULTS_NAME, "runs"]
     unfinished.rmdir()
-    write_json(result_path(folder, first["key"]), first)
+    write_run(result_path(folder, first["key"]), first)
     assert gather_results(folder) == results
     assert [path.name for path in folder.iterdir()] == [RESULTS_NAME]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from SESegmentationLib.cli.jobs import case_name, plan_jobs
+from SESegmentationLib.cli.file_jobs import case_name, plan_jobs
 from SESegmentationLib.errors import UsageError
 
 

@@ -10,7 +10,7 @@ from SESegmentationLib.models import ModelCard, ModelPackage, list_models
 SECONDS = 5.0
 
 
-class InstalledModels:
+class ServedModels:
     """Reads the list anew after some seconds."""
 
     def __init__(self) -> None:

@@ -46,7 +46,7 @@ Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
-class Job:
+class FileJob:
     """One volume to segment.
 
     Attributes:
@@ -71,7 +71,7 @@ def plan_jobs(
     file_format: str | None = None,
     slices: bool = False,
     series: str | None = None,
-) -> list[Job]:
+) -> list[FileJob]:
     """Pair every volume with its output.
 
     Args:
@@ -102,20 +102,20 @@ def plan_jobs(
             raise UsageError(
                 f"{output.name} does not end in .{file_format}.", "Leave out --format, or change the name."
             )
-        jobs = [Job(sources[0], output)]
+        jobs = [FileJob(sources[0], output)]
     elif output.is_file() or (not output.is_dir() and output.suffix.lower() in _FILE_ENDINGS):
         raise UsageError(
             f"{output} is neither .seg.nrrd nor .nii.gz nor .dcm nor a folder.", "Choose one of these with -o."
         )
     else:
         jobs = [
-            Job(source, output / f"{name}.{file_format or result_format(source)}")
+            FileJob(source, output / f"{name}.{file_format or result_format(source)}")
             for source, name in case_names(sources).items()
         ]
     return jobs
 
 
-def check_dicom(jobs: Sequence[Job], options: DicomOptions) -> list[Path]:
+def check_dicom(jobs: Sequence[FileJob], options: DicomOptions) -> list[Path]:
     """The files that are written besides those of the jobs, where these are written as DICOM.
 
     Raises:
@@ -144,7 +144,7 @@ def check_dicom(jobs: Sequence[Job], options: DicomOptions) -> list[Path]:
     return [path for job in as_dicom for path in options.outputs(job.output)]
 
 
-def read_source(job: Job, options: DicomOptions, series: str | None) -> SourceSeries | None:
+def read_source(job: FileJob, options: DicomOptions, series: str | None) -> SourceSeries | None:
     """The series to which a result refers that is written as DICOM; None where it is not."""
     if not job.as_dicom:
         return None
@@ -173,7 +173,7 @@ def refuse_on_server(option: str) -> None:
 
 def write_result(
     files: OutputFiles,
-    job: Job,
+    job: FileJob,
     image: sitk.Image,
     result: SegmentationResult,
     source: SourceSeries | None,
