@@ -28,9 +28,10 @@ from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.losses import merge_pairs, segmentation_loss
 from SESegmentationLib.progress import Progress, no_progress
 
-from .choices import Machine, RecipeDraft, draft_recipe
+from .choices import Machine
 from .dataset import Case, find_cases, load_case, split_by_recipe
 from .recipe import Phase, Recipe
+from .recipe_draft import RecipeDraft, draft_recipe
 from .slabs import VolumeBank
 from .sources import as_batch, draw_slabs, mirror_table
 from .train import draft_card

@@ -17,8 +17,9 @@ from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models import ModelCard, user_models_folder
 from SESegmentationTraining import automatic
 from SESegmentationTraining.automatic import FEWEST_STEPS, automatic_recipe, read_reasons, with_steps, write_recipe
-from SESegmentationTraining.choices import Machine, draft_recipe
+from SESegmentationTraining.choices import Machine
 from SESegmentationTraining.recipe import Recipe
+from SESegmentationTraining.recipe_draft import draft_recipe
 
 CPU = Machine(torch.device("cpu"), 4.0, False)
 
