@@ -8,7 +8,7 @@ corrected slices.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,10 +20,7 @@ from ..geometry import Geometry
 from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..inference.output_checks import measure_structures
-from ..inference.postprocess import divide
-from ..inference.roi import inside
 from ..io.volume_image import voxels_of
-from ..models import ModelCard
 from ..progress import PhasedProgress, Progress, no_progress, part_of
 from ..result import (
     NO_GAIN,
@@ -38,79 +35,9 @@ from . import Corrections, Slices, check_place, check_values, edited_slices
 from .adapted import AdaptedParameters
 from .batch_norm_adaptation import LEAST_GAIN, SHARES, adapted_engines, known_dice
 from .cross_validation import recalibrate_cross_validated
-from .learnt_correction import CropCorrections, CropPrediction, Judgement, LearntCorrection, Report
-from .recalibration import RecalibrationSettings, channels_of, known_channels
-
-#: nothing is known of a voxel, it was looked at, or it is right
-UNKNOWN, SEEN, RIGHT = 0.0, 0.5, 1.0
-
-
-def propagate(
-    learnt: LearntCorrection,
-    card: ModelCard,
-    seen: Sequence[tuple[Crop, Tensor]],
-    labels: sitk.Image,
-    corrections: Corrections,
-    whole_slices: bool,
-    report: Report,
-) -> tuple[sitk.Image, dict[int, Judgement]]:
-    """Propagate corrections to the slices that nobody corrected.
-
-    Args:
-        learnt: predicts what changes.
-        card: of the model.
-        seen: the crops that its networks saw, each with their probabilities (C, k, j, i) before smoothing, as in the
-            training of the correction.
-        labels: the resulting label map, on the volume's grid.
-        corrections: on the same grid.
-        whole_slices: whether unchanged voxels of corrected slices are right too.
-        report: told the fraction that is done; may raise to stop.
-
-    Returns:
-        Labels, the corrected slices not yet put in; and by value the expected gain of each structure.
-    """
-    array = sitk.GetArrayFromImage(labels)
-    judgements: dict[int, Judgement] = {}
-    for number, (crop, probabilities) in enumerate(seen):
-        channels, known = known_channels(crop, corrections, card)
-        present = CropPrediction(crop.volume, probabilities, channels_of(crop, labels, card).astype(np.uint8))
-        right = known & (whole_slices | (channels != present.own))
-        strength = np.where(right, RIGHT, np.where(known, SEEN, UNKNOWN)).astype(np.float32)
-        outcome = learnt.correct(present, CropCorrections(channels, strength), card, part_of(report, number, len(seen)))
-        values = {channel: crop.values[label.value] for channel, label in enumerate(card.labels, start=1)}
-        judgements |= {values[channel]: judged for channel, judged in outcome.judgements.items()}
-        if outcome.probabilities is None or outcome.box is None:
-            continue
-        before, after = divide(probabilities, card)[(slice(None), *outcome.box)], outcome.probabilities
-        box = outcome.box
-        if crop.mirrored:
-            before, after = before.flip(-1), after.flip(-1)
-            width = crop.volume.shape[-1]
-            box = (*box[:2], slice(width - box[2].stop, width - box[2].start))
-        grid = crop.grid.cropped(box)
-        was, now = (voxels_of(grid.from_model_grid(each)) for each in (before, after))
-        taken = [
-            card.labels[channel - 1].value
-            for channel, judged in outcome.judgements.items()
-            if judged.taken or judged.divided
-        ]
-        table = np.zeros(max(crop.values) + 1, array.dtype)
-        table[list(crop.values)] = list(crop.values.values())
-        changed = (was != now) & (np.isin(was, taken) | np.isin(now, taken))
-        if crop.region is not None:
-            changed &= inside(crop.region, crop.grid.input)
-        changed &= array == table[was]  # what the clean-up changed stays so
-        array[changed] = table[now[changed]]
-    report(1.0)
-    return Geometry.of(labels).image(array), judgements
-
-
-@dataclass(frozen=True)
-class _Segmented:
-    """A segmentation, and what the networks saw and gave, crop by crop; see :func:`propagate`."""
-
-    result: SegmentationResult
-    seen: list[tuple[Crop, Tensor]]
+from .learnt_correction import Judgement, LearntCorrection, Report
+from .propagation import propagate
+from .recalibration import RecalibrationSettings
 
 
 @dataclass(frozen=True)
@@ -178,19 +105,8 @@ def refine(
     adapts = learnt.adapts_from < math.inf and not recalibration
     again = {"learn": 20, "segment again": 5} if recalibration else {"adapt": 10} if adapts else {}
     phases = PhasedProgress(progress, {"locate": 2, "segment": 5, **again, "carry": 2})
-    located = None
-    if options.roi is None:
-        located = engine.locate(image, low_memory=options.low_memory, progress=phases.part("locate"))
-
-    def segment(by: Engine, inside: Progress) -> _Segmented:
-        seen: list[tuple[Crop, Tensor]] = []
-
-        def observe(crop: Crop, probabilities: Tensor) -> None:
-            seen.append((crop, probabilities))
-
-        return _Segmented(by.segment(image, options, located=located, observe=observe, progress=inside), seen)
-
-    first = now = segment(engine, phases.part("segment"))
+    scan = _Scan.located_by(engine, image, options, phases.part("locate"))
+    first = now = scan.segmented(engine, phases.part("segment"))
     own = first.result
     check_values(labels, [structure.label.value for structure in own.structures])
     if corrections is None or slices is None:
@@ -199,22 +115,10 @@ def refine(
     adapted = None
     with memory_errors():
         if recalibration and _differs(corrections, own):
-            adapted = recalibrate_cross_validated(
-                engine,
-                image,
-                corrections,
-                slices,
-                recalibration,
-                options,
-                located,
-                lambda share: phases.update("learn", share),
-            )
-            if adapted is not None:
-                recalibrated = Engine(engine.package, str(engine.device), adapted.networks(engine.package))
-                now = segment(recalibrated, phases.part("segment again"))
+            now, adapted = _recalibrated(first, engine, scan, corrections, slices, recalibration, phases)
         elif adapts and _differs(corrections, own):
             engines = adapted_engines(engine, [crop for crop, _ in first.seen], learnt.adapts_from)
-            now = _best(first, engines, corrections, segment, lambda share: phases.update("adapt", share))
+            now = _best(first, engines, scan, corrections, lambda share: phases.update("adapt", share))
         carried, judgements = propagate(
             learnt,
             engine.card,
@@ -233,11 +137,77 @@ def refine(
     return Refinement(result, own, changes, list(slices), judgements, because, adapted, by_scan)
 
 
+@dataclass(frozen=True)
+class _Segmented:
+    """A segmentation, and what the networks saw and gave, crop by crop; see :func:`.propagate`."""
+
+    result: SegmentationResult
+    seen: list[tuple[Crop, Tensor]]
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A volume that several engines segment, all in the same crops.
+
+    Attributes:
+        image: that was checked.
+        options: of each segmentation.
+        located: what the model's locator found, or None.
+    """
+
+    image: sitk.Image
+    options: SegmentOptions
+    located: sitk.Image | None
+
+    @classmethod
+    def located_by(cls, engine: Engine, image: sitk.Image, options: SegmentOptions, progress: Progress) -> _Scan:
+        """The scan with the structures located that crops are cut round; in a region of interest there are none."""
+        if options.roi is not None:
+            return cls(image, options, None)
+        return cls(image, options, engine.locate(image, low_memory=options.low_memory, progress=progress))
+
+    def segmented(self, engine: Engine, progress: Progress) -> _Segmented:
+        """What an engine makes of it."""
+        seen: list[tuple[Crop, Tensor]] = []
+
+        def observe(crop: Crop, probabilities: Tensor) -> None:
+            seen.append((crop, probabilities))
+
+        result = engine.segment(self.image, self.options, located=self.located, observe=observe, progress=progress)
+        return _Segmented(result, seen)
+
+
+def _recalibrated(
+    first: _Segmented,
+    engine: Engine,
+    scan: _Scan,
+    corrections: Corrections,
+    slices: Sequence[Slices],
+    settings: RecalibrationSettings,
+    phases: PhasedProgress,
+) -> tuple[_Segmented, AdaptedParameters | None]:
+    """The segmentation by recalibrated networks, and their parameters; ``first`` where they do no better."""
+    adapted = recalibrate_cross_validated(
+        engine,
+        scan.image,
+        corrections,
+        slices,
+        settings,
+        scan.options,
+        scan.located,
+        lambda share: phases.update("learn", share),
+    )
+    if adapted is None:
+        return first, None
+    recalibrated = Engine(engine.package, str(engine.device), adapted.networks(engine.package))
+    return scan.segmented(recalibrated, phases.part("segment again")), adapted
+
+
 def _best(
     first: _Segmented,
     engines: Iterable[Engine],
+    scan: _Scan,
     corrections: Corrections,
-    segment: Callable[[Engine, Progress], _Segmented],
     report: Report,
 ) -> _Segmented:
     """The segmentation that agrees best with the corrections: the model's, or that of an adapted engine.
@@ -248,7 +218,7 @@ def _best(
     best, most = first, known_dice(first.result.labels, corrections)
     for number, engine in enumerate(engines):
         part = part_of(report, number, len(SHARES))
-        found = segment(engine, lambda name, fraction, seconds_left, part=part: part(fraction))
+        found = scan.segmented(engine, lambda name, fraction, seconds_left, part=part: part(fraction))
         agreement = known_dice(found.result.labels, corrections)
         if agreement >= most + LEAST_GAIN:
             best, most = found, agreement

@@ -1,0 +1,98 @@
+"""Corrections propagated to the slices that nobody corrected: the learnt correction, crop by crop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import SimpleITK as sitk
+from torch import Tensor
+
+from ..geometry import Geometry
+from ..inference.crops import Crop
+from ..inference.postprocess import divide
+from ..inference.roi import inside
+from ..io.volume_image import voxels_of
+from ..models import ModelCard
+from ..progress import part_of
+from . import Corrections
+from .learnt_correction import CropCorrections, CropPrediction, Judgement, LearntCorrection, Outcome, Report
+from .recalibration import channels_of, known_channels
+
+#: nothing is known of a voxel, it was looked at, or it is right
+UNKNOWN, SEEN, RIGHT = 0.0, 0.5, 1.0
+
+
+def propagate(
+    learnt: LearntCorrection,
+    card: ModelCard,
+    seen: Sequence[tuple[Crop, Tensor]],
+    labels: sitk.Image,
+    corrections: Corrections,
+    whole_slices: bool,
+    report: Report,
+) -> tuple[sitk.Image, dict[int, Judgement]]:
+    """Propagate corrections to the slices that nobody corrected.
+
+    Args:
+        learnt: predicts what changes.
+        card: of the model.
+        seen: the crops that its networks saw, each with their probabilities (C, k, j, i) before smoothing, as in the
+            training of the correction.
+        labels: the resulting label map, on the volume's grid.
+        corrections: on the same grid.
+        whole_slices: whether unchanged voxels of corrected slices are right too.
+        report: told the fraction that is done; may raise to stop.
+
+    Returns:
+        Labels, the corrected slices not yet put in; and by value the expected gain of each structure.
+    """
+    array = sitk.GetArrayFromImage(labels)
+    judgements: dict[int, Judgement] = {}
+    for number, (crop, probabilities) in enumerate(seen):
+        present = CropPrediction(crop.volume, probabilities, channels_of(crop, labels, card).astype(np.uint8))
+        shown = _shown(crop, present, corrections, card, whole_slices)
+        outcome = learnt.correct(present, shown, card, part_of(report, number, len(seen)))
+        for channel, judged in outcome.judgements.items():
+            judgements[crop.values[card.labels[channel - 1].value]] = judged
+        _apply(outcome, crop, probabilities, card, array)
+    report(1.0)
+    return Geometry.of(labels).image(array), judgements
+
+
+def _shown(
+    crop: Crop, present: CropPrediction, corrections: Corrections, card: ModelCard, whole_slices: bool
+) -> CropCorrections:
+    """The corrections on a crop's grid, and how much is known of each voxel."""
+    channels, known = known_channels(crop, corrections, card)
+    right = known & (whole_slices | (channels != present.own))
+    return CropCorrections(channels, np.where(right, RIGHT, np.where(known, SEEN, UNKNOWN)).astype(np.float32))
+
+
+def _apply(outcome: Outcome, crop: Crop, probabilities: Tensor, card: ModelCard, array: np.ndarray) -> None:
+    """Change ``array``, the labels (k, j, i) on the volume's grid, where the outcome for a crop changes them.
+
+    Only structures whose change was accepted appear or disappear.
+    """
+    if outcome.probabilities is None or outcome.box is None:
+        return
+    box = outcome.box
+    before, after = divide(probabilities, card)[(slice(None), *box)], outcome.probabilities
+    if crop.mirrored:
+        before, after = before.flip(-1), after.flip(-1)
+        width = crop.volume.shape[-1]
+        box = (*box[:2], slice(width - box[2].stop, width - box[2].start))
+    grid = crop.grid.cropped(box)
+    was, now = (voxels_of(grid.from_model_grid(each)) for each in (before, after))
+    taken = [
+        card.labels[channel - 1].value
+        for channel, judged in outcome.judgements.items()
+        if judged.taken or judged.divided
+    ]
+    table = np.zeros(max(crop.values) + 1, array.dtype)
+    table[list(crop.values)] = list(crop.values.values())
+    changed = (was != now) & (np.isin(was, taken) | np.isin(now, taken))
+    if crop.region is not None:
+        changed &= inside(crop.region, crop.grid.input)
+    changed &= array == table[was]  # what the clean-up changed stays so
+    array[changed] = table[now[changed]]
