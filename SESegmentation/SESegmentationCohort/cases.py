@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from SESegmentationExport.bids import find_scans
 from SESegmentationExport.sheet import fingerprint
-from SESegmentationLib.cli.dicom import choose_for_series, folder_of
+from SESegmentationLib.cli.dicom import folder_of
 from SESegmentationLib.cli.file_jobs import SEGMENTATION_ENDING, VOLUME_ENDINGS, case_name, case_names
+from SESegmentationLib.cli.model_choice import choose_for_series
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import same_name
 from SESegmentationLib.io.dicom import seems_dicom

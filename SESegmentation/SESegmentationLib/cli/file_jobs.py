@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from ..client.reading import reading_process
 from ..errors import DependencyError, SegmentationError, UsageError, install_advice
 from ..files import OutputFiles, same_name
 from ..io.dicom import is_dicom, seems_dicom
@@ -151,6 +152,13 @@ def read_source(job: FileJob, options: DicomOptions, series: str | None) -> Sour
     from SESegmentationExport.dicom_seg import SourceSeries
 
     return SourceSeries.read(job.source, job.series or series, options.deidentify)
+
+
+def prepare_to_segment() -> None:
+    """Before the libraries are imported that compute: start the process that reads files, and let threads wait idly."""
+    # threads that wait by spinning slow each other down tenfold where other programs use the cores too
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    reading_process().start()
 
 
 @contextlib.contextmanager

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..client.reading import reading_apart, reading_process
+from ..client.reading import reading_apart
 from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..models import find_model
 from ..progress import Progress
 from ..report import check_report_name
 from ..result import AdaptedNotes, DicomOptions, SegmentOptions
-from .file_jobs import check_dicom, plan_jobs, read_source, refuse_on_server, segmenter_on, write_result
+from .file_jobs import (
+    check_dicom,
+    plan_jobs,
+    prepare_to_segment,
+    read_source,
+    refuse_on_server,
+    segmenter_on,
+    write_result,
+)
 from .show import ProgressBar, console, print_json, print_segmentation, require_consent
 
 if TYPE_CHECKING:
@@ -94,9 +101,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     for path in written:
         check_writable(path)
     check_report_name(options.report)
-    # threads that wait by spinning slow each other down tenfold where other programs use the cores too
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    reading_process().start()  # while libraries are imported here
+    prepare_to_segment()
     from ..inference.cascade import sought_structures
     from ..inference.preprocess import on_grid_of
     from ..inference.roi import read_roi

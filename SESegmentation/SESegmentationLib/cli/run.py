@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +14,25 @@ from SESegmentationExport.sheet import Sheet, passed, read_marks
 from SESegmentationExport.tables import StatsFiles, Table
 
 from ..client import WaitingEngine
-from ..client.reading import reading_apart, reading_process
+from ..client.reading import reading_apart
 from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS
 from ..models import find_model
 from ..report import check_report_name
-from . import report_failure, warn
-from .file_jobs import FileJob, case_names, check_dicom, plan_jobs, refuse_on_server, segmenter_on
+from . import warn
+from .file_jobs import (
+    FileJob,
+    case_names,
+    check_dicom,
+    plan_jobs,
+    prepare_to_segment,
+    refuse_on_server,
+    segmenter_on,
+)
 from .run_options import RunOptions
-from .segmenting import segment_all
+from .segmenting import Done, segment_all
 from .show import ProgressBar, print_json, print_line, print_segmentation, require_consent, tell_of_nothing
 
 if TYPE_CHECKING:
@@ -48,19 +55,36 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     if options.server and (options.samples or options.device != "auto"):
         refuse_on_server("--samples" if options.samples else "--device")
     jobs = _plan(volumes, options, package.card)
-    alone, names = len(jobs) == 1, case_names([job.source for job in jobs])
+    names = case_names([job.source for job in jobs])
+    _check_names(options, len(jobs))
+    marks = read_marks(options.skip_passed) if options.skip_passed else []
+    exports = _exports(options, package.card, jobs, names, marks)
+    _check_files(jobs, package, exports, options)
+    skipped = _passed(marks, names, package.card.name, options)
+    prepare_to_segment()
+    alone = len(jobs) == 1
+    done = _segment([job for job in jobs if job.source not in skipped], package, exports, options, alone)
+    return _conclude(done, options, alone)
+
+
+def _check_names(options: RunOptions, count: int) -> None:
+    """Refuse files of one volume where ``count`` are several, and names with endings that do not suit."""
     maps = {"--doubt": options.doubt, "--attention": options.attention}
     for option, path in {"--picture": options.picture, **maps}.items():
-        if path and not alone:
-            raise UsageError(f"{option} is for one volume only.", f"Segment the {len(jobs)} volumes without it.")
+        if path and count > 1:
+            raise UsageError(f"{option} is for one volume only.", f"Segment the {count} volumes without it.")
     if options.picture and options.picture.suffix.lower() != ".png":
         raise UsageError(f"{options.picture} does not end in .png.", "Choose another name for --picture.")
     for option, path in maps.items():
         if path and not path.name.lower().endswith(MAP_ENDINGS):
             raise UsageError(f"{path} does not end in {' or '.join(MAP_ENDINGS)}.", f"Choose another for {option}.")
-    marks = read_marks(options.skip_passed) if options.skip_passed else []
-    exports = _exports(options, package.card, jobs, names, marks)
-    extras = [path for path in (options.report, options.picture, *maps.values()) if path]
+
+
+def _check_files(
+    jobs: Sequence[FileJob], package: ModelPackage, exports: Sequence[Export], options: RunOptions
+) -> None:
+    """See that all can be written, and that nothing is written over what is read."""
+    extras = [path for path in (options.report, options.picture, options.doubt, options.attention) if path]
     extras += check_dicom(jobs, options.dicom)
     outputs = [path for export in exports for path in export.outputs]
     read = [*(job.source for job in jobs), options.roi, options.skip_passed, *package.files]
@@ -69,15 +93,15 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
     for path in (*places, *extras, *(export.place or export.outputs[0] for export in exports)):
         check_writable(path)
     check_report_name(options.report)
-    skipped = _passed(marks, names, package.card.name, options)
-    jobs = [job for job in jobs if job.source not in skipped]
-    # threads that wait by spinning slow each other down tenfold where other programs use the cores too
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    reading_process().start()  # while libraries are imported here
-    from ..inference.roi import read_roi
-    from ..report import write_report
 
-    reports, nothing, first_code = [], [], 0
+
+def _segment(
+    jobs: Sequence[FileJob], package: ModelPackage, exports: Sequence[Export], options: RunOptions, alone: bool
+) -> Done:
+    """Do the jobs and fill the exports; progress, failures and, of several, a line each are shown on the way."""
+    from ..inference.roi import read_roi
+
+    done = Done()
     with contextlib.ExitStack() as opened:
         for export in exports:
             opened.enter_context(export)
@@ -86,31 +110,33 @@ def run(volumes: Sequence[Path], options: RunOptions) -> int:
         engine = opened.enter_context(_engine(package, options))
         outcomes = segment_all(engine, jobs, region, options, progress, alone, exports)
         for number, (job, (report, error)) in enumerate(outcomes, start=1):
-            reports.append(report)
             for export in exports:
                 export.add(job.source, report)
             with progress.paused():
-                if error:
-                    code = report_failure(error, subject=str(job.source))
-                    first_code = first_code or code
-                elif not alone and not options.as_json:
+                done.add(report, error, str(job.source))
+                if not (error or alone or options.as_json):
                     print_line(report)
-                if not error and not any(structure["voxels"] for structure in report["structures"]):
-                    nothing.append(report)
             if not alone:
                 progress.subject(f"{number} of {len(jobs)} done")
-    if alone and reports:
-        (print_json if options.as_json else print_segmentation)(reports[0])
-        return first_code or tell_of_nothing(nothing)
-    if options.report and reports:
+    return done
+
+
+def _conclude(done: Done, options: RunOptions, alone: bool) -> int:
+    """Print or write the reports, and how many there are of several volumes; returns the exit code."""
+    from ..report import write_report
+
+    if alone and done.reports:
+        (print_json if options.as_json else print_segmentation)(done.reports[0])
+        return done.code or tell_of_nothing(done.nothing)
+    if options.report and done.reports:
         with OutputFiles() as files:
-            write_report(files.begin(options.report), reports)
+            write_report(files.begin(options.report), done.reports)
     if options.as_json:
-        print_json(reports)
-    done = sum("error" not in report for report in reports)
-    code = tell_of_nothing(nothing)
-    warn(f"{done} of {len(reports)} volumes segmented.")
-    return first_code or code
+        print_json(done.reports)
+    code = tell_of_nothing(done.nothing)
+    segmented = sum("error" not in report for report in done.reports)
+    warn(f"{segmented} of {len(done.reports)} volumes segmented.")
+    return done.code or code
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ..files import OutputFiles, check_writable
 from ..io.writing import write_image
 from ..progress import Progress, no_progress
 from ..result import SegmentOptions
-from . import as_user_error
+from . import as_user_error, report_failure
 from .file_jobs import FileJob, all_small, read_source, side_by_side, write_result
 from .run_options import RunOptions
 from .show import ProgressBar
@@ -28,6 +28,30 @@ if TYPE_CHECKING:
 
 #: the report of a volume, and the error if it failed
 JobOutcome = tuple[dict[str, Any], SegmentationError | None]
+
+
+@dataclass
+class Done:
+    """What became of several volumes.
+
+    Attributes:
+        reports: of all.
+        nothing: of those in which nothing was found.
+        code: exit code of the first that failed, or 0.
+    """
+
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    nothing: list[dict[str, Any]] = field(default_factory=list)
+    code: int = 0
+
+    def add(self, report: dict[str, Any], error: SegmentationError | None, subject: str) -> None:
+        """Count a volume, which messages call ``subject``; its error is shown on stderr."""
+        self.reports.append(report)
+        if error:
+            code = report_failure(error, subject)
+            self.code = self.code or code
+        elif not any(structure["voxels"] for structure in report["structures"]):
+            self.nothing.append(report | {"input": subject})
 
 
 def segment_all(

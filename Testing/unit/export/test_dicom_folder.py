@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from dicom_writer import Volume, write_series
 from SESegmentationLib.cli import main
-from SESegmentationLib.cli.dicom import Shown, choose_model
+from SESegmentationLib.cli.model_choice import Shown, choose_model
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.models import find_model
 from SESegmentationLib.models.labels import LEFT, structure_label
