@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +14,7 @@ from SESegmentationLib.cli.dicom import folder_of
 from SESegmentationLib.cli.file_jobs import SEGMENTATION_ENDING, VOLUME_ENDINGS, case_name, case_names
 from SESegmentationLib.cli.model_choice import choose_for_series
 from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.files import same_name
+from SESegmentationLib.files import refuse_same_names
 from SESegmentationLib.io.dicom import seems_dicom
 from SESegmentationLib.io.dicom.series import Found, grouped
 from SESegmentationLib.io.formats import PICTURE_ENDINGS, SLICES
@@ -118,19 +118,10 @@ def find_cohort(source: Path, package: ModelPackage, out: Path) -> Cohort:
             "Give a folder of volumes or DICOM series, a BIDS dataset, or a list of paths.",
         )
     cohort.cases.sort(key=lambda case: case.name)
-    _refuse_same_names(cohort.cases)
+    refuse_same_names(
+        ((case.input, case.name) for case in cohort.cases), "Name them in a list with the columns path and name."
+    )
     return cohort
-
-
-def _refuse_same_names(cases: Sequence[CohortCase]) -> None:
-    taken: dict[str, CohortCase] = {}
-    for case in cases:
-        other = taken.setdefault(same_name(case.name), case)
-        if other is not case:
-            raise UsageError(
-                f"{other.input} and {case.input} would both be written to {case.name}.",
-                "Name them in a list with the columns path and name.",
-            )
 
 
 def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:

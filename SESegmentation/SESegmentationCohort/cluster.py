@@ -16,7 +16,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, WorkerError, install_advice
+from SESegmentationLib.errors import (
+    DependencyError,
+    SegmentationError,
+    UsageError,
+    WorkerError,
+    first_line,
+    install_advice,
+)
 from SESegmentationServer.local_ray import keep_others_out, private_folder, start_local_ray
 
 from .cases import CohortCase
@@ -156,7 +163,9 @@ class _Actor:
         try:
             error = ray.get(self._actor.ready.remote())
         except ActorDiedError as died:
-            raise WorkerError(f"Ray has given up a process: {_first_line(died)}.", "See Ray's logs.") from died
+            raise WorkerError(
+                f"Ray has given up a process: {first_line(str(died), type(died).__name__)}.", "See Ray's logs."
+            ) from died
         except RayError as unavailable:
             time.sleep(_LOOK_S)
             raise LaneLostError from unavailable
@@ -177,7 +186,3 @@ class _Actor:
 
         with contextlib.suppress(Exception):
             ray.kill(self._actor)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

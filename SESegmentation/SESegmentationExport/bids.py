@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from SESegmentationLib import __version__
 from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.files import OutputFiles, same_name
+from SESegmentationLib.files import OutputFiles, refuse_same_names
 from SESegmentationLib.files.json_files import read_json, to_json
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.report import without_folders
@@ -107,14 +107,7 @@ def derivative_paths(folder: Path, names: Mapping[Path, str]) -> dict[Path, Path
         UsageError: two segmentations would have the same name.
     """
     paths = {source: folder / _derivative(source, name) for source, name in names.items()}
-    taken: dict[str, Path] = {}
-    for source, path in paths.items():
-        other = taken.setdefault(same_name(str(path)), source)
-        if other is not source:
-            raise UsageError(
-                f"{other} and {source} would both be written to {path.name}.",
-                "Segment them in two calls with different folders.",
-            )
+    refuse_same_names(paths.items(), "Segment them in two calls with different folders.")
     return paths
 
 

@@ -234,6 +234,11 @@ def printable(text: str, lines: bool = False) -> str:
     return controls.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+def first_line(text: str, otherwise: str = "no message") -> str:
+    """The first line of a library's message, which may run over many, to be put into a sentence."""
+    return (text.strip().splitlines() or [otherwise])[0].rstrip(".: ")
+
+
 def fault_of(text: str) -> str | None:
     """What makes ``text`` more than plain text, in words; None where nothing does."""
     if any(_is_control(character) for character in text):

@@ -25,7 +25,7 @@ from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
-from SESegmentationLib.models import ModelPackage, verify_model, write_package
+from SESegmentationLib.models import ModelPackage, update_card, verify_model
 from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.progress import Progress, no_progress
 from SESegmentationLib.result import SegmentOptions
@@ -186,7 +186,7 @@ def card_accuracy(
 
 def write_accuracy(package: ModelPackage, accuracy: dict[str, Any]) -> ModelPackage:
     """Write an "accuracy" entry into the card."""
-    return write_package(package.path, package.card.to_dict() | {"accuracy": accuracy}, package.weights_path)
+    return update_card(package, {"accuracy": accuracy})
 
 
 def measure_accuracy(
@@ -257,8 +257,7 @@ def measure_intracranial_volume(
     error = round(float(np.sqrt(np.mean(np.square(errors)))), 4)
     print(json.dumps({"heads": len(errors), "mean": round(float(np.mean(errors)), 4), "root_mean_square": error}))
     if write:
-        entries = {**package.card.to_dict(), "intracranial_error": error}
-        write_package(package.path, entries, package.weights_path)
+        update_card(package, {"intracranial_error": error})
 
 
 def relative_errors(package: ModelPackage, dataset: Path, recipe: Recipe, volumes: int) -> list[float]:

@@ -28,7 +28,7 @@ from SESegmentationLib.inference.output_checks import confidence
 from SESegmentationLib.inference.predictor import Prediction, Predictor
 from SESegmentationLib.inference.preprocess import normalise
 from SESegmentationLib.io.volume_image import voxels_of
-from SESegmentationLib.models import ModelPackage, verify_model, write_package
+from SESegmentationLib.models import ModelPackage, update_card, verify_model
 from SESegmentationLib.models.sections import ONE_VIEW, SEVERAL_VIEWS
 from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.networks.weights import load_networks
@@ -281,5 +281,4 @@ def measure_calibration(model: str, dataset: Path, recipe: str | None = None, wr
     calibration = calibrate(package, dataset, recipe_of(package, recipe))
     print(json.dumps(calibration, indent=1))
     if write:
-        entries = {**package.card.to_dict(), "calibration": calibration}
-        write_package(package.path, entries, package.weights_path)
+        update_card(package, {"calibration": calibration})

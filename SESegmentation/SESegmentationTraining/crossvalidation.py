@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from SESegmentationLib.errors import UsageError
-from SESegmentationLib.models import verify_package, write_package
+from SESegmentationLib.models import update_card, verify_package
 from SESegmentationLib.models.sections import expected_dice
 from SESegmentationLib.progress import Progress, no_progress
 
@@ -192,5 +192,5 @@ def measure_crossvalidation(
     everything = [seen for those in observed for seen in those]
     calibration = card_calibration(everything, "cases by weights that never saw them", command)
     figures = {"accuracy": {**accuracy, "folds": folds}, "calibration": calibration}
-    write_package(package.path, package.card.to_dict() | figures, package.weights_path)
+    update_card(package, figures)
     print(json.dumps({**accuracy, "expected_dice": expected_of_folds(observed)}, indent=1))

@@ -23,7 +23,7 @@ from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.volume_image import voxels_of
-from SESegmentationLib.models import verify_model, write_package
+from SESegmentationLib.models import update_card, verify_model
 from SESegmentationLib.result import SegmentOptions
 
 from .accuracy import test_cases
@@ -127,7 +127,7 @@ def measure_repeatability(
     }
     print(json.dumps(entry, indent=1))
     if write:
-        write_package(package.path, {**package.card.to_dict(), "repeatability": entry}, package.weights_path)
+        update_card(package, {"repeatability": entry})
 
 
 def _all_pairs(pairs: Sequence[tuple[Path, Path]], scans: Sequence[Path]) -> Iterator[tuple[sitk.Image, sitk.Image]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.inference.preprocess import normalise
+from SESegmentationLib.inference.views import other_sides
 from SESegmentationLib.models.card import ModelCard, View
 from SESegmentationLib.models.labels import LEFT, RIGHT
 from SESegmentationLib.networks.losses import merge_target
@@ -365,10 +366,7 @@ def mirror_table(card: ModelCard, recipe: Recipe) -> np.ndarray:
 
 def exchanged(pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     """Table (256,) uint8 of the numbers below 256 in which each pair changes places."""
-    table = np.arange(256, dtype=np.uint8)
-    for left, right in pairs:
-        table[left], table[right] = right, left
-    return table
+    return np.array(other_sides(pairs, 256), np.uint8)
 
 
 def _check_known(values: Iterable[int], known: Iterable[int], where: str) -> None:

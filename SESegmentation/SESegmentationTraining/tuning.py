@@ -27,7 +27,7 @@ from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import staging_folder, store
 from SESegmentationLib.inference.device import choose_device
 from SESegmentationLib.inference.predictor import Predictor
-from SESegmentationLib.models import ModelPackage, View, verify_model, write_package
+from SESegmentationLib.models import ModelPackage, View, update_card, verify_model, write_package
 from SESegmentationLib.models.packages import WEIGHTS_NAME
 from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.networks.weights import load_networks
@@ -119,11 +119,10 @@ def write_view_weights(package: ModelPackage, weights: tuple[float, ...]) -> Mod
     """Write the card anew, with these weights of the predictor's views (merged ones last)."""
     order = sorted(package.card.views, key=lambda view: view.merged)
     by_view = {(view.plane, view.network): weight for view, weight in zip(order, weights, strict=True)}
-    entries = package.card.to_dict()
-    for view in entries["views"]:
+    views = package.card.to_dict()["views"]
+    for view in views:
         view["weight"] = by_view[view["plane"], view["network"]]
-    entries["views"] = [view for view in entries["views"] if view["weight"] > 0]
-    return write_package(package.path, entries, package.weights_path)
+    return update_card(package, {"views": [view for view in views if view["weight"] > 0]})
 
 
 def _mean_dice(predicted: Tensor, target: Tensor, classes: int) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..client.reading import reading_process
 from ..errors import DependencyError, SegmentationError, UsageError, install_advice
-from ..files import OutputFiles, same_name
+from ..files import OutputFiles, refuse_same_names, same_name
 from ..io.dicom import is_dicom, seems_dicom
 from ..io.formats import PICTURE_ENDINGS, is_picture, read_header
 from ..io.segmentations import algorithm_name
@@ -258,15 +258,9 @@ def case_names(sources: Sequence[Path]) -> dict[Path, str]:
         alike.setdefault(same_name(case_name(source)), []).append(source)
     for group in alike.values():
         names |= _told_apart(group)
-    taken: dict[str, Path] = {}
-    for source in sources:
-        other = taken.setdefault(same_name(names[source]), source)
-        if other is not source:
-            raise UsageError(
-                f"{other} and {source} would both be written to {names[source]}.",
-                "Segment them in two calls with different folders.",
-            )
-    return {source: names[source] for source in sources}
+    names = {source: names[source] for source in sources}
+    refuse_same_names(names.items(), "Segment them in two calls with different folders.")
+    return names
 
 
 def _told_apart(group: Sequence[Path]) -> dict[Path, str]:

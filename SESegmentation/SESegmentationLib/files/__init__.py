@@ -1,6 +1,6 @@
 """Output files: never overwriting an input, whole or not at all, and verified."""
 
-from .overwriting import refuse_overwriting, same_name
+from .overwriting import refuse_overwriting, refuse_same_names, same_name
 from .writing import (
     OutputError,
     OutputFiles,
@@ -21,6 +21,7 @@ __all__ = [
     "check_writable",
     "incomplete",
     "refuse_overwriting",
+    "refuse_same_names",
     "same_name",
     "staging_folder",
     "store",

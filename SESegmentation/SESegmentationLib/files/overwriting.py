@@ -57,6 +57,25 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
+def refuse_same_names(outputs: Iterable[tuple[object, str | Path]], remedy: str) -> None:
+    """Refuse results that would go to one file, or to names that some file system treats as one.
+
+    Args:
+        outputs: each source with the name of its result, or with its path.
+        remedy: of the error.
+
+    Raises:
+        UsageError: two sources have the same.
+    """
+    taken: dict[str, object] = {}
+    for source, output in outputs:
+        key = same_name(str(output))
+        if key in taken:
+            name = output.name if isinstance(output, Path) else output
+            raise UsageError(f"{taken[key]} and {source} would both be written to {name}.", remedy)
+        taken[key] = source
+
+
 def _keys(path: Path) -> list[Hashable]:
     """Keys of a path, shared by any other path to the same file: its place, and the file if it exists."""
     absolute = os.path.abspath(path)

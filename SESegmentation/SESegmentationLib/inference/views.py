@@ -7,7 +7,7 @@ columns i, a coronal one rows k and columns i, a sagittal one rows k and columns
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import EllipsisType
 
 import torch
@@ -118,7 +118,7 @@ def across_axis(plane: str) -> int:
     return -3 if plane == "sagittal" else -1
 
 
-def other_sides(pairs: Sequence[tuple[int, int]], classes: int) -> list[int]:
+def other_sides(pairs: Iterable[tuple[int, int]], classes: int) -> list[int]:
     """For every channel, that of the same structure on the other side, given the pairs of channels (left, right)."""
     table = list(range(classes))
     for left, right in pairs:

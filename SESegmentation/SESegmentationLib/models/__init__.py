@@ -2,7 +2,7 @@
 
 from .card import DividingPlane, Licence, ModelCard, View
 from .labels import Code, Label
-from .packages import AlreadyInstalledError, add_model, write_package
+from .packages import AlreadyInstalledError, add_model, update_card, write_package
 from .store import (
     DamagedModel,
     ModelPackage,
@@ -37,6 +37,7 @@ __all__ = [
     "locator_of",
     "search_path",
     "sha256_of",
+    "update_card",
     "user_models_folder",
     "verify_model",
     "verify_package",

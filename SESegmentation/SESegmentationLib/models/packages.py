@@ -339,6 +339,11 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 
+def update_card(package: ModelPackage, entries: Mapping[str, Any]) -> ModelPackage:
+    """Write entries into the card of a package in place of those it has; errors as of :func:`write_package`."""
+    return write_package(package.path, package.card.to_dict() | dict(entries), package.weights_path)
+
+
 def write_package(directory: str | Path, card: Mapping[str, Any] | ModelCard, tensors_file: str | Path) -> ModelPackage:
     """Write weights, card and README into ``directory``, each whole or not at all.
 

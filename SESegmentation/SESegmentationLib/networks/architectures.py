@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ModelError, OutOfMemoryError, memory_errors
+from ..errors import ModelError, OutOfMemoryError, first_line, memory_errors
 from .pyramid import PyramidUNet
 from .se import ChannelSE, SpatialSE, build_se
 
@@ -323,15 +323,9 @@ def build_network(description: Mapping[str, Any]) -> nn.Module:
         raise
     except Exception as error:  # torch raises many kinds for numbers and types that it cannot use
         raise ModelError(
-            f"The network {kind} cannot be built: {_first_line(error)}.",
+            f"The network {kind} cannot be built: {first_line(str(error), type(error).__name__)}.",
             "Check its arguments in model.json or the recipe.",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error's message; PyTorch's messages about wrong types run over many lines."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".: ")
 
 
 @dataclass(frozen=True)

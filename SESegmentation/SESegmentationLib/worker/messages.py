@@ -42,6 +42,7 @@ from ..errors import (
     ServerError,
     UsageError,
     WorkerError,
+    first_line,
     install_advice,
     is_out_of_memory,
     no_memory_to_load,
@@ -333,10 +334,10 @@ def as_segmentation_error(error: BaseException) -> SegmentationError:
         )
     if "CUDA" in message or "MPS" in message:
         return DeviceError(
-            f"The GPU failed: {_first_line(message)}.", "Segment again; if it fails again, choose the device cpu."
+            f"The GPU failed: {first_line(message)}.", "Segment again; if it fails again, choose the device cpu."
         )
     return SegmentationError(
-        f"Unexpected failure: {_first_line(message)}.", "Segment again; if it fails again, report it with the log."
+        f"Unexpected failure: {first_line(message)}.", "Segment again; if it fails again, report it with the log."
     )
 
 
@@ -354,11 +355,6 @@ def import_failure(message: str) -> SegmentationError:
     if name and name != "SESegmentationLib":
         return DependencyError(f"The Python package {name} is not installed.", install_advice(name))
     return DependencyError(
-        f"A Python package cannot be loaded: {_first_line(message)}.",
+        f"A Python package cannot be loaded: {first_line(message)}.",
         "Look at This computer in the panel, or run: sesegment doctor. It says what to reinstall.",
     )
-
-
-def _first_line(message: str) -> str:
-    lines = message.strip().splitlines() or ["no message"]
-    return lines[0].rstrip(".")
