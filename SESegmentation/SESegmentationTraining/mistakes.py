@@ -220,6 +220,16 @@ def in_steps(probabilities: torch.Tensor) -> np.ndarray:
     return (probabilities.float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
+def _write_record(folder: Path, card: ModelCard, split: Split, group: str) -> None:
+    """Write what the mistakes in a folder are; UsageError where it holds others."""
+    data = str(card.training.get("data", card.title))
+    record = MistakesRecord(card.name, card.version, data, card.licence.to_dict(), split, group)
+    if (folder / RECORD_NAME).exists() and MistakesRecord.load(folder) != record:
+        raise UsageError(f"{folder} holds the mistakes of another model, or on other cases.", "Choose another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / RECORD_NAME, json.dumps(asdict(record), indent=1) + "\n")
+
+
 def collect_mistakes(
     package: ModelPackage,
     dataset: Path,
@@ -258,13 +268,7 @@ def collect_mistakes(
             f"{dataset} does not split into the cases that {package.card.name} learnt from and those for test.",
             "Give the dataset it was trained on, and the fold of a model that comes of a cross-validation.",
         )
-    card = package.card
-    data = str(card.training.get("data", card.title))
-    record = MistakesRecord(card.name, card.version, data, card.licence.to_dict(), source.split, group)
-    if (folder / RECORD_NAME).exists() and MistakesRecord.load(folder) != record:
-        raise UsageError(f"{folder} holds the mistakes of another model, or on other cases.", "Choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / RECORD_NAME, json.dumps(asdict(record), indent=1) + "\n")
+    _write_record(folder, package.card, source.split, group)
     files: list[Path] = []
     for number, (name, image, truth) in enumerate(source.whole_volumes(torch.Generator().manual_seed(SEED), group)):
         box = mask_box(truth > 0, 2 * MARGIN) or whole_box(truth.shape)

@@ -138,6 +138,13 @@ def draft_card(recipe: Recipe) -> ModelCard:
     except ModelError as error:
         cause = error.cause.removeprefix("The model card is damaged: ")
         raise UsageError(f"The recipe {recipe.name} makes no model: {cause}", "Correct the recipe.") from error
+    _check_networks(recipe, card)
+    return card
+
+
+def _check_networks(recipe: Recipe, card: ModelCard) -> None:
+    """Raise UsageError where networks, phases and views of a recipe do not belong together."""
+    networks, views = card.networks, card.views
     if unknown := sorted(set(recipe.networks) - set(networks)):
         raise UsageError(
             f"The recipe {recipe.name} changes a network that no view has: {', '.join(unknown)}.",
@@ -161,7 +168,6 @@ def draft_card(recipe: Recipe) -> ModelCard:
             f"In the recipe {recipe.name} one network has views of different thickness.",
             "Give them the same thickness, or networks of their own (without specialise).",
         )
-    return card
 
 
 def _frame(recipe: Recipe, view: dict[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from ..client.reading import reading_apart
 from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
-from ..models import find_model
+from ..models import ModelPackage, find_model
 from ..progress import Progress
 from ..report import check_report_name
 from ..result import AdaptedNotes, DicomOptions, SegmentOptions
 from .file_jobs import (
+    FileJob,
     check_dicom,
     plan_jobs,
     prepare_to_segment,
@@ -83,7 +84,21 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     jobs = plan_jobs([volume], options.output)
     if len(jobs) > 1:
         raise UsageError(f"{volume} holds {len(jobs)} volumes; one is refined at a time.", "Name one of them.")
-    job = jobs[0]
+    _check_options(options)
+    package = find_model(options.model)
+    require_consent(package.card, options.accept_licence)
+    _check_files(jobs[0], package, options)
+    prepare_to_segment()
+    report = _refine(jobs[0], package, options)
+    if options.as_json:
+        print_json(report)
+    else:
+        print_segmentation(report)
+        _print_changes(report)
+
+
+def _check_options(options: RefineOptions) -> None:
+    """Refuse options that contradict each other."""
     if options.adapted and not options.recalibrate:
         raise UsageError(
             "Without recalibration no parameters are adapted.", "Add --recalibrate, or leave --adapted out."
@@ -92,16 +107,21 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
         raise UsageError(f"{options.adapted} does not end in .safetensors.", "Choose another name for --adapted.")
     if options.server and options.device != "auto":
         refuse_on_server("--device")
-    package = find_model(options.model)
-    require_consent(package.card, options.accept_licence)
+
+
+def _check_files(job: FileJob, package: ModelPackage, options: RefineOptions) -> None:
+    """See that all can be written, and that nothing is written over what is read."""
     read = [job.source, options.corrected, options.roi, *package.files]
     written = [path for path in (job.output, options.report, options.adapted) if path]
-    written += check_dicom(jobs, options.dicom)
+    written += check_dicom([job], options.dicom)
     refuse_overwriting(read, written)
     for path in written:
         check_writable(path)
     check_report_name(options.report)
-    prepare_to_segment()
+
+
+def _refine(job: FileJob, package: ModelPackage, options: RefineOptions) -> dict[str, Any]:
+    """Read, refine and write; returns the report."""
     from ..inference.cascade import sought_structures
     from ..inference.preprocess import on_grid_of
     from ..inference.roi import read_roi
@@ -144,11 +164,7 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
             report = with_refinement(report, refined, options.corrected)
             if options.report:
                 write_report(files.begin(options.report), report)
-    if options.as_json:
-        print_json(report)
-    else:
-        print_segmentation(report)
-        _print_changes(report)
+    return report
 
 
 @contextlib.contextmanager
