@@ -26,7 +26,7 @@ from panel_fixtures import *  # noqa: E402, F403
 from harness import application  # noqa: E402
 from harness.faults import faults  # noqa: E402
 from SESegmentationLib.errors import InputError, SegmentationError  # noqa: E402
-from SESegmentationLib.mrml import EditRecord, adapted_file, check_output_grid, find_corrected_slices  # noqa: E402
+from SESegmentationLib.mrml import EditRecord, adapted_parameters, check_output_grid, find_corrected_slices  # noqa: E402
 from SESegmentationLib.panel.reports import scene_report  # noqa: E402
 from SESegmentationLib.panel.result_record import RECORD_ATTRIBUTE, ResultRecord  # noqa: E402
 from SESegmentationLib.result import AdaptedNotes  # noqa: E402
@@ -267,7 +267,7 @@ def test_nodes_of_the_user_are_neither_changed_nor_removed(widget, segment, choi
     click(widget.ui.undoButton)
     assert all(scene.IsNodePresent(kept) for kept in (volume, text, table))
     assert (slicer.util.arrayFromVolume(volume) == voxels).all() and text.GetText() == "a letter"
-    assert table.GetNumberOfColumns() == 1 and adapted_file(node) is None
+    assert table.GetNumberOfColumns() == 1 and adapted_parameters(node) is None
 
 
 def test_names_are_no_markup(widget, segment, make_volume):

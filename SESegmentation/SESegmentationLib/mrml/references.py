@@ -86,7 +86,7 @@ def adapted_text_node(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLTex
     return companion_node(node, _ADAPTED_ROLE, "vtkMRMLTextNode")
 
 
-def adapted_file(node: slicer.vtkMRMLSegmentationNode) -> bytes | None:
+def adapted_parameters(node: slicer.vtkMRMLSegmentationNode) -> bytes | None:
     """The file of adapted parameters that belongs to a segmentation; None where there is none that can be used."""
     text = adapted_text_node(node)
     written = text.GetText() if text is not None else None
@@ -99,9 +99,9 @@ def adapted_file(node: slicer.vtkMRMLSegmentationNode) -> bytes | None:
     return content if AdaptedNotes.read(content) is not None else None
 
 
-def require_adapted_file(node: slicer.vtkMRMLSegmentationNode) -> bytes:
+def require_adapted_parameters(node: slicer.vtkMRMLSegmentationNode) -> bytes:
     """The file of adapted parameters that belongs to a segmentation; InputError where there is none."""
-    content = adapted_file(node)
+    content = adapted_parameters(node)
     if content is None:
         raise InputError(
             _("{name} has no recalibrated network that can be used.").format(name=node.GetName()),

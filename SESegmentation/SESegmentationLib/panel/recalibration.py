@@ -18,7 +18,7 @@ from ..geometry import Geometry
 from ..io.volume_image import voxels_of
 from ..models import ModelCard
 from ..mrml import (
-    adapted_file,
+    adapted_parameters,
     adapted_text_node,
     completed_voxels,
     corrected_mask,
@@ -75,7 +75,7 @@ class PatientNetwork:
         """The adapted parameters that the user has chosen to use; None for the model as it is."""
         choices = self._choices()
         chosen = choices.adaptedFrom if choices else None
-        return adapted_file(chosen) if chosen in self._candidates() else None
+        return adapted_parameters(chosen) if chosen in self._candidates() else None
 
     def refresh(self) -> None:
         """Show whether there is such a network now."""
@@ -111,7 +111,7 @@ class PatientNetwork:
             return False
         cached, modified = self._weights.get(text.GetID()), text.GetMTime()
         if cached is None or cached[0] != modified:  # reading takes time, and this is asked often
-            notes = AdaptedNotes.read(adapted_file(node))
+            notes = AdaptedNotes.read(adapted_parameters(node))
             cached = self._weights[text.GetID()] = (modified, notes.weights_sha256 if notes else "")
         return cached[1] == weights
 
@@ -303,7 +303,7 @@ class Recalibration:
             "have changed since."
         ).format(earlier=start.earlier, changes=_list_changes(changes, record))
         counts = {value: sum(change) for value, change in changes.items()}
-        adapted = adapted_file(start.node) if record.adapted else None
+        adapted = adapted_parameters(start.node) if record.adapted else None
         write = partial(self._results.write, start.result, start.target, adapted, counts)
         difference = show_difference(start.node, before, after)
         self._show(_Proposal(start.node, record, difference, write), summary, changes)

@@ -21,7 +21,7 @@ from ..mrml import (
     SegmentationSequence,
     VolumeRegion,
     VolumeSequence,
-    adapted_file,
+    adapted_parameters,
     check_output_grid,
     check_volume_node,
     check_voxels,
@@ -115,7 +115,7 @@ class ResultInputs:
 
     def adapted(self) -> bytes | None:
         """The adapted parameters with which it was made; None for the model as it is."""
-        return adapted_file(self.node) if self.record.adapted else None
+        return adapted_parameters(self.node) if self.record.adapted else None
 
     def removed_node(self) -> str:
         """The name of the volume or segmentation if it was removed from the scene; empty while both are in it."""

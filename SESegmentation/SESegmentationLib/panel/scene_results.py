@@ -21,7 +21,7 @@ from ..mrml import (
     UndoHistory,
     VolumeRegion,
     VolumeSequence,
-    adapted_file,
+    adapted_parameters,
     adapted_text_node,
     add_segmentation,
     corrected_mask,
@@ -293,7 +293,7 @@ class SceneResults:
             changes[:] = [change for change in changes if change[0].GetScene() is not None]
         attributes = {name: node.GetAttribute(name) for name in _ATTRIBUTES}
         volume_id = node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole())
-        return _NodeState(attributes, adapted_file(node), self.doubt(node), volume_id)
+        return _NodeState(attributes, adapted_parameters(node), self.doubt(node), volume_id)
 
     def _update_maps(self, node: slicer.vtkMRMLSegmentationNode, doubt: sitk.Image | None) -> None:
         """The segmentation holds another result now, with this doubt, and no map of attention yet."""
@@ -337,7 +337,7 @@ def unusable_scene_data(choices: list[str]) -> list[Message]:
     records = [node.GetName() for node in nodes if ResultRecord.exists(node) and ResultRecord.read(node) is None]
     edits = [node.GetName() for node in nodes if not _edits_are_usable(node)]
     with_network = [node for node in nodes if adapted_text_node(node) is not None]
-    networks = [node.GetName() for node in with_network if adapted_file(node) is None]
+    networks = [node.GetName() for node in with_network if adapted_parameters(node) is None]
     kinds = (
         (
             records,

@@ -27,7 +27,7 @@ PARAMETER_SETS = ("se", "classifier", "all")
 _REMEDY = "Refine again with this model, or give the file that was written with it."
 
 
-def adapted_parameters(network: nn.Module, which: str) -> dict[str, nn.Parameter]:
+def parameters_to_adapt(network: nn.Module, which: str) -> dict[str, nn.Parameter]:
     """The parameters of a set, by name.
 
     Args:

@@ -24,7 +24,7 @@ from ..networks.weights import load_networks
 from ..progress import part_of
 from ..result import SegmentOptions
 from . import Corrections, Slices
-from .adapted import AdaptedParameters, adapted_parameters
+from .adapted import AdaptedParameters, parameters_to_adapt
 from .recalibration import RecalibrationSettings, TrainingSlices, known_channels, prepare_training_slices, recalibrate
 
 #: steps that are tried, as shares of the way to the learnt parameters
@@ -165,7 +165,7 @@ def _parameters(
         f"{name}.{key}": parameter.detach().cpu().clone()
         for name, network in adapted.items()
         if training[name]
-        for key, parameter in adapted_parameters(network, settings.parameters).items()
+        for key, parameter in parameters_to_adapt(network, settings.parameters).items()
     }
     card = engine.card
     notes = {"model": card.name, "version": card.version, "parameters": settings.parameters, "step": f"{step:g}"}

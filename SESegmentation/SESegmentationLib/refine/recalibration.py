@@ -30,7 +30,7 @@ from ..models import ModelCard, View
 from ..networks.losses import merge_pairs, merge_target, segmentation_loss
 from ..progress import part_of
 from . import Corrections
-from .adapted import adapted_parameters
+from .adapted import parameters_to_adapt
 
 #: the network was sure where it gave a class at least this probability
 SURE = 0.9
@@ -179,7 +179,7 @@ class RecalibrationSettings:
     """How to learn.
 
     Attributes:
-        parameters: which, see :func:`.adapted_parameters`.
+        parameters: which, see :func:`.parameters_to_adapt`.
         steps: of the optimiser, for each network.
         volumetric_steps: the same for networks that see all slices at once: each step learns from all that is known.
             10 take half the time, and regain a quarter less.
@@ -225,7 +225,7 @@ def recalibrate(
         report: told the fraction that is done, after every step; may raise to stop.
 
     Raises:
-        UsageError: from :func:`.adapted_parameters`.
+        UsageError: from :func:`.parameters_to_adapt`.
     """
     adapted = {name: copy.deepcopy(network) for name, network in networks.items()}
     learning = [name for name in adapted if training.get(name)]
@@ -246,7 +246,7 @@ def _learn(
 ) -> None:
     """Train some parameters of ``network`` in place; ``share`` is the share of its slices in all."""
     network.requires_grad_(False)
-    parameters = list(adapted_parameters(network, settings.parameters).values())
+    parameters = list(parameters_to_adapt(network, settings.parameters).values())
     for parameter in parameters:
         parameter.requires_grad_(True)
     old = [parameter.detach().clone() for parameter in parameters]

@@ -9,7 +9,7 @@ import torch
 
 from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.refine import Corrections, Slices, cross_validation
-from SESegmentationLib.refine.adapted import AdaptedParameters, adapted_parameters
+from SESegmentationLib.refine.adapted import AdaptedParameters, parameters_to_adapt
 from SESegmentationLib.refine.cross_validation import STEPS, recalibrate_cross_validated, split_slices
 from SESegmentationLib.refine.recalibration import RecalibrationSettings
 from SESegmentationLib.result import SegmentOptions
@@ -56,7 +56,7 @@ def test_the_largest_step_that_helps_is_taken_and_none_if_none_does(tiny_engine,
     whole = learn(tiny_engine, sample, slices)
     for name, tensor in adapted.tensors.items():  # half the way to what was learnt
         network, _, parameter = name.partition(".")
-        old = adapted_parameters(own[network], "se")[parameter].detach()
+        old = parameters_to_adapt(own[network], "se")[parameter].detach()
         assert torch.allclose(tensor - old, (whole.tensors[name] - old) / 2, atol=1e-5)
     adapted.save(tmp_path / "adapted.safetensors")
     again = AdaptedParameters.load(tmp_path / "adapted.safetensors")

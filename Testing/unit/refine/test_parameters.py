@@ -6,7 +6,7 @@ import pytest
 
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.refine.adapted import PARAMETER_SETS, adapted_parameters
+from SESegmentationLib.refine.adapted import PARAMETER_SETS, parameters_to_adapt
 
 NETWORKS = [
     {"type": "PyramidUNet", "in_channels": 3, "classes": 3, "channels": [4, 8, 16]},
@@ -19,7 +19,7 @@ NETWORKS = [
 @pytest.mark.parametrize("description", NETWORKS, ids=lambda d: d["type"])
 def test_the_sets_of_every_network(description):
     network = build_network(description)
-    sets = {which: adapted_parameters(network, which) for which in PARAMETER_SETS}
+    sets = {which: parameters_to_adapt(network, which) for which in PARAMETER_SETS}
     assert sets["all"] == dict(network.named_parameters())
     (weight,) = [name for name, p in sets["classifier"].items() if p.shape[0] == 3 and p.dim() == 4]
     (bias,) = [name for name in sets["se"] if name.startswith("classifier.")]
@@ -33,10 +33,10 @@ def test_the_sets_of_every_network(description):
 def test_unknown_sets_and_networks_without_se_blocks_are_refused():
     plain = build_network(NETWORKS[0] | {"se": None})
     with pytest.raises(UsageError, match="no squeeze & excitation blocks"):
-        adapted_parameters(plain, "se")
-    assert adapted_parameters(plain, "classifier")
+        parameters_to_adapt(plain, "se")
+    assert parameters_to_adapt(plain, "classifier")
     with pytest.raises(UsageError, match="no set of parameters 'decoder'") as caught:
-        adapted_parameters(plain, "decoder")
+        parameters_to_adapt(plain, "decoder")
     assert "se, classifier, all" in caught.value.remedy
 
 

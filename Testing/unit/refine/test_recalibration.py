@@ -11,7 +11,7 @@ import torch
 from SESegmentationLib.errors import CancelledError, UsageError
 from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.refine import Corrections, Slices
-from SESegmentationLib.refine.adapted import PARAMETER_SETS, adapted_parameters
+from SESegmentationLib.refine.adapted import PARAMETER_SETS, parameters_to_adapt
 from SESegmentationLib.refine.recalibration import RecalibrationSettings, prepare_training_slices, recalibrate
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def test_only_the_chosen_parameters_move(networks, training, which):
     before = copy.deepcopy(networks)
     after = learn(networks, training, parameters=which)
     for name, network in after.items():
-        chosen = set(adapted_parameters(network, which))
+        chosen = set(parameters_to_adapt(network, which))
         was, now = before[name].state_dict(), network.state_dict()
         moved = {key for key in now if not torch.equal(now[key], was[key])}
         assert moved <= chosen  # the batch norms' statistics stay too
