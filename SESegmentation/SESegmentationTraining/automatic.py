@@ -6,7 +6,6 @@ again.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -15,10 +14,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import torch
 
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.files import write_whole
+from SESegmentationLib.files.json_files import without_nulls
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.reading import read_volume
@@ -200,8 +201,7 @@ def write_recipe(path: Path, entries: Mapping[str, Any], reasons: Sequence[str])
     """
     head = [f"# Made by sesegment train --recipe {AUTOMATIC}. Edit it, and train with --recipe FILE.", "#"]
     lines = [*head, *(f"# {' '.join(reason.split())}" for reason in reasons), ""]
-    text = "\n".join([*lines, *_table(entries, "")]) + "\n"
-    write_whole(path, text)
+    write_whole(path, "\n".join(lines) + "\n" + tomli_w.dumps(without_nulls(entries)))
 
 
 def read_reasons(path: Path) -> list[str]:
@@ -209,30 +209,6 @@ def read_reasons(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
     end = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return [line.removeprefix("# ") for line in lines[2:end]]
-
-
-def _table(entries: Mapping[str, Any], path: str) -> list[str]:
-    """Lines of a TOML table: values, then tables down to two levels, then lists of tables."""
-    plain, tables, lists = [], [], []
-    for key, value in entries.items():
-        below = f"{path}.{key}" if path else key
-        if isinstance(value, Mapping) and path.count(".") == 0:
-            tables += ["", f"[{below}]", *_table(value, below)]
-        elif isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
-            for entry in value:
-                lists += ["", f"[[{below}]]", *(f"{k} = {_value(v)}" for k, v in entry.items() if v is not None)]
-        elif value is not None:
-            plain.append(f"{key} = {_value(value)}")
-    return [*plain, *tables, *lists]
-
-
-def _value(value: Any) -> str:
-    """A TOML value in one line; strings and numbers are written as in JSON."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(entry)}" for key, entry in value.items() if entry is not None) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _model_name(output: Path) -> str:

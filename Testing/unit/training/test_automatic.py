@@ -166,6 +166,7 @@ def test_steps_fit_the_time(plan, trunks, monkeypatch):
 
 def test_a_written_recipe_is_the_same_when_read(plan, tmp_path):
     plan.entries["card"]["summary"] = 'Back\\slash, "quotes", ümlaut\nand a line'
+    plan.entries["card"]["training"]["scans of Köln, 3.0 T"] = "a key that is no bare one"
     write_recipe(tmp_path / "recipe.toml", plan.entries, ["because\nof this", "and that"])
     assert read_reasons(tmp_path / "recipe.toml") == ["because of this", "and that"]
     read, made = Recipe.load(tmp_path / "recipe.toml"), Recipe.from_dict(plan.entries)
