@@ -339,7 +339,8 @@ class Predictor:
                     batch = 0 if view.volumetric else batch // 2
                     if batch == 0:
                         what = "The volume" if view.volumetric else "A single slice"
-                        cause = f"{what} does not fit into the memory of {self.device}."
+                        where = "graphics card" if self.device.type == "cuda" else "computer"
+                        cause = f"{what} does not fit into the memory of the {where}."
                         raise OutOfMemoryError(cause, REMEDY) from error
                     if self.device.type == "cuda":
                         torch.cuda.empty_cache()

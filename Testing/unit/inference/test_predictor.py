@@ -120,6 +120,18 @@ def test_batches_are_halved_until_they_fit(phantom_package, volume, error):
         assert (vote == other).float().mean() > 0.999
 
 
+@pytest.mark.parametrize(("device", "memory_of"), [("cpu", "the computer"), ("cuda", "the graphics card")])
+def test_a_slice_too_large_is_told_with_what_lacks_memory(phantom_package, volume, monkeypatch, device, memory_of):
+    networks = {plane: Recorder(slices=0) for plane in ("axial", "coronal", "sagittal")}
+    model = Predictor(make_card(phantom_package), networks, CPU)
+    view, image = model.views[0], torch.from_numpy(volume)
+    monkeypatch.setattr(model, "device", torch.device(device))  # tensors stay on the CPU
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    with pytest.raises(memory.OutOfMemoryError) as raised:
+        model._in_batches(view, image, 1, lambda *_: None, lambda which: model._probabilities(view, image, which), None)
+    assert raised.value.cause == f"A single slice does not fit into the memory of {memory_of}."
+
+
 @pytest.fixture
 def two_cores():
     before = torch.get_num_threads()
