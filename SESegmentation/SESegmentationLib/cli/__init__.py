@@ -13,7 +13,15 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, no_memory_to_load, printable
+from ..errors import (
+    DependencyError,
+    OutOfMemoryError,
+    SegmentationError,
+    UsageError,
+    is_out_of_memory,
+    no_memory_to_load,
+    printable,
+)
 from ..files.writing import any_file_written
 from ..progress import MESSAGE, end_on_signals, let_finish
 
@@ -152,7 +160,7 @@ def as_user_error(error: BaseException) -> SegmentationError:
         return error
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return SegmentationError(*MESSAGE)
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return OutOfMemoryError("There is not enough memory.", "Close other programs, or use --low-memory.")
     if isinstance(error, ImportError) and (known := no_memory_to_load(str(error))):
         return known

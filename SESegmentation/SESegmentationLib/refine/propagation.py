@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
+from ..errors import require_memory
 from ..geometry import Geometry
 from ..inference.crops import Crop
 from ..inference.postprocess import divide
@@ -21,6 +22,8 @@ from .recalibration import channels_of, known_channels
 
 #: nothing is known of a voxel, it was looked at, or it is right
 UNKNOWN, SEEN, RIGHT = 0.0, 0.5, 1.0
+#: main memory for propagating corrections, in bytes per voxel of a crop: output channels twice (int64), and masks
+_BYTES_PER_VOXEL = 24
 
 
 def propagate(
@@ -46,10 +49,14 @@ def propagate(
 
     Returns:
         Labels, the corrected slices not yet put in; and by value the expected gain of each structure.
+
+    Raises:
+        OutOfMemoryError: not enough memory, asked for before it is taken.
     """
     array = sitk.GetArrayFromImage(labels)
     judgements: dict[int, Judgement] = {}
     for number, (crop, probabilities) in enumerate(seen):
+        require_memory(crop.volume.size * _BYTES_PER_VOXEL / 1e9)
         present = CropPrediction(crop.volume, probabilities, channels_of(crop, labels, card).astype(np.uint8))
         shown = _shown(crop, present, corrections, card, whole_slices)
         outcome = learnt.correct(present, shown, card, part_of(report, number, len(seen)))

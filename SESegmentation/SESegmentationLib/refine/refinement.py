@@ -20,6 +20,7 @@ from ..geometry import Geometry
 from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..inference.output_checks import measure_structures
+from ..inference.preprocess import check_room
 from ..io.volume_image import voxels_of
 from ..progress import PhasedProgress, Progress, no_progress, part_of
 from ..result import (
@@ -65,6 +66,7 @@ class Refinement:
     batch_norms_adapted: bool = False
 
 
+@memory_errors()
 def refine(
     engine: Engine,
     image: sitk.Image,
@@ -97,6 +99,7 @@ def refine(
         OutOfMemoryError: not enough memory.
         CancelledError: from ``progress``.
     """
+    check_room(image, engine.card)
     image = engine.checked(image)
     check_place(image, labels)
     whole = whole_slices and slices is not None
@@ -113,22 +116,21 @@ def refine(
         slices = edited_slices(voxels_of(labels) != voxels_of(own.labels))
         corrections = Corrections.in_slices(labels, slices)
     adapted = None
-    with memory_errors():
-        if recalibration and _differs(corrections, own):
-            now, adapted = _recalibrated(first, engine, scan, corrections, slices, recalibration, phases)
-        elif adapts and _differs(corrections, own):
-            engines = adapted_engines(engine, [crop for crop, _ in first.seen], learnt.adapts_from)
-            now = _best(first, engines, scan, corrections, lambda share: phases.update("adapt", share))
-        carried, judgements = propagate(
-            learnt,
-            engine.card,
-            now.seen,
-            now.result.labels,
-            corrections,
-            whole,
-            lambda share: phases.update("carry", share),
-        )
-        carried = _limited(carried, own.labels, corrections)
+    if recalibration and _differs(corrections, own):
+        now, adapted = _recalibrated(first, engine, scan, corrections, slices, recalibration, phases)
+    elif adapts and _differs(corrections, own):
+        engines = adapted_engines(engine, [crop for crop, _ in first.seen], learnt.adapts_from)
+        now = _best(first, engines, scan, corrections, lambda share: phases.update("adapt", share))
+    carried, judgements = propagate(
+        learnt,
+        engine.card,
+        now.seen,
+        now.result.labels,
+        corrections,
+        whole,
+        lambda share: phases.update("carry", share),
+    )
+    carried = _limited(carried, own.labels, corrections)
     result = _relabelled(now.result, corrections.kept_in(carried), engine.pairs(image, options.roi))
     result = replace(result, timings=phases.seconds(), doubt=_outside(corrections, result.doubt))
     changes = _changes(own, result, corrections)

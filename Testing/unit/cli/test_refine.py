@@ -336,3 +336,32 @@ def refused(capfd, code: int, model: object, volume: Path, corrected: Path, out:
     assert "Traceback" not in err
     assert [name for name in files_in(out) if name != "new"] == []
     return err
+
+
+#: steps of refining in which memory may run out, each with how Python, ITK or PyTorch says so
+STEPS = {
+    "SESegmentationLib.inference.preprocess.on_grid_of": RuntimeError("itk::ERROR: std::bad_alloc"),
+    "SESegmentationLib.refine.Corrections.in_slices": MemoryError(),
+    "SESegmentationLib.refine.refinement.propagate": RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    "SESegmentationLib.refine.refinement._relabelled": RuntimeError("itk::ERROR: std::bad_alloc"),
+    "SESegmentationLib.worker.process.pack_refinement": MemoryError(),
+    "SESegmentationLib.cli.refine.write_result": RuntimeError("itk::ERROR: std::bad_alloc"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.rpartition(".")[2])
+def test_no_memory_at_any_step_is_exit_code_4(capfd, tiny_model, sample_file, corrected, out, monkeypatch, step):
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise STEPS[step]
+
+    nothing_carried = lambda learnt, card, seen, labels, *_: (labels, {})  # noqa: E731 (a quick substitute)
+    monkeypatch.setattr("SESegmentationLib.refine.refinement.propagate", nothing_carried)
+    monkeypatch.setattr(step, fail)
+    code, printed, err = refine(
+        capfd, sample_file, "-m", tiny_model, "--corrected", corrected, "--slices", "k:14", "-o", out / "a.nii.gz",
+        "--report", out / "r.json",
+    )  # fmt: skip
+    cause, remedy = err.splitlines()
+    assert (code, printed) == (4, "")
+    assert "not enough memory" in cause and "close other programs" in remedy.lower()
+    assert files_in(out) == []

@@ -10,12 +10,13 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SESegmentationLib.errors import CancelledError, InputError
+from SESegmentationLib import errors as memory
+from SESegmentationLib.errors import CancelledError, InputError, OutOfMemoryError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage, find_model, sha256_of
 from SESegmentationLib.models.store import _PACKAGE
-from SESegmentationLib.refine import AXES, Slices
+from SESegmentationLib.refine import AXES, Corrections, Slices, propagation, refinement
 from SESegmentationLib.refine.learnt_correction import LearntCorrection
 from SESegmentationLib.refine.recalibration import RecalibrationSettings
 from SESegmentationLib.refine.refinement import refine
@@ -259,3 +260,27 @@ def _small(roi: sitk.Image) -> sitk.Image:
     array = array_of(roi)
     array[12:] = 0
     return with_array(array, roi)
+
+
+def test_memory_is_asked_for_before_anything_is_copied(tiny_engine, sample, monkeypatch):
+    def copied(*_arguments: object) -> None:
+        raise AssertionError("copied in spite of it")
+
+    monkeypatch.setattr(memory, "available_gigabytes", lambda: 0.0)
+    monkeypatch.setattr(Corrections, "in_slices", copied)
+    with pytest.raises(OutOfMemoryError, match="need"):
+        refine(tiny_engine, sample.image, sample.labels, [Slices("k", (10,))])
+
+
+def test_memory_is_asked_for_before_corrections_are_propagated(tiny_engine, sample, monkeypatch):
+    """Segmenting may leave too little for that."""
+    carry = refinement.propagate
+
+    def no_more_memory(*arguments: object) -> object:
+        monkeypatch.setattr(memory, "available_gigabytes", lambda: 0.0)
+        monkeypatch.setattr(propagation, "known_channels", lambda *_: pytest.fail("copied in spite of it"))
+        return carry(*arguments)
+
+    monkeypatch.setattr(refinement, "propagate", no_more_memory)
+    with pytest.raises(OutOfMemoryError, match="need"):
+        refine(tiny_engine, sample.image, sample.labels, [Slices("k", (10,))])
