@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from SESegmentationLib.errors import UsageError
+from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import write_whole
 
 from .recipe import Recipe
 
 RECIPE_NAME, SPLIT_NAME = "recipe.json", "split.json"
 _REMEDY = "Train into another folder, or delete that one to start again."
+Read = TypeVar("Read")
 
 
 def begin(folder: Path, recipe: Recipe, split: dict[str, list[str]]) -> None:
@@ -35,12 +37,13 @@ def refuse_other_training(folder: Path, recipe: Recipe, split: dict[str, list[st
 
     Raises:
         UsageError: it was begun with other cases, or with another recipe.
+        InputError: what it was begun with is recorded in a file that is damaged.
     """
     if not any(folder.glob("*.checkpoint.safetensors")):
         return
-    if (folder / SPLIT_NAME).exists() and _read_json(folder / SPLIT_NAME) != split:
+    if (folder / SPLIT_NAME).exists() and read_back(folder / SPLIT_NAME, dict, _REMEDY) != split:
         raise UsageError(f"{folder} holds a training that was begun with other cases.", _REMEDY)
-    if (folder / RECIPE_NAME).exists() and not same_recipe(_read_json(folder / RECIPE_NAME), recipe):
+    if (folder / RECIPE_NAME).exists() and not same_recipe(read_back(folder / RECIPE_NAME, dict, _REMEDY), recipe):
         raise UsageError(f"{folder} holds a training that was begun with another recipe.", _REMEDY)
 
 
@@ -48,7 +51,7 @@ def same_recipe(recorded: Any, recipe: Recipe) -> bool:
     """Whether what was recorded as JSON is ``recipe``; entries that came later have their defaults."""
     try:
         return Recipe.from_dict(recorded) == Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
-    except UsageError:  # damaged, or of another version
+    except UsageError:  # of another version
         return False
 
 
@@ -57,9 +60,14 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=1))
 
 
-def _read_json(path: Path) -> Any:
-    """The content of a JSON file, or None where it is damaged."""
+def read_back(path: Path, use: Callable[[Any], Read], remedy: str) -> Read:
+    """What ``use`` makes of the content of a file that :func:`write_json` wrote.
+
+    Raises:
+        InputError: the file cannot be read, or ``use`` finds something else in it; with ``remedy``.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
+        return use(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"it is damaged ({type(error).__name__}: {error})"
+        raise InputError(f"{path} cannot be read: {why}.", remedy) from error

@@ -19,7 +19,7 @@ from SESegmentationLib.models.sections import expected_dice
 from SESegmentationLib.progress import Progress, no_progress
 
 from .accuracy import card_accuracy, expectation, measure, test_cases
-from .begun import refuse_other_training, same_recipe, write_json
+from .begun import read_back, refuse_other_training, same_recipe, write_json
 from .calibration import Observation, card_calibration, fit, held_out_volumes, observe
 from .dataset import find_cases, split_by_recipe
 from .evaluation import summarise
@@ -31,6 +31,7 @@ from .train import train_model
 MEASURED_NAME = "measured.json"
 #: what its cases show of confidence and Dice, beside them
 OBSERVED_NAME = "observed.json"
+_REMEDY = "Delete it, and cross-validate again: the fold is measured anew, not trained."
 
 
 def cross_validate(
@@ -56,7 +57,7 @@ def cross_validate(
 
     Raises:
         InputError, UsageError, DeviceError: dataset, recipe, folds or device cannot be used, or a fold in ``output`` is
-            of another recipe, other folds or other cases.
+            damaged, or of another recipe, other folds or other cases.
         CancelledError: from ``progress``.
     """
     chosen = list(only) or list(range(folds))
@@ -75,8 +76,13 @@ def cross_validate(
             measured = measure(package, test_cases(package, dataset))
             begun = {"recipe": of_fold.to_dict(), "split": asdict(split_by_recipe(names, of_fold))}
             write_json(folder / MEASURED_NAME, {"sha256": package.card.weights_sha256, **begun, **measured})
-        by_case |= json.loads((folder / MEASURED_NAME).read_text(encoding="utf-8"))["cases"]
+        by_case |= _measured(folder)
     return {"cases": by_case, "labels": summarise(by_case)}
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    """The measures of a fold's cases, by case and label value; InputError where their file is damaged."""
+    return read_back(folder / MEASURED_NAME, lambda content: dict(content["cases"]), _REMEDY)
 
 
 def _refuse_other_fold(folder: Path, names: Sequence[str], of_fold: Recipe) -> None:
@@ -88,8 +94,12 @@ def _refuse_other_fold(folder: Path, names: Sequence[str], of_fold: Recipe) -> N
     refuse_other_training(folder / "training", of_fold, split)
     if not (folder / MEASURED_NAME).exists():
         return
-    measured = json.loads((folder / MEASURED_NAME).read_text(encoding="utf-8"))
-    if "recipe" in measured and not (same_recipe(measured["recipe"], of_fold) and measured["split"] == split):
+    _measured(folder)
+
+    def same(measured: dict[str, Any]) -> bool:
+        return "recipe" not in measured or (same_recipe(measured["recipe"], of_fold) and measured["split"] == split)
+
+    if not read_back(folder / MEASURED_NAME, same, _REMEDY):
         raise UsageError(
             f"{folder} was measured with another recipe, other folds or other cases.",
             "Cross-validate into another folder, or delete that one to start again.",
@@ -115,8 +125,8 @@ def observe_folds(dataset: Path, recipe: Recipe, output: Path, folds: int) -> li
             package = verify_package(folder)
             cases = held_out_volumes(package, dataset, recipe_of_fold(recipe, folds, fold), "test")
             write_json(folder / OBSERVED_NAME, [asdict(seen) for those in observe(package, cases) for seen in those])
-        entries = json.loads((folder / OBSERVED_NAME).read_text(encoding="utf-8"))
-        found.append([Observation(**entry) for entry in entries])
+        entries = read_back(folder / OBSERVED_NAME, lambda content: [Observation(**seen) for seen in content], _REMEDY)
+        found.append(entries)
     return found
 
 

@@ -23,6 +23,7 @@ import torch
 
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import write_whole
+from SESegmentationLib.files.json_files import read_json
 from SESegmentationLib.geometry import mask_box, triple, whole_box
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.postprocess import divide
@@ -149,7 +150,7 @@ class MistakesRecord:
     def load(cls, folder: Path) -> MistakesRecord:
         """Of a folder; InputError where there are no mistakes in it."""
         try:
-            content = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+            content = read_json(folder / RECORD_NAME)
             return cls(**content | {"split": Split(**content["split"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -106,12 +107,19 @@ class Log:
                     self._board.add_scalar(key, value, entry["step"])
 
     def _take_back(self, step: int) -> None:
-        """Drop the entries beyond ``step``, and a last line that a kill cut off."""
+        """Drop the entries beyond ``step``, and lines that a kill or a full disk cut off."""
         if not self._path.exists():
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_whole(self._path, "".join(kept))
+        lines = self._path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        write_whole(self._path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+
+
+def _step_of(line: str) -> float:
+    """The step of an entry of a log; infinity where the line is none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError):
+        return math.inf
 
 
 def percent_printer(what_is_left: str = "") -> Progress:

@@ -9,7 +9,6 @@ not corrected changes only where a corrected one gives way.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ModelError, memory_errors
+from ..files.json_files import read_json
 from ..geometry import Box, grown, mask_box, placed, triple, union, whole_box, within
 from ..inference.postprocess import divide
 from ..models import ModelCard
@@ -333,13 +333,13 @@ def weights_for(model: str, folder: Path = FOLDER) -> Path:
 def _load(path: Path) -> LearntCorrection:
     try:
         with memory_errors():
-            card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            card = read_json(path.with_suffix(".json"))
             network = CorrectionNetwork(tuple(card["channels"]))
             weights = from_eight_bits(load_file(path))
             network.load_state_dict(
                 {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
             )
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"The network that learnt to correct cannot be loaded from {path}: {error}.",
             "Install the extension again; meanwhile corrections can be propagated by recalibration.",

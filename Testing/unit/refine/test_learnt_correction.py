@@ -225,6 +225,14 @@ def test_damaged_or_missing_weights_are_told(tmp_path):
     assert raised.value.remedy
 
 
+@pytest.mark.parametrize("card", [b"", b'{"channels"', b"{}", b"[]", b'{"channels": 8}', b"\xff", b"[" * 100_000])
+def test_a_damaged_card_beside_the_weights_is_told(tmp_path, card):
+    shutil.copy(ANY_MODEL, tmp_path)
+    (tmp_path / ANY_MODEL.name).with_suffix(".json").write_bytes(card)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        LearntCorrection.load(tmp_path / ANY_MODEL.name)
+
+
 def test_memory_that_runs_out_is_no_damage_of_the_weights(tmp_path, monkeypatch):
     for suffix in (".json", ".safetensors"):
         shutil.copy(ANY_MODEL.with_suffix(suffix), tmp_path)

@@ -137,3 +137,18 @@ def test_folds_of_another_recipe_or_number_are_not_mixed(finished, blobs_folder,
     for other, folds in ((replace(quick, fit=replace(quick.fit, seed=9)), 2), (quick, 3)):
         with pytest.raises(UsageError, match="other"):
             cross_validate(blobs_folder, other, folder, folds, device="cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"cases": {"a"', b'{"cases": 7}', b"7", b"\xff\x00", b"[" * 100_000])
+@pytest.mark.parametrize("name", [MEASURED_NAME, OBSERVED_NAME])
+def test_a_damaged_file_of_a_fold_is_told(finished, tmp_path, capfd, name, content):
+    """A full disk, another program or an editor may leave such a file."""
+    folder, call = shutil.copytree(finished[0], tmp_path / "copy"), list(finished[1])
+    call[call.index("-o") + 1] = str(folder)
+    (folder / "fold-1" / name).write_bytes(content)
+    capfd.readouterr()
+    code = main(["measure", "crossvalidation", *call, "--write", str(folder / "blobs")])
+    cause, remedy = capfd.readouterr().err.splitlines()[-2:]
+    assert code == InputError.exit_code, cause
+    assert str(folder / "fold-1" / name) in cause and "cannot be read: it is damaged" in cause
+    assert remedy.startswith("Delete it")

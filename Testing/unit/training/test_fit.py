@@ -196,10 +196,12 @@ def test_tensorboard_has_the_same_course(trainer, tmp_path):
     assert [event.step for event in board.Scalars("validation")] == [4, 8]
 
 
-def test_a_log_drops_what_lies_beyond_the_checkpoint_and_a_line_cut_off(tmp_path):
+def test_a_log_drops_what_lies_beyond_the_checkpoint_and_lines_cut_off(tmp_path):
     with Log(tmp_path, "net") as log:
         for step in (50, 100, 150):
             log.write({"step": step, "loss": 1.0})
+    with (tmp_path / "net.log.jsonl").open("ab") as file:  # a disk was full, and a computer lost its power
+        file.write(b'{"ste{"step": 80}\n\0\0\xff\n7\n[]\n')
     with (tmp_path / "net.log.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 20')
     with Log(tmp_path, "net", step=100):

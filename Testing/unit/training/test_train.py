@@ -312,7 +312,7 @@ def test_a_folder_that_was_trained_with_other_cases_is_refused(blobs_folder, blo
         pytest.fail("no other split was refused")
     assert (tmp_path / "training" / "split.json").read_bytes() == split
     (tmp_path / "training" / "split.json").write_text("{", encoding="utf-8")
-    with pytest.raises(UsageError, match="other cases"):
+    with pytest.raises(InputError, match=r"split\.json cannot be read: it is damaged"):
         train_model(blobs_folder, blobs_recipe(), tmp_path, "cpu")
 
 
