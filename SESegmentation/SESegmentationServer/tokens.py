@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from SESegmentationLib.errors import SegmentationError, UsageError
-from SESegmentationLib.files import write_private
+from SESegmentationLib.files import changing, write_private
+from SESegmentationLib.files.json_files import read_json
 from SESegmentationLib.models import user_models_folder
 
 #: the environment variable that names another file
@@ -66,20 +67,23 @@ class TokenStore:
             raise UsageError(
                 f"{name!r} cannot be a user's name.", "Use letters, digits and the characters . _ @ - (at most 64)."
             )
-        entries = self.entries()
-        if any(entry.name == name for entry in entries):
-            raise UsageError(f"{name} already has a token.", f"Revoke it first: sesegment serve token revoke {name}")
         token = secrets.token_urlsafe(_BYTES)
-        self._write([*entries, TokenEntry(name, _hash(token), time.strftime("%Y-%m-%d"))])
+        with changing(self.path):
+            entries = self.entries()
+            if any(entry.name == name for entry in entries):
+                remedy = f"Revoke it first: sesegment serve token revoke {name}"
+                raise UsageError(f"{name} already has a token.", remedy)
+            self._write([*entries, TokenEntry(name, _hash(token), time.strftime("%Y-%m-%d"))])
         return token
 
     def revoke(self, name: str) -> None:
         """Forget a user's token; UsageError where there is none."""
-        entries = self.entries()
-        left = [entry for entry in entries if entry.name != name]
-        if len(left) == len(entries):
-            raise UsageError(f"{name} has no token.", "See who has: sesegment serve token list")
-        self._write(left)
+        with changing(self.path):
+            entries = self.entries()
+            left = [entry for entry in entries if entry.name != name]
+            if len(left) == len(entries):
+                raise UsageError(f"{name} has no token.", "See who has: sesegment serve token list")
+            self._write(left)
 
     def entries(self) -> list[TokenEntry]:
         """All of them, as the file is now.
@@ -97,7 +101,7 @@ class TokenStore:
         stamp = status.st_mtime_ns, status.st_size, status.st_ino
         if stamp != self._stamp:
             try:
-                content = json.loads(self.path.read_text(encoding="utf-8"))
+                content = read_json(self.path)
                 entries = [
                     TokenEntry(str(one["name"]), str(one["sha256"]), str(one["added"])) for one in content["tokens"]
                 ]

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import UsageError, fault_of
-from ..files import write_private
+from ..files import changing, write_private
 from ..files.json_files import read_json
 from ..models import user_models_folder
 
@@ -127,7 +127,7 @@ class AddressBook:
     """What this user has for each server, by its address as :func:`server_at` gives it.
 
     UsageError comes from every method where the file is damaged or cannot be read, OutputError where it cannot be
-    written.
+    written. The panel and the command line may change it at the same time: neither loses what the other wrote.
 
     Attributes:
         path: of the file.
@@ -183,8 +183,9 @@ class AddressBook:
 
     def set_consent(self, url: str, scan: str) -> None:
         """Remember that the user agreed to it."""
-        others = [known for known in self._scans(url) if known != scan]
-        self._change(url, scans=[*others, scan][-_MOST_SCANS:])
+        with changing(self.path):
+            others = [known for known in self._scans(url) if known != scan]
+            self._write(url, scans=[*others, scan][-_MOST_SCANS:])
 
     def _scans(self, url: str) -> list[str]:
         scans = self._entry(url).get("scans")
@@ -195,10 +196,15 @@ class AddressBook:
         return entry if isinstance(entry, dict) else {}
 
     def _change(self, url: str, **changes: Any) -> None:
+        with changing(self.path):
+            self._write(url, **changes)
+
+    def _write(self, url: str, **changes: Any) -> None:
+        """Write what there is with the changes of an entry; called while no other process changes the file."""
         servers, before = self._read(), self._entry(url)
         after = {key: value for key, value in (before | changes).items() if value is not None}
         if after != before:
-            self._write(servers | {url: after})
+            write_private(self.path, json.dumps({"servers": servers | {url: after}}, indent=1) + "\n")
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -207,9 +213,6 @@ class AddressBook:
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"The list of servers {self.path} cannot be read.", "Fix or delete this file.") from error
-
-    def _write(self, servers: dict[str, Any]) -> None:
-        write_private(self.path, json.dumps({"servers": servers}, indent=1) + "\n")
 
 
 def _keyring() -> Any | None:

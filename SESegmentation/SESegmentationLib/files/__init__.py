@@ -1,5 +1,6 @@
-"""Output files: never overwriting an input, whole or not at all, and verified."""
+"""Output files: never overwriting an input, whole or not at all, and verified; one process changes one at a time."""
 
+from .locking import changing
 from .overwriting import refuse_overwriting, refuse_same_names, same_name
 from .writing import (
     OutputError,
@@ -18,6 +19,7 @@ __all__ = [
     "OutputError",
     "OutputFiles",
     "cannot_write",
+    "changing",
     "check_writable",
     "incomplete",
     "refuse_overwriting",

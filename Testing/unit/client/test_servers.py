@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import types
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from SESegmentationLib.client import servers
 from SESegmentationLib.client.servers import AddressBook, server_at
 from SESegmentationLib.errors import UsageError
-from SESegmentationLib.files import OutputError
+from SESegmentationLib.files import OutputError, locking
 
 URL = "https://gpu.hospital.org:8399"
 
@@ -206,4 +207,44 @@ def test_a_file_that_cannot_be_written_is_told_and_whole(monkeypatch):
     monkeypatch.setattr(servers.os, "replace", full)
     with pytest.raises(OutputError, match="servers.json cannot be written: the disk .* is full"):
         book.set_consent(URL, "b")
-    assert os.listdir(book.path.parent) == ["servers.json"] and AddressBook().has_consent(URL, "a")
+    assert sorted(os.listdir(book.path.parent)) == ["servers.json", "servers.json.lock"]
+    assert AddressBook().has_consent(URL, "a")
+
+
+def test_what_is_changed_at_the_same_time_is_kept(monkeypatch):
+    """The panel and the command line: the second one begins while the first is about to write."""
+    write, others = servers.write_private, []
+
+    def write_late(path, text):
+        if not others:
+            others.append(threading.Thread(target=AddressBook().set_consent, args=(URL, "b")))
+            others[0].start()
+            others[0].join(0.3)
+        write(path, text)
+
+    monkeypatch.setattr(servers, "write_private", write_late)
+    AddressBook().set_consent(URL, "a")
+    others[0].join()
+    assert [scan for scan in "ab" if AddressBook().has_consent(URL, scan)] == ["a", "b"]
+
+
+def test_a_file_that_another_program_holds_is_told(monkeypatch):
+    filelock = pytest.importorskip("filelock")
+    monkeypatch.setattr(locking, "_LONGEST_WAIT", 0.01)
+    book = AddressBook()
+    book.set_consent(URL, "a")
+    held = filelock.FileLock(f"{book.path}.lock", thread_local=False)
+    holder = threading.Thread(target=held.acquire)
+    holder.start()
+    holder.join()
+    with pytest.raises(UsageError, match="changed by another program"):
+        book.set_consent(URL, "b")
+    held.release()
+    book.set_consent(URL, "b")
+    assert book.has_consent(URL, "b")
+
+
+def test_without_the_package_filelock_settings_are_kept_all_the_same(monkeypatch):
+    monkeypatch.setitem(sys.modules, "filelock", None)
+    AddressBook().set_consent(URL, "a")
+    assert AddressBook().has_consent(URL, "a")

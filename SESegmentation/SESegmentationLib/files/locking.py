@@ -1,0 +1,39 @@
+"""Changing a small file that several processes change: one reads, changes and writes at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import UsageError
+
+#: a change takes far less; the panel waits for no longer, in s
+_LONGEST_WAIT = 3.0
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Hold the lock of ``path``, a file ``.lock`` beside it, while the file is read, changed and written.
+
+    Where the disk has no locks, or the package filelock is missing (Slicer without PyTorch, which brings it), nothing
+    is locked.
+
+    Raises:
+        UsageError: another process holds it for too long.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            from filelock import FileLock, Timeout
+
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held.enter_context(FileLock(f"{path}.lock", timeout=_LONGEST_WAIT))
+        except ImportError:
+            pass
+        except Timeout as error:
+            raise UsageError(
+                f"{path} is being changed by another program.", "Wait a moment and try again, or end that program."
+            ) from error
+        except (OSError, NotImplementedError):  # that it cannot be written is told by who writes it
+            pass
+        yield
