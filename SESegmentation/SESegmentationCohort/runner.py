@@ -200,8 +200,9 @@ class CaseRunner:
                 picture=base64.b64encode(thumbnail(image, result)).decode("ascii"),
             )
             self._records.add(files, record)
-            if known:
-                self._records.set_changed_aside(known)
+            if known:  # a scan at another place, of another content, is another patient's perhaps
+                other = known.input != case.input and known.content != content
+                self._records.set_changed_aside(known, others=other)
         self._records.remove_outputs(known, but=record.outputs)
         return record
 

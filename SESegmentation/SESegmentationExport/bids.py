@@ -23,6 +23,7 @@ from SESegmentationLib.report import without_folders
 from SESegmentationLib.result import SegmentationResult
 
 from . import Export
+from .sheet import fingerprint
 from .tables import tsv
 
 #: of the specification that derivatives follow
@@ -42,6 +43,8 @@ _SEGMENTATION = "_dseg.nii.gz"
 #: digits that would become one number without what is between them
 _TWO_NUMBERS = re.compile("[0-9][^A-Za-z0-9]+[0-9]")
 _DIGITS_OF_HASH = 8
+#: field beside a segmentation that tells of which scan it is, without naming it: see :func:`.sheet.fingerprint`
+_SOURCE = "SourceSHA256"
 #: what ``sesegment cohort`` keeps in its folder
 _OF_COHORTS = ("records/", "cohort.tsv", "failures.tsv", "sheet*.html")
 #: what lies beside a segmentation
@@ -146,14 +149,22 @@ class Derivatives(Export):
         card: of the model.
         paths: of :func:`derivative_paths`.
         described: the dataset is, by :meth:`describe`.
+        series: chosen of DICOM folders.
 
     Raises:
         UsageError: in the folder there is another dataset, or that of another model.
     """
 
-    def __init__(self, folder: Path, card: ModelCard, paths: Mapping[Path, Path], described: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        card: ModelCard,
+        paths: Mapping[Path, Path],
+        described: bool = False,
+        series: str | None = None,
+    ) -> None:
         _refuse_other_dataset(folder, card)
-        self._paths, self._described = paths, described
+        self._paths, self._described, self._series = paths, described, series
         self._about = _about_dataset(folder, card)
         of_scans = [_beside(path, kind) for path in paths.values() for kind in _TABLES]
         self.outputs = [*self._about, *of_scans]
@@ -178,6 +189,8 @@ class Derivatives(Export):
             "Date": report["date"],
             "Warnings": [without_folders(finding["message"], volume) for finding in report["findings"]],
         }
+        if content := fingerprint(volume, self._series):
+            about[_SOURCE] = content
         contents = (tsv(_LABEL_COLUMNS, labels), to_json(about) + "\n", tsv(list(_VOLUME_COLUMNS), rows))
         for kind, content in zip(_TABLES, contents, strict=True):
             files.write(_beside(path, kind), content)
@@ -192,6 +205,35 @@ class Derivatives(Export):
     def add(self, volume: Path, report: Mapping[str, Any]) -> None:
         """Know that the dataset is described once a scan has been written."""
         self._described |= "error" not in report
+
+
+def refuse_other_scans(paths: Mapping[Path, Path], series: str | None = None) -> None:
+    """Refuse to write over the segmentation of another scan of the same name: of another patient, perhaps.
+
+    Args:
+        paths: of :func:`derivative_paths`.
+        series: chosen of DICOM folders.
+
+    Raises:
+        UsageError: a segmentation is there already, of a scan with other content.
+    """
+    for source, path in paths.items():
+        known = _source_of(path)
+        if known and known != fingerprint(source, series):
+            raise UsageError(
+                f"{path} is the segmentation of another scan of this name than {source}, or of an earlier state of it.",
+                f"Name another folder with --bids, rename the scan, or delete {path.name} and what lies beside it.",
+            )
+
+
+def _source_of(path: Path) -> str | None:
+    """Of which scan a segmentation is; None where there is none, or nothing tells."""
+    if not path.exists():
+        return None
+    try:
+        return read_json(_beside(path, "dseg.json"))[_SOURCE]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _beside(path: Path, kind: str) -> Path:

@@ -137,9 +137,9 @@ def test_a_scan_that_cannot_be_read_now_keeps_its_result(tmp_path, sample_file, 
     """As on a disk that is not connected; only what is known to be of another content goes."""
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
-    for name in "abc":
+    for name in "abcd":
         shutil.copy(sample_file, scans / f"{name}.nii.gz")
-    (tmp_path / "list.txt").write_text("".join(f"scans/{name}.nii.gz\n" for name in "abc"), encoding="utf-8")
+    (tmp_path / "list.txt").write_text("".join(f"scans/{name}.nii.gz\n" for name in "abcd"), encoding="utf-8")
     command = Command(tmp_path / "list.txt", out, tiny_model)
     arguments = [command.source, "-o", out, "-m", tiny_model, "--device", "cpu", "--workers", 1]
 
@@ -151,28 +151,31 @@ def test_a_scan_that_cannot_be_read_now_keeps_its_result(tmp_path, sample_file, 
     before, records = command.stamps(), command.records
     scans.rename(tmp_path / "away")
     assert done("--resume") == 2
-    assert "3 failed" in capfd.readouterr().err
+    assert "4 failed" in capfd.readouterr().err
     assert command.stamps() == before
     assert (out / "b.nii.gz").read_bytes() == b"corrected"
     assert {row["state"] for row in rows(out / "cohort.tsv")} == {"segmented"}
-    assert [Path(row["input"]).name for row in rows(out / "failures.tsv")] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert [Path(row["input"]).name for row in rows(out / "failures.tsv")] == [f"{name}.nii.gz" for name in "abcd"]
 
-    command.source.write_text("scans/a.nii.gz\nscans/b.nii.gz\nother/c.nii.gz\n", encoding="utf-8")
+    command.source.write_text("scans/a.nii.gz\nscans/b.nii.gz\nother/c.nii.gz\nscans/d.nii.gz\n", encoding="utf-8")
     assert done("--resume") == 2
     assert not (out / "c.nii.gz").exists(), "it is of another scan"
     (out / "changed" / "c.nii.gz").rename(out / "c.nii.gz")
     (out / "records" / "c.json").write_text(records["c"].to_json(), encoding="utf-8")
-    command.source.write_text("".join(f"scans/{name}.nii.gz\n" for name in "abc"), encoding="utf-8")
-
     (tmp_path / "away").rename(scans)
+    (tmp_path / "other").mkdir()  # another patient's scan of the same name
+    (tmp_path / "other" / "d.nii.gz").write_bytes(sample_file.read_bytes() + bytes(8))
+    command.source.write_text("scans/a.nii.gz\nscans/b.nii.gz\nscans/c.nii.gz\nother/d.nii.gz\n", encoding="utf-8")
+    result = (out / "d.nii.gz").read_bytes()
     (out / "b.nii.gz").unlink()
     (scans / "c.nii.gz").write_bytes(b"no volume")  # of no use any more
     (out / "c.nii.gz").write_bytes(b"corrected")
     assert done("--resume") == 2
     assert command.stamps()["a.nii.gz"] == before["a.nii.gz"]
-    assert {name: command.records[name].state for name in "abc"} == {"a": "segmented", "b": "segmented", "c": "failed"}
+    assert {name: command.records[name].state for name in "abcd"} == dict.fromkeys("abd", "segmented") | {"c": "failed"}
     assert command.records["a"] == records["a"]
     assert (out / "changed" / "c.nii.gz").read_bytes() == b"corrected"
+    assert (out / "changed" / "d.nii.gz").read_bytes() == result and (out / "d.nii.gz").is_file()
     assert [Path(row["input"]).name for row in rows(out / "failures.tsv")] == ["c.nii.gz"]
 
 

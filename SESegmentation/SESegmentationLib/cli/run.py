@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SESegmentationExport import Export
-from SESegmentationExport.bids import Derivatives, derivative_paths, sources_of
+from SESegmentationExport.bids import Derivatives, derivative_paths, refuse_other_scans, sources_of
 from SESegmentationExport.page import Pages
 from SESegmentationExport.sheet import Sheet, passed, read_marks
 from SESegmentationExport.tables import StatsFiles, Table
@@ -177,7 +177,9 @@ def _exports(
     """What is made besides segmentations; errors as of each."""
     exports: list[Export] = []
     if options.bids:
-        exports.append(Derivatives(options.output, card, {job.source: job.output for job in jobs}))
+        paths = {job.source: job.output for job in jobs}
+        exports.append(Derivatives(options.output, card, paths, series=options.series))
+        refuse_other_scans(paths, options.series)
     if options.stats:
         exports.append(StatsFiles(options.stats, names))
     if options.table:

@@ -239,3 +239,19 @@ def test_a_later_run_leaves_the_results_of_the_earlier_patient(run, sample_file,
         code, err = run(tmp_path / f"{name}.nii.gz", "--bids", tmp_path / "d")
         assert code == 0, err
         assert len(list((tmp_path / "d").rglob("*_dseg.nii.gz"))) == number
+
+
+def test_another_patients_scan_of_the_same_name_is_refused(run, sample_file, tmp_path):
+    """In a call of its own, where nothing tells them apart but what is in the files."""
+    for patient, end in (("p1", b""), ("p2", bytes(8))):
+        (tmp_path / patient).mkdir()
+        (tmp_path / patient / "T1.nii.gz").write_bytes(sample_file.read_bytes() + end)
+    assert run(tmp_path / "p1" / "T1.nii.gz", "--bids", tmp_path / "d")[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "d").rglob("*") if path.is_file()}
+    code, err = run(tmp_path / "p2" / "T1.nii.gz", "--bids", tmp_path / "d")
+    assert (code, len(err.splitlines())) == (2, 2)
+    assert "another scan of this name" in err and str(tmp_path / "p2" / "T1.nii.gz") in err
+    assert {path: path.read_bytes() for path in (tmp_path / "d").rglob("*") if path.is_file()} == before
+    (tmp_path / "p1").rename(tmp_path / "elsewhere")
+    code, err = run(tmp_path / "elsewhere" / "T1.nii.gz", "--bids", tmp_path / "d")
+    assert code == 0, "the same scan at another place is segmented again: " + err
