@@ -29,8 +29,10 @@ from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.losses import merge_pairs, segmentation_loss
 from SESegmentationLib.progress import Progress, no_progress
 
+from . import begun
 from .choices import Machine
 from .dataset import Case, find_cases, load_case, split_by_recipe
+from .fingerprint import DESCRIPTION_NAME, Description
 from .recipe import Phase, Recipe
 from .recipe_draft import RecipeDraft, draft_recipe
 from .slabs import VolumeBank
@@ -63,7 +65,8 @@ def automatic_recipe(
 ) -> Recipe:
     """The automatic recipe for ``dataset``: the one in ``output`` where a training was begun with one, else a new one.
 
-    A new one is written to ``training/recipe.toml`` in ``output``.
+    A new one is written to ``training/recipe.toml`` in ``output``. One that is there without a training, because the
+    dataset was refused, is made anew: the dataset may have been corrected since.
 
     Args:
         dataset: folder in nnU-Net's layout, with ``dataset.json``.
@@ -73,11 +76,13 @@ def automatic_recipe(
 
     Raises:
         InputError: the dataset cannot be used.
-        UsageError: a training for another time was begun in ``output``, or several processes ask for a new recipe.
+        UsageError: a training for another time or for other labels was begun in ``output``, or several processes ask for
+            a new recipe.
     """
     path = output / "training" / RECIPE_NAME
-    if path.exists():
+    if path.exists() and (path.parent / begun.RECIPE_NAME).exists():
         recipe = Recipe.load(path)
+        _refuse_other_labels(recipe, dataset, output)
         planned = recipe.card.get("training", {}).get("minutes_planned")
         if minutes is not None and planned != minutes:
             raise UsageError(
@@ -101,7 +106,17 @@ def automatic_recipe(
     limit = f"{recipe.fit.minutes:.2g} of the {minutes or DEFAULT_MINUTES:g} minutes"
     reasons = [*plan.reasons, f"{steps} steps on this machine, in at most {limit}; the rest is reading and measuring"]
     write_recipe(path, entries, reasons)
-    return recipe
+    return Recipe.load(path)  # as it is when the training goes on: the file has no entries that are None
+
+
+def _refuse_other_labels(recipe: Recipe, dataset: Path, output: Path) -> None:
+    """Refuse to go on where ``dataset.json`` has been changed: the model would have the values and names of before."""
+    named = {label["value"]: label["name"] for label in recipe.card["labels"]}
+    if named != {label.value: label.name for label in Description.read(dataset).structures}:
+        raise UsageError(
+            f"{output} holds a training that was begun with other labels than {dataset / DESCRIPTION_NAME} names now.",
+            f"Train into another folder, or give {output / 'training' / RECIPE_NAME} with --recipe to go on.",
+        )
 
 
 def with_steps(

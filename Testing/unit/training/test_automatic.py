@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models import ModelCard, user_models_folder
 from SESegmentationTraining import automatic
 from SESegmentationTraining.automatic import FEWEST_STEPS, automatic_recipe, read_reasons, with_steps, write_recipe
+from SESegmentationTraining.begun import begin, refuse_other_training
 from SESegmentationTraining.choices import Machine
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.recipe_draft import draft_recipe
@@ -76,6 +78,13 @@ def own_data_folder(tmp_path, monkeypatch):
 def in_no_hurry(monkeypatch):
     """All steps are made: what is learnt does not depend on how fast the computer is."""
     monkeypatch.setattr(automatic, "LEAST_SECONDS", 300.0)
+
+
+@pytest.fixture
+def quickly(monkeypatch):
+    """No time is measured: recipes are made in a moment, and are the same each time."""
+    monkeypatch.setattr(automatic, "seconds_per_step", lambda *_: 0.1)
+    monkeypatch.setattr(automatic, "seconds_per_case", lambda *_: 0.1)
 
 
 def test_a_folder_of_ten_cases_becomes_a_model_that_is_installed_and_used(
@@ -177,6 +186,41 @@ def test_a_written_recipe_is_the_same_when_read(plan, tmp_path):
         return [without_none(entry) for entry in value] if isinstance(value, list | tuple) else value
 
     assert without_none(read.to_dict()) == without_none(made.to_dict())
+
+
+def _begun(trunks, output):
+    """The automatic recipe of a training that was stopped after a checkpoint."""
+    recipe = automatic_recipe(trunks, output, "cpu", 0.05)
+    begin(output / "training", recipe, {})
+    (output / "training" / "planes.checkpoint.safetensors").touch()
+    return recipe
+
+
+def test_a_training_that_was_stopped_goes_on(trunks, quickly, tmp_path):
+    recipe = _begun(trunks, tmp_path)
+    again = automatic_recipe(trunks, tmp_path, "cpu", 0.05)
+    assert again == recipe
+    refuse_other_training(tmp_path / "training", again, {})
+
+
+def test_a_training_that_was_begun_with_other_labels_does_not_go_on(trunks, quickly, tmp_path):
+    dataset, output = tmp_path / "trunks", tmp_path / "model"
+    shutil.copytree(trunks, dataset)
+    _begun(dataset, output)
+    path = dataset / "dataset.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("liver", "spleen"), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"begun with other labels than .*dataset\.json names now"):
+        automatic_recipe(dataset, output, "cpu", 0.05)
+
+
+def test_a_recipe_of_a_dataset_that_was_refused_is_made_anew(trunks, quickly, tmp_path):
+    dataset, output = tmp_path / "trunks", tmp_path / "model"
+    shutil.copytree(trunks, dataset)
+    automatic_recipe(dataset, output, "cpu", 0.05)
+    path = dataset / "dataset.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("liver", "spleen"), encoding="utf-8")
+    recipe = automatic_recipe(dataset, output, "cpu", 0.05)
+    assert recipe.card["labels"][0]["name"] == "spleen"
 
 
 def test_several_processes_make_no_recipe(trunks, tmp_path, monkeypatch):
