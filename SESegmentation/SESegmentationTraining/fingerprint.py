@@ -45,6 +45,8 @@ DESCRIPTION_NAME = "dataset.json"
 MOST_CASES = 20
 #: labelled voxels taken from each case, for percentiles
 SAMPLE = 20_000
+#: largest value that a label of a model can have
+LARGEST_VALUE = 65535
 #: share of a label's voxels in its largest piece above which it counts as one piece
 ONE_PIECE = 0.99
 #: distance from the plane between the two sides, relative to theirs, from which on a label lies to one side
@@ -330,17 +332,33 @@ def _labels(entry: Any, path: Path) -> dict[int, str]:
         raise InputError(f"{path} names no labels.", _EXAMPLE)
     labels: dict[int, str] = {}
     for key, value in entry.items():
-        number, name = (key, value) if str(key).isdigit() and isinstance(value, str) else (value, key)
+        number, name = (key, value) if str(key).isdecimal() and isinstance(value, str) else (value, key)
         if isinstance(number, list):
             raise InputError(f"In {path} the label {name!r} is a region of several values.", "Give each value a name.")
-        if not str(number).isdigit():
+        if not str(number).isdecimal():
             raise InputError(f"In {path} the label {name!r} has no whole number: {number!r}.", _EXAMPLE)
         if str(name).lower() == "ignore":
             raise InputError(
                 f"{path} has a label for what is to be ignored, which is not known here.", "Label these voxels."
             )
-        if int(number):
-            labels[int(number)] = plain(str(name))[:200]
+        name = plain(str(name)).strip()[:200]
+        if not int(number):
+            continue
+        if not name:
+            raise InputError(f"In {path} the label {number} has no name.", "Name it.")
+        if int(number) > LARGEST_VALUE:
+            raise InputError(
+                f"In {path} the label {name!r} has the value {number}, above {LARGEST_VALUE}.",
+                "Give it a smaller value, in the labels too.",
+            )
+        if int(number) in labels:
+            raise InputError(
+                f"In {path} {labels[int(number)]!r} and {name!r} have the same value {number}.",
+                "Give each value one name.",
+            )
+        if name.lower() in map(str.lower, labels.values()):
+            raise InputError(f"In {path} two labels are called {name!r}.", "Give each value a name of its own.")
+        labels[int(number)] = name
     if not labels:
         raise InputError(f"{path} names no label but the background.", _EXAMPLE)
     if len(labels) > 255:
@@ -349,6 +367,8 @@ def _labels(entry: Any, path: Path) -> dict[int, str]:
 
 
 def _modality(entry: Any, path: Path) -> str:
+    if isinstance(entry, list):
+        entry = dict(enumerate(entry))
     if isinstance(entry, Mapping) and len(entry) > 1:
         raise InputError(
             f"{path} lists {len(entry)} channels ({', '.join(map(str, entry.values()))}); one can be learnt from.",
