@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from SESegmentationLib.errors import InputError
 from SESegmentationLib.inference.cascade import LARGEST_CROP_MM
 from SESegmentationLib.io.formats import SLICES
 from SESegmentationLib.models import Label
@@ -110,7 +112,7 @@ class _Data:
         validation, test = kept_out(len(cases))
         if (dataset / "labelsTs").is_dir():
             test = 0
-        split = split_cases(list(cases), validation, test, SPLIT_SEED, group_pattern)
+        validation, test, split = _split_most_for_training(list(cases), validation, test, group_pattern)
         fingerprint = extract_fingerprint(dataset, [cases[case] for case in split.training], progress)
         names = fingerprint.description.labels
         pairs, alone = mirrored_pairs(names)
@@ -332,3 +334,15 @@ def _round(value: float) -> float:
 
 def _by(numbers: Sequence[float] | np.ndarray) -> str:
     return " x ".join(f"{number:g}" for number in np.round(numbers, 4))
+
+
+def _split_most_for_training(
+    names: Sequence[str], validation: int, test: int, group_pattern: str
+) -> tuple[int, int, Split]:
+    """How many cases to keep out, fewer where patients of many cases would leave less than half; and the split."""
+    for numbers in ((validation, test), (0, test), (0, min(test, 1))):
+        with suppress(InputError):  # nothing would be left
+            split = split_cases(names, *numbers, SPLIT_SEED, group_pattern)
+            if 2 * len(split.training) >= len(names):
+                return *numbers, split
+    return 0, 0, split_cases(names, 0, 0, SPLIT_SEED, group_pattern)

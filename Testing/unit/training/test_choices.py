@@ -19,7 +19,9 @@ from SESegmentationTraining.choices import (
     same_patient,
     thick_axis,
 )
+from SESegmentationTraining.dataset import split_cases
 from SESegmentationTraining.fingerprint import CaseLook, Description, Fingerprint, data_licence
+from SESegmentationTraining.recipe_draft import SPLIT_SEED, _split_most_for_training
 
 CPU = Machine(torch.device("cpu"), 8.0, False)
 GPU = Machine(torch.device("cuda"), 40.0, True)
@@ -203,3 +205,16 @@ def test_only_a_licence_that_is_known_makes_a_model_free(stated, spdx, free):
     entry = data_licence(stated)
     assert (entry["spdx"], entry["free"]) == (spdx, free)
     assert stated in entry["attribution"]
+
+
+@pytest.mark.parametrize("sizes", [(6, 1, 1), (1, 1, 6), (3, 30, 3), (1, 1, 1, 40)])
+def test_patients_of_many_cases_leave_enough_for_training(sizes):
+    names = [
+        f"{patient}_{number:02d}" for patient, count in zip("ABCD", sizes, strict=False) for number in range(count)
+    ]
+    pattern = same_patient(names)
+    validation, test, split = _split_most_for_training(names, *kept_out(len(names)), pattern)
+    assert split == split_cases(names, validation, test, SPLIT_SEED, pattern)
+    assert len(split.training) >= len(names) / 2
+    patients = [{name[0] for name in group} for group in (split.training, split.validation, split.test)]
+    assert sum(map(len, patients)) == len(sizes), "no patient is in two parts"
