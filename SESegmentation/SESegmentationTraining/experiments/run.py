@@ -200,7 +200,8 @@ def _data_of(recipe: Recipe, dataset: Path, card: ModelCard) -> str:
     """What the source of a run depends on; the seed of its batches is given at every step."""
     parts = (recipe.data, recipe.deformation, recipe.augmentation, recipe.synthesis)
     seen = {key: value for key, value in card.to_dict().items() if key != "networks"}
-    decisive = [str(dataset), seen, recipe.fit.rare_share, *(asdict(part) for part in parts)]
+    changes = {name: asdict(changed) for name, changed in recipe.networks.items()}
+    decisive = [str(dataset), seen, recipe.fit.rare_share, changes, *(asdict(part) for part in parts)]
     return json.dumps(decisive, sort_keys=True, default=str)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from SESegmentationLib.errors import CancelledError, InputError, UsageError
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.networks import build_network
 from SESegmentationTraining.evaluation import compare
-from SESegmentationTraining.experiments.run import Runner, dice_of, read_results, result_path
+from SESegmentationTraining.experiments.run import Runner, _data_of, dice_of, read_results, result_path
+from SESegmentationTraining.recipe import NetworkChanges
 from SESegmentationTraining.train import draft_card
 
 CPU = torch.device("cpu")
@@ -91,6 +93,13 @@ def test_data_is_loaded_once_for_runs_that_share_it(runner, plan):
     changed = plan(("shift_mm = 2", "shift_mm = 4")).runs()[0]
     runner(changed)
     assert runner._source is not source
+
+
+def test_networks_that_see_other_images_share_no_data(plan, tmp_path):
+    run = plan().runs()[0]
+    card = draft_card(run.recipe)
+    other = replace(run.recipe, networks={"axial": NetworkChanges(augmentation={"noise": 0.5})})
+    assert _data_of(other, tmp_path, card) != _data_of(run.recipe, tmp_path, card)
 
 
 def test_runs_that_share_data_end_as_runs_that_do_not(runner, plan, tmp_path):
