@@ -189,7 +189,8 @@ def measure_crossvalidation(
     if write:
         package = verify_package(write)
     else:
-        trained = train_model(dataset, loaded, output / name, device, percent_printer(" in this fold"))
+        every = replace(loaded, data=replace(loaded.data, test=0))
+        trained = train_model(dataset, every, output / name, device, percent_printer(" in this fold"))
         if trained is None:  # of several processes, the first writes
             return
         package = trained
