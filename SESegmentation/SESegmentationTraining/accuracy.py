@@ -30,9 +30,10 @@ from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.progress import Progress, no_progress
 from SESegmentationLib.result import SegmentOptions
 
+from .begun import recipe_of, refuse_other_split
 from .dataset import Case, check_cases, find_cases
 from .evaluation import compare, summarise
-from .recipe import Recipe, recipe_of
+from .recipe import Recipe
 from .sources import open_source
 
 #: FreeSurfer's cortical parcels (aparc and aparc.a2009s), by the label of the whole cortex they are part of
@@ -264,6 +265,7 @@ def relative_errors(package: ModelPackage, dataset: Path, recipe: Recipe, volume
     """Relative error (found / true volume - 1) of every validation head under ``volumes`` contrasts."""
     whole = replace(recipe.synthesis, stripped=0.0, defaced=0.0, cropped=0.0)
     source = open_source(dataset, replace(recipe, synthesis=whole), package.card, torch.device("cpu"))
+    refuse_other_split(package, source.split)
     predictor = Predictor(package.card, load_networks(package), torch.device("cpu"))
     errors = []
     for number in range(volumes):

@@ -76,8 +76,8 @@ def automatic_recipe(
 
     Raises:
         InputError: the dataset cannot be used.
-        UsageError: a training for another time or for other labels was begun in ``output``, or several processes ask for
-            a new recipe.
+        UsageError: a training for another time or for other labels was begun in ``output``, or several processes ask
+            for a new recipe.
     """
     path = output / "training" / RECIPE_NAME
     if path.exists() and (path.parent / begun.RECIPE_NAME).exists():

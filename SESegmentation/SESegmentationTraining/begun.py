@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import write_whole
+from SESegmentationLib.models import ModelPackage
 
-from .recipe import Recipe
+from .dataset import Split
+from .recipe import RECIPES_FOLDER, Recipe
 
 RECIPE_NAME, SPLIT_NAME = "recipe.json", "split.json"
 _REMEDY = "Train into another folder, or delete that one to start again."
@@ -47,12 +50,60 @@ def refuse_other_training(folder: Path, recipe: Recipe, split: dict[str, list[st
         raise UsageError(f"{folder} holds a training that was begun with another recipe.", _REMEDY)
 
 
+def refuse_other_split(package: ModelPackage, split: Split) -> None:
+    """Refuse cases of which some for validation or test may be among those that a model has learnt from.
+
+    Args:
+        package: a trained model. Beside it lies the split of its training; where it does not, since the model was
+            installed, the card has the cases for test and the number of those for training and validation.
+        split: of the cases that there are now, by its recipe.
+
+    Raises:
+        InputError: it is another split than that of the training, or the record of that is damaged.
+    """
+    record, training = package.path / "training" / SPLIT_NAME, package.card.training
+    now = asdict(split)
+    same = set(split.test) == set(training.get("test_cases", split.test))
+    same &= training.get("cases") in (None, {group: len(names) for group, names in now.items()})
+    if record.exists():
+        same &= read_back(record, dict, "Train the model again.") == now
+    if not same:
+        raise InputError(
+            f"These cases do not split as in the training of {package.card.name}: it may have learnt from some that "
+            "would be measured.",
+            "Give the dataset, the recipe and the fold that it was trained with.",
+        )
+
+
 def same_recipe(recorded: Any, recipe: Recipe) -> bool:
     """Whether what was recorded as JSON is ``recipe``; entries that came later have their defaults."""
     try:
         return Recipe.from_dict(recorded) == Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
     except UsageError:  # of another version
         return False
+
+
+def recipe_of(package: ModelPackage, name: str | None = None) -> Recipe:
+    """The recipe of that name or file; where there is none, that which a model was trained by.
+
+    That is recorded beside a model where it was trained. Elsewhere its card names it, if it is one that is shipped.
+
+    Raises:
+        UsageError: no such recipe, or it is not known by which one the model was trained.
+        InputError: the record beside the model is damaged.
+    """
+    if name:
+        return Recipe.load(name)
+    record = package.path / "training" / RECIPE_NAME
+    if record.exists():
+        return read_back(record, lambda read: Recipe.from_dict(read, str(record)), "Give the recipe with --recipe.")
+    named = str(package.card.training.get("recipe", package.card.name))
+    if not (RECIPES_FOLDER / f"{named}.toml").exists():
+        raise UsageError(
+            f"{package.card.name} was trained by a recipe of your own, {named}, which is not beside it.",
+            "Give its file with --recipe, or the folder that the model was trained in.",
+        )
+    return Recipe.load(named)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -33,8 +33,9 @@ from SESegmentationLib.models.sections import ONE_VIEW, SEVERAL_VIEWS
 from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.networks.weights import load_networks
 
+from .begun import recipe_of, refuse_other_split
 from .dataset import FEWEST_VOXELS, LabelledVolume, find_cases, load_case, split_by_recipe
-from .recipe import Recipe, recipe_of
+from .recipe import Recipe
 from .sources import open_source
 
 #: standard deviation of the logarithm of the bias field
@@ -139,21 +140,18 @@ def held_out_volumes(package: ModelPackage, dataset: Path, recipe: Recipe, group
         group: "validation" or "test"; images are synthesised for validation only.
 
     Raises:
-        InputError: there are none, or the dataset lacks them.
+        InputError: there are none, or they are not those of the training.
     """
     if recipe.data.source == "folder":
         cases = {case.name: case for case in find_cases(dataset)}
         split = split_by_recipe(list(cases), recipe)
-        names = getattr(split, group)
-        if group == "test" and set(names) != set(package.card.training.get("test_cases", names)):
-            raise InputError(
-                f"{dataset} does not hold the test cases of {package.card.name}.", "Give the dataset it was trained on."
-            )
-        for name in names:
+        refuse_other_split(package, split)
+        for name in getattr(split, group):
             image, truth = load_case(cases[name], package.card)
             yield name, image.astype(np.float32), truth
     elif group == "validation":
         source = open_source(dataset, recipe, package.card, torch.device("cpu"))
+        refuse_other_split(package, source.split)
         yield from source.whole_volumes(torch.Generator().manual_seed(SEED))
     else:
         raise InputError("Images are synthesised for validation cases only.", "Measure on real volumes instead.")

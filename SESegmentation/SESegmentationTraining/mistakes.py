@@ -32,10 +32,10 @@ from SESegmentationLib.inference.preprocess import normalise
 from SESegmentationLib.models import ModelCard, ModelPackage
 from SESegmentationLib.progress import Progress, no_progress
 
+from .begun import recipe_of, refuse_other_split
 from .calibration import SHIFTS, shift_array, shift_volume
 from .crossvalidation import recipe_of_fold
 from .dataset import FEWEST_VOXELS, Split
-from .recipe import recipe_of
 from .sources import open_source
 
 #: volumes under one shift, and under two at once, per volume without a shift; the same for heads, which take longer
@@ -264,11 +264,7 @@ def collect_mistakes(
         trained_by = recipe_of_fold(trained_by, fold[1], fold[0])
     source = open_source(dataset, trained_by, package.card, torch.device("cpu"))
     names = getattr(source.split, group)
-    if set(source.split.test) != set(package.card.training.get("test_cases", source.split.test)):
-        raise InputError(
-            f"{dataset} does not split into the cases that {package.card.name} learnt from and those for test.",
-            "Give the dataset it was trained on, and the fold of a model that comes of a cross-validation.",
-        )
+    refuse_other_split(package, source.split)
     _write_record(folder, package.card, source.split, group)
     files: list[Path] = []
     for number, (name, image, truth) in enumerate(source.whole_volumes(torch.Generator().manual_seed(SEED), group)):

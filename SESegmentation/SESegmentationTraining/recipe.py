@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from SESegmentationLib.errors import UsageError
-from SESegmentationLib.models import ModelPackage
 
 from .slabs import Deformation
 from .synthesis import Synthesis
@@ -363,8 +362,3 @@ def _built(kind: Any, entries: dict[str, Any], where: str) -> Any:
         if entry.name not in entries and not optional:
             raise ValueError(f"the entry {below}{entry.name} is missing")
     return kind(**{key: converted(value, hints[key], f"{below}{key}") for key, value in entries.items()})
-
-
-def recipe_of(package: ModelPackage, name: str | None = None) -> Recipe:
-    """The recipe of that name or file; that which the card names where there is none."""
-    return Recipe.load(name or str(package.card.training.get("recipe", package.card.name)))

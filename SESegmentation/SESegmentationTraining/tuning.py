@@ -32,6 +32,7 @@ from SESegmentationLib.models.packages import WEIGHTS_NAME
 from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.networks.weights import load_networks
 
+from .begun import refuse_other_split
 from .dataset import FEWEST_VOXELS, LabelledVolume, box_round
 from .recipe import Recipe
 from .sources import open_source
@@ -62,6 +63,7 @@ def validation_volumes(
         InputError, UsageError: dataset or recipe cannot be used.
     """
     source = open_source(dataset, Recipe.load(recipe), package.card, torch.device("cpu"))
+    refuse_other_split(package, source.split)
     generators = [torch.Generator().manual_seed(seed + number) for number in range(volumes)]
     return itertools.chain.from_iterable(source.whole_volumes(generator) for generator in generators)
 

@@ -21,9 +21,9 @@ import torch
 from SESegmentationLib.geometry import RAS
 from SESegmentationLib.models import ModelPackage, find_model
 from SESegmentationTraining.accuracy import test_cases
+from SESegmentationTraining.begun import recipe_of
 from SESegmentationTraining.dataset import Case
 from SESegmentationTraining.processes import machine_words
-from SESegmentationTraining.recipe import recipe_of
 from SESegmentationTraining.sources import open_source
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.cli import main
-from SESegmentationLib.errors import InputError
+from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.predictor import Prediction
 from SESegmentationLib.io.reading import read_volume
@@ -21,6 +21,7 @@ from SESegmentationLib.models.sections import expected_dice
 from SESegmentationLib.result import SegmentOptions
 from SESegmentationTraining import calibration
 from SESegmentationTraining.automatic import write_recipe
+from SESegmentationTraining.begun import recipe_of
 from SESegmentationTraining.calibration import (
     SHIFTS,
     Observation,
@@ -31,6 +32,8 @@ from SESegmentationTraining.calibration import (
     observe,
 )
 from SESegmentationTraining.dataset import find_cases, split_cases
+from SESegmentationTraining.train import train_model
+from SESegmentationTraining.tuning import validation_volumes
 
 
 def seen(confidence: float, dice: float, value: int = 17, views: int = 2, case: str = "a") -> Observation:
@@ -107,7 +110,7 @@ def test_cases_kept_out_are_those_of_the_split(package, blobs_folder, blobs_reci
             assert image.shape == truth.shape
             assert set(np.unique(truth)) == {0, 1, 2}
     assert not set(split.validation) & set(split.test)
-    with pytest.raises(InputError, match="does not hold the test cases"):
+    with pytest.raises(InputError, match="do not split as in the training"):
         entries = package.card.to_dict() | {"training": {"test_cases": ["other"]}}
         other = write_package(package.path, entries, package.weights_path)
         list(held_out_volumes(other, blobs_folder, recipe, "test"))
@@ -169,3 +172,36 @@ def test_wrong_folders_end_with_cause_and_remedy(package, tmp_path, capsys):
         main(["measure", "calibration", str(package.path), "--dataset", str(tmp_path), "--recipe", "hippocampus-t1"])
         == 3
     )
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_cases_that_a_model_may_have_learnt_from_are_not_measured(
+    own_blobs_folder, blobs_entries, blobs_recipe, tmp_path, beside
+):
+    """The dataset grew after the training: other cases are for validation now."""
+    changes = {"phases": [{"steps": 1, "batch": 1, "size": [8, 8]}], "data": {"test": 0}}
+    recipe = blobs_recipe(**changes)
+    write_recipe(tmp_path / "blobs.toml", blobs_entries(**changes), [])
+    package = train_model(own_blobs_folder, recipe, tmp_path / "model", "cpu")
+    assert len(list(held_out_volumes(package, own_blobs_folder, recipe, "validation"))) == 1
+    if not beside:  # as where the model was installed
+        shutil.rmtree(package.path / "training")
+    for kind, file in (("images", "{}_0000.nii.gz"), ("labels", "{}.nii.gz")):
+        folder = own_blobs_folder / f"{kind}Tr"
+        shutil.copy(folder / file.format("blob_1"), folder / file.format("blob_9"))
+    with pytest.raises(InputError, match="may have learnt from some"):
+        list(held_out_volumes(package, own_blobs_folder, recipe, "validation"))
+    with pytest.raises(InputError, match="may have learnt from some"):
+        validation_volumes(package, own_blobs_folder, str(tmp_path / "blobs.toml"), 1, 0)
+
+
+def test_the_recipe_of_an_own_model_is_that_beside_it(own_blobs_folder, blobs_recipe, tmp_path, capsys):
+    recipe = blobs_recipe(phases=[{"steps": 1, "batch": 1, "size": [8, 8]}])
+    package = train_model(own_blobs_folder, recipe, tmp_path / "model", "cpu")
+    assert recipe_of(package) == recipe
+    assert main(["measure", "calibration", str(package.path), "--dataset", str(own_blobs_folder)]) == 0
+    capsys.readouterr()
+    (package.path / "training" / "recipe.json").unlink()
+    with pytest.raises(UsageError, match="recipe of your own, blobs, which is not beside it") as caught:
+        recipe_of(package)
+    assert "--recipe" in caught.value.remedy
