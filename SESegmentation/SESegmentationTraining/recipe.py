@@ -7,6 +7,7 @@ the card's fixed parts (labels, licence). See ``recipes/*.toml``.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -272,6 +273,17 @@ def _check(recipe: Recipe) -> None:
         (bool(data.scans) == bool(data.scans_share), "[data] scans and scans_share go together"),
         (not data.scans or data.source == "label-maps", "[data] scans are shown beside label maps"),
         (fit.step_decays >= 0, "[fit] step_decays is a number, at least 0"),
+        (0 < fit.learning_rate < math.inf, "[fit] learning_rate is a number above 0"),
+        (
+            all(0 <= value < math.inf for value in (fit.weight_decay, fit.class_balance, fit.boundary, fit.minutes)),
+            "[fit] weight_decay, class_balance, boundary and minutes are numbers, at least 0",
+        ),
+        (0 <= fit.average < 1 and 0 <= fit.momentum < 1, "[fit] average and momentum are numbers from 0, below 1"),
+        (0 <= fit.rare_share <= 1, "[fit] rare_share is a number from 0 to 1"),
+        (
+            min(fit.warmup, fit.validate_every) >= 0 and fit.validation_batches > 0,
+            "[fit] warmup and validate_every are at least 0, validation_batches above 0",
+        ),
         (paired, "[augmentation] darkening and darkened go together"),
         (darkened, f"[augmentation] darkened are channels from 1 to {labels}"),
         (not (zscore and unfit), f"[augmentation] {', '.join(UNIT_ONLY)} must be 0 where intensities have the mean 0"),
