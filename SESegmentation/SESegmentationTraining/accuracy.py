@@ -57,8 +57,8 @@ def measure(
         resample: bring references on another grid to that of their image, from the nearest voxel.
 
     Returns:
-        "cases": measures by case and label value, and the Dice that the model expected; "labels": mean, standard
-        deviation and number by label value.
+        "cases": measures by case and label value, and the Dice that the model expected, of what is there or was found;
+        "labels": mean, standard deviation and number by label value.
 
     Raises:
         InputError: a case cannot be used, its labels lie on another grid, or hold what the model does not have.
@@ -76,10 +76,11 @@ def measure(
         image, reference = read(case)
         result = engine.segment(image, SegmentOptions(fast=fast))
         expected = {structure.label.value: structure.expected_dice for structure in result.structures}
+        measures = {label.value: compare(result.labels, reference, label.value) for label in package.card.labels}
         by_case[case.name] = {
-            str(label.value): asdict(compare(result.labels, reference, label.value))
-            | {"expected_dice": expected.get(label.value)}
-            for label in package.card.labels
+            str(value): asdict(found) | {"expected_dice": expected.get(value)}
+            for value, found in measures.items()
+            if found.predicted_ml or found.reference_ml
         }
     return {"cases": by_case, "labels": summarise(by_case)}
 
@@ -89,7 +90,7 @@ def _read_pair(
 ) -> tuple[sitk.Image, sitk.Image]:
     """Image and reference of a case, the parcels of a cortex folded."""
     image, found = read_volume(case.image, pixel_mm), read_segmentation(case.label, pixel_mm)
-    reference = fold_parcels(found.label_map(package.card.labels, like=image))
+    reference = fold_parcels(found.label_map(package.card.labels, like=image), package.card.channels)
     if not same_grid(image, reference):
         if not resample:
             raise InputError(
@@ -126,14 +127,19 @@ def expectation(measured: dict[str, Any], apart: Collection[int] = ()) -> dict[s
     return {"n": len(pairs), "mean_error": round(float(np.abs(expected - true).mean()), 4), "spearman": round(rank, 4)}
 
 
-def fold_parcels(labels: sitk.Image) -> sitk.Image:
-    """FreeSurfer's cortical parcels as the left (3) and right (42) cortex; label maps without them are unchanged."""
+def fold_parcels(labels: sitk.Image, known: Collection[int] = tuple(CORTICAL_PARCELS)) -> sitk.Image:
+    """FreeSurfer's cortical parcels as the left (3) and right (42) cortex; label maps without them are unchanged.
+
+    Args:
+        known: values of the model's structures: what it finds itself is no parcel, and without a cortex there is none.
+    """
     values = sitk.GetArrayFromImage(labels)
     if values.max() < 1000:
         return labels
+    own = np.isin(values, list(known))
     for cortex, ranges in CORTICAL_PARCELS.items():
-        for low, high in ranges:
-            values[(values >= low) & (values <= high)] = cortex
+        for low, high in ranges if cortex in known else ():
+            values[(values >= low) & (values <= high) & ~own] = cortex
     return Geometry.of(labels).image(values)
 
 
@@ -165,6 +171,7 @@ def card_accuracy(
         apart: values of structures that the references define in another way: shown, but not in the mean.
 
     Raises:
+        InputError: no structure was there or was found.
         UsageError: the model has no structure of a value in ``apart``, or no other.
     """
     values = {label.value for label in package.card.labels}
@@ -174,11 +181,13 @@ def card_accuracy(
         value: {key: {k: round(v, 4) for k, v in entry.items()} for key, entry in measures.items()}
         for value, measures in measured["labels"].items()
     }
-    mean = float(np.mean([entry["dice"]["mean"] for value, entry in by_label.items() if int(value) not in apart]))
+    dice = [entry["dice"]["mean"] for value, entry in by_label.items() if int(value) not in apart]
+    if not dice:
+        raise InputError("In no case is there a structure, and none was found: nothing can be measured.", "Add labels.")
     return {
         "data": data,
         "cases": len(measured["cases"]),
-        "mean_dice": round(mean, 4),
+        "mean_dice": round(float(np.mean(dice)), 4),
         "labels": by_label,
         **({"not_in_mean": sorted(apart)} if apart else {}),
         "command": command,

@@ -49,6 +49,8 @@ def measure_kept_out(package: ModelPackage, dataset: Path, progress: Progress = 
     if not package.card.training.get("test_cases") and not (dataset / "labelsTs").is_dir():
         return package
     measured = measure(package, test_cases(package, dataset), progress=progress)
+    if not measured["labels"]:  # cases for test without any structure, and none was found
+        return package
     command = f"sesegment measure accuracy {package.path.name} --dataset DATASET"
     about = "Test cases of the dataset that it was trained on"
     return write_accuracy(package, card_accuracy(package, measured, about, command))
@@ -64,9 +66,9 @@ def training_report(package: ModelPackage) -> str:
     steps = sum(training["steps"].values())
     lines = [
         f"{package.path}: {card.name} {card.version}",
-        f"{cases['training'] + cases['validation'] + tested} cases: {cases['training']} for training, "
+        f"{_count(cases['training'] + cases['validation'] + tested, 'case')}: {cases['training']} for training, "
         f"{cases['validation']} for validation, {tested} for test{listed}.",
-        f"Trained in {_minutes(training['hours'])} on {training['machine']}: {steps} steps.",
+        f"Trained in {_minutes(training['hours'])} on {training['machine']}: {_count(steps, 'step')}.",
         "",
         *_accuracy(package),
         "",
@@ -79,9 +81,9 @@ def training_report(package: ModelPackage) -> str:
 def _accuracy(package: ModelPackage) -> list[str]:
     accuracy = package.card.accuracy
     if not accuracy:
-        return ["No cases were kept out: nothing was measured. Add cases to know how good the model is."]
+        return ["No labelled cases were kept out: nothing was measured. Add cases to know how good the model is."]
     width = max(len(label.name) for label in package.card.labels)
-    lines = [f"Dice on {accuracy['cases']} test case{'s' * (accuracy['cases'] > 1)}, which the training never saw:"]
+    lines = [f"Dice on {_count(accuracy['cases'], 'test case')}, which the training never saw:"]
     for label in package.card.labels:
         dice = _dice(accuracy, label.value)
         if dice:
@@ -106,7 +108,8 @@ def _next_steps(package: ModelPackage) -> list[str]:
                 f"  Weak: {', '.join(weak)}. More cases, or a longer training (--minutes), may help; look at some."
             )
         if card.accuracy["cases"] < FEW_CASES:
-            lines.append(f"  {card.accuracy['cases']} test cases are few: results in other patients can be much worse.")
+            count = _count(card.accuracy["cases"], "case")
+            lines.append(f"  Measured on {count} only: results in other patients can be much worse.")
     if not card.licence.free:
         lines.append(f"  Before you pass it on, state its licence in {package.path / 'model.json'}.")
     return lines
@@ -114,6 +117,10 @@ def _next_steps(package: ModelPackage) -> list[str]:
 
 def _dice(accuracy: Mapping[str, Any], value: int) -> dict[str, Any]:
     return accuracy["labels"].get(str(value), {}).get("dice", {})
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _minutes(hours: float) -> str:

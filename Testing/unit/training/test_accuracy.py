@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import verify_package
 from SESegmentationTraining import accuracy
+from SESegmentationTraining.dataset import Case
 
 
 @pytest.fixture
@@ -107,3 +109,27 @@ def test_without_cases_nothing_is_measured(tiny_model, capsys):
     assert main(["measure", "accuracy", str(tiny_model)]) == 2
     out, err = capsys.readouterr()
     assert out == "" and "--dataset" in err
+
+
+def test_a_structure_that_was_neither_there_nor_found_has_no_dice(package, sample_file, own_labels, monkeypatch):
+    """That is no success, and would lift the mean."""
+    reference = sitk.ReadImage(str(own_labels))
+    reference = reference * sitk.Cast(reference != 2, reference.GetPixelID())
+    sitk.WriteImage(reference, str(own_labels))
+    result = SimpleNamespace(labels=reference, structures=[])
+    monkeypatch.setattr(accuracy, "Engine", lambda *_, **__: SimpleNamespace(segment=lambda *_: result))
+    measured = accuracy.measure(package, [Case("sample", sample_file, own_labels)])
+    assert set(measured["cases"]["sample"]) == {"1"}
+    assert set(accuracy.card_accuracy(package, measured, "", "")["labels"]) == {"1"}
+
+    sitk.WriteImage(reference * 0, str(own_labels))
+    result.labels = reference * 0
+    measured = accuracy.measure(package, [Case("sample", sample_file, own_labels)])
+    with pytest.raises(InputError, match="nothing can be measured"):
+        accuracy.card_accuracy(package, measured, "", "")
+
+
+def test_values_that_the_model_has_are_no_cortical_parcels():
+    labels = sitk.GetImageFromArray(np.array([[[0, 1000, 1035, 2000]]], np.uint16))
+    assert sitk.GetArrayFromImage(accuracy.fold_parcels(labels, [1000, 2000])).ravel().tolist() == [0, 1000, 1035, 2000]
+    assert sitk.GetArrayFromImage(accuracy.fold_parcels(labels, [3, 1000])).ravel().tolist() == [0, 1000, 3, 2000]
