@@ -73,6 +73,12 @@ def find_cases(dataset: Path, part: str = "Tr") -> list[Case]:
     return cases
 
 
+def unlabelled(dataset: Path, cases: Sequence[Case]) -> list[str]:
+    """Names of the images in ``imagesTr`` that are none of ``cases``, since they have no labels."""
+    names = {stem(path) for path in volumes_in(dataset / "imagesTr", SUFFIXES)}
+    return sorted({name.removesuffix("_0000") for name in names if name.endswith("_0000")} - {c.name for c in cases})
+
+
 def dataset_paths(dataset: Path) -> list[Path]:
     """The parts of a dataset that are read: its folders of cases and its description."""
     folders = [dataset / f"{kind}{part}" for kind in ("images", "labels") for part in ("Tr", "Ts")]

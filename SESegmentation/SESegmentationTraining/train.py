@@ -29,7 +29,7 @@ from SESegmentationLib.networks.weights import load_weights, to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 
 from .begun import begin, refuse_other_training
-from .dataset import Split, check_cases, find_cases, find_label_maps, split_by_recipe
+from .dataset import Split, check_cases, find_cases, find_label_maps, split_by_recipe, unlabelled
 from .distillation import Teacher
 from .fit import FitState, Schedule, fit_network
 from .processes import ProcessGroup, as_first_process, machine_words
@@ -202,7 +202,7 @@ def train_model(
         dataset: folder, see :mod:`.dataset`.
         output: folder of the package; its ``training`` folder keeps checkpoints, logs and the split.
         device: "auto", "cpu" or "cuda".
-        tell: called with labels that no case has.
+        tell: called with images that have no labels, and with labels that no case has.
 
     Returns:
         The package; None in processes other than the first.
@@ -225,6 +225,8 @@ def _train(
     tell: Tell = _to_stderr,
 ) -> ModelPackage | None:
     card = draft_card(recipe)
+    plan = plan_fits(card, recipe)
+    start = _weights_to_start_from(recipe, plan) if recipe.start else {}
     if rank == 0:
         _check_dataset(dataset, recipe, card, tell)
     source = open_source(dataset, recipe, card, device)
@@ -233,7 +235,6 @@ def _train(
         begin(folder, recipe, asdict(source.split))
     else:
         refuse_other_training(folder, recipe, asdict(source.split))
-    plan = plan_fits(card, recipe)
     total, done = sum(fit.work for fit in plan), 0.0
     teacher = None
     if recipe.teacher.model:
@@ -241,7 +242,6 @@ def _train(
         teacher = Teacher(package, card, source.split, device)
         assert isinstance(source, FolderSource)  # as the recipe's checks see to
         source.distil(teacher, _part_of(progress, 0, 0))  # seconds, of hours
-    start = load_weights(find_model(recipe.start)) if recipe.start else {}
     weights: dict[str, torch.Tensor] = {}
     states: dict[str, FitState] = {}
     shared: dict[str, torch.Tensor] = {}
@@ -271,6 +271,27 @@ def _train(
     return _write(output, card, recipe, source.split, weights, states, device, teacher)
 
 
+def _weights_to_start_from(recipe: Recipe, plan: Sequence[PlannedFit]) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of the model that the recipe starts from, by network.
+
+    Raises:
+        ModelError: there is no such model, or it is damaged.
+        UsageError: its networks are not those of ``plan``.
+    """
+    package = find_model(recipe.start)
+    weights = load_weights(package)
+    for fit in plan:
+        with torch.device("meta"):
+            own = build_network(fit.description).state_dict()
+        there = {key: value.shape for key, value in weights.get(fit.name, {}).items()}
+        if any(there.get(key) != value.shape for key, value in own.items() if not key.endswith("num_batches_tracked")):
+            raise UsageError(
+                f"The network {fit.name!r} cannot start from {package.card.name}, which has none like it.",
+                "Give it the name and the description it has there, or leave start out of the recipe.",
+            )
+    return weights
+
+
 def _check_dataset(dataset: Path, recipe: Recipe, card: ModelCard, tell: Tell) -> None:
     """Read every case, those for test too, which are needed hours later; tell of labels that cannot be learnt."""
     if recipe.data.source != "folder":
@@ -278,6 +299,8 @@ def _check_dataset(dataset: Path, recipe: Recipe, card: ModelCard, tell: Tell) -
             read_segmentation(path)
         return
     cases = find_cases(dataset)
+    if lacking := unlabelled(dataset, cases):
+        tell(f"{len(lacking)} of the images have no labels and are left out: {', '.join(lacking[:5])}.")
     split = split_by_recipe([case.name for case in cases], recipe)
     if not split.test and (dataset / "labelsTs").is_dir():
         cases += find_cases(dataset, "Ts")

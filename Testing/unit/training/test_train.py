@@ -355,3 +355,19 @@ def test_a_training_goes_on_with_its_own_recipe_only(blobs_folder, blobs_recipe,
     for checkpoint in recorded.parent.glob("*.checkpoint.safetensors"):
         checkpoint.unlink()
     train_model(blobs_folder, blobs_recipe(fit={"seed": 7}), tmp_path, "cpu")  # nothing is gone on with
+
+
+@pytest.mark.parametrize("network", ["planes", "other"])
+def test_a_model_with_other_networks_is_nothing_to_start_from(trained, blobs_folder, blobs_recipe, tmp_path, network):
+    views = [{"plane": "axial", "weight": 1.0, "network": network, "thickness": 3}]
+    recipe = blobs_recipe(start=str(trained[0].path), card={"views": views}, network={"channels": [8, 8, 8]})
+    with pytest.raises(UsageError, match="cannot start from blobs"):
+        train_model(blobs_folder, recipe, tmp_path / "model", "cpu")
+
+
+def test_images_without_labels_are_told_of(own_blobs_folder, blobs_recipe, tmp_path):
+    (own_blobs_folder / "labelsTr" / "blob_2.nii.gz").unlink()
+    told: list[str] = []
+    recipe = blobs_recipe(phases=[{"steps": 1, "batch": 1, "size": [8, 8]}])
+    train_model(own_blobs_folder, recipe, tmp_path / "model", "cpu", tell=told.append)
+    assert told == ["1 of the images have no labels and are left out: blob_2."]
