@@ -25,6 +25,26 @@ INTRODUCED_SECONDS = 10.0
 #: a busy server, or one behind a proxy that does not reach it just now
 _TRANSIENT = (429, 502, 503, 504)
 _LARGEST_JSON = 1 << 20
+#: words in OpenSSL's and Python's messages about a certificate, with the reason and the remedy
+_DISTRUST = (
+    (("expired",), "it has expired", "Ask the server's owner to renew it; check the date of this computer."),
+    (("not yet valid",), "it is not valid yet", "Check the date of this computer; else ask the server's owner."),
+    (
+        ("match", "valid for"),
+        "it is not for this address",
+        "Write the address with the name for which the certificate is: ask the server's owner.",
+    ),
+)
+_UNKNOWN_ISSUER = (
+    "its issuer is not known here",
+    "Ask the server's owner for the file of its certificate, and choose it.",
+)
+#: a proxy that is wrong, cannot be reached, or refuses; a protocol of proxies that is not supported here
+_OF_PROXIES = (
+    requests.exceptions.ProxyError,
+    requests.exceptions.InvalidProxyURL,
+    requests.exceptions.InvalidSchema,
+)
 
 
 class LostError(Exception):
@@ -128,15 +148,20 @@ class Link:
         """The error for a request without an answer."""
         name, text = self.server.name, str(error)
         if "CERTIFICATE_VERIFY_FAILED" in text or "doesn't match" in text:
-            reasons = {
-                "expired": "it has expired",
-                "match": "it is not for this address",
-                "valid for": "it is for another address",
-            }
-            reason = next((reason for word, reason in reasons.items() if word in text), "its issuer is not known here")
+            known = (told for words, *told in _DISTRUST if any(word in text for word in words))
+            reason, remedy = next(known, _UNKNOWN_ISSUER)
+            return ServerError(f"The certificate of the server {name} cannot be trusted: {reason}.", remedy)
+        if not isinstance(error, requests.RequestException) and "certificate bundle" in text:
             return ServerError(
-                f"The certificate of the server {name} cannot be trusted: {reason}.",
-                "Ask the server's owner for the file of its certificate, and choose it.",
+                f"The file of certificates that the server {name} is checked by cannot be found.",
+                "Choose the server's certificate again, or correct the variable REQUESTS_CA_BUNDLE.",
+            )
+        if isinstance(error, _OF_PROXIES):
+            return LostError(
+                ServerError(
+                    f"The proxy that this computer uses does not lead to the server {name}.",
+                    "For a server in your own network, name its host in the variable NO_PROXY; else correct the proxy.",
+                )
             )
         if isinstance(error, requests.exceptions.SSLError) and ("WRONG_VERSION" in text or "HTTP_REQUEST" in text):
             return ServerError(f"The server {name} does not encrypt (TLS).", "Ask its owner for the right address.")

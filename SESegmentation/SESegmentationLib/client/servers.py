@@ -58,8 +58,18 @@ class Server:
         return _is_loopback(urlsplit(self.url).hostname or "")
 
     def token(self) -> str:
-        """The token of this user; empty where there is none. May ask the user to unlock the keyring."""
-        return os.environ.get(TOKEN_VARIABLE, "").strip() or AddressBook().token(self.url)
+        """The token of this user; empty where there is none. May ask the user to unlock the keyring.
+
+        Raises:
+            UsageError: what the environment or the file holds is no token.
+        """
+        token = os.environ.get(TOKEN_VARIABLE, "").strip() or AddressBook().token(self.url)
+        if token and not _is_token(token):  # errors about what cannot be sent would quote it
+            raise UsageError(
+                f"What is stored as token for the server {self.name} is none.",
+                f"Store the one that its owner gave, in the panel or in the variable {TOKEN_VARIABLE}.",
+            )
+        return token
 
 
 def server_at(address: str, certificate: Path | None = None) -> Server:
@@ -109,6 +119,10 @@ def url_of(address: str) -> str:
             "Write https:// before the host; the server needs a certificate for it.",
         )
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{parts.path.rstrip('/')}"
+
+
+def _is_token(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_TOKEN and text.isascii() and text.isprintable() and " " not in text
 
 
 def _is_loopback(host: str) -> bool:
@@ -161,7 +175,7 @@ class AddressBook:
             UsageError: it is no token.
         """
         token = token.strip()
-        if not 0 < len(token) <= _LONGEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        if not _is_token(token):
             raise UsageError("This is no token.", "Copy the one that the server's owner gave, and nothing else.")
         if (keyring := _keyring()) is not None:
             with contextlib.suppress(Exception):

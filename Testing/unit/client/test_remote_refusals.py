@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ssl
 import threading
 
@@ -11,9 +12,10 @@ import trustme
 
 from remote_jobs import error_of, events_of, jobs_asked, short_result
 from SESegmentationLib.client import AcceptedEvent, ResultEvent, SegmentJob, remote, servers
+from SESegmentationLib.client.link import Link
 from SESegmentationLib.client.remote import RemoteSegmenter
 from SESegmentationLib.client.servers import server_at
-from SESegmentationLib.errors import InputError, ModelError
+from SESegmentationLib.errors import InputError, ModelError, ServerError, UsageError
 from SESegmentationLib.models import find_model
 from SESegmentationLib.worker.messages import ACCEPTED, PROGRESS, PROTOCOL, RESULT
 
@@ -80,6 +82,53 @@ def test_certificates(serve, image, tiny_model, authority, tmp_path):
     error = error_of(server_at(plain.url.replace("http", "https"), trusted), job)
     assert "does not encrypt" in error.cause
     assert plain.asked == []
+
+
+@pytest.mark.parametrize(
+    ("days", "reason", "remedy"),
+    [((-9, -2), "has expired", "renew"), ((2, 9), "not valid yet", "date of this computer")],
+)
+def test_a_certificate_out_of_date_is_not_asked_for_again(serve, authority, tmp_path, days, reason, remedy):
+    """The file of a certificate that has expired would not help."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    begin, end = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(day) for day in days)
+    server = serve(context=tls(authority, "127.0.0.1", not_before=begin, not_after=end))
+    with pytest.raises(ServerError, match=reason) as raised:
+        Link(server_at(server.url, tmp_path / "ca.pem")).introduction()
+    assert remedy in raised.value.remedy and "choose it" not in raised.value.remedy
+
+
+def test_certificates_that_are_no_longer_there_are_told(serve, authority, tmp_path, monkeypatch):
+    trusted = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(trusted))
+    server = server_at(serve(context=tls(authority, "127.0.0.1")).url, trusted)
+    trusted.unlink()
+    with pytest.raises(ServerError, match="certificates .* cannot be found") as raised:
+        Link(server).introduction()
+    assert "Choose the server's certificate again" in raised.value.remedy
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "proxy:port", ""])
+def test_a_proxy_that_does_not_lead_to_the_server_is_named_as_the_cause(serve, monkeypatch, proxy):
+    """It cannot be reached, is no address, or refuses; the server, its name and its address are innocent of that."""
+    for name in ("NO_PROXY", "no_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    refusing = serve()
+    monkeypatch.setenv("HTTPS_PROXY", proxy or refusing.url)
+    with pytest.raises(ServerError, match="proxy .* does not lead to the server gpu.hospital.org") as raised:
+        Link(server_at("gpu.hospital.org")).introduction()
+    assert "NO_PROXY" in raised.value.remedy
+    assert refusing.asked == []
+
+
+@pytest.mark.parametrize("token", ["secret\nX-Other: 1", "secret \u20ac"])
+def test_a_token_that_cannot_be_sent_is_told_and_not_quoted(serve, image, tiny_model, monkeypatch, token):
+    monkeypatch.setenv(servers.TOKEN_VARIABLE, token)
+    server = serve(token="right")
+    error = error_of(server.url, SegmentJob(image, tiny_model), UsageError)
+    assert servers.TOKEN_VARIABLE in error.remedy
+    assert "secret" not in error.cause + error.remedy
+    assert server.asked == []
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,8 @@ def test_tokens_are_in_the_keyring_where_there_is_one(keyring, monkeypatch):
     assert keyring == {("SESegmentation", URL): "s3cret"} and not book.path.exists()
     assert server_at(URL).token() == "s3cret" and book.token_place(URL) == "keyring"
     assert server_at("other.org").token() == ""
-    monkeypatch.setenv(servers.TOKEN_VARIABLE, "from outside")
-    assert server_at(URL).token() == "from outside" and book.token_place(URL) == "environment"
+    monkeypatch.setenv(servers.TOKEN_VARIABLE, "from-outside")
+    assert server_at(URL).token() == "from-outside" and book.token_place(URL) == "environment"
 
 
 @pytest.mark.parametrize("state", [{"priority": 0}, {"broken": True}, None])
