@@ -24,6 +24,8 @@ from .tokens import TokenStore
 NAME = "sesegmentation"
 _GPU_SLOTS, _MOST_SLOTS = 4, 8
 _PEM = "Name PEM files of a certificate and its key, which has no password."
+#: OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
+_OUT_OF_DATE = (9, 10)
 #: jobs wait in the board, streams in the ingress: there is no other queue
 _MANY = 10_000
 
@@ -78,6 +80,7 @@ def check(settings: ServerSettings) -> None:
             context.load_cert_chain(settings.certificate, settings.key, lambda: "")
         except (ssl.SSLError, ValueError) as error:
             raise UsageError(f"{settings.certificate} and {settings.key} are no certificate and key.", _PEM) from error
+        _refuse_out_of_date(context, settings.certificate)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -87,6 +90,25 @@ def check(settings: ServerSettings) -> None:
             raise UsageError(
                 f"The server cannot listen on {settings.host}:{settings.port}: {error.strerror or error}.",
                 "Choose another --port or --host; a server may be running already.",
+            ) from error
+
+
+def _refuse_out_of_date(context: ssl.SSLContext, certificate: Path) -> None:
+    """Raise UsageError where every client would refuse the certificate for its dates: a handshake in memory tells."""
+    trusting = ssl.create_default_context(cafile=certificate)
+    trusting.check_hostname = False
+    trusting.verify_flags = ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # its issuer need not be in the file
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client, server = trusting.wrap_bio(to_client, to_server), context.wrap_bio(to_server, to_client, server_side=True)
+    try:
+        for side in (client, server, client):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    except ssl.SSLError as error:  # of any other only clients can tell
+        if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _OUT_OF_DATE:
+            raise UsageError(
+                f"{certificate} is out of date: {error.verify_message}.",
+                "Renew the certificate, or correct the date of this computer.",
             ) from error
 
 

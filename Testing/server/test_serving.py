@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import socket
 import sys
 import time
@@ -46,6 +47,27 @@ def test_what_it_cannot_start_with_is_told(tmp_path, capsys):
         taken.listen()
         assert start(tmp_path, "--port", str(taken.getsockname()[1])) == 2
     assert "cannot listen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("days", "message"), [((-9, -2), "has expired"), ((2, 9), "not yet valid"), ((-9, 9), None)])
+@pytest.mark.parametrize("chain", [True, False])
+def test_a_certificate_that_clients_would_refuse_for_its_dates_is_told(tmp_path, capsys, days, message, chain):
+    import trustme
+
+    begin, end_of_it = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(day) for day in days)
+    authority = trustme.CA()
+    own = authority.issue_cert("gpu.example.org", not_before=begin, not_after=end_of_it)
+    for pem in (*own.cert_chain_pems, *[authority.cert_pem] * chain):
+        pem.write_to_path(str(tmp_path / "certificate.pem"), append=True)
+    own.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    files = ("--certificate", str(tmp_path / "certificate.pem"), "--key", str(tmp_path / "key.pem"))
+    with socket.socket() as taken:  # what is looked at next
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert start(tmp_path, "--port", str(taken.getsockname()[1]), *files) == 2
+    told = capsys.readouterr().err
+    assert (message or "cannot listen") in told
+    assert ("Renew the certificate" in told) is (message is not None)
 
 
 def test_without_ray_it_says_what_to_install(tmp_path, capsys, monkeypatch):
