@@ -187,11 +187,12 @@ class Board:
         """The events of a job that follow number ``after``, as pieces of frames, until its end."""
         if job.streams >= self.limits.streams_per_job:
             raise full("Too many clients follow this job.", status=429)
-        job.streams += 1
+        job.left = self._clock()  # time for the stream to begin
         return self._follow(job, after)
 
     async def _follow(self, job: ServerJob, after: int) -> AsyncIterator[bytes]:
         beat = self._clock() + BEAT_SECONDS
+        job.streams += 1  # only now: of a client that is gone by then, this is never begun, nor ended
         try:
             while True:
                 changed = job.changed

@@ -272,6 +272,25 @@ def test_what_nobody_comes_for_is_forgotten():
     asyncio.run(story())
 
 
+def test_a_client_that_is_gone_before_its_stream_begins_keeps_nothing():
+    async def story():
+        now = [0.0]
+        desk = Board(at_once, 1, Limits(keep_seconds=60, jobs_per_user=2), clock=lambda: now[0])
+        for number in (1, 2):
+            await desk.follow(desk.submit(ID(number), "alice", work(number)))  # whose stream nobody reads
+        await asyncio.sleep(0.01)
+        desk.check_room("alice")
+        assert [job.id for job in desk.jobs_of("alice")] == [ID(2)]
+        now[0] = 59.0
+        desk.clear(lambda user: True)
+        assert desk.knows(ID(2))
+        now[0] = 61.0
+        desk.clear(lambda user: True)
+        assert not desk.knows(ID(2))
+
+    asyncio.run(story())
+
+
 def test_jobs_of_a_user_who_is_not_known_any_more_are_cancelled():
     async def story():
         held = Held()
@@ -309,6 +328,7 @@ def test_a_user_has_so_many_jobs_and_followers_at_most():
         job = desk.submit(ID(1), "alice", work())
         desk.check_room("alice")
         follower = await desk.follow(job)
+        await anext(follower)
         for refused, call in ((429, desk.follow(job)), (None, None)):
             if call:
                 with pytest.raises(RefusalError) as error:
