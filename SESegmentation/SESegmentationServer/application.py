@@ -97,8 +97,11 @@ def _answer_errors(app: FastAPI) -> None:
         return Response(status_code=499)
 
     @app.exception_handler(HTTPException)
-    async def refuse_path(_request: Request, error: HTTPException) -> Response:
-        return _refused(RefusalError(error.status_code, ServerError("The server has no such address.", "")))
+    async def refuse_request(_request: Request, error: HTTPException) -> Response:
+        told = ServerError("The server has no such address.", "See docs/server.md for those that it has.")
+        if error.status_code not in (404, 405):
+            told = ServerError("The server cannot read the form that was sent.", "Send it as MONAI Label's clients do.")
+        return _refused(RefusalError(error.status_code, told))
 
     @app.exception_handler(RequestValidationError)
     async def refuse_query(_request: Request, _error: RequestValidationError) -> Response:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import requests
 import SimpleITK as sitk
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -30,7 +31,8 @@ from urllib3.filepost import encode_multipart_formdata
 
 from SESegmentationLib import __version__
 from SESegmentationLib.client.reading import reading_apart
-from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.errors import InputError, ServerError, UsageError
+from SESegmentationLib.files.json_files import parse_json
 from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelCard
@@ -56,6 +58,8 @@ _UID = re.compile(r"[0-9.]{1,64}")
 FIELDS, FIELD_BYTES = 20, 1 << 16
 #: interval in s of checks whether the client is still connected
 LOOK_SECONDS = 1.0
+#: timeouts of the archive in s: until it is connected, until its next bytes
+ARCHIVE_SECONDS = 10.0, 60.0
 #: a session that nobody asks for is forgotten after so many seconds
 SESSION_SECONDS = 600.0
 #: sessions of one user at a time
@@ -112,23 +116,48 @@ class Sessions:
             del self._sessions[name]
 
 
+class _Impatient(requests.adapters.HTTPAdapter):
+    """Waits for no answer for ever: each that waits takes one of the threads in which volumes are read."""
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
+        return super().send(request, **options | {"timeout": ARCHIVE_SECONDS})
+
+
 def dicom_archive(url: str) -> Archive:
-    """Fetches series from an archive that speaks DICOMweb (QIDO-RS and WADO-RS) at ``url``."""
+    """Fetches series from an archive that speaks DICOMweb (QIDO-RS and WADO-RS) at ``url``.
+
+    It raises InputError where there is no such series, and RefusalError where the archive does not answer as it should.
+    """
 
     def fetch(uid: str, folder: Path) -> None:
         from dicomweb_client import DICOMwebClient
 
         if not _UID.fullmatch(uid):
             raise InputError("The image is not named by the UID of a DICOM series.", "Send the volume itself.")
-        client = DICOMwebClient(url)
-        found = client.search_for_series(search_filters={"SeriesInstanceUID": uid})
-        if not found:
-            raise InputError("The archive has no such series.", "Choose another one.")
-        study = found[0]["0020000D"]["Value"][0]
-        for number, instance in enumerate(client.iter_series(study, uid)):
-            instance.save_as(folder / f"{number:05}.dcm", enforce_file_format=True)
+        with requests.Session() as session:
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, _Impatient())
+            client = DICOMwebClient(url, session=session)
+            found = client.search_for_series(search_filters={"SeriesInstanceUID": uid})
+            if not found:
+                raise InputError("The archive has no such series.", "Choose another one.")
+            study = found[0]["0020000D"]["Value"][0]
+            for number, instance in enumerate(client.iter_series(study, uid)):
+                instance.save_as(folder / f"{number:05}.dcm", enforce_file_format=True)
 
-    return fetch
+    def fetch_or_tell(uid: str, folder: Path) -> None:
+        try:
+            fetch(uid, folder)
+        except (requests.RequestException, LookupError, TypeError, ValueError) as error:
+            raise RefusalError(
+                502,
+                ServerError(
+                    "The archive from which the server fetches series does not answer as it should.",
+                    "Send the volume itself, or tell the owner of the server.",
+                ),
+            ) from error
+
+    return fetch_or_tell
 
 
 def monai_label_routes(board: Board, cards: Cards, with_tokens: bool, archive: Archive | None = None) -> APIRouter:
@@ -311,7 +340,7 @@ class _Wish:
     def of(cls, params: object) -> _Wish:
         """What the parameters of a request say; UsageError where they cannot be used."""
         try:
-            chosen = dict(json.loads(str(params)))
+            chosen = dict(parse_json(str(params).encode()))
         except (ValueError, TypeError) as error:
             raise UsageError("The parameters are not JSON.", 'Send an object, for example "{}".') from error
         ending = chosen.get("result_extension") or cls.ending
@@ -330,7 +359,7 @@ def _private_folder() -> Iterator[Path]:
         try:
             yield Path(folder)
         except InputError as error:
-            shown = re.sub(rf"{re.escape(folder)}\S*", "The volume", error.cause)
+            shown = re.sub(rf"{re.escape(folder)}[^\s:]*", "The volume", error.cause)
             raise InputError(shown, error.remedy) from None
 
 

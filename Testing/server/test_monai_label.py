@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 import threading
@@ -29,9 +30,11 @@ from SESegmentationLib.models import find_model
 from SESegmentationLib.worker.jobs import JOBS
 from SESegmentationLib.worker.messages import ACCEPTED, RESULT
 from SESegmentationLib.worker.process import JobRunner
+from SESegmentationServer import monai_label
 from SESegmentationServer.application import build_application
 from SESegmentationServer.board import Board
 from SESegmentationServer.monai_label import Sessions
+from SESegmentationServer.refusals import RefusalError
 from SESegmentationServer.settings import ServerSettings
 from SESegmentationServer.tokens import TokenStore
 
@@ -178,6 +181,7 @@ def test_ohif_segments_a_series_of_the_archive_from_another_origin(server, archi
     [
         (MODEL, {"params": (None, "{}")}, {}, "Send the volume"),
         (MODEL, {"params": (None, "no JSON"), "file": ("a.nii.gz", b"x")}, {}, "Send an object"),
+        (MODEL, {"params": (None, "[" * 50_000)}, {}, "Send an object"),
         (MODEL, {"params": (None, '{"result_extension": "/etc/passwd"}')}, {}, ".nii.gz"),
         (MODEL, {"file": ("volume.exe", b"x")}, {}, ".nii.gz"),
         (MODEL, {"file": ("volume.nii.gz", b"no gzip")}, {}, "again"),
@@ -193,6 +197,40 @@ def test_what_cannot_be_done_is_said_with_cause_and_remedy(server, model, files,
     assert answer.status_code in (404, 422)
     assert remedy in answer.json()["remedy"]
     assert "sesegmentation-" not in answer.text  # no path of the server
+
+
+def test_the_name_of_a_folder_of_the_server_is_left_out_and_nothing_else(server):
+    files = {"file": ("volume.nrrd", b"NRRD0004\nabc\n")}
+    answer = requests.post(f"{server}/infer/{MODEL}", files=files, timeout=30)
+    assert answer.json()["cause"].startswith("The volume: its header holds 'abc'")
+
+
+@pytest.mark.parametrize("path", [f"/infer/{MODEL}", "/session/", "/auth/token"])
+def test_a_form_that_cannot_be_read_is_told(server, path):
+    method = "PUT" if path == "/session/" else "POST"
+    headers = {"Content-Type": "multipart/form-data"}  # which does not say where its parts end
+    answer = requests.request(method, f"{server}{path}", data=b"abc", headers=headers, timeout=30)
+    assert (answer.status_code, answer.json()["cause"]) == (400, "The server cannot read the form that was sent.")
+
+
+@pytest.mark.parametrize("does", ["nothing listens", "hangs", "refuses", "answers something else"])
+def test_an_archive_that_does_not_answer_is_told(tmp_path, monkeypatch, does):
+    monkeypatch.setattr(monai_label, "ARCHIVE_SECONDS", (0.2, 0.2))
+    answers = {"refuses": (401, "[]"), "answers something else": (200, '[{"0020000D": {"vr": "UI"}}]')}
+    with contextlib.ExitStack() as opened:
+        listening = opened.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        if does == "hangs":
+            listening.listen()
+        elif does in answers:
+            status, content = answers[does]
+            app = FastAPI()
+            app.get("/series")(lambda: Response(content, status, media_type="application/dicom+json"))
+            url = opened.enter_context(Served(lambda: app)).url
+        with pytest.raises(RefusalError) as raised:
+            monai_label.dicom_archive(url)("1.2.3", tmp_path)
+    assert raised.value.status == 502 and "archive" in raised.value.error.cause
 
 
 def test_a_user_signs_in_with_name_and_token(tmp_path, crop):
