@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+
 from contract_server import ContractServer
 from SESegmentationLib.client import FailureEvent, ResultEvent
 from SESegmentationLib.client.remote import Patience, RemoteSegmenter
@@ -43,6 +45,8 @@ def jobs_asked(server: ContractServer) -> list[str]:
 
 
 def short_result(frame, publish):
-    """Gives back the voxels that were sent."""
+    """Gives back the voxels that were sent, as labels."""
     publish({"type": ACCEPTED})
-    publish({"type": RESULT, "kind": frame.header["kind"], "value": {}}, frame.arrays[:1])
+    value = {"geometry": frame.header["value"]["images"]["image"]}
+    labels = frame.arrays[0].astype(np.uint16)
+    publish({"type": RESULT, "kind": frame.header["kind"], "value": value}, [labels])

@@ -39,6 +39,7 @@ from ..worker.messages import (
     read_frame,
 )
 from . import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent
+from .fitting import Expected
 from .link import INTRODUCED_SECONDS, Body, Link, LostError, Stream, UnknownJobError
 from .servers import Server
 
@@ -81,6 +82,7 @@ class Delivery:
         self._patience = patience
         self._card = find_model(getattr(job, "model", "")).card
         value, arrays = job.pack()
+        self._expected = Expected.of(job)
         self._arrays: list[np.ndarray] | None = arrays
         # what was remarked on when the file was read may name the file, and stays here
         self._remarks = [finding.to_dict() for finding in remarks_of(job.image)] if isinstance(job, SegmentJob) else []
@@ -232,6 +234,11 @@ class Delivery:
             raise error_of({key: plain(str(header[key])) for key in ("code", "cause", "remedy")})
         elif kind == RESULT:
             value = dict(header["value"])
+            try:
+                self._expected.check(header["kind"], value, arrays)
+            except (LookupError, TypeError, ValueError) as error:
+                told = f"The server {self._server} sent a result that does not fit the volume."
+                raise ServerError(told, _AGAIN) from error
             if self._remarks:  # these come first, as of the local worker
                 value["findings"] = [*self._remarks, *value["findings"]]
             return ResultEvent(self._number, str(header["kind"]), value, arrays)

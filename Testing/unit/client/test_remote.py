@@ -82,7 +82,7 @@ def test_corrections_are_sent_and_learnt_from(serve, image, tiny_model):
 
 
 def test_large_arrays_go_both_ways_whole(serve, tiny_model):
-    noise = np.random.default_rng(1).integers(-3000, 3000, (60, 200, 211), np.int16)
+    noise = np.random.default_rng(1).integers(0, 6000, (60, 200, 211), np.int16)
     *_, result = events_of(serve(work=short_result).url, SegmentJob(sitk.GetImageFromArray(noise), tiny_model))
     assert (result.arrays[0] == noise).all()
 
@@ -121,7 +121,7 @@ def test_a_job_is_taken_up_again_where_the_connection_was_lost(serve, image, tin
 def test_an_upload_that_broke_off_is_sent_again(serve, tiny_model):
     server = serve(work=short_result)
     server.refuses_upload = 2
-    noise = np.random.default_rng(1).integers(-3000, 3000, (50, 200, 200), np.int16)
+    noise = np.random.default_rng(1).integers(0, 6000, (50, 200, 200), np.int16)
     *_, result = events_of(server.url, SegmentJob(sitk.GetImageFromArray(noise), tiny_model))
     assert (result.arrays[0] == noise).all() and len(server.uploads) == 1
 

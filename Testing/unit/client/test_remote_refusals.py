@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ssl
 import threading
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 import trustme
 
 from remote_jobs import error_of, events_of, jobs_asked, short_result
-from SESegmentationLib.client import AcceptedEvent, ResultEvent, SegmentJob, remote, servers
+from SESegmentationLib.client import AcceptedEvent, AttentionJob, RefineJob, ResultEvent, SegmentJob, remote, servers
+from SESegmentationLib.client.fitting import Expected
 from SESegmentationLib.client.link import Link
 from SESegmentationLib.client.remote import RemoteSegmenter
 from SESegmentationLib.client.servers import server_at
 from SESegmentationLib.errors import InputError, ModelError, ServerError, UsageError
 from SESegmentationLib.models import find_model
+from SESegmentationLib.result import SegmentOptions
+from SESegmentationLib.worker.jobs import pack_image
 from SESegmentationLib.worker.messages import ACCEPTED, PROGRESS, PROTOCOL, RESULT
 
 pytestmark = pytest.mark.usefixtures("no_own_servers")
@@ -194,6 +199,46 @@ def test_a_failure_of_the_job_comes_as_it_is(serve, tiny_model):
 def test_what_cannot_be_read_is_told(serve, image, tiny_model, header):
     server = serve(work=lambda frame, publish: publish(header))
     assert "cannot be read" in error_of(server.url, SegmentJob(image, tiny_model)).cause
+
+
+def _moved(value, arrays):
+    return {"geometry": value["geometry"] | {"origin": [900.0, 0.0, 0.0]}}, arrays
+
+
+UNFIT = {
+    "of another kind": lambda value, arrays: (value, arrays, "attention"),
+    "of another place": _moved,
+    "of another size": lambda value, arrays: (value, [arrays[0][:, 1:]]),
+    "no labels": lambda value, arrays: (value, [arrays[0].astype(np.float32)]),
+    "without labels": lambda value, arrays: (value, []),
+    "not three-dimensional": lambda value, arrays: (value, [arrays[0][0]]),
+    "without a place": lambda value, arrays: ({}, arrays),
+}
+
+
+@pytest.mark.parametrize(("unfit", "grid"), [*((name, "input") for name in UNFIT), ("of another place", "auto")])
+def test_a_result_that_does_not_fit_the_volume_is_not_given_on(serve, image, tiny_model, unfit, grid):
+    def work(frame, publish):
+        value = {"geometry": frame.header["value"]["images"]["image"]}
+        value, arrays, *kind = UNFIT[unfit](value, [frame.arrays[0].astype(np.uint8)])
+        publish({"type": RESULT, "kind": kind[0] if kind else "segment", "value": value}, arrays)
+
+    job = SegmentJob(image, tiny_model, SegmentOptions(grid=grid))
+    assert "does not fit the volume" in error_of(serve(work=work).url, job).cause
+
+
+def test_labels_have_to_lie_on_those_that_were_corrected_and_a_map_on_the_volume(image):
+    labels = sitk.Resample(sitk.Cast(image, sitk.sitkUInt8), [n // 2 for n in image.GetSize()])
+    for job, fitting, unfit in (
+        (RefineJob(image, labels, None, "m"), labels, sitk.Cast(image, sitk.sitkUInt8)),
+        (AttentionJob(image, "m"), image, sitk.Cast(labels, sitk.sitkFloat32)),
+    ):
+        expected = Expected.of(job)
+        for given, fits in ((fitting, True), (unfit, False)):
+            described, voxels = pack_image(given)
+            value, arrays = {"attention": described, "result": {"geometry": described}}, [voxels, voxels]
+            with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="another place"):
+                expected.check(job.kind, value, arrays)
 
 
 def test_an_answer_that_is_no_frame_is_told(serve, image, tiny_model):
