@@ -13,7 +13,7 @@ from SESegmentationExport.sheet import fingerprint
 from SESegmentationLib.cli.dicom import folder_of
 from SESegmentationLib.cli.file_jobs import SEGMENTATION_ENDING, VOLUME_ENDINGS, case_name, case_names
 from SESegmentationLib.cli.model_choice import choose_for_series
-from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.errors import InputError, UsageError, fault_of
 from SESegmentationLib.files import refuse_same_names
 from SESegmentationLib.io.dicom import seems_dicom
 from SESegmentationLib.io.dicom.series import Found, grouped
@@ -232,7 +232,14 @@ def read_list(path: Path) -> list[tuple[Path, str]]:
         why = error.strerror if isinstance(error, OSError) else str(error)
         why = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else why
         raise InputError(f"The list {path} cannot be read: {why}.", remedy) from error
-    for _, name in entries:
-        if name and (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name):
-            raise InputError(f"{name!r} in {path} cannot be the name of a result.", "Choose a name without folders.")
-    return [(path.parent / entry, name) for entry, name in dict.fromkeys(entries) if entry]
+    for entry, name in entries:
+        place = PurePosixPath(name)
+        if name and (place.is_absolute() or ".." in place.parts or not place.parts or "\\" in name or fault_of(name)):
+            raise InputError(
+                f"{name!r} in {path} cannot be the name of a result.", "Choose another one; / divides folders."
+            )
+        if "\0" in entry:
+            raise InputError(f"{entry!r} in {path} is no path.", remedy)
+    # "a", "./a" and "a/" are one name
+    named = ((entry, PurePosixPath(name).as_posix() if name else "") for entry, name in entries if entry)
+    return [(path.parent / entry, name) for entry, name in dict.fromkeys(named)]

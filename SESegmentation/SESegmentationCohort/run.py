@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -130,10 +131,22 @@ def _prepare(
     refuse_overwriting([*lists, *{case.source for case in cases}, *package.files], written)
     check_writable(settings.out / summary.TABLE)
     check_writable(records.path("record"))
+    _refuse_long_names(settings.out, written)
     _clear(cases, settings, records)
     if derivatives:
         with OutputFiles() as files:
             derivatives.describe(files)
+
+
+def _refuse_long_names(out: Path, written: Sequence[Path]) -> None:
+    """Refuse names too long for the disk: a scan whose record cannot be written would end the cohort each time."""
+    longest = os.pathconf(out, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    for path in written:
+        if any(len(os.fsencode(part)) > longest for part in path.relative_to(out).parts):
+            raise UsageError(
+                f"{path.name} cannot be written: the name is longer than the disk allows.",
+                "Name the scans in a list with the columns path and name.",
+            )
 
 
 def _clear(cases: Sequence[CohortCase], settings: CohortSettings, records: Records) -> None:

@@ -95,6 +95,9 @@ def test_lists(tmp_path, package):
         ("a.txt", b"\xff\xfe\x00x", "it is no UTF-8 text"),
         ("a.csv", b"path,name\nx.nii,../../x\n", "cannot be the name of a result"),
         ("a.csv", b"path,name\nx.nii,/etc/x\n", "cannot be the name of a result"),
+        ("a.csv", b"path,name\nx.nii,.\n", "cannot be the name of a result"),
+        ("a.csv", b"path,name\nx.nii,a\0b\n", "cannot be the name of a result"),
+        ("a.txt", b"x\0.nii\n", "is no path"),
     ],
 )
 def test_lists_that_cannot_be_used(tmp_path, name, content, words):
@@ -114,9 +117,10 @@ def test_what_is_refused(tmp_path, package):
         with pytest.raises(UsageError, match="results would lie among them"):
             find_cohort(tmp_path / "scans", package, out)
     table = tmp_path / "list.tsv"
-    table.write_text("path\tname\na.nii\tX\nb.nii\tx\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"would both be written to"):
-        find_cohort(table, package, tmp_path / "out")
+    for other in ("x", "./X", "X/.", "X//"):  # also where the two are in different parts of the cohort
+        table.write_text(f"path\tname\na.nii\tX\nb.nii\t{other}\n", encoding="utf-8")
+        with pytest.raises(UsageError, match=r"would both be written to"):
+            find_cohort(table, package, tmp_path / "out")
 
 
 @given(count=st.integers(0, 60), parts=st.integers(1, 80))

@@ -348,6 +348,18 @@ def test_the_job_array_of_the_documents(tmp_path, sample_file, tiny_model):
     assert len(command.stamps()) == 7
 
 
+@posix
+def test_a_name_too_long_for_its_record_is_told_before_any_work(tmp_path, sample_file, tiny_model, capfd):
+    """It could not even be recorded as failed, and the cohort would end at it each time."""
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    (scans / "site").mkdir(parents=True)
+    for name in ("a", "site/" + "x" * 251):  # with ".nii" as long as a name can be
+        (scans / f"{name}.nii").symlink_to(sample_file)
+    assert main(["cohort", str(scans), "-o", str(out), "-m", str(tiny_model), "--device", "cpu"]) == 2
+    assert "the name is longer than the disk allows" in capfd.readouterr().err
+    assert not [path for path in out.rglob("*") if path.is_file()]
+
+
 def test_a_full_disk_ends_it_and_it_goes_on_when_there_is_room(tmp_path, sample_file, tiny_model, capfd):
     disk = tmp_path / "disk"
     disk.mkdir()

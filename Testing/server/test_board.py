@@ -275,7 +275,7 @@ def test_what_nobody_comes_for_is_forgotten():
 def test_a_client_that_is_gone_before_its_stream_begins_keeps_nothing():
     async def story():
         now = [0.0]
-        desk = Board(at_once, 1, Limits(keep_seconds=60, jobs_per_user=2), clock=lambda: now[0])
+        desk = Board(at_once, 1, ServerLimits(keep_seconds=60, jobs_per_user=2), clock=lambda: now[0])
         for number in (1, 2):
             await desk.follow(desk.submit(ID(number), "alice", work(number)))  # whose stream nobody reads
         await asyncio.sleep(0.01)

@@ -238,7 +238,7 @@ class Delivery:
                 self._expected.check(header["kind"], value, arrays)
             except (LookupError, TypeError, ValueError) as error:
                 told = f"The server {self._server} sent a result that does not fit the volume."
-                raise ServerError(told, _AGAIN) from error
+                raise ServerError(told, _SERVER_REMEDY) from error
             if self._remarks:  # these come first, as of the local worker
                 value["findings"] = [*self._remarks, *value["findings"]]
             return ResultEvent(self._number, str(header["kind"]), value, arrays)

@@ -20,7 +20,7 @@ from ..geometry import Geometry
 from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..inference.output_checks import measure_structures
-from ..inference.preprocess import check_room
+from ..inference.preprocess import check_room_for_grid
 from ..io.volume_image import voxels_of
 from ..progress import PhasedProgress, Progress, no_progress, part_of
 from ..result import (
@@ -99,7 +99,7 @@ def refine(
         OutOfMemoryError: not enough memory.
         CancelledError: from ``progress``.
     """
-    check_room(image, engine.card)
+    check_room_for_grid(image, engine.card)
     image = engine.checked(image)
     check_place(image, labels)
     whole = whole_slices and slices is not None
