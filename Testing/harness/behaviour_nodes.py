@@ -74,6 +74,26 @@ class UnitSlider:
         return self._scene
 
 
+class SortFilterProxyModel:
+    """The part of qMRMLSortFilterProxyModel that leaves out nodes by their IDs; anything else is not modelled."""
+
+    __slots__ = ("_changed", "_hidden")
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._hidden: tuple[str, ...] = ()
+
+    @property
+    def hiddenNodeIDs(self) -> tuple[str, ...]:  # noqa: N802 - its name in Slicer
+        return self._hidden
+
+    @hiddenNodeIDs.setter
+    def hiddenNodeIDs(self, identifiers: list[str] | tuple[str, ...]) -> None:  # noqa: N802
+        if tuple(identifiers) != self._hidden:
+            self._hidden = tuple(identifiers)
+            self._changed()
+
+
 @behaviour("qMRMLNodeComboBox")
 class NodeComboBox:
     """Chooses a node of given classes. It follows the scene; without "None" it always shows a node if there is one."""
@@ -97,6 +117,7 @@ class NodeComboBox:
         self._attributes: list[tuple[str, str, Any]] = []
         self._reported: str | None = None
         self._filling = False
+        self._proxy = SortFilterProxyModel(self._fill)
         self._of_scene = Observations(self, self._fill)
         self._of_nodes = Observations(self, self._update_names)
 
@@ -127,6 +148,9 @@ class NodeComboBox:
 
     def setCurrentNodeIndex(self, index: int) -> None:
         self.setCurrentNode(self.nodeFromIndex(index))
+
+    def sortFilterProxyModel(self) -> SortFilterProxyModel:
+        return self._proxy
 
     def nodeCount(self) -> int:
         return len(self._nodes())
@@ -166,7 +190,7 @@ class NodeComboBox:
         kinds, left_out = self.nodeTypes, self.hideChildNodeTypes
 
         def matches(node: slicer.vtkMRMLNode) -> bool:
-            if node.GetHideFromEditors() and not hidden:
+            if (node.GetHideFromEditors() and not hidden) or node.GetID() in self._proxy.hiddenNodeIDs:
                 return False
             wanted = any(node.IsA(kind) if children else node.GetClassName() == kind for kind in kinds)
             if not wanted or any(node.IsA(kind) for kind in left_out):

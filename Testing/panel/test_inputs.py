@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import slicer
 import vtk
 from panel_clicks import click, texts
 from panel_fakes import make_package
 
 from harness import application
+from SESegmentationLib.errors import InputError
+from SESegmentationLib.mrml import DOUBT
 
 
 def test_a_volume_that_is_loaded_is_chosen(widget, choices, make_volume):
@@ -42,6 +45,30 @@ def test_the_map_of_a_result_is_not_chosen_as_the_volume(widget, choices, segmen
     assert choices.inputVolume is None
     other = make_volume(name="other")
     assert choices.inputVolume is other
+
+
+def test_the_map_of_a_result_is_not_offered_as_a_volume(widget, choices, segment, make_volume):
+    volume, selector = make_volume(), widget.ui.volumeSelector
+    node = segment(volume)
+    click(widget.ui.doubtCheckBox)
+    assert DOUBT.volume(node) is not None
+    offered = [selector.nodeFromIndex(index) for index in range(selector.nodeCount())]
+    assert offered == [volume] and choices.inputVolume is volume
+
+
+def test_the_map_of_a_result_is_refused_where_a_script_has_chosen_it(widget, choices, segment, segmenter, make_volume):
+    volume, selector = make_volume(), widget.ui.volumeSelector
+    node = segment(volume)
+    click(widget.ui.doubtCheckBox)
+    doubt = choices.inputVolume = DOUBT.volume(node)
+    said = ("error", f"{doubt.GetName()} is the map of a result, not a scan.")
+    assert texts(widget.panel.inputs.messages) == [said]
+    click(widget.ui.segmentButton)
+    assert texts(widget.panel.messages.shown) == [said] and len(segmenter.jobs) == 1
+    with pytest.raises(InputError, match="map of a result"):
+        widget.logic.segment(doubt, "tiny-t1")
+    selector.setCurrentNode(volume)
+    assert choices.inputVolume is volume and selector.nodeCount() == 1 and widget.panel.inputs.messages == []
 
 
 def test_choosing_a_volume(widget, choices, make_volume):

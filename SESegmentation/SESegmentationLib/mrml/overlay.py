@@ -12,7 +12,7 @@ import vtk
 
 from ..io.volume_image import voxels_of
 from .layers import BINARY_LABELMAP, REFERENCE_GEOMETRY, oriented_image
-from .references import companion_node, place_beside, set_companion_node
+from .references import add_companion_node, companion_node
 from .volume import RAS_TO_LPS_3
 
 _GAINED, _LOST = ("gained", (0.2, 0.9, 0.3)), ("lost", (0.95, 0.2, 0.2))
@@ -48,13 +48,11 @@ class Overlay:
             node: the segmentation.
             image: 0 to 1 on the segmented volume's grid.
         """
-        volume, scene = self.volume(node), node.GetScene()
+        volume = self.volume(node)
         voxels = self.voxels(voxels_of(image))
         if volume is None:
-            name = scene.GenerateUniqueName(f"{node.GetName()} {self.name}")
-            volume = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-            set_companion_node(node, self.role, volume)
-            place_beside(volume, node)
+            name = f"{node.GetName()} {self.name}"
+            volume = add_companion_node(node, self.role, "vtkMRMLScalarVolumeNode", name)
             volume.CreateDefaultDisplayNodes()
             self.colour(volume.GetDisplayNode(), voxels)
         slicer.util.updateVolumeFromArray(volume, voxels)

@@ -32,10 +32,24 @@ def is_companion(node: slicer.vtkMRMLNode) -> bool:
     return node.GetAttribute(_MADE_FOR) is not None
 
 
-def set_companion_node(owner: slicer.vtkMRMLNode, role: str, node: slicer.vtkMRMLNode) -> None:
-    """Let ``owner`` refer to a node that was made for this role."""
-    node.SetAttribute(_MADE_FOR, role)
+def add_companion_node(owner: slicer.vtkMRMLNode, role: str, class_name: str, name: str) -> slicer.vtkMRMLNode:
+    """Put a node for this role of ``owner`` into the scene, beside ``owner``.
+
+    Args:
+        owner: refers to the node.
+        role: of the reference.
+        class_name: of the node.
+        name: of the node; a number is added where the scene has a node of that name.
+    """
+    scene = owner.GetScene()
+    node = scene.CreateNodeByClass(class_name)
+    node.UnRegister(None)
+    node.SetName(scene.GenerateUniqueName(name))
+    node.SetAttribute(_MADE_FOR, role)  # before it is added, for those who are told that it is
+    scene.AddNode(node)
     owner.SetNodeReferenceID(role, node.GetID())
+    place_beside(node, owner)
+    return node
 
 
 def referenced_node(owner: slicer.vtkMRMLNode, role: str, class_name: str) -> slicer.vtkMRMLNode | None:
@@ -112,16 +126,13 @@ def require_adapted_parameters(node: slicer.vtkMRMLSegmentationNode) -> bytes:
 
 def set_adapted_parameters(node: slicer.vtkMRMLSegmentationNode, content: bytes | None) -> None:
     """Store a file of adapted parameters with a segmentation, in place of the one before; None: store none."""
-    scene, text = node.GetScene(), adapted_text_node(node)
+    text = adapted_text_node(node)
     if content is None:
         if text is not None:
-            scene.RemoveNode(text)
+            node.GetScene().RemoveNode(text)
         return
     if text is None:
-        name = scene.GenerateUniqueName(f"{node.GetName()} adapted parameters")
-        text = scene.AddNewNodeByClass("vtkMRMLTextNode", name)
-        set_companion_node(node, _ADAPTED_ROLE, text)
-        place_beside(text, node)
+        text = add_companion_node(node, _ADAPTED_ROLE, "vtkMRMLTextNode", f"{node.GetName()} adapted parameters")
     text.SetText(base64.b64encode(content).decode())
 
 

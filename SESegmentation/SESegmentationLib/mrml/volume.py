@@ -26,6 +26,7 @@ from ..errors import InputError, require_memory
 from ..geometry import Geometry, triple
 from ..io.formats import read_header
 from ..io.volume_image import NO_ORIENTATION, RAS_TO_LPS, SHEAR_DEGREES, ShearedError, affines_contradict, shear_degrees
+from .references import is_companion
 
 #: the same for directions and positions of three numbers
 RAS_TO_LPS_3 = RAS_TO_LPS[:3, :3]
@@ -41,8 +42,8 @@ def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
     Values are checked later, where the image is read: this takes no time and can be done at every choice in a panel.
 
     Raises:
-        InputError: none, no longer in its scene, empty, a single slice, colour or vectors, sheared, or under a
-            transform that is not linear.
+        InputError: none, no longer in its scene, the map of a result, empty, a single slice, colour or vectors,
+            sheared, or under a transform that is not linear.
     """
     if node is None:
         raise InputError(_("No volume is chosen."), _("Load a volume and choose it as the input."))
@@ -50,6 +51,11 @@ def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
     if node.GetScene() is None:
         raise InputError(
             _("{name} is no longer in the scene.").format(name=name), _("Load it again, or choose another volume.")
+        )
+    if is_companion(node):
+        raise InputError(
+            _("{name} is the map of a result, not a scan.").format(name=name),
+            _("Choose the volume that was segmented."),
         )
     image = node.GetImageData()
     if image is None or image.GetPointData().GetScalars() is None:

@@ -171,6 +171,7 @@ class Inputs(VTKObservationMixin):
             if self._watched is not None:
                 for event in (self._watched.ImageDataModifiedEvent, self._watched.TransformModifiedEvent):
                     self.addObserver(self._watched, event, self._on_volume_modified)
+        self._hide_maps()
         self._ui.everyFrameCheckBox.visible = VolumeSequence.of(self.volume) is not None
         self._show(self._problems())
 
@@ -178,6 +179,17 @@ class Inputs(VTKObservationMixin):
         """Stop observing."""
         self.removeObservers()
         self._watched = None
+
+    def _hide_maps(self) -> None:
+        """Leave the maps of results out of the list of volumes, but for one that a script or a scene has chosen.
+
+        Where the chosen node leaves the list, Qt chooses the one beside it, which may be another patient's.
+        """
+        nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        maps = tuple(node.GetID() for node in nodes if is_companion(node) and node is not self.volume)
+        listed = self._ui.volumeSelector.sortFilterProxyModel()
+        if listed.hiddenNodeIDs != maps:
+            listed.hiddenNodeIDs = maps
 
     def _problems(self) -> list[Message]:
         choices, card = self._choices(), self._card()

@@ -21,6 +21,7 @@ from ..errors import InputError, ModelError, UsageError
 from ..files import OutputFiles
 from ..models import find_model
 from ..mrml import (
+    add_companion_node,
     check_volume_node,
     companion_node,
     edited_voxels,
@@ -28,10 +29,8 @@ from ..mrml import (
     find_segment,
     image_from_volume_node,
     label_map,
-    place_beside,
     result_grid,
     review_state,
-    set_companion_node,
     source_volume,
 )
 from ..report import (
@@ -168,11 +167,9 @@ def _show_rows(
 ) -> slicer.vtkMRMLTableNode:
     """Show rows as a table that belongs to a segmentation; ``table_of``: its role, and the suffix of its name."""
     role, suffix = table_of
-    table, scene = companion_node(node, role, "vtkMRMLTableNode"), node.GetScene()
+    table = companion_node(node, role, "vtkMRMLTableNode")
     if table is None:
-        table = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(f"{node.GetName()} {suffix}"))
-        set_companion_node(node, role, table)
-        place_beside(table, node)
+        table = add_companion_node(node, role, "vtkMRMLTableNode", f"{node.GetName()} {suffix}")
     table.RemoveAllColumns()
     table.SetUseColumnTitleAsColumnHeader(True)
     for name in columns:
