@@ -7,12 +7,13 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import vtk
-from panel_clicks import click, draw, first_segment, wait
+from panel_clicks import click, click_item, draw, first_segment, wait
 from panel_fakes import make_refined, make_result
 
 from harness import application
-from SESegmentationLib.mrml import EditRecord, find_corrected_slices, source_volume
+from SESegmentationLib.mrml import DOUBT, EditRecord, edited_voxels, find_corrected_slices, source_volume
 from SESegmentationLib.panel.reports import scene_report
+from SESegmentationLib.panel.result_record import ResultRecord
 
 
 @pytest.fixture
@@ -23,16 +24,7 @@ def choices(widget):
 @pytest.fixture
 def move():
     """Puts nodes under a new transform that shifts to the right, in mm."""
-
-    def put(millimetres: float, *nodes) -> None:
-        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "shift")
-        matrix = vtk.vtkMatrix4x4()
-        matrix.SetElement(0, 3, millimetres)
-        transform.SetMatrixTransformToParent(matrix)
-        for node in nodes:
-            node.SetAndObserveTransformNodeID(transform.GetID())
-
-    return put
+    return lambda millimetres, *nodes: transform_under({(0, 3): millimetres}, *nodes)
 
 
 @pytest.fixture
@@ -44,10 +36,15 @@ def box(choices):
     return choices.region
 
 
-def left(node) -> float:
-    bounds = [0.0] * 6
-    node.GetRASBounds(bounds)
-    return bounds[0]
+def transform_under(elements: dict[tuple[int, int], float], *nodes) -> None:
+    """Put nodes under a new linear transform with these elements of its matrix, RAS in mm."""
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "transform")
+    matrix = vtk.vtkMatrix4x4()
+    for place, element in elements.items():
+        matrix.SetElement(*place, element)
+    transform.SetMatrixTransformToParent(matrix)
+    for node in nodes:
+        node.SetAndObserveTransformNodeID(transform.GetID())
 
 
 def own_corner(node) -> int:
@@ -142,6 +139,70 @@ def test_a_hardened_transform_makes_no_corrections(widget, segment, segmenter, c
     click(widget.ui.segmentButton)
     assert "was moved by a hardened transform" in widget.panel.messages.shown[-1].text
     assert (first_segment(node) == drawn).all() and len(segmenter.jobs) == jobs
+
+
+SHIFT = {(0, 3): 40.0}
+SCALE = {(0, 0): 1.5, (2, 3): -7.0}
+SHEAR = {(0, 1): 0.3}
+
+
+def view_centre() -> list[float]:
+    """Where the axial view is centred along x and y, and its slice along z, RAS in mm."""
+    to_ras = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceNode().GetSliceToRAS()
+    return [to_ras.GetElement(row, 3) for row in range(3)]
+
+
+@pytest.mark.parametrize("matrix", [SHIFT, SCALE, SHEAR], ids=["shift", "scale", "shear"])
+def test_the_review_goes_where_a_hardened_transform_has_put_the_result(widget, segment, choices, matrix):
+    node = segment()
+    volume, ui = choices.inputVolume, widget.ui
+    transform_under(matrix, volume, node)
+    click(ui.nextButton)
+    click(ui.nextButton)
+    place = view_centre()
+    volume.HardenTransform()
+    node.HardenTransform()
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, 0, 0, 0)
+    click_item(ui.structureTable, ui.structureTable.item(ui.structureTable.currentRow(), 0))
+    np.testing.assert_allclose(view_centre(), place, atol=1e-3)
+    click(ui.doubtCheckBox)
+    to_ras = vtk.vtkMatrix4x4()
+    DOUBT.volume(node).GetIJKToRASMatrix(to_ras)
+    expected = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(expected)
+    np.testing.assert_allclose(*map(slicer.util.arrayFromVTKMatrix, (to_ras, expected)), atol=1e-6)
+
+
+@pytest.mark.parametrize("matrix", [SCALE, SHEAR], ids=["scale", "shear"])
+def test_no_hardened_linear_transform_makes_corrections(widget, segment, segmenter, choices, matrix):
+    node = segment()
+    volume = choices.inputVolume
+    transform_under(matrix, volume, node)
+    volume.HardenTransform()
+    node.HardenTransform()
+    widget.enter()
+    assert find_corrected_slices(node) == [] and not any(edited_voxels(node, ResultRecord.read(node).labels).values())
+    jobs = len(segmenter.jobs)
+    click(widget.ui.recalibrateButton)
+    assert widget.panel.messages.shown[-1].level == "error" and len(segmenter.jobs) == jobs
+
+
+def test_undo_never_puts_voxels_back_where_the_volume_no_longer_is(widget, segment, choices, move):
+    node = choices.outputSegmentation = segment(corner=2)
+    segment(corner=5)
+    tip = widget.ui.undoButton.toolTip
+    move(100, choices.inputVolume, node)
+    assert widget.ui.undoButton.enabled
+    for each in (choices.inputVolume, node):
+        each.HardenTransform()
+    assert not widget.ui.undoButton.enabled and "has moved this segmentation" in widget.ui.undoButton.toolTip
+    assert corner(node) == 5
+    move(-100, choices.inputVolume, node)
+    for each in (choices.inputVolume, node):
+        each.HardenTransform()
+    assert widget.ui.undoButton.enabled and widget.ui.undoButton.toolTip == tip
+    click(widget.ui.undoButton)
+    assert corner(node) == 2
 
 
 # --- proposals ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from .edits import (
 )
 from .layers import find_segment, label_map
 from .overlay import ATTENTION, DOUBT, remove_maps_without_owner, show_difference, value_range
+from .place import movement, point_now
 from .references import (
     UndoHistory,
     adapted_parameters,
@@ -75,6 +76,8 @@ __all__ = [
     "is_companion",
     "is_completed",
     "is_on_volume_grid",
+    "movement",
+    "point_now",
     "set_adapted_parameters",
     "label_map",
     "companion_node",

@@ -25,13 +25,14 @@ from ..files.json_files import Fields, parse_json
 from ..geometry import AXES, Geometry, Slices, edited_slices, same_grid, slices_mask
 from ..io.volume_image import voxels_of
 from ..models import Label
-from .layers import REFERENCE_GEOMETRY, find_layers, find_segment, label_map
+from .layers import find_layers, find_segment, label_map
+from .place import PLACE_ATTRIBUTE, movement, record_place
 from .volume import image_from_volume_node, volume_geometry
 
-_WRITTEN, _CORRECTED, _PLACE = "SESegmentation.Own", "SESegmentation.Corrected", "SESegmentation.Place"
+_WRITTEN, _CORRECTED = "SESegmentation.Own", "SESegmentation.Corrected"
 #: attributes that must be saved and restored together
-EDIT_ATTRIBUTES = (_WRITTEN, _CORRECTED, _PLACE)
-_LONGEST_WRITTEN, _LONGEST_CORRECTED, _LONGEST_PLACE = 2**26, 2**16, 2**10  # bytes, characters, characters
+EDIT_ATTRIBUTES = (_WRITTEN, _CORRECTED, PLACE_ATTRIBUTE)
+_LONGEST_WRITTEN, _LONGEST_CORRECTED = 2**26, 2**16  # bytes, characters
 _MAXIMUM_RESULTS, _MAXIMUM_STRUCTURES, _MAXIMUM_SIZE = 32, 1024, 8192
 #: most voxels of all results together: the first number, or the second times those of the scene's largest volume
 _VOXELS, _TIMES_LARGEST = 2**25, 8
@@ -116,7 +117,7 @@ class EditRecord:
             InputError: a part of it is invalid: of another version of this module, damaged, or malicious; or the
                 segments lie elsewhere than when it was written, because a transform was hardened.
         """
-        if _was_moved(node):
+        if movement(node) is not None:
             raise InputError(
                 _("The segmentation {name} was moved by a hardened transform since its result was written.").format(
                     name=node.GetName()
@@ -145,27 +146,7 @@ class EditRecord:
         """Store it with a segmentation."""
         node.SetAttribute(_WRITTEN, json.dumps([result.to_dict() for result in self.written]))
         node.SetAttribute(_CORRECTED, " ".join(map(str, self.corrected)))
-        node.SetAttribute(_PLACE, _place(node))
-
-
-def _place(node: slicer.vtkMRMLSegmentationNode) -> str:
-    """The grid on which a segmentation is edited, as Slicer writes it: Slicer moves it when a transform is hardened."""
-    return node.GetSegmentation().GetConversionParameter(REFERENCE_GEOMETRY)
-
-
-def _was_moved(node: slicer.vtkMRMLSegmentationNode) -> bool:
-    """Whether the segments were moved: their grid has the size and spacing as when they were written elsewhere."""
-    texts = [node.GetAttribute(_PLACE) or "", _place(node)]
-    if not all(texts) or len(set(texts)) == 1 or len(texts[0]) > _LONGEST_PLACE:
-        return False
-    grids = [slicer.vtkOrientedImageData() for _text in texts]
-    for text, grid in zip(texts, grids, strict=True):
-        if not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, grid, False):
-            return False
-    before, now = grids
-    if before.GetExtent() != now.GetExtent() or not np.allclose(before.GetSpacing(), now.GetSpacing()):
-        return False  # the clinician chose another grid to edit on
-    return not slicer.vtkOrientedImageDataResample.DoGeometriesMatch(before, now)
+        record_place(node)
 
 
 def _read_written(node: slicer.vtkMRMLSegmentationNode) -> tuple[WrittenLabels, ...]:

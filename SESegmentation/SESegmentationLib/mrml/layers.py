@@ -17,8 +17,6 @@ from ..models import Label
 from .volume import ijk_to_ras
 
 BINARY_LABELMAP = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
-#: conversion parameter with the grid on which a segmentation is edited
-REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 
 
 @dataclass(frozen=True)

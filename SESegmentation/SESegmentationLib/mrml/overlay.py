@@ -10,10 +10,12 @@ import SimpleITK as sitk
 import slicer
 import vtk
 
+from ..geometry import Geometry
 from ..io.volume_image import voxels_of
-from .layers import BINARY_LABELMAP, REFERENCE_GEOMETRY, oriented_image
+from .layers import BINARY_LABELMAP, oriented_image
+from .place import REFERENCE_GEOMETRY, movement
 from .references import add_companion_node, companion_node
-from .volume import RAS_TO_LPS_3
+from .volume import ijk_to_ras
 
 _GAINED, _LOST = ("gained", (0.2, 0.9, 0.3)), ("lost", (0.95, 0.2, 0.2))
 _OPACITY = 0.5
@@ -46,7 +48,7 @@ class Overlay:
 
         Args:
             node: the segmentation.
-            image: 0 to 1 on the segmented volume's grid.
+            image: 0 to 1 on the segmented volume's grid, where that was when the result was written.
         """
         volume = self.volume(node)
         voxels = self.voxels(voxels_of(image))
@@ -56,9 +58,8 @@ class Overlay:
             volume.CreateDefaultDisplayNodes()
             self.colour(volume.GetDisplayNode(), voxels)
         slicer.util.updateVolumeFromArray(volume, voxels)
-        volume.SetSpacing(image.GetSpacing())
-        volume.SetOrigin(RAS_TO_LPS_3 @ image.GetOrigin())
-        volume.SetIJKToRASDirections(*(RAS_TO_LPS_3 @ np.reshape(image.GetDirection(), (3, 3))).ravel())
+        to_ras, moved = slicer.util.arrayFromVTKMatrix(ijk_to_ras(Geometry.of(image))), movement(node)
+        volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(to_ras if moved is None else moved @ to_ras))
         volume.SetAndObserveTransformNodeID(node.GetTransformNodeID())
 
     def follow(self, node: slicer.vtkMRMLSegmentationNode) -> None:

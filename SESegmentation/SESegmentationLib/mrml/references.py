@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..result import AdaptedNotes
+from .place import movement
 
 _MADE_FOR = "SESegmentation.MadeFor"
 _ADAPTED_ROLE = "SESegmentation.Adapted"
@@ -169,14 +170,14 @@ class UndoHistory:
         history.SaveState()
 
     def can_undo(self, node: slicer.vtkMRMLSegmentationNode | None) -> bool:
-        """Whether there is a change of this segmentation to undo."""
+        """Whether there is a change of this segmentation to undo, and its states lie where the segments are now."""
         history = self._find(node)
-        return history is not None and bool(history.IsRestorePreviousStateAvailable())
+        return history is not None and movement(node) is None and bool(history.IsRestorePreviousStateAvailable())
 
     def can_redo(self, node: slicer.vtkMRMLSegmentationNode | None) -> bool:
-        """Whether a change of this segmentation was undone and can be redone."""
+        """Whether a change of this segmentation was undone and can be redone, likewise."""
         history = self._find(node)
-        return history is not None and bool(history.IsRestoreNextStateAvailable())
+        return history is not None and movement(node) is None and bool(history.IsRestoreNextStateAvailable())
 
     def undo(self, node: slicer.vtkMRMLSegmentationNode) -> bool:
         """Undo the last change. Returns whether there was one."""

@@ -20,7 +20,6 @@ from ..io.volume_image import voxels_of
 from ..models import Label
 from .layers import (
     BINARY_LABELMAP,
-    REFERENCE_GEOMETRY,
     find_layers,
     find_segment,
     oriented_geometry,
@@ -29,6 +28,7 @@ from .layers import (
     segments_of,
     tag,
 )
+from .place import REFERENCE_GEOMETRY
 from .references import UndoHistory, place_beside
 from .volume import VolumeSequence, check_volume_node, find_sequence
 

@@ -21,6 +21,8 @@ from ..mrml import (
     find_segment,
     mark_edited_semiautomatic,
     mark_semiautomatic,
+    movement,
+    point_now,
     review_state,
     set_review_state,
     source_volume,
@@ -147,9 +149,9 @@ class ReviewList:
         structure = self.current
         if structure is None or not structure.found:
             return
-        jump_to(self._node, structure.centre_lps)
+        jump_to(self._node, point_now(self._node, structure.centre_lps))
         if structure.doubtful_lps is not None:
-            jump_to_slices(self._node, structure.doubtful_lps)
+            jump_to_slices(self._node, point_now(self._node, structure.doubtful_lps))
 
     def _segment(self, value: int) -> slicer.vtkSegment | None:
         if self._node is None or self._record is None:
@@ -229,6 +231,7 @@ class ResultView(VTKObservationMixin):
         self._record: ResultRecord | None = None
         self._closed = False
         self._opacity: tuple[str, float] | None = None  # ID of the display node, and what was set last
+        self._undo_tip = ui.undoButton.toolTip
         self._findings = MessageList(ui.findingFrame)
         self.review = ReviewList(ui, on_changed)
         self.overlays = Overlays(ui, results, on_attention_requested)
@@ -302,6 +305,8 @@ class ResultView(VTKObservationMixin):
             return
         self._ui.undoButton.enabled = self._results.can_undo(self._node)
         self._ui.redoButton.enabled = self._results.can_redo(self._node)
+        moved = self._node is not None and movement(self._node) is not None
+        self._ui.undoButton.toolTip = _was_moved() if moved else self._undo_tip
 
     def _on_undo(self) -> None:
         self._results.undo(self._node)
@@ -310,6 +315,10 @@ class ResultView(VTKObservationMixin):
     def _on_redo(self) -> None:
         self._results.redo(self._node)
         self.show(self._node)
+
+
+def _was_moved() -> str:
+    return _("Not possible: a hardened transform has moved this segmentation since its result was written.")
 
 
 def _summary(record: ResultRecord) -> str:

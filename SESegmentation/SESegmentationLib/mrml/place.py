@@ -1,0 +1,65 @@
+"""Where a segmentation's result was written, and how a hardened transform has moved it since."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import vtk
+
+#: conversion parameter with the grid on which a segmentation is edited
+REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+#: attribute with the grid on which a segmentation was edited when a result was written into it
+PLACE_ATTRIBUTE = "SESegmentation.Place"
+_LONGEST = 2**10  # characters
+
+
+def record_place(node: slicer.vtkMRMLSegmentationNode) -> None:
+    """Store where the segments of a segmentation are now."""
+    node.SetAttribute(PLACE_ATTRIBUTE, _place(node))
+
+
+def movement(node: slicer.vtkMRMLSegmentationNode) -> np.ndarray | None:
+    """How hardened transforms have moved the segments since a result was written.
+
+    Slicer keeps the grid on which a segmentation is edited as a text, and moves it with the segments: it has the same
+    numbers of voxels then, in another place. Transforms that bend space give it other numbers, as does a clinician who
+    chooses another grid: these are not noticed.
+
+    Returns:
+        The 4 x 4 matrix from where they were to where they are, RAS in mm; None where they were not moved.
+    """
+    texts = [node.GetAttribute(PLACE_ATTRIBUTE) or "", _place(node)]
+    if not all(texts) or len(set(texts)) == 1 or len(texts[0]) > _LONGEST:
+        return None
+    grids = [slicer.vtkOrientedImageData() for _text in texts]
+    for text, grid in zip(texts, grids, strict=True):
+        if not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, grid, False):
+            return None
+    before, now = grids
+    if before.GetExtent() != now.GetExtent():
+        return None
+    if slicer.vtkOrientedImageDataResample.DoGeometriesMatch(before, now):
+        return None
+    return _to_ras(now) @ np.linalg.inv(_to_ras(before))
+
+
+def point_now(
+    node: slicer.vtkMRMLSegmentationNode, point_lps: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Where a point of the result is now: LPS in mm, in the segmentation's own coordinates."""
+    moved = movement(node)
+    if moved is None:
+        return point_lps
+    left, posterior, superior = point_lps
+    x, y, z, _one = (moved @ (-left, -posterior, superior, 1.0)).tolist()
+    return -x, -y, z
+
+
+def _place(node: slicer.vtkMRMLSegmentationNode) -> str:
+    return node.GetSegmentation().GetConversionParameter(REFERENCE_GEOMETRY)
+
+
+def _to_ras(grid: slicer.vtkOrientedImageData) -> np.ndarray:
+    matrix = vtk.vtkMatrix4x4()
+    grid.GetImageToWorldMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
