@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -13,7 +15,7 @@ from panel_fakes import make_refined, make_result
 from harness import application
 from SESegmentationLib.mrml import DOUBT, EditRecord, edited_voxels, find_corrected_slices, source_volume
 from SESegmentationLib.panel.reports import scene_report
-from SESegmentationLib.panel.result_record import ResultRecord
+from SESegmentationLib.panel.result_record import RECORD_ATTRIBUTE, ResultRecord
 
 
 @pytest.fixture
@@ -284,3 +286,61 @@ def test_a_region_that_moves_during_the_run_is_kept_as_it_was(widget, segmenter,
     draw(choices.resultSegmentation)
     click(widget.ui.recalibrateButton)
     assert segmenter.jobs[-1].options.roi.GetOrigin() == used.GetOrigin()
+
+
+def save_and_reopen(folder) -> None:
+    path = str(folder / "scene.mrb")
+    assert slicer.util.saveScene(path)
+    slicer.mrmlScene.Clear(False)
+    slicer.util.loadScene(path)
+    application.process_events()
+
+
+@pytest.fixture
+def as_before(tmp_path):
+    """Function that saves the scene as versions did which had no regions in their records, and reads it again."""
+
+    def reopen(node, box, box_is="there") -> None:
+        record = json.loads(node.GetAttribute(RECORD_ATTRIBUTE))
+        del record["region"]
+        node.SetAttribute(RECORD_ATTRIBUTE, json.dumps(record))
+        node.SetNodeReferenceID("SESegmentation.Region", box.GetID())
+        if box_is == "removed":
+            slicer.mrmlScene.RemoveNode(box)
+        elif box_is == "not drawn":
+            box.RemoveAllControlPoints()
+        save_and_reopen(tmp_path)
+
+    return reopen
+
+
+def test_the_region_of_a_result_of_an_earlier_version_is_that_of_its_box(
+    widget, segment, segmenter, choices, box, as_before
+):
+    node = segment()
+    used = segmenter.jobs[-1].options.roi
+    as_before(node, box)
+    node = widget.logic.getParameterNode().resultSegmentation
+    slicer.util.getNode("box").SetCenter(14, 14, 12)
+    draw(node)
+    click(widget.ui.recalibrateButton)
+    again = segmenter.jobs[-1].options.roi
+    assert segmenter.jobs[-1].kind == "refine" and widget.panel.messages.shown == []
+    assert again.GetOrigin() == used.GetOrigin() and again.GetSize() == used.GetSize()
+
+
+@pytest.mark.parametrize("box_is", ["removed", "not drawn"])
+def test_it_is_told_once_where_the_region_of_an_earlier_version_is_not_known(
+    widget, segment, segmenter, choices, box, as_before, tmp_path, box_is
+):
+    as_before(segment(), box, box_is)
+    node = widget.logic.getParameterNode().resultSegmentation
+    (warning,) = widget.panel.messages.shown
+    assert warning.level == "warning" and node.GetName() in warning.text and "limited to a region" in warning.text
+    draw(node)
+    click(widget.ui.recalibrateButton)
+    assert segmenter.jobs[-1].kind == "refine" and segmenter.jobs[-1].options.roi is None
+    widget.panel.run.cancel()
+    wait(lambda: not widget.panel.run.running)
+    save_and_reopen(tmp_path)
+    assert widget.panel.messages.shown == []

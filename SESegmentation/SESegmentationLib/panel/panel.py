@@ -24,7 +24,8 @@ from .reports import save_page, save_report, scene_report, show_changes, show_ta
 from .requests import AttentionRequest, RefineRequest, SegmentRequest, SegmentRun
 from .result_view import ResultView, open_segment_editor
 from .run_control import RunControl
-from .scene_results import SceneResults, WrittenResult, unusable_scene_data
+from .scene_reading import use_scene_data
+from .scene_results import SceneResults, WrittenResult
 from .server import ServerSection
 
 #: a request about a result in the scene
@@ -163,7 +164,7 @@ class Panel:
     def on_scene_read(self, reset_choices: list[str]) -> None:
         """A scene was read into this one; ``reset_choices`` names parameters of it that could not be used."""
         if self._choices is not None:
-            for message in unusable_scene_data(reset_choices):
+            for message in use_scene_data(reset_choices):
                 self.messages.add(message)
         self.on_nodes_changed()
 

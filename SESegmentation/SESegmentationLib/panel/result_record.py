@@ -173,6 +173,14 @@ class ResultRecord:
         """Whether a segmentation carries a record, readable or not."""
         return bool(node.GetAttribute(RECORD_ATTRIBUTE))
 
+    @staticmethod
+    def has_region_entry(node: slicer.vtkMRMLSegmentationNode) -> bool:
+        """Whether a segmentation's record says where the search was; those of earlier versions do not."""
+        try:
+            return "region" in parse_json((node.GetAttribute(RECORD_ATTRIBUTE) or "{}").encode(), _LARGEST_RECORD)
+        except (ValueError, TypeError):
+            return False
+
     @classmethod
     def read(cls, node: slicer.vtkMRMLSegmentationNode | None) -> ResultRecord | None:
         """The record that a segmentation carries; None where it carries none that can be read."""

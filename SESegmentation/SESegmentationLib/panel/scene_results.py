@@ -1,4 +1,4 @@
-"""Writing results into the scene, undoing that, and messages about unusable data in a scene that was read."""
+"""Writing results into the scene, and undoing that."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from ..mrml import (
     ATTENTION,
     DOUBT,
     EDIT_ATTRIBUTES,
-    EditRecord,
     SegmentationSequence,
     UndoHistory,
     VolumeRegion,
     VolumeSequence,
     adapted_parameters,
-    adapted_text_node,
     add_segmentation,
     corrected_mask,
     edited_voxels,
@@ -35,11 +33,8 @@ from ..mrml import (
     volume_geometry,
 )
 from ..result import AdaptedNotes, SegmentationResult
-from .messages import WARNING, Message
 from .result_record import RECORD_ATTRIBUTE, ResultRecord
 
-#: nodes that are named in one message
-_MAX_NAMES = 5
 _ATTRIBUTES = (RECORD_ATTRIBUTE, *EDIT_ATTRIBUTES)
 
 
@@ -329,44 +324,3 @@ def _set_attributes(node: slicer.vtkMRMLSegmentationNode, attributes: Mapping[st
     with slicer.util.NodeModify(node):
         for name, value in attributes.items():
             node.SetAttribute(name, value)
-
-
-def unusable_scene_data(choices: list[str]) -> list[Message]:
-    """Messages about unusable data in a scene that was read, and about ``choices`` that were reset."""
-    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-    records = [node.GetName() for node in nodes if ResultRecord.exists(node) and ResultRecord.read(node) is None]
-    edits = [node.GetName() for node in nodes if not _edits_are_usable(node)]
-    with_network = [node for node in nodes if adapted_text_node(node) is not None]
-    networks = [node.GetName() for node in with_network if adapted_parameters(node) is None]
-    kinds = (
-        (
-            records,
-            _("The scene's records of these results cannot be used: {names}."),
-            _("Segment again to review them."),
-        ),
-        (
-            edits,
-            _("The scene's records of edits in these segmentations cannot be used: {names}."),
-            _("They are not written into, so that no correction is lost: choose a new segmentation as the output."),
-        ),
-        (
-            networks,
-            _("The networks that were recalibrated with these segmentations cannot be used: {names}."),
-            _("Recalibrate again."),
-        ),
-        (choices, _("These choices of the scene cannot be used: {names}."), _("They were reset to their defaults.")),
-    )
-    return [Message(WARNING, text.format(names=_listed(names)), remedy) for names, text, remedy in kinds if names]
-
-
-def _edits_are_usable(node: slicer.vtkMRMLSegmentationNode) -> bool:
-    try:
-        EditRecord.read(node)
-    except InputError:
-        return False
-    return True
-
-
-def _listed(names: list[str]) -> str:
-    listed, more = ", ".join(name[:64] for name in names[:_MAX_NAMES]), len(names) - _MAX_NAMES
-    return listed if more <= 0 else _("{names} and {count} more").format(names=listed, count=more)
