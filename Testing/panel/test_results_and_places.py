@@ -239,9 +239,12 @@ def test_a_proposal_goes_into_its_own_segmentation_or_nowhere(widget, segment, r
     click(widget.ui.acceptChangesButton)
     (message,) = widget.panel.messages.shown
     assert "is not under the same transform as head" in message.text
-    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == [node]
+    assert [n for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if not n.GetHideFromEditors()] == [node]
     choices.inputVolume.SetAndObserveTransformNodeID(None)
     assert (first_segment(node) == before).all() and [str(s) for s in find_corrected_slices(node)] == ["k:3"]
+    click(widget.ui.acceptChangesButton)  # it took long to make, and is still there
+    assert (first_segment(node) != before).any() and not widget.ui.previewFrame.isVisible()
+    assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == [node]
 
 
 # --- the region ---------------------------------------------------------------------------------------------------

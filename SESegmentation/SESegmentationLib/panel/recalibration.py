@@ -335,8 +335,13 @@ class Recalibration:
         proposal = self._proposal
         if proposal is None:
             return
-        self.discard()
-        self._on_accepted(proposal.write)
+
+        def write() -> WrittenResult:
+            written = proposal.write()
+            self.discard()  # it stays where it could not be written
+            return written
+
+        self._on_accepted(write)
 
 
 def proposed_labels(
