@@ -178,3 +178,14 @@ def test_an_output_made_of_surfaces_is_refused_before_anything_is_computed(widge
     (message,) = widget.panel.messages.shown
     assert message.text == "The segmentation mesh is made of surfaces, not of voxels." and message.remedy
     assert segmenter.jobs == [] and not widget.panel.run.running
+
+
+def test_an_output_of_another_volume_is_told_before_it_is_written_into(widget, choices, segment, make_volume):
+    first, second = make_volume(name="first"), make_volume(name="second")
+    choices.outputSegmentation = segment(first)
+    assert widget.panel.inputs.messages == []
+    choices.inputVolume = second
+    (message,) = widget.panel.inputs.messages
+    assert message.level == "warning" and "is a segmentation of first; the result of second" in message.text
+    choices.outputSegmentation = None
+    assert widget.panel.inputs.messages == []

@@ -8,14 +8,15 @@ from typing import Any, Protocol
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from ..errors import SegmentationError
 from ..inference.input_checks import check_header
 from ..models import ModelCard
-from ..mrml import VolumeSequence, check_volume_node, is_companion
+from ..mrml import VolumeSequence, check_volume_node, is_companion, referenced_node
 from ..result import Finding
-from .messages import Message, MessageList
+from .messages import WARNING, Message, MessageList
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _CLASSES = {
@@ -203,7 +204,7 @@ class Inputs(VTKObservationMixin):
         if card is None:
             return []
         findings = input_findings(volume, card, choices.region is not None)
-        return [Message.of_finding(finding) for finding in findings]
+        return [*_about_output(choices.outputSegmentation, volume), *map(Message.of_finding, findings)]
 
     def _show(self, messages: list[Message]) -> None:
         if messages != self._messages.shown:
@@ -222,6 +223,25 @@ class Inputs(VTKObservationMixin):
         low, high = np.array(bounds[0::2]), np.array(bounds[1::2])
         region.SetCenter(*((low + high) / 2))
         region.SetSize(*((high - low) / 2))
+
+
+def _about_output(
+    output: slicer.vtkMRMLSegmentationNode | None, volume: slicer.vtkMRMLScalarVolumeNode
+) -> list[Message]:
+    """A warning where the output is the segmentation of another volume, perhaps another patient's."""
+    if output is None or not output.GetSegmentation().GetNumberOfSegments():
+        return []
+    other = referenced_node(output, output.GetReferenceImageGeometryReferenceRole(), "vtkMRMLScalarVolumeNode")
+    if other is None or other is volume:
+        return []
+    text = _("The output {output} is a segmentation of {other}; the result of {volume} will be written into it.")
+    return [
+        Message(
+            WARNING,
+            text.format(output=output.GetName(), other=other.GetName(), volume=volume.GetName()),
+            _("Choose a new segmentation as the output to keep them apart."),
+        )
+    ]
 
 
 def _is_offered(node: slicer.vtkMRMLNode) -> bool:
