@@ -27,6 +27,7 @@ from ..io.volume_image import voxels_of
 from ..models import Label
 from .layers import find_layers, find_segment, label_map
 from .place import PLACE_ATTRIBUTE, movement, record_place
+from .segmentation import check_voxels
 from .volume import image_from_volume_node, volume_geometry
 
 _WRITTEN, _CORRECTED = "SESegmentation.Own", "SESegmentation.Corrected"
@@ -115,8 +116,10 @@ class EditRecord:
 
         Raises:
             InputError: a part of it is invalid: of another version of this module, damaged, or malicious; or the
-                segments lie elsewhere than when it was written, because a transform was hardened.
+                segments lie elsewhere than when it was written, because a transform was hardened; or they have become
+                surfaces.
         """
+        check_voxels(node)
         if movement(node) is not None:
             raise InputError(
                 _("The segmentation {name} was moved by a hardened transform since its result was written.").format(
@@ -283,6 +286,29 @@ def edited_voxels(node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Lab
                     if int(value) in counts and int(value) in layer.labels:
                         counts[int(value)] += int(count)
     return counts
+
+
+def corrected_labels(
+    node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Label], geometry: sitk.Image
+) -> sitk.Image:
+    """The label map to learn from: a segmentation as it is now, but structures without a segment as they were written.
+
+    A segment that was deleted is no correction: it would be learnt that its structure is not there.
+
+    Args:
+        node: the segmentation.
+        structures: that are learnt.
+        geometry: an image on the grid of the results.
+    """
+    labels = label_map(node, structures, geometry)
+    values = sitk.GetArrayFromImage(labels)
+    for result in EditRecord.usable(node).written:
+        known = [label for label in result.structures if label in structures]
+        deleted = [label.value for label in known if find_segment(node.GetSegmentation(), label) is None]
+        if deleted and same_grid(result.labels, geometry):
+            written = voxels_of(result.labels)
+            np.copyto(values, written, where=(values == 0) & np.isin(written, deleted), casting="same_kind")
+    return Geometry.of(labels).image(values)
 
 
 def drawn_voxels(node: slicer.vtkMRMLSegmentationNode, geometry: sitk.Image) -> np.ndarray | None:

@@ -66,14 +66,22 @@ def find_segment(segmentation: slicer.vtkSegmentation, label: Label) -> slicer.v
     """The segment of a label; None where there is none.
 
     It is the one whose terminology agrees, and whose name does as well (or it was made for that label and renamed
-    since). IDs do not identify it: Slicer calls the user's own segments Segment_1, Segment_2 as well.
+    since). Where the clinician has copied it, it is the one with the name, and of these the one with the ID. Elsewhere
+    IDs tell nothing: Slicer calls the user's own segments Segment_1, Segment_2 as well.
     """
+    found = []
     for segment in segments_of(segmentation):
-        named = segment.GetName() == label.name or tag(segment, LABEL_TAG) == str(label.value)
+        named, made = segment.GetName() == label.name, tag(segment, LABEL_TAG) == str(label.value)
         entry = tag(segment, segment.GetTerminologyEntryTagName())
-        if named and _codes(entry) == _codes(label.terminology_entry()):
-            return segment
-    return None
+        if (named or made) and _codes(entry) == _codes(label.terminology_entry()):
+            identified = segmentation.GetSegmentIdBySegment(segment) == segment_id(label)
+            found.append(((named, identified), segment))
+    return max(found, key=lambda entry: entry[0])[1] if found else None
+
+
+def segment_id(label: Label) -> str:
+    """The ID of a label's segment, the same in the scene and in files."""
+    return f"Segment_{label.value}"
 
 
 def segments_of(segmentation: slicer.vtkSegmentation) -> list[slicer.vtkSegment]:

@@ -24,6 +24,7 @@ from .layers import (
     find_segment,
     oriented_geometry,
     oriented_image,
+    segment_id,
     segments_mask,
     segments_of,
     tag,
@@ -188,11 +189,6 @@ def is_completed(segment: slicer.vtkSegment) -> bool:
 def completed_voxels(node: slicer.vtkMRMLSegmentationNode, geometry: sitk.Image) -> np.ndarray:
     """Where segments marked completed lie on an image's grid, (k, j, i), bool."""
     return segments_mask(list(filter(is_completed, segments_of(node.GetSegmentation()))), geometry)
-
-
-def segment_id(label: Label) -> str:
-    """The ID of a label's segment, the same in the scene and in files."""
-    return f"Segment_{label.value}"
 
 
 def _refer_to(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:

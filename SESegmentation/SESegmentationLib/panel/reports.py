@@ -23,6 +23,7 @@ from ..models import find_model
 from ..mrml import (
     add_companion_node,
     check_volume_node,
+    check_voxels,
     companion_node,
     edited_voxels,
     find_corrected_slices,
@@ -60,6 +61,7 @@ def _result_in_scene(node: slicer.vtkMRMLSegmentationNode) -> tuple[ResultRecord
         raise InputError(_("There is no result to report."), _("Click Segment first."))
     volume = source_volume(node)
     check_volume_node(volume)
+    check_voxels(node)
     image = image_from_volume_node(volume)
     labels = label_map(node, record.labels, result_grid(node, volume))
     return record.with_volumes(labels), image, labels
@@ -69,7 +71,7 @@ def scene_report(node: slicer.vtkMRMLSegmentationNode) -> dict[str, Any]:
     """The report of a segmentation, in the same form as the command line's.
 
     Raises:
-        InputError: it is no result of this module, or its volume is gone.
+        InputError: it is no result of this module, is made of surfaces now, or its volume is gone.
     """
     return _report(node, *_result_in_scene(node))
 

@@ -268,7 +268,9 @@ class ResultView(VTKObservationMixin):
             self.removeObservers()
             if node is not None:  # when another frame of a sequence is selected, the node shows the result of that one
                 self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._on_modified)
-                self.addObserver(node.GetSegmentation(), slicer.vtkSegmentation.SegmentModified, self._on_segment)
+                events = slicer.vtkSegmentation
+                for event in (events.SegmentAdded, events.SegmentRemoved, events.SegmentModified):
+                    self.addObserver(node.GetSegmentation(), event, self._on_segment)
         if record != self._record or node is not self._node:
             self._node, self._record = node, record
             self._findings.show([Message.of_finding(finding) for finding in record.findings] if record else [])

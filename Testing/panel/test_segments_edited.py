@@ -1,0 +1,61 @@
+"""What the clinician does to segments in other modules: deletes, copies, turns into surfaces."""
+
+from __future__ import annotations
+
+import pytest
+import SimpleITK as sitk
+import slicer
+from panel_clicks import cells, click, draw
+
+from SESegmentationLib.errors import InputError
+from SESegmentationLib.mrml import EditRecord, find_corrected_slices, review_state
+from SESegmentationLib.panel.reports import scene_report
+
+
+def test_a_deleted_segment_is_said_to_be_deleted_at_once(widget, segment):
+    node = segment()
+    node.GetSegmentation().RemoveSegment("Segment_1")
+    states = {row[0]: row[-1] for row in cells(widget)}
+    assert states == {"anterior hippocampus": "deleted", "posterior hippocampus": "to check"}
+
+
+def test_it_is_not_learnt_that_a_deleted_structure_is_not_there(widget, segment, segmenter):
+    node = segment()
+    written = sitk.GetArrayFromImage(EditRecord.read(node).written[-1].labels) == 1
+    node.GetSegmentation().RemoveSegment("Segment_1")
+    draw(node, k=3, identifier="Segment_2")
+    click(widget.ui.recalibrateButton)
+    learnt = sitk.GetArrayFromImage(segmenter.jobs[-1].labels)
+    assert segmenter.jobs[-1].kind == "refine" and (learnt == 2).any()
+    assert ((learnt == 1) == (written & (learnt != 2))).all() and (learnt == 1).any()
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+def test_a_copy_of_a_segment_is_not_taken_for_the_segment(widget, segment, renamed):
+    node = segment()
+    segmentation, copy = node.GetSegmentation(), slicer.vtkSegment()
+    copy.DeepCopy(segmentation.GetSegment("Segment_1"))
+    if renamed:
+        copy.SetName("anterior hippocampus before")
+    segmentation.AddSegment(copy, "copy")
+    segmentation.SetSegmentIndex("copy", 0)
+    draw(node)
+    widget.enter()
+    assert [str(slices) for slices in find_corrected_slices(node)] == ["k:3"]
+    states = [review_state(segmentation.GetSegment(name)) for name in ("copy", "Segment_1")]
+    assert states == ["to check", "corrected"]
+
+
+def test_a_result_that_was_made_surfaces_is_not_corrected_but_refused(widget, segment, segmenter):
+    node = segment()
+    node.CreateClosedSurfaceRepresentation()
+    node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    widget.enter()
+    assert find_corrected_slices(node) == [] and {row[-1] for row in cells(widget)} == {"to check"}
+    for button in (widget.ui.recalibrateButton, widget.ui.tableButton):
+        click(button)
+        (message,) = widget.panel.messages.shown
+        assert message.level == "error" and "is made of surfaces" in message.text
+    assert len(segmenter.jobs) == 1
+    with pytest.raises(InputError, match="made of surfaces"):
+        scene_report(node)
