@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import vtk
-from panel_clicks import click, draw, first_segment, wait
+from panel_clicks import cells, click, draw, first_segment, wait
 from panel_fakes import make_result
 
 from harness import application
@@ -202,3 +202,15 @@ def test_a_slice_that_was_corrected_in_a_frame_stays(widget, choices, browser, s
     wait(lambda: not widget.panel.run.running)
     assert (first_segment(node)[3] == before[3]).all() and first_segment(node)[6].any()
     assert "Corrected slices, left as they are: k 3." in [message.text for message in widget.panel.messages.shown]
+
+
+def test_the_list_follows_edits_in_whichever_frame_is_on_show(widget, choices, browser, answer):
+    choices.everyFrame = True
+    click(widget.ui.segmentButton)
+    for _frame in range(FRAMES):
+        answer()
+    browser.SetSelectedItemNumber(2)
+    draw(choices.resultSegmentation, k=4)
+    assert [row[-1] for row in cells(widget)] == ["to check", "corrected"]
+    browser.SetSelectedItemNumber(0)
+    assert [row[-1] for row in cells(widget)] == ["to check", "to check"]

@@ -228,6 +228,7 @@ class ResultView(VTKObservationMixin):
         self._results = results
         self._on_changed = on_changed
         self._node: slicer.vtkMRMLSegmentationNode | None = None
+        self._segmentation: slicer.vtkSegmentation | None = None  # each frame of a sequence has its own
         self._record: ResultRecord | None = None
         self._closed = False
         self._opacity: tuple[str, float] | None = None  # ID of the display node, and what was set last
@@ -264,20 +265,27 @@ class ResultView(VTKObservationMixin):
         segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
         self._ui.resultSection.visible = node is not None or any(map(ResultRecord.exists, segmentations))
         self._ui.show3DButton.setSegmentationNode(node)
-        if node is not self._node:
-            self.removeObservers()
-            if node is not None:  # when another frame of a sequence is selected, the node shows the result of that one
-                self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._on_modified)
-                events = slicer.vtkSegmentation
-                for event in (events.SegmentAdded, events.SegmentRemoved, events.SegmentModified):
-                    self.addObserver(node.GetSegmentation(), event, self._on_segment)
-        if record != self._record or node is not self._node:
+        another = self._observe(node)
+        if record != self._record or another:
             self._node, self._record = node, record
             self._findings.show([Message.of_finding(finding) for finding in record.findings] if record else [])
             self._ui.resultLabel.text = _summary(record) if record else _("No result of this module.")
             self.review.show(node, record)
         self._show_undo()
         self.overlays.show(node)
+
+    def _observe(self, node: slicer.vtkMRMLSegmentationNode | None) -> bool:
+        """Observe a node and its segments; whether it is another one, or shows another frame of a sequence now."""
+        segmentation = node.GetSegmentation() if node is not None else None
+        if node is self._node and segmentation is self._segmentation:
+            return False
+        self.removeObservers()
+        self._segmentation = segmentation
+        if node is not None and segmentation is not None:
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._on_modified)
+            for event in (segmentation.SegmentAdded, segmentation.SegmentRemoved, segmentation.SegmentModified):
+                self.addObserver(segmentation, event, self._on_segment)
+        return True
 
     def set_opacity(self, opacity: float) -> None:
         """Set the opacity of the segmentation on show in all views, 0 to 1; later changes by other modules are kept."""
@@ -290,7 +298,7 @@ class ResultView(VTKObservationMixin):
         """Stop observing."""
         self.removeObservers()
         self.overlays.close()
-        self._node = None
+        self._node = self._segmentation = None
         self._closed = True
 
     def _on_modified(self, caller: slicer.vtkMRMLNode, event: str) -> None:
