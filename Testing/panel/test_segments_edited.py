@@ -59,3 +59,19 @@ def test_a_result_that_was_made_surfaces_is_not_corrected_but_refused(widget, se
     assert len(segmenter.jobs) == 1
     with pytest.raises(InputError, match="made of surfaces"):
         scene_report(node)
+
+
+def test_a_copy_of_a_result_says_why_nothing_can_be_learnt_from_it_and_what_helps(widget, segment, segmenter):
+    node, choices = segment(), widget.logic.getParameterNode()
+    draw(node)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    clone = slicer.vtkSlicerSubjectHierarchyModuleLogic.CloneSubjectHierarchyItem
+    copy = hierarchy.GetItemDataNode(clone(hierarchy, hierarchy.GetItemByDataNode(node)))
+    choices.resultSegmentation = copy
+    click(widget.ui.recalibrateButton)
+    (message,) = widget.panel.messages.shown
+    assert "is a copy" in message.text and f"{copy.GetName()} as the output" in message.remedy
+    choices.outputSegmentation = copy
+    assert segment(corner=6) is copy
+    click(widget.ui.recalibrateButton)
+    assert segmenter.jobs[-1].kind == "refine" and [str(entry) for entry in segmenter.jobs[-1].slices] == ["k:3"]

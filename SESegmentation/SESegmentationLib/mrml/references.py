@@ -63,13 +63,18 @@ def source_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarV
     """The volume that a segmentation was made of.
 
     Raises:
-        InputError: it is no longer in the scene.
+        InputError: it is no longer in the scene, or the segmentation does not refer to it.
     """
     volume = referenced_node(node, node.GetReferenceImageGeometryReferenceRole(), "vtkMRMLScalarVolumeNode")
     if volume is None:
         raise InputError(
-            _("The volume of {node} is no longer in the scene.").format(node=node.GetName()),
-            _("Load it again and click Segment."),
+            # the module Data copies a segmentation without its references
+            _("The volume of {node} is no longer in the scene, or {node} is a copy that does not refer to it.").format(
+                node=node.GetName()
+            ),
+            _("Choose the volume, loading it again if need be, and {node} as the output, and click Segment.").format(
+                node=node.GetName()
+            ),
         )
     return volume
 
