@@ -59,6 +59,8 @@ SLIPS = [
     ("panel/run_control.py", "progressBar.value = round", "progressBar.valeu = round"),
     ("panel/choices.py", "nodeAddedByUserAction(vtkMRMLNode*)", "nodeAddedByUserActions(vtkMRMLNode*)"),
     ("panel/choices.py", "region.SetCenter(", "region.SetCentre("),
+    ("panel/choices.py", "hiddenNodeIDs = maps", "hiddenNodesIDs = maps"),
+    ("panel/choices.py", "sortFilterProxyModel()", "sortFilterProxy()"),
     ("panel/choices.py", "ImageDataModifiedEvent", "ImageDataModifyEvent"),
     ("panel/result_view.py", "setSegmentationNode(", "setSegmentationNod("),
     ("panel/result_view.py", "SegmentModified", "SegmentModify"),
