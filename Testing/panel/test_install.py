@@ -87,6 +87,33 @@ def test_asked_once_with_sizes_then_installed_and_segmented(start, missing, segm
     assert len(segmenter.jobs) == 1
 
 
+def test_it_goes_on_when_a_dialog_that_was_open_at_its_end_is_closed(
+    widget, begin, segment, missing, segmenter, monkeypatch
+):
+    from SESegmentationLib.panel.installation import InstallProcess
+
+    missing.clear()
+    segment()
+    missing.add("safetensors")
+    dialog_is_open, codes, poll = [], [], InstallProcess.poll
+
+    def polled(self):
+        codes.append(poll(self) if dialog_is_open else None)
+        return codes[-1]
+
+    def choose_file(*arguments):  # the event loop runs while the user looks for a folder
+        dialog_is_open.append(True)
+        wait(lambda: 0 in codes)
+        return ""
+
+    monkeypatch.setattr(InstallProcess, "poll", polled)
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", choose_file)
+    begin(True)
+    click(widget.ui.saveReportButton)
+    wait_for_installation(widget)
+    assert widget.panel.messages.shown == [] and len(segmenter.jobs) == 2
+
+
 def test_refusal_says_how_to_go_on_and_the_next_click_asks_again(start, missing, segmenter, dialogs):
     (message,) = start(False)
     assert message.text == "torch and safetensors are needed, but you chose not to install them."

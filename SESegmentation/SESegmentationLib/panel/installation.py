@@ -211,6 +211,8 @@ class Installation:
                 self._ui.progressLabel.text = _("Installing: {line}").format(line=line[:_LINE_CHARACTERS])
                 self._ui.progressLabel.toolTip = line
             return
+        if not self._actions.idle:
+            return  # a dialog of another action is open, or a scene is being read: what follows would not be run
         self.close()
         self._show_idle()
         try:

@@ -241,13 +241,18 @@ class ActionRunner:
         ui.logButton.connect("toggled(bool)", self._on_log)
         ui.logButton.visible = ui.logText.visible = False
 
+    @property
+    def idle(self) -> bool:
+        """Whether an action would be run now: not while another one is, or there is no scene to work on."""
+        return not self._busy and self._ready()
+
     def on_click(self, button: Any, action: Callable[[], None]) -> None:
         """Run this whenever the button is clicked."""
         button.connect("clicked(bool)", lambda: self.run(action))
 
     def run(self, action: Callable[[], None]) -> None:
         """Run an action, after removing the messages of the one before."""
-        if self._busy or not self._ready():  # Slicer handles events while dialogs are shown and packages installed
+        if not self.idle:  # Slicer handles events while dialogs are shown and packages installed
             return
         self._busy = True
         try:
