@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from SESegmentationLib.errors import InputError
+from SESegmentationLib.errors import InputError, SegmentationError, UsageError
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.networks.correction import CorrectionNetwork
@@ -39,6 +39,8 @@ RECIPES = Path(__file__).parent / "corrections"
 #: edge of the smallest cubes to train on in bfloat16: for smaller ones oneDNN returns uninitialised memory as gradients
 #: of the innermost maps, sometimes NaN (seen with PyTorch 2.13, cubes of 16)
 SMALLEST_FAST = 32
+#: entries of a recipe that may be changed after a training was begun
+_CHANGEABLE = ("steps", "least_gain", "second_pass_from", "adapts_from")
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def train_correction(
     Raises:
         InputError: mistakes, or a checkpoint, cannot be used.
         ModelError: the network that it begins as cannot be loaded.
+        UsageError: ``output`` holds a training with another recipe or on other mistakes.
+        SegmentationError: the loss is no longer finite; the last checkpoint before it stays.
     """
     records = [MistakesRecord.load(folder) for folder, _ in mistakes]
     groups = [(share, _cases(folder)) for folder, share in mistakes]
@@ -152,8 +156,14 @@ def train_correction(
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-4)
     path = output / "checkpoint.safetensors"
     state: dict[str, Any] = {"step": 0, "seconds": 0.0}
+    begun = _begun(recipe, records, [share for share, _ in groups])
     if path.exists():
         state = load_checkpoint(path, {"network": network}, optimizer)
+        if state.get("begun", begun) != begun:
+            raise UsageError(
+                f"{output} holds a training that was begun with another recipe or on other mistakes.",
+                "Train into another folder, or delete that one to start again.",
+            )
     seed = recipe.seed + int(state["step"])
     examples = CorrectionExamples(groups, recipe.size, recipe.plain_share, seed, recipe.any_model)
     sums: dict[str, float] = {}
@@ -179,15 +189,29 @@ def train_correction(
             _note(sums, loss, logits, expected, example)
             seconds = time.monotonic() - begin
             if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
+                if not math.isfinite(sums["loss"]):
+                    raise SegmentationError(
+                        f"The training diverged: by step {step + 1} the loss is not finite.",
+                        "Lower rate in the recipe, and run the command again.",
+                    )
                 with (output / "log.jsonl").open("a", encoding="utf-8") as log:
                     count = sums.pop("count")
                     means = {key: round(value / count, 4) for key, value in sums.items()}
                     log.write(json.dumps({"step": step + 1, **means}) + "\n")
                 sums.clear()
-                save_checkpoint(path, {"network": network}, optimizer, {"step": step + 1, "seconds": seconds})
+                state = {"step": step + 1, "seconds": seconds, "begun": begun}
+                save_checkpoint(path, {"network": network}, optimizer, state)
             progress("learning", (step + 1) / recipe.steps, seconds / (step + 1) * (recipe.steps - step - 1))
     names = [sorted({case.case for case in cases}) for _, cases in groups]
     return write_correction(output, network, recipe, records, names, seconds)
+
+
+def _begun(recipe: CorrectionRecipe, records: Sequence[MistakesRecord], shares: Sequence[float]) -> dict[str, Any]:
+    """What a training must go on with, as JSON gives it back."""
+    learnt_by = {key: value for key, value in asdict(recipe).items() if key not in _CHANGEABLE}
+    return json.loads(
+        json.dumps({"recipe": learnt_by, "mistakes": [asdict(record) for record in records], "shares": list(shares)})
+    )
 
 
 def _cases(folder: Path) -> list[SegmentedCase]:

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from drawn_hippocampus import draw_sample
-from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.errors import InputError, SegmentationError, UsageError
 from SESegmentationLib.inference.preprocess import normalise
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.networks.weights import from_eight_bits
 from SESegmentationLib.refine.learnt_correction import ANY_MODEL, LearntCorrection
-from SESegmentationTraining import mistakes
+from SESegmentationTraining import learnt_correction, mistakes
 from SESegmentationTraining.correction_examples import CorrectionExamples, Example
 from SESegmentationTraining.dataset import Split
 from SESegmentationTraining.learnt_correction import CorrectionRecipe, correction_loss, train_correction
@@ -102,7 +102,7 @@ def test_mistakes_are_those_of_the_model_and_are_kept(collect, tmp_path):
     assert {case.case for path in collect("test", "test") for case in load_cases(path)} == {"b"}
     with pytest.raises(UsageError, match="no group"):
         collect("other", "others")
-    with pytest.raises(InputError, match="does not split"):
+    with pytest.raises(InputError, match="do not split"):
         collect("other", test_cases=["c"])
     assert shifts_of("a") == shifts_of("a")
 
@@ -148,6 +148,32 @@ def test_it_is_trained_resumed_and_written_with_its_cases(train):
     steps = [json.loads(line)["step"] for line in (first.parent / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert steps == [2, 3]
     assert train(steps=3).read_bytes()  # there is nothing left to do
+
+
+def test_a_training_goes_on_with_the_same_recipe_and_mistakes_only(collect, tmp_path):
+    one, other = collect("one")[0].parent, collect("other", "test")[0].parent
+    train_correction([(one, 1.0)], QUICK, tmp_path / "out")
+    before = (tmp_path / "out" / "checkpoint.safetensors").read_bytes()
+    for mistakes_of, recipe in (
+        ([(one, 1.0)], replace(QUICK, rate=QUICK.rate / 2)),
+        ([(other, 1.0)], QUICK),
+        ([(one, 0.5), (other, 0.5)], QUICK),
+    ):
+        with pytest.raises(UsageError, match="another recipe or on other mistakes"):
+            train_correction(mistakes_of, recipe, tmp_path / "out")
+    assert (tmp_path / "out" / "checkpoint.safetensors").read_bytes() == before
+    chosen_later = train_correction([(one, 1.0)], replace(QUICK, least_gain=0.125), tmp_path / "out")
+    assert json.loads(chosen_later.with_suffix(".json").read_text(encoding="utf-8"))["least_gain"] == 0.125
+
+
+def test_a_training_that_diverges_is_told_and_keeps_its_checkpoint(collect, tmp_path, monkeypatch):
+    folder = collect()[0].parent
+    train_correction([(folder, 1.0)], QUICK, tmp_path / "out")
+    before = (tmp_path / "out" / "checkpoint.safetensors").read_bytes()
+    monkeypatch.setattr(learnt_correction, "correction_loss", lambda logits, *_: logits.sum() * float("nan"))
+    with pytest.raises(SegmentationError, match="diverged: by step 3 the loss is not finite"):
+        train_correction([(folder, 1.0)], replace(QUICK, steps=3), tmp_path / "out")
+    assert (tmp_path / "out" / "checkpoint.safetensors").read_bytes() == before
 
 
 def test_mistakes_of_several_models_are_learnt_from_together(collect, tmp_path):
