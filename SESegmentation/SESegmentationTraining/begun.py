@@ -1,45 +1,79 @@
-"""What a training was begun with: its recipe, and which cases are for what. It goes on with the same only."""
+"""What a training was begun with: its recipe, which cases are for what, and their files. It goes on with the same only.
+
+Files are told apart by SHA-256: size and date of a file change when a dataset is copied, and need not when a label is
+corrected. All of them are read and unpacked anyway, which takes longer.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import write_whole
-from SESegmentationLib.models import ModelPackage
+from SESegmentationLib.models import ModelPackage, sha256_of
 
-from .dataset import Split
+from .dataset import MOST_NAMED, Split, find_cases, find_label_maps
 from .recipe import RECIPES_FOLDER, Recipe
 
-RECIPE_NAME, SPLIT_NAME = "recipe.json", "split.json"
+RECIPE_NAME, SPLIT_NAME, CONTENTS_NAME = "recipe.json", "split.json", "contents.json"
 _REMEDY = "Train into another folder, or delete that one to start again."
 Read = TypeVar("Read")
 
 
-def begin(folder: Path, recipe: Recipe, split: dict[str, list[str]]) -> None:
-    """Record what a training is begun with; UsageError as of :func:`refuse_other_training`."""
-    refuse_other_training(folder, recipe, split)
+def begin(folder: Path, recipe: Recipe, split: dict[str, list[str]], contents: Mapping[str, str]) -> None:
+    """Record what a training is begun with; args and errors as of :func:`refuse_other_training`."""
+    refuse_other_training(folder, recipe, split, contents)
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONTENTS_NAME, contents)
     write_json(folder / SPLIT_NAME, split)
     write_json(folder / RECIPE_NAME, recipe.to_dict())
 
 
-def refuse_other_training(folder: Path, recipe: Recipe, split: dict[str, list[str]]) -> None:
+def contents_of(dataset: Path, recipe: Recipe, names: Collection[str]) -> dict[str, str]:
+    """SHA-256 of the files that cases of these names are read from, by their paths in ``dataset``.
+
+    With label maps those of the priors, and of the scans shown beside them, are among them.
+
+    Raises:
+        InputError: there are no cases, or a file cannot be read.
+    """
+    data = recipe.data
+    if data.source == "folder":
+        files = [file for case in find_cases(dataset) if case.name in names for file in (case.image, case.label)]
+    else:
+        scans = find_cases(dataset / data.scans) if data.scans else []
+        files = [
+            *(path for name, path in find_label_maps(dataset).items() if name in names),
+            *(path for path in (dataset / data.priors).rglob("*") if path.is_file()),
+            *(file for case in scans for file in (case.image, case.label)),
+        ]
+    try:
+        return {os.path.relpath(path, dataset): sha256_of(path) for path in sorted(files)}
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}.", "Check the file.") from error
+
+
+def refuse_other_training(
+    folder: Path, recipe: Recipe, split: dict[str, list[str]], contents: Mapping[str, str] | None = None
+) -> None:
     """Refuse to go on where a training was begun otherwise.
 
-    Test cases must stay unseen, and the card, which is made of the recipe, must describe the weights.
+    Test cases must stay unseen, the card, which is made of the recipe, must describe the weights, and weights that were
+    learnt from other images or labels must not be taken for new ones.
 
     Args:
         folder: of the checkpoints.
         recipe: of the training.
         split: cases by what they are for.
+        contents: of :func:`contents_of`, of the cases that are learnt from at least; None: they are not compared.
 
     Raises:
-        UsageError: it was begun with other cases, or with another recipe.
+        UsageError: it was begun with other cases, with another recipe, or with other images or labels.
         InputError: what it was begun with is recorded in a file that is damaged.
     """
     if not any(folder.glob("*.checkpoint.safetensors")):
@@ -48,6 +82,15 @@ def refuse_other_training(folder: Path, recipe: Recipe, split: dict[str, list[st
         raise UsageError(f"{folder} holds a training that was begun with other cases.", _REMEDY)
     if (folder / RECIPE_NAME).exists() and not same_recipe(read_back(folder / RECIPE_NAME, dict, _REMEDY), recipe):
         raise UsageError(f"{folder} holds a training that was begun with another recipe.", _REMEDY)
+    if contents is not None and (folder / CONTENTS_NAME).exists():  # earlier versions have not recorded it
+        before = read_back(folder / CONTENTS_NAME, lambda read: dict(read.items()), _REMEDY)
+        if changed := [path for path, digest in before.items() if contents.get(path) != digest]:
+            more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+            raise UsageError(
+                f"{folder} holds a training that was begun with other images or labels: "
+                f"{', '.join(changed[:MOST_NAMED])}{more} changed since.",
+                _REMEDY,
+            )
 
 
 def refuse_other_split(package: ModelPackage, split: Split) -> None:

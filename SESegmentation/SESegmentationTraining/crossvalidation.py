@@ -2,7 +2,7 @@
 
 ``DIR/fold-K`` holds the model of each fold, ``DIR/NAME`` the final one, whose card states the figures of the folds, and
 what Dice to expect at what confidence as they showed it. What was done before in DIR is not done again; it has to be of
-the same recipe, folds and cases.
+the same recipe, folds, cases and files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from SESegmentationLib.models.sections import expected_dice
 from SESegmentationLib.progress import Progress, no_progress
 
 from .accuracy import card_accuracy, expectation, measure, test_cases
-from .begun import read_back, refuse_other_training, same_recipe, write_json
+from .begun import contents_of, read_back, refuse_other_training, same_recipe, write_json
 from .calibration import Observation, card_calibration, fit, held_out_volumes, observe
 from .dataset import find_cases, split_by_recipe
 from .evaluation import summarise
@@ -57,13 +57,14 @@ def cross_validate(
 
     Raises:
         InputError, UsageError, DeviceError: dataset, recipe, folds or device cannot be used, or a fold in ``output`` is
-            damaged, or of another recipe, other folds or other cases.
+            damaged, or of another recipe, other folds, other cases or other images or labels.
         CancelledError: from ``progress``.
     """
     chosen = list(only) or list(range(folds))
     names = [case.name for case in find_cases(dataset)]
+    contents = contents_of(dataset, recipe, names)
     for fold in chosen:  # before hours of training
-        _refuse_other_fold(output / f"fold-{fold}", names, recipe_of_fold(recipe, folds, fold))
+        _refuse_other_fold(output / f"fold-{fold}", names, recipe_of_fold(recipe, folds, fold), contents)
     by_case: dict[str, Any] = {}
     for number, fold in enumerate(chosen):
         folder = output / f"fold-{fold}"
@@ -74,7 +75,8 @@ def cross_validate(
             if package is None:  # of several processes, the first measures
                 continue
             measured = measure(package, test_cases(package, dataset))
-            begun = {"recipe": of_fold.to_dict(), "split": asdict(split_by_recipe(names, of_fold))}
+            split = asdict(split_by_recipe(names, of_fold))
+            begun = {"recipe": of_fold.to_dict(), "split": split, "contents": contents}
             write_json(folder / MEASURED_NAME, {"sha256": package.card.weights_sha256, **begun, **measured})
         by_case |= _measured(folder)
     return {"cases": by_case, "labels": summarise(by_case)}
@@ -85,23 +87,26 @@ def _measured(folder: Path) -> dict[str, Any]:
     return read_back(folder / MEASURED_NAME, lambda content: dict(content["cases"]), _REMEDY)
 
 
-def _refuse_other_fold(folder: Path, names: Sequence[str], of_fold: Recipe) -> None:
-    """Refuse a fold that is there already, of another recipe (folds included) or of other cases.
+def _refuse_other_fold(folder: Path, names: Sequence[str], of_fold: Recipe, contents: dict[str, str]) -> None:
+    """Refuse a fold that is there already, of another recipe (folds included), of other cases or other files.
 
     Its figures say so themselves, where the checkpoints have been deleted.
     """
     split = asdict(split_by_recipe(names, of_fold))
-    refuse_other_training(folder / "training", of_fold, split)
+    refuse_other_training(folder / "training", of_fold, split, contents)
     if not (folder / MEASURED_NAME).exists():
         return
     _measured(folder)
 
     def same(measured: dict[str, Any]) -> bool:
-        return "recipe" not in measured or (same_recipe(measured["recipe"], of_fold) and measured["split"] == split)
+        if "recipe" not in measured:  # of an earlier version, as one without contents
+            return True
+        same_cases = measured["split"] == split and measured.get("contents", contents) == contents
+        return same_cases and same_recipe(measured["recipe"], of_fold)
 
     if not read_back(folder / MEASURED_NAME, same, _REMEDY):
         raise UsageError(
-            f"{folder} was measured with another recipe, other folds or other cases.",
+            f"{folder} was measured with another recipe, other folds, other cases, or other images or labels.",
             "Cross-validate into another folder, or delete that one to start again.",
         )
 

@@ -28,7 +28,7 @@ from SESegmentationLib.networks.losses import median_frequency_weights
 from SESegmentationLib.networks.weights import load_weights, to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 
-from .begun import begin, refuse_other_training
+from .begun import begin, contents_of, refuse_other_training
 from .dataset import Split, check_cases, find_cases, find_label_maps, split_by_recipe, unlabelled
 from .distillation import Teacher
 from .fit import FitState, Schedule, fit_network
@@ -195,8 +195,8 @@ def train_model(
     """Train all networks of ``recipe`` on ``dataset`` and write a model package to ``output``.
 
     All cases are read and checked before anything else. What was trained before in ``output`` is resumed, with the same
-    recipe and cases only. A recipe's teacher that is not installed is trained first, in ``training/teacher``. Under
-    ``torchrun`` the processes share the work.
+    recipe, cases and files only. A recipe's teacher that is not installed is trained first, in ``training/teacher``.
+    Under ``torchrun`` the processes share the work.
 
     Args:
         dataset: folder, see :mod:`.dataset`.
@@ -232,7 +232,8 @@ def _train(
     source = open_source(dataset, recipe, card, device)
     folder = output / "training"
     if rank == 0:
-        begin(folder, recipe, asdict(source.split))
+        learnt = {*source.split.training, *source.split.validation}
+        begin(folder, recipe, asdict(source.split), contents_of(dataset, recipe, learnt))
     else:
         refuse_other_training(folder, recipe, asdict(source.split))
     total, done = sum(fit.work for fit in plan), 0.0

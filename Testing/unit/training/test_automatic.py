@@ -191,7 +191,7 @@ def test_a_written_recipe_is_the_same_when_read(plan, tmp_path):
 def _begun(trunks, output):
     """The automatic recipe of a training that was stopped after a checkpoint."""
     recipe = automatic_recipe(trunks, output, "cpu", 0.05)
-    begin(output / "training", recipe, {})
+    begin(output / "training", recipe, {}, {})
     (output / "training" / "planes.checkpoint.safetensors").touch()
     return recipe
 

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import SimpleITK as sitk
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError, UsageError
@@ -137,6 +138,18 @@ def test_folds_of_another_recipe_or_number_are_not_mixed(finished, blobs_folder,
     for other, folds in ((replace(quick, fit=replace(quick.fit, seed=9)), 2), (quick, 3)):
         with pytest.raises(UsageError, match="other"):
             cross_validate(blobs_folder, other, folder, folds, device="cpu")
+
+
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_folds_of_other_labels_are_not_mixed(finished, blobs_folder, tmp_path, checkpoints):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    dataset = shutil.copytree(blobs_folder, tmp_path / "blobs")
+    for path in [] if checkpoints else folder.rglob("*.checkpoint.safetensors"):
+        path.unlink()
+    label = dataset / "labelsTr" / "blob_1.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(label)) * 0, str(label))
+    with pytest.raises(UsageError, match="other images or labels"):
+        cross_validate(dataset, Recipe.load(folder / "quick.toml"), folder, 2, device="cpu")
 
 
 @pytest.mark.parametrize("content", [b"", b'{"cases": {"a"', b'{"cases": 7}', b"7", b"\xff\x00", b"[" * 100_000])

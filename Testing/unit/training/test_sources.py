@@ -10,6 +10,7 @@ import torch
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationTraining import sources
+from SESegmentationTraining.begun import contents_of
 from SESegmentationTraining.dataset import find_cases, load_case
 from SESegmentationTraining.sources import exchanged, open_source
 from SESegmentationTraining.train import draft_card
@@ -255,6 +256,18 @@ def test_class_counts_of_label_maps_are_by_channel(maps_folder, maps_recipe):
     counts = source.class_counts().tolist()
     assert counts[1:] == [sum(int((array == value).sum()) for array in arrays) for value in (2, 41, 24)]
     assert sum(counts) == sum(array.size for array in arrays)
+
+
+def test_files_that_label_maps_are_learnt_with_are_told_apart(maps_folder, maps_recipe):
+    source = opened(maps_folder, maps_recipe())
+    learnt = contents_of(maps_folder, source.recipe, source.split.training)
+    priors = {f"priors/{path.name}" for path in (maps_folder / "priors").iterdir()}
+    assert priors and set(learnt) == {f"{name}.nii.gz" for name in source.split.training} | priors
+    for path in sorted(learnt):
+        (maps_folder / path).write_bytes((maps_folder / path).read_bytes() + b" ")
+        now = contents_of(maps_folder, source.recipe, source.split.training)
+        assert {name for name, digest in now.items() if digest != learnt[name]} == {path}
+        learnt = now
 
 
 def test_labels_that_the_maps_cannot_teach_are_named(maps_folder, maps_recipe):

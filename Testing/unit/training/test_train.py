@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -355,6 +356,36 @@ def test_a_training_goes_on_with_its_own_recipe_only(blobs_folder, blobs_recipe,
     for checkpoint in recorded.parent.glob("*.checkpoint.safetensors"):
         checkpoint.unlink()
     train_model(blobs_folder, blobs_recipe(fit={"seed": 7}), tmp_path, "cpu")  # nothing is gone on with
+
+
+def test_a_training_goes_on_with_its_own_images_and_labels_only(own_blobs_folder, blobs_recipe, tmp_path):
+    """Corrected under the same name: what was learnt from the first would be reported as new."""
+    recipe = blobs_recipe(phases=[{"steps": 1, "batch": 1, "size": [8, 8]}])
+    output, copy = tmp_path / "model", tmp_path / "copy"
+    train_model(own_blobs_folder, recipe, output, "cpu")
+    before = (output / "model.json").read_bytes()
+    split = json.loads((output / "training" / "split.json").read_text(encoding="utf-8"))
+    shutil.copytree(own_blobs_folder, copy, copy_function=shutil.copyfile)  # with the dates of today
+    (test,), (validation,), (training, other) = split["test"], split["validation"], split["training"]
+
+    def labels(name: str) -> Path:
+        return copy / "labelsTr" / f"{name}.nii.gz"
+
+    def image(name: str) -> Path:
+        return copy / "imagesTr" / f"{name}_0000.nii.gz"
+
+    shutil.copyfile(labels(training), labels(test))  # nothing is learnt from it
+    train_model(copy, recipe, output, "cpu")
+    for changed, by in ((labels(training), labels(other)), (image(validation), image(other))):
+        kept = changed.read_bytes()
+        shutil.copyfile(by, changed)
+        with pytest.raises(UsageError, match=rf"other images or labels: \S+{changed.name} changed since"):
+            train_model(copy, recipe, output, "cpu")
+        changed.write_bytes(kept)
+    assert (output / "model.json").read_bytes() == before
+    shutil.copyfile(labels(other), labels(training))
+    (output / "training" / "contents.json").unlink()  # as of a version that did not record it
+    train_model(copy, recipe, output, "cpu")
 
 
 @pytest.mark.parametrize("network", ["planes", "other"])
