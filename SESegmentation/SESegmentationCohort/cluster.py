@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
 import os
 import socket
 import threading
@@ -24,7 +23,7 @@ from SESegmentationLib.errors import (
     first_line,
     install_advice,
 )
-from SESegmentationServer.local_ray import keep_others_out, private_folder, start_local_ray
+from SESegmentationServer.local_ray import connect, keep_others_out, private_folder, start_local_ray
 
 from .cases import CohortCase
 from .dispatch import AT_ONCE, Lane, LaneLostError
@@ -46,6 +45,7 @@ def cluster(address: str) -> Iterator[None]:
     Raises:
         DependencyError: Ray is not installed.
         UsageError: there is no cluster at this address.
+        SegmentationError: Ray does not start on this computer.
     """
     if importlib.util.find_spec("ray") is None:
         raise DependencyError("Spreading a cohort over a cluster needs Ray, which is not installed.", _advice())
@@ -61,11 +61,16 @@ def cluster(address: str) -> Iterator[None]:
                 start_local_ray(opened.enter_context(private_folder()), num_cpus=cores())
             else:
                 _knock(address)
-                ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError, OSError, OverflowError) as error:
-            why = str(error).strip().splitlines() or [type(error).__name__]
+                connect(address)
+        except (OSError, OverflowError, ValueError) as error:
+            why = first_line(str(error), type(error).__name__)
+            if address == LOCAL:
+                raise SegmentationError(
+                    f"Ray cannot start on this computer: {why}.",
+                    "Close other programs, or leave out --ray: without it Ray is not needed.",
+                ) from error
             raise UsageError(
-                f"The Ray cluster {address} cannot be used: {why[0].rstrip('.')}.",
+                f"The Ray cluster {address} cannot be used: {why}.",
                 "Start one by ray start, or choose --ray local; see docs/cohorts.md.",
             ) from error
         try:

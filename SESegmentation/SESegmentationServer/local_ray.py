@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from SESegmentationLib.errors import first_line
 from SESegmentationLib.files import staging_folder
 from SESegmentationLib.files.writing import remove_leftovers
 
@@ -38,19 +39,29 @@ def keep_others_out() -> None:
 
 
 def start_local_ray(folder: Path, **options: Any) -> None:
-    """Start Ray on this computer and connect to it, after :func:`keep_others_out`; errors as of ``ray.init``.
+    """Start Ray on this computer and connect to it, after :func:`keep_others_out`; errors as of :func:`connect`.
 
     Args:
         folder: see :func:`private_folder`.
         options: of ``ray.init``.
     """
-    import ray
-
-    ray.init(
+    connect(
         "local",  # else it would join a running cluster, or the one in RAY_ADDRESS
         include_dashboard=False,
         _temp_dir=str(folder / "ray"),  # Ray's default folder is open to all users
-        log_to_driver=False,
-        logging_level=logging.ERROR,
         **options,
     )
+
+
+def connect(address: str, **options: Any) -> None:
+    """Connect to Ray, quietly; ``options`` are those of ``ray.init``.
+
+    Raises:
+        ConnectionError: Ray failed, with what it says.
+    """
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except Exception as error:  # when a start takes too long, Ray raises Exception itself
+        raise ConnectionError(first_line(str(error), type(error).__name__)) from error

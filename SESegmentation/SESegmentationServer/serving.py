@@ -15,9 +15,9 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, install_advice
+from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, first_line, install_advice
 
-from .local_ray import keep_others_out, private_folder, start_local_ray
+from .local_ray import connect, keep_others_out, private_folder, start_local_ray
 from .settings import ServerSettings
 from .tokens import TokenStore
 
@@ -120,15 +120,16 @@ def running(settings: ServerSettings) -> Iterator[ServerSettings]:
         if settings.address is None:
             keep_others_out()
         import ray
+        from ray.exceptions import RayError
 
         try:
             try:
                 _start_ray(settings, folder)
                 chosen, replicas = _choose(settings)
                 _deploy(chosen, replicas)
-            except (RuntimeError, ConnectionError, OSError, ValueError) as error:
+            except (RayError, RuntimeError, OSError, ValueError) as error:
                 raise SegmentationError(
-                    f"Ray cannot start the server: {str(error).strip().splitlines()[0].rstrip('.')}.",
+                    f"Ray cannot start the server: {first_line(str(error), type(error).__name__)}.",
                     "Close other programs, or choose fewer --cores; with --address, check that the cluster is running.",
                 ) from error
             yield chosen
@@ -158,12 +159,10 @@ def _environment(folder: Path) -> None:
 
 
 def _start_ray(settings: ServerSettings, folder: Path) -> None:
-    import ray
-
     if settings.address is None:
         start_local_ray(folder)
     else:
-        ray.init(settings.address, log_to_driver=False, logging_level=logging.ERROR)
+        connect(settings.address)
 
 
 def _choose(settings: ServerSettings) -> tuple[ServerSettings, int]:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from SESegmentationCohort.cluster import cluster
+from SESegmentationLib.errors import SegmentationError
+
 ray = pytest.importorskip("ray", reason="needs ray (extra serve)")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 LIBRARY = Path(__file__).parents[2] / "SESegmentation"
@@ -62,6 +65,22 @@ def test_a_cluster_that_is_not_there_is_told(make_command, real_crops):
     assert code == 2
     assert "127.0.0.1:1 cannot be used" in err
     assert not command.stamps()
+
+
+def test_ray_that_does_not_start_here_is_told(monkeypatch):
+    """Ray raises Exception itself when a node takes too long."""
+
+    def fail(*_arguments, **_options):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # it is prepared for Ray's processes
+    monkeypatch.setattr(ray, "init", fail)
+    with (
+        pytest.raises(SegmentationError, match=r"Ray cannot start on this computer: .* timed out") as told,
+        cluster("local"),
+    ):
+        pass
+    assert "leave out --ray" in told.value.remedy
 
 
 LOOK = """

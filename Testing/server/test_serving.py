@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import os
+import re
 import socket
 import sys
 import time
@@ -14,6 +16,8 @@ from serving import end, free_port, served
 from SESegmentationLib.cli import main
 from SESegmentationLib.worker.messages import RESULT
 from SESegmentationServer.tokens import TokenStore
+
+ray = pytest.importorskip("ray")
 
 
 def start(tmp_path, *options: str) -> int:
@@ -78,6 +82,22 @@ def test_without_ray_it_says_what_to_install(tmp_path, capsys, monkeypatch):
     told = capsys.readouterr().err
     assert "Ray Serve" in told
     assert "pip install" in told
+
+
+@pytest.mark.parametrize("options", [(), ("--address", "127.0.0.1:1")])
+@pytest.mark.parametrize("failure", [Exception, ray.exceptions.RaySystemError, RuntimeError])
+def test_ray_that_does_not_start_is_told(tmp_path, capsys, monkeypatch, options, failure):
+    """Ray raises Exception itself when a node takes too long."""
+
+    def fail(*_arguments, **_options):
+        raise failure("The current node timed out during startup.\nSee its logs.")
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # it is prepared for Ray's processes
+    monkeypatch.setattr(ray, "init", fail)
+    assert start(tmp_path, "--port", str(free_port()), *options) == 1
+    cause, remedy = capsys.readouterr().err.splitlines()[-2:]
+    assert re.search(r"Ray cannot start the server: .*The current node timed out during startup\.$", cause)
+    assert "Close other programs" in remedy
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes as Linux shows them")
