@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import logging
 import time
 
 from fastapi import Request
@@ -12,12 +13,14 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from SESegmentationLib.errors import ServerError
+from SESegmentationLib.errors import SegmentationError, ServerError
 
 from .frames import check_upload_memory
 from .refusals import RefusalError, full, too_large
 from .settings import ServerLimits, ServerSettings
 from .tokens import TokenStore
+
+_log = logging.getLogger(__name__)
 
 #: the user of all requests where no token is required
 LOCAL_USER = "local"
@@ -39,6 +42,7 @@ class Gate:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._requests = RateLimitItemPerMinute(settings.limits.requests_per_minute)
         self._failures = RateLimitItemPerMinute(settings.limits.wrong_tokens_per_minute)
+        self._fault = ""  # of the file of tokens, as it was logged
 
     async def admit(self, request: Request) -> None:
         """Let a request in, with its user as ``request.state.user``; RefusalError where it may not be made."""
@@ -58,7 +62,8 @@ class Gate:
         """The user who makes the request.
 
         Raises:
-            RefusalError: the token is missing or unknown, or the user or an address with wrong tokens exceeds its rate.
+            RefusalError: the token is missing or unknown, the file of tokens cannot be read, or the user or an address
+                with wrong tokens exceeds its rate.
         """
         user = self._known(request)
         if not self._limiter.hit(self._requests, "user", user):
@@ -66,18 +71,34 @@ class Gate:
         return user
 
     def knows(self, user: str) -> bool:
-        """Whether a user still has a token."""
-        return user == LOCAL_USER if self._open else any(entry.name == user for entry in self._store.entries())
+        """Whether a user still has a token; while the file of tokens cannot be read, nobody has lost theirs."""
+        try:
+            return user == LOCAL_USER if self._open else any(entry.name == user for entry in self._store.entries())
+        except SegmentationError as error:
+            self._log(error)
+            return True
 
     def _known(self, request: Request) -> str:
-        if self._open and self._store.entries():
-            self._open = False  # for good: a revoked token does not open the server to all
+        token = _token_of(request)
+        try:
+            if self._store.entries():
+                self._open = False  # for good: a revoked token does not open the server to all
+            user = self._store.user_of(token) if token and not self._open else None
+            self._fault = ""
+        except SegmentationError as error:
+            self._log(error)
+            raise RefusalError(
+                503,
+                ServerError(
+                    "The server cannot check tokens at the moment.",
+                    "Tell the owner of the server, who sees why by: sesegment serve token list",
+                ),
+                {"Retry-After": "5"},
+            ) from error
         if self._open:
             if request.url.hostname not in self._hosts:  # a page of another site that has its name lead here
                 raise RefusalError(421, ServerError("The server is not known by this name.", "Use 127.0.0.1."))
             return LOCAL_USER
-        token = _token_of(request)
-        user = self._store.user_of(token) if token else None
         if user is not None:
             return user
         address = request.client.host if request.client else ""
@@ -93,6 +114,13 @@ class Gate:
             ),
             {"WWW-Authenticate": f'{scheme} realm="SESegmentation"'},
         )
+
+    def _log(self, error: SegmentationError) -> None:
+        """Log why the file of tokens cannot be read, without its path, and once: requests must not fill the disk."""
+        fault = error.cause.replace(f" {self._store.path}", "")
+        if fault != self._fault:
+            _log.error("%s", fault)
+        self._fault = fault
 
     def _too_often(self, limit: RateLimitItemPerMinute, *who: str) -> RefusalError:
         reset = self._limiter.get_window_stats(limit, *who).reset_time

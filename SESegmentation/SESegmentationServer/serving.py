@@ -53,20 +53,21 @@ def check(settings: ServerSettings) -> None:
 
     Raises:
         UsageError: others could reach it without TLS or a token; the address is taken; a file is not there.
+        SegmentationError: the file of tokens cannot be read.
         DependencyError: Ray is not installed.
     """
     if find_spec("ray") is None or find_spec("limits") is None or find_spec("fastapi") is None:
         raise DependencyError("The server needs Ray Serve.", install_advice('"ray[serve]" limits prometheus-client'))
     if (settings.certificate is None) != (settings.key is None):
         raise UsageError("TLS needs a certificate and its key.", "Give both --certificate and --key.")
+    entries = TokenStore(settings.tokens).entries()  # a damaged file is told, also where no token is needed
     if not settings.loopback:
         if settings.certificate is None:
             raise UsageError(
                 f"On {settings.host} other computers reach the server, and what they send could be intercepted.",
                 "Give --certificate and --key for TLS, or leave out --host to serve this computer alone.",
             )
-        store = TokenStore(settings.tokens)
-        if not store.entries():
+        if not entries:
             raise UsageError(
                 f"On {settings.host} other computers reach the server, but no user has a token.",
                 "Make one for each user first: sesegment serve token add NAME",

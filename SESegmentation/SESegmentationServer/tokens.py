@@ -20,6 +20,7 @@ from SESegmentationLib.models import user_models_folder
 #: the environment variable that names another file
 ENVIRONMENT_VARIABLE = "SESEGMENTATION_TOKENS"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_HASH = re.compile(r"[0-9a-f]{64}")
 _BYTES = 32  # random bytes in a token
 
 
@@ -105,6 +106,8 @@ class TokenStore:
                 entries = [
                     TokenEntry(str(one["name"]), str(one["sha256"]), str(one["added"])) for one in content["tokens"]
                 ]
+                if not all(_NAME.fullmatch(one.name) and _HASH.fullmatch(one.sha256) for one in entries):
+                    raise ValueError("no name, or no SHA-256")
             except OSError as error:
                 raise self._unreadable(error.strerror or str(error)) from error
             except (ValueError, KeyError, TypeError) as error:

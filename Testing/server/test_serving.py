@@ -39,6 +39,10 @@ def test_others_are_not_let_in_without_tls_and_a_token(tmp_path, capsys):
 
 
 def test_what_it_cannot_start_with_is_told(tmp_path, capsys):
+    (tmp_path / "tokens.json").write_text("damaged", encoding="utf-8")
+    assert start(tmp_path) == 1
+    assert f"tokens {tmp_path / 'tokens.json'} cannot be read" in capsys.readouterr().err
+    (tmp_path / "tokens.json").unlink()
     assert start(tmp_path, "--certificate", str(tmp_path / "no.pem")) == 2
     assert "Give both" in capsys.readouterr().err
     assert start(tmp_path, "--certificate", str(tmp_path / "no.pem"), "--key", str(tmp_path / "no.pem")) == 2

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import stat
 
 import pytest
+from fastapi import Request
 
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import SegmentationError, UsageError
 from SESegmentationLib.files import OutputError
+from SESegmentationServer.gate import LOCAL_USER, Gate
+from SESegmentationServer.refusals import RefusalError
+from SESegmentationServer.settings import ServerSettings
 from SESegmentationServer.tokens import TokenStore
 
 
@@ -71,12 +77,50 @@ def test_on_a_full_disk_the_old_tokens_stay(store, monkeypatch):
     assert sorted(path.name for path in store.path.parent.iterdir()) == ["tokens.json", "tokens.json.lock"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"tokens": [{"name": "a"}]}', '{"tokens": 3}', "\xff", "[" * 100_000])
+DAMAGED = [
+    *("", "[]", '{"tokens": [{"name": "a"}]}', '{"tokens": 3}', "\xff", "[" * 100_000),
+    *(
+        json.dumps({"tokens": [{"name": name, "sha256": digest, "added": "2026-11-29"}]})
+        for name, digest in (("anna", "ä" * 64), ("anna", ""), ("", "0" * 64))
+    ),
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_file_lets_nobody_in(store, text):
     store.path.parent.mkdir()
     store.path.write_bytes(text.encode("latin-1"))
     with pytest.raises(SegmentationError, match="cannot be read"):
         store.user_of("")
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+@pytest.mark.parametrize("some", [True, False])
+def test_a_file_that_is_damaged_while_the_server_runs_is_told_without_its_path(store, caplog, text, some):
+    token = store.add("anna")
+    good = store.path.read_text(encoding="utf-8")
+    if not some:
+        store.path.unlink()
+    gate = Gate(ServerSettings(tokens=store.path))
+    store.path.write_bytes(text.encode("latin-1"))
+    for sent in (token, "another", "", token):
+        with pytest.raises(RefusalError) as refused:
+            gate.user_of(request(sent))
+        assert refused.value.status == 503
+        assert "sesegment serve token list" in refused.value.error.remedy
+        assert str(store.path.parent) not in str(refused.value.to_dict())
+    assert gate.knows("anna" if some else LOCAL_USER)  # their jobs stay
+    (logged,) = caplog.messages  # requests do not fill the disk
+    assert re.fullmatch(r"The file of tokens cannot be read: \w.*\.", logged)
+    store.path.write_text(good, encoding="utf-8")
+    assert gate.user_of(request(token)) == "anna"
+    assert not gate.knows("bob")
+
+
+def request(token: str) -> Request:
+    """As it comes from a client of this computer."""
+    headers = [(b"host", b"127.0.0.1"), (b"authorization", f"Bearer {token}".encode())]
+    return Request({"type": "http", "method": "GET", "path": "/v1/server", "query_string": b"", "headers": headers})
 
 
 def test_by_the_command(tmp_path, capsys):
