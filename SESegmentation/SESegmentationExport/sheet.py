@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from SESegmentationLib import __version__
 from SESegmentationLib.errors import InputError, SegmentationError, UsageError
-from SESegmentationLib.files import OutputFiles, write_whole
+from SESegmentationLib.files import OutputFiles, changing, write_whole
 from SESegmentationLib.files.json_files import parse_json, read_json
 from SESegmentationLib.files.overwriting import files_of
 from SESegmentationLib.inference.cascade import possible_structures
@@ -51,6 +51,8 @@ _QUALITY = 70  # of WebP
 _LARGEST_PAGE = 1 << 30  # bytes
 #: during the run the page is rewritten in at most this share of the time, and at most once in this many s
 _WRITING_SHARE, _OFTEN_S = 0.02, 30.0
+#: for other batches that write the page, in s: one of 10,000 scans takes some 30 s
+_LONGEST_WAIT = 600.0
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 _TEXT, _NUMBER, _WORDS = {"type": "string"}, {"type": "number"}, {"type": ["string", "null"]}
@@ -150,8 +152,8 @@ def fingerprint(volume: Path, series: str | None = None, files: Iterable[Path] |
 class Sheet(Export):
     """The page of a batch, written while the batch runs and at its end, also where that is a failure.
 
-    An existing page is continued: its rows of other scans stay, and those of the same scans and model are replaced. It
-    is always written whole or not at all.
+    An existing page is continued: its rows of other scans stay, also those that other batches write meanwhile, and
+    those of the same scans and model are replaced. It is always written whole or not at all.
 
     Args:
         folder: gets the page, ``sheet.html``.
@@ -179,11 +181,9 @@ class Sheet(Export):
         self._card, self._volumes, self._series = card, volumes, series
         self._pictures: dict[Path, bytes] = {}
         self._changed, self._written, self._took = False, float("-inf"), 0.0
-        given = {_result(mark): mark["mark"] for mark in marks}
-        self._scans = {
-            (scan["place"], scan["model"]["name"]): scan | {"mark": given.get(_result(scan), scan["mark"])}
-            for scan in _scans_of(self.path)
-        }
+        self._given = {_result(mark): mark["mark"] for mark in marks}
+        self._continued = bool(_scans_of(self.path))  # one that cannot be is refused before anything is segmented
+        self._scans: dict[tuple[str, str], dict[str, Any]] = {}  # of this batch
 
     def take(
         self, files: OutputFiles, volume: Path, image: sitk.Image, result: SegmentationResult, report: Mapping[str, Any]
@@ -196,16 +196,24 @@ class Sheet(Export):
         picture = None if "error" in report else self._pictures.pop(volume, None)
         content = fingerprint(volume, self._series)
         scan = scan_entry(self._card, volume, self._volumes[volume], report, content, picture)
-        self._scans[scan["place"], self._card.name] = scan
+        self._scans[_row_of(scan)] = scan
         self._changed = True
         if time.monotonic() - self._written > max(_OFTEN_S, self._took / _WRITING_SHARE):
             with contextlib.suppress(SegmentationError):  # reported at the end if it still cannot be written
                 self.write()
 
     def write(self) -> None:
-        """Write the page; errors as of :class:`~SESegmentationLib.files.OutputFiles`."""
+        """Write the page, with the rows that are there by now.
+
+        Raises:
+            UsageError: another batch writes it for too long, or something else is there now.
+            OutputError: as of :class:`~SESegmentationLib.files.OutputFiles`.
+        """
         begin = time.monotonic()
-        write_whole(self.path, page(list(self._scans.values())))
+        with changing(self.path, _LONGEST_WAIT):
+            there = [scan | {"mark": self._given.get(_result(scan), scan["mark"])} for scan in _scans_of(self.path)]
+            scans = {_row_of(scan): scan for scan in there} | self._scans
+            write_whole(self.path, page(list(scans.values())))
         self._changed, self._written = False, time.monotonic()
         self._took = self._written - begin
 
@@ -215,7 +223,7 @@ class Sheet(Export):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._scans:
+        if kind is None and (self._scans or self._continued):
             self.write()
         elif self._changed:
             with contextlib.suppress(SegmentationError):  # report the error that ended the batch instead
@@ -276,6 +284,11 @@ def _result(entry: Mapping[str, Any]) -> tuple[str, str, str]:
     """The key of a mark: the result of one model for one content, at one time."""
     model = entry["model"]
     return entry["sha256"] or entry["name"], model if isinstance(model, str) else model["name"], entry["date"]
+
+
+def _row_of(scan: Mapping[str, Any]) -> tuple[str, str]:
+    """The key of a row: a scan, by where it lies, and a model."""
+    return scan["place"], scan["model"]["name"]
 
 
 def _scans_of(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Changing a small file that several processes change: one reads, changes and writes at a time."""
+"""Changing a file that several processes change: one reads, changes and writes at a time."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ from pathlib import Path
 
 from ..errors import UsageError
 
-#: a change takes far less; the panel waits for no longer, in s
+#: a change of settings takes far less; the panel waits for no longer, in s
 _LONGEST_WAIT = 3.0
 
 
 @contextlib.contextmanager
-def changing(path: Path) -> Iterator[None]:
+def changing(path: Path, longest_wait: float | None = None) -> Iterator[None]:
     """Hold the lock of ``path``, a file ``.lock`` beside it, while the file is read, changed and written.
 
     Where the disk has no locks, or the package filelock is missing (Slicer without PyTorch, which brings it), nothing
     is locked.
 
+    Args:
+        path: of the file.
+        longest_wait: in s, for another process that holds it; None for that of settings.
+
     Raises:
-        UsageError: another process holds it for too long.
+        UsageError: another process holds it for longer.
     """
     with contextlib.ExitStack() as held:
         try:
             from filelock import FileLock, Timeout
 
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            held.enter_context(FileLock(f"{path}.lock", timeout=_LONGEST_WAIT))
+            wait = _LONGEST_WAIT if longest_wait is None else longest_wait
+            held.enter_context(FileLock(f"{path}.lock", timeout=wait))
         except ImportError:
             pass
         except Timeout as error:

@@ -14,7 +14,9 @@ import pytest
 from benchmarks.sheet import synthetic_scans
 from SESegmentationExport import sheet
 from SESegmentationLib.cli import main
-from SESegmentationLib.errors import DeviceError
+from SESegmentationLib.errors import DeviceError, UsageError
+from SESegmentationLib.files import changing
+from SESegmentationLib.models import find_model
 from SESegmentationLib.report import without_folders
 
 
@@ -149,7 +151,7 @@ def test_a_batch_that_breaks_off_leaves_a_whole_page_of_what_was_done(batch, tmp
     assert code == DeviceError.exit_code, err
     assert list(scans) == ["a"] and scans["a"]["picture"]
     assert (tmp_path / "s" / sheet.PAGE).read_text(encoding="utf-8").endswith("</html>")
-    assert [path.name for path in (tmp_path / "s").iterdir()] == [sheet.PAGE]
+    assert {path.name for path in (tmp_path / "s").iterdir()} <= {sheet.PAGE, f"{sheet.PAGE}.lock"}
 
 
 def test_the_page_is_written_meanwhile_and_goes_on(batch, tmp_path, monkeypatch):
@@ -162,6 +164,29 @@ def test_the_page_is_written_meanwhile_and_goes_on(batch, tmp_path, monkeypatch)
     assert ["<h2>a</h2>" in text and "<h2>b</h2>" in text for text in written] == [False, True, True]
     _, _, scans = batch(names="a broken")
     assert list(scans) == ["a", "b", "broken"], "scans of an earlier run stay"
+
+
+def test_batches_that_continue_one_page_at_the_same_time_lose_no_row(tmp_path):
+    card, failed = find_model("hippocampus-t1").card, {"error": {"cause": "It is empty.", "remedy": ""}}
+    path, volumes = tmp_path / sheet.PAGE, {tmp_path / name: name for name in "abc"}
+    first, second = sheet.Sheet(tmp_path, card, volumes), sheet.Sheet(tmp_path, card, volumes)
+    with first, second:
+        first.add(tmp_path / "a", failed)
+        second.add(tmp_path / "b", failed)
+        first.add(tmp_path / "c", failed)
+    assert {scan["name"] for scan in scans_of(path)} == {"a", "b", "c"}
+
+
+def test_a_page_that_another_batch_writes_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(sheet, "_LONGEST_WAIT", 0.01)
+    batch = sheet.Sheet(tmp_path, find_model("hippocampus-t1").card, {tmp_path / "a": "a"})
+    with changing(tmp_path / sheet.PAGE):
+        batch.add(tmp_path / "a", {"error": {"cause": "It is empty.", "remedy": ""}})
+        with pytest.raises(UsageError, match="being changed by another program"):
+            batch.write()
+    assert not (tmp_path / sheet.PAGE).exists()
+    batch.write()
+    assert len(scans_of(tmp_path / sheet.PAGE)) == 1
 
 
 @pytest.mark.parametrize("content", ["<p>mine</p>", '<script type="application/json" id="data">{}</script>'])
