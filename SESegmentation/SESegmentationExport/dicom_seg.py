@@ -9,6 +9,7 @@ import contextlib
 import copy
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import generate_uid
-from pydicom.valuerep import DA, TM, DSfloat
+from pydicom.valuerep import DA, STR_VR, TM, DSfloat
 
 from SESegmentationLib import __version__
 from SESegmentationLib.errors import InputError, SegmentationError
@@ -59,6 +62,11 @@ _FORMS: dict[str, Callable[[str], object]] = {
     "StudyTime": TM,
     "PatientSex": lambda sex: ["", "M", "F", "O"].index(sex),
 }
+
+
+#: control characters, which no text may hold, and those but ends of lines and pages, for texts of several lines
+_CONTROLS, _CONTROLS_IN_LINES = re.compile(r"[\x00-\x1f\x7f-\x9f]+"), re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]+")
+_OF_LINES = ("LT", "ST", "UT")
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,8 @@ def _patient_and_study(file: Path, deidentify: bool) -> Dataset:
     about = Dataset() if deidentify else all_tags(file)
     for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         about.pop(keyword, None)
+    with pydicom.config.disable_value_validation():
+        about.walk(_clean)
     about.SpecificCharacterSet = "ISO_IR 192"  # structures have names in any language
     for keyword in _PATIENT_AND_STUDY:
         try:
@@ -128,6 +138,16 @@ def _patient_and_study(file: Path, deidentify: bool) -> Dataset:
         except ValueError:
             setattr(about, keyword, "")
     return about
+
+
+def _clean(_dataset: Dataset, element: DataElement) -> None:
+    """Replace control characters in an attribute's texts by spaces; readers of DICOM refuse them."""
+    if element.VR not in STR_VR or not element.value:
+        return
+    controls = _CONTROLS_IN_LINES if element.VR in _OF_LINES else _CONTROLS
+    values = element.value if isinstance(element.value, MultiValue) else [element.value]
+    if any(controls.search(str(value)) for value in values):
+        element.value = [controls.sub(" ", str(value)).strip() for value in values]
 
 
 def _described(about: Dataset, header: DicomHeader, first: DicomFrame) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import nan
 from pathlib import Path
 
@@ -182,6 +183,33 @@ def test_strange_attributes_of_the_series_do_not_keep_results_from_being_written
     dataset = hd.seg.segread(path)
     assert (dataset.PatientSex, dataset.PatientBirthDate or "", dataset.PatientID) == ("", "", "")
     assert dataset.PatientName == "only one part"
+
+
+def test_control_characters_of_the_series_are_not_copied(scan, card, tmp_path):
+    def strange(dataset: pydicom.Dataset, number: int) -> None:
+        other = pydicom.Dataset()
+        with pydicom.config.disable_value_validation():
+            dataset.PatientID, dataset.PatientName = "4711\n-a\x07\n", "山田^太郎\r\n"
+            dataset.StudyDescription, dataset.PatientSex = "head\tand\x85neck", "F\n"
+            dataset.OtherPatientNames, dataset.PatientComments = ["A^\nB", "C^D"], "one\r\ntwo\x07"
+            other.PatientID, other.TypeOfPatientID = "0\x7f815", "TEXT"
+        dataset.OtherPatientIDsSequence = [other]
+
+    write_series(scan, tmp_path / "in", strange, names="{}.dcm", SpecificCharacterSet="ISO_IR 192")
+    written(tmp_path / "in", tmp_path, drawn(read_volume(tmp_path / "in")), card, ALL)
+    files = sorted(tmp_path.glob("*.dcm"))
+    assert len(files) == 3
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        assert (dataset.PatientID, str(dataset.PatientName), dataset.PatientSex) == ("4711 -a", "山田^太郎", "F")
+        assert not [
+            element
+            for element in dataset.iterall()
+            if element.VR not in ("SQ", "LT", "ST", "UT", "OB", "OW", "OF")
+            and re.search(r"[\x00-\x1f\x7f-\x9f]", str(element.value))
+        ]
+        assert dataset.get("StudyDescription", "head and neck") == "head and neck"
+        assert dataset.get("PatientComments", "one\r\ntwo") == "one\r\ntwo"
 
 
 @pytest.mark.parametrize("keyword", ["FrameOfReferenceUID", "StudyInstanceUID", "SOPInstanceUID"])
