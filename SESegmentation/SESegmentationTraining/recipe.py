@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from SESegmentationLib.errors import UsageError
 
+from .ranges import of_augmentations, of_deformation, of_synthesis
 from .slabs import Deformation
 from .synthesis import Synthesis
 from .transforms import IntensityAugmentation
@@ -284,7 +285,9 @@ def _check(recipe: Recipe) -> None:
             min(fit.warmup, fit.validate_every) >= 0 and fit.validation_batches > 0,
             "[fit] warmup and validate_every are at least 0, validation_batches above 0",
         ),
-        *_of_changes(recipe.deformation, augmentations),
+        *of_deformation(recipe.deformation),
+        *of_augmentations(augmentations),
+        *of_synthesis(recipe.synthesis),
         (paired, "[augmentation] darkening and darkened go together"),
         (darkened, f"[augmentation] darkened are channels from 1 to {labels}"),
         (not (zscore and unfit), f"[augmentation] {', '.join(UNIT_ONLY)} must be 0 where intensities have the mean 0"),
@@ -292,28 +295,6 @@ def _check(recipe: Recipe) -> None:
     for valid, problem in checks:
         if not valid:
             raise ValueError(problem)
-
-
-def _of_changes(deformation: Deformation, augmentations: list[IntensityAugmentation]) -> list[tuple[bool, str]]:
-    """Whether numbers of [deformation] and [augmentation] make sense, with what is said where they do not."""
-    lengths = (*deformation.elastic_mm, deformation.shift_mm)
-    shares = [share for each in augmentations for share in (each.contrast, each.gain)]
-    strengths = [
-        strength
-        for each in augmentations
-        for strength in (each.bias, each.blur_pixels, each.gamma, each.noise, each.structures, each.darkening)
-    ]
-    return [
-        (0 <= deformation.rotation_degrees <= 180, "[deformation] rotation_degrees is a number from 0 to 180"),
-        (0 <= deformation.scale < 1, "[deformation] scale is a number from 0, below 1"),
-        (0 <= deformation.share <= 1, "[deformation] share is a number from 0 to 1"),
-        (all(0 <= mm < math.inf for mm in lengths), "[deformation] elastic_mm and shift_mm are numbers, at least 0"),
-        (all(0 <= share <= 1 for share in shares), "[augmentation] contrast and gain are numbers from 0 to 1"),
-        (
-            all(0 <= strength < math.inf for strength in strengths),
-            "[augmentation] bias, blur_pixels, gamma, noise, structures and darkening are numbers, at least 0",
-        ),
-    ]
 
 
 def _groups(expression: str) -> int:

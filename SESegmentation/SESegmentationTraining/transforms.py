@@ -23,6 +23,8 @@ from torch import Tensor
 DARKENED_SHARE = 1 / 3
 #: slices over which a coil's sensitivity hardly changes
 THICKEST_SLAB = 8
+#: thickness of the thinnest thick slices, in samples
+THINNEST = 1.5
 #: full width at half maximum of a Gaussian, in standard deviations
 FWHM = 2 * math.sqrt(2 * math.log(2))
 
@@ -217,9 +219,9 @@ def thick_slabs(images: Tensor, thickness: int, thickest: float, generator: torc
 
 
 def random_slice_profiles(length: int, thickest: float, generator: torch.Generator) -> Tensor:
-    """An acquisition matrix of slices 1.5 to ``thickest`` samples thick and up to a quarter further apart than that."""
+    """An acquisition matrix of slices THINNEST to ``thickest`` samples, up to a quarter further apart than thick."""
     thick, gap, offset = torch.rand(3, generator=generator).tolist()
-    thickness = 1.5 + (thickest - 1.5) * thick
+    thickness = THINNEST + (thickest - THINNEST) * thick
     distance = thickness * (1 + 0.25 * gap)
     return slice_profile_matrix(length, thickness, distance, offset * distance)
 

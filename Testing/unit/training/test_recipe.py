@@ -16,6 +16,7 @@ from SESegmentationTraining.sources import SOURCES
 from SESegmentationTraining.train import draft_card, plan_fits
 
 SHIPPED = sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml"))
+T1 = {"name": "T1", "share": 0.6, "means": [[17, 140, 12]]}
 BRAIN = [name for name in SHIPPED if name.startswith("brain-t1")]
 
 
@@ -155,6 +156,15 @@ def test_a_recipe_as_plain_values_is_json(blobs_recipe):
         ({"augmentation": {"noise": -1}}, "noise, .* are numbers, at least 0"),
         ({"augmentation": {"gamma": float("nan")}}, "gamma, .* are numbers, at least 0"),
         ({"networks": {"axial": {"augmentation": {"noise": -1}}}}, "noise, .* are numbers, at least 0"),
+        ({"synthesis": {"stripped": 3}}, "stripped, .* are numbers from 0 to 1"),
+        ({"synthesis": {"saturation": 1}}, "saturation is a number from 0, below 1"),
+        ({"synthesis": {"partial_volume": -1}}, "partial_volume is a number"),
+        ({"synthesis": {"thickest": 0.2}}, "thickest is a number, at least 1.5"),
+        ({"synthesis": {"contrasts": [T1, T1]}}, "contrasts add up to 1 at most"),
+        ({"synthesis": {"contrasts": [{**T1, "share": -1}]}}, "share and random_rest of T1"),
+        ({"synthesis": {"contrasts": [{**T1, "means": [[17, 300, 4]]}]}}, "a mean of T1 is a number from 0 to 255"),
+        ({"synthesis": {"contrasts": [{**T1, "exponents": [0, 1]}]}}, "exponents of T1"),
+        ({"synthesis": {"contrasts": [{**T1, "texture": [9, 4]}]}}, "texture of T1"),
         ({"card": {"intensity": {"type": "zscore"}}}, "mean 0"),
         ({"augmentation": {"darkening": 1.5}}, "go together"),
         ({"augmentation": {"darkened": [1]}}, "go together"),
