@@ -60,6 +60,8 @@ FIELDS, FIELD_BYTES = 20, 1 << 16
 LOOK_SECONDS = 1.0
 #: timeouts of the archive in s: until it is connected, until its next bytes
 ARCHIVE_SECONDS = 10.0, 60.0
+#: times that it is asked, with a pause of 2 s between
+ARCHIVE_ATTEMPTS = 2
 #: a session that nobody asks for is forgotten after so many seconds
 SESSION_SECONDS = 600.0
 #: sessions of one user at a time
@@ -138,6 +140,7 @@ def dicom_archive(url: str) -> Archive:
             for scheme in ("http://", "https://"):
                 session.mount(scheme, _Impatient())
             client = DICOMwebClient(url, session=session)
+            client.set_http_retry_params(max_attempts=ARCHIVE_ATTEMPTS)
             found = client.search_for_series(search_filters={"SeriesInstanceUID": uid})
             if not found:
                 raise InputError("The archive has no such series.", "Choose another one.")

@@ -216,6 +216,7 @@ def test_a_form_that_cannot_be_read_is_told(server, path):
 @pytest.mark.parametrize("does", ["nothing listens", "hangs", "refuses", "answers something else"])
 def test_an_archive_that_does_not_answer_is_told(tmp_path, monkeypatch, does):
     monkeypatch.setattr(monai_label, "ARCHIVE_SECONDS", (0.2, 0.2))
+    monkeypatch.setattr(monai_label, "ARCHIVE_ATTEMPTS", 1)
     answers = {"refuses": (401, "[]"), "answers something else": (200, '[{"0020000D": {"vr": "UI"}}]')}
     with contextlib.ExitStack() as opened:
         listening = opened.enter_context(socket.socket())
