@@ -66,7 +66,7 @@ class Server:
         token = os.environ.get(TOKEN_VARIABLE, "").strip() or AddressBook().token(self.url)
         if token and not _is_token(token):  # errors about what cannot be sent would quote it
             raise UsageError(
-                f"What is stored as token for the server {self.name} is none.",
+                f"The token stored for the server {self.name} is not valid.",
                 f"Store the one that its owner gave, in the panel or in the variable {TOKEN_VARIABLE}.",
             )
         return token
