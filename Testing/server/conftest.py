@@ -17,7 +17,7 @@ from SESegmentationLib.worker.jobs import SegmentJob
 pytest.importorskip("ray")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """With TLS, the users alice, bob and carol, and small limits."""
     options = ["--keep", "2", "--upload-megabytes", "24", "--jobs-per-user", "4"]
