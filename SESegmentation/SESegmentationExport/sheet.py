@@ -51,7 +51,7 @@ _QUALITY = 70  # of WebP
 _LARGEST_PAGE = 1 << 30  # bytes
 #: during the run the page is rewritten in at most this share of the time, and at most once in this many s
 _WRITING_SHARE, _OFTEN_S = 0.02, 30.0
-#: for other batches that write the page, in s: one of 10,000 scans takes some 30 s
+#: for other batches that write the page, in s: large pages take seconds, and several batches may wait in line
 _LONGEST_WAIT = 600.0
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 

@@ -21,7 +21,8 @@ from .dataset import MOST_NAMED, Split, find_cases, find_label_maps
 from .recipe import RECIPES_FOLDER, Recipe
 
 RECIPE_NAME, SPLIT_NAME, CONTENTS_NAME = "recipe.json", "split.json", "contents.json"
-_REMEDY = "Train into another folder, or delete that one to start again."
+#: of a folder that holds another training
+REMEDY = "Train into another folder, or delete that one to start again."
 Read = TypeVar("Read")
 
 
@@ -78,18 +79,18 @@ def refuse_other_training(
     """
     if not any(folder.glob("*.checkpoint.safetensors")):
         return
-    if (folder / SPLIT_NAME).exists() and read_back(folder / SPLIT_NAME, dict, _REMEDY) != split:
-        raise UsageError(f"{folder} holds a training that was begun with other cases.", _REMEDY)
-    if (folder / RECIPE_NAME).exists() and not same_recipe(read_back(folder / RECIPE_NAME, dict, _REMEDY), recipe):
-        raise UsageError(f"{folder} holds a training that was begun with another recipe.", _REMEDY)
+    if (folder / SPLIT_NAME).exists() and read_back(folder / SPLIT_NAME, dict, REMEDY) != split:
+        raise UsageError(f"{folder} holds a training that was begun with other cases.", REMEDY)
+    if (folder / RECIPE_NAME).exists() and not same_recipe(read_back(folder / RECIPE_NAME, dict, REMEDY), recipe):
+        raise UsageError(f"{folder} holds a training that was begun with another recipe.", REMEDY)
     if contents is not None and (folder / CONTENTS_NAME).exists():  # earlier versions have not recorded it
-        before = read_back(folder / CONTENTS_NAME, lambda read: dict(read.items()), _REMEDY)
+        before = read_back(folder / CONTENTS_NAME, lambda read: dict(read.items()), REMEDY)
         if changed := [path for path, digest in before.items() if contents.get(path) != digest]:
             more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
             raise UsageError(
                 f"{folder} holds a training that was begun with other images or labels: "
                 f"{', '.join(changed[:MOST_NAMED])}{more} changed since.",
-                _REMEDY,
+                REMEDY,
             )
 
 

@@ -30,6 +30,7 @@ from SESegmentationLib.networks.weights import to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 from SESegmentationLib.refine.learnt_correction import FOLDER, LearntCorrection
 
+from .begun import REMEDY
 from .correction_examples import CorrectionExamples, Example
 from .fit import load_checkpoint, save_checkpoint
 from .mistakes import MistakesRecord, SegmentedCase, load_cases
@@ -161,8 +162,7 @@ def train_correction(
         state = load_checkpoint(path, {"network": network}, optimizer)
         if state.get("begun", begun) != begun:
             raise UsageError(
-                f"{output} holds a training that was begun with another recipe or on other mistakes.",
-                "Train into another folder, or delete that one to start again.",
+                f"{output} holds a training that was begun with another recipe or on other mistakes.", REMEDY
             )
     seed = recipe.seed + int(state["step"])
     examples = CorrectionExamples(groups, recipe.size, recipe.plain_share, seed, recipe.any_model)
