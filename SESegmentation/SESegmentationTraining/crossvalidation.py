@@ -96,9 +96,9 @@ def _refuse_other_fold(folder: Path, names: Sequence[str], of_fold: Recipe, cont
     refuse_other_training(folder / "training", of_fold, split, contents)
     if not (folder / MEASURED_NAME).exists():
         return
-    _measured(folder)
 
     def same(measured: dict[str, Any]) -> bool:
+        dict(measured["cases"])  # raises the error if they are damaged
         if "recipe" not in measured:  # of an earlier version, as one without contents
             return True
         same_cases = measured["split"] == split and measured.get("contents", contents) == contents

@@ -29,7 +29,7 @@ from SESegmentationLib.networks.weights import load_weights, to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 
 from .begun import begin, contents_of, refuse_other_training
-from .dataset import Split, check_cases, find_cases, find_label_maps, split_by_recipe, unlabelled
+from .dataset import MOST_NAMED, Split, check_cases, find_cases, find_label_maps, split_by_recipe, unlabelled
 from .distillation import Teacher
 from .fit import FitState, Schedule, fit_network
 from .processes import ProcessGroup, as_first_process, machine_words
@@ -301,7 +301,7 @@ def _check_dataset(dataset: Path, recipe: Recipe, card: ModelCard, tell: Tell) -
         return
     cases = find_cases(dataset)
     if lacking := unlabelled(dataset, cases):
-        tell(f"{len(lacking)} of the images have no labels and are left out: {', '.join(lacking[:5])}.")
+        tell(f"{len(lacking)} of the images have no labels and are left out: {', '.join(lacking[:MOST_NAMED])}.")
     split = split_by_recipe([case.name for case in cases], recipe)
     if not split.test and (dataset / "labelsTs").is_dir():
         cases += find_cases(dataset, "Ts")
