@@ -28,7 +28,8 @@ DATA ?= ../shared/data
 CROPS := 003 015 046 051 052 074 075 099 101 124 130 141 148 152 157 161 171 180 215 221
 PLANS ?= hippocampus hippocampus-long hippocampus-paper brain abdomen-mr
 
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# compiling all of torch takes longer than all the rest; what is imported is compiled then
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DELETE_ON_ERROR:
