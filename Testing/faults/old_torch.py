@@ -6,7 +6,7 @@ what a program meets that takes new names for granted.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -57,9 +57,9 @@ def _refusing(make):
 
 if __name__ == "__main__":
     take_back()
-    from SESegmentationLib.refine.recalibration import RecalibrationSettings
+    from SESegmentationLib.refine import recalibration
     from SESegmentationLib.worker.process import serve
 
-    choose = RecalibrationSettings.of  # two steps are enough to see that it can learn
-    RecalibrationSettings.of = lambda **options: replace(choose(**options), volumetric_steps=2)
+    # two steps are enough to see that it can learn
+    recalibration.RecalibrationSettings = partial(recalibration.RecalibrationSettings, volumetric_steps=2)
     serve()

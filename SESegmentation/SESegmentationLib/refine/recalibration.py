@@ -38,9 +38,6 @@ SURE = 0.9
 POOL = 64
 #: relative frequency with which slices without a known voxel of a structure are drawn
 EMPTY_SHARE = 0.2
-#: weight of the anchor for a single corrected slice, which says little about the others
-_LONE_ANCHOR = 1.0
-_RATES = {"se": 2e-2, "classifier": 5e-2, "all": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -201,12 +198,6 @@ class RecalibrationSettings:
     batch: int = 12
     pixels: int = 120_000
     seed: int = 0
-
-    @classmethod
-    def of(cls, parameters: str = "se", slices: int = 2) -> RecalibrationSettings:
-        """The settings that did best for a set of parameters, and that many corrected slices."""
-        anchor = _LONE_ANCHOR if slices == 1 else cls.anchor
-        return replace(cls(), parameters=parameters, rate=_RATES.get(parameters, cls.rate), anchor=anchor)
 
 
 def recalibrate(
