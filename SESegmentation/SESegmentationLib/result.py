@@ -113,7 +113,7 @@ class Confidence(NamedTuple):
     """Confidence of the networks in a structure.
 
     Attributes:
-        value: 0 to 1, see :mod:`SESegmentationLib.inference.output_checks`.
+        value: 0 to 1, see :mod:`SESegmentationLib.inference.confidence`.
         expected_dice: the expected Dice with the truth; None if the card has no calibration for it.
     """
 
@@ -129,7 +129,7 @@ class StructureResult:
         label: what it is.
         voxels: their number, on the grid of the result's labels.
         volume_ml: in ml.
-        confidence: 0 to 1, see :mod:`SESegmentationLib.inference.output_checks`; 0 where the structure was not found.
+        confidence: 0 to 1, see :mod:`SESegmentationLib.inference.confidence`; 0 where the structure was not found.
         centre_lps: mean position of its voxels, LPS in mm; NaN where it was not found.
         expected_dice: the expected Dice with the truth, from the card's calibration; None if it has none.
         doubtful: indices (i, j, k) of the slices, one along each axis of the result's labels, in which most wrong
@@ -212,7 +212,7 @@ class SegmentationResult:
         model: the card of the model.
         device: where the networks ran, for example "cpu" or "cuda".
         doubt: where asked for, the probability that a voxel's label is wrong, float32 on the grid of ``labels``, 0
-            where the networks did not look; see :mod:`SESegmentationLib.inference.output_checks`. From a worker uint8,
+            where the networks did not look; see :mod:`SESegmentationLib.inference.confidence`. From a worker uint8,
             in steps of 1/255.
         intracranial: only of whole heads with the skull, by models of whole heads whose card gives its error.
     """

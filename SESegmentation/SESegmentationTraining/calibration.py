@@ -23,8 +23,8 @@ from scipy.optimize import nnls
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import Geometry
+from SESegmentationLib.inference.confidence import confidence
 from SESegmentationLib.inference.device import choose_device
-from SESegmentationLib.inference.output_checks import confidence
 from SESegmentationLib.inference.predictor import Prediction, Predictor
 from SESegmentationLib.inference.preprocess import normalise
 from SESegmentationLib.io.volume_image import voxels_of

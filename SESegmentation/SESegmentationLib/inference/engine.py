@@ -24,10 +24,11 @@ from ..networks.weights import load_networks
 from ..progress import PhasedProgress, Progress, no_progress
 from ..result import Confidence, IntracranialVolume, SegmentationResult, SegmentOptions
 from .cascade import Cascade
+from .confidence import confidence, voxel_doubt
 from .crops import Crop, CropPlanner
 from .device import choose_device
 from .input_checks import check_input
-from .output_checks import confidence, measure_structures, voxel_doubt
+from .output_checks import measure_structures
 from .postprocess import clean, intracranial_ml
 from .predictor import Predictor
 from .preprocess import check_room_for_grid, is_thick, on_model_grid

@@ -1,25 +1,16 @@
-"""Output checks: confidence by structure, slice and voxel; and findings about doubtful or implausible results.
+"""Output checks: structures measured, their most doubtful slices, and findings about implausible results.
 
-The confidence in a structure seen in several views is their agreement: the mean, over pairs of views, of the Dice of
-their own segmentations of it (Roy et al., "Bayesian QuickNAT", NeuroImage 2019, found that such agreement between
-samples predicts the Dice with the truth). With a single view it is the mean, over the structure's voxels, of its
-probability minus that of the next best class; the two are not comparable with each other.
-
-Doubt, voxel by voxel, is the probability that the label is wrong: 1 minus the winner's share in the fused
-probabilities, which disagreeing views spread over several classes. Its sum over a slice is the number of wrong voxels
-to be expected there, so that slices can be ranked.
+The sum of doubt (:mod:`.confidence`) over a slice is the number of wrong voxels to be expected there, so that slices
+can be ranked.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import SimpleITK as sitk
-import torch
-from torch import Tensor
 
 from ..geometry import Box, Extent, Geometry, find_extents, grown, triple
 from ..io.volume_image import voxels_of
@@ -32,46 +23,6 @@ ROUND = 2
 ASYMMETRY = 0.5
 #: volumes are not compared below this many voxels: a single one counts too much
 _FEW_VOXELS = 30
-
-
-def confidence(probabilities: Tensor, votes: Sequence[Tensor]) -> np.ndarray:
-    """Confidence (C,) of each channel: :func:`agreement` of the views, or the :func:`margin` of a single one."""
-    return agreement(votes, len(probabilities)) if len(votes) > 1 else margin(probabilities)
-
-
-def agreement(votes: Sequence[Tensor], classes: int) -> np.ndarray:
-    """Mean pairwise Dice (C,) of label maps (k, j, i) of channels; 0 for a channel that none of them has."""
-    voxels = [torch.bincount(vote.flatten(), minlength=classes) for vote in votes]
-    scores = []
-    for (a, voxels_a), (b, voxels_b) in itertools.combinations(zip(votes, voxels, strict=True), 2):
-        overlap = torch.bincount(a[a == b], minlength=classes)
-        scores.append(2 * overlap / (voxels_a + voxels_b).clamp(min=1))
-    return torch.stack(scores).mean(0).double().cpu().numpy()
-
-
-def margin(probabilities: Tensor) -> np.ndarray:
-    """Mean lead (C,) over the next best channel, among the voxels where the channel wins; 0 where it never does.
-
-    Args:
-        probabilities: (C, k, j, i).
-    """
-    total = torch.zeros(len(probabilities), dtype=torch.float64)
-    voxels = torch.zeros(len(probabilities), dtype=torch.float64)
-    for k in range(probabilities.shape[1]):
-        best = probabilities[:, k].float().cpu().topk(2, dim=0)
-        winner = best.indices[0].flatten()
-        lead = (best.values[0] - best.values[1]).flatten().double()
-        total += torch.bincount(winner, weights=lead, minlength=len(total))
-        voxels += torch.bincount(winner, minlength=len(total))
-    return (total / voxels.clamp(min=1)).numpy()
-
-
-def voxel_doubt(probabilities: Tensor) -> np.ndarray:
-    """Probability that a voxel's label is wrong, (k, j, i) float32, from fused probabilities (C, k, j, i)."""
-    doubt = np.empty(probabilities.shape[1:], dtype=np.float32)
-    for k in range(len(doubt)):  # slice by slice: the probabilities are large, and in half precision
-        doubt[k] = 1 - probabilities[:, k].amax(0).float().clamp(0, 1).cpu().numpy()
-    return doubt
 
 
 def with_doubtful_slices(result: SegmentationResult) -> SegmentationResult:

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import CancelledError, ModelError
 from ..geometry import Slices
+from ..inference.output_checks import with_doubtful_slices
 from ..models import ModelPackage, find_locator, find_model
 from ..models.card import CARD_NAME
 from ..progress import Progress
@@ -135,15 +136,12 @@ class JobRunner:
     def _segment(self, job: SegmentJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device, job.adapted)
-        from ..inference.output_checks import with_doubtful_slices  # needs torch, whose absence the engine tells better
-
         return pack_result(with_doubtful_slices(engine.segment(job.image, job.options, progress=progress)))
 
     def _refine(self, job: RefineJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device)
         from ..geometry import Geometry
-        from ..inference.output_checks import with_doubtful_slices
         from ..inference.preprocess import on_grid_of
         from ..refine.recalibration import RecalibrationSettings
         from ..refine.refinement import refine

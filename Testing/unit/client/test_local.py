@@ -123,7 +123,7 @@ def test_a_volume_for_which_the_worker_has_no_memory(script, watch, small_image,
 
 
 def test_a_job_that_makes_no_progress(failing, watch, small_image, tiny_model):
-    watched = watch(failing("while True: time.sleep(0.01)"), stall=10.0)  # loading may take some seconds
+    watched = watch(failing("while True: time.sleep(0.01)"), stall=4.0)
     fail_in_turn(watched, small_image, tiny_model, (WorkerError, "made no progress for", "again"))
 
 

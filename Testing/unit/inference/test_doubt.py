@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from SESegmentationLib.inference.confidence import voxel_doubt
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.output_checks import voxel_doubt
 from SESegmentationLib.result import SegmentOptions
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from SESegmentationLib.inference.output_checks import agreement, confidence, margin
+from SESegmentationLib.inference.confidence import agreement, confidence, margin
 
 
 def votes(*rows: list[int]) -> list[torch.Tensor]:
