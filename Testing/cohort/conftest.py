@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the command
 from cohort_command import Command
+
+from SESegmentationCohort import runner
+from SESegmentationLib.client.local import LocalSegmenter
 
 _specification = importlib.util.spec_from_file_location("fixtures", Path(__file__).parents[1] / "unit" / "conftest.py")
 _fixtures = importlib.util.module_from_spec(_specification)
@@ -36,3 +39,14 @@ def make_command(tmp_path: Path) -> Callable[..., Command]:
         return Command(source, tmp_path / "out", model)
 
     return made
+
+
+@pytest.fixture
+def threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cohorts of this process use :mod:`threshold_worker`, which starts in a moment."""
+    command = [sys.executable, str(Path(__file__).with_name("threshold_worker.py"))]
+
+    def made(environment: Mapping[str, str]) -> LocalSegmenter:
+        return LocalSegmenter(command, environment=environment)
+
+    monkeypatch.setattr(runner, "LocalSegmenter", made)

@@ -19,11 +19,10 @@ import pytest
 from cohort_command import ENVIRONMENT, Command
 
 from dicom_writer import Volume, write_series
-from SESegmentationCohort import processes, runner
+from SESegmentationCohort import processes
 from SESegmentationCohort.run import RESUME, WorkDistribution, run_cohort
 from SESegmentationCohort.settings import CohortSettings
 from SESegmentationLib.cli import main
-from SESegmentationLib.client.local import LocalSegmenter
 from SESegmentationLib.errors import DeviceError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cohorts.md"
@@ -81,7 +80,7 @@ def test_killed_and_gone_on_with(make_command, real_crops, tmp_path):
         assert path.read_bytes() == (command.out / path.name).read_bytes()
 
 
-def test_what_failed_was_changed_or_is_not_whole_is_done_again(tmp_path, sample_file, tiny_model, capfd):
+def test_what_failed_was_changed_or_is_not_whole_is_done_again(tmp_path, sample_file, tiny_model, threshold, capfd):
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
     for name in "abcdefg":
@@ -133,7 +132,7 @@ def test_what_failed_was_changed_or_is_not_whole_is_done_again(tmp_path, sample_
     assert not list(out.glob("*.nii.gz"))
 
 
-def test_a_scan_that_cannot_be_read_now_keeps_its_result(tmp_path, sample_file, tiny_model, capfd):
+def test_a_scan_that_cannot_be_read_now_keeps_its_result(tmp_path, sample_file, tiny_model, threshold, capfd):
     """As on a disk that is not connected; only what is known to be of another content goes."""
     scans, out = tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
@@ -179,7 +178,7 @@ def test_a_scan_that_cannot_be_read_now_keeps_its_result(tmp_path, sample_file, 
     assert [Path(row["input"]).name for row in rows(out / "failures.tsv")] == ["c.nii.gz"]
 
 
-def test_the_table_has_each_scan_of_the_cohort_once(tmp_path, sample_file, tiny_model, capfd):
+def test_the_table_has_each_scan_of_the_cohort_once(tmp_path, sample_file, tiny_model, threshold, capfd):
     """Though names change when scans are added, scans are removed, and one scan may be listed by two names."""
     for patient in ("P1", "P2"):
         (tmp_path / patient).mkdir()
@@ -234,43 +233,10 @@ def test_derivatives_of_a_bids_dataset_and_results_as_dicom(tmp_path, sample_fil
     assert "holds a cohort by the model tiny-t1, not brain-mr" in capfd.readouterr().err
 
 
-WORKER = """
-import os, sys
-import SimpleITK as sitk
-from SESegmentationLib.errors import DeviceError
-from SESegmentationLib.result import SegmentationResult
-from SESegmentationLib.worker.process import serve
-
-class Engine:
-    def __init__(self, package, device):
-        self.card = package.card
-        if os.environ.get("BROKEN"):
-            raise DeviceError("The GPU failed: out of order.", "Mend it.")
-
-    def segment(self, image, options, *, progress):
-        if image[0, 0, 0] == 7:
-            os.abort()
-        if image[0, 0, 0] == 8:
-            raise DeviceError("The GPU failed: this scan.", "")
-        labels = sitk.Image(image.GetSize(), sitk.sitkUInt8)
-        labels.CopyInformation(image)
-        return SegmentationResult(labels, [], {}, [], self.card, "cpu")
-
-serve(Engine)
-"""
-
-
 @posix
-def test_a_crash_costs_one_case_and_a_broken_device_ends_all(tmp_path, tiny_model, monkeypatch, capfd):
+def test_a_crash_costs_one_case_and_a_broken_device_ends_all(tmp_path, tiny_model, threshold, monkeypatch, capfd):
     import SimpleITK as sitk
 
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER, encoding="utf-8")
-
-    def made(environment: dict[str, str]) -> LocalSegmenter:
-        return LocalSegmenter([sys.executable, str(script)], environment=environment)
-
-    monkeypatch.setattr(runner, "LocalSegmenter", made)
     (tmp_path / "scans").mkdir()
     for number in range(8):
         image = sitk.GaussianSource(sitk.sitkFloat32, [20, 20, 20], [5] * 3, [10] * 3)
@@ -285,7 +251,7 @@ def test_a_crash_costs_one_case_and_a_broken_device_ends_all(tmp_path, tiny_mode
     monkeypatch.delenv("BROKEN")
     assert run_cohort(command.source, settings, WorkDistribution(workers=1), accept_licence=False) == 1
     told = {name: (record.state, (record.error or {}).get("code")) for name, record in command.records.items()}
-    expected = {str(number): ("nothing found", None) for number in range(8)}
+    expected = {str(number): ("segmented", None) for number in range(8)}
     assert told == expected | {"3": ("failed", "worker"), "5": ("failed", "device")}
 
 
@@ -360,7 +326,7 @@ def test_a_name_too_long_for_its_record_is_told_before_any_work(tmp_path, sample
     assert not [path for path in out.rglob("*") if path.is_file()]
 
 
-def test_a_full_disk_ends_it_and_it_goes_on_when_there_is_room(tmp_path, sample_file, tiny_model, capfd):
+def test_a_full_disk_ends_it_and_it_goes_on_when_there_is_room(tmp_path, sample_file, tiny_model, threshold, capfd):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]

@@ -202,7 +202,7 @@ def checkpoint_step(path):
 
 def test_a_training_that_is_killed_resumes_to_the_same_package(blobs_folder, blobs_entries, one_thread, tmp_path):
     entries = blobs_entries(
-        phases=[{"steps": 150, "batch": 1, "size": [16, 16]}], fit={"checkpoint_seconds": 0, "validate_every": 0}
+        phases=[{"steps": 60, "batch": 1, "size": [16, 16]}], fit={"checkpoint_seconds": 0, "validate_every": 0}
     )
     recipe = write_recipe(tmp_path / "own.toml", entries)
     output = tmp_path / "killed"
@@ -214,13 +214,13 @@ def test_a_training_that_is_killed_resumes_to_the_same_package(blobs_folder, blo
     process.send_signal(signal.SIGKILL)
     text, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, text
-    assert 3 <= checkpoint_step(checkpoint) < 150
+    assert 3 <= checkpoint_step(checkpoint) < 60
     assert not (output / "model.json").exists()
     loaded = Recipe.load(recipe)
     resumed = train_model(blobs_folder, loaded, output, "cpu")
     whole = train_model(blobs_folder, loaded, tmp_path / "whole", "cpu")
     assert resumed.card.weights_sha256 == whole.card.weights_sha256
-    assert verify_package(output).card.training["steps"] == {"planes": 150}
+    assert verify_package(output).card.training["steps"] == {"planes": 60}
 
 
 def test_two_processes_train_one_package(blobs_folder, blobs_entries, tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.networks import build_network
-from SESegmentationTraining.experiments.plan import PLANS_FOLDER, Plan
+from SESegmentationTraining.experiments.plan import PLANS_FOLDER, Plan, Run
 from SESegmentationTraining.train import draft_card
 
 SHIPPED = sorted(path.stem for path in PLANS_FOLDER.glob("*.toml"))
@@ -121,10 +123,16 @@ def test_a_teacher_is_refused(plan):
         plan(("[recipe]\n", '[recipe]\nteacher = { model = "brain-t1" }\n')).runs()
 
 
+@cache
+def shipped(name: str) -> tuple[Plan, list[Run]]:
+    """A plan of the project and its runs, each of which has a network built."""
+    plan = Plan.load(name)
+    return plan, plan.runs()
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_plans_have_at_least_three_seeds_and_networks_that_can_be_built(name):
-    plan = Plan.load(name)
-    runs = plan.runs()
+    plan, runs = shipped(name)
     assert len(set(plan.seeds)) >= 3
     for run in runs[: len(runs) // len(plan.seeds)]:
         (description,) = draft_card(run.recipe).networks.values()
@@ -147,7 +155,7 @@ def test_shipped_plans_compare_what_the_paper_does():
 
 def test_full_size_plans_have_the_papers_networks():
     for name in ("hippocampus-gpu", "brain-gpu"):
-        runs = Plan.load(name).runs()
+        _, runs = shipped(name)
         recalibrated = next(run for run in runs if run.network == "UNet" and run.variant == "scSE")
         (description,) = draft_card(recalibrated.recipe).networks.values()
         with torch.device("meta"):
