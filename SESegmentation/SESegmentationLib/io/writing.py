@@ -24,8 +24,6 @@ from .volume_image import voxels_of
 #: endings of files for maps of real numbers
 MAP_ENDINGS = (".nii.gz", ".nii", ".nrrd")
 _ENDINGS = (".nii.gz", ".seg.nrrd")
-#: the formats by their file name's ending
-FORMATS = (".seg.nrrd", ".nii.gz", ".nii", ".png")
 PANEL = 420  # pixels of a panel's longer side
 MARGIN = 30.0  # mm shown round the segmentation
 OPACITY = 0.35  # of a structure's inside; its outline is opaque
