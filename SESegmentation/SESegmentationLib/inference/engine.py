@@ -35,8 +35,6 @@ from .preprocess import check_room_for_grid, is_thick, on_model_grid
 
 #: called with a view and the fraction of its slices that are done
 ReportShare = Callable[[View, float], None]
-#: restores the voxels of a label map that must not change
-Keep = Callable[[sitk.Image], sitk.Image]
 #: called with a crop as the networks see it, and their probabilities (C, k, j, i) for it
 Observe = Callable[[Crop, torch.Tensor], None]
 
@@ -96,7 +94,6 @@ class Engine:
         options: SegmentOptions = SegmentOptions(),
         *,
         located: sitk.Image | None = None,
-        keep: Keep | None = None,
         observe: Observe | None = None,
         progress: Progress = no_progress,
     ) -> SegmentationResult:
@@ -106,7 +103,6 @@ class Engine:
             image: 3-D scalar volume of any orientation, spacing and obliquity.
             options: where to look, how, and what to return.
             located: the result of :meth:`locate` for this volume, if already known.
-            keep: restores the voxels of the label map that must not change, before it is measured.
             observe: called for each crop with the input of the networks and their output before smoothing.
             progress: called with phase, fraction and seconds left after every batch; may raise to cancel.
 
@@ -133,12 +129,11 @@ class Engine:
             crops = self._plan(image, options.roi, cascade, located)
             phases.update("prepare", 1.0)
             segmented = self._segment_crops(image, crops, cascade, options, observe, phases)
-            labels = keep(segmented.labels) if keep else segmented.labels
             phases.update("measure", 0.0)
-            measured, implausible = measure_structures(labels, *self._sought(cascade), segmented.confidences)
+            measured, implausible = measure_structures(segmented.labels, *self._sought(cascade), segmented.confidences)
             phases.update("measure", 1.0)
             result = SegmentationResult(
-                labels=labels,
+                labels=segmented.labels,
                 structures=measured,
                 timings=phases.seconds(),
                 findings=[*findings, *implausible],

@@ -28,7 +28,6 @@ from .views import (
     along,
     as_slices,
     fastest_order,
-    fuse,
     logits_of,
     network_input,
     other_sides,
@@ -287,7 +286,7 @@ class Predictor:
 
         def keep(which: slice, seen: tuple[Tensor, Tensor]) -> None:
             probabilities, winners = seen
-            fuse(total, view.plane, which, probabilities, weight)
+            along(total, view.plane, which).add_(probabilities, alpha=weight)
             along(votes, view.plane, which).copy_(winners)
 
         self._in_batches(

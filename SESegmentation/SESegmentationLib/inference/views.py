@@ -7,7 +7,7 @@ columns i, a coronal one rows k and columns i, a sagittal one rows k and columns
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from types import EllipsisType
 
 import torch
@@ -44,14 +44,6 @@ def slab(volume: Tensor, plane: str, which: slice, thickness: int = 1) -> Tensor
     centres = torch.arange(which.start, which.stop, device=volume.device)
     neighbours = torch.arange(thickness, device=volume.device) - thickness // 2
     return slices[(centres[:, None] + neighbours).clamp(0, len(slices) - 1)]
-
-
-def slabs(volume: Tensor, plane: str, thickness: int = 1, batch: int = 8) -> Iterator[tuple[slice, Tensor]]:
-    """Cut a whole volume into batches: which slices, and their slabs (N, T, H, W), see :func:`slab`."""
-    count = volume.shape[PLANE_AXIS[plane]]
-    for start in range(0, count, batch):
-        which = slice(start, min(start + batch, count))
-        yield which, slab(volume, plane, which, thickness)
 
 
 def along(volume: Tensor, plane: str, which: slice) -> Tensor:
@@ -124,19 +116,6 @@ def other_sides(pairs: Iterable[tuple[int, int]], classes: int) -> list[int]:
     for left, right in pairs:
         table[left], table[right] = right, left
     return table
-
-
-def fuse(total: Tensor, plane: str, which: slice, probabilities: Tensor, weight: float) -> None:
-    """Add the weighted prediction of one batch of slices to the fused probabilities.
-
-    Args:
-        total: (C, k, j, i), changed in place; any memory order.
-        plane: the plane that the slices were cut in.
-        which: the slices.
-        probabilities: (N, C, H, W).
-        weight: share of this view; the shares of all views add up to 1.
-    """
-    along(total, plane, which).add_(probabilities, alpha=weight)
 
 
 def split_merged(probabilities: Tensor, others: Tensor, pairs: list[tuple[int, int]]) -> Tensor:

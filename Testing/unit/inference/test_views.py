@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from SESegmentationLib.inference.views import along, fuse, logits_of, slab, slabs, split_merged, stack
+from SESegmentationLib.inference.views import along, logits_of, slab, split_merged, stack
 from SESegmentationLib.models.card import View
 
 #: array axis of the slices, and those of their rows and columns, as the module's description says
@@ -35,31 +35,16 @@ def test_beyond_the_ends_the_outermost_slice_is_repeated():
 
 
 @pytest.mark.parametrize("plane", PLANES)
-@pytest.mark.parametrize("batch", [1, 2, 4, 100])
-def test_batches_cover_every_slice_once(plane, batch):
-    pieces = list(slabs(volume(), plane, batch=batch))
-    assert [n for which, _ in pieces for n in range(which.start, which.stop)] == list(
-        range(volume().shape[PLANES[plane][0]])
-    )
-    assert all(len(piece) == which.stop - which.start <= batch for which, piece in pieces)
-    assert torch.equal(torch.cat([piece for _, piece in pieces])[:, 0], volume().permute(PLANES[plane]))
-
-
-@pytest.mark.parametrize("plane", PLANES)
-def test_what_is_written_along_a_plane_comes_to_where_it_was_read(plane):
+def test_slices_are_read_and_written_along_a_plane(plane):
     total = torch.zeros(2, 5, 6, 7)
-    for which, piece in slabs(volume(), plane, batch=2):
+    count = volume().shape[PLANES[plane][0]]
+    for start in range(0, count, 2):
+        which = slice(start, min(start + 2, count))
+        piece = slab(volume(), plane, which)
+        assert torch.equal(along(volume(), plane, which), piece[:, 0])
         along(total, plane, which)[:, 1] = piece[:, 0]
     assert torch.equal(total[1], volume())
     assert not total[0].any()
-
-
-def test_views_are_added_by_their_weights():
-    total = torch.zeros(1, 5, 6, 7)
-    for plane, weight in (("axial", 0.5), ("coronal", 0.3), ("sagittal", 0.2)):
-        for which, piece in slabs(volume(), plane, batch=2):
-            fuse(total, plane, which, piece, weight)
-    torch.testing.assert_close(total[0], volume())
 
 
 def columns(*values: list[float]) -> torch.Tensor:
