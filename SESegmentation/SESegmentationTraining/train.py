@@ -23,7 +23,7 @@ from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.models.card import ModelCard, View
 from SESegmentationLib.models.packages import WEIGHTS_NAME, write_package
 from SESegmentationLib.models.store import CARD_NAME, ModelPackage, damaged_models, find_model, list_models
-from SESegmentationLib.networks import build_network, describe
+from SESegmentationLib.networks import build_network, network_cost
 from SESegmentationLib.networks.losses import median_frequency_weights
 from SESegmentationLib.networks.weights import load_weights, to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
@@ -71,7 +71,7 @@ class PlannedFit:
         size = (64,) * (3 if self.volumetric else 2)
         with torch.device("meta"):
             network = build_network(self.description)
-        return self.schedule.work(self.schedule.steps) * describe(network, *size).multiply_adds / math.prod(size)
+        return self.schedule.work(self.schedule.steps) * network_cost(network, *size).multiply_adds / math.prod(size)
 
 
 def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:

@@ -10,7 +10,8 @@ Example::
     recalibrated = ConcurrentSE(64)(torch.zeros(2, 64, 40, 40))  # the same shape
 """
 
-from .architectures import DenseFCN, NetworkCost, SDNet, UNet, build_network, describe
+from .architectures import DenseFCN, SDNet, UNet, build_network
+from .cost import NetworkCost, network_cost
 from .pyramid import PyramidUNet
 from .se import ChannelSE, ConcurrentSE, SpatialSE
 
@@ -24,5 +25,5 @@ __all__ = [
     "SpatialSE",
     "UNet",
     "build_network",
-    "describe",
+    "network_cost",
 ]

@@ -28,7 +28,7 @@ from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.inference.views import PLANE_AXIS
 from SESegmentationLib.models.card import ModelCard
-from SESegmentationLib.networks import build_network, describe
+from SESegmentationLib.networks import build_network, network_cost
 from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.progress import Progress, no_progress
 
@@ -89,7 +89,7 @@ class Runner:
         torch.manual_seed(recipe.fit.seed)
         network = build_network(fit.description)
         size = recipe.phases[-1].size
-        cost = describe(network, *size)
+        cost = network_cost(network, *size)
         steps, clock = 0, _clock(self.device)
         started = clock()
 

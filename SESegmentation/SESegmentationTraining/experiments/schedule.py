@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from SESegmentationLib.errors import CancelledError, DeviceError, InputError, SegmentationError, UsageError, WorkerError
-from SESegmentationLib.networks import build_network, describe
+from SESegmentationLib.networks import build_network, network_cost
 from SESegmentationLib.progress import Progress, no_progress
 
 from ..train import draft_card, plan_fits
@@ -126,7 +126,7 @@ def work_of(run: Run) -> float:
     fit = plan_fits(draft_card(run.recipe), run.recipe)[0]
     with torch.device("meta"):
         network = build_network(fit.description)
-    return float(sum(describe(network, *p.size).multiply_adds * p.steps * p.batch for p in run.recipe.phases))
+    return float(sum(network_cost(network, *p.size).multiply_adds * p.steps * p.batch for p in run.recipe.phases))
 
 
 def _one_by_one(runs: Sequence[Run], runner: Runner, tally: Tally, finished: Finished) -> list[str]:
