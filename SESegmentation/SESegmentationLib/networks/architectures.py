@@ -1,15 +1,13 @@
 """The networks of Roy et al. (U-Net, SD-Net, DenseNet) from one template; and any network from its description.
 
-Source: Roy, Navab, Wachinger, IEEE TMI 38(2), 2019: four encoders and four decoders of 64 channels, with an SE block
-at the end of each. The networks differ in the layers of a block and in how maps are upsampled; see their classes.
+The template is that of Roy, Navab, Wachinger, IEEE TMI 38(2), 2019: four encoders and four decoders of 64 channels,
+with an SE block at the end of each. The networks differ in the layers of a block and in how maps are upsampled:
 
-U-Net: Ronneberger, Fischer, Brox, MICCAI 2015, on the template of Roy, Navab, Wachinger, IEEE TMI 2019.
-
-SD-Net: Roy, Conjeti, Sheet, Katouzian, Navab, Wachinger, "Error Corrective Boosting for Learning Fully Convolutional
-Networks with Limited Data", MICCAI 2017, on the template of Roy, Navab, Wachinger, IEEE TMI 2019.
-
-DenseNet: Roy, Conjeti, Navab, Wachinger, "QuickNAT", NeuroImage 186, 2019, with the dense connections of Huang et al.,
-CVPR 2017, on the template of Roy, Navab, Wachinger, IEEE TMI 2019.
+- U-Net: Ronneberger, Fischer, Brox, MICCAI 2015;
+- SD-Net: Roy, Conjeti, Sheet, Katouzian, Navab, Wachinger, "Error Corrective Boosting for Learning Fully Convolutional
+  Networks with Limited Data", MICCAI 2017;
+- DenseNet: Roy, Conjeti, Navab, Wachinger, "QuickNAT", NeuroImage 186, 2019, with the dense connections of Huang et
+  al., CVPR 2017.
 """
 
 from __future__ import annotations
@@ -32,6 +30,11 @@ POSITIONS = ("encoder", "decoder", "bottleneck", "classifier")
 def convolution(in_channels: int, channels: int, kernel: tuple[int, int], bias: bool = False) -> nn.Conv2d:
     """Convolution that keeps height and width; without bias, since a batch norm follows in most places."""
     return nn.Conv2d(in_channels, channels, kernel, padding=(kernel[0] // 2, kernel[1] // 2), bias=bias)
+
+
+def activated_convolution(in_channels: int, channels: int, kernel: tuple[int, int]) -> list[nn.Module]:
+    """Convolution, batch norm, ReLU."""
+    return [convolution(in_channels, channels, kernel), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
 
 
 class Block(nn.Sequential):
@@ -71,8 +74,8 @@ class Unpooling(nn.Module):
     1x1 convolution then adjusts the number of channels.
 
     Args:
-        in_channels: of the maps from below.
-        channels: of the encoder's pooled maps.
+        in_channels: channels of the maps from the level below.
+        channels: channels of the encoder's pooled maps.
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
@@ -173,11 +176,7 @@ class Template(nn.Module):
 
     def bottleneck_layers(self, in_channels: int) -> list[nn.Module]:
         """Layers of the bottleneck: one convolution, batch norm, ReLU."""
-        return [
-            convolution(in_channels, self.channels, self.kernel),
-            nn.BatchNorm2d(self.channels),
-            nn.ReLU(inplace=True),
-        ]
+        return activated_convolution(in_channels, self.channels, self.kernel)
 
     @property
     def last_se(self) -> nn.Module:
@@ -203,8 +202,7 @@ class Template(nn.Module):
 class UNet(Template):
     """Two convolutions per block, upsampling by transposed convolutions, concatenated skip connections.
 
-    Arguments as those of :class:`~SESegmentationLib.networks.architectures.Template`. The defaults make about 2.12 M
-    parameters, of which scSE adds 1.6 %.
+    Arguments as those of :class:`Template`. The defaults make about 2.12 M parameters, to which scSE adds 1.6 %.
 
     Args:
         widened: extra channels between the two convolutions of each block, encoders first, then decoders from the
@@ -224,13 +222,8 @@ class UNet(Template):
         """(Convolution, batch norm, ReLU) twice."""
         between = self.channels + (self._widened.pop(0) if self._widened else 0)
         return [
-            layer
-            for inputs, outputs in ((in_channels, between), (between, self.channels))
-            for layer in (
-                convolution(inputs, outputs, self.kernel),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(inplace=True),
-            )
+            *activated_convolution(in_channels, between, self.kernel),
+            *activated_convolution(between, self.channels, self.kernel),
         ]
 
 
@@ -245,11 +238,7 @@ class SDNet(Template):
 
     def layers(self, in_channels: int) -> list[nn.Module]:
         """Convolution, batch norm, ReLU."""
-        return [
-            convolution(in_channels, self.channels, self.kernel),
-            nn.BatchNorm2d(self.channels),
-            nn.ReLU(inplace=True),
-        ]
+        return activated_convolution(in_channels, self.channels, self.kernel)
 
 
 class DenseLayer(nn.Sequential):
@@ -266,7 +255,7 @@ class DenseLayer(nn.Sequential):
 class DenseFCN(Template):
     """Two dense layers and a 1x1 convolution per block, unpooling with the encoder's indices, concatenated skips.
 
-    Arguments as those of :class:`~SESegmentationLib.networks.architectures.Template`.
+    Arguments as those of :class:`Template`.
     """
 
     unpools = True

@@ -20,10 +20,10 @@ from .pyramid import PyramidUNet
 
 #: channels of the input
 INPUTS = 10
-#: output maps besides the correction; the expected gain is computed from their means and FIGURES
-ASIDE = 7
-#: scalar features from which the expected gain is computed
-FIGURES = 6
+#: output maps of the body besides the correction: their means and SCALAR_FEATURES give the expected gain
+AUXILIARY_MAPS = 7
+#: numbers that summarise the correction, from which the expected gain is computed too
+SCALAR_FEATURES = 6
 #: current probabilities are clamped to the range from this to 1 minus this
 LEAST = 0.02
 #: bins of the intensity histograms of a structure and its surroundings
@@ -113,8 +113,10 @@ class CorrectionNetwork(nn.Module):
 
     def __init__(self, channels: tuple[int, ...] = (8, 32, 64, 96)) -> None:
         super().__init__()
-        self.body = PyramidUNet(INPUTS, 1 + ASIDE, channels, dimensions=3)
-        self.expectation = nn.Sequential(nn.Linear(2 * ASIDE + FIGURES, 32), nn.ReLU(), nn.Linear(32, 1))
+        self.body = PyramidUNet(INPUTS, 1 + AUXILIARY_MAPS, channels, dimensions=3)
+        self.expectation = nn.Sequential(
+            nn.Linear(2 * AUXILIARY_MAPS + SCALAR_FEATURES, 32), nn.ReLU(), nn.Linear(32, 1)
+        )
         for name in ("weight", "bias"):
             nn.init.zeros_(self.body.classifier.get_parameter(name)[:1])
             nn.init.zeros_(self.expectation[-1].get_parameter(name))
@@ -129,13 +131,15 @@ class CorrectionNetwork(nn.Module):
         return self.outputs(self.body(inputs), inputs, base)
 
     def outputs(self, maps: Tensor, inputs: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
-        """What :meth:`forward` gives, from the maps (N, 1 + ASIDE, D, H, W) of the body."""
+        """What :meth:`forward` gives, from the maps (N, 1 + AUXILIARY_MAPS, D, H, W) of the body."""
         logits = torch.logit(base) + maps[:, 0]
         return logits, self._expected(maps[:, 1:], logits, base, inputs)
 
-    def _expected(self, aside: Tensor, logits: Tensor, base: Tensor, inputs: Tensor) -> Tensor:
+    def _expected(self, auxiliary: Tensor, logits: Tensor, base: Tensor, inputs: Tensor) -> Tensor:
+        """The gain in Dice (N,) that is expected outside of the known slices; ``logits`` get no gradient from it."""
+        known, labels, errors = inputs[:, 4], inputs[:, 5], inputs[:, 7]  # see Corrected.inputs
         after = torch.sigmoid(logits.detach())
-        unknown = (inputs[:, 4] == 0).float()
+        unknown = (known == 0).float()
         own = (base > 0.5).float()
         changed = ((after > 0.5).float() - own).abs() * unknown
         unsure = after * (1 - after) * unknown
@@ -147,21 +151,21 @@ class CorrectionNetwork(nn.Module):
         expected = (2 * total(after * (after > 0.5)) / (total(after) + total((after > 0.5).float()) + 1)) - (
             2 * total(after * own) / (total(after) + total(own) + 1)
         )
-        figures = torch.stack(
+        features = torch.stack(
             [
                 10 * expected,
                 total(changed) / size,
                 total(changed * (after - 0.5).abs()) / size,
                 total(unsure) / size,
-                total(inputs[:, 7].abs()) / (total(inputs[:, 5]) + 20),
-                total((inputs[:, 4] > 0).float() * own) / size,
+                total(errors.abs()) / (total(labels) + 20),
+                total((known > 0).float() * own) / size,
             ],
             dim=1,
         )
         where = torch.stack([changed, unsure], 1)
         share = where.flatten(2) / (where.flatten(2).sum(-1, keepdim=True) + 1)
-        means = torch.einsum("nav,nwv->naw", aside.flatten(2), share).flatten(1)
-        return self.expectation(torch.cat([means, figures], 1))[:, 0] / 10
+        means = torch.einsum("nav,nwv->naw", auxiliary.flatten(2), share).flatten(1)
+        return self.expectation(torch.cat([means, features], 1))[:, 0] / 10
 
 
 def _around(mask: Tensor, reach: int) -> Tensor:
