@@ -7,8 +7,8 @@ does, or if nothing can be held out.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -72,13 +72,15 @@ def recalibrate_cross_validated(
         _training_slices(engine, networks, crops, corrections)  # raises the error for them, if they are unusable
         return None
     gains = np.zeros(len(STEPS))
-    for number, hidden in enumerate(parts):
-        shown = [entry for other in parts if other is not hidden for entry in other]
-        training = _training_slices(engine, networks, crops, Corrections.in_slices(corrections.labels, shown))
-        asked = _training_slices(engine, networks, crops, Corrections.in_slices(corrections.labels, hidden))
+    for number, held_out in enumerate(parts):
+        others = [entry for part in parts if part is not held_out for entry in part]
+        training, test = (
+            _training_slices(engine, networks, crops, Corrections.in_slices(corrections.labels, chosen))
+            for chosen in (others, held_out)
+        )
         adapted = recalibrate(networks, training, settings, engine.device, part_of(report, number, len(parts) + 1))
-        before = _dice(networks, asked)
-        gains += [_dice(_between(networks, adapted, step), asked) - before for step in STEPS]
+        before = _dice(networks, test)
+        gains += [_dice(_between(networks, adapted, step), test) - before for step in STEPS]
     least = LEAST_GAIN * len(parts)
     good = [step for step, gain in zip(STEPS, gains, strict=True) if gain >= least]
     if not good:
@@ -106,8 +108,7 @@ def split_slices(slices: Sequence[Slices], parts: int) -> list[list[Slices]]:
         numbers = np.array(entry.numbers)
         for group in np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1):
             groups.append(Slices(entry.axis, tuple(group.tolist())))
-    split = [groups[n::parts] for n in range(min(parts, len(groups)))]
-    return [[replace(entry) for entry in part] for part in split]
+    return [groups[n::parts] for n in range(min(parts, len(groups)))]
 
 
 def _training_slices(engine: Engine, networks: Networks, crops: Sequence[Crop], corrections: Corrections) -> ByNetwork:
@@ -128,20 +129,20 @@ def _training_slices(engine: Engine, networks: Networks, crops: Sequence[Crop], 
 
 
 @torch.inference_mode()
-def _dice(networks: Networks, asked: ByNetwork) -> float:
-    """Mean Dice of the structures on what is known, over all views."""
+def _dice(networks: Networks, test: ByNetwork) -> float:
+    """Mean Dice of the structures on the known voxels, over all views."""
     found: list[tuple[Tensor, Tensor]] = []
-    for name, training in asked.items():
-        for examples in training:
-            for number in examples.known.flatten(1).any(1).nonzero().flatten().tolist():
-                there = examples.known[number]
-                if examples.view.volumetric:
-                    continue
-                labels = examples.logits(networks[name], slice(number, number + 1))[0].argmax(0)
-                found.append((labels[there].cpu(), examples.target[number][there].cpu()))
+    for name, of_network in test.items():
+        for examples in of_network:
             if examples.view.volumetric:
-                labels = examples.logits(networks[name], slice(None)).argmax(1)
-                found.append((labels[examples.known].cpu(), examples.target[examples.known].cpu()))
+                batches = [slice(None)]
+            else:  # slice by slice, to need little memory
+                numbers = examples.known.flatten(1).any(1).nonzero().flatten().tolist()
+                batches = [slice(number, number + 1) for number in numbers]
+            for batch in batches:
+                known = examples.known[batch]
+                labels = examples.logits(networks[name], batch).argmax(1)
+                found.append((labels[known].cpu(), examples.target[batch][known].cpu()))
     ours, truth = (torch.cat(parts).long() for parts in zip(*found, strict=True))
     return mean_dice(ours, truth)
 
@@ -150,7 +151,7 @@ def _between(old: Networks, new: Networks, step: float) -> Networks:
     """Networks a part of the way from the old to the new ones."""
     if step == 1:
         return new
-    moved = recalibrate(old, {}, RecalibrationSettings(), torch.device("cpu"))  # copies
+    moved = {name: copy.deepcopy(network) for name, network in old.items()}
     with torch.no_grad():
         for name, network in moved.items():
             for parameter, other in zip(network.parameters(), new[name].parameters(), strict=True):

@@ -249,8 +249,8 @@ def _learn(
         for group in optimiser.param_groups:
             group["lr"] = settings.rate * (1 + math.cos(math.pi * step / steps)) / 2
         optimiser.zero_grad()
-        for examples, count in _shares(training, settings, share, step):
-            with _computing_in(precision, device):
+        for examples, count in _step_batches(training, settings, share, step):
+            with _autocast(precision, device):
                 mirror = examples.view.mirrored and step % 2 == 1
                 loss = examples.loss(network, examples.draw(count, generator), settings.anchor, mirror)
             loss.backward()
@@ -262,13 +262,13 @@ def _learn(
     network.requires_grad_(False)
 
 
-def _computing_in(precision: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager:
+def _autocast(precision: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager:
     if precision == torch.float32:  # even an autocast that does nothing is refused by old versions of torch, on MPS
         return contextlib.nullcontext()
     return torch.autocast(device.type, precision)
 
 
-def _shares(
+def _step_batches(
     training: Sequence[TrainingSlices], settings: RecalibrationSettings, share: float, step: int
 ) -> list[tuple[TrainingSlices, int]]:
     """What one step sees: a number of slices of each view, view by view since their slices differ in size."""
