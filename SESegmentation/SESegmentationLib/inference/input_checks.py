@@ -1,10 +1,10 @@
-"""Input checks: what in a volume makes a good result doubtful, before the networks run.
+"""Input checks: what in a volume puts a good result in doubt, found before the networks run.
 
 Findings are advice and never stop a run; ``io.reading`` refuses what cannot be segmented at all. Size, resolution and
 units are checked in the header alone, so that a panel can do it at every choice; the rest needs the voxels. What can
 only be seen in the result is in :mod:`.output_checks`. Needs no torch.
 
-All of it is measured at 3 mm, on a grid along the patient's axes, and takes a fraction of a second.
+Heads are measured at 3 mm, on a grid along the patient's axes, which takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..io.reading import NOT_NUMBERS
 from ..io.volume_image import remarks_of, voxels_of
 from ..models import ModelCard
 from ..result import Finding
+from .preprocess import patient_spacing
 
 #: a voxel edge this many times as long as the model's is coarse
 COARSE = 1.5
@@ -31,8 +32,9 @@ HEAD_FIELD_MM = (60.0, 600.0)
 FLAT = 0.5
 #: mm by NIfTI's code for the unit of length
 _NIFTI_UNITS_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+#: of the grid on which heads are measured
 SPACING_MM = 3.0
-#: voxels are averaged over blocks of about this size first, so that single ones, noise and small vessels, do not count
+#: voxels are averaged over blocks of about this size in mm first, so that noise and small vessels do not count
 BLOCK_MM = 2.0
 #: how much better another axis' mirror symmetry must be than left-right's (correlations; heads here: 0.1 to 0.3 worse)
 SYMMETRY_LEAD = 0.05
@@ -60,13 +62,11 @@ def check_input(image: sitk.Image, card: ModelCard) -> list[Finding]:
     """Findings about ``image`` as an input for the model of ``card``; empty where all is well."""
     array = voxels_of(image)
     lowest, extent = float(array.min()), extent_of(image)
-    # of a single voxel, because reorienting the whole volume takes time and memory
-    spacing = sitk.DICOMOrient(image[:1, :1, :1], "RAS").GetSpacing()
     values = list(_values(image))
     findings = [
         *remarks_of(image),
         *_orientation(image),
-        *check_header(extent.tolist(), spacing, lowest, card),
+        *check_header(extent.tolist(), patient_spacing(image), lowest, card),
         *values,
     ]
     is_image = not is_hounsfield(lowest) and all(finding.code != "labels" for finding in values)

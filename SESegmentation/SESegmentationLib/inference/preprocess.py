@@ -29,7 +29,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ModelError, require_for_grid
-from ..geometry import RAS, Box, Geometry, covering, triple, whole_box
+from ..geometry import RAS, Box, Geometry, covering, grown, placed, triple, whole_box
 from ..io.formats import pixel_size
 from ..models import ModelCard
 
@@ -73,10 +73,7 @@ class ModelGrid:
 
     def cropped(self, box: Box) -> ModelGrid:
         """The grid over ``box`` of this one; outside it everything is background."""
-        box_in_whole = triple(
-            slice(mine.start + side.start, mine.start + side.stop) for mine, side in zip(self.box, box, strict=True)
-        )
-        return replace(self, geometry=self.geometry.cropped(box), box=box_in_whole)
+        return replace(self, geometry=self.geometry.cropped(box), box=placed(box, self.box))
 
     def labels_to_grid(self, labels: sitk.Image) -> np.ndarray:
         """Array (k, j, i) of a label map at the grid's voxels, nearest neighbour, 0 where it has none."""
@@ -176,9 +173,13 @@ def is_thick(image: sitk.Image, card: ModelCard) -> bool:
     """Whether the slices of ``image`` are so thick that its own grid cannot show what the model finds."""
     if pixel_size(card.input, card.spacing):
         return False
+    return any(s > THICK * m for s, m in zip(patient_spacing(image), card.spacing, strict=True))
+
+
+def patient_spacing(image: sitk.Image) -> tuple[float, float, float]:
+    """Voxel size in mm along right-left, posterior-anterior, inferior-superior."""
     # of a single voxel, because reorienting the whole volume takes time and memory
-    spacing = sitk.DICOMOrient(image[:1, :1, :1], "RAS").GetSpacing()
-    return any(s > THICK * m for s, m in zip(spacing, card.spacing, strict=True))
+    return sitk.DICOMOrient(image[:1, :1, :1], "RAS").GetSpacing()
 
 
 def on_model_grid(image: sitk.Image, card: ModelCard) -> sitk.Image:
@@ -202,7 +203,7 @@ def _grid(image: sitk.Image, geometry: Geometry, values: tuple[int, ...], exact:
 
 
 def _rotation_degrees(oriented: sitk.Image) -> float:
-    """Angle of the rotation between the axes of an image in nearly RAS orientation and the patient's."""
+    """Angle of the rotation from the axes of an image in nearly RAS orientation to the patient's."""
     rotation = np.reshape(RAS, (3, 3)).T @ np.reshape(oriented.GetDirection(), (3, 3))
     return math.degrees(math.acos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
 
@@ -235,12 +236,11 @@ def _boxes_above(probabilities: Tensor, threshold: float) -> list[Box | None]:
         occupied[2] |= columns
     boxes: list[Box | None] = []
     for channel in range(len(probabilities)):
-        along = [np.flatnonzero(axis[channel]) for axis in occupied]
-        boxes.append(
-            triple(slice(max(int(a[0]) - 1, 0), min(int(a[-1]) + 2, n)) for a, n in zip(along, shape, strict=True))
-            if along[0].size
-            else None
-        )
+        filled = [np.flatnonzero(axis[channel]) for axis in occupied]
+        if filled[0].size:
+            boxes.append(grown(triple(slice(int(side[0]), int(side[-1]) + 1) for side in filled), 1, shape))
+        else:
+            boxes.append(None)
     return boxes
 
 
