@@ -9,11 +9,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..geometry import AXES, Geometry, Slices, edited_slices, same_grid, slices_mask
+from ..geometry import Geometry, Slices, same_grid, slices_mask
 from ..inference.preprocess import ModelGrid
 from ..io.volume_image import voxels_of
 
-__all__ = ["AXES", "Corrections", "Slices", "check_place", "check_values", "edited_slices"]
+__all__ = ["Corrections", "Slices", "check_place", "check_values"]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from torch import Tensor
 
 from ..errors import memory_errors
-from ..geometry import Geometry
+from ..geometry import Geometry, edited_slices
 from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..inference.output_checks import measure_structures
@@ -32,7 +32,7 @@ from ..result import (
     SegmentOptions,
     StructureChange,
 )
-from . import Corrections, Slices, check_place, check_values, edited_slices
+from . import Corrections, Slices, check_place, check_values
 from .adapted import AdaptedParameters
 from .batch_norm_adaptation import LEAST_GAIN, SHARES, adapted_engines, known_dice
 from .cross_validation import recalibrate_cross_validated
