@@ -14,7 +14,9 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-REMEDY = "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
+MEMORY_REMEDY = (
+    "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
+)
 #: messages of the allocators of PyTorch (in a RuntimeError, on a GPU too) and ITK when memory runs out
 _PHRASES = ("can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc", "out of memory")
 #: message of oneDNN when it has no memory for a convolution; longer messages that begin so mean something else
@@ -189,7 +191,7 @@ def memory_errors() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError("There is not enough memory for this volume and model.", REMEDY) from error
+        raise OutOfMemoryError("There is not enough memory for this volume and model.", MEMORY_REMEDY) from error
 
 
 def require_memory(gigabytes: float) -> None:
@@ -200,7 +202,7 @@ def require_memory(gigabytes: float) -> None:
     available = available_gigabytes()
     if available is not None and available < gigabytes:
         raise OutOfMemoryError(
-            f"This volume and model need {gigabytes:.1f} GB of memory; {available:.1f} GB are available.", REMEDY
+            f"This volume and model need {gigabytes:.1f} GB of memory; {available:.1f} GB are available.", MEMORY_REMEDY
         )
 
 

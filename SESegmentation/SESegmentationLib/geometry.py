@@ -178,7 +178,13 @@ class Geometry:
 
 
 def covering(geometry: Geometry, spacing: Sequence[float], direction: tuple[float, ...]) -> Geometry:
-    """Grid along ``direction`` with ``spacing`` that covers ``geometry``, centred on it."""
+    """Grid that covers ``geometry``, centred on it.
+
+    Args:
+        geometry: to be covered, outer voxels in full.
+        spacing: of the grid, in mm along its (i, j, k).
+        direction: of the grid, 3 x 3, row by row, in LPS.
+    """
     axes = np.reshape(direction, (3, 3))
     along = geometry.corners() @ axes
     low, high = along.min(0), along.max(0)

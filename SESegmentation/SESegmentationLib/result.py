@@ -1,4 +1,4 @@
-"""Options and results of a segmentation, and their form as JSON for pipes, records and reports."""
+"""Options and results of segmentation and refinement, and their form as JSON for pipes, records and reports."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ class AdaptedNotes:
     Attributes:
         weights_sha256: of the model's weights, some of which they replace.
         count: how many numbers were adapted.
-        notes: how they came about, for people.
+        notes: how they were learnt, by heading; shown to users.
     """
 
     weights_sha256: str
@@ -292,7 +292,7 @@ class AdaptedNotes:
 
     @classmethod
     def read(cls, content: bytes | None) -> AdaptedNotes | None:
-        """The header of the file with this content; None if it is no such file, or incomplete."""
+        """The header of the file with this content; None if it is another kind of file, or incomplete."""
         if content is None or not _LENGTH.size <= len(content) <= MAXIMUM_BYTES:
             return None
         (length,) = _LENGTH.unpack_from(content)

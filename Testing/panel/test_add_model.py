@@ -103,10 +103,10 @@ def test_what_cannot_be_added_says_why_in_place(widget, add, passed_on, tmp_path
     add(folder / "model.json")
     (message,) = widget.panel.messages.shown
     assert "is not JSON" in message.text and message.remedy
-    (tmp_path / "no.zip").write_bytes(b"no ZIP at all")
+    (tmp_path / "no.zip").write_bytes(b"not a ZIP at all")
     add(tmp_path / "no.zip")
     (message,) = widget.panel.messages.shown
-    assert "is no ZIP" in message.text and "Give a folder with model.json" in message.remedy
+    assert "is not a ZIP" in message.text and "Give a folder with model.json" in message.remedy
     assert os.listdir(users_models) == ["tiny-t1"] and names(widget) == ["Tiny"]
     assert widget.ui.messageFrame.isVisible() and widget.ui.addModelButton.enabled
 

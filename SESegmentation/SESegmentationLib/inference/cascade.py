@@ -31,7 +31,7 @@ class Target:
     """What the model proper is to segment in one crop.
 
     Attributes:
-        name: for people, for example "left hippocampus".
+        name: shown to the user, for example "left hippocampus".
         located_as: the locator's value.
         mirrored: whether the networks see the crop mirrored.
         labels: the labels of the result, by the model's own values.
@@ -106,7 +106,7 @@ def possible_structures(card: ModelCard, folder: Path | None = None) -> list[tup
 
     Args:
         card: of the model.
-        folder: where its package lies, if that is known; the locator may lie beside it.
+        folder: the folder that holds its package, and perhaps that of the locator; None where unknown.
     """
     own = [(label.value, label) for label in card.labels]
     if card.pipeline is None:
@@ -141,7 +141,10 @@ def plan_targets(card: ModelCard, locator: ModelCard) -> list[Target]:
 def locate_targets(
     targets: Sequence[Target], located: sitk.Image, grid: ModelGrid, margin_mm: float
 ) -> list[Box | None]:
-    """The crop for each target on the model's grid: round what the locator found, with a margin; None for nothing."""
+    """The crop for each target, as a box of the model's grid: what the locator found, and ``margin_mm`` around it.
+
+    None for a target that the locator did not find.
+    """
     extents = find_extents(voxels_of(located), [target.located_as for target in targets])
     geometry = Geometry.of(located)
     boxes = [extents[target.located_as].box for target in targets]

@@ -67,7 +67,8 @@ class Engine:
         DeviceError: no such device.
 
     Attributes:
-        card: of the model.
+        package: the model.
+        card: its card.
         device: where its networks run.
         predictor: its networks over views.
 

@@ -78,10 +78,10 @@ def attention_map(
         geometry = Geometry.of(image)
         attention = np.zeros(geometry.shape, np.float32)
         for number, crop in enumerate(crops):
-            told = part_of(lambda fraction: phases.update("look", fraction), number, len(crops))
+            report_crop = part_of(lambda fraction: phases.update("look", fraction), number, len(crops))
 
-            def report(view: View, fraction: float, told: Callable[[float], None] = told) -> None:
-                told((views.index(view) + fraction) / len(views))
+            def report(view: View, fraction: float, report_crop: Callable[[float], None] = report_crop) -> None:
+                report_crop((views.index(view) + fraction) / len(views))
 
             gates = engine.predictor.gates(crop.volume, views, options.low_memory, report)
             np.maximum(attention, crop.on_input(gates), out=attention)
@@ -195,7 +195,7 @@ def draw_samples(
                 probabilities = predictor.predict(volume, views).probabilities
         else:
             shift = tuple(random.integers(-_SHIFT, _SHIFT + 1, 3).tolist())
-            moved = _moved(_changed(volume, random), shift)
+            moved = np.roll(_changed(volume, random), shift, axis=(0, 1, 2))  # cyclically: can be undone exactly
             probabilities = predictor.predict(moved, views).probabilities
             probabilities = torch.roll(probabilities, tuple(-step for step in shift), dims=(1, 2, 3))
         samples.append(probabilities.argmax(0))
@@ -210,8 +210,3 @@ def _changed(volume: np.ndarray, random: np.random.Generator) -> np.ndarray:
     changed = low + (high - low) * unit ** np.exp(_GAMMA * random.normal())
     changed += _NOISE * volume.std() * random.normal(size=volume.shape)
     return changed.astype(np.float32)
-
-
-def _moved(volume: np.ndarray, shift: tuple[int, ...]) -> np.ndarray:
-    """Shifted cyclically by whole voxels, so that it can be undone exactly."""
-    return np.roll(volume, shift, axis=(0, 1, 2))

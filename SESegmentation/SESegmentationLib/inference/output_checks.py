@@ -17,8 +17,8 @@ from ..io.volume_image import voxels_of
 from ..models import Label
 from ..result import Confidence, Finding, SegmentationResult, StructureResult
 
-#: doubt within this many voxels of a structure counts as doubt about it: it may be too small there
-ROUND = 2
+#: doubt within this many voxels of a structure counts as doubt about it, because it may be too small there
+NEARBY_VOXELS = 2
 #: difference of both sides' volumes over their mean above which there is a finding
 ASYMMETRY = 0.5
 #: volumes are not compared below this many voxels: a single one counts too much
@@ -31,20 +31,19 @@ def with_doubtful_slices(result: SegmentationResult) -> SegmentationResult:
         return result
     labels, doubt = (voxels_of(image) for image in (result.labels, result.doubt))
     extents = find_extents(labels, [structure.label.value for structure in result.structures])
-    structures = [
-        replace(
-            structure, doubtful=_worst(labels, doubt, structure.label.value, grown(extent.box, ROUND, labels.shape))
-        )
-        if extent.box
-        else structure
-        for structure, extent in zip(result.structures, extents.values(), strict=True)
-    ]
+    structures = []
+    for structure, extent in zip(result.structures, extents.values(), strict=True):
+        if extent.box:
+            near = grown(extent.box, NEARBY_VOXELS, labels.shape)
+            structure = replace(structure, doubtful=_worst(labels, doubt, structure.label.value, near))
+        structures.append(structure)
     return replace(result, structures=structures)
 
 
 def _worst(labels: np.ndarray, doubt: np.ndarray, value: int, box: Box) -> tuple[int, int, int]:
+    """The slices (i, j, k) with the largest sums of doubt in and near a structure, which lies in ``box``."""
     inside = sitk.GetImageFromArray((labels[box] == value).astype(np.uint8))
-    near = voxels_of(sitk.BinaryDilate(inside, [ROUND] * 3)) > 0
+    near = voxels_of(sitk.BinaryDilate(inside, [NEARBY_VOXELS] * 3)) > 0
     there = np.where(near, doubt[box], 0)
     sums = [there.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64) for axis in (2, 1, 0)]
     # of several slices with equal doubt, for example none at all, the middle one

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import REMEDY, ModelError, OutOfMemoryError, is_out_of_memory, require_memory
+from ..errors import MEMORY_REMEDY, ModelError, OutOfMemoryError, is_out_of_memory, require_memory
 from ..models import ModelCard, View
 from ..networks.batch_norms import fold_batch_norms
 from ..networks.se import recorded_gates, spatial_gate
@@ -340,7 +340,7 @@ class Predictor:
                         what = "The volume" if view.volumetric else "A single slice"
                         where = "graphics card" if self.device.type == "cuda" else "computer"
                         cause = f"{what} does not fit into the memory of the {where}."
-                        raise OutOfMemoryError(cause, REMEDY) from error
+                        raise OutOfMemoryError(cause, MEMORY_REMEDY) from error
                     if self.device.type == "cuda":
                         torch.cuda.empty_cache()
                     continue

@@ -122,7 +122,7 @@ class ModelCard:
 
     Attributes:
         name: short name for the command line, lower case, for example "hippocampus-t1".
-        title: name for people.
+        title: name that is shown to users.
         version: version of the model, for example "1.0.0".
         summary: one sentence.
         modality: DICOM modality, "MR" or "CT".
@@ -266,7 +266,7 @@ class ModelCard:
 
 
 def read_card_json(path: Path) -> dict[str, Any]:
-    """The object in the file ``path``; ModelError where it cannot be read or is no JSON object."""
+    """The object in the file ``path``; ModelError where it cannot be read or is not a JSON object."""
     return _object(path, _read(path))
 
 
@@ -374,11 +374,11 @@ def _check(card: ModelCard) -> None:
     smoothed = [value for entry in card.cleanup.get("smoothing", []) for value in entry["values"]]
     checks = (
         (_NAME.fullmatch(card.name), "the name may have 64 lower-case letters, digits, '.', '_' and '-' only"),
-        (locator is None or _NAME.fullmatch(locator), "pipeline.locator is no name of a model"),
+        (locator is None or _NAME.fullmatch(locator), "pipeline.locator is not the name of a model"),
         (locator != card.name, "pipeline.locator is the model itself"),
         (not located, f"pipeline.targets name labels that do not exist: {', '.join(map(str, located))}"),
         (len(card.networks) <= MOST_NETWORKS, f"there are more than {MOST_NETWORKS} networks"),
-        (_FILE_NAME.fullmatch(card.weights_file), "weights.file is no name of a file"),
+        (_FILE_NAME.fullmatch(card.weights_file), "weights.file is not the name of a file"),
         (card.weights_file.lower() != CARD_NAME, "weights.file is the card"),
         (values, "there is no label"),
         (len(set(values)) == len(values), "two labels have the same value"),
@@ -392,6 +392,6 @@ def _check(card: ModelCard) -> None:
         (len(smoothed) == len(set(smoothed) & set(values)), "cleanup.smoothing names a label twice, or one not there"),
         (_SHA256.fullmatch(card.weights_sha256), "weights.sha256 must have 64 hexadecimal digits"),
     )
-    for well, problem in checks:
-        if not well:
+    for valid, problem in checks:
+        if not valid:
             raise ModelError(f"The model card is damaged: {problem}.", REMEDY)

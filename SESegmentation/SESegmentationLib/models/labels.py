@@ -281,5 +281,5 @@ def same_structure(first: str, second: str) -> bool:
 
 
 def region_of(label: Label) -> str | None:
-    """The region in which a structure lies, by its SNOMED CT code; None where that is no part of the brain."""
+    """The region in which a structure lies, by its SNOMED CT code; None where that is not a part of the brain."""
     return _BY_CODE.get(label.type.value) if label.type.scheme == "SCT" else None

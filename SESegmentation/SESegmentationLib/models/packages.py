@@ -23,7 +23,7 @@ from ..files import OutputFiles, cannot_write, incomplete, staging_folder, sync
 from ..files.json_files import LARGEST, parse_json
 from ..files.writing import placing, remove_leftovers
 from .card import CARD_NAME, FORMAT, README_NAME, ModelCard, View
-from .sections import COEFFICIENT
+from .sections import REPEATABILITY_COEFFICIENT
 from .store import (
     LARGEST_WEIGHTS,
     REPLACES_SHIPPED,
@@ -187,7 +187,7 @@ def _unpacked(source: Path) -> Iterator[Path]:
         yield source
         return
     if not zipfile.is_zipfile(source):
-        found = "is no ZIP" if source.exists() else "does not exist"
+        found = "is not a ZIP file" if source.exists() else "does not exist"
         raise InputError(f"{source} {found}.", f"Give a folder with {CARD_NAME}, or a ZIP of such a folder.")
     with tempfile.TemporaryDirectory() as temporary:
         unpack(source, Path(temporary))
@@ -300,7 +300,9 @@ def _repeatability(repeatability: Mapping[str, Any]) -> list[str]:
     deviations = sorted(repeatability.get("within_scan_sd", {}).values())
     if not deviations:
         return []
-    least, middle, most = (COEFFICIENT * 100 * deviations[place] for place in (0, len(deviations) // 2, -1))
+    least, middle, most = (
+        REPEATABILITY_COEFFICIENT * 100 * deviations[place] for place in (0, len(deviations) // 2, -1)
+    )
     known = f" on {repeatability['data']}" if "data" in repeatability else ""
     text = (
         f"The least change of a volume that can be told from noise{known}: {middle:.1f} % in half of the structures, "

@@ -1,4 +1,4 @@
-"""The sections of a card: views, input, pipeline, accuracy, calibration. Each is checked whenever a card is read.
+"""The sections of a card, from the intensities to the repeatability. Each is checked whenever a card is read.
 
 The calibration was measured on validation cases (``SESegmentationTraining.calibration``) and holds, for results of all
 views and of one view alone ("--fast"), by label value, a few points of a rising line: "confidence" and "dice". Above
@@ -41,7 +41,7 @@ _MEASURES = ("dice", "hausdorff95_mm", "surface_mm")
 #: entries of "calibration", by whether several views were used
 SEVERAL_VIEWS, ONE_VIEW = "views", "fast"
 #: least change that can be told from noise, in within-scan standard deviations
-COEFFICIENT = 1.96 * math.sqrt(2)
+REPEATABILITY_COEFFICIENT = 1.96 * math.sqrt(2)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class View:
         mirrored: whether the network looks at the left-right mirror image too, and the mean of both counts; for
             networks that were trained on mirrored images. Takes twice the time.
         volumetric: whether the network sees all slices at once, in three dimensions, and segments them all; "plane"
-            then says along which axis they are stacked, and "thickness" is 1. For what fits into memory whole.
+            then says along which axis they are stacked, and "thickness" is 1. For crops that fit into memory as a
+            whole.
     """
 
     plane: str
@@ -287,7 +288,7 @@ def check_training(fields: Fields) -> None:
 
 
 def _value_key(fields: Fields, key: Any) -> None:
-    """Refuse a key that is no voxel value."""
+    """Refuse a key that is not a voxel value."""
     if not (str(key).isascii() and str(key).isdecimal() and 0 < int(str(key)[:6]) <= 65535 and str(key)[0] != "0"):
         fields.fail(str(key)[:80], "the value of a label as the key")
 
@@ -306,7 +307,7 @@ def least_change(repeatability: Mapping[str, Any], value: int) -> float | None:
         None where the card does not tell.
     """
     deviation = repeatability.get("within_scan_sd", {}).get(str(value))
-    return None if deviation is None else COEFFICIENT * float(deviation)
+    return None if deviation is None else REPEATABILITY_COEFFICIENT * float(deviation)
 
 
 def expected_dice(calibration: Mapping[str, Any], value: int, confidence: float, views: int) -> float | None:

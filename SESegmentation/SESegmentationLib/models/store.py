@@ -19,6 +19,7 @@ ENVIRONMENT_VARIABLE = "SESEGMENTATION_MODELS"
 REPLACES_SHIPPED = ".replaces-shipped"
 #: larger files of weights are refused, in bytes
 LARGEST_WEIGHTS = 1 << 30
+PACKAGE_REMEDY = "Get the whole model package again from its source."
 PIPELINE_REMEDY = "Correct the pipeline in model.json, or take the packages again from where they came."
 _PACKAGE = Path(__file__).resolve().parents[1]
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
@@ -63,12 +64,12 @@ class ModelPackage:
         if not os.path.isfile(package.weights_path):
             raise ModelError(
                 f"The weights of the model {package.card.name} are missing: there is no {package.weights_path}.",
-                "Get the whole model package again from its source.",
+                PACKAGE_REMEDY,
             )
         if os.path.getsize(package.weights_path) > LARGEST_WEIGHTS:
             raise ModelError(
                 f"The weights {package.weights_path} are larger than {LARGEST_WEIGHTS >> 30} GiB.",
-                "Get the whole model package again from its source.",
+                PACKAGE_REMEDY,
             )
         return package
 
@@ -161,19 +162,27 @@ def find_locator(package: ModelPackage) -> ModelPackage:
 
 
 def locator_of(card: ModelCard, folder: Path | None = None) -> ModelPackage:
-    """As :func:`find_locator`, of a model whose card is known; ``folder`` is where its package lies, if that is."""
+    """The locator of a model of which only the card is needed.
+
+    Args:
+        card: of the model.
+        folder: the folder that holds its package, where the locator is looked for first; None where unknown.
+
+    Raises:
+        ModelError: as :func:`find_locator`.
+    """
     name = (card.pipeline or {}).get("locator")
     if not isinstance(name, str):
         raise ModelError(f"The pipeline of the model {card.name} names no locator.", PIPELINE_REMEDY)
     try:
-        own = folder is not None and name not in shipped_models() and (folder / name / CARD_NAME).is_file()
-        locator = find_model(folder / name if folder is not None and own else name)
+        beside = None if folder is None or name in shipped_models() else folder / name
+        locator = find_model(beside if beside and (beside / CARD_NAME).is_file() else name)
         if locator.card.pipeline is not None:
             raise ModelError(f"The model {name} needs a locator itself.", "Name another one in the pipeline.")
         return locator
     except ModelError as error:
         raise ModelError(
-            f"The model {card.name} needs the model {name} to find its structures in a whole volume, and that "
+            f"The model {card.name} needs the model {name} to find its structures in a whole volume, but that model "
             f"cannot be used: {error.cause}",
             f"Install {name} too, or give a region of interest round the structure.",
         ) from error
@@ -240,7 +249,7 @@ def verify_weights(package: ModelPackage) -> None:
     if digest != package.card.weights_sha256:
         raise ModelError(
             f"The weights of the model {package.card.name} are damaged: their SHA-256 is not the one in {CARD_NAME}.",
-            "Get the whole model package again from its source.",
+            PACKAGE_REMEDY,
         )
 
 

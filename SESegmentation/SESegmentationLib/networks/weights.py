@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..models import ModelPackage, verify_weights
+from ..models.store import PACKAGE_REMEDY
 from . import build_network
 from .se import ChannelSE, ConcurrentSE, SpatialSE
 
@@ -24,7 +25,6 @@ SCALE = ".scale"
 _LARGEST = 127
 #: prefix of a branch's parameter names inside a scSE block
 _BRANCHES = {ChannelSE: "cSE.", SpatialSE: "sSE.", ConcurrentSE: ""}
-_REMEDY = "Get the whole model package again from its source."
 
 
 def to_eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,20 +146,21 @@ def load_weights(package: ModelPackage) -> dict[str, dict[str, Tensor]]:
     try:
         tensors = load_file(package.weights_path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"The weights {package.weights_path} cannot be read: {error}.", _REMEDY) from error
+        raise ModelError(f"The weights {package.weights_path} cannot be read: {error}.", PACKAGE_REMEDY) from error
     try:
         tensors = from_eight_bits(tensors)
     except ValueError as error:
-        raise ModelError(f"The weights {package.weights_path} are damaged: {error}.", _REMEDY) from error
+        raise ModelError(f"The weights {package.weights_path} are damaged: {error}.", PACKAGE_REMEDY) from error
     weights: dict[str, dict[str, Tensor]] = {name: {} for name in package.card.networks}
     for key, tensor in tensors.items():
         network, _, parameter = key.partition(".")
         if network not in weights:
             raise ModelError(
-                f"The weights {package.weights_path} hold {key[:80]!a}, which no network in the card has.", _REMEDY
+                f"The weights {package.weights_path} hold {key[:80]!a}, which no network in the card has.",
+                PACKAGE_REMEDY,
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"The weights {package.weights_path} hold numbers that are not finite.", _REMEDY)
+            raise ModelError(f"The weights {package.weights_path} hold numbers that are not finite.", PACKAGE_REMEDY)
         weights[network][parameter] = tensor
     return weights
 
@@ -181,7 +182,7 @@ def load_networks(package: ModelPackage) -> dict[str, nn.Module]:
         except RuntimeError as error:
             raise ModelError(
                 f"The weights of the model {package.card.name} do not fit its network {name!r}: {_first(error)}.",
-                _REMEDY,
+                PACKAGE_REMEDY,
             ) from error
         networks[name] = network.float().eval()
     return networks
@@ -207,7 +208,7 @@ def _check_size(package: ModelPackage, name: str, state: dict[str, Tensor]) -> N
             f"The weights of the model {package.card.name} do not fit its network {name!r}: it has {numbers} "
             f"parameters, {getattr(network, 'in_channels', '?')} slices in and {getattr(network, 'classes', '?')} "
             "classes out.",
-            _REMEDY,
+            PACKAGE_REMEDY,
         )
 
 

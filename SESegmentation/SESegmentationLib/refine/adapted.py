@@ -58,8 +58,8 @@ class AdaptedParameters:
 
     Attributes:
         tensors: by ``network.parameter``.
-        weights_sha256: of the weights some of which they replace.
-        notes: how they came about, for people.
+        weights_sha256: of the model's weights, some of which they replace.
+        notes: how they were learnt, by heading; shown to users.
     """
 
     tensors: dict[str, Tensor]

@@ -91,7 +91,7 @@ def recalibrate_cross_validated(
 
 
 def _seen(slices: Sequence[Slices], crops: Sequence[Crop], corrections: Corrections, card: ModelCard) -> list[Slices]:
-    """Those of the corrected slices of which the networks see something in some crop."""
+    """The corrected slices without those that lie in no crop."""
 
     def is_seen(axis: str, number: int) -> bool:
         one = Corrections.in_slices(corrections.labels, [Slices(axis, (number,))])

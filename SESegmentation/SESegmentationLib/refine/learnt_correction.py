@@ -97,7 +97,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of correcting a crop.
+    """The result of correcting a crop.
 
     Attributes:
         judgements: by output channel, of the structures that were corrected.
@@ -153,7 +153,7 @@ class LearntCorrection:
 
     @property
     def second_pass_from(self) -> float:
-        """Expected gain in Dice from which a second pass corrects the output of the first; infinity by default."""
+        """Least expected gain in Dice at which a second pass corrects the output of the first; infinity by default."""
         least = self.card.get("second_pass_from")
         return math.inf if least is None else float(least)
 
@@ -213,7 +213,7 @@ class LearntCorrection:
     def _propagate(self, corrected: Corrected, report: Report) -> tuple[Tensor | None, float]:
         """Probability of the structure after the correction, and the gain that is expected.
 
-        Where no gain is expected it stays as it is; None where that is so of all its parts.
+        Parts of the structure in which no gain is expected keep their probability; None where that holds for all.
         """
         parts = _parts(corrected)
         voxels = torch.maximum(corrected.own, corrected.labels)
@@ -324,7 +324,7 @@ def _parts(corrected: Corrected) -> list[tuple[Box, Box]]:
 
 
 def weights_for(model: str, folder: Path = FOLDER) -> Path:
-    """Weights of the network for a model: its own, where there is one, or those for any."""
+    """Weights of the network for a model: its own where there is one, otherwise those for any model."""
     own = folder / f"{model}.safetensors"
     return own if own.exists() else folder / ANY_MODEL.name
 

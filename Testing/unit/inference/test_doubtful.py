@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.inference.output_checks import ROUND, with_doubtful_slices
+from SESegmentationLib.inference.output_checks import NEARBY_VOXELS, with_doubtful_slices
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.result import SegmentationResult, StructureResult
 
@@ -39,10 +39,10 @@ def test_each_structure_has_its_own(make_result):
 
 def test_doubt_beside_a_structure_counts_and_further_away_does_not(make_result):
     doubt = np.zeros((14, 20, 26))
-    doubt[8 + ROUND - 1, 5, 6] = 0.5
-    doubt[8 + ROUND, 9, 11] = 0.9
+    doubt[8 + NEARBY_VOXELS - 1, 5, 6] = 0.5
+    doubt[8 + NEARBY_VOXELS, 9, 11] = 0.9
     result = with_doubtful_slices(make_result(blocks(), doubt))
-    assert result.structures[0].doubtful == (6, 5, 8 + ROUND - 1)
+    assert result.structures[0].doubtful == (6, 5, 8 + NEARBY_VOXELS - 1)
 
 
 def test_without_any_doubt_it_is_the_middle(make_result):

@@ -96,11 +96,11 @@ def test_what_is_no_package_is_refused(package, tmp_path):
     cut = tmp_path / "cut.zip"
     cut.write_bytes(zipped(package, tmp_path / "whole.zip").read_bytes()[:-30])
     for path, message in (
-        (tmp_path / "text.zip", "no ZIP"),
+        (tmp_path / "text.zip", "not a ZIP"),
         (tmp_path / "absent.zip", "does not exist"),
         (empty, "0 model cards"),
         (two, "2 model cards"),
-        (cut, "no ZIP"),
+        (cut, "not a ZIP"),
     ):
         with pytest.raises(InputError, match=message):
             add_model(path)
