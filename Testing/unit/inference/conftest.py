@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from SESegmentationLib.inference import predictor
 from SESegmentationLib.models import ModelPackage, write_package
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import architectures as factory
@@ -151,6 +152,12 @@ def make_phantom() -> Callable[..., tuple[sitk.Image, np.ndarray]]:
         return image, np.ascontiguousarray(truth.T)
 
     return make
+
+
+@pytest.fixture
+def single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What networks compute does not depend on the processor's abilities."""
+    monkeypatch.setattr(predictor, "fast_precision", lambda device: torch.float32)
 
 
 @pytest.fixture(scope="session")

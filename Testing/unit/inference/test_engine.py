@@ -151,9 +151,9 @@ def test_a_lack_of_memory_anywhere_is_told(engine, phantom, monkeypatch):
         engine.segment(phantom[0])
 
 
-def test_findings_of_the_guard_are_in_the_result(engine, phantom):
+def test_findings_of_the_input_checks_are_in_the_result(engine, phantom):
     image = sitk.Image(phantom[0])
-    image.SetSpacing((3.0, 3.0, 3.0))
+    image.SetSpacing((1.0, 1.0, 3.0))
     assert "coarse" in {finding.code for finding in engine.segment(image).findings}
 
 

@@ -7,7 +7,6 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from SESegmentationLib.inference import predictor
 from SESegmentationLib.inference.crops import FOCUS_STEP, CropPlanner
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.predictor import Predictor
@@ -15,14 +14,9 @@ from SESegmentationLib.inference.roi import box_of_pieces
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.networks import build_network
 
+pytestmark = pytest.mark.usefixtures("single_precision")
 CPU = torch.device("cpu")
 SIZE = (24, 32)
-
-
-@pytest.fixture(autouse=True)
-def single_precision(monkeypatch):
-    """What is computed does not depend on the processor's abilities."""
-    monkeypatch.setattr(predictor, "fast_precision", lambda device: torch.float32)
 
 
 def recalibrating(package, size):

@@ -7,20 +7,14 @@ import pytest
 import torch
 
 from SESegmentationLib.errors import ModelError
-from SESegmentationLib.inference import predictor
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.models.card import View
 from SESegmentationLib.networks import build_network
 
+pytestmark = pytest.mark.usefixtures("single_precision")
 CPU = torch.device("cpu")
 LEFT_AND_RIGHT = [1, 2]
-
-
-@pytest.fixture(autouse=True)
-def single_precision(monkeypatch):
-    """What is computed does not depend on the processor's abilities."""
-    monkeypatch.setattr(predictor, "fast_precision", lambda device: torch.float32)
 
 
 def untrained(package, planes, mirrored, pairs=(LEFT_AND_RIGHT,)):

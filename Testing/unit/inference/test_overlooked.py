@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from SESegmentationLib.errors import CancelledError
-from SESegmentationLib.inference import predictor
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.inference.views import restrict_fusion
 from SESegmentationLib.models import ModelCard
 
+pytestmark = pytest.mark.usefixtures("single_precision")
 CPU = torch.device("cpu")
 SHAPE = (10, 10, 10)
 VIEWS = [{"plane": "axial", "weight": 1.0, "network": name, "thickness": 1} for name in ("first", "second")]
@@ -32,11 +32,6 @@ class Painter(nn.Module):
         for unknown in self.unknown:
             value = torch.where(value == unknown, 0, value)
         return 20.0 * nn.functional.one_hot(value, 3).permute(0, 3, 1, 2).float()
-
-
-@pytest.fixture(autouse=True)
-def single_precision(monkeypatch):
-    monkeypatch.setattr(predictor, "fast_precision", lambda device: torch.float32)
 
 
 @pytest.fixture

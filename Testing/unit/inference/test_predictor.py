@@ -14,6 +14,7 @@ from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.networks import build_network
 
+pytestmark = pytest.mark.usefixtures("single_precision")
 CPU = torch.device("cpu")
 SHAPE = (10, 12, 14)
 
@@ -51,12 +52,6 @@ def make_card(package, merged: tuple[str, ...] = (), weights=(1.0, 0.5, 2.0), th
 
 def make_networks(**changes) -> dict[str, nn.Module]:
     return {plane: Recorder() for plane in ("axial", "coronal", "sagittal")} | changes
-
-
-@pytest.fixture(autouse=True)
-def single_precision(monkeypatch):
-    """What is computed does not depend on the processor's abilities."""
-    monkeypatch.setattr(predictor, "fast_precision", lambda device: torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from SESegmentationLib.errors import ModelError, OutOfMemoryError
-from SESegmentationLib.inference import predictor
 from SESegmentationLib.inference.engine import _view_names
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.inference.views import PLANE_AXIS
@@ -18,18 +17,13 @@ from SESegmentationLib.models import ModelCard
 from SESegmentationLib.models.card import View
 from SESegmentationLib.networks import build_network
 
+pytestmark = pytest.mark.usefixtures("single_precision")
 CPU = torch.device("cpu")
 SHAPE = (9, 12, 14)
 PLANES = ("axial", "coronal", "sagittal")
 DESCRIPTION = {
     "type": "PyramidUNet", "in_channels": 1, "classes": 4, "channels": [4, 8], "se": "scSE", "dimensions": 3,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def single_precision(monkeypatch):
-    """What is computed does not depend on the processor's abilities."""
-    monkeypatch.setattr(predictor, "fast_precision", lambda device: torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -62,9 +62,10 @@ def test_views_of_one_plane_are_told_apart(card_dict):
     )
 
 
-def test_when_a_view_is_not_heard_is_told(card_dict):
-    assert "not heard" not in rendered(card_dict)
-    assert "less than 50 % of what another view finds of it |" in rendered(card_dict, missed_below=0.5)
+def test_when_a_view_is_left_out_is_told(card_dict):
+    assert "left out" not in rendered(card_dict)
+    told = "; a view is left out for one of which it finds less than 50 % of what another view finds of it |"
+    assert told in rendered(card_dict, missed_below=0.5)
 
 
 def test_a_model_that_was_not_measured_says_so(card_dict):
