@@ -48,20 +48,20 @@ class Export:
         pass
 
 
-def one_each(
+def file_per_volume(
     option: str, path: Path, names: Mapping[Path, str], endings: Sequence[str], inside: str
 ) -> dict[Path, Path]:
-    """A file for each volume.
+    """The file that is written for each volume.
 
     Args:
-        option: that named ``path``, for messages.
+        option: of the command line that gave ``path``, for messages.
         path: a file, for one volume only, or a folder.
-        names: of the volumes.
-        endings: of files.
-        inside: the file in a folder, with ``{}`` for the name of the volume.
+        names: the volumes with their names.
+        endings: those that name a file.
+        inside: path of a file within the folder, with ``{}`` for the name of the volume.
 
     Raises:
-        UsageError: it is a file for several volumes, or one of another ending.
+        UsageError: ``path`` is one file for several volumes, or has another ending.
     """
     if path.name.lower().endswith(tuple(endings)) and not path.is_dir():
         if len(names) > 1:
@@ -85,7 +85,7 @@ def require_packages(what: str, *packages: str) -> None:
 
 
 def templates() -> jinja2.Environment:
-    """The templates of pages; what is put into them is escaped."""
+    """The Jinja environment of the pages' templates, which escapes all that is put into them."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")

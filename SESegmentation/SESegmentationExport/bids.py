@@ -33,7 +33,7 @@ _NAME = "SESegmentation"
 #: file suffix by the contrast of the models that segment such files, the usual one first
 _SUFFIXES = {"T1": "T1w", "T2": "T2w", "FLAIR": "FLAIR"}
 _SCAN = re.compile(r"(?P<entities>sub-[A-Za-z0-9]+(_[a-z]+-[A-Za-z0-9+]+)*)_(T1w|T2w|FLAIR)\.nii(\.gz)?")
-#: of images that are no magnitudes
+#: in names of images of phase, or of real or imaginary parts
 _NO_MAGNITUDE = re.compile(r"_part-(phase|real|imag)_")
 #: where scans are: in a dataset, in the folder of a subject, in that of a session
 _ANATOMY = {"": ("sub-*/anat", "sub-*/ses-*/anat"), "sub-": ("anat", "ses-*/anat"), "ses-": ("anat",)}
@@ -203,7 +203,7 @@ class Derivatives(Export):
             files.write(file, text)
 
     def add(self, volume: Path, report: Mapping[str, Any]) -> None:
-        """Know that the dataset is described once a scan has been written."""
+        """Note that the dataset is described, once a scan has been written."""
         self._described |= "error" not in report
 
 
@@ -227,7 +227,7 @@ def refuse_other_scans(paths: Mapping[Path, Path], series: str | None = None) ->
 
 
 def _source_of(path: Path) -> str | None:
-    """Of which scan a segmentation is; None where there is none, or nothing tells."""
+    """The fingerprint of the scan that a segmentation is of; None where there is none, or it is not recorded."""
     if not path.exists():
         return None
     try:

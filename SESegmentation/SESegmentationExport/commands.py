@@ -1,4 +1,4 @@
-"""The command that compares two scans and its options; what it does is imported when it is called."""
+"""The command ``sesegment compare`` and its options; what does the work is imported only when it is called."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def _check_options(options: CompareOptions, read: Sequence[bool]) -> None:
 
 
 def _check_model(package: ModelPackage, reports: Sequence[dict[str, Any] | None], options: CompareOptions) -> None:
-    """See that its terms are accepted where it segments, and that the reports are of this very model."""
+    """Refuse a model whose terms are not accepted, if it is to segment, and reports of another model."""
     if not all(reports):
         require_consent(package.card, options.accept_licence)
     own = package.card.weights_sha256
@@ -165,7 +165,7 @@ def _is_report(path: Path) -> bool:
 
 
 def _model_of(reports: Sequence[dict[str, Any] | None]) -> ModelPackage | None:
-    """The model that made reports, if it is here: its card tells what can be told from noise."""
+    """The model that made the reports, if it is installed here: its card has the noise of the volumes."""
     from SESegmentationLib.errors import ModelError
 
     for report in reports:
@@ -184,7 +184,7 @@ def _scans(
     package: ModelPackage | None,
     options: CompareOptions,
 ) -> list[_Scan]:
-    """Both scans; those that are no reports are segmented now."""
+    """Both scans; those without a report are segmented now."""
     if all(reports):
         return [_Scan(report) for report in reports if report]
     assert package is not None
@@ -249,7 +249,7 @@ def _picture(
 
 
 def _print(content: dict[str, Any], changes: Sequence[Change], lines: Sequence[str]) -> None:
-    """The table; the least change that can be told where it was measured."""
+    """Print the table of changes, with the noise where it was measured."""
     from rich.table import Table
 
     between = "" if content["days"] is None else f" · {content['days']:g} days"

@@ -1,6 +1,6 @@
-"""Two scans of one patient compared: how each structure's volume changed, and whether that can be told from noise.
+"""Two scans of one patient compared: how each structure's volume changed, and whether the change exceeds the noise.
 
-What can be told is in the model's card (:func:`SESegmentationLib.models.sections.least_change`), measured by
+The noise is in the model's card (:func:`SESegmentationLib.models.sections.least_change`), measured by
 ``sesegment measure repeatability``. Volumes are compared, not places; only the picture shows both scans in one place,
 see :mod:`.registration`.
 """
@@ -43,7 +43,7 @@ class Change:
         value: of its label.
         name: of the structure.
         earlier_ml, later_ml: its volumes in ml; 0 where it was not found.
-        least: the least change that can be told, as a share of the mean volume; None where it was not measured.
+        least: the least change that exceeds the noise, as a share of the mean volume; None where it was not measured.
         days: between the scans; None where unknown.
     """
 
@@ -73,7 +73,7 @@ class Change:
 
     @property
     def least_percent(self) -> float | None:
-        """The least change that can be told, in per cent."""
+        """The least change that exceeds the noise, in per cent of the mean volume."""
         return None if self.least is None else 100 * self.least
 
     @property
@@ -95,7 +95,7 @@ class Change:
         }
 
     def words(self) -> str:
-        """The change in words: "+3.1 %, +1.2 % a year", or that none can be told."""
+        """The change in words: "+3.1 %, +1.2 % a year", or that it is within the noise."""
         if self.told is False or self.ml == 0:
             return NO_CHANGE
         if self.percent is None:
@@ -114,7 +114,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """The report of one scan (``--report``), as far as a comparison needs it.
 
     Raises:
-        InputError: it is no such report, or one of several scans.
+        InputError: it is not such a report, or one of several scans.
     """
     try:
         content = read_json(path)
@@ -140,7 +140,7 @@ def read_report(path: Path) -> dict[str, Any]:
     except (ModelError, ValueError) as error:
         cause = error.cause if isinstance(error, ModelError) else str(error)
         raise InputError(
-            f"{path} is no report of one scan: {cause.rstrip('.')}.",
+            f"{path} is not a report of one scan: {cause.rstrip('.')}.",
             "Give a volume, or what sesegment run --report wrote of one volume.",
         ) from error
 
@@ -248,7 +248,7 @@ def remarks(earlier: Mapping[str, Any], later: Mapping[str, Any], changes: Seque
 def draw_comparison(
     scans: Sequence[tuple[str, sitk.Image, sitk.Image]], labels: Sequence[Label], changes: Sequence[Change]
 ) -> Image:
-    """Both scans with outlines, one above the other, and beside them the changes, what can be told first.
+    """Both scans with outlines, one above the other; beside them the changes, those that exceed the noise first.
 
     Both are shown at the same anatomy; if they cannot be aligned, each at its largest section, with a note.
 

@@ -62,9 +62,7 @@ _FORMS: dict[str, Callable[[str], object]] = {
     "StudyTime": TM,
     "PatientSex": lambda sex: ["", "M", "F", "O"].index(sex),
 }
-
-
-#: control characters, which no text may hold, and those but ends of lines and pages, for texts of several lines
+#: control characters, which no text may hold; and, for texts of several lines, all but ends of lines and pages
 _CONTROLS, _CONTROLS_IN_LINES = re.compile(r"[\x00-\x1f\x7f-\x9f]+"), re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]+")
 _OF_LINES = ("LT", "ST", "UT")
 
@@ -74,9 +72,9 @@ class SourceSeries:
     """The series that a volume was read from.
 
     Attributes:
-        images: its images without pixels: one for each slice, in the volume's order, or one of several frames.
-        further: more files of several frames.
-        slices: where each slice of the volume is.
+        images: its images without pixels: one for each slice, in the volume's order, or one multi-frame image.
+        further: the other multi-frame images, if there are several.
+        slices: the frame that each slice of the volume was read from.
         geometry: the volume's.
         name: for messages.
     """
@@ -112,12 +110,14 @@ class SourceSeries:
         if "PerFrameFunctionalGroupsSequence" not in by_file[first.file].dataset:
             # patient and study are taken from the first
             images = [
-                _single(Dataset() if one is not first else about, by_file[one.file], one, first, thickness)
+                _single_frame_image(Dataset() if one is not first else about, by_file[one.file], one, first, thickness)
                 for one in slices
             ]
             return cls(images, [], slices, geometry, str(path))
         files = [
-            _multiple(about, header, [frame for frame in frames if frame.file == header.path], first, thickness)
+            _multi_frame_image(
+                about, header, [frame for frame in frames if frame.file == header.path], first, thickness
+            )
             for header in headers
         ]
         return cls(files[:1], files[1:], slices, geometry, str(path))
@@ -163,37 +163,39 @@ def _described(about: Dataset, header: DicomHeader, first: DicomFrame) -> Datase
     return image
 
 
-def _single(about: Dataset, header: DicomHeader, frame: DicomFrame, first: DicomFrame, thickness: float) -> Dataset:
+def _single_frame_image(
+    about: Dataset, header: DicomHeader, frame: DicomFrame, first: DicomFrame, thickness: float
+) -> Dataset:
     image = _described(about, header, first)
-    image.ImagePositionPatient = _decimal(frame.position)
-    image.ImageOrientationPatient = _decimal(first.axes.ravel())  # others differ by rounding only
-    image.PixelSpacing = _decimal(first.pixel_mm[::-1])
-    image.SliceThickness = _decimal([thickness])[0]
+    image.ImagePositionPatient = _decimal_strings(frame.position)
+    image.ImageOrientationPatient = _decimal_strings(first.axes.ravel())  # others differ by rounding only
+    image.PixelSpacing = _decimal_strings(first.pixel_mm[::-1])
+    image.SliceThickness = _decimal_strings([thickness])[0]
     image.pop("SpacingBetweenSlices", None)  # found from the positions
     return image
 
 
-def _multiple(
+def _multi_frame_image(
     about: Dataset, header: DicomHeader, frames: Sequence[DicomFrame], first: DicomFrame, thickness: float
 ) -> Dataset:
     image = _described(about, header, first)
     image.NumberOfFrames = len(frames)
     shared, measures, orientation = Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing = _decimal(first.pixel_mm[::-1])
-    measures.SliceThickness = _decimal([thickness])[0]
-    orientation.ImageOrientationPatient = _decimal(first.axes.ravel())
+    measures.PixelSpacing = _decimal_strings(first.pixel_mm[::-1])
+    measures.SliceThickness = _decimal_strings([thickness])[0]
+    orientation.ImageOrientationPatient = _decimal_strings(first.axes.ravel())
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
     groups = []
     for frame in sorted(frames, key=lambda frame: frame.number):
         group, position = Dataset(), Dataset()
-        position.ImagePositionPatient = _decimal(frame.position)
+        position.ImagePositionPatient = _decimal_strings(frame.position)
         group.PlanePositionSequence = [position]
         groups.append(group)
     image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence = [shared], groups
     return image
 
 
-def _decimal(values: Sequence[float] | np.ndarray) -> list[DSfloat]:
+def _decimal_strings(values: Sequence[float] | np.ndarray) -> list[DSfloat]:
     return [DSfloat(float(value), auto_format=True) for value in values]
 
 

@@ -31,7 +31,7 @@ from SESegmentationLib.report import (
 )
 from SESegmentationLib.result import SegmentationResult
 
-from . import Export, one_each, require_packages, templates
+from . import Export, file_per_volume, require_packages, templates
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ class Pages(Export):
     """
 
     def __init__(self, path: Path, names: Mapping[Path, str]) -> None:
-        self._files = one_each("--page", path, names, ENDINGS, "{}.html")
+        self._files = file_per_volume("--page", path, names, ENDINGS, "{}.html")
         self.outputs = list(self._files.values())
         for file in self.outputs[:1]:
             require_packages_for(file)

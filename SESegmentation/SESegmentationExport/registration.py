@@ -9,13 +9,13 @@ from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import Geometry, covering
 from SESegmentationLib.io.volume_image import voxels_of
 
-#: voxels of the registration, mm
+#: voxel size at which images are registered, in mm
 _SPACING = 2.0
 #: margin of tissue around the segmentation that is registered, in mm
 _AROUND = 10.0
 #: least Dice of the two segmentations as a whole; below it the registration has failed
 LEAST_OVERLAP = 0.7
-#: fewest structures whose centres give a rotation too; from the second number on, the images are not used
+#: fewest structures whose centres are enough to estimate a rotation, and to do without the images
 _FEWEST, _MANY = 4, 10
 _SEED = 11
 
@@ -52,7 +52,10 @@ def register(
 def align(
     earlier: sitk.Image, earlier_labels: sitk.Image, later: sitk.Image, later_labels: sitk.Image
 ) -> tuple[sitk.Image, sitk.Image]:
-    """The later scan and its segmentation on the grid of the earlier segmentation; arguments and errors as above."""
+    """The later scan and its segmentation, resampled to the grid of the earlier segmentation.
+
+    Arguments and errors are those of :func:`register`; outside of the later scan the image has its lowest intensity.
+    """
     transform = register(earlier, earlier_labels, later, later_labels)
     grid = Geometry.of(earlier_labels)
     darkest = float(voxels_of(later).min())

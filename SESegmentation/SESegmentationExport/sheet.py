@@ -164,7 +164,7 @@ class Sheet(Export):
 
     Raises:
         DependencyError: a package is not installed.
-        UsageError: there is a file of that name that is no sheet, or a damaged one.
+        UsageError: there is a file of that name that is not a sheet, or is a damaged one.
     """
 
     def __init__(
@@ -257,7 +257,7 @@ def scan_entry(
         picture: of :func:`thumbnail`.
     """
 
-    def told(entry: Mapping[str, str], *keys: str) -> dict[str, str]:
+    def shown(entry: Mapping[str, str], *keys: str) -> dict[str, str]:
         return {key: without_folders(entry[key], volume) for key in keys}
 
     model = model_entry(card)
@@ -273,9 +273,9 @@ def scan_entry(
             | {"color": colors.get(entry["name"], "#808080")}
             for entry in report.get("structures", ())
         ],
-        "findings": [told(finding, "message", "consequence") for finding in report.get("findings", ())],
+        "findings": [shown(finding, "message", "consequence") for finding in report.get("findings", ())],
         "picture": picture and base64.b64encode(picture).decode("ascii"),
-        "error": told(report["error"], "cause", "remedy") if "error" in report else None,
+        "error": shown(report["error"], "cause", "remedy") if "error" in report else None,
         "mark": None,
     }
 

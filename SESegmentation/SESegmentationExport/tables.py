@@ -22,7 +22,7 @@ from SESegmentationLib.models.labels import brain_labels, split_side
 from SESegmentationLib.report import in_spreadsheet, readable, without_folders
 from SESegmentationLib.result import SegmentationResult
 
-from . import Export, one_each
+from . import Export, file_per_volume
 
 #: the entry for a missing value in tables, as readers of TSV expect it
 NOTHING = "n/a"
@@ -72,7 +72,7 @@ class StatsFiles(Export):
 
     def __init__(self, path: Path, names: Mapping[Path, str]) -> None:
         self._names = names
-        self._files = one_each("--stats", path, names, (".stats",), _OF_SUBJECT)
+        self._files = file_per_volume("--stats", path, names, (".stats",), _OF_SUBJECT)
         self.outputs = list(self._files.values())
         if self.outputs[0] != path:  # no folder is made for a subject that fails
             self.place = path / self.outputs[0].name
@@ -115,7 +115,8 @@ def aseg_stats(result: SegmentationResult, image: sitk.Image, subject: str) -> s
         )
     lines += ["Reporting empty segmentations too", f"VoxelVolume_mm3 {math.prod(result.labels.GetSpacing()):.6g}"]
     for number, (header, field, unit) in enumerate(_COLUMNS, start=1):
-        lines += [f"TableCol {number:2} {key:9} {text}" for key, text in _told(header, field, unit)]
+        entries = (("ColHeader", header), ("FieldName", field), ("Units", unit))
+        lines += [f"TableCol {number:2} {key:9} {text}" for key, text in entries]
     structures = sorted(result.structures, key=lambda structure: structure.label.value)
     headers = " ".join(header for header, _, _ in _COLUMNS)
     lines += [f"NRows {len(structures)}", f"NTableCols {len(_COLUMNS)}", f"ColHeaders  {headers}"]
@@ -130,10 +131,6 @@ def aseg_stats(result: SegmentationResult, image: sitk.Image, subject: str) -> s
         )
     # readers take every line without a "#" for a row
     return "\n".join([*(f"# {line}".rstrip() for line in lines), *rows]) + "\n"
-
-
-def _told(header: str, field: str, unit: str) -> tuple[tuple[str, str], ...]:
-    return ("ColHeader", header), ("FieldName", field), ("Units", unit)
 
 
 def _intensities(image: sitk.Image, labels: sitk.Image) -> dict[int, tuple[float, float, float, float]]:
@@ -177,7 +174,7 @@ class Table(Export):
 
     Args:
         path: ends in ``.tsv``.
-        card: of the model; all structures that it can return are columns, told by their names.
+        card: of the model; each structure that it can return has columns, named after it.
         names: of the volumes.
 
     Raises:
@@ -231,7 +228,7 @@ class Table(Export):
         self._rows.append(row)
 
     def _column_of(self, structure: Mapping[str, Any]) -> str:
-        """The column of a structure of a report; one that the card does not tell of gets a new one."""
+        """The column of a structure of a report; a structure that the card does not list gets a new one."""
         name, column = structure["name"], column_name(structure["name"])
         if name not in self._columns and column in self._columns.values():
             column = f"{column}_{structure['value']}"
