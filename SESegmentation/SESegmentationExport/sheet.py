@@ -150,7 +150,7 @@ def fingerprint(volume: Path, series: str | None = None, files: Iterable[Path] |
 
 
 class Sheet(Export):
-    """The page of a batch, written while the batch runs and at its end, also where that is a failure.
+    """The page of a batch, written while the batch runs and at its end, even if that is a failure.
 
     An existing page is continued: its rows of other scans stay, also those that other batches write meanwhile, and
     those of the same scans and model are replaced. It is always written whole or not at all.

@@ -86,7 +86,7 @@ class PhasedProgress:
         return lambda name, fraction, seconds_left: self.update(phase, fraction)
 
     def seconds(self) -> dict[str, float]:
-        """Seconds spent in each phase so far, in s."""
+        """Seconds spent in each phase so far."""
         return {phase: self._ends[phase] - start for phase, start in self._starts.items()}
 
 

@@ -35,7 +35,7 @@ class Crop:
         volume: (k, j, i) float32, normalised, as the networks see it.
         mirrored: whether they see it mirrored from left to right.
         values: the result's value of each of the model's own values.
-        region: box outside of which nothing is found, or None.
+        region: box outside of which the results are discarded, or None.
     """
 
     grid: ModelGrid

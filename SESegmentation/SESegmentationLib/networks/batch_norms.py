@@ -77,7 +77,7 @@ def scan_statistics(network: nn.Module, inputs: Iterable[Tensor]) -> list[Statis
 
 
 def divergence(network: nn.Module, statistics: Sequence[Statistics]) -> float:
-    """How far the statistics of a scan lie from those of the training, the mean over the batch norms; 0 if not at all.
+    """Divergence of a scan's statistics from those of the training, in nats, mean over the batch norms; 0 without any.
 
     Args:
         network: whose training it was.

@@ -111,7 +111,7 @@ class Outcome:
 
     @property
     def expected(self) -> float:
-        """The largest gain that is expected of a structure; none where nothing was corrected."""
+        """The largest gain that is expected of a structure; minus infinity where nothing was corrected."""
         return max((judged.expected for judged in self.judgements.values()), default=-math.inf)
 
     def put_into(self, present: CropPrediction, shown: CropCorrections) -> CropPrediction:
@@ -256,6 +256,7 @@ class _Structure:
 
     @classmethod
     def of(cls, present: CropPrediction, shown: CropCorrections, channel: int) -> _Structure:
+        """The structure of an output channel, in the result or in the corrections, with ``MARGIN`` voxels around it."""
         there = (present.own == channel) | ((shown.channels == channel) & (shown.known > 0))
         box = mask_box(there, MARGIN) or whole_box(there.shape)
 
@@ -282,8 +283,8 @@ def _composed(
 ) -> Tensor:
     """Probabilities in a box in which some structures are corrected; 0 or 1 where these are known.
 
-    The other structures, and the background, share the rest. Nothing is known of those others: where the result has one
-    it stays, and where a corrected structure recedes none becomes more likely than the model said.
+    The other structures, and the background, share the rest. Nothing is known about these structures: where the result
+    has one of them, it stays; where a corrected structure recedes, none becomes more probable than the model said.
     """
     composed = present.probabilities[(slice(None), *box)].float().clone()
     known = torch.from_numpy(shown.known[box] == 1)
