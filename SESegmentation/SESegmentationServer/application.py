@@ -29,6 +29,7 @@ from .page import page_html
 from .refusals import RefusalError, full, malformed
 from .served_models import ServedModels
 from .settings import ServerLimits, ServerSettings
+from .upload_memory import UploadMemory
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def build_application(board: Board, settings: ServerSettings) -> ASGIApp:
 
 
 def _application(board: Board, settings: ServerSettings) -> FastAPI:
-    gate, models = Gate(settings), ServedModels()
+    gate, models, memory = Gate(settings), ServedModels(), UploadMemory(settings.limits.spare_gigabytes)
     app = FastAPI(
         title="SESegmentation",
         lifespan=_lifespan(board, gate),
@@ -62,8 +63,8 @@ def _application(board: Board, settings: ServerSettings) -> FastAPI:
             CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
         )
     archive = dicom_archive(settings.dicomweb) if settings.dicomweb else None
-    app.include_router(monai_label_routes(board, models.cards, gate.asks, archive))
-    app.include_router(job_routes(board, models.cards, settings.limits))
+    app.include_router(monai_label_routes(board, models.cards, gate.asks, memory, archive))
+    app.include_router(job_routes(board, models.cards, settings.limits, memory))
     app.include_router(_state_routes(board, models, settings.limits))
     return app
 

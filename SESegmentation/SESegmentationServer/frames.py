@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from math import isfinite, prod
 from typing import Any, get_args
@@ -11,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from SESegmentationLib import __version__
-from SESegmentationLib.errors import ModelError, ServerError, available_gigabytes
+from SESegmentationLib.errors import ModelError, ServerError
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.result import Grid, SegmentOptions
 from SESegmentationLib.worker.jobs import JOBS, KEPT_METADATA, RefineJob, WarmUpJob
@@ -20,6 +21,7 @@ from SESegmentationLib.worker.messages import write_frame as _write_frame
 
 from .refusals import RefusalError, full, malformed, too_large
 from .settings import ServerLimits
+from .upload_memory import UploadMemory
 
 MEDIA_TYPE = "application/x-sesegmentation-frames"
 #: of what is sent at once, in bytes
@@ -68,7 +70,7 @@ class Work:
     megavoxels: float
 
 
-async def receive_frame(chunks: AsyncIterator[bytes], limits: ServerLimits) -> Frame:
+async def receive_frame(chunks: AsyncIterator[bytes], limits: ServerLimits, memory: UploadMemory) -> Frame:
     """Read a body that is one frame. Its arrays are filled where they lie.
 
     Raises:
@@ -76,7 +78,12 @@ async def receive_frame(chunks: AsyncIterator[bytes], limits: ServerLimits) -> F
     """
     try:
         async with asyncio.timeout(limits.upload_seconds):
-            return await _receive(_impatient(chunks, limits.silence_seconds), limits)
+            with contextlib.ExitStack() as reserved:
+                return await _receive(
+                    _impatient(chunks, limits.silence_seconds),
+                    limits,
+                    lambda size: reserved.enter_context(memory.reserved(size)),
+                )
     except FrameError:  # its text may quote what was sent
         raise malformed("it is not one whole frame") from None
     except TimeoutError:
@@ -98,7 +105,7 @@ async def _impatient(chunks: AsyncIterator[bytes], seconds: float) -> AsyncItera
         yield chunk
 
 
-async def _receive(chunks: AsyncIterator[bytes], limits: ServerLimits) -> Frame:
+async def _receive(chunks: AsyncIterator[bytes], limits: ServerLimits, reserve: Callable[[int], None]) -> Frame:
     begin = bytearray()  # until the header is there
     frame: Frame | None = None
     room: Iterator[memoryview] = iter(())
@@ -117,6 +124,7 @@ async def _receive(chunks: AsyncIterator[bytes], limits: ServerLimits) -> Frame:
             if len(begin) < _BEGIN + length:
                 continue
             frame = _described(begin[_BEGIN : _BEGIN + length], limits)
+            reserve(sum(array.nbytes for array in frame.arrays))  # before anything is written to them
             room = (bytes_of(array) for array in frame.arrays if array.size)
             target = next(room, target)
             data = memoryview(begin)[_BEGIN + length :]
@@ -134,20 +142,11 @@ async def _receive(chunks: AsyncIterator[bytes], limits: ServerLimits) -> Frame:
 
 def _described(text: bytearray, limits: ServerLimits) -> Frame:
     try:
-        frame = described_frame(text, limits.upload_bytes)
+        return described_frame(text, limits.upload_bytes)
     except FrameError as error:
         if "too large" in str(error):
             raise too_large(limits.upload_bytes) from None
         raise
-    check_upload_memory(sum(array.nbytes for array in frame.arrays), limits)
-    return frame
-
-
-def check_upload_memory(size: int, limits: ServerLimits) -> None:
-    """Raise RefusalError if memory lacks for an upload of ``size`` bytes: as it is sent, and as images."""
-    available = available_gigabytes()
-    if available is not None and available < 3 * size / 1e9 + limits.spare_gigabytes:
-        raise full("The server has no memory for this volume at the moment.", 30, 507)
 
 
 def read_work(frame: Frame, cards: Mapping[str, ModelCard]) -> Work:

@@ -15,7 +15,6 @@ from limits.strategies import MovingWindowRateLimiter
 
 from SESegmentationLib.errors import SegmentationError, ServerError
 
-from .frames import check_upload_memory
 from .refusals import RefusalError, full, too_large
 from .settings import ServerLimits, ServerSettings
 from .tokens import TokenStore
@@ -138,10 +137,10 @@ def _token_of(request: Request) -> str:
     return ""
 
 
-def check_size(request: Request, limits: ServerLimits) -> None:
-    """Refuse, before it is sent, an upload that is too large for the server or for its memory."""
+def check_size(request: Request, limits: ServerLimits) -> int:
+    """The bytes of an upload, 0 where it does not state them; refuses one that is too large before it is sent."""
     length = request.headers.get("content-length", "")
     size = int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else 0
     if size > limits.upload_bytes + limits.header_bytes:
         raise too_large(limits.upload_bytes)
-    check_upload_memory(size, limits)
+    return size

@@ -17,15 +17,19 @@ from .frames import MEDIA_TYPE, read_work, receive_frame
 from .gate import check_size
 from .refusals import malformed, unknown_job
 from .settings import ServerLimits
+from .upload_memory import UploadMemory
 
 
-def job_routes(board: Board, cards: Callable[[], Mapping[str, ModelCard]], limits: ServerLimits) -> APIRouter:
+def job_routes(
+    board: Board, cards: Callable[[], Mapping[str, ModelCard]], limits: ServerLimits, memory: UploadMemory
+) -> APIRouter:
     """The routes; the user of a request is ``request.state.user``.
 
     Args:
         board: keeps the jobs.
         cards: of the models that are here, by name.
         limits: of uploads.
+        memory: for them.
     """
     router, uploads = APIRouter(prefix="/v1/jobs"), _Uploads()
 
@@ -39,9 +43,9 @@ def job_routes(board: Board, cards: Callable[[], Mapping[str, ModelCard]], limit
         if not board.knows(identity):
             uploads.supersede(identity, user)
             board.check_room(user, uploads.count_of(user), len(uploads))
-            check_size(request, limits)
+            memory.check(check_size(request, limits))
             with uploads.receiving(identity, user):
-                frame = await receive_frame(request.stream(), limits)
+                frame = await receive_frame(request.stream(), limits, memory)
             if not board.knows(identity):
                 return await _stream(board, board.submit(identity, user, read_work(frame, cards())))
         return await _stream(board, board.find(identity, user))

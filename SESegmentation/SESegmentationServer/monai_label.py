@@ -15,8 +15,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +42,7 @@ from SESegmentationLib.worker.messages import FAILURE, JOB, PROTOCOL, Frame, err
 from .board import Board
 from .frames import read_work
 from .refusals import RefusalError
+from .upload_memory import UploadMemory
 
 #: the models that are here, by name
 Cards = Callable[[], Mapping[str, ModelCard]]
@@ -163,13 +163,16 @@ def dicom_archive(url: str) -> Archive:
     return fetch_or_tell
 
 
-def monai_label_routes(board: Board, cards: Cards, with_tokens: bool, archive: Archive | None = None) -> APIRouter:
+def monai_label_routes(
+    board: Board, cards: Cards, with_tokens: bool, memory: UploadMemory, archive: Archive | None = None
+) -> APIRouter:
     """The routes; the user of a request is ``request.state.user``.
 
     Args:
         board: does the work.
         cards: of the models that are here.
         with_tokens: whether requests need one.
+        memory: for volumes that are sent.
         archive: fetches series; without it clients have to send their volumes.
     """
     router, sessions = APIRouter(), Sessions()
@@ -198,7 +201,7 @@ def monai_label_routes(board: Board, cards: Cards, with_tokens: bool, archive: A
     @router.put("/session/")
     async def add_session(request: Request) -> dict[str, str]:
         with _refusals():
-            async with _form(request) as form:
+            async with _form(request, memory) as form:
                 volume = await asyncio.to_thread(_read_upload, form.get("files"))
             return {"session_id": sessions.add(request.state.user, volume)}
 
@@ -226,7 +229,7 @@ def monai_label_routes(board: Board, cards: Cards, with_tokens: bool, archive: A
             card = cards().get(model)
             if card is None:
                 raise UsageError("There is no such model here.", "Ask for /info/, which lists the models.")
-            async with _form(request) as form:
+            async with _form(request, memory) as form:
                 wish = _Wish.of(form.get("params") or "{}")
                 if session_id:
                     volume = sessions.get(request.state.user, session_id)
@@ -294,9 +297,12 @@ async def _answer(result: SegmentationResult, wish: _Wish, output: str) -> Respo
     return Response(body, media_type=content_type)
 
 
-def _form(request: Request) -> AbstractAsyncContextManager[FormData]:
-    """The form of a request; it is read here, since who asks is known by now."""
-    return request.form(max_files=1, max_fields=FIELDS, max_part_size=FIELD_BYTES)
+@contextlib.asynccontextmanager
+async def _form(request: Request, memory: UploadMemory) -> AsyncIterator[FormData]:
+    """The form of a request; it is read here, since who asks is known by now, and memory is kept for it meanwhile."""
+    with memory.reserved(int(request.headers["content-length"])):  # of at most so many bytes: the gate has looked
+        async with request.form(max_files=1, max_fields=FIELDS, max_part_size=FIELD_BYTES) as form:
+            yield form
 
 
 @contextlib.contextmanager

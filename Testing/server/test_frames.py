@@ -21,9 +21,11 @@ from SESegmentationLib.models import list_models
 from SESegmentationLib.result import SegmentOptions
 from SESegmentationLib.worker.jobs import JOBS, AttentionJob, RefineJob, SegmentJob, WarmUpJob
 from SESegmentationLib.worker.messages import LENGTH, MAGIC, Frame
+from SESegmentationServer import upload_memory
 from SESegmentationServer.frames import pieces_of, read_work, receive_frame
 from SESegmentationServer.refusals import RefusalError
 from SESegmentationServer.settings import ServerLimits
+from SESegmentationServer.upload_memory import UploadMemory
 
 CARDS = {package.card.name: package.card for package in list_models()}
 LIMITS = ServerLimits(upload_bytes=4096, header_bytes=4096, silence_seconds=5.0)
@@ -49,7 +51,8 @@ async def chunks_of(*chunks: bytes) -> AsyncIterator[bytes]:
 
 
 def read(*chunks: bytes, limits: ServerLimits = LIMITS):
-    return read_work(loop.run_until_complete(receive_frame(chunks_of(*chunks), limits)), CARDS)
+    memory = UploadMemory(limits.spare_gigabytes)
+    return read_work(loop.run_until_complete(receive_frame(chunks_of(*chunks), limits, memory)), CARDS)
 
 
 def refusal(*chunks: bytes) -> RefusalError:
@@ -132,14 +135,40 @@ def test_what_is_too_large_is_refused_before_memory_is_taken_for_it():
 
 
 def test_where_memory_is_short_nothing_is_taken(monkeypatch):
-    import SESegmentationServer.frames as frames
-
-    monkeypatch.setattr(frames, "available_gigabytes", lambda: 0.1)
+    monkeypatch.setattr(upload_memory, "available_gigabytes", lambda: 0.1)
     refused = refusal(BODIES[0])
     assert refused.status == 507
     assert int(refused.headers["Retry-After"]) > 0
-    monkeypatch.setattr(frames, "available_gigabytes", lambda: None)
+    monkeypatch.setattr(upload_memory, "available_gigabytes", lambda: None)
     assert read(BODIES[0])
+
+
+def test_memory_is_promised_once_to_uploads_that_arrive_at_once(monkeypatch):
+    """The system counts it as taken only when it is written to: each by itself would find it free."""
+    monkeypatch.setattr(upload_memory, "available_gigabytes", lambda: 4e-6)  # 4 kB: enough for one of 1.2 kB
+    body = body_of(SegmentJob(sitk.GetImageFromArray(np.zeros((6, 10, 10), np.int16)), "hippocampus-t1"))
+    memory = UploadMemory(0.0)
+
+    async def halting(goes_on: asyncio.Event, fails: bool = False) -> AsyncIterator[bytes]:
+        yield body[:-100]
+        await goes_on.wait()
+        yield b"" if fails else body[-100:]
+
+    async def story():
+        for fails in (True, False):  # a lost upload gives it back too
+            goes_on = asyncio.Event()
+            first = asyncio.create_task(receive_frame(halting(goes_on, fails), LIMITS, memory))
+            await asyncio.sleep(0.01)
+            for refused in (receive_frame(chunks_of(body), LIMITS, memory), None):
+                with pytest.raises(RefusalError) as second:
+                    await refused if refused else memory.check(1200)
+                assert second.value.status == 507
+            goes_on.set()
+            (ended,) = await asyncio.gather(first, return_exceptions=True)
+            assert isinstance(ended, RefusalError if fails else Frame)
+        assert (await receive_frame(chunks_of(body), LIMITS, memory)).arrays
+
+    loop.run_until_complete(story())
 
 
 def test_an_upload_that_stops_is_refused_in_time():
@@ -149,7 +178,7 @@ def test_an_upload_that_stops_is_refused_in_time():
 
     for limits in (ServerLimits(silence_seconds=0.01), ServerLimits(upload_seconds=0.01)):
         with pytest.raises(RefusalError) as refused:
-            loop.run_until_complete(receive_frame(stopping(), limits))
+            loop.run_until_complete(receive_frame(stopping(), limits, UploadMemory(0.0)))
         assert refused.value.status == 408
 
 
