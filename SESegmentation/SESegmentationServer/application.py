@@ -26,7 +26,7 @@ from .job_routes import job_routes
 from .metrics import metrics_text
 from .monai_label import dicom_archive, monai_label_routes
 from .page import page_html
-from .refusals import RefusalError, full, malformed
+from .refusals import RefusalError, full, malformed, without_paths
 from .served_models import ServedModels
 from .settings import ServerLimits, ServerSettings
 from .upload_memory import UploadMemory
@@ -91,7 +91,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(SegmentationError)
     async def fail(_request: Request, error: SegmentationError) -> Response:
-        return _refused(RefusalError(500, error))
+        return _refused(RefusalError(500, without_paths(error)))
 
     @app.exception_handler(ClientDisconnect)
     async def be_left(_request: Request, _error: ClientDisconnect) -> Response:

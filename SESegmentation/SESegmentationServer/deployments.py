@@ -34,6 +34,7 @@ from SESegmentationLib.worker.process import IDLE_SECONDS, JobRunner, release_me
 from .application import build_application
 from .board import Answer, Board, ReplicaLostError
 from .frames import Work
+from .refusals import without_paths
 from .served_models import ServedModels
 from .settings import ServerSettings
 
@@ -166,7 +167,7 @@ class Replica:
             value, arrays = self._runner.run(job, progress)
             tell({"type": RESULT, "kind": job.kind, "value": value}, arrays)
         except Exception as error:
-            known = as_segmentation_error(error)
+            known = without_paths(as_segmentation_error(error))
             tell(failure(0, known, ends=False))
             if not isinstance(error, (*HARMLESS, SegmentationError)) and not isinstance(known, OutOfMemoryError):
                 # its text may quote the volume: it is not for the log
@@ -178,7 +179,10 @@ class Replica:
         """The job, with the model as it is found here: a name, never a path that a client has sent."""
         packages = self._models.packages()
         if work.model not in packages:
-            raise ModelError(f"The model {work.model} is not on all computers of the server.", "Tell its owner.")
+            raise ModelError(
+                f"The model {work.model} was removed from the server, or is not on all of its computers.",
+                "Choose another model, or tell the owner of the server.",
+            )
         try:
             job = JOBS[work.kind].unpack(work.value, work.arrays)
         except MemoryError:

@@ -1,10 +1,14 @@
-"""Error responses: an HTTP status with cause and remedy."""
+"""Error responses: an HTTP status with cause and remedy. No file or folder of the server is named in them."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from SESegmentationLib.errors import InputError, SegmentationError, ServerError
+from SESegmentationLib.errors import InputError, ModelError, SegmentationError, ServerError
+
+#: where an absolute path begins, of any system; not within an address of the web, nor in "mm/s"
+_PATH = re.compile(r"(?<![\w.:/\\])(?:/[^\s/]|~[/\\]|[A-Za-z]:[/\\](?!/)|\\\\\w)")
 
 
 class RefusalError(Exception):
@@ -25,6 +29,16 @@ class RefusalError(Exception):
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {"code": self.error.code, "cause": self.error.cause, "remedy": self.error.remedy}
+
+
+def without_paths(error: SegmentationError) -> SegmentationError:
+    """``error``; where it names a file or folder, which is one of the server, another of its class instead."""
+    if not _PATH.search(f"{error.cause}\n{error.remedy}"):
+        return error
+    cause = "The server failed at a file of its own."
+    if isinstance(error, ModelError):
+        cause = "The server cannot use its files of this model."
+    return type(error)(cause, "Tell the owner of the server, who finds the reason by: sesegment doctor")
 
 
 def malformed(what: str) -> RefusalError:
