@@ -9,11 +9,11 @@ from pathlib import Path
 from ..errors import UsageError
 
 #: a change of settings takes far less; the panel waits for no longer, in s
-_LONGEST_WAIT = 3.0
+LONGEST_WAIT = 3.0
 
 
 @contextlib.contextmanager
-def changing(path: Path, longest_wait: float | None = None) -> Iterator[None]:
+def changing(path: Path, longest_wait: float = LONGEST_WAIT) -> Iterator[None]:
     """Hold the lock of ``path``, a file ``.lock`` beside it, while the file is read, changed and written.
 
     Where the disk has no locks, or the package filelock is missing (Slicer without PyTorch, which brings it), nothing
@@ -21,7 +21,7 @@ def changing(path: Path, longest_wait: float | None = None) -> Iterator[None]:
 
     Args:
         path: of the file.
-        longest_wait: in s, for another process that holds it; None for that of settings.
+        longest_wait: in s, for another process that holds it.
 
     Raises:
         UsageError: another process holds it for longer.
@@ -31,8 +31,7 @@ def changing(path: Path, longest_wait: float | None = None) -> Iterator[None]:
             from filelock import FileLock, Timeout
 
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            wait = _LONGEST_WAIT if longest_wait is None else longest_wait
-            held.enter_context(FileLock(f"{path}.lock", timeout=wait))
+            held.enter_context(FileLock(f"{path}.lock", timeout=longest_wait))
         except ImportError:
             pass
         except Timeout as error:

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import types
+from functools import partial
 
 import pytest
 import requests
@@ -230,7 +231,7 @@ def test_what_is_changed_at_the_same_time_is_kept(monkeypatch):
 
 def test_a_file_that_another_program_holds_is_told(monkeypatch):
     filelock = pytest.importorskip("filelock")
-    monkeypatch.setattr(locking, "_LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(servers, "changing", partial(locking.changing, longest_wait=0.01))
     book = AddressBook()
     book.set_consent(URL, "a")
     held = filelock.FileLock(f"{book.path}.lock", thread_local=False)
