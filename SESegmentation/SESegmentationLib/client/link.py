@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPSConnection
 
-from ..errors import ERRORS_BY_CODE, SegmentationError, ServerError, plain
+from ..errors import ERRORS_BY_CODE, InputError, SegmentationError, ServerError, plain
 from ..files.json_files import parse_json
 from ..worker.messages import check_version, write_frame
 from .servers import TOKEN_VARIABLE, Server
@@ -22,8 +26,12 @@ BLOCK = 1 << 18
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 20.0
 #: how long the introduction of a server is cached, in s
 INTRODUCED_SECONDS = 10.0
-#: a busy server, or one behind a proxy that does not reach it just now
-_TRANSIENT = (429, 502, 503, 504)
+#: a server that is busy at the moment
+_BUSY = (429, 502, 503, 504)
+#: where it is not the server that answers: it is just starting, or a proxy does not reach it
+_STANDS_IN = (404, 429, *range(500, 511))
+#: and where a network asks its users to sign in, or something else lies at the address
+_ELSEWHERE = (*range(300, 400), 511)
 _LARGEST_JSON = 1 << 20
 #: words in OpenSSL's and Python's messages about a certificate, with the reason and the remedy
 _DISTRUST = (
@@ -62,7 +70,43 @@ class LostError(Exception):
 
 
 class UnknownJobError(ServerError):
-    """A server knows no such job, or no such path at all."""
+    """A server knows no such job."""
+
+
+class _Connection(HTTPSConnection):
+    """Reads the answer of a server that refuses an upload before it has read all of it, as plain HTTP does too.
+
+    Sending fails then; urllib3 looks for the answer where the pipe is broken, and not after an error of TLS.
+    """
+
+    def send(self, data: Any) -> None:
+        connected = self.sock is not None
+        try:
+            super().send(data)
+        except ssl.SSLError as error:
+            if not connected:  # the certificate, or the protocol
+                raise
+            raise BrokenPipeError(str(error)) from error
+
+
+class _Pool(HTTPSConnectionPool):
+    ConnectionCls = _Connection
+
+
+_POOLS = {"http": HTTPConnectionPool, "https": _Pool}
+
+
+class _Adapter(HTTPAdapter):
+    """Has these connections used, through proxies too."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)  # type: ignore[no-untyped-call]
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*arguments, **options)  # type: ignore[no-untyped-call]
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
 
 
 class Link:
@@ -75,6 +119,7 @@ class Link:
     def __init__(self, server: Server) -> None:
         self.server = server
         self._session = requests.Session()
+        self._session.mount("https://", _Adapter())
         self._session.trust_env = not server.is_here  # a proxy leads away from this computer
         self._token: str | None = None
         self._introduction: dict[str, Any] = {}
@@ -180,18 +225,40 @@ class Link:
             self._token = None  # it may be another one next time
             remedy = f"Ask its owner for a token, and store it in the panel or in the variable {TOKEN_VARIABLE}."
             return ServerError(cause or f"The server {name} does not accept the token.", remedy)
+        if not cause:
+            return self._refusal_of_another(status)
         if status == 404 and response.request.method != "PUT":
-            return UnknownJobError(
-                f"What answers at {self.server.url} is no SESegmentation server.", "Check the address."
-            )
-        kind = ERRORS_BY_CODE.get(str(told.get("code")), ServerError)
-        error = kind(
-            cause or f"The server {name} refuses (status {status}).", remedy or "Check its address; or ask its owner."
-        )
-        if status not in _TRANSIENT:
+            return UnknownJobError(cause, remedy)
+        error = ERRORS_BY_CODE.get(str(told.get("code")), ServerError)(cause, remedy or "Ask its owner.")
+        if status not in _BUSY:
             return error
         wait = response.headers.get("Retry-After", "")
-        return LostError(error, (float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0) if cause else None)
+        return LostError(error, float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0)
+
+    def _refusal_of_another(self, status: int) -> Exception:
+        """The error for a status without the server's cause: a proxy answers, or something else at its address."""
+        name = self.server.name
+        if status == 413:
+            return InputError(
+                f"The volume is larger than what a proxy before the server {name} lets through.",
+                "Segment a part of it (in Slicer: Crop Volume), or have the limit of the proxy raised.",
+            )
+        if status in _ELSEWHERE:
+            return ServerError(
+                f"The address of the server {name} leads to another page (status {status}).",
+                "Sign in to this network in a browser, if it asks for that; else check the address.",
+            )
+        if status in _STANDS_IN:
+            return LostError(
+                ServerError(
+                    f"What answers at {self.server.url} is no SESegmentation server (status {status}).",
+                    "If the server is just starting, wait a minute; else check the address.",
+                )
+            )
+        return ServerError(
+            f"The server {name} refuses (status {status}).",
+            "Check its address; a proxy or firewall may refuse it: ask the owner of the server.",
+        )
 
 
 def _json_of(response: requests.Response) -> dict[str, Any]:

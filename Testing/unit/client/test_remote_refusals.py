@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import re
 import ssl
 import threading
 
@@ -55,8 +56,54 @@ def test_nothing_follows_to_another_address(serve, image, tiny_model):
     server, other = serve(token="right"), serve()
     server.answers.append((307, {}, {"Location": f"{other.url}/v1/jobs/a"}))
     servers.AddressBook().set_token(server.url, "right")
-    assert "refuses (status 307)" in error_of(server.url, SegmentJob(image, tiny_model)).cause
+    assert "(status 307)" in error_of(server.url, SegmentJob(image, tiny_model)).cause
     assert other.asked == []
+
+
+#: what nginx, Traefik and a page to sign in to a network send; none of it is JSON of the server
+PAGE = "<html><head><title>Not what you asked for</title></head></html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "cause", "remedy", "kind"),
+    [
+        (413, {}, "larger than what a proxy .* lets through", "limit of the proxy", InputError),
+        (302, {"Location": "https://login.example"}, "leads to another page", "Sign in", ServerError),
+        (511, {}, "leads to another page", "Sign in", ServerError),
+        (403, {}, r"refuses \(status 403\)", "proxy or firewall", ServerError),
+    ],
+)
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_what_a_proxy_refuses_is_told_as_its_refusal(
+    serve, tiny_model, authority, tmp_path, status, headers, cause, remedy, kind, encrypted
+):
+    """Before it has read the volume, as proxies do."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    server = serve(context=tls(authority, "127.0.0.1") if encrypted else None)
+    server.answers.append((status, PAGE, headers))
+    job = SegmentJob(sitk.Image(400, 400, 100, sitk.sitkInt16), tiny_model)
+    error = error_of(server_at(server.url, tmp_path / "ca.pem" if encrypted else None), job, kind)
+    assert re.search(cause, error.cause) and remedy in error.remedy
+    assert jobs_asked(server) == ["PUT", "DELETE"]
+
+
+@pytest.mark.parametrize("status", [404, 500, 502, 503])
+def test_what_stands_in_for_a_server_that_starts_is_asked_again(serve, image, tiny_model, status):
+    """Ray Serve and some proxies answer 404 while the server behind them is not there yet: no job is lost by that."""
+    server = serve()
+    whole = events_of(server.url, SegmentJob(image, tiny_model))[-1]
+    server.answers.extend([(status, PAGE, {})] * 2)
+    server.drops.append(1000)
+    assert events_of(server.url, SegmentJob(image, tiny_model))[-1].arrays[0].tobytes() == whole.arrays[0].tobytes()
+    assert jobs_asked(server).count("PUT") >= 2
+
+    def answer_so(event):
+        if isinstance(event, AcceptedEvent):
+            server.answers.extend([(status, PAGE, {})] * 2)
+
+    server.drops.append(4000)
+    events = events_of(server.url, SegmentJob(image, tiny_model), until=answer_so)
+    assert isinstance(events[-1], ResultEvent), events[-1]
 
 
 @pytest.fixture(scope="module")
