@@ -82,16 +82,22 @@ def check(settings: ServerSettings) -> None:
         except (ssl.SSLError, ValueError) as error:
             raise UsageError(f"{settings.certificate} and {settings.key} are no certificate and key.", _PEM) from error
         _refuse_out_of_date(context, settings.certificate)
+    _check_address(settings)
+
+
+def _check_address(settings: ServerSettings) -> None:
+    """Raise UsageError where the server cannot listen."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family) as probe:  # fails where the system has no IPv6
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise UsageError(
-                f"The server cannot listen on {settings.host}:{settings.port}: {error.strerror or error}.",
-                "Choose another --port or --host; a server may be running already.",
-            ) from error
+    except (OSError, ValueError, TypeError) as error:  # the latter of names that no network can have
+        why = (error.strerror if isinstance(error, OSError) else "it is no address") or str(error)
+        raise UsageError(
+            f"The server cannot listen on {settings.url.rpartition('/')[2]}: {why}.",
+            "Choose another --port or --host; a server may be running already.",
+        ) from error
 
 
 def _refuse_out_of_date(context: ssl.SSLContext, certificate: Path) -> None:
@@ -248,13 +254,12 @@ def _withdraw() -> None:
 @contextlib.contextmanager
 def _signals(ended: threading.Event) -> Iterator[None]:
     """Signals set ``ended`` meanwhile, instead of ending the process."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before, wakeup = [signal.getsignal(number) for number in numbers], signal.set_wakeup_fd(-1)
+    before, wakeup = {number: signal.getsignal(number) for number in _ends()}, signal.set_wakeup_fd(-1)
     _hear(ended)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)
 
@@ -266,5 +271,11 @@ def _hear(ended: threading.Event) -> None:
                 os.write(sys.stdout.fileno(), b"Ending ...\n")
         ended.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ends():
         signal.signal(number, end)
+
+
+def _ends() -> list[signal.Signals]:
+    """The signals that end the server: Ctrl-C, of a service, and of a terminal that is closed unless under nohup."""
+    closed = [signal.SIGHUP] if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    return [signal.SIGINT, signal.SIGTERM, *closed]

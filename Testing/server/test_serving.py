@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 import time
 
 import psutil
@@ -14,7 +17,10 @@ import pytest
 
 from serving import end, free_port, served
 from SESegmentationLib.cli import main
+from SESegmentationLib.errors import UsageError
 from SESegmentationLib.worker.messages import RESULT
+from SESegmentationServer import serving
+from SESegmentationServer.settings import ServerSettings
 from SESegmentationServer.tokens import TokenStore
 
 ray = pytest.importorskip("ray")
@@ -57,6 +63,40 @@ def test_what_it_cannot_start_with_is_told(tmp_path, capsys):
     assert "cannot listen" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("host", ["::1", "a..b", "ä" * 70], ids=["IPv6", "empty part", "long part"])
+def test_an_address_that_the_system_does_not_know_is_told(monkeypatch, host):
+    """Without IPv6 there is no such socket; names that no network can have are a ValueError or a TypeError."""
+    if host == "::1":
+
+        def refuse(*_arguments):
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+        monkeypatch.setattr(socket, "socket", refuse)
+    with pytest.raises(UsageError, match="cannot listen on") as told:
+        serving._check_address(ServerSettings(host=host, port=free_port() if host != "::1" else 8399))
+    assert "--host" in told.value.remedy
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows ends the programs of a console that is closed")
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_is_closed_ends_the_server_in_order(monkeypatch, nohup):
+    """Otherwise the processes and files of Ray would stay."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+    ended = threading.Event()
+    try:
+        with serving._signals(ended):
+            handler = signal.getsignal(signal.SIGHUP)
+            if nohup:
+                assert handler == signal.SIG_IGN
+            else:
+                assert callable(handler)
+                handler(signal.SIGHUP, None)
+                assert ended.is_set()
+        assert signal.getsignal(signal.SIGHUP) == (signal.SIG_IGN if nohup else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("days", "message"), [((-9, -2), "has expired"), ((2, 9), "not yet valid"), ((-9, 9), None)])
 @pytest.mark.parametrize("chain", [True, False])
 def test_a_certificate_that_clients_would_refuse_for_its_dates_is_told(tmp_path, capsys, days, message, chain):
@@ -79,8 +119,6 @@ def test_a_certificate_that_clients_would_refuse_for_its_dates_is_told(tmp_path,
 
 
 def test_without_ray_it_says_what_to_install(tmp_path, capsys, monkeypatch):
-    import SESegmentationServer.serving as serving
-
     monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "ray" else object())
     assert start(tmp_path, "--port", str(free_port())) == 1
     told = capsys.readouterr().err
