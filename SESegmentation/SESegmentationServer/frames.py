@@ -89,7 +89,11 @@ async def receive_frame(chunks: AsyncIterator[bytes], limits: ServerLimits, memo
     except TimeoutError:
         raise RefusalError(
             408,
-            ServerError("The upload took too long.", "Check the connection to the server, and segment again."),
+            ServerError(
+                "The upload took too long, or stood still.",
+                "Check the connection to the server; where it is slow, send a part of the volume (in Slicer: Crop "
+                "Volume), or segment on this computer.",
+            ),
         ) from None
     except MemoryError:
         raise full("The server has no memory for this volume.", status=507) from None

@@ -109,9 +109,8 @@ def _uuid(text: str) -> str:
 
 
 async def _stream(board: Board, job: ServerJob, after: int = -1) -> Response:
-    return StreamingResponse(
-        await board.follow(job, after), media_type=MEDIA_TYPE, headers={"Cache-Control": "no-store"}
-    )
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would hold short messages back
+    return StreamingResponse(await board.follow(job, after), media_type=MEDIA_TYPE, headers=headers)
 
 
 def _described(board: Board, job: ServerJob) -> dict[str, object]:

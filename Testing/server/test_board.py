@@ -25,6 +25,7 @@ from SESegmentationLib.worker.messages import (
 )
 from SESegmentationServer.board import Answer, Board, ReplicaLostError
 from SESegmentationServer.frames import Work
+from SESegmentationServer.job_routes import _stream
 from SESegmentationServer.page import page_html
 from SESegmentationServer.refusals import RefusalError
 from SESegmentationServer.settings import ServerLimits
@@ -95,6 +96,16 @@ def test_what_is_told_of_a_job_has_numbers_and_can_be_taken_up():
         assert types(await frames(await desk.follow(job, after=1))) == [RESULT]
         assert await frames(await desk.follow(job, after=2)) == []
         assert desk.finished == {"done": 1}
+
+    asyncio.run(story())
+
+
+def test_proxies_are_asked_to_pass_on_every_message_at_once():
+    async def story():
+        desk = board(at_once)
+        answer = await _stream(desk, desk.submit(ID(1), "alice", work()))
+        assert answer.headers["X-Accel-Buffering"] == "no"
+        await desk.close()
 
     asyncio.run(story())
 

@@ -180,6 +180,7 @@ def test_an_upload_that_stops_is_refused_in_time():
         with pytest.raises(RefusalError) as refused:
             loop.run_until_complete(receive_frame(stopping(), limits, UploadMemory(0.0)))
         assert refused.value.status == 408
+        assert "part of the volume" in refused.value.error.remedy  # what is slow stays slow
 
 
 #: each example is a number from which everything else is drawn: to draw it piece by piece takes five times as long

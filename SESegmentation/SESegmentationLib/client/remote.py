@@ -171,7 +171,10 @@ class Delivery:
                 pause = min(2 * pause, 5.0)
             except UnknownJobError as error:  # it never came whole, or the server was restarted
                 if self._arrays is None:
-                    told = f"The server {self._server} has forgotten the job; was it restarted?"
+                    told = (
+                        f"The server {self._server} has forgotten the job: it was restarted, or this computer was "
+                        "asleep or without a network for too long."
+                    )
                     raise ServerError(told, _SERVER_REMEDY) from error
                 self._is_there, self._last = False, None
 
