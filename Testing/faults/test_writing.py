@@ -106,6 +106,26 @@ def test_a_file_that_was_damaged_on_its_way_is_not_taken_for_good(tmp_path, monk
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("ending", "missing"), [(".nii", 1), (".nii", 400), (".nii.gz", 400), (".nrrd", 400), (".mha", 400)]
+)
+def test_a_file_that_is_cut_off_where_nothing_but_zeros_follow_is_not_taken_for_good(
+    tmp_path, monkeypatch, ending, missing
+):
+    """ITK fills up what is missing in NIfTI with zeros: the file reads as if it were whole."""
+    write_it = sitk.WriteImage
+
+    def cut_off(image: sitk.Image, path: str, **options: object) -> None:
+        write_it(image, path, **options)
+        os.truncate(path, os.path.getsize(path) - missing)
+
+    monkeypatch.setattr(sitk, "WriteImage", cut_off)
+    labels = np.zeros((20, 50, 40), np.uint8)
+    labels[:3] = np.random.default_rng(1).integers(0, 200, (3, 50, 40))
+    with pytest.raises(OutputError, match="reads differently"):
+        write_image(tmp_path / f"labels{ending}", sitk.GetImageFromArray(labels))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path):
     """A disk of 200 kB."""

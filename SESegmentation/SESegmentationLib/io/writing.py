@@ -24,6 +24,7 @@ from .volume_image import voxels_of
 #: endings of files for maps of real numbers
 MAP_ENDINGS = (".nii.gz", ".nii", ".nrrd")
 _ENDINGS = (".nii.gz", ".seg.nrrd")
+_NIFTI_HEADER = 352  # bytes before the voxels
 PANEL = 420  # pixels of a panel's longer side
 MARGIN = 30.0  # mm shown round the segmentation
 OPACITY = 0.35  # of a structure's inside; its outline is opaque
@@ -35,12 +36,13 @@ _BACKGROUND = (18, 20, 24)
 _TEXT = (225, 228, 232)
 
 
-def write_image(path: Path, image: sitk.Image) -> None:
+def write_image(path: Path, image: sitk.Image, compressed: bool = True) -> None:
     """Write an image in the format that the file's name says, and verify it by reading it back.
 
     Args:
         path: in a folder where nothing else is; see :class:`~SESegmentationLib.files.OutputFiles`.
         image: 2-D or 3-D, one value in each voxel.
+        compressed: where the format leaves the choice.
 
     Raises:
         OutputError: the file cannot be written (disk full, for example).
@@ -50,7 +52,7 @@ def write_image(path: Path, image: sitk.Image) -> None:
     try:
         with _plain_folder(path.parent) as folder:
             written = f"{folder}/image{ending}"
-            reason = _try_to_write(written, image)
+            reason = _try_to_write(written, image, compressed)
             os.replace(written, path)  # ITK knows no endings in capitals, and no names that are not UTF-8
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -59,11 +61,14 @@ def write_image(path: Path, image: sitk.Image) -> None:
         raise incomplete(path, pixels) from reason
 
 
-def _try_to_write(name: str, image: sitk.Image) -> Exception | None:
+def _try_to_write(name: str, image: sitk.Image, compressed: bool) -> Exception | None:
     """Write an image and read it back; returns the error, if any. ITK does not report every truncated file."""
     try:
-        sitk.WriteImage(image, name, useCompression=True)
+        sitk.WriteImage(image, name, useCompression=compressed)
         sync(Path(name))
+        size = _NIFTI_HEADER + image.GetNumberOfPixels() * image.GetSizeOfPixelComponent()
+        if name.endswith(".nii") and os.path.getsize(name) < size:
+            raise ValueError("cut off")  # ITK reads zeros instead, as the last slices of labels have anyway
         _compare(image, sitk.ReadImage(name), has_geometry=not name.endswith(".png"))
     except (RuntimeError, ValueError) as error:
         Path(name).touch()
