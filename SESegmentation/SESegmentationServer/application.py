@@ -28,6 +28,7 @@ from .monai_label import dicom_archive, monai_label_routes
 from .page import page_html
 from .refusals import RefusalError, full, malformed, without_paths
 from .served_models import ServedModels
+from .sessions import Sessions
 from .settings import ServerLimits, ServerSettings
 from .upload_memory import UploadMemory
 
@@ -48,10 +49,11 @@ def build_application(board: Board, settings: ServerSettings) -> ASGIApp:
 
 
 def _application(board: Board, settings: ServerSettings) -> FastAPI:
-    gate, models, memory = Gate(settings), ServedModels(), UploadMemory(settings.limits.spare_gigabytes)
+    gate, models, sessions = Gate(settings), ServedModels(), Sessions()
+    memory = UploadMemory(settings.limits.spare_gigabytes)
     app = FastAPI(
         title="SESegmentation",
-        lifespan=_lifespan(board, gate),
+        lifespan=_lifespan(board, gate, sessions),
         dependencies=[Depends(gate.admit)],
         docs_url=None,
         redoc_url=None,
@@ -63,20 +65,21 @@ def _application(board: Board, settings: ServerSettings) -> FastAPI:
             CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
         )
     archive = dicom_archive(settings.dicomweb) if settings.dicomweb else None
-    app.include_router(monai_label_routes(board, models.cards, gate.asks, memory, archive))
+    app.include_router(monai_label_routes(board, models.cards, gate.asks, memory, sessions, archive))
     app.include_router(job_routes(board, models.cards, settings.limits, memory))
     app.include_router(_state_routes(board, models, settings.limits))
     return app
 
 
-def _lifespan(board: Board, gate: Gate) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(board: Board, gate: Gate, sessions: Sessions) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @contextlib.asynccontextmanager
     async def lifespan(_application: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(board.watch(gate.knows))
+        watching = [asyncio.create_task(kept.watch(gate.knows)) for kept in (board, sessions)]
         try:
             yield
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
             await board.close()
 
     return lifespan

@@ -13,7 +13,6 @@ import contextlib
 import json
 import re
 import tempfile
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,10 +29,13 @@ from urllib3.filepost import encode_multipart_formdata
 
 from SESegmentationLib import __version__
 from SESegmentationLib.client.reading import reading_apart
-from SESegmentationLib.errors import InputError, ServerError, UsageError
+from SESegmentationLib.errors import InputError, SegmentationError, ServerError, UsageError
+from SESegmentationLib.files import OutputError
 from SESegmentationLib.files.json_files import parse_json
+from SESegmentationLib.files.writing import OF_THE_DISK
 from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.reading import read_volume
+from SESegmentationLib.io.writing import write_image
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.result import SegmentationResult
 from SESegmentationLib.worker.jobs import SegmentJob, unpack_result
@@ -42,6 +44,7 @@ from SESegmentationLib.worker.messages import FAILURE, JOB, PROTOCOL, Frame, err
 from .board import Board
 from .frames import read_work
 from .refusals import RefusalError
+from .sessions import Sessions
 from .upload_memory import UploadMemory
 
 #: the models that are here, by name
@@ -62,60 +65,6 @@ LOOK_SECONDS = 1.0
 ARCHIVE_SECONDS = 10.0, 60.0
 #: times that it is asked, with a pause of 2 s between
 ARCHIVE_ATTEMPTS = 2
-#: a session that nobody asks for is forgotten after so many seconds
-SESSION_SECONDS = 600.0
-#: sessions of one user at a time
-SESSIONS = 4
-
-
-@dataclass
-class _Session:
-    """A volume that a user has uploaded for later requests."""
-
-    user: str
-    volume: sitk.Image
-    until: float
-
-
-class Sessions:
-    """Volumes that users have sent, in memory; a user sees only their own.
-
-    Args:
-        clock: tells the time in s.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._sessions: dict[str, _Session] = {}
-
-    def add(self, user: str, volume: sitk.Image) -> str:
-        """Keep a volume, and return its session's ID. If a user has too many, the oldest is dropped."""
-        self._forget_old()
-        own = [name for name, session in self._sessions.items() if session.user == user]
-        for name in own[: max(0, len(own) - SESSIONS + 1)]:
-            del self._sessions[name]
-        name = str(uuid.uuid4())
-        self._sessions[name] = _Session(user, volume, self._clock() + SESSION_SECONDS)
-        return name
-
-    def get(self, user: str, name: str) -> sitk.Image:
-        """The volume of a session; InputError where the user has no such session."""
-        self._forget_old()
-        session = self._sessions.get(name)
-        if session is None or session.user != user:
-            raise InputError("There is no such session, or it is too old.", "Send the volume again.")
-        session.until = self._clock() + SESSION_SECONDS
-        return session.volume
-
-    def remove(self, user: str, name: str) -> None:
-        """Forget a session; InputError as :meth:`get`."""
-        self.get(user, name)
-        del self._sessions[name]
-
-    def _forget_old(self) -> None:
-        now = self._clock()
-        for name in [name for name, session in self._sessions.items() if session.until < now]:
-            del self._sessions[name]
 
 
 class _Impatient(requests.adapters.HTTPAdapter):
@@ -164,7 +113,12 @@ def dicom_archive(url: str) -> Archive:
 
 
 def monai_label_routes(
-    board: Board, cards: Cards, with_tokens: bool, memory: UploadMemory, archive: Archive | None = None
+    board: Board,
+    cards: Cards,
+    with_tokens: bool,
+    memory: UploadMemory,
+    sessions: Sessions,
+    archive: Archive | None = None,
 ) -> APIRouter:
     """The routes; the user of a request is ``request.state.user``.
 
@@ -173,9 +127,10 @@ def monai_label_routes(
         cards: of the models that are here.
         with_tokens: whether requests need one.
         memory: for volumes that are sent.
+        sessions: keeps those that are sent for later requests.
         archive: fetches series; without it clients have to send their volumes.
     """
-    router, sessions = APIRouter(), Sessions()
+    router = APIRouter()
 
     @router.get("/info/")
     async def info() -> dict[str, Any]:
@@ -307,11 +262,18 @@ async def _form(request: Request, memory: UploadMemory) -> AsyncIterator[FormDat
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """Answer 422 to errors that the user can correct; MONAI Label's clients show the text."""
+    """Answer 422 to errors that the user can correct, 507 to a full disk; MONAI Label's clients show the text."""
     try:
         yield
     except (InputError, UsageError) as error:
         raise RefusalError(422, error) from error
+    except (OutputError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in OF_THE_DISK:
+            raise
+        raise RefusalError(
+            507,
+            ServerError("The disk of the server is full, or fails.", "Try again later, and tell the server's owner."),
+        ) from error
 
 
 def server_info(cards: Mapping[str, ModelCard]) -> dict[str, Any]:
@@ -367,9 +329,14 @@ def _private_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="sesegmentation-") as folder:
         try:
             yield Path(folder)
-        except InputError as error:
-            shown = re.sub(rf"{re.escape(folder)}[^\s:]*", "The volume", error.cause)
-            raise InputError(shown, error.remedy) from None
+        except SegmentationError as error:
+            raise type(error)(_without(folder, error.cause), _without(folder, error.remedy)) from None
+
+
+def _without(folder: str, text: str) -> str:
+    """A sentence without the name of that folder and of the file in it."""
+    shown = re.sub(rf"{re.escape(folder)}[^\s:]*?(?=\.?(?:[\s:]|$))", "the volume", text)
+    return shown[:1].upper() + shown[1:]
 
 
 def _read_upload(upload: UploadFile | str | None, pixel_mm: tuple[float, ...] | None = None) -> sitk.Image:
@@ -395,5 +362,5 @@ def _read_series(archive: Archive, uid: str) -> sitk.Image:
 def _as_file(labels: sitk.Image, wish: _Wish) -> bytes:
     with _private_folder() as folder:
         path = folder / f"segmentation{wish.ending}"
-        sitk.WriteImage(labels, str(path), useCompression=wish.compressed)
+        write_image(path, labels, wish.compressed)  # ITK does not tell of every file that a full disk cut off
         return path.read_bytes()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -23,7 +25,7 @@ import uvicorn
 from fastapi import FastAPI, Response
 
 from dicom_writer import Volume, write_series
-from SESegmentationLib.errors import InputError
+from SESegmentationLib.errors import InputError, OutOfMemoryError, WorkerError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import find_model
@@ -33,8 +35,8 @@ from SESegmentationLib.worker.process import JobRunner
 from SESegmentationServer import monai_label
 from SESegmentationServer.application import build_application
 from SESegmentationServer.board import Board
-from SESegmentationServer.monai_label import Sessions
 from SESegmentationServer.refusals import RefusalError
+from SESegmentationServer.sessions import Sessions
 from SESegmentationServer.settings import ServerSettings
 from SESegmentationServer.tokens import TokenStore
 
@@ -205,6 +207,54 @@ def test_the_name_of_a_folder_of_the_server_is_left_out_and_nothing_else(server)
     assert answer.json()["cause"].startswith("The volume: its header holds 'abc'")
 
 
+@pytest.mark.parametrize("kind", [OutOfMemoryError, WorkerError, InputError])
+def test_no_error_of_reading_names_a_folder_of_the_server(server, crop, monkeypatch, kind):
+    def fail(path, _pixel_mm):
+        raise kind(f"There is not enough memory to read {path}.", f"Look at {path}: it is large.")
+
+    monkeypatch.setattr(monai_label, "read_volume", fail)
+    answer = requests.post(f"{server}/infer/{MODEL}", files={"file": (crop.name, crop.read_bytes())}, timeout=30)
+    assert answer.json() == {
+        "code": kind.code,
+        "cause": "There is not enough memory to read the volume.",
+        "remedy": "Look at the volume: it is large.",
+    }
+
+
+def _full(*_arguments):
+    raise OSError(errno.ENOSPC, "No space left on device", "/tmp/secret")
+
+
+def _cut_off(image, name, useCompression):  # noqa: N803 - as SimpleITK has it
+    sitk_write(image, name, useCompression=useCompression)
+    with open(name, "rb+") as file:
+        file.truncate(400)
+
+
+sitk_write = sitk.WriteImage
+
+
+@pytest.mark.parametrize(
+    ("holder", "name", "broken"),
+    [
+        (monai_label, "_read_upload", _full),
+        (tempfile.SpooledTemporaryFile, "rollover", _full),
+        (sitk, "WriteImage", _cut_off),
+    ],
+)
+def test_a_full_disk_is_told_and_no_part_of_a_result_is_given(server, monkeypatch, holder, name, broken):
+    """What is sent is kept on the disk for a moment, and the result is written there; ITK may not tell of that."""
+    image = sitk.GetImageFromArray(np.random.default_rng(1).normal(100, 20, (40, 50, 40)))
+    with tempfile.TemporaryDirectory() as folder:
+        sitk.WriteImage(image, f"{folder}/large.nii")  # more than stays in memory
+        content = Path(f"{folder}/large.nii").read_bytes() + bytes(600_000)
+    monkeypatch.setattr(holder, name, broken)
+    params = {"params": (None, '{"result_extension": ".nii"}')}
+    answer = requests.post(f"{server}/infer/{MODEL}", files={"file": ("a.nii", content)} | params, timeout=60)
+    assert (answer.status_code, answer.json()["cause"]) == (507, "The disk of the server is full, or fails.")
+    assert "secret" not in answer.text
+
+
 @pytest.mark.parametrize("path", [f"/infer/{MODEL}", "/session/", "/auth/token"])
 def test_a_form_that_cannot_be_read_is_told(server, path):
     method = "PUT" if path == "/session/" else "POST"
@@ -262,6 +312,11 @@ def test_sessions_are_of_one_user_and_end():
     now[0] = 10_000.0
     with pytest.raises(InputError):
         sessions.get("anna", name)
+    for known in (lambda user: True, lambda user: user != "anna"):  # by themselves: too old, or without a token now
+        sessions.add("anna", volume)
+        now[0] += 10_000.0 if known("anna") else 0.0
+        sessions.clear(known)
+        assert len(sessions) == 0
     names = [sessions.add("anna", volume) for _ in range(9)]
     kept = 0
     for each in names:

@@ -31,7 +31,7 @@ _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES
 _PROBE = 1 << 20
 _REMEDY = "Choose another output with -o, or make its folder writable."
 #: errors of the disk, whoever wrote
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 #: where this process has put files
 _placed: set[Path] = set()
 
@@ -307,7 +307,7 @@ class OutputFiles:
         try:
             if kind is None:
                 self._place()
-            elif isinstance(error, OSError) and error.errno in _OF_THE_DISK and self._begun:
+            elif isinstance(error, OSError) and error.errno in OF_THE_DISK and self._begun:
                 raise cannot_write(self._begun[-1][1], error) from error
         finally:
             for temporary, _ in self._begun:
