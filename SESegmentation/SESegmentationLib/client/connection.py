@@ -169,6 +169,18 @@ class Ending:
         return any(_MEMORY.search(line) for line in (*lines, *self.words.splitlines()[:1]))
 
 
+def _file_for_words() -> IO[str]:
+    """An empty file for a worker's last words, to be read once the worker is gone; OSError where it cannot be made."""
+    prefix, suffix = "sesegmentation-worker-", ".txt"
+    if os.name == "nt":  # open files cannot be removed there: those that can are left by clients that are gone
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*{suffix}"):
+            with contextlib.suppress(OSError):
+                left.unlink()
+    return tempfile.NamedTemporaryFile(  # noqa: SIM115
+        "r", encoding="utf-8", errors="replace", prefix=prefix, suffix=suffix, delete=False
+    )
+
+
 def _without_end(words: str) -> str:
     return words.strip().rstrip(".")
 
@@ -210,7 +222,7 @@ class Connection:
         self._ended = False
         self._lock = threading.Lock()
         self._error: SegmentationError | None = None
-        self._words_file = ""
+        self._words_file: IO[str] | None = None
         threading.Thread(target=self._run, name="worker connection", daemon=True).start()
 
     @property
@@ -276,23 +288,21 @@ class Connection:
 
     def _take_words(self) -> str:
         """The last words of a worker that is gone."""
-        path, self._words_file = self._words_file, ""
-        if not path:
+        file, self._words_file = self._words_file, None
+        if file is None:
             return ""
-        try:
-            return Path(path).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        words = ""
+        with contextlib.suppress(OSError), file:
+            words = file.read()
+        with contextlib.suppress(OSError):
+            os.unlink(file.name)
+        return words
 
     def _start(self) -> subprocess.Popen:
         command, environment = self._command()
         with contextlib.suppress(OSError):
-            handle, self._words_file = tempfile.mkstemp(prefix="sesegmentation-worker-", suffix=".txt")
-            os.close(handle)
-            environment = {**environment, LAST_WORDS: self._words_file}
+            self._words_file = _file_for_words()
+            environment = {**environment, LAST_WORDS: self._words_file.name}
         try:
             process = subprocess.Popen(
                 list(command),
@@ -323,6 +333,9 @@ class Connection:
                 noise = None
                 if frame.header.get("type") == HELLO:
                     self._worker_pid = int(frame.header["pid"])
+                    if self._words_file and os.name != "nt":  # both have it open: however they end, nothing is left
+                        with contextlib.suppress(OSError):
+                            os.unlink(self._words_file.name)
                 self._deliver(self, frame)
                 del frame
         except MemoryError:

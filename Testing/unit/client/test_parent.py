@@ -1,7 +1,8 @@
-"""A worker ends with the program that started it, however that ends."""
+"""A worker ends with the program that started it, however that ends, and leaves no file."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -33,7 +34,15 @@ IDLE = "pass"
 
 
 @pytest.fixture
-def parent(engine, tiny_model, tmp_path):
+def temporary(tmp_path):
+    """The folder for temporary files of the program and its worker."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def parent(engine, tiny_model, tmp_path, temporary):
     """Starts a program whose worker does ``body``; the program, and the process id of the worker."""
     programs = []
 
@@ -50,7 +59,7 @@ def parent(engine, tiny_model, tmp_path):
             subprocess.Popen(
                 [sys.executable, str(path)],
                 stdout=subprocess.PIPE,
-                env=worker_environment(),
+                env=worker_environment() | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary)),
                 encoding="utf-8",
             )
         )
@@ -66,18 +75,20 @@ def parent(engine, tiny_model, tmp_path):
 
 @pytest.mark.parametrize("body", [BUSY, IDLE], ids=["busy", "idle"])
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_when_it_is_killed(parent, has_ended, body, name):
+def test_when_it_is_killed(parent, has_ended, temporary, body, name):
     program, pid = parent(body, "time.sleep(100)")
     if hasattr(signal, name):
         program.send_signal(getattr(signal, name))
     else:
         program.kill()
     assert has_ended(pid)
+    assert list(temporary.iterdir()) == [] or os.name == "nt"  # there the next program removes it
 
 
 @pytest.mark.parametrize("body", [BUSY, IDLE], ids=["busy", "idle"])
 @pytest.mark.parametrize("end", ["", "os._exit(0)", "segmenter.close()"], ids=["ends", "ends at once", "closes"])
-def test_when_it_ends(parent, has_ended, body, end):
+def test_when_it_ends(parent, has_ended, temporary, body, end):
     program, pid = parent(body, "time.sleep(0.3)\n" + end)
     assert program.wait(30) == 0
     assert has_ended(pid)
+    assert list(temporary.iterdir()) == [] or os.name == "nt"  # there the next program removes it
