@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,6 +48,8 @@ _UNKNOWN_ISSUER = (
     "its issuer is not known here",
     "Ask the server's owner for the file of its certificate, and choose it.",
 )
+#: OpenSSL's name of a failure; a connection that ends is none
+_OF_TLS = re.compile(r"\[SSL: (?!UNEXPECTED_EOF)(?:TLSV1_ALERT_|SSLV3_ALERT_)?(\w+)\]")
 #: a proxy that is wrong, cannot be reached, or refuses; a protocol of proxies that is not supported here
 _OF_PROXIES = (
     requests.exceptions.ProxyError,
@@ -210,6 +213,13 @@ class Link:
             )
         if isinstance(error, requests.exceptions.SSLError) and ("WRONG_VERSION" in text or "HTTP_REQUEST" in text):
             return ServerError(f"The server {name} does not encrypt (TLS).", "Ask its owner for the right address.")
+        if isinstance(error, requests.exceptions.SSLError) and (found := _OF_TLS.search(text)):
+            return LostError(
+                ServerError(
+                    f"No encrypted connection to the server {name} comes about: {found[1].lower().replace('_', ' ')}.",
+                    "A proxy or security software may be in between, or one side is too old: ask the server's owner.",
+                )
+            )
         cause = f"The server {name} cannot be reached."
         if isinstance(error, requests.exceptions.Timeout):
             cause = f"The server {name} does not answer."

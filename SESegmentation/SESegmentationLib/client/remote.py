@@ -134,7 +134,8 @@ class Delivery:
         """Raise SegmentationError where the server cannot do the job, before any of it is sent."""
         introduction = self._link.introduction(INTRODUCED_SECONDS)
         _check_model(introduction, self._card, self._server)
-        most = dict(introduction.get("limits") or {}).get("bytes")
+        limits = introduction.get("limits")
+        most = limits.get("bytes") if isinstance(limits, dict) else None
         size = sum(array.nbytes for array in self._arrays or [])
         if isinstance(most, int) and size > most:
             raise InputError(

@@ -76,8 +76,8 @@ def server_at(address: str, certificate: Path | None = None) -> Server:
     """The server with this address.
 
     Args:
-        address: host, host and port, or URL. Without a port it is 8399, without "http://" or "https://" the latter,
-            except on this computer.
+        address: host, host and port, IPv6 address, or URL. Without a port it is 8399, without "http://" or "https://"
+            the latter, except on this computer.
         certificate: see :class:`Server`; None: what the address book says.
 
     Raises:
@@ -102,14 +102,16 @@ def url_of(address: str) -> str:
     text = address.strip()
     if not text:
         raise UsageError("There is no address of a server.", _EXAMPLE)
+    if _is_ipv6(text):
+        text = f"[{text}]"
     try:
         parts = urlsplit(text if "://" in text else f"//{text}")
-        host, port = parts.hostname or "", parts.port or PORT
+        host, port = parts.hostname or "", PORT if parts.port is None else parts.port
     except ValueError:
         parts, host, port = urlsplit(""), "", PORT
     scheme = parts.scheme or ("http" if _is_loopback(host) else "https")
     odd = fault_of(text) or any(character.isspace() for character in text)
-    if odd or not host or scheme not in ("http", "https"):
+    if odd or not host or not port or scheme not in ("http", "https"):
         raise UsageError(f"{text[:80]!r} is no address of a server.", _EXAMPLE)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError("The address of a server holds more than host, port and path.", _EXAMPLE)
@@ -123,6 +125,14 @@ def url_of(address: str) -> str:
 
 def _is_token(text: str) -> bool:
     return 0 < len(text) <= _LONGEST_TOKEN and text.isascii() and text.isprintable() and " " not in text
+
+
+def _is_ipv6(text: str) -> bool:
+    """Whether it is an IPv6 address alone, which URLs hold in brackets."""
+    try:
+        return ipaddress.IPv6Address(text).scope_id is None
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

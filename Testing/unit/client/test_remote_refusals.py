@@ -136,6 +136,26 @@ def test_certificates(serve, image, tiny_model, authority, tmp_path):
     assert plain.asked == []
 
 
+def test_an_encryption_that_does_not_come_about_is_told(serve, authority, tmp_path):
+    """One side is too old, or something in between takes part: the address and the network are innocent of that."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = tls(authority, "127.0.0.1")
+    context.verify_mode = ssl.CERT_REQUIRED  # of the client, which has none
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(tmp_path / "ca.pem")
+    server = server_at(serve(context=context).url, tmp_path / "ca.pem")
+    with pytest.raises(ServerError, match="No encrypted connection .* comes about: handshake failure") as raised:
+        Link(server).introduction()
+    assert "too old" in raised.value.remedy
+
+
+@pytest.mark.parametrize("limits", [[1], "1", 7, {"bytes": "many"}, None])
+def test_limits_that_cannot_be_read_are_none(serve, image, tiny_model, limits):
+    server = serve(work=short_result)
+    server.introduction["limits"] = limits
+    assert isinstance(events_of(server.url, SegmentJob(image, tiny_model))[-1], ResultEvent)
+
+
 @pytest.mark.parametrize(
     ("days", "reason", "remedy"),
     [((-9, -2), "has expired", "renew"), ((2, 9), "not valid yet", "date of this computer")],

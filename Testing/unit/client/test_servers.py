@@ -57,6 +57,8 @@ def keyring(monkeypatch):
         ("localhost:9000", "http://localhost:9000"),
         ("https://localhost:9000", "https://localhost:9000"),
         ("[::1]:9", "http://[::1]:9"),
+        ("::1", "http://[::1]:8399"),
+        ("2001:db8::5", "https://[2001:db8::5]:8399"),
         ("https://gate.hospital.org/seg/", "https://gate.hospital.org:8399/seg"),
     ],
 )
@@ -72,6 +74,8 @@ def test_addresses(address, url):
         "https://",
         "gpu:port",
         "gpu:99999",
+        "gpu:0",
+        "https://gpu:0/seg",
         "two words",
         "https://g\tpu",
         "file:///etc/passwd",
