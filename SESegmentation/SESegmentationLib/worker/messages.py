@@ -282,7 +282,10 @@ def check_version(header: dict[str, Any], name: str) -> None:
     """
     version, protocol = header.get("version"), header.get("protocol")
     if header.get("type") != HELLO or not isinstance(version, str) or not isinstance(protocol, int):
-        raise ServerError(f"What answers at {name} is no SESegmentation server.", "Check the address.")
+        raise ServerError(
+            f"What answers at {name} is no SESegmentation server.",
+            "Check the address; if this network asks to sign in, do so in a browser.",
+        )
     theirs, ours = (protocol, _minor(version)), (PROTOCOL, _minor(__version__))
     if theirs == ours:
         return

@@ -335,7 +335,8 @@ def test_something_else_at_the_address(serve, image, tiny_model):
     threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
     try:
         url = f"http://127.0.0.1:{other.server_address[1]}"
-        assert "is no SESegmentation server" in error_of(url, SegmentJob(image, tiny_model)).cause
+        error = error_of(url, SegmentJob(image, tiny_model))
+        assert "is no SESegmentation server" in error.cause and "sign in" in error.remedy
         assert "is no SESegmentation server" in error_of(f"{url}/under", SegmentJob(image, tiny_model)).cause
     finally:
         other.shutdown()
