@@ -310,7 +310,7 @@ class Board:
             break
         raise ServerError(
             "The server lost the process of this job at each try." if lost else "The server ended this job.",
-            "Segment again; if it fails again, tell the owner of the server.",
+            "Segment again; if it fails again, memory may be short: segment a region of interest, or tell its owner.",
         )
 
     def _take(self, job: ServerJob, header: dict[str, Any], arrays: list[np.ndarray]) -> None:

@@ -41,7 +41,7 @@ def job_routes(
     async def put(identity: str, request: Request) -> Response:
         identity, user = _uuid(identity), request.state.user
         if not board.knows(identity):
-            uploads.supersede(identity, user)
+            await uploads.supersede(identity, user)
             board.check_room(user, uploads.count_of(user), len(uploads))
             memory.check(check_size(request, limits))
             with uploads.receiving(identity, user):
@@ -63,41 +63,45 @@ def job_routes(
 
 
 class _Uploads:
-    """Jobs that are on their way here: the user of each, and the task that receives it."""
+    """Jobs that are on their way here: the user of each, the task that receives it, and whether that has ended."""
 
     def __init__(self) -> None:
-        self._tasks: dict[str, tuple[str, asyncio.Task]] = {}
+        self._tasks: dict[str, tuple[str, asyncio.Task, asyncio.Event]] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def count_of(self, user: str) -> int:
         """How many a user sends."""
-        return sum(owner == user for owner, _ in self._tasks.values())
+        return sum(owner == user for owner, *_ in self._tasks.values())
 
-    def supersede(self, identity: str, user: str) -> None:
+    async def supersede(self, identity: str, user: str) -> None:
         """End the upload of a job that is sent anew: by a connection that was lost, unnoticed as yet.
+
+        Its memory is free afterwards.
 
         Raises:
             RefusalError: it is somebody else's.
         """
-        if identity in self._tasks:
-            owner, lost = self._tasks[identity]
+        while identity in self._tasks:
+            owner, lost, ended = self._tasks[identity]
             if owner != user:
                 raise unknown_job()
             lost.cancel()
+            await ended.wait()
 
     @contextlib.contextmanager
     def receiving(self, identity: str, user: str) -> Iterator[None]:
         """Inside the block this task receives a job."""
         task = asyncio.current_task()
         assert task is not None
-        self._tasks[identity] = user, task
+        entry = self._tasks[identity] = user, task, asyncio.Event()
         try:
             yield
         finally:
-            if self._tasks.get(identity) == (user, task):
+            if self._tasks.get(identity) is entry:
                 del self._tasks[identity]
+            entry[-1].set()
 
 
 def _uuid(text: str) -> str:

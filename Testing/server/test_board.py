@@ -25,7 +25,7 @@ from SESegmentationLib.worker.messages import (
 )
 from SESegmentationServer.board import Answer, Board, ReplicaLostError
 from SESegmentationServer.frames import Work
-from SESegmentationServer.job_routes import _stream
+from SESegmentationServer.job_routes import _stream, _Uploads
 from SESegmentationServer.page import page_html
 from SESegmentationServer.refusals import RefusalError
 from SESegmentationServer.settings import ServerLimits
@@ -106,6 +106,30 @@ def test_proxies_are_asked_to_pass_on_every_message_at_once():
         answer = await _stream(desk, desk.submit(ID(1), "alice", work()))
         assert answer.headers["X-Accel-Buffering"] == "no"
         await desk.close()
+
+    asyncio.run(story())
+
+
+def test_an_upload_that_is_sent_anew_waits_until_the_lost_one_is_gone():
+    """The memory of the lost one would be missing otherwise."""
+
+    async def story():
+        uploads, told = _Uploads(), []
+
+        async def receive():
+            with uploads.receiving(ID(1), "alice"):
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    told.append("memory is free")
+
+        lost = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        with pytest.raises(RefusalError):
+            await uploads.supersede(ID(1), "bob")
+        await uploads.supersede(ID(1), "alice")
+        assert told == ["memory is free"] and len(uploads) == 0
+        assert (await asyncio.gather(lost, return_exceptions=True))[0].__class__ is asyncio.CancelledError
 
     asyncio.run(story())
 

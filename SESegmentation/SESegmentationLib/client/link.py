@@ -27,8 +27,8 @@ BLOCK = 1 << 18
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 20.0
 #: how long the introduction of a server is cached, in s
 INTRODUCED_SECONDS = 10.0
-#: a server that is busy at the moment
-_BUSY = (429, 502, 503, 504)
+#: a server that is busy at the moment, or has no memory for another upload
+_BUSY = (429, 502, 503, 504, 507)
 #: where it is not the server that answers: it is just starting, or a proxy does not reach it
 _STANDS_IN = (404, 429, *range(500, 511))
 #: and where a network asks its users to sign in, or something else lies at the address

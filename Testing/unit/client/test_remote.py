@@ -184,7 +184,7 @@ def test_a_server_that_falls_silent_is_as_one_that_is_lost(serve, image, tiny_mo
 def test_busy_servers_are_asked_again_and_then_believed(serve, image, tiny_model):
     server = serve()
     busy = {"code": "server", "cause": "The server is full.", "remedy": "Try again later."}
-    server.answers.extend([(503, busy, {"Retry-After": "0"}), (429, busy, {}), (502, {}, {})])
+    server.answers.extend([(503, busy, {"Retry-After": "0"}), (429, busy, {}), (502, {}, {}), (507, busy, {})])
     *_, result = events_of(server.url, SegmentJob(image, tiny_model))
     assert isinstance(result, ResultEvent)
     server.answers.append((429, busy, {"Retry-After": "3000"}))
