@@ -143,6 +143,39 @@ def test_a_hardened_transform_makes_no_corrections(widget, segment, segmenter, c
     assert (first_segment(node) == drawn).all() and len(segmenter.jobs) == jobs
 
 
+def test_a_scene_tells_that_a_hardened_transform_has_moved_a_result_and_how_to_go_on(
+    widget, segment, segmenter, choices, move, tmp_path
+):
+    node = segment()
+    draw(node)
+    move(40, node, choices.inputVolume)
+    for each in (node, choices.inputVolume):
+        each.HardenTransform()
+    save_and_reopen(tmp_path)
+    (message,) = widget.panel.messages.shown
+    choices = widget.logic.getParameterNode()
+    node = choices.resultSegmentation
+    assert message.level == "warning" and "Hardened transforms have moved" in message.text
+    assert node.GetName() in message.text and "harden the inverse" in message.remedy
+    move(-40, node, choices.inputVolume)
+    for each in (node, choices.inputVolume):
+        each.HardenTransform()
+    click(widget.ui.recalibrateButton)
+    assert segmenter.jobs[-1].kind == "refine" and segmenter.jobs[-1].slices == ("k:3",)
+
+
+def test_surfaces_that_are_no_result_are_no_matter_of_a_scene_that_is_read(widget, segment, tmp_path):
+    segment()
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(False)
+    surfaces, sphere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode"), vtk.vtkSphereSource()
+    sphere.Update()
+    surfaces.AddSegmentFromClosedSurfaceRepresentation(sphere.GetOutput(), "sphere", [1, 0, 0])
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    application.process_events()
+    assert widget.panel.messages.shown == []
+
+
 SHIFT = {(0, 3): 40.0}
 SCALE = {(0, 0): 1.5, (2, 3): -7.0}
 SHEAR = {(0, 1): 0.3}
@@ -333,17 +366,11 @@ def test_the_region_of_a_result_of_an_earlier_version_is_that_of_its_box(
 
 
 @pytest.mark.parametrize("box_is", ["removed", "not drawn"])
-def test_it_is_told_once_where_the_region_of_an_earlier_version_is_not_known(
-    widget, segment, segmenter, choices, box, as_before, tmp_path, box_is
+def test_a_result_of_an_earlier_version_without_a_region_counts_as_of_the_whole_volume(
+    widget, segment, segmenter, choices, box, as_before, box_is
 ):
     as_before(segment(), box, box_is)
-    node = widget.logic.getParameterNode().resultSegmentation
-    (warning,) = widget.panel.messages.shown
-    assert warning.level == "warning" and node.GetName() in warning.text and "limited to a region" in warning.text
-    draw(node)
+    assert widget.panel.messages.shown == []  # results of whole volumes look the same: nothing to do about them
+    draw(widget.logic.getParameterNode().resultSegmentation)
     click(widget.ui.recalibrateButton)
     assert segmenter.jobs[-1].kind == "refine" and segmenter.jobs[-1].options.roi is None
-    widget.panel.run.cancel()
-    wait(lambda: not widget.panel.run.running)
-    save_and_reopen(tmp_path)
-    assert widget.panel.messages.shown == []

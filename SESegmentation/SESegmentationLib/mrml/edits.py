@@ -125,8 +125,22 @@ class EditRecord:
                 _("The segmentation {name} was moved by a hardened transform since its result was written.").format(
                     name=node.GetName()
                 ),
-                _("Segment again, with a new segmentation as the output."),
+                _("Move it back (harden the inverse transform), or segment again into a new segmentation."),
             )
+        return cls._stored(node)
+
+    @classmethod
+    def is_valid(cls, node: slicer.vtkMRMLSegmentationNode) -> bool:
+        """Whether what a node stores can be read, wherever its segments lie now and whatever they are made of."""
+        try:
+            cls._stored(node)
+        except InputError:
+            return False
+        return True
+
+    @classmethod
+    def _stored(cls, node: slicer.vtkMRMLSegmentationNode) -> EditRecord:
+        """What a node stores; InputError if a part of it is invalid."""
         try:
             written = _read_written(node)
             corrected = _read_corrected(node.GetAttribute(_CORRECTED) or "", written)

@@ -8,7 +8,15 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import InputError
-from ..mrml import EditRecord, VolumeRegion, adapted_parameters, adapted_text_node, referenced_node, source_volume
+from ..mrml import (
+    EditRecord,
+    VolumeRegion,
+    adapted_parameters,
+    adapted_text_node,
+    movement,
+    referenced_node,
+    source_volume,
+)
 from .messages import WARNING, Message
 from .result_record import ResultRecord
 
@@ -26,7 +34,9 @@ def use_scene_data(choices: list[str]) -> list[Message]:
     """
     nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     records = [node.GetName() for node in nodes if ResultRecord.exists(node) and ResultRecord.read(node) is None]
-    edits = [node.GetName() for node in nodes if not _edits_are_usable(node)]
+    edits = [node.GetName() for node in nodes if not EditRecord.is_valid(node)]
+    moved = [node.GetName() for node in nodes if movement(node) is not None]
+    _recover_regions(nodes)
     with_network = [node for node in nodes if adapted_text_node(node) is not None]
     networks = [node.GetName() for node in with_network if adapted_parameters(node) is None]
     kinds = (
@@ -41,26 +51,27 @@ def use_scene_data(choices: list[str]) -> list[Message]:
             _("They are not written into, so that no correction is lost: choose a new segmentation as the output."),
         ),
         (
+            moved,
+            _("Hardened transforms have moved these segmentations since their results were written: {names}."),
+            _("To learn from their corrections, move them back: harden the inverse transforms. Or segment again."),
+        ),
+        (
             networks,
             _("The networks that were recalibrated with these segmentations cannot be used: {names}."),
             _("Recalibrate again."),
-        ),
-        (
-            _recover_regions(nodes),
-            _("An earlier version did not store whether these results were limited to a region: {names}."),
-            _("They count as results of the whole volume. If they are not, segment again before you correct them."),
         ),
         (choices, _("These choices of the scene cannot be used: {names}."), _("They were reset to their defaults.")),
     )
     return [Message(WARNING, text.format(names=_listed(names)), remedy) for names, text, remedy in kinds if names]
 
 
-def _recover_regions(nodes: list[slicer.vtkMRMLSegmentationNode]) -> list[str]:
-    """Store the regions of results of earlier versions in their records; the names of those that had none to recover.
+def _recover_regions(nodes: list[slicer.vtkMRMLSegmentationNode]) -> None:
+    """Store the regions of results of earlier versions in their records.
 
-    Those versions referred to the box: its place in the scene that was read is the best that is known.
+    Those versions referred to the box: its place in the scene that was read is the best that is known. Where there is
+    none, nothing tells a box that was removed from a search in the whole volume; results count as of the latter, so
+    that a proposal may reach farther, which is shown before it is accepted.
     """
-    unknown = []
     for node in nodes:
         record = ResultRecord.read(node)
         if record is None or ResultRecord.has_region_entry(node):
@@ -70,19 +81,8 @@ def _recover_regions(nodes: list[slicer.vtkMRMLSegmentationNode]) -> list[str]:
             region = VolumeRegion.of(box, source_volume(node)) if box is not None else None
         except InputError:
             region = None
-        if region is None:
-            unknown.append(node.GetName())
         replace(record, region=region).write(node)
         node.RemoveNodeReferenceIDs(_EARLIER_REGION_ROLE)
-    return unknown
-
-
-def _edits_are_usable(node: slicer.vtkMRMLSegmentationNode) -> bool:
-    try:
-        EditRecord.read(node)
-    except InputError:
-        return False
-    return True
 
 
 def _listed(names: list[str]) -> str:
