@@ -14,7 +14,7 @@ from panel_fakes import adapted_file, make_package, make_refined, make_result
 from harness import application
 from SESegmentationLib.errors import WorkerError
 from SESegmentationLib.io.segmentations import ALGORITHM_TYPE_TAG, AUTOMATIC, SEMIAUTOMATIC
-from SESegmentationLib.mrml import adapted_parameters, find_corrected_slices, review_state
+from SESegmentationLib.mrml import EditRecord, adapted_parameters, find_corrected_slices, review_state
 from SESegmentationLib.mrml.layers import tag
 from SESegmentationLib.panel.result_record import ResultRecord
 from SESegmentationLib.result import NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID
@@ -86,6 +86,44 @@ def test_accepted_structures_are_in_no_proposal(widget, segment, recalibrate):
     assert not widget.ui.previewFrame.isVisible() and (first_segment(node) == before).all()
     assert "already agree with what would be proposed" in widget.panel.messages.shown[-1].text
     assert review_state(node.GetSegmentation().GetSegment("Segment_1")) == "accepted"
+
+
+@pytest.mark.parametrize("when", ["before", "while it is shown"])
+def test_no_proposal_brings_back_a_structure_that_was_deleted(widget, segment, segmenter, recalibrate, when):
+    node = segment()
+    written = sitk.GetArrayFromImage(EditRecord.read(node).written[-1].labels) == 1
+    segmentation, ui = node.GetSegmentation(), widget.ui
+    draw(node, identifier="Segment_2")
+    if when == "before":
+        segmentation.RemoveSegment("Segment_1")
+    recalibrate()
+    if when == "before":  # it was the only one to grow
+        assert not ui.previewFrame.isVisible() and "already agree" in widget.panel.messages.shown[-1].text
+        draw(node, k=5, identifier="Segment_2")
+        recalibrate_with_more(widget, segmenter)
+    else:
+        segmentation.RemoveSegment("Segment_1")
+    click(ui.acceptChangesButton)
+    assert segmentation.GetSegmentIDs() == ("Segment_2",) and ResultRecord.read(node).adapted
+    values = slicer.util.arrayFromSegmentInternalBinaryLabelmap(node, "Segment_2")
+    assert set(np.unique(values)) <= {0, 2}
+    draw(node, k=6, identifier="Segment_2")
+    click(ui.recalibrateButton)  # nor is it learnt that it is not there
+    learnt = sitk.GetArrayFromImage(segmenter.jobs[-1].labels)
+    assert ((learnt == 1) == (written & (learnt != 2))).all() and (learnt == 1).any()
+
+
+def recalibrate_with_more(widget, segmenter) -> None:
+    """Recalibrate by a click, with a proposal in which both structures have grown."""
+    click(widget.ui.recalibrateButton)
+    job = segmenter.jobs[-1]
+    labels = sitk.GetArrayFromImage(job.labels)
+    labels[8, 2:5, 2:5], labels[9, 2:5, 2:5] = 1, 2
+    grown = sitk.GetImageFromArray(labels)
+    grown.CopyInformation(job.labels)
+    refined = make_refined(job, widget.panel.models.card)
+    segmenter.succeed_refinement(replace(refined, result=replace(refined.result, labels=grown)))
+    wait(lambda: not widget.panel.run.running)
 
 
 @pytest.mark.parametrize("reason", [NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID])
@@ -294,6 +332,18 @@ def test_corrections_that_find_no_place_are_not_taken_over(widget, two_times):
     click(widget.ui.takeOverButton)
     assert "could not be aligned" in widget.panel.messages.shown[-1].text
     assert not widget.ui.previewFrame.isVisible() and (first_segment(later) == before).all()
+
+
+def test_what_was_deleted_in_the_later_scan_is_not_taken_over(widget, two_times):
+    earlier, later = two_times()
+    draw(earlier, k=4)
+    draw(earlier, k=9, identifier="Segment_2")
+    later.GetSegmentation().RemoveSegment("Segment_2")
+    widget.ui.earlierSelector.setCurrentNode(earlier)
+    click(widget.ui.takeOverButton)
+    assert "anterior" in widget.ui.previewLabel.text and "posterior" not in widget.ui.previewLabel.text
+    click(widget.ui.acceptChangesButton)
+    assert later.GetSegmentation().GetSegmentIDs() == ("Segment_1",)
 
 
 def test_what_was_done_in_the_later_scan_stays(widget, two_times):

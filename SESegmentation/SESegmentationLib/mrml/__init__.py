@@ -44,6 +44,7 @@ from .segmentation import (
     set_algorithm_tags,
     set_review_state,
     update_segmentation,
+    without_deleted,
 )
 from .volume import VolumeSequence, check_volume_node, copier_of_volume_node, image_from_volume_node, volume_geometry
 
@@ -99,4 +100,5 @@ __all__ = [
     "update_segmentation",
     "value_range",
     "volume_geometry",
+    "without_deleted",
 ]

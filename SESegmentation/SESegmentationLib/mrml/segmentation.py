@@ -15,6 +15,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..errors import InputError
+from ..geometry import Geometry
 from ..io.segmentations import ALGORITHM_TYPE_TAG, AUTOMATIC, SEMIAUTOMATIC, algorithm_tags, segment_tags
 from ..io.volume_image import voxels_of
 from ..models import Label
@@ -179,6 +180,27 @@ def update_segmentation(
         for identifier in surrounding:
             display.SetSegmentVisibility3D(identifier, False)
     return [segment.GetName() for segment in completed]
+
+
+def without_deleted(
+    node: slicer.vtkMRMLSegmentationNode, labels: sitk.Image, structures: Sequence[Label]
+) -> tuple[sitk.Image, list[Label]]:
+    """A result without the structures that have no segment in a segmentation, as where the user has deleted it.
+
+    Args:
+        node: the segmentation.
+        labels: label map.
+        structures: what its values mean.
+
+    Returns:
+        The label map and the structures that are left.
+    """
+    left = [label for label in structures if find_segment(node.GetSegmentation(), label) is not None]
+    if len(left) == len(structures):
+        return labels, left
+    values = voxels_of(labels)
+    kept = np.isin(values, [label.value for label in left])
+    return Geometry.of(labels).image(np.where(kept, values, 0).astype(values.dtype)), left
 
 
 def is_completed(segment: slicer.vtkSegment) -> bool:

@@ -30,6 +30,7 @@ from ..mrml import (
     result_grid,
     show_difference,
     source_volume,
+    without_deleted,
 )
 from ..result import (
     NO_GAIN,
@@ -347,13 +348,15 @@ class Recalibration:
 def proposed_labels(
     node: slicer.vtkMRMLSegmentationNode, labels: sitk.Image, record: ResultRecord
 ) -> tuple[sitk.Image, sitk.Image]:
-    """The labels of a segmentation now, and as they would be if a result were written: accepted structures stay.
+    """The labels of a segmentation now, and as they would be if a result were written.
+
+    Accepted structures stay, and what was deleted stays deleted.
 
     Raises:
         InputError: its corrected slices are of another volume.
     """
     now = label_map(node, record.labels, labels)
-    before, after = voxels_of(now), sitk.GetArrayFromImage(labels)
+    before, after = voxels_of(now), sitk.GetArrayFromImage(without_deleted(node, labels, record.labels)[0])
     segments = {label.value: find_segment(node.GetSegmentation(), label) for label in record.labels}
     done = [value for value, segment in segments.items() if segment is not None and is_completed(segment)]
     after[completed_voxels(node, labels) | np.isin(after, done)] = 0

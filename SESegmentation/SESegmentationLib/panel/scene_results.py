@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 from ..errors import InputError
 from ..geometry import Geometry, Slices
 from ..io.segmentations import algorithm_name
+from ..models import Label
 from ..mrml import (
     ATTENTION,
     DOUBT,
@@ -31,6 +32,7 @@ from ..mrml import (
     set_algorithm_tags,
     update_segmentation,
     volume_geometry,
+    without_deleted,
 )
 from ..result import AdaptedNotes, SegmentationResult
 from .result_record import RECORD_ATTRIBUTE, ResultRecord
@@ -51,7 +53,8 @@ class ResultTarget:
         frame: number of the frame, where the volume is one of a sequence.
         region: to which the search was limited.
         geometry: of the volume that was sent; None for frames.
-        existing_only: the result belongs to the segmentation ``output_id`` and is not written into a new one.
+        existing_only: the result belongs to the segmentation ``output_id`` and is not written into a new one, nor into
+            segments that were deleted.
     """
 
     volume_id: str
@@ -188,19 +191,22 @@ class SceneResults:
                 return self._write_frame(result, record, output, target.frame, target.frame == frames.selected)
         completed: list[str] = []
         corrected: list[Slices] = []
+        labels, structures = result.labels, record.labels
         if node is None:
-            node = add_segmentation(result.labels, record.labels, volume, target.name)
+            node = add_segmentation(labels, structures, volume, target.name)
         else:
             self._count_edit(node)
             corrected = find_corrected_slices(node)
-            protected, before = corrected_mask(node, result.labels, corrected), self._state_of(node)
-            edited = edited_voxels(node, record.labels)
+            protected, before = corrected_mask(node, labels, corrected), self._state_of(node)
+            edited = edited_voxels(node, structures)
             for value, count in (taken_over or {}).items():
                 edited[value] = edited.get(value, 0) + count
             record = record.with_corrections(ResultRecord.read(node), edited)
-            completed = update_segmentation(node, result.labels, record.labels, self._history, volume, protected)
+            if target.existing_only:
+                labels, structures = without_deleted(node, labels, structures)
+            completed = update_segmentation(node, labels, structures, self._history, volume, protected)
             self._record_change(node, before)
-        _store_with([node], record, result.labels, corrected)
+        _store_with([node], record, structures, labels, corrected)
         self._update_maps(node, result.doubt)
         if adapted is not None:
             set_adapted_parameters(node, adapted)
@@ -280,7 +286,8 @@ class SceneResults:
         written = output.frame(frame)
         self._record_change(written, before)
         # the node in the scene takes over attributes only when another frame is selected
-        _store_with([written, output.node] if shown else [written], record, result.labels, corrected)
+        nodes = [written, output.node] if shown else [written]
+        _store_with(nodes, record, record.labels, result.labels, corrected)
         return WrittenResult(output.node, completed, " ".join(map(str, corrected)))
 
     def _state_of(self, node: slicer.vtkMRMLSegmentationNode) -> _NodeState:
@@ -305,14 +312,15 @@ class SceneResults:
 def _store_with(
     nodes: Sequence[slicer.vtkMRMLSegmentationNode],
     record: ResultRecord,
+    structures: Sequence[Label],
     geometry: sitk.Image,
     corrected: Sequence[Slices],
 ) -> None:
-    """Store the record, written labels and algorithm of a result with segmentation nodes of the same content."""
+    """Store the record, the ``structures`` written and the algorithm of a result with nodes of the same content."""
     changed = {structure.label.value for structure in record.structures if structure.corrected or record.adapted}
     for node in nodes:
-        set_algorithm_tags(node, record.labels, algorithm_name(record.model, record.model_version), changed)
-    record_written_labels(nodes[0], record.labels, geometry, corrected)
+        set_algorithm_tags(node, structures, algorithm_name(record.model, record.model_version), changed)
+    record_written_labels(nodes[0], structures, geometry, corrected)
     record.with_volumes(label_map(nodes[0], record.labels, geometry)).write(nodes[0])
     stored = {name: nodes[0].GetAttribute(name) for name in _ATTRIBUTES}
     for node in nodes[1:]:
