@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import qt
 import slicer
@@ -16,12 +16,14 @@ from ..models import ModelPackage
 from .choices import Choices, Inputs
 from .computer import ComputerSection, Doctor, UserSettings
 from .dependencies import Dependencies
+from .earlier_corrections import EarlierCorrections
 from .installation import Installation
 from .messages import INFORMATION, ActionRunner, Message, device_name, explain_error, slice_names
 from .model_chooser import AddModel, ModelChooser, ModelSource, PackageDialogs
-from .recalibration import EarlierCorrections, PatientNetwork, Recalibration
+from .patient_network import PatientNetwork
+from .recalibration import Recalibration
 from .reports import save_page, save_report, scene_report, show_changes, show_table
-from .requests import AttentionRequest, RefineRequest, SegmentRequest, SegmentRun
+from .requests import AttentionRequest, Pending, RefineRequest, SegmentRequest, SegmentRun
 from .result_view import ResultView, open_segment_editor
 from .run_control import RunControl
 from .scene_reading import use_scene_data
@@ -30,13 +32,6 @@ from .server import ServerSection
 
 #: a request about a result in the scene
 _Request = TypeVar("_Request", RefineRequest, AttentionRequest)
-
-
-class _Pending(Protocol):
-    """What the worker is busy with."""
-
-    def removed_node(self) -> str:
-        """The name of a node that it needs and that was removed from the scene; empty where there is none."""
 
 
 class Panel:
@@ -71,7 +66,7 @@ class Panel:
         self._ui = ui
         self._choices: Choices | None = None
         self._settings = settings
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
         self._scene_results = SceneResults()
         self._actions = ActionRunner(
             ui, lambda: self._choices is not None, lambda: self.installation.log or self.run.log

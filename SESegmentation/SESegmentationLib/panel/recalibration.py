@@ -1,4 +1,4 @@
-"""Proposals learnt from corrections or taken over from an earlier scan, to accept or reject; the patient's network."""
+"""Proposals learnt from corrections or taken over from an earlier scan, to accept or reject."""
 
 from __future__ import annotations
 
@@ -16,188 +16,29 @@ from ..client import RefinedResult
 from ..errors import InputError
 from ..geometry import Geometry
 from ..io.volume_image import voxels_of
-from ..models import ModelCard
 from ..mrml import (
     adapted_parameters,
-    adapted_text_node,
     completed_voxels,
     corrected_mask,
-    drawn_voxels,
     find_segment,
-    image_from_volume_node,
     is_completed,
     label_map,
-    result_grid,
     show_difference,
-    source_volume,
     without_deleted,
 )
 from ..result import (
     NO_GAIN,
     NOTHING_CORRECTED,
     NOTHING_SAID,
-    AdaptedNotes,
-    SegmentationResult,
-    StructureResult,
 )
-from .choices import Choices
-from .computer import UserSettings
-from .messages import as_rich_text, slice_names
-from .reports import require_earlier
-from .requests import RefineRequest, ResultInputs
+from .earlier_corrections import EarlierCorrections
+from .messages import slice_names
+from .requests import RefineRequest
 from .result_record import ResultRecord
-from .scene_results import ResultTarget, SceneResults, WrittenResult, share_parent_transform
+from .scene_results import SceneResults, WrittenResult
 
 #: most structures whose changes a proposal lists one by one
 MAX_LISTED = 4
-
-
-class PatientNetwork:
-    """A check box, visible where the scene holds parameters adapted to the chosen volume for the chosen model.
-
-    Args:
-        ui: holds adaptedCheckBox.
-        choices: gives the choices of the present scene, or None while there is none.
-        card: gives the card of the chosen model, or None while there is none.
-    """
-
-    def __init__(self, ui: Any, choices: Callable[[], Choices | None], card: Callable[[], ModelCard | None]) -> None:
-        self._ui = ui
-        self._choices = choices
-        self._card = card
-        self._tip = ui.adaptedCheckBox.toolTip
-        #: by ID of the text node that holds parameters: its MTime when it was read, and the SHA-256 of their weights
-        self._weights: dict[str, tuple[int, str]] = {}
-        ui.adaptedCheckBox.connect("clicked(bool)", self._on_click)
-        self.refresh()
-
-    @property
-    def parameters(self) -> bytes | None:
-        """The adapted parameters that the user has chosen to use; None for the model as it is."""
-        choices = self._choices()
-        chosen = choices.adaptedFrom if choices else None
-        return adapted_parameters(chosen) if chosen in self._candidates() else None
-
-    def refresh(self) -> None:
-        """Show whether there is such a network now."""
-        choices, found, box = self._choices(), self._candidates(), self._ui.adaptedCheckBox
-        box.visible = bool(found)
-        if choices is None or not found:
-            return
-        chosen = next((node for node in found if node is choices.adaptedFrom), None)
-        box.checked = chosen is not None
-        offered = found[-1] if chosen is None else chosen
-        tip = _("{what} It comes with the segmentation {name}.").format(what=self._tip, name=offered.GetName())
-        box.toolTip = as_rich_text(tip)
-
-    def _candidates(self) -> list[slicer.vtkMRMLSegmentationNode]:
-        """Segmentations of the chosen volume with parameters for the chosen model's weights, the newest result last."""
-        choices, card = self._choices(), self._card()
-        if choices is None or choices.inputVolume is None or card is None:
-            return []
-        nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-        fitting = [node for node in nodes if self._fits(node, choices.inputVolume, card.weights_sha256)]
-        return sorted(fitting, key=_date)
-
-    def _on_click(self, checked: bool) -> None:
-        choices, found = self._choices(), self._candidates()
-        if choices is not None:
-            choices.adaptedFrom = found[-1] if checked and found else None
-        self.refresh()
-
-    def _fits(self, node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode, weights: str) -> bool:
-        """Whether a segmentation of this volume has parameters for these weights."""
-        text = adapted_text_node(node)
-        if text is None or node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is not volume:
-            return False
-        cached, modified = self._weights.get(text.GetID()), text.GetMTime()
-        if cached is None or cached[0] != modified:  # reading takes time, and this is asked often
-            notes = AdaptedNotes.read(adapted_parameters(node))
-            cached = self._weights[text.GetID()] = (modified, notes.weights_sha256 if notes else "")
-        return cached[1] == weights
-
-
-def _date(node: slicer.vtkMRMLSegmentationNode) -> str:
-    record = ResultRecord.read(node)
-    return record.date if record is not None else ""
-
-
-@dataclass(frozen=True)
-class EarlierCorrections:
-    """Corrections of an earlier scan as a start for a later one, moved to where the same anatomy lies there.
-
-    Attributes:
-        node: the result of the later scan.
-        target: where the start is written if it is accepted.
-        result: that of the later scan with the corrections.
-        earlier: name of the earlier result.
-    """
-
-    node: slicer.vtkMRMLSegmentationNode
-    target: ResultTarget
-    result: SegmentationResult
-    earlier: str
-
-    @classmethod
-    def read(
-        cls,
-        node: slicer.vtkMRMLSegmentationNode | None,
-        earlier: slicer.vtkMRMLSegmentationNode | None,
-        settings: UserSettings,
-    ) -> EarlierCorrections:
-        """Find the corrections of ``earlier`` and their places in the scan of ``node``; nothing is changed.
-
-        They are the voxels that were drawn or erased since networks wrote into it; where there are none, the slices
-        that were corrected before.
-
-        Raises:
-            UsageError: no earlier result is chosen, or it is this one.
-            InputError: as :meth:`ResultInputs.of`; nothing was corrected, or the scans cannot be aligned.
-            ModelError: as :meth:`ResultInputs.of`.
-        """
-        from SESegmentationExport.registration import register, transferred  # slow to import
-
-        inputs = ResultInputs.of(node, settings)
-        node = inputs.node
-        earlier = require_earlier(node, earlier)
-        volume = source_volume(earlier)
-        if not share_parent_transform(earlier, volume):
-            raise InputError(
-                _("{node} is not under the same transform as {volume}.").format(
-                    node=earlier.GetName(), volume=volume.GetName()
-                ),
-                _("Move one of them in the module Data."),
-            )
-        grids = [result_grid(earlier, volume), result_grid(node, inputs.volume)]
-        labels = inputs.record.labels
-        corrected = drawn_voxels(earlier, grids[0])
-        if corrected is None:
-            corrected = corrected_mask(earlier, grids[0])
-        if corrected is None or not corrected.any():
-            raise InputError(
-                _("Nothing was corrected in {name}.").format(name=earlier.GetName()),
-                _("Choose a result that you have corrected."),
-            )
-        before, now = (label_map(each, labels, grid) for each, grid in zip((earlier, node), grids, strict=True))
-        transform = register(image_from_volume_node(volume), before, image_from_volume_node(inputs.volume), now)
-        marked = np.where(corrected, voxels_of(before).astype(np.int32) + 1, 0)  # 1 for what was erased
-        start = Geometry.of(before).image(marked)
-        placed = voxels_of(transferred(start, Geometry.of(now), transform.GetInverse()))
-        values = np.where(placed > 0, placed - 1, voxels_of(now)).astype(voxels_of(now).dtype)
-        names = StructureResult.__dataclass_fields__
-        result = SegmentationResult(
-            labels=Geometry.of(now).image(values),
-            structures=[
-                StructureResult(**{name: getattr(structure, name) for name in names})
-                for structure in inputs.record.structures
-            ],
-            timings={"total": inputs.record.seconds},
-            findings=list(inputs.record.findings),
-            model=inputs.package.card,
-            device=inputs.record.device,
-            intracranial=inputs.record.intracranial,
-        )
-        return cls(node, inputs.target(), result, earlier.GetName())
 
 
 @dataclass(frozen=True)
