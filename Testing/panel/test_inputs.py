@@ -89,6 +89,31 @@ def test_what_is_wrong_with_a_volume_is_said_at_once_and_until_it_is_mended(widg
     assert widget.panel.inputs.messages == [] and not widget.ui.inputMessageFrame.isVisible()
 
 
+@pytest.mark.parametrize(
+    "spacing, origin", [((0, 1, 1), 0), ((1, -1, 1), 0), ((1, 1, np.nan), 0), ((1, 1, 2000), 0), ((1, 1, 1), np.inf)]
+)
+def test_voxel_sizes_and_places_that_no_scan_has_are_refused_at_once(widget, segmenter, make_volume, spacing, origin):
+    volume = make_volume()
+    volume.SetSpacing(spacing)
+    volume.SetOrigin(0, 0, origin)
+    widget.enter()
+    (said,) = widget.panel.inputs.messages
+    assert said.text.startswith("No scan has the voxel sizes or the place of head") and "Volumes" in said.remedy
+    click(widget.ui.segmentButton)
+    assert widget.panel.messages.shown == [said] and segmenter.jobs == []
+
+
+def test_a_label_map_that_a_script_has_chosen_is_refused(widget, choices, segmenter):
+    labels = slicer.util.addVolumeFromArray(np.ones((4, 5, 6), np.uint8), None, "labels", "vtkMRMLLabelMapVolumeNode")
+    choices.inputVolume = labels
+    said = ("error", "labels is a label map, not a scan.")
+    assert texts(widget.panel.inputs.messages) == [said]
+    click(widget.ui.segmentButton)
+    assert texts(widget.panel.messages.shown) == [said] and segmenter.jobs == []
+    with pytest.raises(InputError, match="label map"):
+        widget.logic.segment(labels, "tiny-t1")
+
+
 def test_what_does_not_fit_the_model_is_said_at_once(widget, choices, make_volume, models):
     make_package(models, "large", title="Large", input={"kind": "head", "extent_mm": [100, 200]})
     widget.enter()

@@ -135,7 +135,7 @@ def test_removing_the_volume_ends_the_run_and_says_so(widget, choices, segmenter
     assert widget.panel.run.running
     slicer.mrmlScene.RemoveNode(volume)
     assert not widget.panel.run.running
-    assert widget.panel.messages.shown[0].text == "The volume head was removed while it was segmented."
+    assert widget.panel.messages.shown[0].text == "head was removed while the computation needed it."
     make_volume(name="next")
     click(widget.ui.segmentButton)
     finish(widget, segmenter)

@@ -14,7 +14,7 @@ from panel_fakes import adapted_file, make_package, make_refined, make_result
 from harness import application
 from SESegmentationLib.errors import WorkerError
 from SESegmentationLib.io.segmentations import ALGORITHM_TYPE_TAG, AUTOMATIC, SEMIAUTOMATIC
-from SESegmentationLib.mrml import EditRecord, adapted_parameters, find_corrected_slices, review_state
+from SESegmentationLib.mrml import EditRecord, adapted_parameters, find_corrected_slices, review_state, source_volume
 from SESegmentationLib.mrml.layers import tag
 from SESegmentationLib.panel.result_record import ResultRecord
 from SESegmentationLib.result import NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID
@@ -113,6 +113,17 @@ def test_no_proposal_brings_back_a_structure_that_was_deleted(widget, segment, s
     assert ((learnt == 1) == (written & (learnt != 2))).all() and (learnt == 1).any()
 
 
+def test_a_proposal_that_is_accepted_after_all_structures_were_deleted_leaves_the_record_usable(
+    widget, segment, recalibrate
+):
+    node = segment()
+    draw(node)
+    recalibrate()
+    node.GetSegmentation().RemoveAllSegments()
+    click(widget.ui.acceptChangesButton)
+    assert node.GetSegmentation().GetNumberOfSegments() == 0 and EditRecord.is_valid(node)
+
+
 def recalibrate_with_more(widget, segmenter) -> None:
     """Recalibrate by a click, with a proposal in which both structures have grown."""
     click(widget.ui.recalibrateButton)
@@ -194,7 +205,9 @@ def test_a_proposal_ends_with_what_it_is_about(widget, segment, recalibrate, cho
     else:
         slicer.mrmlScene.Clear(False)
     assert not widget.ui.previewFrame.isVisible()
-    assert not [n for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if n.GetName().endswith("proposal")]
+    nodes = [slicer.util.getNodesByClass(f"vtkMRMLSegmentation{kind}Node") for kind in ("", "Display")]
+    assert not [each for each in nodes[0] if each.GetName().endswith("proposal")]
+    assert {"close": 0, "segment": 3}.get(end, 2) == len(nodes[1])
     assert widget.panel.messages.shown == []
 
 
@@ -332,6 +345,19 @@ def test_corrections_that_find_no_place_are_not_taken_over(widget, two_times):
     click(widget.ui.takeOverButton)
     assert "could not be aligned" in widget.panel.messages.shown[-1].text
     assert not widget.ui.previewFrame.isVisible() and (first_segment(later) == before).all()
+
+
+def test_it_is_said_why_nothing_is_known_of_the_corrections_of_an_earlier_scan(widget, two_times):
+    earlier, _later = two_times()
+    draw(earlier, k=4)
+    shift = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    shift.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.eye(4) + np.eye(4, k=3)))
+    for node in (earlier, source_volume(earlier)):
+        node.SetAndObserveTransformNodeID(shift.GetID())
+        node.HardenTransform()
+    widget.ui.earlierSelector.setCurrentNode(earlier)
+    click(widget.ui.takeOverButton)
+    assert "was moved by a hardened transform" in widget.panel.messages.shown[-1].text
 
 
 def test_what_was_deleted_in_the_later_scan_is_not_taken_over(widget, two_times):

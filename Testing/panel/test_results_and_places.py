@@ -117,8 +117,83 @@ def test_a_volume_that_is_moved_while_it_is_segmented(widget, segmenter, choices
     segmenter.succeed(result)
     wait(lambda: not widget.panel.run.running)
     (message,) = widget.panel.messages.shown
-    assert "was moved while it was segmented" in message.text and message.remedy == "Segment again."
+    assert "was moved, cropped or emptied before" in message.text and message.remedy == "Segment again."
     assert slicer.util.getNodesByClass("vtkMRMLSegmentationNode") == []
+
+
+@pytest.mark.parametrize("change", ["cropped", "moved"])
+def test_nothing_is_made_of_a_result_whose_volume_has_other_voxels_now(widget, segment, segmenter, choices, change):
+    node, volume = segment(), choices.inputVolume
+    draw(node)
+    voxels, ui = slicer.util.arrayFromVolume(volume).copy(), widget.ui
+    if change == "cropped":
+        slicer.util.updateVolumeFromArray(volume, voxels[:12])
+    else:
+        volume.SetOrigin(0, 0, 7)
+    for button in (ui.recalibrateButton, ui.attentionCheckBox):
+        click(button)
+        (message,) = widget.panel.messages.shown
+        assert f"head was cropped, resampled, moved or mirrored since {node.GetName()} was made of it." == message.text
+        assert len(segmenter.jobs) == 1
+    slicer.util.updateVolumeFromArray(volume, voxels)
+    volume.SetOrigin(0, 0, 0)
+    click(ui.recalibrateButton)
+    assert segmenter.jobs[-1].kind == "refine"
+
+
+@pytest.mark.parametrize("then", ["the result comes", "it is learnt from", "a proposal is accepted"])
+def test_a_volume_without_voxels_is_named_as_the_cause(
+    widget, segment, segmenter, recalibrate, choices, make_volume, then
+):
+    volume = choices.inputVolume = make_volume()
+    if then == "the result comes":
+        click(widget.ui.segmentButton)
+        result = make_result(segmenter.jobs[-1].image, widget.panel.models.card)
+    else:
+        draw(segment())
+    if then == "a proposal is accepted":
+        recalibrate()
+    volume.SetAndObserveImageData(None)
+    if then == "the result comes":
+        segmenter.succeed(result)
+        wait(lambda: not widget.panel.run.running)
+    else:
+        click(widget.ui.recalibrateButton if then == "it is learnt from" else widget.ui.acceptChangesButton)
+    (message,) = widget.panel.messages.shown
+    assert "has no voxels" in message.text or "was moved, cropped or emptied" in message.text
+
+
+def test_corrections_are_not_written_over_where_they_were_moved_while_a_proposal_was_open(
+    widget, segment, recalibrate, move
+):
+    node = segment()
+    draw(node)
+    recalibrate()
+    move(3, node)
+    node.HardenTransform()
+    before = first_segment(node)
+    click(widget.ui.acceptChangesButton)
+    (message,) = widget.panel.messages.shown
+    assert "was moved by a hardened transform" in message.text and "Move it back" in message.remedy
+    assert (first_segment(node) == before).all() and widget.ui.previewFrame.isVisible()
+    move(-3, node)
+    node.HardenTransform()
+    click(widget.ui.acceptChangesButton)
+    assert widget.panel.messages.shown[-1].level == "information"
+    assert [str(entry) for entry in find_corrected_slices(node)] == ["k:3"]
+
+
+def test_a_result_goes_elsewhere_where_its_output_was_moved_meanwhile(widget, segment, segmenter, choices, move):
+    node = choices.outputSegmentation = segment()
+    draw(node)
+    click(widget.ui.segmentButton)
+    move(3, node)
+    node.HardenTransform()
+    before = first_segment(node)
+    segmenter.succeed(make_result(segmenter.jobs[-1].image, widget.panel.models.card, corner=5))
+    wait(lambda: not widget.panel.run.running)
+    assert (first_segment(node) == before).all()
+    assert choices.resultSegmentation is not node and corner(choices.resultSegmentation) == 5
 
 
 def test_a_hardened_transform_makes_no_corrections(widget, segment, segmenter, choices, move):

@@ -70,6 +70,25 @@ def test_the_choice_is_offered_for_sequences_only(widget, choices, browser, make
     assert not widget.ui.everyFrameCheckBox.isVisible()
 
 
+def test_a_frame_that_was_moved_meanwhile_keeps_its_corrections(widget, choices, browser, segmenter, answer):
+    click(widget.ui.segmentButton)
+    answer()
+    node = choices.outputSegmentation = choices.resultSegmentation
+    draw(node)
+    click(widget.ui.segmentButton)
+    shift = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    shift.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.eye(4) + 3 * np.eye(4, k=3)))
+    node.SetAndObserveTransformNodeID(shift.GetID())
+    node.HardenTransform()
+    drawn = first_segment(node)
+    browser.SetSelectedItemNumber(2)
+    segmenter.succeed(make_result(segmenter.jobs[-1].image, widget.panel.models.card, corner=6))
+    wait(lambda: not widget.panel.run.running)
+    assert "was moved by a hardened transform" in widget.panel.messages.shown[-1].text
+    browser.SetSelectedItemNumber(1)
+    assert (first_segment(node) == drawn).all()
+
+
 def test_the_selected_frame(widget, choices, browser, segmenter, answer):
     click(widget.ui.segmentButton)
     assert value_of(segmenter.jobs[0]) == 101 and widget.ui.progressLabel.text == "Starting…"

@@ -123,7 +123,7 @@ def test_volume_removed_then_scene_closed_mid_run(story, large_volume):
     volume = large_volume()
     story.start()
     slicer.mrmlScene.RemoveNode(volume)
-    assert not story.running and story.messages == ["The volume head was removed while it was segmented."]
+    assert not story.running and story.messages == ["head was removed while the computation needed it."]
 
     large_volume()
     story.start(until=lambda ui: True)

@@ -4,6 +4,7 @@ from .edits import (
     EDIT_ATTRIBUTES,
     EditRecord,
     check_output_grid,
+    check_result_grid,
     corrected_labels,
     corrected_mask,
     drawn_voxels,
@@ -14,7 +15,7 @@ from .edits import (
     result_grid,
 )
 from .layers import find_segment, label_map
-from .overlay import ATTENTION, DOUBT, remove_maps_without_owner, show_difference, value_range
+from .overlay import ATTENTION, DOUBT, remove_difference, remove_maps_without_owner, show_difference, value_range
 from .place import movement, point_now
 from .references import (
     UndoHistory,
@@ -65,6 +66,7 @@ __all__ = [
     "add_companion_node",
     "add_segmentation",
     "check_output_grid",
+    "check_result_grid",
     "check_volume_node",
     "check_voxels",
     "completed_voxels",
@@ -88,6 +90,7 @@ __all__ = [
     "mark_semiautomatic",
     "mark_edited_semiautomatic",
     "referenced_node",
+    "remove_difference",
     "remove_maps_without_owner",
     "require_adapted_parameters",
     "region_image",

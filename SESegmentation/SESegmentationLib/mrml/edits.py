@@ -28,7 +28,13 @@ from ..models import Label
 from .layers import find_layers, find_segment, label_map
 from .place import PLACE_ATTRIBUTE, movement, record_place
 from .segmentation import check_voxels
-from .volume import image_from_volume_node, volume_geometry
+from .volume import (
+    FARTHEST_MM,
+    LARGEST_SPACING_MM,
+    SMALLEST_SPACING_MM,
+    image_from_volume_node,
+    volume_geometry,
+)
 
 _WRITTEN, _CORRECTED = "SESegmentation.Own", "SESegmentation.Corrected"
 #: attributes that must be saved and restored together
@@ -37,7 +43,6 @@ _LONGEST_WRITTEN, _LONGEST_CORRECTED = 2**26, 2**16  # bytes, characters
 _MAXIMUM_RESULTS, _MAXIMUM_STRUCTURES, _MAXIMUM_SIZE = 32, 1024, 8192
 #: most voxels of all results together: the first number, or the second times those of the scene's largest volume
 _VOXELS, _TIMES_LARGEST = 2**25, 8
-_FARTHEST_MM, _LARGEST_SPACING_MM = 1e6, 1e3
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,8 @@ class WrittenLabels:
         kind = np.dtype(fields.text("type", choices=("|u1", "<u2")))
         voxels = _decompress(fields.text("values", longest=_LONGEST_WRITTEN), math.prod(size) * kind.itemsize)
         labels = sitk.GetImageFromArray(np.frombuffer(voxels, kind).reshape(size[::-1]))
-        labels.SetSpacing(fields.numbers("spacing", 3, low=1e-6, high=_LARGEST_SPACING_MM))
-        labels.SetOrigin(fields.numbers("origin", 3, low=-_FARTHEST_MM, high=_FARTHEST_MM))
+        labels.SetSpacing(fields.numbers("spacing", 3, low=SMALLEST_SPACING_MM, high=LARGEST_SPACING_MM))
+        labels.SetOrigin(fields.numbers("origin", 3, low=-FARTHEST_MM, high=FARTHEST_MM))
         labels.SetDirection(directions.ravel().tolist())
         return cls(labels, structures)
 
@@ -273,6 +278,32 @@ def check_output_grid(
             raise _other_volume(node)
 
 
+def check_result_grid(
+    node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode, spacing: Sequence[float]
+) -> None:
+    """Refuse a result whose volume has other voxels by now.
+
+    Args:
+        node: the segmentation.
+        volume: that it refers to.
+        spacing: of the model, in mm.
+
+    Raises:
+        InputError: the volume was cropped, resampled, moved or mirrored since; or the record of edits is invalid.
+    """
+    written, geometry = EditRecord.read(node).written, volume_geometry(volume)
+    if not written or same_grid(written[-1].labels, geometry) or _covers(written[-1].labels, geometry, spacing):
+        return
+    raise InputError(
+        _("{volume} was cropped, resampled, moved or mirrored since {node} was made of it.").format(
+            volume=volume.GetName(), node=node.GetName()
+        ),
+        _("Put it back as it was, or load it again and segment it with {node} as the output.").format(
+            node=node.GetName()
+        ),
+    )
+
+
 def _covers(labels: sitk.Image, volume: Geometry, spacing: Sequence[float]) -> bool:
     """Whether a label map has voxels of this size and the volume's centre, and covers the volume."""
     indices, size = Geometry.of(labels).indices(volume.corners()), np.array(labels.GetSize())
@@ -358,7 +389,8 @@ def record_written_labels(
         others = tuple(label for label in result.structures if find_segment(segmentation, label) not in written)
         if others and same_grid(result.labels, geometry):
             results.append(WrittenLabels(result.labels, others))
-    results.append(WrittenLabels(label_map(node, structures, geometry), tuple(structures)))
+    if structures:  # not where the clinician has deleted all of them
+        results.append(WrittenLabels(label_map(node, structures, geometry), tuple(structures)))
     EditRecord(tuple(results), tuple(corrected)).write(node)
 
 

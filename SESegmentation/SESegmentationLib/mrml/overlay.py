@@ -180,7 +180,7 @@ def show_difference(
     """Show what would change in a segmentation: voxels that structures gain and lose, in two colours.
 
     Returns:
-        A node that selectors do not list and scenes do not save; remove it when it has served.
+        A node that selectors do not list and scenes do not save; for :func:`remove_difference`.
     """
     scene = node.GetScene()
     difference = scene.CreateNodeByClass("vtkMRMLSegmentationNode")
@@ -201,6 +201,15 @@ def show_difference(
         segment.AddRepresentation(BINARY_LABELMAP, oriented_image(inside.astype(np.uint8), before))
         difference.GetSegmentation().AddSegment(segment, name)
     display = difference.GetDisplayNode()
+    display.SetSaveWithScene(False)
     display.SetOpacity2DFill(0.8)
     display.SetVisibility3D(False)
     return difference
+
+
+def remove_difference(difference: slicer.vtkMRMLSegmentationNode) -> None:
+    """Remove what :func:`show_difference` has put into the scene, also its display node, which would stay."""
+    scene = difference.GetScene()
+    if scene is not None:
+        for node in (difference.GetDisplayNode(), difference):
+            scene.RemoveNode(node)

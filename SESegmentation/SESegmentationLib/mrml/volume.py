@@ -32,6 +32,8 @@ from .references import is_companion
 RAS_TO_LPS_3 = RAS_TO_LPS[:3, :3]
 #: files whose headers give the positions of their voxels, which are compared with those in Slicer
 _CHECKED = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
+#: bounds of voxel sizes and positions in mm: what lies beyond is no scan, and is not read from scenes either
+SMALLEST_SPACING_MM, LARGEST_SPACING_MM, FARTHEST_MM = 1e-6, 1e3, 1e6
 #: largest relative difference of two voxel sizes that is taken for rounding
 _SAME_SIZE = 0.01
 
@@ -42,8 +44,8 @@ def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
     Values are checked later, where the image is read: this takes no time and can be done at every choice in a panel.
 
     Raises:
-        InputError: none, no longer in its scene, the map of a result, empty, a single slice, colour or vectors,
-            sheared, or under a transform that is not linear.
+        InputError: none, no longer in its scene, the map of a result, a label map, empty, a single slice, colour or
+            vectors, with voxel sizes or a place that no scan has, sheared, or under a transform that is not linear.
     """
     if node is None:
         raise InputError(_("No volume is chosen."), _("Load a volume and choose it as the input."))
@@ -56,6 +58,11 @@ def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
         raise InputError(
             _("{name} is the map of a result, not a scan.").format(name=name),
             _("Choose the volume that was segmented."),
+        )
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise InputError(
+            _("{name} is a label map, not a scan.").format(name=name),
+            _("Choose the scan. If it is one, convert it to a scalar volume in the module Volumes."),
         )
     image = node.GetImageData()
     if image is None or image.GetPointData().GetScalars() is None:
@@ -71,6 +78,13 @@ def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
             ),
             _("Convert it to a scalar volume with the module Vector to Scalar Volume."),
         )
+    if not _is_placed(node):
+        raise InputError(
+            _("No scan has the voxel sizes or the place of {name}: {spacing} mm at {origin} mm.").format(
+                name=name, spacing=list(node.GetSpacing()), origin=list(node.GetOrigin())
+            ),
+            _("Correct its spacing and origin in the module Volumes, or load it again."),
+        )
     check_linear_transform(node)
     shear = shear_degrees(_directions_lps(node))
     if shear > SHEAR_DEGREES:
@@ -80,6 +94,12 @@ def check_volume_node(node: slicer.vtkMRMLScalarVolumeNode | None) -> None:
             ).format(name=name, shear=shear),
             _("Resample it with the module Resample Scalar/Vector/DWI Volume, then choose the result."),
         )
+
+
+def _is_placed(node: slicer.vtkMRMLVolumeNode) -> bool:
+    """Whether voxel sizes and origin are numbers within the bounds; no comparison with NaN is true."""
+    sizes = all(SMALLEST_SPACING_MM <= size <= LARGEST_SPACING_MM for size in node.GetSpacing())
+    return sizes and all(abs(position) <= FARTHEST_MM for position in node.GetOrigin())
 
 
 def check_linear_transform(node: slicer.vtkMRMLTransformableNode) -> None:

@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..geometry import Geometry
 from ..io.volume_image import voxels_of
 from ..mrml import (
+    EditRecord,
     corrected_mask,
     drawn_voxels,
     image_from_volume_node,
@@ -72,6 +73,7 @@ class EarlierCorrections:
                 ),
                 _("Move one of them in the module Data."),
             )
+        EditRecord.read(earlier)  # raises the error if it was moved
         grids = [result_grid(earlier, volume), result_grid(node, inputs.volume)]
         labels = inputs.record.labels
         corrected = drawn_voxels(earlier, grids[0])

@@ -173,7 +173,7 @@ class Panel:
             self._pending = None
             self._actions.show_error(
                 InputError(
-                    _("The volume {name} was removed while it was segmented.").format(name=removed),
+                    _("{name} was removed while the computation needed it.").format(name=removed),
                     _("Load it again, or choose another volume, and click Segment."),
                 )
             )

@@ -23,6 +23,7 @@ from ..mrml import (
     find_segment,
     is_completed,
     label_map,
+    remove_difference,
     show_difference,
     without_deleted,
 )
@@ -168,8 +169,7 @@ class Recalibration:
         proposal, self._proposal = self._proposal, None
         if proposal is None:
             return
-        if slicer.mrmlScene.IsNodePresent(proposal.difference):
-            slicer.mrmlScene.RemoveNode(proposal.difference)
+        remove_difference(proposal.difference)
         self._ui.previewFrame.visible = False
         self._on_proposal(None)
 

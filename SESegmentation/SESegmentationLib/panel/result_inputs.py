@@ -11,9 +11,10 @@ from slicer.i18n import tr as _
 from ..errors import InputError
 from ..models import ModelPackage, find_model
 from ..mrml import (
-    EditRecord,
     VolumeSequence,
     adapted_parameters,
+    check_result_grid,
+    check_volume_node,
     source_volume,
     volume_geometry,
 )
@@ -43,8 +44,8 @@ class ResultInputs:
         """The inputs of this result.
 
         Raises:
-            InputError: it is no result of this module, or of frames, or it or its volume was removed or moved, or its
-                model has changed since.
+            InputError: it is no result of this module, or of frames, or it or its volume was removed, moved or changed,
+                or its model has changed since.
             ModelError: its model is no longer installed.
             UsageError: the terms of its model are not accepted on this computer.
         """
@@ -73,7 +74,8 @@ class ResultInputs:
                 _("Segment again."),
             )
         settings.require_accepted(package.card)
-        EditRecord.read(node)  # raises the error if the segmentation was moved
+        check_volume_node(volume)
+        check_result_grid(node, volume, package.card.spacing)
         return cls(node, record, volume, package)
 
     def roi(self) -> sitk.Image | None:

@@ -17,6 +17,7 @@ from ..mrml import (
     ATTENTION,
     DOUBT,
     EDIT_ATTRIBUTES,
+    EditRecord,
     SegmentationSequence,
     UndoHistory,
     VolumeRegion,
@@ -69,22 +70,36 @@ class ResultTarget:
         """The volume; InputError if it was removed, or its voxels lie elsewhere than when it was sent."""
         volume = slicer.mrmlScene.GetNodeByID(self.volume_id)
         if volume is None:
-            raise InputError(_("The volume was removed while it was segmented."), _("Load it again and click Segment."))
-        if self.geometry is not None and volume_geometry(volume) != self.geometry:
             raise InputError(
-                _("The volume {volume} was moved while it was segmented.").format(volume=volume.GetName()),
-                _("Segment again."),
+                _("The volume was removed before the result was written."), _("Load it again and click Segment.")
+            )
+        emptied = volume.GetImageData() is None
+        if emptied or (self.geometry is not None and volume_geometry(volume) != self.geometry):
+            raise InputError(
+                _("The volume {volume} was moved, cropped or emptied before the result was written.").format(
+                    volume=volume.GetName()
+                ),
+                _("Put it back as it was, or segment again.") if self.existing_only else _("Segment again."),
             )
         return volume
 
     def find_output(self, volume: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkMRMLSegmentationNode | None:
         """The segmentation to write into; None for a new one.
 
+        Where it is not known what was corrected in the chosen one, because a hardened transform has moved it since, the
+        result goes into a new one.
+
         Raises:
-            InputError: the result belongs to one that was removed, or does not lie on the volume any more.
+            InputError: the result belongs to one that was removed or moved.
         """
         node = slicer.mrmlScene.GetNodeByID(self.output_id) if self.output_id else None
         if node is not None and share_parent_transform(node, volume):
+            try:
+                EditRecord.read(node)
+            except InputError:
+                if self.existing_only or self.frame is not None:
+                    raise
+                return None
             return node
         if self.existing_only:
             raise InputError(
@@ -277,6 +292,7 @@ class SceneResults:
         protected = None
         before = _NodeState(dict.fromkeys(_ATTRIBUTES))
         if present is not None:
+            EditRecord.read(present)  # raises the error if it is not known what was corrected
             self._count_edit(present)
             corrected = find_corrected_slices(present)
             protected = corrected_mask(present, result.labels, corrected)
