@@ -22,12 +22,15 @@ from .comparison import (
     as_csv,
     compare_reports,
     draw_comparison,
+    other_patient,
     read_report,
     remarks,
+    scan_tags,
 )
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
+    from pydicom.dataset import Dataset
 
 ENDINGS = (".json", ".csv")
 
@@ -91,17 +94,22 @@ def compare_scans(earlier: Path, later: Path, options: CompareOptions) -> None:
         package = _model_of(reports)
     else:
         _check_model(package, reports, options)
-    dates = _dates(sources, options)
+    tags = _tags(sources, options)
+    dates: Sequence[datetime.date | None] = options.dates or [
+        None if each is None else acquisition_date(each) for each in tags
+    ]
     days = _days(dates) if options.days is None else options.days
     scans = _scans(sources, reports, package, options)
     # the limits of noise were not measured for fewer views
     repeatability = package.card.repeatability if package and not options.fast else {}
+    findings = _findings(scans, tags)
     changes = compare_reports(scans[0].report, scans[1].report, repeatability, days, _own_values(package))
     content = {
         "earlier": scans[0].report["input"],
         "later": scans[1].report["input"],
         "days": days,
         "model": scans[1].report["model"],
+        "findings": findings,
         "changes": [change.to_dict() for change in changes],
     }
     with OutputFiles() as files:
@@ -110,6 +118,9 @@ def compare_scans(earlier: Path, later: Path, options: CompareOptions) -> None:
             files.write(options.output, text.encode())
         if options.picture:
             files.write(options.picture, _picture(sources, dates, scans, changes))
+    named = {"earlier": f"{earlier}: ", "later": f"{later}: ", "both": ""}
+    for finding in findings:
+        warn(f"{named[finding['scan']]}Warning: {finding['message']} {finding['consequence']}")
     if options.as_json:
         print_json(content)
     else:
@@ -144,12 +155,22 @@ def _check_model(package: ModelPackage, reports: Sequence[dict[str, Any] | None]
         )
 
 
-def _dates(sources: Sequence[Path], options: CompareOptions) -> Sequence[datetime.date | None]:
-    """The days on which the scans were acquired, None where that is unknown."""
-    if options.dates:
-        return options.dates
+def _tags(sources: Sequence[Path], options: CompareOptions) -> list[Dataset | None]:
+    """Those of both scans, None of what is not DICOM."""
     series = options.series or (None, None)
-    return [acquisition_date(path, one) for path, one in zip(sources, series, strict=True)]
+    return [scan_tags(path, one) for path, one in zip(sources, series, strict=True)]
+
+
+def _findings(scans: Sequence[_Scan], tags: Sequence[Dataset | None]) -> list[dict[str, str]]:
+    """What is doubtful about the earlier scan, the later one, and both being of one patient."""
+    every = [
+        {"scan": when} | finding
+        for when, scan in zip(("earlier", "later"), scans, strict=True)
+        for finding in scan.report["findings"]
+    ]
+    first, second = tags
+    patients = other_patient(first, second) if first is not None and second is not None else []
+    return every + [{"scan": "both"} | finding.to_dict() for finding in patients]
 
 
 def _own_values(package: ModelPackage | None) -> dict[str, int]:
@@ -213,9 +234,6 @@ def _scans(
             result = engine.segment(image, SegmentOptions(fast=options.fast, grid="auto"), progress=progress)
             about = build_report(result, image, path)
             scans.append(_Scan(about, image, result.labels, [structure.label for structure in result.structures]))
-            with progress.paused():
-                for finding in about["findings"]:
-                    warn(f"{path}: Warning: {finding['message']} {finding['consequence']}")
     return scans
 
 

@@ -19,10 +19,12 @@ from SESegmentationLib.errors import InputError, ModelError, UsageError, printab
 from SESegmentationLib.files.json_files import Fields, read_json
 from SESegmentationLib.models import Label
 from SESegmentationLib.models.sections import least_change
+from SESegmentationLib.result import Finding
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
     from PIL.Image import Image
+    from pydicom.dataset import Dataset
 
 DAYS_A_YEAR = 365.25
 #: over a shorter time, changes are not given per year: noise would be multiplied
@@ -31,6 +33,8 @@ NO_CHANGE = "no change that can be told"
 #: of the sentence that comes with changes of a model that was not measured
 NOT_MEASURED = "It was not measured for {model} which changes can be told from noise."
 COLUMNS = ("value", "name", "earlier_ml", "later_ml", "change_ml", "percent", "percent_a_year", "least_percent", "told")
+#: tags that all scans of a patient have in common
+_OF_A_PATIENT = ("PatientID", "PatientBirthDate", "PatientSex")
 _SIDE, _LINE, _GAP = 300, 20, 10
 _BACKGROUND, _TEXT, _DIM = (18, 20, 24), (225, 228, 232), (140, 145, 152)
 
@@ -122,6 +126,7 @@ def read_report(path: Path) -> dict[str, Any]:
         model = fields.section("model")
         known = fields.section("intracranial") if fields.has("intracranial") else None
         entries = [Fields(entry, "structure") for entry in fields.sequence("structures", most=65535)]
+        findings = fields.sequence("findings", most=65535) if fields.has("findings") else ()
         return {
             "input": fields.text("input"),
             "intracranial": {"volume_ml": known.number("volume_ml", low=0)} if known else None,
@@ -134,6 +139,7 @@ def read_report(path: Path) -> dict[str, Any]:
                 }
                 for entry in entries
             ],
+            "findings": [Finding.from_dict(finding).to_dict() for finding in findings],
         }
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.", "Check its name.") from error
@@ -192,8 +198,8 @@ def compare_reports(
     return changes
 
 
-def acquisition_date(path: Path, series: str | None = None) -> datetime.date | None:
-    """When a DICOM series was acquired; None of other files, and where its tags do not say.
+def scan_tags(path: Path, series: str | None = None) -> Dataset | None:
+    """All tags of an image of a DICOM series; None of other files.
 
     Args:
         path: as :func:`SESegmentationLib.io.dicom.read_dicom` takes it.
@@ -203,10 +209,16 @@ def acquisition_date(path: Path, series: str | None = None) -> datetime.date | N
 
     if not path.is_dir() and not (path.is_file() and is_dicom(path)):
         return None
-    from SESegmentationLib.io.dicom.headers import all_tags, text_of
+    from SESegmentationLib.io.dicom.headers import all_tags
     from SESegmentationLib.io.dicom.series import Found, choose_series
 
-    tags = all_tags(choose_series(Found.at(path), series, path).headers[0].path)
+    return all_tags(choose_series(Found.at(path), series, path).headers[0].path)
+
+
+def acquisition_date(tags: Dataset) -> datetime.date | None:
+    """When a series was acquired; None where its tags do not say."""
+    from SESegmentationLib.io.dicom.headers import text_of
+
     for keyword in ("AcquisitionDate", "SeriesDate", "StudyDate"):
         text = text_of(tags, keyword)
         if len(text) == 8 and text.isdecimal():
@@ -215,6 +227,23 @@ def acquisition_date(path: Path, series: str | None = None) -> datetime.date | N
             except ValueError:
                 continue
     return None
+
+
+def other_patient(earlier: Dataset, later: Dataset) -> list[Finding]:
+    """A finding where the tags of two scans tell of different patients; what only one of them tells does not count."""
+    from SESegmentationLib.io.dicom.headers import text_of
+
+    values = {keyword: [text_of(tags, keyword).casefold() for tags in (earlier, later)] for keyword in _OF_A_PATIENT}
+    differing = [keyword for keyword, (first, second) in values.items() if first and second and first != second]
+    if not differing:
+        return []
+    return [
+        Finding(
+            "other-patient",
+            f"The tags of the two scans tell of different patients: they differ in {', '.join(differing)}.",
+            "If it is not one patient under two names, these are no changes.",
+        )
+    ]
 
 
 def as_csv(changes: Sequence[Change]) -> str:

@@ -21,6 +21,7 @@ from SESegmentationExport.comparison import (
     compare_reports,
     read_report,
     remarks,
+    scan_tags,
 )
 from SESegmentationExport.registration import align, overlap, register
 from SESegmentationLib.cli import main
@@ -216,15 +217,38 @@ def test_what_cannot_be_compared_is_refused_before_any_work(arguments, cause, tm
 def test_the_time_between_is_that_of_the_dicom_files(tiny_model, sample_file, tmp_path, capsys):
     for name, date in (("first", "20200101"), ("second", "20220101")):
         write_series(Volume.of(read_volume(sample_file)), tmp_path / name, StudyDate=date)
-    assert str(acquisition_date(tmp_path / "first")) == "2020-01-01"
-    assert acquisition_date(sample_file) is None
+    assert str(acquisition_date(scan_tags(tmp_path / "first"))) == "2020-01-01"
+    assert scan_tags(sample_file) is None
     folders = [str(tmp_path / name) for name in ("first", "second")]
     assert main(["compare", *folders, "-m", str(tiny_model), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["days"] == 731
     assert all(entry["change_ml"] == 0 for entry in content["changes"])
+    assert not [finding for finding in content["findings"] if finding["scan"] == "both"]
     assert main(["compare", *reversed(folders), "-m", str(tiny_model)]) == 2
     assert "Exchange the two." in capsys.readouterr().err
+
+
+def test_scans_of_two_patients_are_noticed(tiny_model, sample_file, tmp_path, capsys):
+    volume = Volume.of(read_volume(sample_file))
+    for name, patient, born in (("first", "17", "19500101"), ("second", "71", ""), ("third", "17", "19500101")):
+        write_series(volume, tmp_path / name, PatientID=patient, PatientBirthDate=born)
+    folders = {name: str(tmp_path / name) for name in ("first", "second", "third")}
+    assert main(["compare", folders["first"], folders["second"], "-m", str(tiny_model)]) == 0
+    assert "different patients: they differ in PatientID. If" in capsys.readouterr().err
+    assert main(["compare", folders["first"], folders["third"], "-m", str(tiny_model)]) == 0
+    assert "different patients" not in capsys.readouterr().err
+
+
+def test_what_was_doubtful_about_a_reported_scan_is_told_again(tmp_path, capsys):
+    cut = {"code": "cut-off", "message": "At the edge: part 1.", "consequence": "It may be too small."}
+    for name, findings in (("a.json", []), ("b.json", [cut])):
+        (tmp_path / name).write_text(json.dumps(report(2, 1) | {"findings": findings}), encoding="utf-8")
+    files = [str(tmp_path / name) for name in ("a.json", "b.json")]
+    assert main(["compare", *files, "--json"]) == 0
+    told = capsys.readouterr()
+    assert f"{files[1]}: Warning: At the edge: part 1. It may be too small." in told.err
+    assert json.loads(told.out)["findings"] == [{"scan": "later"} | cut]
 
 
 def test_what_cannot_be_compared_is_told_before_anything_is_segmented(
