@@ -28,10 +28,11 @@ from .confidence import confidence, voxel_doubt
 from .crops import Crop, CropPlanner
 from .device import choose_device
 from .input_checks import check_input
-from .output_checks import measure_structures
+from .output_checks import check_region, measure_structures
 from .postprocess import clean, intracranial_ml
 from .predictor import Predictor
 from .preprocess import check_room_for_grid, is_thick, on_model_grid
+from .roi import region_box
 
 #: called with a view and the fraction of its slices that are done
 ReportShare = Callable[[View, float], None]
@@ -131,7 +132,10 @@ class Engine:
             phases.update("prepare", 1.0)
             segmented = self._segment_crops(image, crops, cascade, options, observe, phases)
             phases.update("measure", 0.0)
-            measured, implausible = measure_structures(segmented.labels, *self._sought(cascade), segmented.confidences)
+            sought, pairs = self._sought(cascade)
+            measured, implausible = measure_structures(segmented.labels, sought, pairs, segmented.confidences)
+            if options.roi is not None:
+                implausible += check_region(segmented.labels, sought, region_box(options.roi))
             phases.update("measure", 1.0)
             result = SegmentationResult(
                 labels=segmented.labels,

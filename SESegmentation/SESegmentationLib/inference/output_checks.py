@@ -12,10 +12,11 @@ from dataclasses import replace
 import numpy as np
 import SimpleITK as sitk
 
-from ..geometry import Box, Extent, Geometry, find_extents, grown, triple
+from ..geometry import Box, Extent, Geometry, find_extents, grown, mask_box, triple, whole_box
 from ..io.volume_image import voxels_of
 from ..models import Label
 from ..result import Confidence, Finding, SegmentationResult, StructureResult
+from .roi import inside
 
 #: doubt within this many voxels of a structure counts as doubt about it, because it may be too small there
 NEARBY_VOXELS = 2
@@ -82,6 +83,33 @@ def check_output(
             )
         )
     return findings
+
+
+def check_region(labels: sitk.Image, structures: Sequence[Label], region: Geometry) -> list[Finding]:
+    """A finding where structures reach the border of the region of interest that a result is limited to.
+
+    Args:
+        labels: the label map, without a voxel outside of the region.
+        structures: what its values mean.
+        region: of :func:`.roi.region_box`. Where it extends beyond the volume, the volume's edge is no border of it.
+    """
+    within = inside(region, Geometry.of(labels))
+    box = mask_box(within, 1) or whole_box(within.shape)
+    array, outside = voxels_of(labels)[box], ~within[box]
+    found: set[int] = set()
+    for axis in range(3):
+        values, beyond = np.moveaxis(array, axis, 0), np.moveaxis(outside, axis, 0)
+        found.update(np.unique(values[1:][beyond[:-1]]).tolist(), np.unique(values[:-1][beyond[1:]]).tolist())
+    cut = [label for label in structures if label.value in found]
+    if not cut:
+        return []
+    return [
+        Finding(
+            "cut-by-region",
+            f"At the border of the region of interest: {_names(cut)}.",
+            "They may extend beyond it; their volumes are then too small.",
+        )
+    ]
 
 
 def _missing(labels: Sequence[Label]) -> Iterator[Finding]:

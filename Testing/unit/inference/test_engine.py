@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import CancelledError, InputError, OutOfMemoryError
-from SESegmentationLib.geometry import RAS, Geometry
+from SESegmentationLib.geometry import RAS, Geometry, mask_box
 from SESegmentationLib.inference import engine as engine_module
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.models import ModelPackage
@@ -52,6 +54,26 @@ def test_a_region_may_have_another_grid_and_other_axes(engine, phantom):
     roi = Geometry(turned.size, turned.spacing, origin, turned.direction).image(np.ones((3, 3, 3), np.uint8))
     labels = sitk.GetArrayFromImage(engine.segment(image, SegmentOptions(roi=roi)).labels)
     assert (labels > 0).sum() == pytest.approx(15**3, rel=0.05)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 1.5, 0.7)])
+def test_what_a_region_cuts_through_is_told(engine, make_phantom, spacing):
+    image, truth = make_phantom(spacing)
+    whole = image.GetSize()[::-1]
+    around = mask_box(truth == 2, 3)
+
+    def cut(low: tuple[int, int, int], high: tuple[int, int, int]) -> list[str]:
+        found = engine.segment(image, SegmentOptions(roi=box_of(image, low, high))).findings
+        return [finding.message for finding in found if finding.code == "cut-by-region"]
+
+    low, high = (tuple(getattr(side, end) for side in around) for end in ("start", "stop"))
+    assert cut((0, 0, 0), whole) == [] and cut(low, high) == []
+    for axis in range(3):
+        middle = (low[axis] + high[axis]) // 2
+        upper, lower = [*high], [*low]
+        upper[axis] = lower[axis] = middle
+        for (told,) in (cut(low, upper), cut(lower, high)):  # the network's sides are those of the crop
+            assert re.fullmatch(r"At the border of the region of interest: .*hippocampus\.", told)
 
 
 @pytest.mark.parametrize("far_mm", [200.0, -200.0])
