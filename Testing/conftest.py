@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# how long an example takes depends on what else the computer does
+hypothesis.settings.register_profile("untimed", hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 #: real volumes, beside the checkout; not part of the project because of their licences
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
