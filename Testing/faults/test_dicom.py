@@ -209,6 +209,7 @@ def _raw(keyword: str, value: bytes) -> Callable[[Dataset, int], None]:
         (_tag("ImageOrientationPatient", None), "IM0000 has no ImageOrientationPatient"),
         (_tag("ImagePositionPatient", None, 4), "1 of 6 files do not say where"),
         (_tag("FrameOfReferenceUID", "1.2.3", 5), "2 frames of reference (FrameOfReferenceUID): IM0000, IM0005"),
+        (_tag("PatientID", "1", 5), "2 patients (PatientID): IM0000, IM0005"),
         (_tag("StudyInstanceUID", "1.2.3", 5), "2 studies (StudyInstanceUID): IM0000, IM0005"),
         (_tag("SeriesInstanceUID", "1.2.3", 5), "2 DICOM series"),
         (_tag("RescaleSlope", 0), "IM0000: RescaleSlope is 0"),

@@ -64,7 +64,7 @@ DISTINGUISHING = (
 )
 _KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription"),
-    *("StudyInstanceUID", "FrameOfReferenceUID", "DoseGridScaling"),
+    *("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "DoseGridScaling"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames"),
     *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),

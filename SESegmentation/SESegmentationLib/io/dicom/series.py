@@ -263,8 +263,12 @@ def refuse_faults(faults: Sequence[Fault]) -> None:
 
 
 def _refuse_mixture(series: Series, path: Path) -> None:
-    """Raise InputError where files of one series say that they belong to several studies or frames of reference."""
-    for keyword, words in (("StudyInstanceUID", "studies"), ("FrameOfReferenceUID", "frames of reference")):
+    """Raise InputError where files of one series say that they belong to several patients, studies or places.
+
+    Some programs that remove names give the series of all patients one UID.
+    """
+    kinds = {"PatientID": "patients", "StudyInstanceUID": "studies", "FrameOfReferenceUID": "frames of reference"}
+    for keyword, words in kinds.items():
         values = {text_of(header.dataset, keyword): header.path.name for header in reversed(series.headers)}
         values.pop("", None)
         if len(values) > 1:
