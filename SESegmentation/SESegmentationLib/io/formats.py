@@ -33,6 +33,11 @@ from .voxel_data import GZIP_MAGIC, opened
 PICTURE_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 #: kind of input, in a model card, of models that take slices one by one
 SLICES = "slices"
+#: beginnings of files that stand for others in a repository, with what they are and the remedy
+_POINTERS = {
+    b"version https://git-lfs": ("Git LFS", "Get it by: git lfs pull."),
+    b"/annex/objects/": ("git-annex", "Get it by: datalad get, or git annex get."),
+}
 #: ITK's readers of further formats that say how the axes lie in the patient
 _FORMATS = ("MINCImageIO", "HDF5ImageIO")
 _REMEDY = "Give a NIfTI, NRRD or MetaImage file or a DICOM folder; if it is one, copy or download it again."
@@ -142,6 +147,11 @@ def open_file(
     try:
         kind = path.stat().st_mode
     except FileNotFoundError as error:
+        if path.is_symlink():  # as the files of a DataLad dataset are until they are fetched
+            raise InputError(
+                f"{path} is a link to {os.readlink(path)}, which is not there.",
+                "Fetch that file (in a dataset of DataLad: datalad get), or correct the link.",
+            ) from error
         raise InputError(f"There is no file or folder {path}.", "Check the name and the folder.") from error
     except (OSError, ValueError) as error:  # a folder that may not be searched, a name that is too long
         why = getattr(error, "strerror", None) or error
@@ -158,6 +168,7 @@ def open_file(
     if pixel_mm is not None and is_picture(path):
         return read_picture(path, pixel_mm, labels)
     try:
+        _refuse_pointer(path)
         if is_dicom(path):
             with _quiet():
                 return read_dicom(path, series)
@@ -196,12 +207,19 @@ def _is_metaimage(path: Path) -> bool:
         return b"NDims" in file.read(1 << 12)
 
 
+def _refuse_pointer(path: Path) -> None:
+    """Raise InputError for the text that stands for a file which was not fetched."""
+    with open(path, "rb") as file:
+        start = file.read(max(map(len, _POINTERS)))
+    for beginning, (what, remedy) in _POINTERS.items():
+        if start.startswith(beginning):
+            raise InputError(f"{path} is only a {what} pointer, not the volume.", remedy)
+
+
 def _by_itk(path: Path) -> sitk.Image:
     """Read a format that only ITK knows; InputError if it does not say how the axes lie in the patient."""
     with opened(path) as file:
-        start = file.read(24)
-    if start.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path} is only a Git LFS pointer, not the volume.", "Get it by: git lfs pull.")
+        start = file.read(len(GZIP_MAGIC))
     if start.startswith(GZIP_MAGIC):
         raise InputError(f"{path} is compressed twice.", "Decompress it once, by gunzip for example.")
     try:

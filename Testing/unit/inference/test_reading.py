@@ -164,6 +164,20 @@ def test_files_that_are_not_there_or_empty_are_refused(tmp_path):
     assert "cannot be opened" in refusal(lambda: read_volume(tmp_path / ("a" * 999)))
 
 
+@pytest.mark.parametrize("name", ["x.nii.gz", "x.mgz", "x.mha", "x.nrrd", "x.dcm"])
+def test_what_was_not_fetched_is_refused_with_how_to_get_it(tmp_path, name):
+    path = tmp_path / name
+    path.symlink_to(Path(".git", "annex", "objects", "MD5E-s9--0.nii.gz"))
+    with pytest.raises(InputError, match="which is not there") as caught:
+        read_volume(path)
+    assert "datalad get" in caught.value.remedy
+    path.unlink()
+    for text, kind in (("/annex/objects/MD5E-s9--0", "git-annex"), ("version https://git-lfs.github.com/v1", "LFS")):
+        path.write_text(f"{text}\n", encoding="utf-8")
+        with pytest.raises(InputError, match=f"only a .*{kind} pointer"):
+            read_volume(path)
+
+
 def test_unreadable_files_are_refused(tmp_path, monkeypatch):
     """Permissions themselves mean nothing to the superuser, who may run these tests."""
     sitk.WriteImage(noise(), str(tmp_path / "a.nrrd"))
