@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -212,22 +213,18 @@ def read_list(path: Path) -> list[tuple[Path, str]]:
     ``image``, and perhaps ``name``. Relative paths start from the list's own folder.
 
     Raises:
-        InputError: it cannot be read, is no text, or has no such column.
+        InputError: it cannot be read, is no text, or has no such column; a row has no path, or more columns than the
+            first, as where a comma in a path is not quoted.
     """
     remedy = "Save it as text in UTF-8, a path in each line (.txt), or with a column path (.tsv, .csv)."
     try:
         text = path.read_text(encoding="utf-8-sig")
         delimiter = LISTS[path.suffix.lower()]
         if not delimiter:
-            lines = [line.strip() for line in text.splitlines()]
+            lines = [line.strip() for line in text.split("\n")]  # names may hold what else can end a line
             entries = [(line, "") for line in lines if line and not line.startswith("#")]
         else:
-            table = csv.DictReader(text.splitlines(), delimiter=delimiter)
-            columns = table.fieldnames or []
-            column = next((name for name in PATH_COLUMNS if name in columns), None)
-            if column is None:
-                raise ValueError(f"it has no column {' or '.join(PATH_COLUMNS)}")
-            entries = [((row[column] or "").strip(), (row.get(NAME_COLUMN) or "").strip()) for row in table]
+            entries = _rows(text, delimiter)
     except (OSError, ValueError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         why = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else why
@@ -243,3 +240,26 @@ def read_list(path: Path) -> list[tuple[Path, str]]:
     # "a", "./a" and "a/" are one name
     named = ((entry, PurePosixPath(name).as_posix() if name else "") for entry, name in entries if entry)
     return [(path.parent / entry, name) for entry, name in dict.fromkeys(named)]
+
+
+def _rows(text: str, delimiter: str) -> list[tuple[str, str]]:
+    """Path and name in each row of a table; ValueError where it is none of paths.
+
+    Spreadsheets divide the columns of a ``.csv`` file by semicolons where a comma is the decimal point.
+    """
+    for divider in (delimiter, ";") if delimiter == "," else (delimiter,):
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=divider)
+        column = next((name for name in PATH_COLUMNS if name in (table.fieldnames or ())), None)
+        if column is not None:
+            break
+    else:
+        raise ValueError(f"it has no column {' or '.join(PATH_COLUMNS)}")
+    rows = []
+    for row in table:
+        if any(row.pop(None, ())):
+            raise ValueError(f"line {table.line_num} has more columns than the first line")
+        entry = (row[column] or "").strip()
+        if not entry and any(row.values()):
+            raise ValueError(f"line {table.line_num} has nothing in the column {column}")
+        rows.append((entry, (row.get(NAME_COLUMN) or "").strip()))
+    return rows

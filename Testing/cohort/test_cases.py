@@ -86,6 +86,13 @@ def test_lists(tmp_path, package):
     table = tmp_path / "list.csv"
     table.write_text(f'path,age\r\n"{tmp_path / "a.nii.gz"}",70\r\n', encoding="utf-8")
     assert set(found(table, package, tmp_path / "out")) == {"a"}
+    table.write_text("image;age;name;\nsite/b.nii.gz;70,5;x;\n;;;\na, b.nii;71;;\n", encoding="utf-8")
+    assert found(table, package, tmp_path / "out") == {
+        "x": tmp_path / "site" / "b.nii.gz",
+        "a, b": tmp_path / "a, b.nii",
+    }
+    text.write_text("a\u2028b.nii\r\n", encoding="utf-8")
+    assert set(found(text, package, tmp_path / "out")) == {"a\u2028b"}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +105,8 @@ def test_lists(tmp_path, package):
         ("a.csv", b"path,name\nx.nii,.\n", "cannot be the name of a result"),
         ("a.csv", b"path,name\nx.nii,a\0b\n", "cannot be the name of a result"),
         ("a.txt", b"x\0.nii\n", "is no path"),
+        ("a.csv", b"path,age\n/data/Doe, Jane/x.nii,70\n", "line 2 has more columns than the first line"),
+        ("a.tsv", b"name\tpath\na\tx.nii\nb\t\n", "line 3 has nothing in the column path"),
     ],
 )
 def test_lists_that_cannot_be_used(tmp_path, name, content, words):
