@@ -188,7 +188,7 @@ def _values(image: sitk.Image) -> Iterator[Finding]:
     if image.HasMetaDataKey(NOT_NUMBERS):
         yield Finding(
             "not-numbers",
-            f"{image.GetMetaData(NOT_NUMBERS)} voxels are not numbers (NaN or infinite); they were set to 0.",
+            f"{image.GetMetaData(NOT_NUMBERS)} voxels are not numbers (NaN or infinite); they count as background.",
             "Structures there are missing or wrong.",
         )
     slices = voxels_of(image)[::4]

@@ -32,6 +32,8 @@ _LEAST_SHARE = 0.01
 #: least distance of padding below the other values, as a share of their range without the highest; so air in CT is none
 _GAP = 0.25
 _HIGHEST_PERCENTILE = 99.5
+#: percentile of the darkest values, without outliers
+_LOWEST_PERCENTILE = 0.5
 #: metadata of a checked volume: how many of its voxels were NaN or infinite
 NOT_NUMBERS = "SESegmentation_not_numbers"
 #: a volume longer than this along an axis is not of a person: its spacing must be in another unit
@@ -188,8 +190,9 @@ def check_volume(image: sitk.Image, name: str = "The volume", single: bool = Fal
 
     Returns:
         The image as a 3-D scalar one: a single frame of a 4-D image or a single component of a vector is taken out.
-        Voxels that are no numbers (NaN or infinite) are 0, and the metadata ``NOT_NUMBERS`` holds their count. Padding
-        far below the image has its lowest value, see :func:`without_padding`.
+        Voxels that are no numbers (NaN or infinite) are dark: 0, or where the image has negative values as dark as its
+        darkest ones; the metadata ``NOT_NUMBERS`` holds their count. Padding far below the image has its lowest value,
+        see :func:`without_padding`.
 
     Raises:
         InputError: several frames or components, a single slice, complex, sheared, empty, constant, or values too
@@ -256,7 +259,9 @@ def _numbers_only(image: sitk.Image) -> sitk.Image:
     array = voxels_of(image)
     if array.dtype.kind != "f" or (finite := np.isfinite(array)).all():
         return image
-    numbers = sitk.GetImageFromArray(np.where(finite, array, array.dtype.type(0)))
+    # 0 would be water in CT, and the mean in an image that was brought to mean 0; a single outlier is no background
+    dark = min(0.0, float(np.percentile(array[finite], _LOWEST_PERCENTILE))) if finite.any() else 0.0
+    numbers = sitk.GetImageFromArray(np.where(finite, array, array.dtype.type(dark)))
     numbers.CopyInformation(image)
     numbers = _with_metadata_of(image, numbers)
     numbers.SetMetaData(NOT_NUMBERS, str(array.size - int(finite.sum())))

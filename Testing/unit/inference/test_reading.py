@@ -111,6 +111,14 @@ def test_what_is_no_number_is_0_and_counted(tmp_path, ending, dtype):
     np.testing.assert_array_equal(sitk.GetArrayFromImage(volume), np.where(np.isfinite(values), values, 0))
 
 
+def test_what_is_no_number_is_no_water_in_ct():
+    values = np.random.default_rng(0).normal(30, 10, SHAPE).astype(np.float32)
+    values[:2], values[2], values[3, 0, 0] = np.nan, -1000, -30000
+    read = sitk.GetArrayFromImage(check_volume(sitk.GetImageFromArray(values)))
+    assert (read[:2] == -1000).all()
+    np.testing.assert_array_equal(read[2:], values[2:])
+
+
 def test_nothing_but_nan_is_empty(tmp_path):
     sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkFloat32) + float("nan"), str(tmp_path / "a.nrrd"))
     assert "every voxel is 0" in refusal(lambda: read_volume(tmp_path / "a.nrrd"))
