@@ -195,6 +195,21 @@ def _raw(keyword: str, value: bytes) -> Callable[[Dataset, int], None]:
 
 
 @pytest.mark.parametrize(
+    ("keyword", "values", "told"),
+    [
+        ("EchoTime", (10, 80), "EchoTime is 10.0 (IM0000) and 80.0 (IM0004)."),
+        ("ConvolutionKernel", ("B30f", "B70f"), "ConvolutionKernel is B30f (IM0000) and B70f (IM0004)."),
+        ("EchoTime", (80, 80.5), None),
+    ],
+)
+def test_slices_of_several_contrasts_are_noticed(tmp_path, keyword, values, told):
+    """Where one half of each of two echoes was exported, they lie above each other as one volume does."""
+    write_series(asymmetric(), tmp_path, lambda dataset, k: setattr(dataset, keyword, values[k >= 4]))
+    found = [remark.message for remark in remarks_of(read_volume(tmp_path)) if remark.code == "mixed-contrasts"]
+    assert found == ([f"The slices were acquired in several ways: {told}"] if told else [])
+
+
+@pytest.mark.parametrize(
     ("edit", "cause"),
     [
         (_mosaic, "Siemens mosaics: IM0000"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,19 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from ...errors import InputError
+from ...result import Finding
 from .headers import DISTINGUISHING, DicomHeader, items_of, numbers_of, some_of, text_of
 
 _EXPORT = "Export the series again as images with their position, or give a NIfTI or NRRD file of it."
 #: unit vectors that differ by less are rounded
 _UNIT = 0.01
+#: what determines the contrast of an image
+_OF_CONTRAST = (
+    *("EchoTime", "EffectiveEchoTime", "DiffusionBValue", "InversionTime", "FlipAngle", "ComplexImageComponent"),
+    *("ConvolutionKernel", "KVP"),
+)
+#: share by which these may vary from slice to slice
+_VARYING = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,10 @@ class DicomFrame:
     count: int | None
     tags: tuple[Dataset, ...]
 
-    def distinguishing(self) -> dict[str, str]:
+    def distinguishing(self, keywords: Sequence[str] = DISTINGUISHING) -> dict[str, str]:
         """What it may differ in from another image in the same place, by keyword."""
         found = {}
-        for keyword in DISTINGUISHING:
+        for keyword in keywords:
             for dataset in self.tags:
                 if value := text_of(dataset, keyword):
                     found[keyword] = value
@@ -93,6 +101,37 @@ def frames_of(headers: Sequence[DicomHeader], name: str) -> list[DicomFrame]:
             _EXPORT,
         )
     return frames
+
+
+def mixed_contrasts(frames: Iterable[DicomFrame]) -> list[Finding]:
+    """A finding where the slices of a volume were acquired in several ways, as where half of each echo is missing."""
+    seen: dict[str, dict[str, str]] = {}
+    for frame in frames:
+        for keyword, value in frame.distinguishing(_OF_CONTRAST).items():
+            seen.setdefault(keyword, {}).setdefault(value, frame.name)
+    differing = [
+        f"{keyword} is {' and '.join(f'{value} ({name})' for value, name in list(values.items())[:2])}"
+        for keyword, values in seen.items()
+        if not _same(values)
+    ]
+    if not differing:
+        return []
+    return [
+        Finding(
+            "mixed-contrasts",
+            f"The slices were acquired in several ways: {some_of(differing)}.",
+            "If they are of several contrasts, nothing in the result can be trusted.",
+        )
+    ]
+
+
+def _same(values: Iterable[str]) -> bool:
+    """Whether values of a tag are one, but for what scanners vary by rounding."""
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        return len(set(values)) == 1
+    return max(numbers) - min(numbers) <= _VARYING * max(map(abs, numbers))
 
 
 def _says_where(header: DicomHeader) -> bool:

@@ -27,7 +27,7 @@ from pydicom.uid import (
 from ...errors import InputError, SegmentationError, require_memory
 from ...result import Finding
 from ..volume_image import add_remarks
-from .frames import DicomFrame, frames_of
+from .frames import DicomFrame, frames_of, mixed_contrasts
 from .headers import DicomHeader, OversizedError, opened_dicom, refuse_other_sizes, some_of
 from .series import Found, choose_series
 from .stack import Stack, perhaps_missing, refuse_missing
@@ -142,7 +142,8 @@ def read_scan(path: Path, series: str | None) -> sitk.Image:
     image.SetSpacing(stack.spacing)
     image.SetOrigin(stack.origin)
     image.SetDirection(stack.direction.ravel())
-    add_remarks(image, [*perhaps_missing(chosen.headers, slices, len(slices)), *_inverted(chosen.headers)])
+    doubts = [*perhaps_missing(chosen.headers, slices, len(slices)), *mixed_contrasts(slices)]
+    add_remarks(image, [*doubts, *_inverted(chosen.headers)])
     return image
 
 
