@@ -80,7 +80,12 @@ class CaseRunner:
         card = self._package.card
         self._pixel_mm = pixel_size(card.input, card.spacing)
         self._paths: dict[Path, Path] = {}
-        self._derivatives = Derivatives(settings.out, card, self._paths, described=True) if settings.bids else None
+        self._contents: dict[Path, str | None] = {}
+        self._derivatives = (
+            Derivatives(settings.out, card, self._paths, described=True, contents=self._contents)
+            if settings.bids
+            else None
+        )
         self._reader = ReadingProcess()
         self._segmenter = LocalSegmenter(environment=environment)
         self._segmenting = threading.Lock()
@@ -184,7 +189,7 @@ class CaseRunner:
             timings = {"reading": reading, "writing": time.monotonic() - writing}
             report = build_report(result, image, case.source, job.output, timings)
             if self._derivatives:
-                self._paths[case.identity] = job.output
+                self._paths[case.identity], self._contents[case.identity] = job.output, content
                 self._derivatives.take(files, case.identity, image, result, report)
             found = any(structure.voxels for structure in result.structures)
             record = Record(

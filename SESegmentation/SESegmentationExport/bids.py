@@ -150,6 +150,7 @@ class Derivatives(Export):
         paths: of :func:`derivative_paths`.
         described: the dataset is, by :meth:`describe`.
         series: chosen of DICOM folders.
+        contents: the :func:`.sheet.fingerprint` of each scan, where the caller knows it.
 
     Raises:
         UsageError: in the folder there is another dataset, or that of another model.
@@ -162,9 +163,10 @@ class Derivatives(Export):
         paths: Mapping[Path, Path],
         described: bool = False,
         series: str | None = None,
+        contents: Mapping[Path, str | None] | None = None,
     ) -> None:
         _refuse_other_dataset(folder, card)
-        self._paths, self._described, self._series = paths, described, series
+        self._paths, self._described, self._series, self._contents = paths, described, series, contents
         self._about = _about_dataset(folder, card)
         of_scans = [_beside(path, kind) for path in paths.values() for kind in _TABLES]
         self.outputs = [*self._about, *of_scans]
@@ -189,7 +191,7 @@ class Derivatives(Export):
             "Date": report["date"],
             "Warnings": [without_folders(finding["message"], volume) for finding in report["findings"]],
         }
-        if content := fingerprint(volume, self._series):
+        if content := fingerprint(volume, self._series) if self._contents is None else self._contents[volume]:
             about[_SOURCE] = content
         contents = (tsv(_LABEL_COLUMNS, labels), to_json(about) + "\n", tsv(list(_VOLUME_COLUMNS), rows))
         for kind, content in zip(_TABLES, contents, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import multiprocessing
 import os
 import re
@@ -20,6 +21,7 @@ from cohort_command import ENVIRONMENT, Command
 
 from dicom_writer import Volume, write_series
 from SESegmentationCohort import processes
+from SESegmentationCohort.records import Records
 from SESegmentationCohort.run import RESUME, WorkDistribution, run_cohort
 from SESegmentationCohort.settings import CohortSettings
 from SESegmentationLib.cli import main
@@ -213,6 +215,11 @@ def test_derivatives_of_a_bids_dataset_and_results_as_dicom(tmp_path, sample_fil
     assert main(["cohort", *map(str, arguments)]) == 0
     written = sorted(path.name for path in (tmp_path / "dicom").glob("*.dcm"))
     assert written == sorted(f"{uid}{ending}" for uid in uids for ending in (".dcm", ".sr.dcm"))
+    arguments = [tmp_path / "pacs", "-o", tmp_path / "series", "--bids", "--shard", "1/2", *common]
+    assert main(["cohort", *map(str, arguments)]) == 0
+    (about,) = (tmp_path / "series").glob("sub-*/anat/*_dseg.json")
+    (record,) = Records(tmp_path / "series").all()
+    assert json.loads(about.read_text(encoding="utf-8"))["SourceSHA256"] == record.content is not None
     anatomy = tmp_path / "bids" / "sub-1" / "anat"
     anatomy.mkdir(parents=True)
     shutil.copy(sample_file, anatomy / "sub-1_T1w.nii.gz")

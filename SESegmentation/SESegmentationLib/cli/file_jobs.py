@@ -209,16 +209,24 @@ def expand(volume: Path, slices: bool = False, series: str | None = None) -> lis
         series: which of several DICOM series is wanted: of volumes and DICOM in one folder, DICOM is meant.
 
     Raises:
-        UsageError: a folder holds both, and nothing tells which is meant.
+        UsageError: a folder holds both, and nothing tells which is meant; it holds volumes in its subfolders only.
     """
     if not volume.is_dir():
         return [volume]
     endings = (*VOLUME_ENDINGS, *PICTURE_ENDINGS) if slices else VOLUME_ENDINGS
     inside = sorted(path for path in volume.iterdir() if _is_volume(path.name, endings))
-    if not inside:
+    below = None if inside else next((file for file in _files_near(volume) if _is_volume(file.name, endings)), None)
+    if not inside and below is None:
         return [volume]
     others = (file for file in _files_near(volume) if not _is_volume(file.name, endings))
     dicom = next(filter(seems_dicom, others), None)
+    if below is not None:
+        if dicom is not None or series is not None:
+            return [volume]
+        raise UsageError(
+            f"{volume} holds volumes in its subfolders only, such as {below.relative_to(volume)}.",
+            "Name the folders or files that are meant, or segment all: sesegment cohort.",
+        )
     if dicom is None:
         return inside
     if series is not None:

@@ -80,6 +80,17 @@ def test_volumes_and_dicom_in_one_folder_are_not_chosen_from(tmp_path, place):
         assert [job.source.name for job in jobs] == ["seg.nii.gz"]
 
 
+def test_volumes_in_subfolders_are_not_taken_for_a_dicom_series(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "t1.nii.gz").touch()
+    with pytest.raises(UsageError, match=r"in its subfolders only, such as one.t1\.nii\.gz") as caught:
+        plan_jobs([tmp_path], tmp_path / "out")
+    assert "sesegment cohort" in caught.value.remedy
+    (tmp_path / "two" / "x.dcm").touch()
+    assert [job.source for job in plan_jobs([tmp_path], tmp_path / "out")] == [tmp_path]
+
+
 @pytest.mark.parametrize(
     ("volumes", "output", "file_format", "message"),
     [
