@@ -21,6 +21,9 @@ from SESegmentationLib.io.dicom.series import Found, grouped
 from SESegmentationLib.io.formats import PICTURE_ENDINGS, SLICES
 from SESegmentationLib.models import ModelPackage
 
+from .records import FOLDER as RECORDS
+from .records import Records
+
 #: file extensions of lists of scans, with their column separator
 LISTS = {".txt": "", ".tsv": "\t", ".csv": ","}
 #: columns with the path of a scan, the first one present counts; and the one with the name of its results
@@ -132,13 +135,15 @@ def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:
         return Cohort([CohortCase(_name_in(folder, scan), scan) for scan in scans])
     endings = (*VOLUME_ENDINGS, *PICTURE_ENDINGS) if package.card.input.get("kind") == SLICES else VOLUME_ENDINGS
     volumes, dicom = [], False
-    for file in _files(folder, out):
+    others: list[str] = []
+    for file in _files(folder, out, others):
         name = file.name.lower()
         if name.endswith(endings):
             volumes += [] if name.endswith(SEGMENTATION_ENDING) else [file]
         else:
             dicom = dicom or seems_dicom(file)
     cohort = _series_in(folder, package, out) if dicom else Cohort()
+    cohort.skipped += others
     by_folder: dict[Path, list[Path]] = {}
     for volume in volumes:
         by_folder.setdefault(volume.parent, []).append(volume)
@@ -152,8 +157,11 @@ def _name_in(folder: Path, file: Path) -> str:
     return (PurePosixPath(*file.parent.relative_to(folder).parts) / case_name(file)).as_posix()
 
 
-def _files(folder: Path, out: Path) -> Iterator[Path]:
-    """Files in a folder and all below, links to folders among them, but for hidden ones and those in ``out``."""
+def _files(folder: Path, out: Path, skipped: list[str]) -> Iterator[Path]:
+    """Files in a folder and all below, links to folders among them, but for hidden ones and those in ``out``.
+
+    Results of other cohorts are no scans either; a sentence about each of their folders is added to ``skipped``.
+    """
     seen, results = set(), out.resolve()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -161,6 +169,10 @@ def _files(folder: Path, out: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
+        if RECORDS in folders and Path(place) != folder and next(Records(Path(place)).all(), None):
+            skipped.append(f"The folder {place} is skipped: it holds the results of a cohort.")
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dicom_writer import Volume, write_series
 from SESegmentationCohort.cases import Cohort, CohortCase, find_cohort, parse_shard, read_list
+from SESegmentationCohort.records import Records
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.models import ModelPackage, find_model
 
@@ -39,6 +40,14 @@ def test_a_folder_with_folders_in_it(tmp_path, package):
     cases = found(tmp_path, package)
     assert set(cases) == {"a", "siteA/a", "linked/b", "siteB/a", "siteB/c_nii", "siteB/c_mha"}
     assert cases["siteA/a"] == tmp_path / "siteA" / "a.nii.gz"
+
+
+def test_results_of_another_cohort_are_no_scans(tmp_path, package):
+    touched(tmp_path / "a.nii.gz", tmp_path / "brain" / "a.nii.gz", tmp_path / "records" / "a.nii.gz")
+    Records(tmp_path / "brain").fail("a", "a.nii.gz", "brain-mr", "", None, InputError("It is cut off.", ""), 1.0)
+    cohort = find_cohort(tmp_path, package, tmp_path / "out")
+    assert {case.name for case in cohort.cases} == {"a", "records/a"}
+    assert cohort.skipped == [f"The folder {tmp_path / 'brain'} is skipped: it holds the results of a cohort."]
 
 
 def test_the_name_of_a_scan_does_not_change_when_others_come(tmp_path, package):
