@@ -29,18 +29,20 @@ _BODY_PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pelvis": ("pelvi|prosta|bladder|uter|becken", ("urinary bladder", "prostate")),
 }
 #: what an MR series shows, by the beginnings of words in its description; the first match counts
-_CONTRASTS = {
-    "a survey": "loc|scout|survey|smartbrain",
-    "diffusion": "dwi|dti|diff|adc|trace|ep2d_d",
-    "susceptibility": "swi|swan|swip|t2[*]|t2st|gre_field|b0|field.?map|phase.?map",
-    "angiography": "tof|angio|mra(?![a-z])|pc3d|mip(?![a-z])",
-    "perfusion": "perf|asl(?![a-z])|dsc|dce",
-    "a functional series": "bold|fmri|rest(?![a-z])",
-    "FLAIR": "flair|tirm|dark.?fl",
-    "T1": "t1|mprage|mp2rage|spgr|bravo|fspgr|vibe",
-    "T2": "t2",
-    "PD": "pd(?![a-z])|proton",
-}
+_CONTRASTS = (
+    ("a survey", "loc|scout|survey|smartbrain|aahead"),
+    ("a calibration", "calib|asset.?cal|sense.?ref|ref.?scan|coil.?(?:survey|sens)"),
+    ("diffusion", "dwi|dti|diff|adc|trace|ep2d_d"),
+    ("susceptibility", "swi|swan|swip|t2[*]|t2st|gre_field|b0|field.?map|phase.?map"),
+    ("angiography", "tof|angio|mra(?![a-z])|pc3d|mip(?![a-z])"),
+    ("perfusion", "perf|asl(?![a-z])|dsc|dce"),
+    ("a functional series", "bold|fmri|rest(?![a-z])"),
+    ("T1", "t1[ _-]?(?:flair|tirm)"),  # both suppress fluid, but are weighted by T1
+    ("FLAIR", "flair|tirm|dark.?fl"),
+    ("T1", "t1|mprage|mp2rage|spgr|bravo|fspgr|vibe"),
+    ("T2", "t2"),
+    ("PD", "pd(?![a-z])|proton"),
+)
 #: contrasts that models of "any" contrast can segment
 _ANATOMICAL = ("T1", "T2", "FLAIR", "PD")
 #: DICOM's own words for the same, in ImageType and AcquisitionContrast
@@ -68,7 +70,7 @@ class Shown:
     Attributes:
         modality: DICOM's, for example "MR".
         body_parts: keys of ``_BODY_PARTS``, or another part as named in the tags; empty if unknown.
-        contrast: for MR a key of ``_CONTRASTS``, None if unknown; None for other modalities.
+        contrast: for MR one of ``_CONTRASTS``, None if unknown; None for other modalities.
         words: its description, in lower case, to be searched for contrasts that only a model's card names.
     """
 
@@ -125,7 +127,7 @@ def _contrast(tags: Dataset, words: str) -> str | None:
     for code in codes:
         if code in _CODES:
             return _CODES[code]
-    for contrast, beginnings in _CONTRASTS.items():
+    for contrast, beginnings in _CONTRASTS:
         if re.search(f"(?<![a-z0-9])({beginnings})", words):
             return contrast
     return _contrast_by_times(tags)

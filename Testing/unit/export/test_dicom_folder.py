@@ -201,6 +201,19 @@ def test_the_capture_shows_the_picture(done):
             "it shows a survey",
         ),
         ({"Modality": "MR", "BodyPartExamined": "LIVER", "SeriesDescription": "T2 portal phase"}, "abdomen-mr"),
+        ({"Modality": "MR", "BodyPartExamined": "ABDOMEN", "SeriesDescription": "Ax T1 FLAIR"}, "it is T1, not T2"),
+        (
+            {"Modality": "MR", "BodyPartExamined": "ABDOMEN", "SeriesDescription": "t1_tirm_dark-fluid"},
+            "it is T1, not T2",
+        ),
+        (
+            {"Modality": "MR", "BodyPartExamined": "BRAIN", "SeriesDescription": "SenseRefScan"},
+            "it shows a calibration",
+        ),
+        (
+            {"Modality": "MR", "BodyPartExamined": "HEAD", "SeriesDescription": "Asset calibration"},
+            "it shows a calibration",
+        ),
         ({"Modality": "MR", "SeriesDescription": "t1_fl2d"}, "its tags do not give the part of the body"),
     ],
 )
