@@ -187,7 +187,7 @@ class CaseRunner:
         with OutputFiles() as files:
             write_result(files, job, image, result, source, self._settings.dicom)
             timings = {"reading": reading, "writing": time.monotonic() - writing}
-            report = build_report(result, image, case.source, job.output, timings)
+            report = build_report(result, image, case.source, job.output, timings, self._settings.options)
             if self._derivatives:
                 self._paths[case.identity], self._contents[case.identity] = job.output, content
                 self._derivatives.take(files, case.identity, image, result, report)

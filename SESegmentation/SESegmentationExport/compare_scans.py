@@ -22,6 +22,7 @@ from .comparison import (
     as_csv,
     compare_reports,
     draw_comparison,
+    other_options,
     other_patient,
     read_report,
     remarks,
@@ -101,7 +102,8 @@ def compare_scans(earlier: Path, later: Path, options: CompareOptions) -> None:
     days = _days(dates) if options.days is None else options.days
     scans = _scans(sources, reports, package, options)
     # the limits of noise were not measured for fewer views
-    repeatability = package.card.repeatability if package and not options.fast else {}
+    fewer = any(scan.report["options"]["fast"] for scan in scans)
+    repeatability = package.card.repeatability if package and not fewer else {}
     findings = _findings(scans, tags)
     changes = compare_reports(scans[0].report, scans[1].report, repeatability, days, _own_values(package))
     content = {
@@ -162,7 +164,7 @@ def _tags(sources: Sequence[Path], options: CompareOptions) -> list[Dataset | No
 
 
 def _findings(scans: Sequence[_Scan], tags: Sequence[Dataset | None]) -> list[dict[str, str]]:
-    """What is doubtful about the earlier scan, the later one, and both being of one patient."""
+    """What is doubtful about the earlier scan, the later one, and comparing them."""
     every = [
         {"scan": when} | finding
         for when, scan in zip(("earlier", "later"), scans, strict=True)
@@ -170,7 +172,8 @@ def _findings(scans: Sequence[_Scan], tags: Sequence[Dataset | None]) -> list[di
     ]
     first, second = tags
     patients = other_patient(first, second) if first is not None and second is not None else []
-    return every + [{"scan": "both"} | finding.to_dict() for finding in patients]
+    both = [*patients, *other_options(scans[0].report, scans[1].report)]
+    return every + [{"scan": "both"} | finding.to_dict() for finding in both]
 
 
 def _own_values(package: ModelPackage | None) -> dict[str, int]:
@@ -231,8 +234,9 @@ def _scans(
             series = options.series[number] if options.series else None
             with reading_apart():
                 image = read_volume(path, pixel_mm, series)
-            result = engine.segment(image, SegmentOptions(fast=options.fast, grid="auto"), progress=progress)
-            about = build_report(result, image, path)
+            chosen = SegmentOptions(fast=options.fast, grid="auto")
+            result = engine.segment(image, chosen, progress=progress)
+            about = build_report(result, image, path, options=chosen)
             scans.append(_Scan(about, image, result.labels, [structure.label for structure in result.structures]))
     return scans
 

@@ -35,6 +35,8 @@ NOT_MEASURED = "It was not measured for {model} which changes can be told from n
 COLUMNS = ("value", "name", "earlier_ml", "later_ml", "change_ml", "percent", "percent_a_year", "least_percent", "told")
 #: tags that all scans of a patient have in common
 _OF_A_PATIENT = ("PatientID", "PatientBirthDate", "PatientSex")
+#: options in a report on which volumes depend
+_OPTIONS = {"fast": "with fewer views (--fast)", "region": "in a region of interest only (--roi)"}
 _SIDE, _LINE, _GAP = 300, 20, 10
 _BACKGROUND, _TEXT, _DIM = (18, 20, 24), (225, 228, 232), (140, 145, 152)
 
@@ -127,6 +129,7 @@ def read_report(path: Path) -> dict[str, Any]:
         known = fields.section("intracranial") if fields.has("intracranial") else None
         entries = [Fields(entry, "structure") for entry in fields.sequence("structures", most=65535)]
         findings = fields.sequence("findings", most=65535) if fields.has("findings") else ()
+        options = fields.section("options", {})
         return {
             "input": fields.text("input"),
             "intracranial": {"volume_ml": known.number("volume_ml", low=0)} if known else None,
@@ -139,6 +142,7 @@ def read_report(path: Path) -> dict[str, Any]:
                 }
                 for entry in entries
             ],
+            "options": {key: options.flag(key, False) for key in _OPTIONS},
             "findings": [Finding.from_dict(finding).to_dict() for finding in findings],
         }
     except OSError as error:
@@ -242,6 +246,26 @@ def other_patient(earlier: Dataset, later: Dataset) -> list[Finding]:
             "other-patient",
             f"The tags of the two scans tell of different patients: they differ in {', '.join(differing)}.",
             "If it is not one patient under two names, these are no changes.",
+        )
+    ]
+
+
+def other_options(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> list[Finding]:
+    """A finding where two reports are of segmentations with different options."""
+    differing = [
+        f"the {when} scan {words}"
+        for key, words in _OPTIONS.items()
+        if earlier["options"][key] != later["options"][key]
+        for when, report in (("earlier", earlier), ("later", later))
+        if report["options"][key]
+    ]
+    if not differing:
+        return []
+    return [
+        Finding(
+            "other-options",
+            f"The scans were segmented in different ways: {', '.join(differing)}.",
+            "Volumes may differ for that reason alone.",
         )
     ]
 

@@ -25,6 +25,7 @@ from .files import store
 from .files.json_files import to_json
 from .models import Label, ModelCard
 from .models.labels import LEFT, REGIONS, RIGHT, region_of, split_side
+from .result import SegmentOptions
 
 if TYPE_CHECKING:
     from .inference.explanations import StructureSpread
@@ -78,6 +79,7 @@ def build_report(
     source: Path,
     output: Path | None = None,
     timings: Mapping[str, float] | None = None,
+    options: SegmentOptions = SegmentOptions(),
 ) -> dict[str, Any]:
     """The report of one volume.
 
@@ -87,6 +89,7 @@ def build_report(
         source: where the volume was read from.
         output: where the segmentation is written.
         timings: seconds spent around the engine (reading, writing), in s.
+        options: with which it was segmented, as far as volumes depend on them.
     """
     seconds = dict(result.timings) | dict(timings or {})
     surfaces = surfaces_mm2(result.labels)
@@ -97,6 +100,7 @@ def build_report(
         "volume": size_and_spacing(image),
         "grid": size_and_spacing(result.labels),
         "model": model_entry(result.model),
+        "options": {"fast": options.fast, "region": options.roi is not None},
         "device": result.device,
         "intracranial": intracranial_entry(result.intracranial),
         "structures": [

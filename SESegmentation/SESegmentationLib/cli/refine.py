@@ -160,7 +160,7 @@ def _refine(job: FileJob, package: ModelPackage, options: RefineOptions) -> dict
             if options.adapted and refined.adapted:
                 files.write(options.adapted, refined.adapted)
             timings = {"reading": reading, "writing": time.perf_counter() - segmented}
-            report = build_report(refined.result, image, job.source, job.output, timings)
+            report = build_report(refined.result, image, job.source, job.output, timings, asked.options)
             report = with_refinement(report, refined, options.corrected)
             if options.report:
                 write_report(files.begin(options.report), report)

@@ -192,7 +192,7 @@ def _segment(
         if options.attention and attention is not None and alone:
             write_image(files.begin(options.attention), attention)
         timings = {"reading": read.seconds, "writing": time.perf_counter() - attended}
-        report = build_report(result, image, job.source, job.output, timings)
+        report = build_report(result, image, job.source, job.output, timings, chosen)
         if spread is not None:
             report = with_samples(report, spread, options.sampling, options.samples, sampled - segmented)
         if options.report and alone:

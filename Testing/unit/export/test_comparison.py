@@ -251,6 +251,27 @@ def test_what_was_doubtful_about_a_reported_scan_is_told_again(tmp_path, capsys)
     assert json.loads(told.out)["findings"] == [{"scan": "later"} | cut]
 
 
+def test_what_was_segmented_in_another_way_is_told(tiny_model, sample_file, tmp_path, capsys):
+    """The noise of a model was measured with all views; a structure may extend beyond a region."""
+    sitk.WriteImage(sitk.ReadImage(str(sample_file)) * 0 + 1, str(tmp_path / "roi.nii.gz"))
+    files = {name: str(tmp_path / f"{name}.json") for name in ("whole", "fast", "roi")}
+    options: dict[str, list[str]] = {"whole": [], "fast": ["--fast"], "roi": ["--roi", str(tmp_path / "roi.nii.gz")]}
+    for name, more in options.items():
+        call = ["run", str(sample_file), "-m", str(tiny_model), "-o", str(tmp_path / "x.nii.gz"), *more]
+        assert main([*call, "--report", files[name]]) == 0
+    told = {}
+    for name in files:
+        capsys.readouterr()
+        assert main(["compare", files["whole"], files[name], "--json"]) == 0
+        told[name] = [f["message"] for f in json.loads(capsys.readouterr().out)["findings"] if f["scan"] == "both"]
+    start = "The scans were segmented in different ways: the later scan"
+    assert told == {
+        "whole": [],
+        "fast": [f"{start} with fewer views (--fast)."],
+        "roi": [f"{start} in a region of interest only (--roi)."],
+    }
+
+
 def test_what_cannot_be_compared_is_told_before_anything_is_segmented(
     tiny_model, sample_file, tmp_path, monkeypatch, capsys
 ):
