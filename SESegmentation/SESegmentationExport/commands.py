@@ -17,8 +17,10 @@ def add_compare_command(app: typer.Typer) -> None:
 
 
 def _command(
-    earlier: Annotated[Path, typer.Argument(help="Volume or DICOM folder; or the report (.json) of sesegment run.")],
-    later: Annotated[Path, typer.Argument(help="The same for a later scan of the patient.")],
+    earlier: Annotated[
+        Path, typer.Argument(metavar="EARLIER", help="Volume or DICOM folder; or the report (.json) of sesegment run.")
+    ],
+    later: Annotated[Path, typer.Argument(metavar="LATER", help="The same for a later scan of the patient.")],
     model: Annotated[
         str, typer.Option("--model", "-m", help="Name or folder of the model that segments volumes.")
     ] = "",
@@ -27,7 +29,11 @@ def _command(
     ] = None,
     dates: Annotated[
         tuple[datetime.datetime, datetime.datetime] | None,
-        typer.Option(formats=["%Y-%m-%d"], metavar="EARLIER LATER", help="The days of both scans instead: 2020-12-31."),
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            metavar="EARLIER LATER",
+            help="Instead of --days: the dates of both scans, such as 2020-12-31.",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the changes to this JSON or CSV file.")

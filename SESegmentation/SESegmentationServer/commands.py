@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 
 import typer
 
-serve_app = typer.Typer(invoke_without_command=True, help="Segment for other programs and other users.")
+serve_app = typer.Typer(
+    invoke_without_command=True, help="Run a server that segments for other programs and other users."
+)
 token_app = typer.Typer(help="Manage who may use your server: a token for each user.", no_args_is_help=True)
 serve_app.add_typer(token_app, name="token")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the user.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the user.")]
 Tokens = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The file of tokens, instead of your own.", show_default=False)
 ]
@@ -26,9 +28,9 @@ def add_commands(app: typer.Typer) -> None:
 def serve(
     context: typer.Context,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; for any other than this, TLS is needed.")
+        str, typer.Option(help="Address to listen on. Any other than this one needs a certificate.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8399,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8399,
     certificate: Annotated[
         Path | None, typer.Option(metavar="FILE.pem", help="TLS: the certificate, with its chain.")
     ] = None,
@@ -38,7 +40,7 @@ def serve(
         str | None, typer.Option(help="A Ray cluster to use, for example auto or 10.0.0.1:6379.")
     ] = None,
     replicas: Annotated[
-        int, typer.Option(min=0, help="Most processes that segment; 0: one per GPU, or per computer.")
+        int, typer.Option(min=0, help="At most this many processes segment; 0: one per GPU, or per computer.")
     ] = 0,
     cores: Annotated[int, typer.Option(min=0, help="Cores per process without a GPU; 0: all, shared.")] = 0,
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where networks run.")] = "auto",

@@ -31,7 +31,9 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
-    dataset: Annotated[Path, typer.Argument(help="Folder in nnU-Net's layout: imagesTr, labelsTr, dataset.json.")],
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="Folder in nnU-Net's layout: imagesTr, labelsTr, dataset.json.")
+    ],
     recipe: Annotated[
         str, typer.Option(help="auto: chosen by examining the dataset; else a recipe's name, or a TOML file.")
     ],
@@ -51,7 +53,7 @@ def train(
 
 
 def experiment(
-    plans: Annotated[list[str], typer.Argument(help="Plans by name, or TOML files.")],
+    plans: Annotated[list[str], typer.Argument(metavar="PLAN", help="Plans by name, or TOML files.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of results, tables and plots; finished runs in it are kept.")
     ],
@@ -67,8 +69,10 @@ def experiment(
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Folder of segmentations, or one file.")],
-    references: Annotated[Path, typer.Argument(help="Folder of reference labels with the same names, or one file.")],
+    predictions: Annotated[Path, typer.Argument(metavar="SEGMENTATIONS", help="Folder of segmentations, or one file.")],
+    references: Annotated[
+        Path, typer.Argument(metavar="REFERENCES", help="Folder of reference labels with the same names, or one file.")
+    ],
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Take the names of the labels from this model.")
     ] = None,
@@ -79,9 +83,9 @@ def evaluate(
 ) -> None:
     """Compare segmentations with references: Dice, 95 % Hausdorff distance and mean surface distance per label.
 
-    Structures of a .seg.nrrd are identified by name and code, those of a label map by value. What is in neither file of
-    a pair is not counted there, with --model or without. A pair that cannot be compared does not stop the others; the
-    exit code is that of the first failure.
+    Structures of a .seg.nrrd are identified by name and code, those of a label map by value.
+    A structure that is in neither file of a pair does not count for that pair, with --model or without.
+    A pair that cannot be compared does not stop the others; the exit code is that of the first failure.
     """
     from .command_line import evaluate_predictions
 
@@ -155,11 +159,11 @@ def calibration(
 
 @measure_app.command()
 def crossvalidation(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the model, for its folder.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the model, and of its folder.")],
     recipe: RecipeName,
     dataset: Annotated[Path, typer.Option(help="Folder in nnU-Net's layout.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for folds and final model.")],
-    folds: Annotated[int, typer.Option(help="How many.")] = 5,
+    folds: Annotated[int, typer.Option(help="Number of folds.")] = 5,
     only: Annotated[
         list[int] | None,
         typer.Option(
@@ -244,10 +248,10 @@ def repeatability(
 
 @prepare_app.command()
 def malc(
-    source: Annotated[Path, typer.Argument(help="Folder of the challenge's unpacked archive.")],
-    dataset: Annotated[Path, typer.Argument(help="Folder to write.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of the challenge's unpacked archive.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder to write.")],
 ) -> None:
-    """Lay out the MICCAI 2012 Multi-Atlas Labelling Challenge as the recipe malc wants it."""
+    """Write the MICCAI 2012 Multi-Atlas Labelling Challenge as a dataset for the recipe malc."""
     from .preparation import prepare_malc
 
     prepare_malc(source, dataset)
@@ -255,11 +259,13 @@ def malc(
 
 @prepare_app.command()
 def visceral(
-    source: Annotated[Path, typer.Argument(help="Folder of the volumes and of a file for each structure.")],
-    dataset: Annotated[Path, typer.Argument(help="Folder to write.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of the volumes and of a file for each structure.")
+    ],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder to write.")],
     test: Annotated[bool, typer.Option("--test", help="These cases are for test only.")] = False,
 ) -> None:
-    """Lay out VISCERAL as the recipe visceral wants it."""
+    """Write VISCERAL as a dataset for the recipe visceral."""
     from .preparation import prepare_visceral
 
     prepare_visceral(source, dataset, test)
@@ -268,13 +274,13 @@ def visceral(
 @prepare_app.command()
 def cross_contrast(
     model: Model,
-    reference: Annotated[Path, typer.Argument(help="Scan to segment.")],
+    reference: Annotated[Path, typer.Argument(metavar="SCAN", help="Scan to segment.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder in nnU-Net's layout; cases are added.")],
     same: Annotated[
         list[Path] | None, typer.Option(metavar="SCAN", help="Another scan on the same grid; repeatable.")
     ] = None,
 ) -> None:
-    """Label all scans of a patient with a model's result on one of them."""
+    """Label all scans of a patient with the result of a model on one of them."""
     from .preparation import label_scans
 
     for name in label_scans(model, reference, same or [], output):
@@ -283,7 +289,7 @@ def cross_contrast(
 
 @prepare_app.command()
 def gallery(
-    dataset: Annotated[Path, typer.Argument(help="Folder that is trained on.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder that is trained on.")],
     recipe: RecipeName,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture, .png or .jpg.")],
     seed: Annotated[int, typer.Option(help="Seed of the random slices.")] = 0,

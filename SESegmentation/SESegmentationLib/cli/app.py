@@ -82,7 +82,9 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Print a failure's traceback; may stand anywhere.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Print the traceback of a failure. It can be added to every command.")
+    ] = False,
 ) -> None:
     """Options before the command; ``--debug`` is removed from the arguments before they reach this function."""
 
@@ -124,7 +126,7 @@ def run(
     volumes: Annotated[
         list[Path],
         typer.Argument(
-            metavar="VOLUME...",
+            metavar="VOLUME",
             help="NIfTI, NRRD or MHA files, folders of them; DICOM folders, files or DICOMDIR; BIDS datasets.",
         ),
     ],
@@ -140,13 +142,14 @@ def run(
     ] = None,
     file_format: Annotated[
         Literal["seg.nrrd", "nii.gz", "dcm", "png"] | None,
-        typer.Option("--format", case_sensitive=False, help="Format in a folder."),
+        typer.Option("--format", case_sensitive=False, help="Format of the files in a folder."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     server: ServerAddress = None,
     server_certificate: ServerCertificate = None,
     roi: Annotated[
-        Path | None, typer.Option(help="Segment this region only: label file or Slicer's ROI (.mrk.json).")
+        Path | None,
+        typer.Option(help="Segment this box only: Slicer's ROI (.mrk.json), or the box around the labels in a file."),
     ] = None,
     series: Series = None,
     report: Annotated[
@@ -176,7 +179,7 @@ def run(
     skip_passed: Annotated[
         Path | None,
         typer.Option(
-            metavar="MARKS.json", help="Leave out volumes that a reviewer passed, by the marks saved from the page."
+            metavar="MARKS.json", help="Leave out volumes that passed review, by the marks saved from that page."
         ),
     ] = None,
     picture: Annotated[
@@ -215,8 +218,8 @@ def run(
 ) -> None:
     """Segment volumes.
 
-    In a folder, each result is named after its volume, without a trailing _0000. If some of several volumes fail, the
-    others are segmented; the exit code is that of the first failure.
+    In a folder, each result is named after its volume, without a trailing _0000.
+    If some of several volumes fail, the others are segmented; the exit code is that of the first failure.
     """
     from ..client.servers import server_at
     from ..result import DicomOptions
@@ -280,8 +283,9 @@ def dicom(
 ) -> None:
     """Segment every DICOM series of a folder with the model that suits it.
 
-    Modality, part of the body and contrast in the tags determine the model; a series that no model can segment is
-    skipped, with the reason. For each other series, a DICOM segmentation and a structured report are written.
+    Modality, part of the body and contrast in the tags determine the model.
+    A series that no model can segment is skipped, with the reason.
+    For each other series, a DICOM segmentation and a structured report are written.
     """
     from ..result import DicomOptions
     from .dicom import segment_folder
@@ -302,7 +306,7 @@ def dicom(
 
 @app.command()
 def refine(
-    volume: Annotated[Path, typer.Argument(help="The volume: NIfTI, NRRD or MHA file, or a DICOM folder.")],
+    volume: Annotated[Path, typer.Argument(metavar="VOLUME", help="NIfTI, NRRD or MHA file, or a DICOM folder.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Name or folder of the model that segmented it.")],
     corrected: Annotated[Path, typer.Option(help="Label map of the volume with corrected slices.")],
     output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd, .nii.gz or .dcm file, or a folder.")],
@@ -376,7 +380,10 @@ def refine(
 
 @app.command()
 def doctor(as_json: AsJson = False, server: ServerAddress = None, server_certificate: ServerCertificate = None) -> None:
-    """Check this computer: packages, device, memory, disk, folders, models; or a server. Exit code 1: one failed."""
+    """Check this computer (packages, device, memory, disk, folders, models), or a server.
+
+    The exit code is 1 if a check failed.
+    """
     from ..doctor import ERROR, examine, examine_server, worst
     from .show import print_checks, print_json
 

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from SESegmentationLib import __version__
 from SESegmentationLib.cli import main
+from SESegmentationLib.cli.app import app
 from SESegmentationLib.cli.show import duration
 
 LIBRARY = Path(__file__).parents[3] / "SESegmentation"
@@ -145,3 +147,21 @@ def test_what_needs_no_torch_does_not_import_it():
 )
 def test_durations_in_words(seconds, words):
     assert duration(seconds) == words
+
+
+def commands_of(command, path="sesegment"):
+    yield path, command
+    for name, each in getattr(command, "commands", {}).items():
+        yield from commands_of(each, f"{path} {name}")
+
+
+def test_help_reads_as_sentences_at_any_width():
+    """A line of help that ends within a sentence is broken again where the terminal is narrower."""
+    for path, command in commands_of(typer.main.get_command(app)):
+        texts = [command.help or "", *(getattr(parameter, "help", None) or "" for parameter in command.params)]
+        for line in filter(None, "\n".join(texts).splitlines()):
+            assert line.rstrip().endswith("."), (path, line)
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), (path, parameter.name)
+            if parameter.param_type_name == "argument":
+                assert parameter.metavar and parameter.metavar == parameter.metavar.upper(), (path, parameter.name)
