@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from xml.etree import ElementTree
+
 import pytest
 import qt
 import slicer
@@ -9,6 +12,8 @@ from panel_clicks import click, reload_module, wait
 from panel_fakes import make_package
 
 from SESegmentationLib.result import Finding
+
+UI_FILE = Path(__file__).parents[2] / "SESegmentation" / "Resources" / "UI" / "SESegmentation.ui"
 
 
 def test_advanced_choices_reach_the_job(widget, choices, segmenter, make_volume):
@@ -71,20 +76,18 @@ def test_folder_of_wheels_is_remembered(widget, dialogs, tmp_path):
 
 
 def test_everything_that_can_be_used_explains_itself_and_is_reached_by_keyboard(widget):
-    sections = (
-        "inputsSection",
-        "aboutModelSection",
-        "resultSection",
-        "advancedSection",
-        "serverSection",
-        "computerSection",
-    )
+    written = list(ElementTree.parse(UI_FILE).iter("widget"))
+    # those of Slicer and CTK pass the focus to a widget inside them
+    composed = {w.get("name") for w in written if w.get("class").startswith(("ctk", "qMRMLNode", "qMRMLSegmentation"))}
     own = {name: w for name, w in vars(widget.ui).items() if isinstance(w, qt.QWidget) and not name.startswith("q")}
-    usable = {name: w for name, w in own.items() if w.focusPolicy & qt.Qt.TabFocus and name not in sections}
-    without = [name for name, w in usable.items() if not w.toolTip and name not in ("modelCardLabel", "logText")]
-    assert without == ["checkTable"]
-    labels = {w.buddy().objectName for w in own.values() if isinstance(w, qt.QLabel) and w.buddy() is not None}
-    assert labels >= {"volumeSelector", "regionSelector", "outputSelector", "deviceSelector", "opacitySlider"}
+    usable = {name: w for name, w in own.items() if name in composed or w.focusPolicy & qt.Qt.TabFocus}
+    assert [name for name, w in usable.items() if not w.toolTip] == []
+    # a screen reader says the text of a button, the label before a field, or the name that is given for it
+    said = {w.buddy().objectName for w in own.values() if isinstance(w, qt.QLabel) and w.buddy() is not None}
+    said |= {name for name, w in usable.items() if w.accessibleName or isinstance(w, (qt.QAbstractButton, qt.QLabel))}
+    assert {name for name in usable if name not in said and not name.endswith("Section")} == set()
+    order = [stop.text for stop in ElementTree.parse(UI_FILE).iter("tabstop")]
+    assert order == [w.get("name") for w in written if w.get("name") in usable], "from top to bottom"
 
 
 def test_the_panel_fits_a_narrow_window(widget, segment, models):
