@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from statistics import median
 from typing import Any
 
 from ..errors import InputError, ModelError, UsageError
@@ -197,7 +198,7 @@ def _unpacked(source: Path) -> Iterator[Path]:
 def _check_size(path: Path, companion: bool) -> None:
     """Refuse a text of unreasonable size; that of the weights is known already."""
     if companion and path.stat().st_size > LARGEST:
-        raise ModelError(f"{path} is larger than {LARGEST >> 20} MiB.", "Take the model package again.")
+        raise ModelError(f"{path} is larger than {LARGEST >> 20} MiB.", "Get the model package again from its source.")
 
 
 def render_readme(card: ModelCard) -> str:
@@ -300,13 +301,12 @@ def _repeatability(repeatability: Mapping[str, Any]) -> list[str]:
     deviations = sorted(repeatability.get("within_scan_sd", {}).values())
     if not deviations:
         return []
-    least, middle, most = (
-        REPEATABILITY_COEFFICIENT * 100 * deviations[place] for place in (0, len(deviations) // 2, -1)
-    )
-    known = f" on {repeatability['data']}" if "data" in repeatability else ""
+    places = (deviations[0], median(deviations), deviations[-1])
+    least, middle, most = (REPEATABILITY_COEFFICIENT * 100 * each for each in places)
+    known = f" Measured on {repeatability['data']}." if "data" in repeatability else ""
     text = (
-        f"The least change of a volume that can be told from noise{known}: {middle:.1f} % in half of the structures, "
-        f"{least:.1f} to {most:.1f} % in all ({repeatability.get('pairs', 0)} pairs of scans)."
+        f"The least change of a volume that exceeds noise: {middle:.1f} % (median over the structures; {least:.1f} to "
+        f"{most:.1f} %), from {repeatability.get('pairs', 0)} pairs of scans.{known}"
     )
     return ["\n\n".join([f"## Follow-up\n\n{text}", *_command(repeatability)])]
 

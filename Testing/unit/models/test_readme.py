@@ -89,3 +89,10 @@ def test_what_the_expected_dice_rests_on(card_dict):
     assert "of each structure, as it was on crops under shifts.\n\nMeasured with `python -m calibrate`." in text
     assert "to be expected of each structure.\n\n" in rendered(card_dict, calibration=curves)
     assert "Expected Dice" not in rendered(card_dict, calibration={})
+
+
+def test_the_least_change_is_given_as_median_and_range(card_dict):
+    repeatability = {"data": "crops drawn twice", "pairs": 4, "within_scan_sd": {"1": 0.01, "2": 0.02}}
+    assert "exceeds noise: 4.2 % (median over the structures; 2.8 to 5.5 %), from 4 pairs of scans." in rendered(
+        card_dict, repeatability=repeatability
+    )
