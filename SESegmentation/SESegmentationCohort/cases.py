@@ -239,7 +239,7 @@ def read_list(path: Path) -> list[tuple[Path, str]]:
             entries = _rows(text, delimiter)
     except (OSError, ValueError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        why = "it is no UTF-8 text" if isinstance(error, UnicodeDecodeError) else why
+        why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else why
         raise InputError(f"The list {path} cannot be read: {why}.", remedy) from error
     for entry, name in entries:
         place = PurePosixPath(name)
@@ -248,7 +248,7 @@ def read_list(path: Path) -> list[tuple[Path, str]]:
                 f"{name!r} in {path} cannot be the name of a result.", "Choose another one; / divides folders."
             )
         if "\0" in entry:
-            raise InputError(f"{entry!r} in {path} is no path.", remedy)
+            raise InputError(f"{entry!r} in {path} is not a path.", remedy)
     # "a", "./a" and "a/" are one name
     named = ((entry, PurePosixPath(name).as_posix() if name else "") for entry, name in entries if entry)
     return [(path.parent / entry, name) for entry, name in dict.fromkeys(named)]

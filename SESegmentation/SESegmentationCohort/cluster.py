@@ -169,7 +169,8 @@ class _Actor:
             error = ray.get(self._actor.ready.remote())
         except ActorDiedError as died:
             raise WorkerError(
-                f"Ray has given up a process: {first_line(str(died), type(died).__name__)}.", "See Ray's logs."
+                f"Ray has given up a process: {first_line(str(died), type(died).__name__)}.",
+                "See the log of that process in Ray's logs; then go on with --resume.",
             ) from died
         except RayError as unavailable:
             time.sleep(_LOOK_S)

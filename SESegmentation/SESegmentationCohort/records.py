@@ -64,7 +64,7 @@ class Record:
     def from_dict(cls, entry: Any) -> Record:
         """What :meth:`to_json` wrote; ValueError where it is something else."""
         if not isinstance(entry, Mapping) or entry.get("format") != FORMAT:
-            raise ValueError("it is no record")
+            raise ValueError("it is not a record")
         kinds: dict[str, Any] = {"outputs": dict, "seconds": int | float, "report": dict, "error": dict}
         may_lack = ("content", "report", "error", "picture")
         values: dict[str, Any] = {name: entry.get(name) for name in (each.name for each in fields(cls))}

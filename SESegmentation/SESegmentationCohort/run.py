@@ -60,7 +60,7 @@ def run_cohort(source: Path, settings: CohortSettings, distribution: WorkDistrib
     package = find_model(settings.model)
     require_consent(package.card, accept_licence)
     if settings.out.exists() and not settings.out.is_dir():
-        raise UsageError(f"{settings.out} is no folder.", "Name a folder for the results with -o.")
+        raise UsageError(f"{settings.out} is not a folder.", "Name a folder for the results with -o.")
     if distribution.ray:  # processes of a cluster have other working folders
         source, out = source.absolute(), settings.out.absolute()
         model = str(package.path.absolute()) if Path(settings.model).is_dir() else settings.model
@@ -119,7 +119,7 @@ def _prepare(
     if settings.bids and settings.file_format not in (None, "nii.gz"):
         raise UsageError("BIDS derivatives are NIfTI files.", f"Leave out --format {settings.file_format}.")
     if settings.file_format == "png" and package.card.input.get("kind") != SLICES:
-        raise UsageError("Only models of slices write PNG files.", "Choose --format nii.gz or seg.nrrd.")
+        raise UsageError("Only models of single pictures write PNG files.", "Choose --format nii.gz or seg.nrrd.")
     names = {case.identity: case.name for case in cases}
     paths = derivative_paths(settings.out, names) if settings.bids else {}
     jobs = [settings.job(case) for case in cases if not case.fault]

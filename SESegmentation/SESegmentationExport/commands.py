@@ -48,7 +48,7 @@ def _command(
     accept_licence: AcceptLicence = False,
     as_json: AsJson = False,
 ) -> None:
-    """Report how structures changed between two scans of a patient, and which changes can be told from noise."""
+    """Report how structures changed between two scans of a patient, and which changes exceed noise."""
     from .compare_scans import CompareOptions, compare_scans
 
     chosen = CompareOptions(

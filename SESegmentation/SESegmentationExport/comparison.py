@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 DAYS_A_YEAR = 365.25
 #: over a shorter time, changes are not given per year: noise would be multiplied
 LEAST_DAYS = 90
-NO_CHANGE = "no change that can be told"
+NO_CHANGE = "no detectable change"
 #: of the sentence that comes with changes of a model that was not measured
-NOT_MEASURED = "It was not measured for {model} which changes can be told from noise."
+NOT_MEASURED = "It was not measured for {model} which changes exceed noise."
 COLUMNS = ("value", "name", "earlier_ml", "later_ml", "change_ml", "percent", "percent_a_year", "least_percent", "told")
 #: tags that all scans of a patient have in common
 _OF_A_PATIENT = ("PatientID", "PatientBirthDate", "PatientSex")

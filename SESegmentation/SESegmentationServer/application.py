@@ -113,7 +113,11 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def fail_unexpectedly(_request: Request, _error: Exception) -> Response:
-        return _refused(RefusalError(500, ServerError("The server failed.", "Try again.")))
+        return _refused(
+            RefusalError(
+                500, ServerError("The server failed.", "Try again; if it fails again, tell the owner of the server.")
+            )
+        )
 
 
 def _refused(refusal: RefusalError) -> Response:

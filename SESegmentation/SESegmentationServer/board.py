@@ -281,7 +281,10 @@ class Board:
             raise
         except Exception as error:  # its text may quote the volume: it is not for the log
             _log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-            self._fail(job, ServerError("The server failed.", "Segment again."))
+            self._fail(
+                job,
+                ServerError("The server failed.", "Segment again; if it fails again, tell the owner of the server."),
+            )
         finally:
             job.work = None
             self.queue.leave(job.ticket)

@@ -188,7 +188,9 @@ class Replica:
         except MemoryError:
             raise
         except Exception:
-            raise InputError("The server cannot read the volume.", "Update SESegmentation, and retry.") from None
+            raise InputError(
+                "The server cannot read the volume.", "Update SESegmentation on this computer, and segment again."
+            ) from None
         return replace(job, model=packages[work.model].path, device=self._settings.device)
 
 
@@ -222,7 +224,9 @@ class Ingress:
                 for answer in answers:
                     yield answer
         except (ObjectStoreFullError, OutOfDiskError):
-            raise OutOfMemoryError("The server lacks the memory for this volume.", "Try again later.") from None
+            raise OutOfMemoryError(
+                "The server lacks the memory for this volume.", "Segment a region of interest, or try again later."
+            ) from None
         except RayError:
             raise ReplicaLostError from None
         finally:

@@ -109,7 +109,7 @@ def _uuid(text: str) -> str:
     try:
         return str(uuid.UUID(text))
     except ValueError:
-        raise malformed("its id is no UUID") from None
+        raise malformed("its id is not a UUID") from None
 
 
 async def _stream(board: Board, job: ServerJob, after: int = -1) -> Response:

@@ -144,7 +144,9 @@ def monai_label_routes(
     async def login(request: Request) -> dict[str, str]:
         length = request.headers.get("content-length", "")  # nobody knows yet who asks
         if not length.isdecimal() or len(length) > 9 or int(length) > FIELD_BYTES:
-            raise RefusalError(413, InputError("This is no form with a name and a token.", "Send both, and no more."))
+            raise RefusalError(
+                413, InputError("This is not a form with a name and a token.", "Send both, and no more.")
+            )
         # the password is the token itself; whether it is good is said where it is used
         async with request.form(max_files=0, max_fields=FIELDS, max_part_size=FIELD_BYTES) as form:
             return {"access_token": str(form.get("password", "")), "token_type": "bearer"}

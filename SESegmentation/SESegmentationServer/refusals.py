@@ -66,4 +66,4 @@ def unknown_job() -> RefusalError:
 
 def full(what: str, seconds: int = 5, status: int = 503) -> RefusalError:
     """The server accepts no more at the moment."""
-    return RefusalError(status, ServerError(what, "Try again later."), {"Retry-After": str(seconds)})
+    return RefusalError(status, ServerError(what, "Wait a minute, then try again."), {"Retry-After": str(seconds)})

@@ -31,7 +31,7 @@ from .train import train_model
 MEASURED_NAME = "measured.json"
 #: what its cases show of confidence and Dice, beside them
 OBSERVED_NAME = "observed.json"
-_REMEDY = "Delete it, and cross-validate again: the fold is measured anew, not trained."
+_REMEDY = "Delete it, and cross-validate again: the fold is measured again, not trained again."
 
 
 def cross_validate(

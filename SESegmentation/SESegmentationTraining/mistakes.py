@@ -168,7 +168,7 @@ def with_share(entry: str) -> tuple[Path, float]:
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise UsageError(f"--mistakes {entry}: the share {share!r} is no number above 0.", "Give DIR=SHARE.")
+        raise UsageError(f"--mistakes {entry}: the share {share!r} is not a number above 0.", "Give DIR=SHARE.")
     return Path(folder), number
 
 

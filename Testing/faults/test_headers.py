@@ -76,7 +76,7 @@ REFUSED_NIFTI = {
     "frames2.nii": "2 frames",
     "twice.nii.gz": "compressed twice",
     "lfs.nii.gz": "Git LFS",
-    "html.nii.gz": "no medical volume",
+    "html.nii.gz": "not a medical volume",
     "empty.nii.gz": "empty",
 }
 

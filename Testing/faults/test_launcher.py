@@ -94,8 +94,8 @@ BAD_ALLOC = "os.write(2, b\"terminate called after throwing 'std::bad_alloc'\\n\
 @pytest.mark.parametrize(
     ("body", "kind", "cause"),
     [
-        ("ctypes.string_at(0)", WorkerError, "The worker crashed (Segmentation fault)."),
-        ("os.abort()", WorkerError, "The worker crashed (Aborted)."),
+        ("ctypes.string_at(0)", WorkerError, "The segmentation process crashed (Segmentation fault)."),
+        ("os.abort()", WorkerError, "The segmentation process crashed (Aborted)."),
         ("os.kill(os.getpid(), signal.SIGFPE)", WorkerError, "crashed (Floating point exception)"),
         ("os.kill(os.getpid(), signal.SIGKILL)", WorkerError, "ended by another program or by the system"),
         ("os.kill(os.getpid(), signal.SIGTERM)", WorkerError, "ended by another program or by the system"),
@@ -119,7 +119,9 @@ def test_how_it_came(command, tiny_model, body, kind, cause):
 def test_a_crash_before_it_has_introduced_itself(command, tiny_model):
     with LocalSegmenter(command(late="os.kill(os.getpid(), signal.SIGILL)")) as segmenter:
         segmenter.submit(SegmentJob(sitk.Image(4, 4, 4, sitk.sitkUInt8), tiny_model))
-        assert wait_for(segmenter, FailureEvent).error.cause == "The worker crashed (Illegal instruction)."
+        assert (
+            wait_for(segmenter, FailureEvent).error.cause == "The segmentation process crashed (Illegal instruction)."
+        )
 
 
 def test_last_words_leave_no_file_behind(command, tiny_model, tmp_path, monkeypatch):

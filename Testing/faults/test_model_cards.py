@@ -187,7 +187,7 @@ def test_json_is_read_with_a_bom_and_other_encodings_are_named(tmp_path, tiny_mo
         (text.encode("utf-16"), "UTF-16"),
         (text.encode("latin-1") + b"\xff", "not in UTF-8"),
         (text.replace("{", '{"name": "a",', 1).encode(), "comes twice"),
-        (text.replace('"weight": 1.0', '"weight": NaN', 1).encode(), "NaN is no number"),
+        (text.replace('"weight": 1.0', '"weight": NaN', 1).encode(), "NaN is not a number"),
         (text.replace('"weight": 1.0', '"weight": 1e999', 1).encode(), "too large"),
         (b" " * (5 << 20), "larger than 4 MiB"),
         (b"[" * 99999, "levels deep"),

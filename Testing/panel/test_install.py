@@ -116,7 +116,7 @@ def test_it_goes_on_when_a_dialog_that_was_open_at_its_end_is_closed(
 
 def test_refusal_says_how_to_go_on_and_the_next_click_asks_again(start, missing, segmenter, dialogs):
     (message,) = start(False)
-    assert message.text == "torch and safetensors are needed, but you chose not to install them."
+    assert message.text == "PyTorch and safetensors are needed, but you chose not to install them."
     assert environment.commands == [] and segmenter.jobs == []
     assert start(True) == [] and len(segmenter.jobs) == 1
 
@@ -200,7 +200,7 @@ def test_a_failure_is_told_once_by_what_pip_printed(
 ):
     pip(f"print({printed!r}); sys.exit(1)")
     (message,) = start(True)
-    assert message.text.startswith("torch and safetensors could not be installed") and cause in message.text
+    assert message.text.startswith("PyTorch and safetensors could not be installed") and cause in message.text
     assert remedy in message.remedy and segmenter.jobs == [] and len(dialogs.shown) == 1  # the question alone
     assert "PythonSlicer -m pip download" in message.remedy or cause not in ("proxy", "not trusted", "internet")
     click(widget.ui.logButton)
@@ -212,7 +212,9 @@ def test_a_failure_is_told_once_by_what_pip_printed(
 def test_an_installation_that_installs_nothing(start, missing, pip):
     pip("sys.exit(0)")
     (message,) = start(True)
-    assert message.text.startswith("torch and safetensors could not be installed: the installation ended without them.")
+    assert message.text.startswith(
+        "PyTorch and safetensors could not be installed: the installation ended without them."
+    )
 
 
 def test_a_slicer_without_its_python(start, missing, segmenter, monkeypatch):

@@ -102,7 +102,7 @@ def test_record_survives_saving_and_spoilt_ones_are_no_record(card):
 
 def test_the_last_line_of_pip_is_told_where_nothing_is_known():
     error = explain_failure("Collecting torch\n  ERROR: it rains.\n\n", ["torch>=2.2"])
-    assert error.cause == "torch could not be installed: ERROR: it rains."
+    assert error.cause == "PyTorch could not be installed: ERROR: it rains."
     assert explain_failure("", ["torch"]).cause.endswith("no reason was given.")
 
 

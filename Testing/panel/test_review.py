@@ -283,7 +283,7 @@ def test_changes_since_an_earlier_result_are_told_from_noise(widget, segment, ma
     write_package(package.path, package.card.to_dict() | measured, package.weights_path)
     click(widget.ui.changesButton)
     expected = "anterior hippocampus +74.1 %"
-    assert widget.panel.messages.shown[-1].text == f"Changed by more than noise explains: {expected}."
+    assert widget.panel.messages.shown[-1].text == f"Changed by more than noise: {expected}."
     (table,) = slicer.util.getNodesByClass("vtkMRMLTableNode")
     columns = [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
     row = {name: table.GetCellText(0, index) for index, name in enumerate(columns)}
@@ -294,4 +294,4 @@ def test_changes_since_an_earlier_result_are_told_from_noise(widget, segment, ma
         package.path, package.card.to_dict() | {"repeatability": {"within_scan_sd": {"1": 0.5}}}, package.weights_path
     )
     click(widget.ui.changesButton)
-    assert widget.panel.messages.shown[-1].text == "No structure changed by more than noise explains."
+    assert widget.panel.messages.shown[-1].text == "No structure changed by more than noise."

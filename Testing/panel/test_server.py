@@ -67,7 +67,7 @@ def test_the_token_is_stored_and_shown_to_nobody(widget, server):
     assert server.asked == []
     type_text(ui.tokenEdit, "two words")
     ui.serverEdit.setFocus()
-    assert shown(widget) == [("error", "This is no token.")] and ui.tokenEdit.text == "two words"
+    assert shown(widget) == [("error", "This is not a token.")] and ui.tokenEdit.text == "two words"
     assert servers.AddressBook().token(server.url) == "right"
 
 
@@ -202,7 +202,7 @@ def test_an_address_that_is_none_is_told(widget, make_volume):
     make_volume()
     widget.ui.placeSelector.currentIndex = 1
     click(widget.ui.segmentButton)
-    assert widget.panel.messages.shown[0].text == "There is no address of a server."
+    assert widget.panel.messages.shown[0].text == "No address of a server is given."
 
 
 def test_times_are_remembered_by_place(widget, choices, segment, server):

@@ -46,7 +46,7 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
     if not source.exists():
         raise InputError(f"There is no file or folder {source}.", "Check the name and the folder.")
     if target.exists() and not target.is_dir():
-        raise UsageError(f"{target} is no folder.", "Name a folder for the results.")
+        raise UsageError(f"{target} is not a folder.", "Name a folder for the results.")
     packages = [find_model(name) for name in names] or list_models()
     for package in packages if names else ():
         require_consent(package.card, options.accept_licence)

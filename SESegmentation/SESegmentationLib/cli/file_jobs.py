@@ -90,7 +90,7 @@ def plan_jobs(
     if not sources:
         raise UsageError("There is no volume to segment.", "Name at least one file or folder.")
     if file_format == "png" and not slices:
-        raise UsageError("Only models of slices write PNG files.", "Choose --format nii.gz or seg.nrrd.")
+        raise UsageError("Only models of single pictures write PNG files.", "Choose --format nii.gz or seg.nrrd.")
     endings = SLICE_OUTPUT_ENDINGS if slices else OUTPUT_ENDINGS
     name = output.name.lower()
     ending = next((ending for ending in endings if name.endswith(ending)), None)
@@ -139,7 +139,7 @@ def check_dicom(jobs: Sequence[FileJob], options: DicomOptions) -> list[Path]:
     for job in as_dicom:
         if job.source.is_file() and not is_dicom(job.source):
             raise UsageError(
-                f"{job.source} is no DICOM series, and a DICOM segmentation must refer to one.",
+                f"{job.source} is not a DICOM series, and a DICOM segmentation must refer to one.",
                 "Write .nii.gz or .seg.nrrd instead.",
             )
     return [path for job in as_dicom for path in options.outputs(job.output)]

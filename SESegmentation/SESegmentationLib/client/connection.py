@@ -94,7 +94,7 @@ def find_python() -> str:
     if hasattr(sys.modules.get("slicer"), "app") and (on_path := shutil.which("PythonSlicer")):
         return on_path
     if not Path(sys.executable or "").stem.lower().startswith("python"):  # it would be a second Slicer
-        raise WorkerError("Slicer's program PythonSlicer was not found.", "Install Slicer anew.")
+        raise WorkerError("Slicer's program PythonSlicer was not found.", "Reinstall Slicer.")
     return sys.executable
 
 
@@ -143,25 +143,28 @@ class Ending:
         lines = [line.strip() for line in self.lines if line.strip() and _LAUNCHER not in line][-30:]
         last = f" ({lines[-1][:200].rstrip('.')})" if lines else ""
         if self._is_memory(lines):
-            return OutOfMemoryError("The system ended the worker because memory ran out.", MEMORY_REMEDY)
+            return OutOfMemoryError("The system ended the segmentation process because memory ran out.", MEMORY_REMEDY)
         crash = _CRASH.search(self.words)
         if crash:
-            return WorkerError(f"The worker crashed ({_without_end(crash.group(1))}).", WORKER_REMEDY)
+            return WorkerError(f"The segmentation process crashed ({_without_end(crash.group(1))}).", WORKER_REMEDY)
         if _STANDSTILL.search(self.words):
-            return WorkerError("The worker hung and ended itself.", WORKER_REMEDY)
+            return WorkerError("The segmentation process hung and ended itself.", WORKER_REMEDY)
         if not self.said_hello:
             failed = [found for line in lines if (found := _IMPORT_ERROR.search(line))]
             if failed:
                 return import_failure(failed[-1].group(1))
             return WorkerError(
-                f"The worker could not be started{last}.", "Look at the log; install SESegmentation anew."
+                f"The segmentation process could not be started{last}.",
+                "Reinstall SESegmentation; if that does not help, report it with the log.",
             )
         if not self.words and self.code is not None and (self.code < 0 or self.code == 1):
             return WorkerError(
-                "The worker was ended by another program or by the system.",
+                "The segmentation process was ended by another program or by the system.",
                 "Segment again; if it happens again, memory is probably short: choose low memory, or close programs.",
             )
-        return WorkerError(f"The worker ended unexpectedly with exit code {self.code}{last}.", WORKER_REMEDY)
+        return WorkerError(
+            f"The segmentation process ended unexpectedly with exit code {self.code}{last}.", WORKER_REMEDY
+        )
 
     def _is_memory(self, lines: list[str]) -> bool:
         if self.short_of_memory or self.code == EXIT_MEMORY:
@@ -315,8 +318,8 @@ class Connection:
             )
         except OSError as error:
             raise WorkerError(
-                f"The worker cannot be started: {command[0]}: {error.strerror or error}.",
-                "Restart Slicer; if that does not help, install it anew.",
+                f"The segmentation process cannot be started: {command[0]}: {error.strerror or error}.",
+                "Restart Slicer; if that does not help, reinstall it.",
             ) from error
         with self._lock:
             self._process = process
@@ -341,7 +344,7 @@ class Connection:
         except MemoryError:
             self._error = OutOfMemoryError("There is not enough memory for the result.", MEMORY_REMEDY)
         except (FrameError, KeyError, TypeError, ValueError) as error:
-            self._error = WorkerError("The worker sent something that cannot be read.", WORKER_REMEDY)
+            self._error = WorkerError("The segmentation process sent something that cannot be read.", WORKER_REMEDY)
             self.lines.append(str(error))
         except OSError:
             pass  # as if it had ended

@@ -201,7 +201,7 @@ class Link:
             return ServerError(f"The certificate of the server {name} cannot be trusted: {reason}.", remedy)
         if not isinstance(error, requests.RequestException) and "certificate bundle" in text:
             return ServerError(
-                f"The file of certificates that the server {name} is checked by cannot be found.",
+                f"The file of certificates for checking the server {name} was not found.",
                 "Choose the server's certificate again, or correct the variable REQUESTS_CA_BUNDLE.",
             )
         if isinstance(error, _OF_PROXIES):
@@ -225,7 +225,9 @@ class Link:
             cause = f"The server {name} does not answer."
         elif "NameResolution" in text or "getaddrinfo" in text or "Name or service" in text:
             cause = f"There is no computer with the name in the address {name}."
-        return LostError(ServerError(cause, "Check its address, whether it runs, and the network of this computer."))
+        return LostError(
+            ServerError(cause, "Check its address, whether it is running, and the network of this computer.")
+        )
 
     def _refusal(self, response: requests.Response) -> Exception:
         """The error for a status other than success."""
@@ -261,7 +263,7 @@ class Link:
         if status in _STANDS_IN:
             return LostError(
                 ServerError(
-                    f"What answers at {self.server.url} is no SESegmentation server (status {status}).",
+                    f"What answers at {self.server.url} is not an SESegmentation server (status {status}).",
                     "If the server is just starting, wait a minute; else check the address.",
                 )
             )

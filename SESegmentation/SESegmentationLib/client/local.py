@@ -264,12 +264,14 @@ class LocalSegmenter:
             self._abandon(_cancelled())
         elif self._ready and self._silent > self._limits.silence:
             self._abandon(
-                WorkerError(f"The worker did not answer for {self._silent:.0f} s and was ended.", WORKER_REMEDY)
+                WorkerError(
+                    f"The segmentation process did not answer for {self._silent:.0f} s and was ended.", WORKER_REMEDY
+                )
             )
         elif not self._ready and self._silent > self._limits.start:
             self._abandon(
                 WorkerError(
-                    f"The worker did not start within {self._limits.start:.0f} s.",
+                    f"The segmentation process did not start within {self._limits.start:.0f} s.",
                     "Restart the computer, or allow Slicer's Python in your security software.",
                 )
             )

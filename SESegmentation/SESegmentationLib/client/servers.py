@@ -101,7 +101,7 @@ def url_of(address: str) -> str:
     """The URL of a server; see :func:`server_at`, whose errors it raises."""
     text = address.strip()
     if not text:
-        raise UsageError("There is no address of a server.", _EXAMPLE)
+        raise UsageError("No address of a server is given.", _EXAMPLE)
     if _is_ipv6(text):
         text = f"[{text}]"
     try:
@@ -112,9 +112,9 @@ def url_of(address: str) -> str:
     scheme = parts.scheme or ("http" if _is_loopback(host) else "https")
     odd = fault_of(text) or any(character.isspace() for character in text)
     if odd or not host or not port or scheme not in ("http", "https"):
-        raise UsageError(f"{text[:80]!r} is no address of a server.", _EXAMPLE)
+        raise UsageError(f"{text[:80]!r} is not an address of a server.", _EXAMPLE)
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise UsageError("The address of a server holds more than host, port and path.", _EXAMPLE)
+        raise UsageError("The address of a server may hold only host, port and path.", _EXAMPLE)
     if scheme == "http" and not _is_loopback(host):
         raise UsageError(
             f"The connection to {text[:80]} is not encrypted: others could read the scan and the token.",
@@ -186,7 +186,7 @@ class AddressBook:
         """
         token = token.strip()
         if not _is_token(token):
-            raise UsageError("This is no token.", "Copy the one that the server's owner gave, and nothing else.")
+            raise UsageError("This is not a token.", "Copy the one that the server's owner gave, and nothing else.")
         if (keyring := _keyring()) is not None:
             with contextlib.suppress(Exception):
                 keyring.set_password(SERVICE, url, token)

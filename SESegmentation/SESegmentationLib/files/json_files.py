@@ -45,7 +45,7 @@ def read_bytes(path: Path) -> bytes:
         ValueError: it is no ordinary file.
     """
     if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe may block, reading a device may not end
-        raise ValueError("it is no ordinary file")
+        raise ValueError("it is not an ordinary file")
     with open(path, "rb") as file:
         return file.read(LARGEST + 1)
 
@@ -86,7 +86,7 @@ def without_nulls(content: Any) -> Any:
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _finite(text: str) -> float:
@@ -139,7 +139,9 @@ class Fields:
         """Refuse fields other than ``keys``: a misspelt one would be ignored silently."""
         for key in self._entry:
             if key not in keys:
-                raise ModelError(f"The model card is damaged: {self._path(str(key)[:80])!a} is no known field.", REMEDY)
+                raise ModelError(
+                    f"The model card is damaged: {self._path(str(key)[:80])!a} is not a known field.", REMEDY
+                )
 
     def has(self, key: str) -> bool:
         """Whether ``key`` is there and not null."""

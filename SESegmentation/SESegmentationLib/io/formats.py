@@ -245,7 +245,7 @@ def _by_itk(path: Path) -> sitk.Image:
 def _reason(path: Path, message: str) -> str:
     """One line of cause from ITK's several."""
     if "Unable to determine ImageIO" in message:
-        return f"{path} is no medical volume of a format known here, whatever its name says."
+        return f"{path} is not a medical volume of a format known here, whatever its name says."
     if "orthonormal" in message:
         return f"{path}: its axes are not perpendicular, or its orientation is not valid."
     return f"{path} cannot be read: it is damaged, cut off, or of an unknown kind."

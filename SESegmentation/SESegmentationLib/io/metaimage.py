@@ -97,7 +97,7 @@ class MetaImageHeader:
                     continue
                 name = _ALIASES.get(name, name)
                 if not equals or not name.isprintable():
-                    raise InputError(f"{path}: its header holds {line[:60]!r}, which is no field.", REMEDY)
+                    raise InputError(f"{path}: its header holds {line[:60]!r}, which is not a field.", REMEDY)
                 if name in fields:
                     raise InputError(f"{path}: its header gives {name} twice.", REMEDY)
                 fields[name] = value

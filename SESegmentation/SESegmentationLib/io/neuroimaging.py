@@ -101,7 +101,7 @@ class NiftiHeader:
             raise InputError(f"{path} is cut off within its header.", CUT_OFF_REMEDY)
         if kind is Nifti1Header and block[344:348] not in _MAGICS_1:
             magic = block[344:348].decode("latin-1")
-            raise InputError(f"{path}: its magic is {magic!r}, which is no version of NIfTI.", CUT_OFF_REMEDY)
+            raise InputError(f"{path}: its magic is {magic!r}, which is not a version of NIfTI.", CUT_OFF_REMEDY)
         return cls(path, kind(block[:size], check=False))
 
     @property
@@ -346,7 +346,7 @@ class MghHeader:
             raise InputError(f"{path} is cut off within its header.", CUT_OFF_REMEDY)
         version, oriented = int.from_bytes(block[:4], "big"), int.from_bytes(block[28:30], "big")
         if version != 1:
-            raise InputError(f"{path}: its version is {version}, which is no version of MGH.", CUT_OFF_REMEDY)
+            raise InputError(f"{path}: its version is {version}, which is not a version of MGH.", CUT_OFF_REMEDY)
         return cls(path, MGHHeader(block, check=False), bool(oriented))
 
     @functools.cached_property
@@ -354,7 +354,7 @@ class MghHeader:
         """Voxels along (i, j, k); InputError where they are impossible, or there are several volumes."""
         dims = [int(n) for n in self.fields["dims"]]
         if min(dims) < 1:
-            raise InputError(f"{self.path}: the header's dims are {dims}, which is no size.", CUT_OFF_REMEDY)
+            raise InputError(f"{self.path}: the header's dims are {dims}, which is not a size.", CUT_OFF_REMEDY)
         if dims[3] > 1:
             raise InputError(*several_frames(str(self.path), 4, dims[3]))
         return triple(dims[:3])
@@ -366,7 +366,7 @@ class MghHeader:
             return self.fields.get_data_dtype().newbyteorder(">")
         except KeyError as error:
             raise InputError(
-                f"{self.path}: the header's type is {int(self.fields['type'])}, which is no type of voxels.",
+                f"{self.path}: the header's type is {int(self.fields['type'])}, which is not a type of voxels.",
                 CUT_OFF_REMEDY,
             ) from error
 
@@ -377,7 +377,7 @@ class MghHeader:
         if not all(math.isfinite(size) and size > 0 for size in sizes):
             raise InputError(f"{self.path}: the header's delta is {sizes}, no size of voxels.", CUT_OFF_REMEDY)
         if self.size and not np.isfinite(self.fields["Pxyz_c"]).all():
-            raise InputError(f"{self.path}: the header's Pxyz_c is no position.", CUT_OFF_REMEDY)
+            raise InputError(f"{self.path}: the header's Pxyz_c is not a position.", CUT_OFF_REMEDY)
         affine = RAS_TO_LPS @ self.fields.get_affine()
         check_axes(affine, str(self.path), "directions (Mdc)")
         return affine

@@ -107,7 +107,7 @@ class NrrdHeader:
                     continue
                 found = re.match(r"([^:=]*):(=?)\s*(.*)", line, re.DOTALL)
                 if not found:
-                    raise InputError(f"{path}: its header holds {line[:60]!r}, which is no field.", CUT_OFF_REMEDY)
+                    raise InputError(f"{path}: its header holds {line[:60]!r}, which is not a field.", CUT_OFF_REMEDY)
                 name, is_key, value = found.groups()
                 name = name if is_key else name.lower().replace(" ", "")
                 if not is_key and name in fields:
@@ -279,7 +279,9 @@ class NrrdHeader:
         encoding, dtype, count = self.encoding, self.dtype, math.prod(shape)
         check_room_for_voxels(max(paths, key=lambda path: path.stat().st_size), count // len(paths), dtype)
         if len(paths) > 1 and encoding in ("text", "hex"):
-            raise InputError(f"{self.path}: text in several files is not read here.", "Save it as one file.")
+            raise InputError(
+                f"{self.path}: its voxels are text in several files, which cannot be read.", "Save it as one file."
+            )
         with contextlib.ExitStack() as stack:
             files: list[tuple[BinaryIO, Path]] = []
             for path in paths:

@@ -168,12 +168,12 @@ def _as_labels(image: sitk.Image, name: str, single: bool) -> sitk.Image:
     rounded = np.rint(array) if array.dtype.kind == "f" else array
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.abs(array - rounded).max() < 1e-3):
         raise InputError(
-            f"{name} is no label map: it holds fractions.", "Give a file of whole numbers, one a structure."
+            f"{name} is not a label map: it holds fractions.", "Give a file of whole numbers, one a structure."
         )
     low, high = int(rounded.min()), int(rounded.max())
     if low < 0 or high >= 1 << 32:
         raise InputError(
-            f"{name} is no label map: its values run from {low} to {high}.", "Labels are numbers from 0 on."
+            f"{name} is not a label map: its values run from {low} to {high}.", "Labels are numbers from 0 on."
         )
     labels = sitk.GetImageFromArray(rounded.astype(np.min_scalar_type(high)))
     labels.CopyInformation(image)

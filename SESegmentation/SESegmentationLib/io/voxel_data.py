@@ -286,7 +286,7 @@ def _plain_name(path: Path, field: str, name: str) -> str:
     plain = re.sub(r"^\.[/\\]", "", name)
     if not plain or plain in (".", "..") or re.search(r"[/\\\0]", plain) or re.match(r"[A-Za-z]:", plain):
         raise InputError(
-            f"{path}: the header's {field} names {name[:80]!r}, which is no file beside it.",
+            f"{path}: the header's {field} names {name[:80]!r}, which is not a file beside it.",
             "Put both into one folder, and correct the name in the header.",
         )
     return plain

@@ -130,7 +130,7 @@ def write_segmentation(
         SegmentationError: the file cannot be written (disk full, for example).
     """
     if path.suffix.lower() == ".dcm":  # ITK would write an image that refers to nothing
-        raise UsageError(f"{path.name} would be no DICOM segmentation.", "Use the command: sesegment run -o x.dcm.")
+        raise UsageError(f"{path.name} would not be a DICOM segmentation.", "Use the command: sesegment run -o x.dcm.")
     # without the fields that came with the input's file: they do not hold for labels
     image = sitk.GetImageFromArray(voxels_of(labels))
     image.CopyInformation(labels)

@@ -20,7 +20,7 @@ REPLACES_SHIPPED = ".replaces-shipped"
 #: larger files of weights are refused, in bytes
 LARGEST_WEIGHTS = 1 << 30
 PACKAGE_REMEDY = "Get the whole model package again from its source."
-PIPELINE_REMEDY = "Correct the pipeline in model.json, or take the packages again from where they came."
+PIPELINE_REMEDY = "Correct the pipeline in model.json, or get the model packages again from their source."
 _PACKAGE = Path(__file__).resolve().parents[1]
 SCHEMA_PATH = Path(__file__).with_name("schema.json")
 

@@ -125,7 +125,7 @@ def require_adapted_parameters(node: slicer.vtkMRMLSegmentationNode) -> bytes:
     if content is None:
         raise InputError(
             _("{name} has no recalibrated network that can be used.").format(name=node.GetName()),
-            _("Recalibrate it again, or segment without adaptedFrom."),
+            _("Recalibrate again, or segment with the model's own network."),
         )
     return content
 

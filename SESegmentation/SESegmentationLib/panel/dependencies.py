@@ -96,7 +96,7 @@ class DependencyInstaller:
             one = _("{packages} is needed, but you chose not to install it.")
             several = _("{packages} are needed, but you chose not to install them.")
             raise DependencyError(
-                (one if len(missing) == 1 else several).format(packages=_(" and ").join(map(_name, missing))),
+                (one if len(missing) == 1 else several).format(packages=_(" and ").join(map(_shown, missing))),
                 _("Click again to be asked again, or install them yourself in Slicer's Python."),
             )
         return InstallationPlan(missing, folder, _commands(missing, folder))
@@ -154,6 +154,12 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _name(requirement: str) -> str:
     return re.split(r"[<>=!~;\[ ]", requirement, maxsplit=1)[0]
+
+
+def _shown(requirement: str) -> str:
+    """The name that users know."""
+    name = _name(requirement)
+    return "PyTorch" if name == TORCH else name
 
 
 def _question(missing: list[str], folder: str) -> str:
@@ -242,7 +248,7 @@ def explain_failure(output: str, packages: list[str], folder: str = "") -> Depen
         packages: what was to be installed.
         folder: of wheels, if it was installed from one.
     """
-    names = " and ".join(re.split(r"[<>=!~;\[ ]", package, maxsplit=1)[0] for package in packages)
+    names = _(" and ").join(map(_shown, packages))
     wanted = " ".join(f'"{package}"' for package in packages)  # quoted: a shell would redirect at >
     if folder and any(phrase in output for phrase in _NO_VERSION):
         return DependencyError(
@@ -253,7 +259,7 @@ def explain_failure(output: str, packages: list[str], folder: str = "") -> Depen
         if any(phrase in output for phrase in reason.phrases):
             return DependencyError(
                 _("{names} could not be installed. {cause}").format(names=names, cause=_(reason.cause)),
-                reason.remedy.format(packages=wanted),
+                _(reason.remedy).format(packages=wanted),
             )
     return DependencyError(
         _("{names} could not be installed: {line}").format(names=names, line=_last_line(output)),

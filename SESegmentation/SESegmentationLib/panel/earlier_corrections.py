@@ -71,7 +71,7 @@ class EarlierCorrections:
                 _("{node} is not under the same transform as {volume}.").format(
                     node=earlier.GetName(), volume=volume.GetName()
                 ),
-                _("Move one of them in the module Data."),
+                _("Put both under the same transform in the module Data."),
             )
         EditRecord.read(earlier)  # raises the error if it was moved
         grids = [result_grid(earlier, volume), result_grid(node, inputs.volume)]

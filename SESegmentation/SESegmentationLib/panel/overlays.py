@@ -105,4 +105,4 @@ class Overlays(VTKObservationMixin):
 
 
 def _no_doubt() -> str:
-    return _("The map of doubt is kept with the scene only if it was shown. Segment again to have it.")
+    return _("The map of doubt is kept with the scene only if it was shown. Segment again to get it.")

@@ -114,8 +114,8 @@ class Recalibration:
         if not changes:
             return _("the other slices already agree with what would be proposed")
         summary = _(
-            "Proposal, outside of the slices {slices}, which stay as you left them, as do accepted structures: voxels "
-            "gained (green) and lost (red) are {changes}."
+            "Proposal for the other slices: voxels gained (green) and lost (red) are {changes}. The slices {slices} "
+            "and accepted structures stay as they are."
         ).format(slices=slice_names(" ".join(refined.slices)), changes=_list_changes(changes, record))
         new = [finding for finding in refined.result.findings if finding not in record.findings]
         remarks = [f"{finding.message} {finding.consequence}" for finding in new]

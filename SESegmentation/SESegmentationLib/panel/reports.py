@@ -146,10 +146,10 @@ def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSe
     _show_rows(node, (_CHANGES_ROLE, "change"), CHANGE_COLUMNS, rows)
     told = [f"{change.name} {change.words()}" for change in changes if change.told]
     if not any(change.told is not None for change in changes):
-        return _("It was not measured for this model which changes can be told from noise.")
+        return _("It was not measured for this model which changes exceed noise.")
     if told:
-        return _("Changed by more than noise explains: {names}.").format(names="; ".join(told))
-    return _("No structure changed by more than noise explains.")
+        return _("Changed by more than noise: {names}.").format(names="; ".join(told))
+    return _("No structure changed by more than noise.")
 
 
 def require_earlier(

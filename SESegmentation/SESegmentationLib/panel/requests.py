@@ -108,7 +108,7 @@ class SegmentRequest:
                 _("The segmentation {output} is not under the same transform as {volume}.").format(
                     output=output.GetName(), volume=volume.GetName()
                 ),
-                _("Choose a new segmentation as the output, or move one of them in the module Data."),
+                _("Choose a new segmentation as the output, or put both under the same transform in the module Data."),
             )
         frames = VolumeSequence.of(volume)
         if self.every_frame and frames is not None and SegmentationSequence.of(output, frames) is None:

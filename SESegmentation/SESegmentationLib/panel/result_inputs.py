@@ -65,7 +65,7 @@ class ResultInputs:
                 _("{node} is not under the same transform as {volume}.").format(
                     node=node.GetName(), volume=volume.GetName()
                 ),
-                _("Move one of them in the module Data."),
+                _("Put both under the same transform in the module Data."),
             )
         package = find_model(record.model)
         if package.card.weights_sha256 != record.weights_sha256:

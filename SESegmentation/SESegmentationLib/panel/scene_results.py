@@ -106,7 +106,7 @@ class ResultTarget:
                 _("The segmentation {name} was removed, or is not under the same transform as {volume}.").format(
                     name=self.name, volume=volume.GetName()
                 ),
-                _("Move one of them in the module Data, or segment again."),
+                _("Put both under the same transform in the module Data, or segment again."),
             )
         return None
 

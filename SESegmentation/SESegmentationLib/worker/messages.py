@@ -200,7 +200,7 @@ def described_frame(text: bytes | bytearray, maximum: int | None = None) -> Fram
         content = json.loads(text.decode(), parse_constant=_refuse_constant)
         header, described = content["header"], content["arrays"]
         if not isinstance(header, dict):
-            raise TypeError("the header is no object")
+            raise TypeError("the header is not an object")
         sizes = [_size(**description) for description in described]
         if maximum is not None and sum(sizes) > maximum:
             raise ValueError(f"arrays of {sum(sizes)} bytes are too large")
@@ -210,7 +210,7 @@ def described_frame(text: bytes | bytearray, maximum: int | None = None) -> Fram
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
@@ -269,8 +269,8 @@ def check_hello(header: dict[str, Any]) -> None:
     theirs = (header.get("type"), header.get("protocol"), header.get("version"))
     if theirs != (HELLO, PROTOCOL, __version__):
         raise WorkerError(
-            f"The worker has version {theirs[2]} (protocol {theirs[1]}) instead of {__version__} ({PROTOCOL}).",
-            "Restart Slicer, so that all of SESegmentation is of one version; if that does not help, install it anew.",
+            f"The segmentation process has version {theirs[2]} (protocol {theirs[1]}), not {__version__} ({PROTOCOL}).",
+            "Restart Slicer, so that all of SESegmentation is of one version; if that does not help, reinstall it.",
         )
 
 
@@ -283,7 +283,7 @@ def check_version(header: dict[str, Any], name: str) -> None:
     version, protocol = header.get("version"), header.get("protocol")
     if header.get("type") != HELLO or not isinstance(version, str) or not isinstance(protocol, int):
         raise ServerError(
-            f"What answers at {name} is no SESegmentation server.",
+            f"What answers at {name} is not an SESegmentation server.",
             "Check the address; if this network asks to sign in, do so in a browser.",
         )
     theirs, ours = (protocol, _minor(version)), (PROTOCOL, _minor(__version__))

@@ -72,7 +72,7 @@ def do_runs(
         CancelledError: from ``progress``.
     """
     if workers is not None and workers < 1:
-        raise UsageError("There has to be at least one worker.", "Give --workers 1 or more.")
+        raise UsageError("There has to be at least one process.", "Give --workers 1 or more.")
     devices = choose_devices(device)
     count = min(workers or len(devices), len(runs))
     tally = Tally(runs, progress)

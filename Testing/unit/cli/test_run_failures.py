@@ -96,7 +96,7 @@ def test_every_failure_among_many_small_volumes_is_told(run, tiny_model, sample_
     assert [line.split(" -> ")[0] for line in out.splitlines()] == [str(volume) for volume in volumes[::3]]
     *failures, last = [line for line in err.splitlines() if ": Warning: " not in line]
     assert len(failures) == 2 * 8
-    assert all("is no medical volume" in line for line in failures[::2])
+    assert all("is not a medical volume" in line for line in failures[::2])
     assert last == "4 of 12 volumes segmented."
 
 

@@ -192,7 +192,7 @@ def test_a_python_without_packages(watch, small_image, tiny_model):
 def test_a_program_that_is_not_there(watch, small_image, tiny_model, tmp_path):
     watched = watch([str(tmp_path / "PythonSlicer")])
     handle = watched.segmenter.submit(SegmentJob(small_image, tiny_model))
-    check_failure(watched.finish(handle), WorkerError, "cannot be started", "install it anew")
+    check_failure(watched.finish(handle), WorkerError, "cannot be started", "reinstall it")
 
 
 def torch_that(does: str) -> str:
@@ -247,7 +247,7 @@ def test_a_worker_of_another_version(script, watch, small_image, tiny_model, cha
     )
     watched = watch(command)
     handle = watched.segmenter.submit(SegmentJob(small_image, tiny_model))
-    check_failure(watched.finish(handle), WorkerError, "The worker has version", "Restart Slicer")
+    check_failure(watched.finish(handle), WorkerError, "The segmentation process has version", "Restart Slicer")
     assert watched.segmenter.worker_pid is None
 
 

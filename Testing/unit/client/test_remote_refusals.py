@@ -175,7 +175,7 @@ def test_certificates_that_are_no_longer_there_are_told(serve, authority, tmp_pa
     authority.cert_pem.write_to_path(str(trusted))
     server = server_at(serve(context=tls(authority, "127.0.0.1")).url, trusted)
     trusted.unlink()
-    with pytest.raises(ServerError, match="certificates .* cannot be found") as raised:
+    with pytest.raises(ServerError, match="certificates .* was not found") as raised:
         Link(server).introduction()
     assert "Choose the server's certificate again" in raised.value.remedy
 
@@ -211,8 +211,8 @@ def test_a_token_that_cannot_be_sent_is_told_and_not_quoted(serve, image, tiny_m
         ({"version": "0.0.9"}, "older than this program"),
         ({"version": "99.1"}, "newer than this program"),
         ({"version": "odd"}, "older than this program"),
-        ({"type": "teapot"}, "is no SESegmentation server"),
-        ({"version": None}, "is no SESegmentation server"),
+        ({"type": "teapot"}, "is not an SESegmentation server"),
+        ({"version": None}, "is not an SESegmentation server"),
     ],
 )
 def test_versions(serve, image, tiny_model, change, words):
@@ -336,8 +336,8 @@ def test_something_else_at_the_address(serve, image, tiny_model):
     try:
         url = f"http://127.0.0.1:{other.server_address[1]}"
         error = error_of(url, SegmentJob(image, tiny_model))
-        assert "is no SESegmentation server" in error.cause and "sign in" in error.remedy
-        assert "is no SESegmentation server" in error_of(f"{url}/under", SegmentJob(image, tiny_model)).cause
+        assert "is not an SESegmentation server" in error.cause and "sign in" in error.remedy
+        assert "is not an SESegmentation server" in error_of(f"{url}/under", SegmentJob(image, tiny_model)).cause
     finally:
         other.shutdown()
         other.server_close()

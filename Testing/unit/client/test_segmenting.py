@@ -153,7 +153,7 @@ def test_a_worker_that_is_killed_costs_one_job(warm, tiny_model, large_image, im
     os.kill(pid, signal.SIGKILL)
     failure = warm.finish(job)
     assert isinstance(failure.error, WorkerError)
-    assert failure.error.cause == "The worker was ended by another program or by the system."
+    assert failure.error.cause == "The segmentation process was ended by another program or by the system."
     assert "memory" in failure.error.remedy
     assert isinstance(warm.finish(waiting), ResultEvent)
     assert warm.segmenter.worker_pid not in (None, pid)

@@ -264,7 +264,7 @@ def test_what_cannot_be_written_as_dicom_is_told_before_any_work(
 
     code = 2
     write_series(scan, tmp_path / "in", names="{}.dcm")
-    assert "is no DICOM series" in refused(sample_file, "-o", tmp_path / "x.dcm")
+    assert "is not a DICOM series" in refused(sample_file, "-o", tmp_path / "x.dcm")
     for option in ("--sr", "--secondary-capture", "--deidentify", "--seg-type=labelmap"):
         assert "--format dcm" in refused(tmp_path / "in", "-o", tmp_path / "x.nii.gz", option)
     assert "would be overwritten" in refused(tmp_path / "in", "-o", tmp_path / "in" / "0.dcm")

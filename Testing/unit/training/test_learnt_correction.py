@@ -131,7 +131,7 @@ def test_of_large_volumes_every_structure_is_kept_with_what_lies_round_it(collec
 def test_a_share_of_mistakes_is_a_number_above_0():
     assert with_share("a folder") == (Path("a folder"), 1.0) and with_share("b=0.35") == (Path("b"), 0.35)
     for entry in ("a=0", "a=-1", "a=half", "a=inf", "a="):
-        with pytest.raises(UsageError, match="no number above 0"):
+        with pytest.raises(UsageError, match="not a number above 0"):
             with_share(entry)
 
 

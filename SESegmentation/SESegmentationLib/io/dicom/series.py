@@ -63,7 +63,7 @@ class Found:
                 doubtful.append(Fault(file, str(error)))
                 continue
             if header is None:
-                doubtful.append(Fault(file, "is no DICOM file"))
+                doubtful.append(Fault(file, "is not a DICOM file"))
             elif header.is_directory:
                 if path.is_file():
                     return cls.at(path.parent)
@@ -202,7 +202,7 @@ def choose_series(found: Found, wanted: str | None, path: Path) -> Series:
         refuse_faults(found.faults)
         kinds = sorted({series.no_scan for series in chosen or every})
         raise InputError(
-            f"{path} is no scan: it holds {', '.join(kinds)}.",
+            f"{path} is not a scan: it holds {', '.join(kinds)}.",
             "Give the images that it was made from; label maps are read from NIfTI and .seg.nrrd files.",
         )
     if len(chosen) > 1:
