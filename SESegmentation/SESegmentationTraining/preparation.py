@@ -30,9 +30,9 @@ from SESegmentationLib.io.writing import write_image
 from SESegmentationLib.models import Label, ModelCard, find_model, sha256_of
 
 from .dataset import dataset_paths, volumes_in
+from .draft import draft_card
 from .recipe import Phase, Recipe
 from .sources import Batch, open_source
-from .train import draft_card
 
 #: FreeSurfer's value by the value in the challenge's labels (Neuromorphometrics' numbers), as QuickNAT remaps them
 FREESURFER_VALUES = {

@@ -1,29 +1,26 @@
-"""Training of a recipe's model: its card, and the fits of its networks."""
+"""Training of a recipe's model on a dataset, to a package."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
 
 from SESegmentationLib import __version__
-from SESegmentationLib.errors import ModelError, SegmentationError, UsageError
+from SESegmentationLib.errors import SegmentationError, UsageError
 from SESegmentationLib.files import staging_folder, store
-from SESegmentationLib.files.json_files import Fields
 from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.segmentations import read_segmentation
-from SESegmentationLib.models.card import ModelCard, View
+from SESegmentationLib.models.card import ModelCard
 from SESegmentationLib.models.packages import WEIGHTS_NAME, write_package
 from SESegmentationLib.models.store import CARD_NAME, ModelPackage, damaged_models, find_model, list_models
-from SESegmentationLib.networks import build_network, network_cost
+from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.losses import median_frequency_weights
 from SESegmentationLib.networks.weights import load_weights, to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
@@ -31,153 +28,16 @@ from SESegmentationLib.progress import Progress, no_progress
 from .begun import begin, contents_of, refuse_other_training
 from .dataset import MOST_NAMED, Split, check_cases, find_cases, find_label_maps, split_by_recipe, unlabelled
 from .distillation import Teacher
-from .fit import FitState, Schedule, fit_network
+from .draft import PlannedFit, draft_card, plan_fits
+from .fit import FitState, fit_network
 from .processes import ProcessGroup, as_first_process, machine_words
-from .recipe import NetworkChanges, Recipe
+from .recipe import Recipe
 from .sources import FolderSource, open_source
 
 #: the bias of a network's last layer, by what its type calls it
 CLASSIFIER_BIASES = ("classifier.bias", "classifier.convolution.bias")
 #: called with a sentence that the user should know before the training begins
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class PlannedFit:
-    """One network to be fitted.
-
-    Attributes:
-        name: key of the card's networks, or "shared".
-        description: of the network.
-        views: that it learns.
-        schedule: phases and learning rate.
-        seed: of its initialisation, order and augmentation.
-    """
-
-    name: str
-    description: dict[str, Any]
-    views: Sequence[View]
-    schedule: Schedule
-    seed: int
-
-    @property
-    def volumetric(self) -> bool:
-        """Whether it sees all slices at once; such a network starts from nothing."""
-        return self.views[0].volumetric
-
-    @property
-    def work(self) -> float:
-        """Multiplications for all pixels that it sees, to which the time it takes is about proportional."""
-        size = (64,) * (3 if self.volumetric else 2)
-        with torch.device("meta"):
-            network = build_network(self.description)
-        return self.schedule.work(self.schedule.steps) * network_cost(network, *size).multiply_adds / math.prod(size)
-
-
-def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
-    """What is fitted, in order: with ``recipe.specialise`` first one "shared" network, from which the others start.
-
-    Networks that start from nothing have a seed each, so that several of one plane do not become the same; one that
-    is taught otherwise may have its own.
-    """
-    fit, deep = recipe.fit, {view.network for view in card.views if view.volumetric}
-    main = Schedule(recipe.phases, fit.learning_rate, fit.warmup, fit.step_decays)
-    own = Schedule(recipe.specialise, fit.learning_rate / 4, fit.warmup, fit.step_decays)
-    volumetric = Schedule(recipe.volumetric.phases, fit.learning_rate, fit.warmup, fit.step_decays)
-    plan, seeds = [], itertools.count(fit.seed)
-    flat = [view for view in card.views if not view.volumetric]
-    if recipe.specialise and flat:
-        plan.append(PlannedFit("shared", card.networks[flat[0].network], flat, main, fit.seed))
-    for name, description in card.networks.items():
-        views = [view for view in card.views if view.network == name]
-        if recipe.specialise and name not in deep:
-            plan.append(PlannedFit(name, description, views, own, fit.seed))
-        else:
-            changes = recipe.networks.get(name, NetworkChanges())
-            seed = changes.seed if changes.seed >= 0 else next(seeds)
-            plan.append(PlannedFit(name, description, views, volumetric if name in deep else main, seed))
-    return plan
-
-
-def draft_card(recipe: Recipe) -> ModelCard:
-    """The card of a model before it is trained.
-
-    There is one network for each name that the views mention; its input channels and classes follow from views and
-    labels.
-
-    Raises:
-        UsageError: the recipe's card or network is not valid.
-    """
-    try:
-        fields = Fields(recipe.card)
-        entries = [
-            {**_frame(recipe, view), **view} if isinstance(view, dict) else view for view in fields.sequence("views")
-        ]
-        views = [View.from_dict(view, f"views[{index}]") for index, view in enumerate(entries)]
-        classes = len(fields.sequence("labels")) + 1
-        networks = {
-            view.network: recipe.network
-            | ({"dimensions": 3, **recipe.volumetric.network} if view.volumetric else {})
-            | {"in_channels": view.thickness, "classes": classes}
-            for view in views
-        }
-        card = ModelCard.from_dict(
-            {
-                "format": 1,
-                "name": recipe.name,
-                "orientation": "RAS",
-                "networks": networks,
-                "weights": {"file": WEIGHTS_NAME, "sha256": "0" * 64},
-                **recipe.card,
-                "views": entries,
-            }
-        )
-        with torch.device("meta"):  # whether it can be built shows without the numbers
-            for description in networks.values():
-                build_network(description)
-    except ModelError as error:
-        cause = error.cause.removeprefix("The model card is damaged: ")
-        raise UsageError(f"The recipe {recipe.name} makes no model: {cause}", "Correct the recipe.") from error
-    _check_networks(recipe, card)
-    return card
-
-
-def _check_networks(recipe: Recipe, card: ModelCard) -> None:
-    """Raise UsageError where networks, phases and views of a recipe do not belong together."""
-    networks, views = card.networks, card.views
-    if unknown := sorted(set(recipe.networks) - set(networks)):
-        raise UsageError(
-            f"The recipe {recipe.name} changes a network that no view has: {', '.join(unknown)}.",
-            f"Name one of {', '.join(networks)} in [networks].",
-        )
-    for kind, where, phases in (
-        (False, "phases", recipe.phases),
-        (True, "[volumetric] phases", recipe.volumetric.phases),
-    ):
-        if not phases and any(view.volumetric == kind for view in views):
-            raise UsageError(
-                f"The recipe {recipe.name} has {'volumetric ' * kind}views, but no {where} to train them.",
-                f"Add {where}, or take these views out.",
-            )
-    shared = "shared" if recipe.specialise else None
-    thickness = {
-        (view.network if view.volumetric else shared or view.network, view.thickness, view.volumetric) for view in views
-    }
-    if len(thickness) > len({name for name, *_ in thickness}):
-        raise UsageError(
-            f"In the recipe {recipe.name} one network has views of different thickness.",
-            "Give them the same thickness, or networks of their own (without specialise).",
-        )
-
-
-def _frame(recipe: Recipe, view: dict[str, Any]) -> dict[str, Any]:
-    """The "size" that a view's network sees when its training ends, of a volumetric one slices included."""
-    deep = bool(view.get("volumetric"))
-    phases = recipe.volumetric.phases if deep else recipe.specialise or recipe.phases
-    if not phases:
-        return {}
-    last = phases[-1]
-    return {"size": [*([last.depth] if deep else []), *last.size]}
 
 
 def _to_stderr(text: str) -> None:

@@ -32,11 +32,11 @@ from SESegmentationLib.networks import build_network, network_cost
 from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.progress import Progress, no_progress
 
+from ..draft import draft_card, plan_fits
 from ..fit import fit_network
 from ..processes import machine_words
 from ..recipe import Recipe
 from ..sources import Source, open_source
-from ..train import draft_card, plan_fits
 from .plan import Run
 
 #: of the images that are synthesised to test on

@@ -10,8 +10,9 @@ import torch
 from SESegmentationLib.errors import ModelError, UsageError
 from SESegmentationLib.models import find_model
 from SESegmentationTraining.distillation import Teacher
+from SESegmentationTraining.draft import draft_card
 from SESegmentationTraining.sources import open_source
-from SESegmentationTraining.train import draft_card, train_model
+from SESegmentationTraining.train import train_model
 
 CPU = torch.device("cpu")
 VIEWS = [

@@ -13,10 +13,10 @@ import torch
 from SESegmentationLib.errors import CancelledError, InputError, UsageError
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.networks import build_network
+from SESegmentationTraining.draft import draft_card
 from SESegmentationTraining.evaluation import compare
 from SESegmentationTraining.experiments.run import Runner, _data_of, dice_of, read_results, result_path
 from SESegmentationTraining.recipe import NetworkChanges
-from SESegmentationTraining.train import draft_card
 
 CPU = torch.device("cpu")
 
