@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ from SESegmentationLib.networks import build_network, network_cost
 
 from .fit import Schedule
 from .recipe import NetworkChanges, Recipe
+
+#: pixels along each side from which on no network pools all of them
+LARGE = 64
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
 
     Networks that start from nothing have a seed each, so that several of one plane do not become the same; one that
     is taught otherwise may have its own.
+
+    Raises:
+        UsageError: a phase shows a network too little at once.
     """
     fit, deep = recipe.fit, {view.network for view in card.views if view.volumetric}
     main = Schedule(recipe.phases, fit.learning_rate, fit.warmup, fit.step_decays)
@@ -74,7 +81,28 @@ def plan_fits(card: ModelCard, recipe: Recipe) -> list[PlannedFit]:
             changes = recipe.networks.get(name, NetworkChanges())
             seed = changes.seed if changes.seed >= 0 else next(seeds)
             plan.append(PlannedFit(name, description, views, volumetric if name in deep else main, seed))
+    for planned in plan:
+        _check_sizes(recipe, planned)
     return plan
+
+
+def _check_sizes(recipe: Recipe, fit: PlannedFit) -> None:
+    """Raise UsageError where a batch norm would get a single value, or a layer none."""
+    with torch.device("meta"):
+        network = build_network(fit.description).train()
+    for phase in fit.schedule.phases:
+        size = (phase.depth, *phase.size) if fit.volumetric else phase.size
+        if phase.batch > 1 and min(size) >= LARGE:
+            continue
+        try:
+            with torch.no_grad():
+                network(torch.empty((phase.batch, fit.description["in_channels"], *size), device="meta"))
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"In the recipe {recipe.name} a phase of size {list(phase.size)} and batch {phase.batch} is too small "
+                f"for the network {fit.name}.",
+                "Make the phase's size or batch larger, or give the network fewer levels.",
+            ) from error
 
 
 def draft_card(recipe: Recipe) -> ModelCard:
@@ -117,7 +145,19 @@ def draft_card(recipe: Recipe) -> ModelCard:
         cause = error.cause.removeprefix("The model card is damaged: ")
         raise UsageError(f"The recipe {recipe.name} makes no model: {cause}", "Correct the recipe.") from error
     _check_networks(recipe, card)
+    _check_sides(recipe, card)
     return card
+
+
+def _check_sides(recipe: Recipe, card: ModelCard) -> None:
+    """Raise UsageError where a label would have two other sides: a mirror would make one structure of two."""
+    pairs = {frozenset(pair) for pair in (*card.merged_pairs, *recipe.data.mirrored_pairs)}
+    count = Counter(value for pair in pairs for value in pair)
+    if several := sorted(value for value, number in count.items() if number > 1):
+        raise UsageError(
+            f"In the recipe {recipe.name} a mirror exchanges label {several[0]} with several others.",
+            "Name each label once in mirrored_pairs, with the same other side as in merged_pairs.",
+        )
 
 
 def _check_networks(recipe: Recipe, card: ModelCard) -> None:

@@ -35,6 +35,7 @@ from .correction_examples import CorrectionExamples, Example
 from .fit import load_checkpoint, save_checkpoint
 from .mistakes import MistakesRecord, SegmentedCase, load_cases
 from .processes import machine_words
+from .recipe import converted
 
 RECIPES = Path(__file__).parent / "corrections"
 #: edge of the smallest cubes to train on in bfloat16: for smaller ones oneDNN returns uninitialised memory as gradients
@@ -89,10 +90,25 @@ class CorrectionRecipe:
         """Read a recipe, by name or path; InputError where it cannot be used."""
         path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-            return cls(name=path.stem, **content | {"channels": tuple(content["channels"])})
-        except (OSError, TypeError, KeyError, ValueError) as error:
+            recipe = converted({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))}, cls)
+            _check(recipe)
+        except (OSError, ValueError) as error:
             raise InputError(f"The recipe {path} cannot be used: {error}.", "Name one with all its entries.") from error
+        return recipe
+
+
+def _check(recipe: CorrectionRecipe) -> None:
+    """Raise ValueError for a number that makes no sense."""
+    checks = (
+        (len(recipe.channels) > 1 and min(recipe.channels) > 0, "channels are numbers above 0, at least two"),
+        (min(recipe.steps, recipe.batch) > 0, "steps and batch are above 0"),
+        (recipe.size >= 2 ** len(recipe.channels), f"size is at least {2 ** len(recipe.channels)}, for as many levels"),
+        (0 <= recipe.rate <= 1 and recipe.harm >= 0, "rate is a number from 0 to 1, harm at least 0"),
+        (0 <= recipe.plain_share <= 1 and 0 <= recipe.settled <= 1, "plain_share and settled are numbers from 0 to 1"),
+    )
+    for valid, problem in checks:
+        if not valid:
+            raise ValueError(problem)
 
 
 def correction_loss(logits: Tensor, expected: Tensor, example: Example, harm: float) -> Tensor:

@@ -7,11 +7,12 @@ the card's fixed parts (labels, licence). See ``recipes/*.toml``.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from SESegmentationLib.errors import UsageError
@@ -28,6 +29,8 @@ SOURCE_KINDS = ("folder", "label-maps")
 OPTIMIZERS = ("adamw", "sgd")
 #: entries of [augmentation] that are for intensities from 0 on
 UNIT_ONLY = ("bias", "gamma", "contrast")
+#: what whole numbers of a recipe stay below: seeds are multiplied, and a card holds no larger ones
+WHOLE_BELOW = 2**32
 
 
 @dataclass(frozen=True)
@@ -272,13 +275,15 @@ def _check(recipe: Recipe) -> None:
         (fit.optimizer in OPTIMIZERS, f"[fit] optimizer is one of {', '.join(OPTIMIZERS)}, not {fit.optimizer!r}"),
         (recipe.bits in (8, 16), "bits is 8 or 16"),
         (bool(data.scans) == bool(data.scans_share), "[data] scans and scans_share go together"),
+        (0 <= data.scans_share <= 1, "[data] scans_share is a number from 0 to 1"),
         (not data.scans or data.source == "label-maps", "[data] scans are shown beside label maps"),
         (fit.step_decays >= 0, "[fit] step_decays is a number, at least 0"),
-        (0 < fit.learning_rate < math.inf, "[fit] learning_rate is a number above 0"),
+        (0 < fit.learning_rate <= 1e30, "[fit] learning_rate is a number above 0, at most 1e30"),
         (
-            all(0 <= value < math.inf for value in (fit.weight_decay, fit.class_balance, fit.boundary, fit.minutes)),
-            "[fit] weight_decay, class_balance, boundary and minutes are numbers, at least 0",
+            min(fit.weight_decay, fit.class_balance, fit.boundary, fit.checkpoint_seconds, fit.minutes) >= 0,
+            "[fit] weight_decay, class_balance, boundary, checkpoint_seconds and minutes are numbers, at least 0",
         ),
+        (recipe.start_class_balance >= 0, "start_class_balance is a number, at least 0"),
         (0 <= fit.average < 1 and 0 <= fit.momentum < 1, "[fit] average and momentum are numbers from 0, below 1"),
         (0 <= fit.rare_share <= 1, "[fit] rare_share is a number from 0 to 1"),
         (
@@ -328,7 +333,7 @@ def read_entries(
     except FileNotFoundError:
         names = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
         raise UsageError(f"There is no {kind} {name_or_file}.", f"Give a .toml file or one of: {names}.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"The {kind} {path} cannot be read: {error}.", "Correct the file.") from error
     path = path.resolve()
     if path in extended_by:
@@ -344,8 +349,13 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def converted(value: Any, kind: Any, where: str = "") -> Any:
-    """A TOML value as what a dataclass declares; ValueError says ``where`` another type stands."""
+    """A TOML value as what a dataclass declares; ValueError says ``where`` another type stands.
+
+    Numbers are finite, and whole ones below :data:`WHOLE_BELOW`: no entry means anything else.
+    """
     origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:  # of a kind and None
+        return None if value is None else converted(value, parts[0], where)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _built(kind, value, where)
     if origin is list and isinstance(value, list):
@@ -358,11 +368,19 @@ def converted(value: Any, kind: Any, where: str = "") -> Any:
         if dataclasses.is_dataclass(parts[1]):
             return {key: converted(entry, parts[1], f"{where}.{key}") for key, entry in value.items()}
         return value
-    if kind is float and type(value) in (int, float):
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
-    if kind in (int, str, bool) and type(value) is kind:
+    if kind is int and type(value) is int and abs(value) < WHOLE_BELOW:
         return value
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", tuple: "other numbers"}
+    if kind in (str, bool) and type(value) is kind:
+        return value
+    names = {
+        int: f"a whole number below {WHOLE_BELOW}",
+        float: "a finite number",
+        str: "a text",
+        bool: "true or false",
+        tuple: "other numbers",
+    }
     raise ValueError(f"{where} is {value!r}, expected {names.get(kind) or names.get(origin) or 'a table'}")
 
 

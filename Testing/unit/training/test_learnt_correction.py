@@ -312,3 +312,27 @@ def test_recipes_that_cannot_be_used_are_told(tmp_path):
     for name in ("nothing", str(tmp_path / "bad.toml"), str(tmp_path / "absent.toml")):
         with pytest.raises(InputError, match="cannot be used"):
             CorrectionRecipe.load(name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("rate = 1.2e-3", "rate = nan", "rate is nan, expected a finite number"),
+        ("rate = 1.2e-3", "rate = -1.0", "rate is a number from 0 to 1"),
+        ("rate = 1.2e-3", 'rate = "slow"', "rate is 'slow', expected a finite number"),
+        ("steps = 6000", "steps = 60.5", "steps is 60.5, expected a whole number"),
+        ("batch = 4", "batch = 0", "steps and batch are above 0"),
+        ("size = 32", "size = 4", "size is at least 16, for as many levels"),
+        ("harm = 1.5", "harm = -1", "harm at least 0"),
+        ("settled = 0.7", "settled = 7", "plain_share and settled"),
+        ("channels = [8, 32, 64, 96]", "channels = [8]", "channels are numbers above 0, at least two"),
+        ("any_model = true", "any_model = true\nsecond_pass_from = inf", "second_pass_from is inf"),
+        ("seed = 31", "", "the entry seed is missing"),
+    ],
+)
+def test_numbers_of_a_recipe_that_make_no_sense_are_named(tmp_path, old, new, problem):
+    text = (learnt_correction.RECIPES / "any-model.toml").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "own.toml").write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(InputError, match=problem):
+        CorrectionRecipe.load(str(tmp_path / "own.toml"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -125,13 +126,19 @@ def test_a_recipe_as_plain_values_is_json(blobs_recipe):
     [
         ({"optimiser": "sgd"}, "no entry optimiser"),
         ({"fit": {"learning_rates": 0.1}}, r"no entry fit\.learning_rates"),
-        ({"fit": {"learning_rate": "fast"}}, r"fit\.learning_rate is 'fast', expected a number"),
+        ({"fit": {"learning_rate": "fast"}}, r"fit\.learning_rate is 'fast', expected a finite number"),
         ({"fit": {"bf16": 1}}, r"fit\.bf16 is 1, expected true or false"),
         ({"fit": {"warmup": 2.5}}, r"fit\.warmup is 2\.5, expected a whole number"),
         ({"fit": {"optimizer": "adam"}}, "adamw, sgd, not 'adam'"),
         ({"fit": {"step_decays": -1}}, "step_decays"),
         ({"fit": {"learning_rate": -0.1}}, "learning_rate is a number above 0"),
-        ({"fit": {"learning_rate": float("nan")}}, "learning_rate is a number above 0"),
+        ({"fit": {"learning_rate": 1e300}}, "learning_rate is a number above 0, at most 1e30"),
+        ({"fit": {"learning_rate": 10**400}}, r"fit\.learning_rate is 10+, expected a finite number"),
+        ({"fit": {"seed": 2**32}}, r"fit\.seed is 4294967296, expected a whole number below"),
+        ({"data": {"split_seed": -(10**30)}}, r"data\.split_seed is -10+, expected a whole number below"),
+        ({"fit": {"checkpoint_seconds": -1}}, "checkpoint_seconds and minutes are numbers, at least 0"),
+        ({"start_class_balance": -1}, "start_class_balance is a number, at least 0"),
+        ({"data": {"source": "label-maps", "scans": "scans", "scans_share": 2}}, "scans_share is a number from 0 to 1"),
         ({"fit": {"weight_decay": -1}}, "at least 0"),
         ({"fit": {"class_balance": -1}}, "at least 0"),
         ({"fit": {"average": 1.5}}, "average and momentum"),
@@ -150,11 +157,11 @@ def test_a_recipe_as_plain_values_is_json(blobs_recipe):
         ({"deformation": {"scale": 3}}, "scale is a number from 0, below 1"),
         ({"deformation": {"share": 8}}, "share is a number from 0 to 1"),
         ({"deformation": {"elastic_mm": [1, -1]}}, "elastic_mm and shift_mm are numbers, at least 0"),
-        ({"deformation": {"shift_mm": float("inf")}}, "elastic_mm and shift_mm are numbers, at least 0"),
+        ({"deformation": {"shift_mm": float("inf")}}, r"deformation\.shift_mm is inf, expected a finite number"),
         ({"augmentation": {"contrast": 1.5}}, "contrast and gain are numbers from 0 to 1"),
         ({"augmentation": {"blur_pixels": -5}}, "blur_pixels, .* are numbers, at least 0"),
         ({"augmentation": {"noise": -1}}, "noise, .* are numbers, at least 0"),
-        ({"augmentation": {"gamma": float("nan")}}, "gamma, .* are numbers, at least 0"),
+        ({"augmentation": {"gamma": float("nan")}}, r"augmentation\.gamma is nan, expected a finite number"),
         ({"networks": {"axial": {"augmentation": {"noise": -1}}}}, "noise, .* are numbers, at least 0"),
         ({"synthesis": {"stripped": 3}}, "stripped, .* are numbers from 0 to 1"),
         ({"synthesis": {"saturation": 1}}, "saturation is a number from 0, below 1"),
@@ -185,6 +192,56 @@ def test_faults_are_named(blobs_recipe, changes, message):
         blobs_recipe(**changes)
     assert caught.value.remedy
     assert "\n" not in caught.value.cause
+
+
+def numbers_of(entries, path=()):
+    """Paths of all numbers in nested entries that may be other than whole."""
+    if isinstance(entries, dict | list | tuple):
+        items = entries.items() if isinstance(entries, dict) else enumerate(entries)
+        return [found for key, entry in items for found in numbers_of(entry, (*path, key))]
+    return [path] if type(entries) is float else []
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_named(blobs_recipe, number):
+    """Wherever they stand: with some a training would learn nothing for hours, or never be saved."""
+    whole = blobs_recipe(synthesis={"contrasts": [T1]}, networks={"planes": {"augmentation": {"noise": 0.5}}})
+    entries = json.loads(json.dumps(whole.to_dict()))
+    del entries["card"]  # checked when a card is made of it
+    paths = numbers_of(entries)
+    assert {("phases", 0, "spacing"), ("fit", "checkpoint_seconds"), ("teacher", "share")} <= set(paths)
+    for path in paths:
+        changed = json.loads(json.dumps(whole.to_dict()))
+        place = changed
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = number
+        with pytest.raises(UsageError, match=rf"{path[-1]}\]? is -?(nan|inf), expected a finite number"):
+            Recipe.from_dict(changed)
+
+
+@pytest.mark.parametrize("pairs", [[[17, 53], [17, 18]], [[53, 18]]], ids=str)
+def test_a_label_with_two_other_sides_is_refused(blobs_recipe, pairs):
+    """The second pair contradicts the first, or the card's merged pairs."""
+    with pytest.raises(UsageError, match="a mirror exchanges label (17|53) with several others"):
+        draft_card(blobs_recipe(data={"mirrored_pairs": pairs}))
+    draft_card(blobs_recipe(data={"mirrored_pairs": [[53, 17], [17, 53]]}))
+
+
+@pytest.mark.parametrize(
+    ("network", "phase"),
+    [
+        ({}, {"batch": 1, "size": [2, 2]}),
+        ({"type": "UNet", "channels": 4, "blocks": 4}, {"batch": 1, "size": [8, 8]}),
+    ],
+    ids=["PyramidUNet", "UNet"],
+)
+def test_phases_that_are_too_small_for_the_network_are_refused(blobs_entries, network, phase):
+    entries = blobs_entries(phases=[{"steps": 2, **phase}])
+    entries["network"] = network or entries["network"]
+    recipe = Recipe.from_dict(entries)
+    with pytest.raises(UsageError, match="is too small for the network planes"):
+        plan_fits(draft_card(recipe), recipe)
 
 
 @pytest.mark.parametrize("name", ["name", "network", "card", "phases"])
@@ -225,6 +282,9 @@ def test_unknown_and_unreadable_recipes(tmp_path):
     (tmp_path / "bad.toml").write_text("name = ", encoding="utf-8")
     with pytest.raises(UsageError, match="cannot be read"):
         Recipe.load(tmp_path / "bad.toml")
+    (tmp_path / "long.toml").write_text(f"seed = {'9' * 5000}", encoding="utf-8")
+    with pytest.raises(UsageError, match="cannot be read"):
+        Recipe.load(tmp_path / "long.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot be read"):
         Recipe.load(tmp_path / "binary.toml")

@@ -142,8 +142,8 @@ def test_a_mirror_exchanges_left_and_right_labels(blobs_folder, blobs_recipe):
 
 
 def test_an_unknown_pair_is_refused(blobs_folder, blobs_recipe):
-    with pytest.raises(UsageError, match="mirrored_pairs: there is no label 99"):
-        opened(blobs_folder, blobs_recipe(data={"mirrored_pairs": [[17, 99]]}))
+    with pytest.raises(UsageError, match="mirrored_pairs: there is no label 98, 99"):
+        opened(blobs_folder, blobs_recipe(data={"mirrored_pairs": [[98, 99]]}))
 
 
 def test_exchanging():
