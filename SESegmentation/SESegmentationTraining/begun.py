@@ -1,4 +1,4 @@
-"""What a training was begun with: its recipe, which cases are for what, and their files. It goes on with the same only.
+"""What a training was begun with: recipe, cases and their files, models it learns from. It goes on with the same only.
 
 Files are told apart by SHA-256: size and date of a file change when a dataset is copied, and need not when a label is
 corrected. All of them are read and unpacked anyway, which takes longer.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,9 @@ from .dataset import MOST_NAMED, Split, find_cases, find_label_maps
 from .recipe import RECIPES_FOLDER, Recipe
 
 RECIPE_NAME, SPLIT_NAME, CONTENTS_NAME = "recipe.json", "split.json", "contents.json"
+MODELS_NAME, MISTAKES_NAME = "models.json", "mistakes.json"
+#: there is one at least in a folder of a training that may be gone on with
+CHECKPOINTS = "*checkpoint.safetensors"
 #: of a folder that holds another training
 REMEDY = "Train into another folder, or delete that one to start again."
 Read = TypeVar("Read")
@@ -53,10 +56,62 @@ def contents_of(dataset: Path, recipe: Recipe, names: Collection[str]) -> dict[s
             *(path for path in (dataset / data.priors).rglob("*") if path.is_file()),
             *(file for case in scans for file in (case.image, case.label)),
         ]
+    return digests(files, dataset)
+
+
+def digests(files: Iterable[Path], folder: Path) -> dict[str, str]:
+    """SHA-256 of files by their paths in ``folder``; InputError where one cannot be read."""
     try:
-        return {os.path.relpath(path, dataset): sha256_of(path) for path in sorted(files)}
+        return {os.path.relpath(path, folder): sha256_of(path) for path in sorted(files)}
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}.", "Check the file.") from error
+
+
+def changed_since(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which of the files that were there before have another content now, in words; empty for none."""
+    changed = [path for path, digest in before.items() if now.get(path) != digest]
+    more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+    return f"{', '.join(changed[:MOST_NAMED])}{more} changed since" if changed else ""
+
+
+def learn_from(folder: Path, models: Mapping[str, Path], write: bool = True) -> None:
+    """Record the weights that a training learns from or starts from, by the names of their models.
+
+    A model may be replaced by another one of its name while a training rests.
+
+    Args:
+        folder: of the checkpoints.
+        models: files of weights by name.
+        write: record them, where they are not refused.
+
+    Raises:
+        UsageError: the training was begun with other weights.
+        InputError: a file of weights cannot be read, or the record is damaged.
+    """
+    try:
+        now = {name: sha256_of(path) for name, path in models.items()}
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}.", "Check the file.") from error
+    record = folder / MODELS_NAME
+    if is_begun(folder) and record.exists():  # earlier versions have not recorded it
+        before = _digests_in(record)
+        if others := [name for name, digest in before.items() if now.get(name) != digest]:
+            raise UsageError(
+                f"{folder} holds a training that was begun with other weights of {', '.join(others)}.",
+                f"Put the former weights back, or {REMEDY[0].lower()}{REMEDY[1:]}",
+            )
+    if write:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(record, now)
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether there is a checkpoint in ``folder``."""
+    return any(folder.glob(CHECKPOINTS))
+
+
+def _digests_in(record: Path) -> dict[str, str]:
+    return read_back(record, lambda read: dict(read.items()), REMEDY)
 
 
 def refuse_other_training(
@@ -77,21 +132,16 @@ def refuse_other_training(
         UsageError: it was begun with other cases, with another recipe, or with other images or labels.
         InputError: what it was begun with is recorded in a file that is damaged.
     """
-    if not any(folder.glob("*.checkpoint.safetensors")):
+    if not is_begun(folder):
         return
     if (folder / SPLIT_NAME).exists() and read_back(folder / SPLIT_NAME, dict, REMEDY) != split:
         raise UsageError(f"{folder} holds a training that was begun with other cases.", REMEDY)
     if (folder / RECIPE_NAME).exists() and not same_recipe(read_back(folder / RECIPE_NAME, dict, REMEDY), recipe):
         raise UsageError(f"{folder} holds a training that was begun with another recipe.", REMEDY)
-    if contents is not None and (folder / CONTENTS_NAME).exists():  # earlier versions have not recorded it
-        before = read_back(folder / CONTENTS_NAME, lambda read: dict(read.items()), REMEDY)
-        if changed := [path for path, digest in before.items() if contents.get(path) != digest]:
-            more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
-            raise UsageError(
-                f"{folder} holds a training that was begun with other images or labels: "
-                f"{', '.join(changed[:MOST_NAMED])}{more} changed since.",
-                REMEDY,
-            )
+    if contents is None or not (folder / CONTENTS_NAME).exists():  # earlier versions have not recorded it
+        return
+    if changed := changed_since(_digests_in(folder / CONTENTS_NAME), contents):
+        raise UsageError(f"{folder} holds a training that was begun with other images or labels: {changed}.", REMEDY)
 
 
 def refuse_other_split(package: ModelPackage, split: Split) -> None:

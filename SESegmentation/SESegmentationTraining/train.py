@@ -25,7 +25,7 @@ from SESegmentationLib.networks.losses import median_frequency_weights
 from SESegmentationLib.networks.weights import load_weights, to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 
-from .begun import begin, contents_of, refuse_other_training
+from .begun import begin, contents_of, learn_from, refuse_other_training
 from .dataset import MOST_NAMED, Split, check_cases, find_cases, find_label_maps, split_by_recipe, unlabelled
 from .distillation import Teacher
 from .draft import PlannedFit, draft_card, plan_fits
@@ -91,15 +91,22 @@ def _train(
         _check_dataset(dataset, recipe, card, tell)
     source = open_source(dataset, recipe, card, device)
     folder = output / "training"
+    split, contents = asdict(source.split), None
     if rank == 0:
-        learnt = {*source.split.training, *source.split.validation}
-        begin(folder, recipe, asdict(source.split), contents_of(dataset, recipe, learnt))
+        contents = contents_of(dataset, recipe, {*source.split.training, *source.split.validation})
+        begin(folder, recipe, split, contents)
     else:
-        refuse_other_training(folder, recipe, asdict(source.split))
+        refuse_other_training(folder, recipe, split)
     total, done = sum(fit.work for fit in plan), 0.0
+    models = {recipe.start: find_model(recipe.start).weights_path} if recipe.start else {}
     teacher = None
     if recipe.teacher.model:
         package, progress = _find_teacher(dataset, recipe, folder / "teacher", total, device, rank, progress)
+        if package.path == folder / "teacher":  # made here, perhaps long ago
+            refuse_other_training(package.path / "training", _teachers_recipe(recipe), split, contents)
+        models[recipe.teacher.model] = package.weights_path
+    learn_from(folder, models, write=rank == 0)
+    if recipe.teacher.model:
         teacher = Teacher(package, card, source.split, device)
         assert isinstance(source, FolderSource)  # as the recipe's checks see to
         source.distil(teacher, _part_of(progress, 0, 0))  # seconds, of hours
@@ -199,13 +206,18 @@ def _find_teacher(
     known = {package.card.name for package in list_models()} | {found.path.name for found in damaged_models()}
     if not recipe.teacher.recipe or recipe.teacher.model in known or Path(recipe.teacher.model).is_dir():
         return find_model(recipe.teacher.model), progress
-    own = replace(Recipe.load(recipe.teacher.recipe), data=recipe.data)
+    own = _teachers_recipe(recipe)
     before = sum(fit.work for fit in plan_fits(draft_card(own), own))
     share = before / (before + work)
     if not as_first_process((folder / CARD_NAME).is_file(), device):
         _train(dataset, own, folder, device, rank, _part_of(progress, 0, share))
         as_first_process(True, device)  # the others wait until the first has written it
     return ModelPackage.from_folder(folder), _part_of(progress, share, 1 - share)
+
+
+def _teachers_recipe(recipe: Recipe) -> Recipe:
+    """The recipe by which the teacher of ``recipe`` is trained, on the same cases."""
+    return replace(Recipe.load(recipe.teacher.recipe), data=recipe.data)
 
 
 def _part_of(progress: Progress, before: float, share: float) -> Progress:

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.files.json_files import without_nulls
 from SESegmentationTraining.train import train_model
 
 
@@ -77,3 +79,58 @@ def test_a_training_goes_on_with_its_own_images_and_labels_only(own_blobs_folder
     shutil.copyfile(labels(other), labels(training))
     (output / "training" / "contents.json").unlink()  # as of a version that did not record it
     train_model(copy, recipe, output, "cpu")
+
+
+SHORT = {"phases": [{"steps": 1, "batch": 1, "size": [8, 8]}]}
+
+
+@pytest.fixture
+def other_model(blobs_folder, blobs_recipe, tmp_path):
+    """Function that puts a model of few steps into a folder."""
+
+    def put(seed: int) -> Path:
+        recipe = blobs_recipe(**SHORT, fit={"seed": seed})
+        package = train_model(blobs_folder, recipe, tmp_path / str(seed), "cpu")
+        place = tmp_path / "other"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(package.path, place, ignore=shutil.ignore_patterns("training"))
+        return place
+
+    return put
+
+
+@pytest.mark.parametrize("role", ["teacher", "start"])
+def test_a_training_goes_on_with_the_weights_it_learns_from_only(
+    blobs_folder, blobs_recipe, other_model, tmp_path, role
+):
+    """Replaced by others of the same name: what was learnt from the first would be said to be of the second."""
+    place = str(other_model(1))
+    recipe, output = blobs_recipe(**SHORT, **{role: {"model": place} if role == "teacher" else place}), tmp_path / "own"
+    train_model(blobs_folder, recipe, output, "cpu")
+    before = (output / "model.json").read_bytes()
+    train_model(blobs_folder, recipe, output, "cpu")
+    other_model(2)
+    with pytest.raises(UsageError, match="begun with other weights of .*other") as refused:
+        train_model(blobs_folder, recipe, output, "cpu")
+    assert "Put the former weights back" in refused.value.remedy
+    assert (output / "model.json").read_bytes() == before
+    (output / "training" / "models.json").unlink()  # as of a version that did not record it
+    train_model(blobs_folder, recipe, output, "cpu")
+    other_model(1)
+    (output / "training" / "planes.checkpoint.safetensors").unlink()
+    train_model(blobs_folder, recipe, output, "cpu")  # nothing is gone on with
+
+
+def test_a_teacher_that_was_trained_before_on_other_labels_is_refused(
+    own_blobs_folder, blobs_recipe, blobs_entries, tmp_path
+):
+    elder = tmp_path / "elder.toml"
+    elder.write_text(tomli_w.dumps(without_nulls(blobs_entries(**SHORT, name="elder"))), encoding="utf-8")
+    recipe = blobs_recipe(**SHORT, teacher={"model": "elder", "recipe": str(elder)})
+    package = train_model(own_blobs_folder, recipe, tmp_path / "own", "cpu")
+    (package.path / "training" / "planes.checkpoint.safetensors").unlink()  # to start again
+    split = json.loads((package.path / "training" / "split.json").read_text(encoding="utf-8"))
+    changed, by = (own_blobs_folder / "labelsTr" / f"{name}.nii.gz" for name in split["training"])
+    shutil.copyfile(by, changed)
+    with pytest.raises(UsageError, match=rf"teacher.* with other images or labels: \S+{changed.name} changed since"):
+        train_model(own_blobs_folder, recipe, package.path, "cpu")
