@@ -29,13 +29,14 @@ REMEDY = "Train into another folder, or delete that one to start again."
 Read = TypeVar("Read")
 
 
-def begin(folder: Path, recipe: Recipe, split: dict[str, list[str]], contents: Mapping[str, str]) -> None:
+def begin(folder: Path, recipe: Recipe | None, split: dict[str, list[str]], contents: Mapping[str, str]) -> None:
     """Record what a training is begun with; args and errors as of :func:`refuse_other_training`."""
     refuse_other_training(folder, recipe, split, contents)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONTENTS_NAME, contents)
     write_json(folder / SPLIT_NAME, split)
-    write_json(folder / RECIPE_NAME, recipe.to_dict())
+    if recipe:
+        write_json(folder / RECIPE_NAME, recipe.to_dict())
 
 
 def contents_of(dataset: Path, recipe: Recipe, names: Collection[str]) -> dict[str, str]:
@@ -115,7 +116,7 @@ def _digests_in(record: Path) -> dict[str, str]:
 
 
 def refuse_other_training(
-    folder: Path, recipe: Recipe, split: dict[str, list[str]], contents: Mapping[str, str] | None = None
+    folder: Path, recipe: Recipe | None, split: dict[str, list[str]], contents: Mapping[str, str] | None = None
 ) -> None:
     """Refuse to go on where a training was begun otherwise.
 
@@ -124,7 +125,7 @@ def refuse_other_training(
 
     Args:
         folder: of the checkpoints.
-        recipe: of the training.
+        recipe: of the training; None: it is neither compared nor recorded.
         split: cases by what they are for.
         contents: of :func:`contents_of`, of the cases that are learnt from at least; None: they are not compared.
 
@@ -136,7 +137,8 @@ def refuse_other_training(
         return
     if (folder / SPLIT_NAME).exists() and read_back(folder / SPLIT_NAME, dict, REMEDY) != split:
         raise UsageError(f"{folder} holds a training that was begun with other cases.", REMEDY)
-    if (folder / RECIPE_NAME).exists() and not same_recipe(read_back(folder / RECIPE_NAME, dict, REMEDY), recipe):
+    record = folder / RECIPE_NAME
+    if recipe and record.exists() and not same_recipe(read_back(record, dict, REMEDY), recipe):
         raise UsageError(f"{folder} holds a training that was begun with another recipe.", REMEDY)
     if contents is None or not (folder / CONTENTS_NAME).exists():  # earlier versions have not recorded it
         return

@@ -249,7 +249,7 @@ def run_experiments(
 
     Args:
         plans: names or files.
-        output: folder of results; what is there is not done again.
+        output: folder of results; what is there is not done again, and has to be of the same data.
         data: folder that holds the datasets.
         device: "auto", "cpu" or "cuda".
         workers: processes.
@@ -260,7 +260,7 @@ def run_experiments(
     """
     from .experiments.plan import Plan
     from .experiments.report import summary, write_plan_report
-    from .experiments.run import RESULTS_NAME, gather_results, read_results, result_path
+    from .experiments.results import RESULTS_NAME, gather_results, read_results, refuse_other_data, result_path
     from .experiments.schedule import do_runs
 
     loaded = [Plan.load(plan) for plan in plans]
@@ -271,6 +271,8 @@ def run_experiments(
         check_writable(path)
     results = read_results(output) if report_only else gather_results(output)
     runs = {run.key: run for plan in loaded for run in plan.runs()}
+    if not report_only:
+        refuse_other_data(output, results, runs.values(), data)
     missing = [run for key, run in runs.items() if key not in results]
 
     def finished(run: Run, result: Mapping[str, Any]) -> None:

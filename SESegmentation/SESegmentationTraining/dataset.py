@@ -93,6 +93,13 @@ def find_label_maps(dataset: Path) -> dict[str, Path]:
     return {stem(path): path for path in maps}
 
 
+def names_of(dataset: Path, recipe: Recipe) -> list[str]:
+    """Names of all cases that a recipe learns from or measures; InputError where there are none."""
+    if recipe.data.source == "folder":
+        return [case.name for case in find_cases(dataset)]
+    return list(find_label_maps(dataset))
+
+
 def read_case(
     case: Case, structures: Sequence[Label], pixel_mm: Sequence[float] | None, named_in: str = "the recipe"
 ) -> tuple[sitk.Image, sitk.Image]:

@@ -1,20 +1,13 @@
-"""One run of an experiment: train a network, test it on the cases kept out, and store the result.
-
-``runs/<key>.json`` is what one run gave. ``results.json`` holds many, what they share (splits, cards) only once; it
-alone is enough to make tables and plots anew.
-"""
+"""One run of an experiment: train a network, test it on the cases kept out, and store the result."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import hashlib
 import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,20 +17,22 @@ import torch
 
 from SESegmentationLib import __version__
 from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.inference.views import PLANE_AXIS
 from SESegmentationLib.models.card import ModelCard
 from SESegmentationLib.networks import build_network, network_cost
+from SESegmentationLib.networks.cost import NetworkCost
 from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.progress import Progress, no_progress
 
+from ..begun import begin, contents_of
 from ..draft import draft_card, plan_fits
-from ..fit import fit_network
+from ..fit import FitState, fit_network
 from ..processes import machine_words
 from ..recipe import Recipe
 from ..sources import Source, open_source
 from .plan import Run
+from .results import result_path, write_run
 
 #: of the images that are synthesised to test on
 TEST_SEED = 20_190_210
@@ -48,9 +43,23 @@ TRAINING_SHARE = 0.9
 
 #: name, normalised image and output channels, (k, j, i)
 Volume = tuple[str, np.ndarray, np.ndarray]
-RESULTS_NAME = "results.json"
-#: entries that many runs have in common
-SHARED = (("split",), ("versions",), ("labels",), ("description", "recipe", "card"), ("description", "recipe", "data"))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that was trained, and what its training took.
+
+    Attributes:
+        predictor: with the network.
+        cost: of the network, for one slice.
+        state: how the training went, all resumed parts together.
+        milliseconds_per_step: of the steps done now; None where none was left.
+    """
+
+    predictor: Predictor
+    cost: NetworkCost
+    state: FitState
+    milliseconds_per_step: float | None
 
 
 class Runner:
@@ -68,6 +77,7 @@ class Runner:
         self.device = device
         self._opened = ""
         self._source: Source
+        self._contents: dict[str, str] = {}
         self._test: list[Volume] = []
 
     def __call__(self, run: Run, progress: Progress = no_progress) -> dict[str, Any]:
@@ -77,19 +87,49 @@ class Runner:
             The result as it is written to the file of the run's key.
 
         Raises:
-            InputError, UsageError: the data is not there or cannot be used.
+            InputError, UsageError: the data is not there or cannot be used, or changed since the run was begun.
             SegmentationError: the training diverged.
             CancelledError: from ``progress``.
         """
-        recipe, card = run.recipe, draft_card(run.recipe)
+        card = draft_card(run.recipe)
         self._open(run, card)
         working = result_path(self.folder, run.key).with_suffix(".unfinished")
-        working.mkdir(parents=True, exist_ok=True)
-        fit = plan_fits(card, recipe)[0]
+        # the folder's name tells the recipe
+        begin(working, None, asdict(self._source.split), self._contents)
+        trained = self._train(run, card, working, progress)
+        tested = time.monotonic()
+        dice = self._test_dice(run, trained.predictor, progress)
+        size = run.recipe.phases[-1].size
+        cost = trained.cost
+        result = {
+            "key": run.key,
+            "description": run.description,
+            "labels": [label.name for label in card.labels],
+            "dice": dice,
+            "curve": [[entry["step"], entry["mean"]] for entry in trained.state.history],
+            "parameters": cost.parameters,
+            "se_parameters": cost.se_parameters,
+            "multiply_adds": cost.multiply_adds,
+            "size": list(size),
+            "milliseconds_per_slice": round(1000 * self._seconds_per_slice(trained.predictor, size), 3),
+            "milliseconds_per_step": trained.milliseconds_per_step,
+            "hours": round((trained.state.seconds + time.monotonic() - tested) / 3600, 5),
+            "split": asdict(self._source.split),
+            "contents": self._contents,
+            "machine": machine_words(self.device),
+            "versions": versions(),
+            "date": time.strftime("%Y-%m-%d"),
+        }
+        write_run(result_path(self.folder, run.key), result)
+        shutil.rmtree(working, ignore_errors=True)
+        return result
+
+    def _train(self, run: Run, card: ModelCard, working: Path, progress: Progress) -> Trained:
+        """Train the network of ``run``, or go on with it; checkpoints are in ``working``."""
+        recipe, fit = run.recipe, plan_fits(card, run.recipe)[0]
         torch.manual_seed(recipe.fit.seed)
         network = build_network(fit.description)
-        size = recipe.phases[-1].size
-        cost = network_cost(network, *size)
+        cost = network_cost(network, *recipe.phases[-1].size)
         steps, clock = 0, _clock(self.device)
         started = clock()
 
@@ -110,35 +150,17 @@ class Runner:
             self.device,
             report,
         )
-        training_seconds = clock() - started
+        milliseconds = round(1000 * (clock() - started) / steps, 2) if steps else None
         network.load_state_dict(weights)
-        predictor = Predictor(card, {fit.name: network.eval()}, self.device)
-        tested = time.monotonic()
-        dice = {}
+        return Trained(Predictor(card, {fit.name: network.eval()}, self.device), cost, state, milliseconds)
+
+    def _test_dice(self, run: Run, predictor: Predictor, progress: Progress) -> dict[str, list[float]]:
+        """Dice of every structure by case that was kept out."""
+        dice: dict[str, list[float]] = {}
         for name, image, labels in self._test:
             dice[name] = dice_of(predictor, image, labels)
             progress(run.title, TRAINING_SHARE + (1 - TRAINING_SHARE) * len(dice) / len(self._test), None)
-        result = {
-            "key": run.key,
-            "description": run.description,
-            "labels": [label.name for label in card.labels],
-            "dice": dice,
-            "curve": [[entry["step"], entry["mean"]] for entry in state.history],
-            "parameters": cost.parameters,
-            "se_parameters": cost.se_parameters,
-            "multiply_adds": cost.multiply_adds,
-            "size": list(size),
-            "milliseconds_per_slice": round(1000 * self._seconds_per_slice(predictor, size), 3),
-            "milliseconds_per_step": round(1000 * training_seconds / steps, 2) if steps else None,
-            "hours": round((state.seconds + time.monotonic() - tested) / 3600, 5),
-            "split": asdict(self._source.split),
-            "machine": machine_words(self.device),
-            "versions": versions(),
-            "date": time.strftime("%Y-%m-%d"),
-        }
-        write_run(result_path(self.folder, run.key), result)
-        shutil.rmtree(working, ignore_errors=True)
-        return result
+        return dice
 
     def _open(self, run: Run, card: ModelCard) -> None:
         """Load the data of ``run`` unless it is that of the run before."""
@@ -155,6 +177,8 @@ class Runner:
             raise UsageError(
                 f"{run.title}: no cases are kept out for test.", "Set test, or folds, in the recipe's [data]."
             )
+        split = self._source.split
+        self._contents = contents_of(dataset, run.recipe, [*split.training, *split.validation, *split.test])
         self._opened = opened
 
     def _seconds_per_slice(self, predictor: Predictor, size: tuple[int, int]) -> float:
@@ -203,96 +227,3 @@ def _data_of(recipe: Recipe, dataset: Path, card: ModelCard) -> str:
     changes = {name: asdict(changed) for name, changed in recipe.networks.items()}
     decisive = [str(dataset), seen, recipe.fit.rare_share, changes, *(asdict(part) for part in parts)]
     return json.dumps(decisive, sort_keys=True, default=str)
-
-
-def result_path(folder: Path, key: str) -> Path:
-    """The file of one run."""
-    return folder / "runs" / f"{key}.json"
-
-
-def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """All results in ``folder`` by key: those of ``results.json`` and of single runs.
-
-    Raises:
-        InputError: ``results.json`` is damaged.
-    """
-    together = folder / RESULTS_NAME
-    results = {}
-    if together.is_file():
-        try:
-            content = json.loads(together.read_text(encoding="utf-8"))
-            results = {run["key"]: _whole(run, content["shared"]) for run in content["runs"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{together} is damaged: {error}.", "Restore the file, or delete it.") from error
-    for path in sorted(result_path(folder, "*").parent.glob("*.json")):
-        if (result := _read(path)) is not None:
-            results[result["key"]] = result
-    return results
-
-
-def gather_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Move the results of single runs into ``results.json``, and return all by key; errors as :func:`read_results`."""
-    single = list(result_path(folder, "*").parent.glob("*.json"))
-    results = read_results(folder)
-    if single:
-        write_results(folder, results.values())
-        for path in single:
-            path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # a run that is unfinished stays
-            single[0].parent.rmdir()
-    return results
-
-
-def write_results(folder: Path, results: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``results.json``: a line for each shared entry and each run, in the order of their keys."""
-    shared: dict[str, Any] = {}
-    runs = [_compact(result, shared) for result in sorted(results, key=lambda result: result["key"])]
-    lines = [
-        '{"shared": {',
-        ",\n".join(f"{json.dumps(key)}: {_line(value)}" for key, value in sorted(shared.items())),
-        '}, "runs": [',
-        ",\n".join(map(_line, runs)),
-        "]}\n",
-    ]
-    write_whole(folder / RESULTS_NAME, "\n".join(lines))
-
-
-def write_run(path: Path, content: Mapping[str, Any]) -> None:
-    """Write one run's result, whole or not at all."""
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """One result; None for a file that is damaged: that run is done again."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if content["key"] == path.stem else None
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _compact(result: Mapping[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
-    compact = copy.deepcopy(dict(result))
-    for *above, last in SHARED:
-        place = compact
-        for key in above:
-            place = place[key]
-        if last in place:
-            digest = hashlib.sha256(json.dumps(place[last], sort_keys=True).encode()).hexdigest()[:12]
-            shared[digest] = place[last]
-            place[last] = digest
-    return compact
-
-
-def _whole(compact: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-    for *above, last in SHARED:
-        place = compact
-        for key in above:
-            place = place[key]
-        if last in place:
-            place[last] = copy.deepcopy(shared[place[last]])
-    return compact
-
-
-def _line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationTraining.experiments.plan import Plan
-from SESegmentationTraining.experiments.run import write_results
+from SESegmentationTraining.experiments.results import write_results
 
 #: a plan on the dataset of ``blobs_folder``, a run of which takes a moment
 TEXT = """
@@ -138,6 +138,7 @@ def made_up() -> Callable[..., dict]:
                 "milliseconds_per_step": 20.0 + run.seed,
                 "hours": 0.01,
                 "split": {"training": ["a"], "validation": [], "test": names},
+                "contents": {f"labelsTr/{name}.nii.gz": "0" * 64 for name in names},
                 "machine": "abacus",
                 "versions": {"python": "3.11"},
                 "date": "2020-01-02",

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from SESegmentationLib.cli import main
-from SESegmentationTraining.experiments.run import RESULTS_NAME, read_results
+from SESegmentationTraining.experiments.results import RESULTS_NAME, read_results
 
 
 def test_an_experiment_is_run_once_and_reported_again_without_data(plan_file, blobs_folder, tmp_path, capsys):
@@ -68,7 +68,7 @@ def test_what_is_missing_is_said(plan_file, tmp_path, capsys):
 
 
 def test_many_structures_get_a_table_of_their_own(plan_file, plan, made_up, tmp_path):
-    from SESegmentationTraining.experiments.run import write_results
+    from SESegmentationTraining.experiments.results import write_results
 
     results = made_up(plan())
     for result in results.values():

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from SESegmentationLib.errors import InputError
-from SESegmentationTraining.experiments.run import (
+from SESegmentationTraining.experiments.results import (
     RESULTS_NAME,
     gather_results,
     read_results,
@@ -28,7 +28,7 @@ def test_what_runs_share_is_written_once(plan, made_up, tmp_path):
     write_results(tmp_path, results.values())
     content = json.loads((tmp_path / RESULTS_NAME).read_text(encoding="utf-8"))
     assert len(content["runs"]) == len(results)
-    assert len(content["shared"]) == 5  # split, versions, labels, card, data
+    assert len(content["shared"]) == 6  # split, contents, versions, labels, card, data
     assert (tmp_path / RESULTS_NAME).read_text(encoding="utf-8").count("abacus") == len(results)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,8 @@ from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.networks import build_network
 from SESegmentationTraining.draft import draft_card
 from SESegmentationTraining.evaluation import compare
-from SESegmentationTraining.experiments.run import Runner, _data_of, dice_of, read_results, result_path
+from SESegmentationTraining.experiments.results import read_results, refuse_other_data, result_path
+from SESegmentationTraining.experiments.run import Runner, _data_of, dice_of
 from SESegmentationTraining.recipe import NetworkChanges
 
 CPU = torch.device("cpu")
@@ -108,6 +110,57 @@ def test_runs_that_share_data_end_as_runs_that_do_not(runner, plan, tmp_path):
     shared = runner(second)
     alone = Runner(runner.data, tmp_path / "alone", CPU)(second)
     assert without_times(shared) == without_times(alone)
+
+
+@pytest.fixture
+def own_runner(blobs_folder, tmp_path):
+    """A runner as ``runner``, whose data may be changed."""
+    shutil.copytree(blobs_folder, tmp_path / "data" / blobs_folder.name)
+    return Runner(tmp_path / "data", tmp_path / "kept", CPU)
+
+
+def test_results_of_other_images_or_labels_are_not_taken_for_those_of_the_present(own_runner, plan, blobs_folder):
+    """A label that was corrected, of a case for test, and a case that was added: the key of the run is the same."""
+    run, data = plan().runs()[0], own_runner.data
+    result = own_runner(run)
+    results = {run.key: result}
+    folder = data / blobs_folder.name
+    refuse_other_data(own_runner.folder, results, [run], data)
+    refuse_other_data(own_runner.folder, results, [run], data / "elsewhere")  # there is nothing to compare with
+    refuse_other_data(own_runner.folder, {}, [run], data)
+    changed, other = (folder / "labelsTr" / f"{name}.nii.gz" for name in result["split"]["test"])
+    before = changed.read_bytes()
+    shutil.copyfile(other, changed)
+    with pytest.raises(UsageError, match=rf"than those in .*: \S+{changed.name} changed since") as refused:
+        refuse_other_data(own_runner.folder, results, [run], data)
+    assert "results.json" in refused.value.remedy and "--report" in refused.value.remedy
+    changed.write_bytes(before)
+    for part, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        shutil.copyfile(folder / part / f"blob_0{ending}", folder / part / f"blob_9{ending}")
+    with pytest.raises(UsageError, match=r"blob_9\S*, \S*blob_9\S* changed since"):
+        refuse_other_data(own_runner.folder, results, [run], data)
+    del result["contents"]  # as of a version that did not record it
+    with pytest.raises(UsageError, match="there are other cases now"):
+        refuse_other_data(own_runner.folder, results, [run], data)
+
+
+def test_an_unfinished_run_goes_on_with_its_own_data_only(own_runner, plan, blobs_folder):
+    run = plan(("average = 0", "checkpoint_seconds = 0, average = 0")).runs()[0]
+
+    def kill(*_):
+        raise CancelledError("Killed.")
+
+    with pytest.raises(CancelledError):
+        own_runner(run, kill)
+    labels = own_runner.data / blobs_folder.name / "labelsTr"
+    corrected = sitk.ReadImage(str(labels / "blob_0.nii.gz"))
+    corrected[0, 0, 0] = 17
+    sitk.WriteImage(corrected, str(labels / "blob_0.nii.gz"))
+    again = Runner(own_runner.data, own_runner.folder, CPU)
+    with pytest.raises(UsageError, match=r"begun with other images or labels: \S+blob_0.nii.gz changed since"):
+        again(run)
+    shutil.copyfile(blobs_folder / "labelsTr" / "blob_0.nii.gz", labels / "blob_0.nii.gz")
+    assert Runner(own_runner.data, own_runner.folder, CPU)(run)["key"] == run.key
 
 
 def test_dice_is_that_of_the_evaluation(plan):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from SESegmentationLib.errors import CancelledError, DeviceError, SegmentationError, UsageError
-from SESegmentationTraining.experiments.run import read_results
+from SESegmentationTraining.experiments.results import read_results
 from SESegmentationTraining.experiments.schedule import Tally, choose_devices, do_runs, work_of
 
 
