@@ -21,7 +21,7 @@ from .dataset import MOST_NAMED, Split, find_cases, find_label_maps
 from .recipe import RECIPES_FOLDER, Recipe
 
 RECIPE_NAME, SPLIT_NAME, CONTENTS_NAME = "recipe.json", "split.json", "contents.json"
-MODELS_NAME, MISTAKES_NAME = "models.json", "mistakes.json"
+MODELS_NAME, CORRECTION_NAME = "models.json", "correction.json"
 #: there is one at least in a folder of a training that may be gone on with
 CHECKPOINTS = "*checkpoint.safetensors"
 #: of a folder that holds another training
@@ -104,6 +104,31 @@ def learn_from(folder: Path, models: Mapping[str, Path], write: bool = True) -> 
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(record, now)
+
+
+def begin_correction(folder: Path, settings: Mapping[str, Any], mistakes: Mapping[str, str]) -> None:
+    """Record what a training of the correction network is begun with.
+
+    Args:
+        folder: of the checkpoint.
+        settings: that it must go on with, as JSON gives them back: recipe, whose mistakes, and their shares.
+        mistakes: SHA-256 of their files, by name.
+
+    Raises:
+        UsageError: it was begun with others.
+        InputError: what it was begun with is recorded in a file that is damaged.
+    """
+    if is_begun(folder) and (folder / CORRECTION_NAME).exists():  # earlier versions have not recorded it
+        before = _digests_in(folder / CONTENTS_NAME)
+        changed = changed_since(before, mistakes) or changed_since(mistakes, before)
+        if changed or read_back(folder / CORRECTION_NAME, dict, REMEDY) != settings:
+            more = f": {changed}" if changed else ""
+            raise UsageError(
+                f"{folder} holds a training that was begun with another recipe or on other mistakes{more}.", REMEDY
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONTENTS_NAME, mistakes)
+    write_json(folder / CORRECTION_NAME, settings)
 
 
 def is_begun(folder: Path) -> bool:

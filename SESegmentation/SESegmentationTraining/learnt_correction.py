@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from SESegmentationLib.errors import InputError, SegmentationError, UsageError
+from SESegmentationLib.errors import InputError, SegmentationError
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.networks.correction import CorrectionNetwork
@@ -30,7 +30,7 @@ from SESegmentationLib.networks.weights import to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 from SESegmentationLib.refine.learnt_correction import FOLDER, LearntCorrection
 
-from .begun import REMEDY
+from .begun import begin_correction, digests, learn_from
 from .correction_examples import CorrectionExamples, Example
 from .fit import load_checkpoint, save_checkpoint
 from .mistakes import MistakesRecord, SegmentedCase, load_cases
@@ -159,12 +159,18 @@ def train_correction(
     Raises:
         InputError: mistakes, or a checkpoint, cannot be used.
         ModelError: the network that it begins as cannot be loaded.
-        UsageError: ``output`` holds a training with another recipe or on other mistakes.
+        UsageError: ``output`` holds a training with another recipe, on other mistakes or from other weights.
         SegmentationError: the loss is no longer finite; the last checkpoint before it stays.
     """
     records = [MistakesRecord.load(folder) for folder, _ in mistakes]
     groups = [(share, _cases(folder)) for folder, share in mistakes]
-    output.mkdir(parents=True, exist_ok=True)
+    files = {
+        f"--mistakes {number} {path}": digest
+        for number, (folder, _) in enumerate(mistakes, start=1)
+        for path, digest in digests(folder.glob("*.npz"), folder).items()
+    }
+    begin_correction(output, _settings(recipe, records, [share for share, _ in groups]), files)
+    learn_from(output, {recipe.start: FOLDER / f"{recipe.start}.safetensors"} if recipe.start else {})
     torch.manual_seed(recipe.seed)
     network = CorrectionNetwork(recipe.channels)
     if recipe.start:
@@ -173,13 +179,8 @@ def train_correction(
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, weight_decay=1e-4)
     path = output / "checkpoint.safetensors"
     state: dict[str, Any] = {"step": 0, "seconds": 0.0}
-    begun = _begun(recipe, records, [share for share, _ in groups])
     if path.exists():
         state = load_checkpoint(path, {"network": network}, optimizer)
-        if state.get("begun", begun) != begun:
-            raise UsageError(
-                f"{output} holds a training that was begun with another recipe or on other mistakes.", REMEDY
-            )
     seed = recipe.seed + int(state["step"])
     examples = CorrectionExamples(groups, recipe.size, recipe.plain_share, seed, recipe.any_model)
     sums: dict[str, float] = {}
@@ -215,14 +216,14 @@ def train_correction(
                     means = {key: round(value / count, 4) for key, value in sums.items()}
                     log.write(json.dumps({"step": step + 1, **means}) + "\n")
                 sums.clear()
-                state = {"step": step + 1, "seconds": seconds, "begun": begun}
+                state = {"step": step + 1, "seconds": seconds}
                 save_checkpoint(path, {"network": network}, optimizer, state)
             progress("learning", (step + 1) / recipe.steps, seconds / (step + 1) * (recipe.steps - step - 1))
     names = [sorted({case.case for case in cases}) for _, cases in groups]
     return write_correction(output, network, recipe, records, names, seconds)
 
 
-def _begun(recipe: CorrectionRecipe, records: Sequence[MistakesRecord], shares: Sequence[float]) -> dict[str, Any]:
+def _settings(recipe: CorrectionRecipe, records: Sequence[MistakesRecord], shares: Sequence[float]) -> dict[str, Any]:
     """What a training must go on with, as JSON gives it back."""
     learnt_by = {key: value for key, value in asdict(recipe).items() if key not in _CHANGEABLE}
     return json.loads(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from drawn_hippocampus import draw_sample
 from SESegmentationLib.errors import InputError, SegmentationError, UsageError
@@ -161,6 +162,14 @@ def test_a_training_goes_on_with_the_same_recipe_and_mistakes_only(collect, tmp_
     ):
         with pytest.raises(UsageError, match="another recipe or on other mistakes"):
             train_correction(mistakes_of, recipe, tmp_path / "out")
+    file, *_, last = sorted(one.glob("*.npz"))
+    content = file.read_bytes()
+    for damage in (lambda: shutil.copyfile(last, file), lambda: shutil.copyfile(last, one / "more.npz")):
+        damage()
+        with pytest.raises(UsageError, match=r"on other mistakes: --mistakes 1 \S+\.npz changed since"):
+            train_correction([(one, 1.0)], QUICK, tmp_path / "out")
+        file.write_bytes(content)
+    (one / "more.npz").unlink()
     assert (tmp_path / "out" / "checkpoint.safetensors").read_bytes() == before
     chosen_later = train_correction([(one, 1.0)], replace(QUICK, least_gain=0.125), tmp_path / "out")
     assert json.loads(chosen_later.with_suffix(".json").read_text(encoding="utf-8"))["least_gain"] == 0.125
@@ -224,6 +233,21 @@ def test_the_network_of_one_model_begins_as_the_one_for_any(collect, tmp_path):
     for key, value in general.items():
         if "running" not in key and "num_batches" not in key:
             assert torch.allclose(kept[key].float(), value, atol=0.02 * float(value.abs().max()) + 1e-6), key
+
+
+def test_it_goes_on_with_the_network_it_began_as_only(collect, tmp_path, monkeypatch):
+    """Replaced under its name, as a newer version of the program does."""
+    folder, networks = collect()[0].parent, tmp_path / "networks"
+    networks.mkdir()
+    for suffix in (".safetensors", ".json"):
+        shutil.copyfile(ANY_MODEL.with_suffix(suffix), networks / f"any-model{suffix}")
+    monkeypatch.setattr(learnt_correction, "FOLDER", networks)
+    own = replace(CorrectionRecipe.load("hippocampus-t1"), steps=1, batch=1, size=16)
+    train_correction([(folder, 1.0)], own, tmp_path / "own")
+    weights = from_eight_bits(load_file(networks / "any-model.safetensors"))
+    save_file({key: value.contiguous() for key, value in weights.items()}, networks / "any-model.safetensors")
+    with pytest.raises(UsageError, match="begun with other weights of any-model"):
+        train_correction([(folder, 1.0)], own, tmp_path / "own")
 
 
 def test_small_cubes_are_learnt_from_without_memory_that_nobody_wrote(collect, tmp_path):

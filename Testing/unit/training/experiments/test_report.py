@@ -67,6 +67,17 @@ def test_what_is_missing_is_said(plan_file, tmp_path, capsys):
     assert not list((tmp_path / "empty").glob("*.png"))
 
 
+def test_results_of_other_data_are_refused_and_shown_alone(plan_file, results_folder, blobs_folder, capsys):
+    """Those of the made-up results have been deleted since."""
+    before = (results_folder / RESULTS_NAME).read_bytes()
+    arguments = ["experiment", str(plan_file()), "-o", str(results_folder), "--data", str(blobs_folder.parent)]
+    assert main(arguments) == 2
+    assert "changed since" in capsys.readouterr().err
+    assert main([*arguments, "--report"]) == 0
+    assert "4 of 4 runs" in capsys.readouterr().out
+    assert (results_folder / RESULTS_NAME).read_bytes() == before
+
+
 def test_many_structures_get_a_table_of_their_own(plan_file, plan, made_up, tmp_path):
     from SESegmentationTraining.experiments.results import write_results
 
