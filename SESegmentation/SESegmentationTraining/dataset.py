@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from SESegmentationLib.io.formats import PICTURE_ENDINGS, pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
-from SESegmentationLib.models import Label
+from SESegmentationLib.models import Label, sha256_of
 from SESegmentationLib.models.card import ModelCard
 from SESegmentationLib.progress import Progress, no_progress
 
@@ -65,7 +65,11 @@ def find_cases(dataset: Path, part: str = "Tr") -> list[Case]:
                 f"There is no folder {folder}.", f"Lay the data out as nnU-Net does: images{part}, labels{part}."
             )
     found = [_stem(label) for label in volumes_in(labels, SUFFIXES)]
-    cases = [Case(name, _image_of(name, suffix, images), labels / f"{name}{suffix}") for name, suffix in found]
+    there: dict[str, dict[str, Path]] = {}
+    for path in volumes_in(images, SUFFIXES):
+        if path.is_file():
+            there.setdefault(stem(path), {})[_stem(path)[1].lower()] = path
+    cases = [Case(name, _image_of(name, suffix, images, there), labels / f"{name}{suffix}") for name, suffix in found]
     if twice := sorted({case.name for case in cases if [name for name, _ in found].count(case.name) > 1}):
         raise InputError(f"There are several labels of {twice[0]} in {labels}.", "Leave one of them there.")
     if not cases:
@@ -79,6 +83,23 @@ def unlabelled(dataset: Path, cases: Sequence[Case]) -> list[str]:
     return sorted({name.removesuffix("_0000") for name in names if name.endswith("_0000")} - {c.name for c in cases})
 
 
+def further_channels(dataset: Path, cases: Sequence[Case]) -> list[str]:
+    """Names of ``cases`` of which ``imagesTr`` holds more channels than number 0."""
+    names = {stem(path) for path in volumes_in(dataset / "imagesTr", SUFFIXES)}
+    return [case.name for case in cases if f"{case.name}_0001" in names]
+
+
+def same_images(cases: Sequence[Case]) -> list[list[str]]:
+    """Names of cases whose images are one and the same file, or copies of it; InputError where one cannot be read."""
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        try:
+            found.setdefault(sha256_of(case.image), []).append(case.name)
+        except OSError as error:
+            raise InputError(f"{case.image} cannot be read: {error.strerror}.", "Check the file.") from error
+    return [names for names in found.values() if len(names) > 1]
+
+
 def dataset_paths(dataset: Path) -> list[Path]:
     """The parts of a dataset that are read: its folders of cases and its description."""
     folders = [dataset / f"{kind}{part}" for kind in ("images", "labels") for part in ("Tr", "Ts")]
@@ -86,11 +107,15 @@ def dataset_paths(dataset: Path) -> list[Path]:
 
 
 def find_label_maps(dataset: Path) -> dict[str, Path]:
-    """Label maps directly in ``dataset``, by name; InputError where there are none."""
+    """Label maps directly in ``dataset``, by name; InputError where there are none, or two of one name."""
     maps = volumes_in(dataset) if dataset.is_dir() else []
     if not maps:
         raise InputError(f"There are no label maps in {dataset}.", "Give the folder that holds the volumes.")
-    return {stem(path): path for path in maps}
+    found = {stem(path): path for path in maps}
+    for path in maps:
+        if found[stem(path)] != path:
+            raise InputError(f"There are several label maps {stem(path)} in {dataset}.", "Leave one of them there.")
+    return found
 
 
 def names_of(dataset: Path, recipe: Recipe) -> list[str]:
@@ -180,11 +205,16 @@ def _stem(path: Path) -> tuple[str, str]:
     return path.name[:cut], path.name[cut:]
 
 
-def _image_of(name: str, suffix: str, images: Path) -> Path:
-    """The image of a case in the folder ``images``; one that ends as the label does, if there are several."""
-    for ending in (suffix, *SUFFIXES[1:], *(ending.upper() for ending in SUFFIXES[1:])):
-        if (path := images / f"{name}_0000{ending}").is_file():
-            return path
+def _image_of(name: str, suffix: str, images: Path, there: Mapping[str, Mapping[str, Path]]) -> Path:
+    """The image of a case in the folder ``images``; one that ends as the label does, if there are several.
+
+    Args:
+        there: files in that folder by name and by ending, in lower case.
+    """
+    own = there.get(f"{name}_0000", {})
+    for ending in (suffix.lower(), *SUFFIXES[1:]):
+        if ending in own:
+            return own[ending]
     usual = ".nii.gz" if suffix == SUFFIXES[0] else suffix
     raise InputError(f"The label {name}{suffix} has no image {name}_0000{usual}.", f"Add it to {images}.")
 

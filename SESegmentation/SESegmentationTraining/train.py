@@ -26,7 +26,17 @@ from SESegmentationLib.networks.weights import load_weights, to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 
 from .begun import begin, contents_of, learn_from, refuse_other_training
-from .dataset import MOST_NAMED, Split, check_cases, find_cases, find_label_maps, split_by_recipe, unlabelled
+from .dataset import (
+    MOST_NAMED,
+    Split,
+    check_cases,
+    find_cases,
+    find_label_maps,
+    further_channels,
+    same_images,
+    split_by_recipe,
+    unlabelled,
+)
 from .distillation import Teacher
 from .draft import PlannedFit, draft_card, plan_fits
 from .fit import FitState, fit_network
@@ -62,7 +72,8 @@ def train_model(
         dataset: folder, see :mod:`.dataset`.
         output: folder of the package; its ``training`` folder keeps checkpoints, logs and the split.
         device: "auto", "cpu" or "cuda".
-        tell: called with images that have no labels, and with labels that no case has.
+        tell: called with images that have no labels, with channels that are not learnt from, with images that are
+            the same, and with labels that no case has.
 
     Returns:
         The package; None in processes other than the first.
@@ -169,10 +180,17 @@ def _check_dataset(dataset: Path, recipe: Recipe, card: ModelCard, tell: Tell) -
     cases = find_cases(dataset)
     if lacking := unlabelled(dataset, cases):
         tell(f"{len(lacking)} of the images have no labels and are left out: {', '.join(lacking[:MOST_NAMED])}.")
+    if several := further_channels(dataset, cases):
+        tell(f"{len(several)} of the cases have several channels, of which only _0000 is learnt from: {several[0]}.")
     split = split_by_recipe([case.name for case in cases], recipe)
     if not split.test and (dataset / "labelsTs").is_dir():
         cases += find_cases(dataset, "Ts")
     holders = check_cases(cases, card.labels, pixel_size(card.input, card.spacing))
+    for names in same_images(cases):
+        tell(
+            f"The images of {', '.join(names[:MOST_NAMED])} are the same: where some are for training and others for "
+            "test, the results will look better than they are."
+        )
     if absent := [label.name for label in card.labels if not set(holders[label.value]) & set(split.training)]:
         tell(f"No case for training has {', '.join(absent)}: the model will not find that.")
 

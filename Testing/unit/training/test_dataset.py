@@ -38,6 +38,24 @@ def test_a_label_without_image_is_named(own_blobs_folder):
         find_cases(own_blobs_folder)
 
 
+@pytest.mark.parametrize("ending", [".NII.GZ", ".Nii.gz", ".nii.GZ"])
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
+def test_endings_may_be_in_other_case(own_blobs_folder, folder, ending):
+    for path in (own_blobs_folder / folder).iterdir():
+        path.rename(path.with_name(path.name.replace(".nii.gz", ending)))
+    cases = find_cases(own_blobs_folder)
+    assert [case.name for case in cases] == [f"blob_{n}" for n in range(4)]
+    assert all(case.image.is_file() and case.label.is_file() for case in cases)
+
+
+def test_of_several_images_that_which_ends_as_the_label_is_taken(own_blobs_folder):
+    (own_blobs_folder / "imagesTr" / "blob_1_0000.mha").touch()
+    (own_blobs_folder / "imagesTr" / "blob_1_0000.nrrd").mkdir()
+    assert find_cases(own_blobs_folder)[1].image.name == "blob_1_0000.nii.gz"
+    (own_blobs_folder / "imagesTr" / "blob_1_0000.nii.gz").unlink()
+    assert find_cases(own_blobs_folder)[1].image.name == "blob_1_0000.mha"
+
+
 def test_a_folder_without_labels_is_refused(own_blobs_folder):
     for path in (own_blobs_folder / "labelsTr").iterdir():
         path.rename(path.with_name(f".{path.name}"))  # as some systems leave beside every file
@@ -122,6 +140,13 @@ def test_label_maps_become_indices(tmp_path, to_image, card):
     array[0, 0, 0] = 0
     np.testing.assert_array_equal(values[indices], array)
     assert indices.dtype == np.uint8
+
+
+def test_two_label_maps_of_one_name_are_refused(tmp_path, to_image):
+    for name in ("head.nii.gz", "head.nrrd"):
+        sitk.WriteImage(to_image(np.ones((3, 3, 3), np.uint8)), str(tmp_path / name))
+    with pytest.raises(InputError, match="several label maps head"):
+        find_label_maps(tmp_path)
 
 
 def test_label_maps_whose_names_begin_alike_are_told_apart(tmp_path, to_image):

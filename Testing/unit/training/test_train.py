@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -334,3 +335,23 @@ def test_images_without_labels_are_told_of(own_blobs_folder, blobs_recipe, tmp_p
     recipe = blobs_recipe(phases=[{"steps": 1, "batch": 1, "size": [8, 8]}])
     train_model(own_blobs_folder, recipe, tmp_path / "model", "cpu", tell=told.append)
     assert told == ["1 of the images have no labels and are left out: blob_2."]
+
+
+def test_channels_that_are_not_learnt_from_are_told_of(own_blobs_folder, blobs_recipe, tmp_path):
+    images = own_blobs_folder / "imagesTr"
+    for name in ("blob_1", "blob_3"):
+        shutil.copyfile(images / "blob_0_0000.nii.gz", images / f"{name}_0001.nii.gz")
+    told: list[str] = []
+    recipe = blobs_recipe(phases=[{"steps": 1, "batch": 1, "size": [8, 8]}])
+    train_model(own_blobs_folder, recipe, tmp_path / "model", "cpu", tell=told.append)
+    assert told == ["2 of the cases have several channels, of which only _0000 is learnt from: blob_1."]
+
+
+def test_images_that_are_copies_are_told_of(own_blobs_folder, blobs_recipe, tmp_path):
+    """One for training and one for test: what is measured is then no result on cases that were never seen."""
+    images = own_blobs_folder / "imagesTr"
+    shutil.copyfile(images / "blob_0_0000.nii.gz", images / "blob_2_0000.nii.gz")
+    told: list[str] = []
+    recipe = blobs_recipe(phases=[{"steps": 1, "batch": 1, "size": [8, 8]}])
+    train_model(own_blobs_folder, recipe, tmp_path / "model", "cpu", tell=told.append)
+    assert len(told) == 1 and told[0].startswith("The images of blob_0, blob_2 are the same")
