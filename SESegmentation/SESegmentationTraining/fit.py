@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from SESegmentationLib.errors import InputError, SegmentationError
+from SESegmentationLib.errors import InputError, OutOfMemoryError, SegmentationError, is_out_of_memory
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.inference.views import fastest_order
@@ -189,6 +189,7 @@ def fit_network(
     Raises:
         InputError: the checkpoint is damaged or belongs to another network.
         SegmentationError: the loss is not finite any more.
+        OutOfMemoryError: a step needs more memory than there is; the last checkpoint stays.
         CancelledError: from ``progress``.
     """
     rank, world = rank_and_count()
@@ -216,14 +217,15 @@ def fit_network(
             # seeded by the step, so that a resumed run goes on exactly as an uninterrupted one
             generator = torch.Generator().manual_seed((recipe.fit.seed * 1_000_003 + state.step) * 64 + rank)
             torch.manual_seed(generator.initial_seed())
-            batch = source.batch(views, phase, generator)
-            network.train()
-            loss = _loss(trained, batch, pairs, class_weights, recipe, device)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimizer.step()
-            average.update_parameters(network)
+            with _memory_for(phase):
+                batch = source.batch(views, phase, generator)
+                network.train()
+                loss = _loss(trained, batch, pairs, class_weights, recipe, device)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+                optimizer.step()
+                average.update_parameters(network)
             before, state.step = state.step, state.step + 1
 
             now = time.monotonic()
@@ -248,6 +250,21 @@ def fit_network(
                 done = schedule.work(state.step)
                 progress(f"train {name}", done / work, (now - started) / (done - first) * (work - done))
     return {key: value.cpu() for key, value in average.module.state_dict().items()}, state
+
+
+@contextmanager
+def _memory_for(phase: Phase) -> Iterator[None]:
+    """Turn every way of running out of memory in a step of ``phase`` into an OutOfMemoryError that names it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"There is not enough memory to train on batches of {phase.batch} of size {list(phase.size)}.",
+            "Close other programs and start again to go on; or lower batch or size in the recipe's phases, and train "
+            "into another folder.",
+        ) from error
 
 
 def _passed(every: int, before: int, step: int) -> bool:

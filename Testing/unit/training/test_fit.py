@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from SESegmentationLib.errors import CancelledError, InputError, SegmentationError
+from SESegmentationLib.errors import CancelledError, InputError, OutOfMemoryError, SegmentationError
 from SESegmentationLib.networks import build_network
 from SESegmentationTraining import fit
 from SESegmentationTraining.draft import draft_card, plan_fits
@@ -268,6 +268,26 @@ def test_a_loss_that_is_no_number_ends_the_training(trainer, tmp_path):
     with pytest.raises(SegmentationError, match="diverged: at step") as caught:
         one.fit(tmp_path)
     assert "learning_rate" in caught.value.remedy
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory.")])
+def test_a_step_without_enough_memory_names_its_phase_and_keeps_the_checkpoint(trainer, tmp_path, monkeypatch, error):
+    trainer = trainer(fit={"checkpoint_seconds": 0})
+    real, steps = fit._loss, iter(range(3))
+
+    def fails_later(*arguments):
+        if next(steps) < 2:
+            return real(*arguments)
+        raise error
+
+    monkeypatch.setattr(fit, "_loss", fails_later)
+    with pytest.raises(OutOfMemoryError, match=r"batches of \d+ of size \[\d+, \d+\]") as failed:
+        trainer.fit(tmp_path)
+    assert "start again to go on" in failed.value.remedy and "low-memory" not in failed.value.remedy
+    monkeypatch.setattr(fit, "_loss", real)
+    seen = []
+    trainer.fit(tmp_path, lambda *_: seen.append(1))
+    assert len(seen) == trainer.plan.schedule.steps - 2
 
 
 def test_balanced_classes_and_boundaries_change_what_is_learnt(trainer, tmp_path):
