@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from SESegmentationLib.errors import InputError
 from SESegmentationLib.networks.correction import Corrected
 from SESegmentationLib.refine.learnt_correction import MARGIN
 
@@ -25,6 +26,9 @@ COUNTS, COUNT_SHARES = (1, 2, 4, 8), (0.25, 0.35, 0.25, 0.15)
 MANNER_SHARES = (0.4, 0.15, 0.15, 0.3)
 #: slices that are chosen for a whole head meet its structures anywhere: so often, at most so many, so often neighbours
 ANYWHERE, MOST_ANYWHERE, TOGETHER = 0.6, 4, 0.3
+
+#: cases in a row of which nothing can be learnt before that is said
+MOST_VAIN = 1000
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,19 @@ class CorrectionExamples:
         ]
 
     def draw(self, count: int) -> Example:
-        """``count`` examples, of which some slices are corrected."""
+        """``count`` examples, of which some slices are corrected; InputError where there are none to be found."""
         drawn: list[tuple[Tensor, ...]] = []
+        vain = 0
         while len(drawn) < count:
             one = self._one()
             if one is not None:
                 drawn.append(one)
+            vain = 0 if one is not None else vain + 1
+            if vain == MOST_VAIN:
+                raise InputError(
+                    "The mistakes leave nothing to correct: there is hardly any structure, or no error in them.",
+                    "Collect mistakes of other cases, or of another model.",
+                )
         return Example(*(torch.stack(parts) for parts in zip(*drawn, strict=True)))
 
     def _one(self) -> tuple[Tensor, ...] | None:

@@ -21,7 +21,7 @@ from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.networks.weights import from_eight_bits
 from SESegmentationLib.refine.learnt_correction import ANY_MODEL, LearntCorrection
-from SESegmentationTraining import learnt_correction, mistakes
+from SESegmentationTraining import correction_examples, learnt_correction, mistakes
 from SESegmentationTraining.correction_examples import CorrectionExamples, Example
 from SESegmentationTraining.dataset import Split
 from SESegmentationTraining.learnt_correction import CorrectionRecipe, correction_loss, train_correction
@@ -313,6 +313,19 @@ def test_a_structure_that_is_nowhere_to_be_seen_gives_no_example():
     case = SegmentedCase(image, probabilities, own, truth, (), "case")
     example = CorrectionExamples([(1.0, [case])], 12, 1.0, 0).draw(60)
     assert len(example.truth) == 60
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["no mistake", "no structure"])
+def test_mistakes_that_leave_nothing_to_correct_are_told(empty, monkeypatch):
+    """Examples would be looked for without end."""
+    monkeypatch.setattr(correction_examples, "MOST_VAIN", 20)
+    monkeypatch.setattr(correction_examples, "BIASED", 0.0)
+    truth = np.zeros((12, 12, 12), np.uint8)
+    truth[3:9, 3:9, 3:9] = not empty
+    chance = np.stack([truth == 0, truth == 1]).astype(np.uint8) * 255
+    case = SegmentedCase(np.zeros(truth.shape, np.float16), chance, truth, truth, (), "a")
+    with pytest.raises(InputError, match="nothing to correct"):
+        CorrectionExamples([(1.0, [case])], 12, 1.0, seed=3).draw(50)
 
 
 def test_harm_costs_more_than_the_same_good_gains():
