@@ -96,7 +96,7 @@ def learn_from(folder: Path, models: Mapping[str, Path], write: bool = True) -> 
     record = folder / MODELS_NAME
     if is_begun(folder) and record.exists():  # earlier versions have not recorded it
         before = _digests_in(record)
-        if others := [name for name, digest in before.items() if now.get(name) != digest]:
+        if others := [name for name, digest in now.items() if before.get(name, digest) != digest]:
             raise UsageError(
                 f"{folder} holds a training that was begun with other weights of {', '.join(others)}.",
                 f"Put the former weights back, or {REMEDY[0].lower()}{REMEDY[1:]}",

@@ -19,13 +19,13 @@ from SESegmentationLib.models.sections import expected_dice
 from SESegmentationLib.progress import Progress, no_progress
 
 from .accuracy import card_accuracy, expectation, measure, test_cases
-from .begun import contents_of, read_back, refuse_other_training, same_recipe, write_json
+from .begun import contents_of, learn_from, read_back, refuse_other_training, same_recipe, write_json
 from .calibration import Observation, card_calibration, fit, held_out_volumes, observe
 from .dataset import find_cases, split_by_recipe
 from .evaluation import summarise
 from .processes import percent_printer
 from .recipe import Recipe
-from .train import train_model
+from .train import installed_models, train_model
 
 #: measures of a fold's cases, beside its model
 MEASURED_NAME = "measured.json"
@@ -57,7 +57,8 @@ def cross_validate(
 
     Raises:
         InputError, UsageError, DeviceError: dataset, recipe, folds or device cannot be used, or a fold in ``output`` is
-            damaged, or of another recipe, other folds, other cases or other images or labels.
+            damaged, or of another recipe, other folds, other cases, other images or labels, or learnt from other
+            weights.
         CancelledError: from ``progress``.
     """
     chosen = list(only) or list(range(folds))
@@ -88,12 +89,13 @@ def _measured(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_other_fold(folder: Path, names: Sequence[str], of_fold: Recipe, contents: dict[str, str]) -> None:
-    """Refuse a fold that is there already, of another recipe (folds included), of other cases or other files.
+    """Refuse a fold that is there already, of another recipe (folds included), other cases, files or weights.
 
     Its figures say so themselves, where the checkpoints have been deleted.
     """
     split = asdict(split_by_recipe(names, of_fold))
     refuse_other_training(folder / "training", of_fold, split, contents)
+    learn_from(folder / "training", installed_models(of_fold), write=False)
     if not (folder / MEASURED_NAME).exists():
         return
 

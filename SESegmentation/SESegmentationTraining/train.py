@@ -109,8 +109,7 @@ def _train(
     else:
         refuse_other_training(folder, recipe, split)
     total, done = sum(fit.work for fit in plan), 0.0
-    models = {recipe.start: find_model(recipe.start).weights_path} if recipe.start else {}
-    teacher = None
+    teacher, models = None, installed_models(recipe)
     if recipe.teacher.model:
         package, progress = _find_teacher(dataset, recipe, folder / "teacher", total, device, rank, progress)
         if package.path == folder / "teacher":  # made here, perhaps long ago
@@ -221,8 +220,7 @@ def _find_teacher(
 
     One that is not installed is trained in ``folder``, if the recipe says how, on the same cases.
     """
-    known = {package.card.name for package in list_models()} | {found.path.name for found in damaged_models()}
-    if not recipe.teacher.recipe or recipe.teacher.model in known or Path(recipe.teacher.model).is_dir():
+    if _teacher_is_installed(recipe):
         return find_model(recipe.teacher.model), progress
     own = _teachers_recipe(recipe)
     before = sum(fit.work for fit in plan_fits(draft_card(own), own))
@@ -231,6 +229,25 @@ def _find_teacher(
         _train(dataset, own, folder, device, rank, _part_of(progress, 0, share))
         as_first_process(True, device)  # the others wait until the first has written it
     return ModelPackage.from_folder(folder), _part_of(progress, share, 1 - share)
+
+
+def installed_models(recipe: Recipe) -> dict[str, Path]:
+    """The weights of the models that a recipe starts from and learns from, by name; those not made beside its own.
+
+    Raises:
+        ModelError: there is no such model, or it is damaged.
+    """
+    names = [recipe.start] if recipe.start else []
+    if recipe.teacher.model and _teacher_is_installed(recipe):
+        names.append(recipe.teacher.model)
+    return {name: find_model(name).weights_path for name in names}
+
+
+def _teacher_is_installed(recipe: Recipe) -> bool:
+    """Whether the teacher is not trained first."""
+    known = {package.card.name for package in list_models()} | {found.path.name for found in damaged_models()}
+    name = recipe.teacher.model
+    return not recipe.teacher.recipe or name in known or Path(name).is_dir()
 
 
 def _teachers_recipe(recipe: Recipe) -> Recipe:

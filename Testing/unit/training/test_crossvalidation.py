@@ -17,6 +17,7 @@ from SESegmentationTraining.automatic import write_recipe
 from SESegmentationTraining.calibration import SHIFTS, Observation
 from SESegmentationTraining.crossvalidation import MEASURED_NAME, OBSERVED_NAME, cross_validate, expected_of_folds
 from SESegmentationTraining.recipe import Recipe
+from SESegmentationTraining.train import train_model
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +166,19 @@ def test_a_damaged_file_of_a_fold_is_told(finished, tmp_path, capfd, name, conte
     assert code == InputError.exit_code, cause
     assert str(folder / "fold-1" / name) in cause and "cannot be read: it is damaged" in cause
     assert remedy.startswith("Delete it")
+
+
+def test_folds_that_started_from_other_weights_are_refused(blobs_folder, blobs_recipe, tmp_path):
+    """Figures of folds that learnt from different models would be one table."""
+    short = {"phases": [{"steps": 1, "batch": 1, "size": [8, 8]}], "data": {"validation": 0}}
+    first, second = (
+        train_model(blobs_folder, blobs_recipe(**short, fit={"seed": seed}), tmp_path / str(seed), "cpu").path
+        for seed in (1, 2)
+    )
+    recipe = blobs_recipe(**short, start=str(first))
+    for _ in range(2):
+        cross_validate(blobs_folder, recipe, tmp_path / "folds", 2, [0], "cpu")
+    for name in ("model.json", "model.safetensors"):
+        shutil.copyfile(second / name, first / name)
+    with pytest.raises(UsageError, match="begun with other weights"):
+        cross_validate(blobs_folder, recipe, tmp_path / "folds", 2, [0], "cpu")
