@@ -147,13 +147,18 @@ def test_cases(package: ModelPackage, dataset: Path) -> list[Case]:
     """The cases that the training of ``package`` kept out for test; if none, those of ``imagesTs`` and ``labelsTs``.
 
     Raises:
-        InputError: the split is not recorded, or the dataset lacks its cases.
+        InputError: no cases were kept out, or the dataset lacks them.
     """
     names = package.card.training.get("test_cases", [])
     if not names and (dataset / "labelsTs").is_dir():
         return find_cases(dataset, "Ts")
+    if not names:
+        raise InputError(
+            f"The training of {package.card.name} kept out no cases for test.",
+            "Give cases that it has not learnt from, as imagesTs and labelsTs of the dataset.",
+        )
     known = {case.name: case for case in find_cases(dataset)}
-    if not names or not set(names) <= set(known):
+    if not set(names) <= set(known):
         raise InputError(
             f"{dataset} does not hold the test cases of {package.card.name}.", "Give the dataset it was trained on."
         )
@@ -271,10 +276,16 @@ def measure_intracranial_volume(
 
 
 def relative_errors(package: ModelPackage, dataset: Path, recipe: Recipe, volumes: int) -> list[float]:
-    """Relative error (found / true volume - 1) of every validation head under ``volumes`` contrasts."""
+    """Relative error (found / true volume - 1) of every validation head under ``volumes`` contrasts.
+
+    Raises:
+        InputError: there are no such heads, or the dataset cannot be used.
+    """
     whole = replace(recipe.synthesis, stripped=0.0, defaced=0.0, cropped=0.0)
     source = open_source(dataset, replace(recipe, synthesis=whole), package.card, torch.device("cpu"))
     refuse_other_split(package, source.split)
+    if not source.split.validation:
+        raise InputError("There are no validation cases.", "Keep some out in the recipe's [data].")
     predictor = Predictor(package.card, load_networks(package), torch.device("cpu"))
     errors = []
     for number in range(volumes):

@@ -254,7 +254,7 @@ def collect_mistakes(
         The files.
 
     Raises:
-        InputError: the dataset cannot be used.
+        InputError: the dataset cannot be used, or has no cases of that group.
         UsageError: there is no such group or recipe, or the folder holds other mistakes.
     """
     if group not in GROUPS:
@@ -265,6 +265,8 @@ def collect_mistakes(
     source = open_source(dataset, trained_by, package.card, torch.device("cpu"))
     names = getattr(source.split, group)
     refuse_other_split(package, source.split)
+    if not names:
+        raise InputError(f"There are no cases for {group}.", "Choose another --group, or keep some out in [data].")
     _write_record(folder, package.card, source.split, group)
     files: list[Path] = []
     for number, (name, image, truth) in enumerate(source.whole_volumes(torch.Generator().manual_seed(SEED), group)):
