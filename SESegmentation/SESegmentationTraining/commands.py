@@ -292,7 +292,7 @@ def gallery(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder that is trained on.")],
     recipe: RecipeName,
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture, .png or .jpg.")],
-    seed: Annotated[int, typer.Option(help="Seed of the random slices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the random slices.")] = 0,
 ) -> None:
     """Draw training examples of a recipe: slices beside their targets."""
     from .preparation import write_gallery

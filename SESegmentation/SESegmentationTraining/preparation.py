@@ -13,6 +13,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from SESegmentationLib.models import Label, ModelCard, find_model, sha256_of
 
 from .dataset import dataset_paths, volumes_in
 from .draft import draft_card
-from .recipe import Phase, Recipe
+from .recipe import Recipe
 from .sources import Batch, open_source
 
 #: FreeSurfer's value by the value in the challenge's labels (Neuromorphometrics' numbers), as QuickNAT remaps them
@@ -244,7 +245,8 @@ def _same_labels(path: Path, labels: sitk.Image) -> bool:
 def draw_gallery(dataset: Path, recipe: Recipe, seed: int = 0) -> Image.Image:
     """Draw random training slices of ``recipe`` on ``dataset``, in the size and resolution of its last phase.
 
-    Every slice stands twice: as the networks see it, and with the target in the labels' colours. Where a view merges
+    Views of slices are drawn, or of a model that has none the middle slices of what its volumetric views see. Every
+    slice stands twice: as the networks see it, and with the target in the labels' colours. Where a view merges
     left and right, both have the colour of the left.
 
     Raises:
@@ -252,10 +254,16 @@ def draw_gallery(dataset: Path, recipe: Recipe, seed: int = 0) -> Image.Image:
     """
     card = draft_card(recipe)
     source = open_source(dataset, recipe, card, torch.device("cpu"))
-    last = recipe.phases[-1]
+    volumetric = [view for view in card.views if view.volumetric]
+    views = [view for view in card.views if not view.volumetric] or volumetric
+    last = (recipe.specialise or recipe.phases or recipe.volumetric.phases)[-1]
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    return _compose(source.batch(card.views, Phase(1, COUNT, last.size, last.spacing), generator), card)
+    batch = source.batch(views, replace(last, batch=COUNT), generator)
+    if views is volumetric:  # of stacks the middle slices
+        middle = last.depth // 2
+        batch = replace(batch, images=batch.images[:, :, middle], target=batch.target[:, middle])
+    return _compose(batch, card)
 
 
 def _compose(batch: Batch, card: ModelCard) -> Image.Image:
