@@ -188,6 +188,11 @@ def measure_crossvalidation(
         raise UsageError(
             "There are at least 2 folds, and those of --only are counted from 0.", "Correct --folds or --only."
         )
+    if name in ("", ".", "..") or Path(name).name != name or name.startswith("fold-"):
+        raise UsageError(
+            f"{name!r} is no name for the folder of the model beside its folds.",
+            "Give one without / that does not begin with fold-.",
+        )
     progress = percent_printer(" in this fold")
     measured = cross_validate(dataset, loaded, output, folds, only, device, progress)
     if only:

@@ -64,6 +64,15 @@ def test_too_many_folds_are_refused_before_any_training(blobs_folder, quick, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../model", "a/b", "fold-1"])
+def test_a_name_that_is_no_folder_of_its_own_is_refused_before_any_training(blobs_folder, tmp_path, capsys, name):
+    """The final model comes after hours of folds, and would lie elsewhere or meet one of them."""
+    command = ["--recipe", "hippocampus-t1", "--dataset", str(blobs_folder), "-o", str(tmp_path / "out")]
+    assert main(["measure", "crossvalidation", name, *command]) == 2
+    assert "no name for the folder of the model" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_final_model_learns_from_all_and_states_the_figures_of_the_folds(finished):
     folder, _ = finished
     card = verify_package(folder / "blobs").card
