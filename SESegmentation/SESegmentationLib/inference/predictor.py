@@ -25,6 +25,7 @@ from .smoothing import channel_sigmas, smooth
 from .views import (
     PLANE_AXIS,
     across_axis,
+    add_along,
     along,
     as_slices,
     fastest_order,
@@ -286,7 +287,7 @@ class Predictor:
 
         def keep(which: slice, seen: tuple[Tensor, Tensor]) -> None:
             probabilities, winners = seen
-            along(total, view.plane, which).add_(probabilities, alpha=weight)
+            add_along(total, view.plane, which, probabilities, weight)
             along(votes, view.plane, which).copy_(winners)
 
         self._in_batches(

@@ -127,7 +127,7 @@ class PyramidUNet(nn.Module):
 
         def block(inputs: int, level: int, position: str) -> ConvolutionBlock:
             kind = se if position in positions else None
-            se_block = build_se(kind, channels[level], reduction, aggregation, dimensions)
+            se_block = build_se(kind, channels[level], reduction, aggregation, dimensions, rectified=True)
             return ConvolutionBlock(inputs, channels[level], convolutions, se_block, dimensions)
 
         three = dimensions == 3

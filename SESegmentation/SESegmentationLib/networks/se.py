@@ -87,21 +87,34 @@ class ConcurrentSE(nn.Module):
         reduction: r of the channel branch.
         aggregation: "max" (default), "add", "mul" or "concat"; only "concat" changes the number of channels.
         dimensions: 2 or 3.
+        rectified: whether the input has no negative values, as after a ReLU; the maximum is then computed faster.
 
     Attributes:
         out_channels: channels of the output, C, or 2 C for "concat".
     """
 
-    def __init__(self, channels: int, reduction: int = 2, aggregation: str = "max", dimensions: int = 2) -> None:
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 2,
+        aggregation: str = "max",
+        dimensions: int = 2,
+        rectified: bool = False,
+    ) -> None:
         super().__init__()
         if aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation is one of {', '.join(AGGREGATIONS)}, not {aggregation!r}")
         self.cSE = ChannelSE(channels, reduction)
         self.sSE = SpatialSE(channels, dimensions)
         self.aggregation = aggregation
+        self.rectified = rectified
         self.out_channels = 2 * channels if aggregation == "concat" else channels
 
     def forward(self, maps: Tensor) -> Tensor:
+        if self.rectified and self.aggregation == "max" and not torch.is_grad_enabled():
+            # the same to the last bit, as rounding keeps the order: the larger gate gives the larger product
+            gates = torch.empty_like(maps).copy_(self.sSE.gate(maps))
+            return torch.maximum(gates, self.cSE.gate(maps), out=gates).mul_(maps)
         by_channel = self.cSE(maps)
         by_position = self.sSE(maps)
         if self.aggregation == "max":
@@ -117,11 +130,16 @@ class ConcurrentSE(nn.Module):
 
 
 def build_se(
-    kind: str | None, channels: int, reduction: int = 2, aggregation: str = "max", dimensions: int = 2
+    kind: str | None,
+    channels: int,
+    reduction: int = 2,
+    aggregation: str = "max",
+    dimensions: int = 2,
+    rectified: bool = False,
 ) -> nn.Module:
     """The SE block of a slot in a network: "cSE", "sSE", "scSE", or identity for None.
 
-    Every block has ``out_channels`` except the identity, which keeps C.
+    Every block has ``out_channels`` except the identity, which keeps C. The other arguments are those of the blocks.
     """
     if kind is None:
         return nn.Identity()
@@ -130,7 +148,7 @@ def build_se(
     if kind == "sSE":
         return SpatialSE(channels, dimensions)
     if kind == "scSE":
-        return ConcurrentSE(channels, reduction, aggregation, dimensions)
+        return ConcurrentSE(channels, reduction, aggregation, dimensions, rectified)
     raise ValueError(f"SE kind is one of {', '.join(KINDS)} or None, not {kind!r}")
 
 
@@ -150,7 +168,8 @@ def recorded_gates(block: SpatialSE) -> Iterator[list[Tensor]]:
     """
     gates: list[Tensor] = []
     exact = copy.deepcopy(block).float()
-    hook = block.register_forward_hook(lambda module, inputs, output: gates.append(exact.gate(inputs[0].float())))
+    # scSE asks for the gate alone, so the hook is on the layer that computes it from the same maps
+    hook = block.conv.register_forward_hook(lambda module, inputs, output: gates.append(exact.gate(inputs[0].float())))
     try:
         yield gates
     finally:

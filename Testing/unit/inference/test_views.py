@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from SESegmentationLib.inference.views import along, logits_of, slab, split_merged, stack
+from SESegmentationLib.inference.views import add_along, along, logits_of, slab, split_merged, stack
 from SESegmentationLib.models.card import View
 
 #: array axis of the slices, and those of their rows and columns, as the module's description says
@@ -96,3 +96,17 @@ def test_a_view_sees_its_size_and_its_answer_lies_where_it_was_asked(volumetric,
     assert shapes == [(1, 1, 5, *(frame or (20, 31))) if volumetric else (5, 1, *(frame or (20, 31)))]
     assert answer.shape == (5, 1, 20, 31)
     assert torch.equal(answer[:, 0], whole)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_slices_are_added_where_they_lie(plane, channels_last):
+    torch.manual_seed(0)
+    target = torch.rand(5, 6, 7, 8).half()
+    if channels_last:
+        target = target.movedim(0, -1).contiguous().movedim(-1, 0)
+    expected, which = target.float(), slice(2, 4)
+    values = torch.rand(along(target, plane, which).shape).half()
+    along(expected, plane, which).add_(values.float(), alpha=0.25)
+    add_along(target, plane, which, values, 0.25)
+    torch.testing.assert_close(target.float(), expected, rtol=1e-3, atol=1e-3)

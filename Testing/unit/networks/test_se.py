@@ -90,6 +90,18 @@ def test_the_maximum_is_of_maps_and_not_of_gates():
     torch.testing.assert_close(result, maps * torch.minimum(block.cSE.gate(maps), block.sSE.gate(maps)))
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_after_a_relu_the_faster_maximum_is_the_same_to_the_last_bit(precision, dimensions):
+    torch.manual_seed(4)
+    plain = ConcurrentSE(8, dimensions=dimensions).to(precision)
+    fast = ConcurrentSE(8, dimensions=dimensions, rectified=True).to(precision)
+    fast.load_state_dict(plain.state_dict())
+    maps = torch.relu(torch.randn(2, 8, *(6, 7, 5)[:dimensions])).to(precision)
+    with torch.inference_mode():
+        assert torch.equal(fast(maps), plain(maps))
+
+
 def test_the_gradient_of_the_maximum_is_pytorchs():
     torch.manual_seed(0)
     block = ConcurrentSE(8, aggregation="max").double()
