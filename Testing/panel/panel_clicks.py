@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import slicer
+import vtk
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 
@@ -90,3 +91,22 @@ def first_segment(node):
     return slicer.util.arrayFromSegmentBinaryLabelmap(
         node, "Segment_1", node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
     ).copy()
+
+
+def transform_under(elements: dict[tuple[int, int], float], *nodes) -> None:
+    """Put nodes under a new linear transform with these elements of its matrix, RAS in mm."""
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "transform")
+    matrix = vtk.vtkMatrix4x4()
+    for place, element in elements.items():
+        matrix.SetElement(*place, element)
+    transform.SetMatrixTransformToParent(matrix)
+    for node in nodes:
+        node.SetAndObserveTransformNodeID(transform.GetID())
+
+
+def save_and_reopen(folder) -> None:
+    path = str(folder / "scene.mrb")
+    assert slicer.util.saveScene(path)
+    slicer.mrmlScene.Clear(False)
+    slicer.util.loadScene(path)
+    application.process_events()

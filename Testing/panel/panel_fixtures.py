@@ -149,6 +149,12 @@ def choices(widget: Any) -> Any:
 
 
 @pytest.fixture
+def move() -> Callable[..., None]:
+    """Puts nodes under a new transform that shifts to the right, in mm."""
+    return lambda millimetres, *nodes: clicks.transform_under({(0, 3): millimetres}, *nodes)
+
+
+@pytest.fixture
 def segment(
     widget: Any, segmenter: fakes.FakeSegmenter, make_volume: Callable[..., Any]
 ) -> Callable[..., slicer.vtkMRMLSegmentationNode]:

@@ -22,11 +22,6 @@ SAMPLE = ROOT / "SESegmentation" / "Resources" / "SampleData" / f"{SAMPLE_NAME}.
 CHOICES = ("model", "device", "fast", "lowMemory", "keepWarm", "opacity", "everyFrame")
 
 
-@pytest.fixture
-def choices(widget):
-    return widget.logic.getParameterNode()
-
-
 def finish(widget, segmenter, corner=2):
     """Let the segmentation under way succeed."""
     segmenter.succeed(make_result(segmenter.jobs[-1].image, widget.panel.models.card, corner=corner))

@@ -18,11 +18,6 @@ FRAMES = 3
 
 
 @pytest.fixture
-def choices(widget):
-    return widget.logic.getParameterNode()
-
-
-@pytest.fixture
 def browser(widget):
     """Browser of a sequence of volumes whose voxels tell the frame."""
     scene = slicer.mrmlScene
