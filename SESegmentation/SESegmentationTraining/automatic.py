@@ -32,12 +32,12 @@ from SESegmentationLib.progress import Progress, no_progress
 from . import begun
 from .choices import Machine
 from .dataset import Case, find_cases, load_case, split_by_recipe
-from .draft import draft_card
 from .fingerprint import DESCRIPTION_NAME, Description
 from .recipe import Phase, Recipe
 from .recipe_draft import RecipeDraft, draft_recipe
 from .slabs import VolumeBank
 from .sources import as_batch, draw_slabs, mirror_table
+from .training_plan import draft_card
 from .transforms import augment_intensity
 
 #: the name that stands for the automatic recipe

@@ -190,7 +190,7 @@ def measure_crossvalidation(
         )
     if name in ("", ".", "..") or Path(name).name != name or name.startswith("fold-"):
         raise UsageError(
-            f"{name!r} is no name for the folder of the model beside its folds.",
+            f"{name!r} cannot be the name of the model's folder beside its folds.",
             "Give one without / that does not begin with fold-.",
         )
     progress = percent_printer(" in this fold")

@@ -31,9 +31,9 @@ from SESegmentationLib.io.writing import write_image
 from SESegmentationLib.models import Label, ModelCard, find_model, sha256_of
 
 from .dataset import dataset_paths, volumes_in
-from .draft import draft_card
 from .recipe import Recipe
 from .sources import Batch, open_source
+from .training_plan import draft_card
 
 #: FreeSurfer's value by the value in the challenge's labels (Neuromorphometrics' numbers), as QuickNAT remaps them
 FREESURFER_VALUES = {

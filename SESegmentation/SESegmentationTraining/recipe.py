@@ -147,7 +147,7 @@ class NetworkChanges:
     """How the training of one network of the card differs from the recipe; it starts from random weights.
 
     Attributes:
-        seed: of its own; below 0 it has the next one, see :func:`.draft.plan_fits`.
+        seed: of its own; below 0 it has the next one, see :func:`.training_plan.plan_fits`.
         augmentation: entries of [augmentation] that differ.
     """
 

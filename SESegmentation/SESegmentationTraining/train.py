@@ -38,11 +38,11 @@ from .dataset import (
     unlabelled,
 )
 from .distillation import Teacher
-from .draft import PlannedFit, draft_card, plan_fits
 from .fit import FitState, fit_network
 from .processes import ProcessGroup, as_first_process, machine_words
 from .recipe import Recipe
 from .sources import FolderSource, open_source
+from .training_plan import PlannedFit, draft_card, plan_fits
 
 #: the bias of a network's last layer, by what its type calls it
 CLASSIFIER_BIASES = ("classifier.bias", "classifier.convolution.bias")

@@ -22,8 +22,8 @@ from SESegmentationLib.errors import SegmentationError, UsageError
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.architectures import NETWORKS, POSITIONS
 
-from ..draft import draft_card
 from ..recipe import Phase, Recipe, converted, merged, read_entries
+from ..training_plan import draft_card
 
 PLANS_FOLDER = Path(__file__).parents[1] / "plans"
 #: in a variant: the network without SE blocks, since TOML has no null

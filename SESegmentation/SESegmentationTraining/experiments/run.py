@@ -26,11 +26,11 @@ from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.progress import Progress, no_progress
 
 from ..begun import begin, contents_of
-from ..draft import draft_card, plan_fits
 from ..fit import FitState, fit_network
 from ..processes import machine_words
 from ..recipe import Recipe
 from ..sources import Source, open_source
+from ..training_plan import draft_card, plan_fits
 from .plan import Run
 from .results import result_path, write_run
 

@@ -18,7 +18,7 @@ from SESegmentationLib.errors import CancelledError, DeviceError, InputError, Se
 from SESegmentationLib.networks import build_network, network_cost
 from SESegmentationLib.progress import Progress, no_progress
 
-from ..draft import draft_card, plan_fits
+from ..training_plan import draft_card, plan_fits
 from .plan import Run
 from .run import Runner
 

@@ -13,8 +13,8 @@ from SESegmentationLib.errors import InputError
 from SESegmentationLib.inference.input_checks import check_input
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelCard
-from SESegmentationTraining.draft import draft_card
 from SESegmentationTraining.recipe import Recipe
+from SESegmentationTraining.training_plan import draft_card
 
 
 @pytest.fixture(scope="module")

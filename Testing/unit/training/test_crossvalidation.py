@@ -69,7 +69,7 @@ def test_a_name_that_is_no_folder_of_its_own_is_refused_before_any_training(blob
     """The final model comes after hours of folds, and would lie elsewhere or meet one of them."""
     command = ["--recipe", "hippocampus-t1", "--dataset", str(blobs_folder), "-o", str(tmp_path / "out")]
     assert main(["measure", "crossvalidation", name, *command]) == 2
-    assert "no name for the folder of the model" in capsys.readouterr().err
+    assert "cannot be the name of the model" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
 from SESegmentationTraining.dataset import box_round, find_cases, find_label_maps, load_case, load_label_map, same_grid
-from SESegmentationTraining.draft import draft_card
+from SESegmentationTraining.training_plan import draft_card
 
 
 @pytest.fixture

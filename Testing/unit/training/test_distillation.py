@@ -10,9 +10,9 @@ import torch
 from SESegmentationLib.errors import ModelError, UsageError
 from SESegmentationLib.models import find_model
 from SESegmentationTraining.distillation import Teacher
-from SESegmentationTraining.draft import draft_card
 from SESegmentationTraining.sources import open_source
 from SESegmentationTraining.train import train_model
+from SESegmentationTraining.training_plan import draft_card
 
 CPU = torch.device("cpu")
 VIEWS = [

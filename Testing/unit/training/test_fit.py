@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from SESegmentationLib.errors import CancelledError, InputError, OutOfMemoryError, SegmentationError
 from SESegmentationLib.networks import build_network
 from SESegmentationTraining import fit
-from SESegmentationTraining.draft import draft_card, plan_fits
 from SESegmentationTraining.fit import FitState, Schedule, fit_network, validate
 from SESegmentationTraining.processes import Log
 from SESegmentationTraining.recipe import Phase
 from SESegmentationTraining.sources import open_source
+from SESegmentationTraining.training_plan import draft_card, plan_fits
 
 CPU = torch.device("cpu")
 COARSE, FINE = Phase(30, 8, (48, 48), 2.0), Phase(70, 4, (96, 96))

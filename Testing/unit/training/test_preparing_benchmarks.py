@@ -16,8 +16,8 @@ from SESegmentationLib.models import ModelCard, verify_package
 from SESegmentationLib.models.labels import PAIRED_BRAIN_STRUCTURES
 from SESegmentationTraining import preparation
 from SESegmentationTraining.dataset import find_cases
-from SESegmentationTraining.draft import draft_card
 from SESegmentationTraining.recipe import Recipe
+from SESegmentationTraining.training_plan import draft_card
 
 #: what the recipes are too large for in a test
 SMALL = """

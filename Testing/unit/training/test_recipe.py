@@ -12,9 +12,9 @@ from SESegmentationLib.errors import UsageError
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.models.labels import LEFT, RIGHT
 from SESegmentationLib.networks import build_network
-from SESegmentationTraining.draft import draft_card, plan_fits
 from SESegmentationTraining.recipe import RECIPES_FOLDER, SOURCE_KINDS, Recipe
 from SESegmentationTraining.sources import SOURCES
+from SESegmentationTraining.training_plan import draft_card, plan_fits
 
 SHIPPED = sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml"))
 T1 = {"name": "T1", "share": 0.6, "means": [[17, 140, 12]]}

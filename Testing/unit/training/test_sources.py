@@ -12,8 +12,8 @@ from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationTraining import sources
 from SESegmentationTraining.begun import contents_of
 from SESegmentationTraining.dataset import find_cases, load_case
-from SESegmentationTraining.draft import draft_card
 from SESegmentationTraining.sources import exchanged, open_source
+from SESegmentationTraining.training_plan import draft_card
 
 CPU = torch.device("cpu")
 MERGED = [

@@ -12,10 +12,10 @@ from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import verify_package
 from SESegmentationLib.networks.weights import load_networks
 from SESegmentationTraining import tuning
-from SESegmentationTraining.draft import draft_card
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.sources import open_source
 from SESegmentationTraining.train import train_model
+from SESegmentationTraining.training_plan import draft_card
 
 CPU = torch.device("cpu")
 

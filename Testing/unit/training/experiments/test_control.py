@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from SESegmentationLib.errors import UsageError
-from SESegmentationLib.networks import build_network, describe
+from SESegmentationLib.networks import build_network, network_cost
 from SESegmentationTraining.experiments.plan import widened_to
 
 
@@ -31,7 +31,7 @@ def test_the_parameters_are_those_of_the_se_blocks(channels, blocks, kernel, red
 def test_the_wider_network_has_no_se_block_and_works():
     description = {"type": "UNet", "channels": 16, "kernel": 5, "se": None}
     network = build_network(description | {"widened": widened_to(description | {"se": "scSE"})})
-    assert describe(network, 48, 56).se_parameters == 0
+    assert network_cost(network, 48, 56).se_parameters == 0
 
 
 def test_only_a_unet_is_widened():

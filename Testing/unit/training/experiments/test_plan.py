@@ -9,8 +9,8 @@ import torch
 
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.networks import build_network
-from SESegmentationTraining.draft import draft_card
 from SESegmentationTraining.experiments.plan import PLANS_FOLDER, Plan, Run
+from SESegmentationTraining.training_plan import draft_card
 
 SHIPPED = sorted(path.stem for path in PLANS_FOLDER.glob("*.toml"))
 

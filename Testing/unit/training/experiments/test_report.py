@@ -98,7 +98,7 @@ def test_many_structures_get_a_table_of_their_own(plan_file, plan, made_up, tmp_
         (["liver"], "no plan liver"),
         (["PLAN", "--data", "nowhere"], "no dataset"),
         (["PLAN", "--device", "abacus"], "no device"),
-        (["PLAN", "--workers", "0"], "worker"),
+        (["PLAN", "--workers", "0"], "process"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

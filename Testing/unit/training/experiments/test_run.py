@@ -14,11 +14,11 @@ import torch
 from SESegmentationLib.errors import CancelledError, InputError, UsageError
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.networks import build_network
-from SESegmentationTraining.draft import draft_card
 from SESegmentationTraining.evaluation import compare
 from SESegmentationTraining.experiments.results import read_results, refuse_other_data, result_path
 from SESegmentationTraining.experiments.run import Runner, _data_of, dice_of
 from SESegmentationTraining.recipe import NetworkChanges
+from SESegmentationTraining.training_plan import draft_card
 
 CPU = torch.device("cpu")
 

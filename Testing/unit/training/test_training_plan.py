@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from SESegmentationLib.errors import UsageError
-from SESegmentationTraining.draft import draft_card, plan_fits
+from SESegmentationTraining.training_plan import draft_card, plan_fits
 
 STACK = {"plane": "coronal", "weight": 1.0, "network": "stack", "volumetric": True}
 FLAT = {"plane": "axial", "weight": 1.0, "network": "flat", "thickness": 3}
