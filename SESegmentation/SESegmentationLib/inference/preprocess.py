@@ -109,8 +109,8 @@ class ModelGrid:
         table = self._table
         array = np.zeros(self.whole.shape, dtype=table.dtype)
         inside = array[self.box]
-        for k in range(len(inside)):  # slice by slice: argmax makes 8 bytes a voxel
-            inside[k] = table[probabilities[:, k].argmax(0).cpu().numpy()]
+        for k in range(len(inside)):  # slice by slice: indices take 8 bytes a voxel; argmax takes twice the time
+            inside[k] = table[probabilities[:, k].max(0).indices.cpu().numpy()]
         code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(self.input.direction)
         return sitk.DICOMOrient(self.whole.image(array), code)
 
