@@ -14,6 +14,9 @@
 #   make bench-sheet    how smoothly that page scrolls with 1,000 scans
 #   make experiments [MEASURE=1 DATA=...]   tables and plots of the experiments; MEASURE=1 does the runs that are missing
 
+# each of the processes that tests start would compile all that it imports anew
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
