@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import slicer
 from panel_clicks import wait
 from panel_fakes import card_dict, make_result
 
 from harness import application
+from SESegmentationLib.geometry import Geometry, Slices
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.mrml import image_from_volume_node
 from SESegmentationLib.panel import DoctorProcess, UserSettings
 from SESegmentationLib.panel.computer import SettingsStore
 from SESegmentationLib.panel.dependencies import explain_failure
-from SESegmentationLib.panel.messages import about, phase_name, progress_line, rough_duration, structure_list
+from SESegmentationLib.panel.messages import (
+    about,
+    phase_name,
+    progress_line,
+    rough_duration,
+    slice_names,
+    structure_list,
+)
 from SESegmentationLib.panel.result_record import ResultRecord
 from SESegmentationLib.result import Finding
 
@@ -56,6 +67,16 @@ def test_phases_and_progress():
 def test_sides_are_named_once():
     names = ["left hippocampus", "right hippocampus", "brain stem", "left kidney"]
     assert structure_list(names) == "hippocampus (left, right), brain stem, left kidney"
+
+
+def test_slices_are_named_by_the_plane_that_is_nearest():
+    slices = [Slices("i", (4,)), Slices("j", (2, 9)), Slices("k", (0,))]
+    as_stored = Geometry((8, 8, 8), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    assert slice_names(slices, as_stored) == "sagittal 4; coronal 2, 9; axial 0"
+    turn = np.reshape(sitk.VersorTransform((1, 2, 3), np.radians(25)).GetMatrix(), (3, 3))
+    permuted = turn @ np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]])  # i to the back, j to the feet, k to the right
+    oblique = replace(as_stored, direction=tuple(permuted.ravel()))
+    assert slice_names(slices, oblique) == "coronal 4; axial 2, 9; sagittal 0"
 
 
 def test_memory_keeps_speed_by_model_device_and_mode(card):

@@ -173,7 +173,7 @@ def test_a_proposal_tells_what_changes_outside_of_the_corrected_slices(widget, s
     after = first_segment(node)
     gained, lost = (after & ~before).sum(), (before & ~after).sum()
     name = node.GetSegmentation().GetSegment("Segment_1").GetName()
-    assert f"{name} +{gained} \N{MINUS SIGN}{lost}" in told and "k 3" in told
+    assert f"{name} +{gained} \N{MINUS SIGN}{lost}" in told and "axial 3" in told
 
 
 def test_what_is_drawn_during_a_recalibration_is_kept(widget, segment, segmenter):

@@ -189,7 +189,7 @@ def test_a_rerun_keeps_corrected_slices_and_says_so(widget, segment, choices):
     segment(corner=6)
     after = first_segment(node)
     assert (after[3] == before[3]).all() and after[6:9, 6:9, 6:9].all() and not after[2].any()
-    assert widget.panel.messages.shown[0].text == "Corrected slices, left as they are: k 3."
+    assert widget.panel.messages.shown[0].text == "Corrected slices, left as they are: axial 3."
 
 
 def test_corrections_of_one_volume_are_not_mixed_with_another(widget, segment, choices, segmenter, make_volume):

@@ -110,7 +110,7 @@ def test_from_segment_to_report(reviewed, dialogs, tmp_path):
     assert story.running and ui.segmentButton.text == "Cancel" and not ui.recalibrateButton.enabled
     wait(lambda: not story.running)
     assert story.messages == [] and ui.previewFrame.isVisible()
-    assert f"k {SLICE}" in ui.previewLabel.text
+    assert f"axial {SLICE}" in ui.previewLabel.text
     assert same(state(node, volume), corrected)
     changes = {row[0]: row[3] for row in rows(table)}
     assert any(text.startswith("+") for text in changes.values())

@@ -215,7 +215,7 @@ def test_a_slice_that_was_corrected_in_a_frame_stays(widget, choices, browser, s
     segmenter.succeed(make_result(segmenter.jobs[-1].image, widget.panel.models.card, corner=6))
     wait(lambda: not widget.panel.run.running)
     assert (first_segment(node)[3] == before[3]).all() and first_segment(node)[6].any()
-    assert "Corrected slices, left as they are: k 3." in [message.text for message in widget.panel.messages.shown]
+    assert "Corrected slices, left as they are: axial 3." in [message.text for message in widget.panel.messages.shown]
 
 
 def test_the_list_follows_edits_in_whichever_frame_is_on_show(widget, choices, browser, answer):

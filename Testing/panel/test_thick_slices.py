@@ -139,7 +139,7 @@ def test_a_result_on_the_finer_grid_is_shown_corrected_and_learnt_from(
     assert (after["Segment_1"][AXIAL] == corrected["Segment_1"][AXIAL]).all() and after["Segment_1"][
         7:9, 7:9, 7:9
     ].all()
-    assert "Corrected slices, left as they are: k 9." in [m.text for m in widget.panel.messages.shown]
+    assert "Corrected slices, left as they are: axial 9." in [m.text for m in widget.panel.messages.shown]
 
     dialogs.answer(str(tmp_path / "report.json"))
     click(ui.saveReportButton)

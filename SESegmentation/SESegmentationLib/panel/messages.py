@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import qt
 import slicer
 from slicer.i18n import tr as _
 
 from ..client.remote import QUEUE, RECONNECTING, SENDING
 from ..errors import CancelledError, OutOfMemoryError, SegmentationError, is_out_of_memory
+from ..geometry import Geometry, Slices
 from ..mrml import ACCEPTED, CORRECTED, TO_CHECK
 from ..result import Finding
 from ..worker.messages import RESTARTED
@@ -91,9 +93,18 @@ def as_rich_text(text: str) -> str:
     return f"<span>{html.escape(text)}</span>"
 
 
-def slice_names(slices: str) -> str:
-    """Slices such as "k:12,17 j:3" for a message: "k 12, 17; j 3"."""
-    return "; ".join(entry.replace(":", " ").replace(",", ", ") for entry in slices.split())
+def slice_names(slices: Iterable[Slices], grid: Geometry) -> str:
+    """Slices for a message: "axial 12, 17; coronal 3", numbered as Slicer's Data Probe numbers voxels.
+
+    Args:
+        slices: of a label map.
+        grid: of that map. A slice belongs to the plane that is nearest to its own.
+    """
+    planes = _("sagittal"), _("coronal"), _("axial")  # across x, y and z of the patient
+    nearest = np.abs(np.reshape(grid.direction, (3, 3))).argmax(0)
+    return "; ".join(
+        f"{planes[nearest['ijk'.index(entry.axis)]]} {', '.join(map(str, entry.numbers))}" for entry in slices
+    )
 
 
 def structure_list(names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from .computer import ComputerSection, Doctor, UserSettings
 from .dependencies import Dependencies
 from .earlier_corrections import EarlierCorrections
 from .installation import Installation
-from .messages import INFORMATION, ActionRunner, Message, device_name, explain_error, slice_names
+from .messages import INFORMATION, ActionRunner, Message, device_name, explain_error
 from .model_chooser import AddModel, ModelChooser, ModelSource, PackageDialogs
 from .patient_network import PatientNetwork
 from .recalibration import Recalibration
@@ -310,8 +310,8 @@ class Panel:
             names = ", ".join(written.completed_segments)
             self._inform(_("Marked completed and left as they are: {names}.").format(names=names))
         if written.corrected_slices:
-            slices = slice_names(written.corrected_slices)
-            self._inform(_("Corrected slices, left as they are: {slices}.").format(slices=slices))
+            text = _("Corrected slices, left as they are: {slices}.")
+            self._inform(text.format(slices=written.corrected_slices))
         self._scene_choices.resultSegmentation = written.node
         self.refresh()
 

@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 from ..client import RefinedResult
 from ..errors import InputError
-from ..geometry import Geometry
+from ..geometry import Geometry, Slices
 from ..io.volume_image import voxels_of
 from ..mrml import (
     adapted_parameters,
@@ -113,10 +113,12 @@ class Recalibration:
         changes = count_changes(before, after)
         if not changes:
             return _("the other slices already agree with what would be proposed")
+        grid = Geometry.of(refined.result.labels)
+        slices = slice_names(map(Slices.parse, refined.slices), grid)
         summary = _(
-            "Proposal for the other slices: voxels gained (green) and lost (red) are {changes}. The slices {slices} "
-            "and accepted structures stay as they are."
-        ).format(slices=slice_names(" ".join(refined.slices)), changes=_list_changes(changes, record))
+            "Proposal for the other slices: voxels gained (green) and lost (red) are {changes}. Corrected slices "
+            "({slices}) and accepted structures stay as they are."
+        ).format(slices=slices, changes=_list_changes(changes, record))
         new = [finding for finding in refined.result.findings if finding not in record.findings]
         remarks = [f"{finding.message} {finding.consequence}" for finding in new]
         if refined.batch_norms_adapted:

@@ -36,6 +36,7 @@ from ..mrml import (
     without_deleted,
 )
 from ..result import AdaptedNotes, SegmentationResult
+from .messages import slice_names
 from .result_record import RECORD_ATTRIBUTE, ResultRecord
 
 _ATTRIBUTES = (RECORD_ATTRIBUTE, *EDIT_ATTRIBUTES)
@@ -118,7 +119,7 @@ class WrittenResult:
     Attributes:
         node: the segmentation in the scene.
         completed_segments: names of segments marked completed, which were left as they are.
-        corrected_slices: that were left as they are, for example "k:12,17".
+        corrected_slices: names of those that were left as they are, see :func:`.slice_names`.
     """
 
     node: slicer.vtkMRMLSegmentationNode
@@ -225,7 +226,7 @@ class SceneResults:
         self._update_maps(node, result.doubt)
         if adapted is not None:
             set_adapted_parameters(node, adapted)
-        return WrittenResult(node, completed, " ".join(map(str, corrected)))
+        return WrittenResult(node, completed, slice_names(corrected, Geometry.of(result.labels)))
 
     def doubt(self, node: slicer.vtkMRMLSegmentationNode | None) -> sitk.Image | None:
         """The map of doubt of a result, 0 to 1; None where there is none, as in scenes that were loaded."""
@@ -304,7 +305,7 @@ class SceneResults:
         # the node in the scene takes over attributes only when another frame is selected
         nodes = [written, output.node] if shown else [written]
         _store_with(nodes, record, record.labels, result.labels, corrected)
-        return WrittenResult(output.node, completed, " ".join(map(str, corrected)))
+        return WrittenResult(output.node, completed, slice_names(corrected, Geometry.of(result.labels)))
 
     def _state_of(self, node: slicer.vtkMRMLSegmentationNode) -> _NodeState:
         for changes in (self._undo_states, self._redo_states):
