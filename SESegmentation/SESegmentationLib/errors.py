@@ -17,8 +17,14 @@ from pathlib import Path
 MEMORY_REMEDY = (
     "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
 )
-#: messages of the allocators of PyTorch (in a RuntimeError, on a GPU too) and ITK when memory runs out
-_PHRASES = ("can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc", "out of memory")
+#: messages of the allocators of PyTorch (in a RuntimeError, on a GPU too) and ITK when memory runs out, and of Python
+#: where there is none for the stack of another thread
+_PHRASES = (
+    *("can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc", "out of memory"),
+    "can't start new thread",
+)
+#: messages of Python (in a SystemError) where a library gave up without a reason, which is what they do without memory
+_WITHOUT_REASON = ("without exception set", "without setting an exception")
 #: message of oneDNN when it has no memory for a convolution; longer messages that begin so mean something else
 _ONEDNN_MESSAGE = "could not create a primitive"
 #: control characters, and those that change the direction of what follows: a terminal acts on them
@@ -178,6 +184,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     message = str(error).strip().lower()
+    if isinstance(error, SystemError):
+        return any(phrase in message for phrase in _WITHOUT_REASON)
     return isinstance(error, RuntimeError) and (
         message == _ONEDNN_MESSAGE or any(phrase in message for phrase in _PHRASES)
     )
@@ -188,7 +196,7 @@ def memory_errors() -> Iterator[None]:
     """Turn every way of running out of memory into :class:`~SESegmentationLib.errors.OutOfMemoryError`."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, SystemError) as error:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError("There is not enough memory for this volume and model.", MEMORY_REMEDY) from error

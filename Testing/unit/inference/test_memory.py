@@ -35,7 +35,26 @@ def test_what_the_libraries_raise_is_understood():
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("shapes cannot be multiplied"), ValueError("out of memory"), KeyError("memory")]
+    "error",
+    [
+        RuntimeError("can't start new thread"),
+        SystemError("error return without exception set"),
+        SystemError("<built-in function open> returned NULL without setting an exception"),
+    ],
+)
+def test_what_python_raises_without_memory_is_understood(error):
+    """Seen where the address space of the command was limited to 1.2 and 1.3 GB."""
+    assert isinstance(raised_by(lambda: _inside(error)), OutOfMemoryError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shapes cannot be multiplied"),
+        ValueError("out of memory"),
+        KeyError("memory"),
+        SystemError("bad argument to internal function"),
+    ],
 )
 def test_other_errors_are_not(error):
     assert not is_out_of_memory(error)
