@@ -28,7 +28,7 @@ MANNER_SHARES = (0.4, 0.15, 0.15, 0.3)
 ANYWHERE, MOST_ANYWHERE, TOGETHER = 0.6, 4, 0.3
 
 #: cases in a row of which nothing can be learnt before that is said
-MOST_VAIN = 1000
+MOST_WITHOUT_EXAMPLE = 1000
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ class CorrectionExamples:
     def draw(self, count: int) -> Example:
         """``count`` examples, of which some slices are corrected; InputError where there are none to be found."""
         drawn: list[tuple[Tensor, ...]] = []
-        vain = 0
+        without_example = 0
         while len(drawn) < count:
             one = self._one()
             if one is not None:
                 drawn.append(one)
-            vain = 0 if one is not None else vain + 1
-            if vain == MOST_VAIN:
+            without_example = 0 if one is not None else without_example + 1
+            if without_example == MOST_WITHOUT_EXAMPLE:
                 raise InputError(
                     "The mistakes leave nothing to correct: there is hardly any structure, or no error in them.",
                     "Collect mistakes of other cases, or of another model.",

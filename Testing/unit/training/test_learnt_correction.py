@@ -318,7 +318,7 @@ def test_a_structure_that_is_nowhere_to_be_seen_gives_no_example():
 @pytest.mark.parametrize("empty", [False, True], ids=["no mistake", "no structure"])
 def test_mistakes_that_leave_nothing_to_correct_are_told(empty, monkeypatch):
     """Examples would be looked for without end."""
-    monkeypatch.setattr(correction_examples, "MOST_VAIN", 20)
+    monkeypatch.setattr(correction_examples, "MOST_WITHOUT_EXAMPLE", 20)
     monkeypatch.setattr(correction_examples, "BIASED", 0.0)
     truth = np.zeros((12, 12, 12), np.uint8)
     truth[3:9, 3:9, 3:9] = not empty

@@ -329,29 +329,36 @@ def test_a_model_with_other_networks_is_nothing_to_start_from(trained, blobs_fol
         train_model(blobs_folder, recipe, tmp_path / "model", "cpu")
 
 
-def test_images_without_labels_are_told_of(own_blobs_folder, blobs_recipe, tmp_path):
+@pytest.fixture
+def told_by_training(blobs_recipe, tmp_path):
+    """Function that trains for one step on a dataset, and gives what the user is told."""
+
+    def trained_on(dataset: Path) -> list[str]:
+        told: list[str] = []
+        recipe = blobs_recipe(phases=[{"steps": 1, "batch": 1, "size": [8, 8]}])
+        train_model(dataset, recipe, tmp_path / "model", "cpu", tell=told.append)
+        return told
+
+    return trained_on
+
+
+def test_images_without_labels_are_told_of(own_blobs_folder, told_by_training):
     (own_blobs_folder / "labelsTr" / "blob_2.nii.gz").unlink()
-    told: list[str] = []
-    recipe = blobs_recipe(phases=[{"steps": 1, "batch": 1, "size": [8, 8]}])
-    train_model(own_blobs_folder, recipe, tmp_path / "model", "cpu", tell=told.append)
+    told = told_by_training(own_blobs_folder)
     assert told == ["1 of the images have no labels and are left out: blob_2."]
 
 
-def test_channels_that_are_not_learnt_from_are_told_of(own_blobs_folder, blobs_recipe, tmp_path):
+def test_channels_that_are_not_learnt_from_are_told_of(own_blobs_folder, told_by_training):
     images = own_blobs_folder / "imagesTr"
     for name in ("blob_1", "blob_3"):
         shutil.copyfile(images / "blob_0_0000.nii.gz", images / f"{name}_0001.nii.gz")
-    told: list[str] = []
-    recipe = blobs_recipe(phases=[{"steps": 1, "batch": 1, "size": [8, 8]}])
-    train_model(own_blobs_folder, recipe, tmp_path / "model", "cpu", tell=told.append)
+    told = told_by_training(own_blobs_folder)
     assert told == ["2 of the cases have several channels, of which only _0000 is learnt from: blob_1."]
 
 
-def test_images_that_are_copies_are_told_of(own_blobs_folder, blobs_recipe, tmp_path):
+def test_images_that_are_copies_are_told_of(own_blobs_folder, told_by_training):
     """One for training and one for test: what is measured is then no result on cases that were never seen."""
     images = own_blobs_folder / "imagesTr"
     shutil.copyfile(images / "blob_0_0000.nii.gz", images / "blob_2_0000.nii.gz")
-    told: list[str] = []
-    recipe = blobs_recipe(phases=[{"steps": 1, "batch": 1, "size": [8, 8]}])
-    train_model(own_blobs_folder, recipe, tmp_path / "model", "cpu", tell=told.append)
+    told = told_by_training(own_blobs_folder)
     assert len(told) == 1 and told[0].startswith("The images of blob_0, blob_2 are the same")
