@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from SESegmentationLib.errors import InputError, OutOfMemoryError, SegmentationError, is_out_of_memory
+from SESegmentationLib.errors import InputError, OutOfMemoryError, SegmentationError, UsageError, is_out_of_memory
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.inference.views import fastest_order
@@ -188,11 +188,13 @@ def fit_network(
 
     Raises:
         InputError: the checkpoint is damaged or belongs to another network.
+        UsageError: the recipe freezes all parameters, or none that there is.
         SegmentationError: the loss is not finite any more.
         OutOfMemoryError: a step needs more memory than there is; the last checkpoint stays.
         CancelledError: from ``progress``.
     """
     rank, world = rank_and_count()
+    _freeze(network, recipe.fit.frozen)
     order = fastest_order(views[0].volumetric, device)
     network = network.to(device, memory_format=order)  # type: ignore[call-overload]  # torch's stubs lack it
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.fit.average), use_buffers=True)
@@ -273,11 +275,27 @@ def _passed(every: int, before: int, step: int) -> bool:
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser; the schedule sets its learning rate."""
-    decay = recipe.fit.weight_decay
+    """The recipe's optimiser of the parameters that are trained; the schedule sets its learning rate."""
+    decay, trained = recipe.fit.weight_decay, [value for value in network.parameters() if value.requires_grad]
     if recipe.fit.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=0.0, momentum=recipe.fit.momentum, weight_decay=decay)
-    return torch.optim.AdamW(network.parameters(), weight_decay=decay)
+        return torch.optim.SGD(trained, lr=0.0, momentum=recipe.fit.momentum, weight_decay=decay)
+    return torch.optim.AdamW(trained, weight_decay=decay)
+
+
+def _freeze(network: nn.Module, beginnings: Sequence[str]) -> None:
+    """Let parameters whose names begin so keep their values.
+
+    Raises:
+        UsageError: no parameter's name begins so, or all are frozen.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for beginning in beginnings:
+        if not any(name.startswith(beginning) for name in names):
+            raise UsageError(f"No parameter of the network begins with {beginning!r}.", "Correct frozen in [fit].")
+    for name, value in network.named_parameters():
+        value.requires_grad_(not name.startswith(tuple(beginnings)))
+    if not any(value.requires_grad for value in network.parameters()):
+        raise UsageError("All parameters of the network are frozen.", "Take some out of frozen in [fit].")
 
 
 def _resumed(checkpoint: Path, parts: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> FitState:
@@ -305,7 +323,7 @@ def _loss(
     if batch.soft_target is not None:
         return distillation_loss(logits, batch.soft_target)
     pixel_weights = boundary_weights(batch.target, recipe.fit.boundary) if recipe.fit.boundary else None
-    return segmentation_loss(logits, batch.target, class_weights, pixel_weights)
+    return segmentation_loss(logits, batch.target, class_weights, pixel_weights, recipe.fit.dice)
 
 
 def _logits(

@@ -1,16 +1,37 @@
-"""The ranges in which numbers of a recipe that change images make sense, each with what is said of one outside."""
+"""The ranges in which numbers of a recipe make sense, each with what is said of one outside."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 
+from .fit_settings import OPTIMIZERS, Fit
 from .slabs import Deformation
 from .synthesis import FULL_SCALE, Contrast, Synthesis
 from .transforms import THINNEST, IntensityAugmentation
 
 #: whether it is valid, and what is said where it is not
 Check = tuple[bool, str]
+
+
+def of_fit(fit: Fit) -> list[Check]:
+    """Of [fit]."""
+    least = min(fit.weight_decay, fit.class_balance, fit.boundary, fit.dice, fit.checkpoint_seconds, fit.minutes)
+    return [
+        (fit.optimizer in OPTIMIZERS, f"[fit] optimizer is one of {', '.join(OPTIMIZERS)}, not {fit.optimizer!r}"),
+        (fit.step_decays >= 0, "[fit] step_decays is a number, at least 0"),
+        (0 < fit.learning_rate <= 1e30, "[fit] learning_rate is a number above 0, at most 1e30"),
+        (
+            least >= 0,
+            "[fit] weight_decay, class_balance, boundary, dice, checkpoint_seconds and minutes are numbers, at least 0",
+        ),
+        (0 <= fit.average < 1 and 0 <= fit.momentum < 1, "[fit] average and momentum are numbers from 0, below 1"),
+        (0 <= fit.rare_share <= 1, "[fit] rare_share is a number from 0 to 1"),
+        (
+            min(fit.warmup, fit.validate_every) >= 0 and fit.validation_batches > 0,
+            "[fit] warmup and validate_every are at least 0, validation_batches above 0",
+        ),
+    ]
 
 
 def of_deformation(deformation: Deformation) -> list[Check]:

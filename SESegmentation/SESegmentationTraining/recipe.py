@@ -17,7 +17,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from SESegmentationLib.errors import UsageError
 
-from .ranges import of_augmentations, of_deformation, of_synthesis
+from .fit_settings import Fit
+from .ranges import of_augmentations, of_deformation, of_fit, of_synthesis
 from .slabs import Deformation
 from .synthesis import Synthesis
 from .transforms import IntensityAugmentation
@@ -25,8 +26,6 @@ from .transforms import IntensityAugmentation
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 #: what ``source`` in [data] may be
 SOURCE_KINDS = ("folder", "label-maps")
-#: what ``optimizer`` in [fit] may be
-OPTIMIZERS = ("adamw", "sgd")
 #: entries of [augmentation] that are for intensities from 0 on
 UNIT_ONLY = ("bias", "gamma", "contrast")
 #: what whole numbers of a recipe stay below: seeds are multiplied, and a card holds no larger ones
@@ -50,48 +49,6 @@ class Phase:
     size: tuple[int, int]
     spacing: float = 1.0
     depth: int = 1
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How the optimiser is run.
-
-    Attributes:
-        seed: of initialisation, order and augmentation.
-        optimizer: "adamw", or "sgd" with plain momentum, the paper's protocol.
-        momentum: of "sgd".
-        learning_rate: peak; cosine decay to a hundredth over all phases after a linear warm-up.
-        step_decays: instead of that decay, how often the rate is divided by ten, at equal distances (as in the paper).
-        weight_decay: of the optimiser.
-        warmup: steps.
-        average: decay of the moving average of the weights, which is what is kept; 0 keeps the last weights.
-        bf16: autocast to bfloat16, where the hardware has it.
-        rare_share: share of slabs centred on a slice that holds a label drawn uniformly.
-        class_balance: exponent of median frequency over its own as the weight of a class in the cross-entropy: 1 is the
-            paper's protocol, 0 none; between, rare classes are found without being drawn too large.
-        boundary: extra weight of the cross-entropy at boundaries within a slice (the paper's protocol: 2).
-        validate_every: steps between validations, where cases are kept out for them; 0 for none.
-        validation_batches: batches per validation.
-        checkpoint_seconds: time between checkpoints.
-        minutes: time limit for all networks together; a machine that needs longer skips steps; 0 for no limit.
-    """
-
-    seed: int = 0
-    optimizer: str = "adamw"
-    momentum: float = 0.95
-    learning_rate: float = 2e-3
-    step_decays: int = 0
-    weight_decay: float = 1e-4
-    warmup: int = 100
-    average: float = 0.998
-    bf16: bool = True
-    rare_share: float = 0.5
-    class_balance: float = 0.0
-    boundary: float = 0.0
-    validate_every: int = 500
-    validation_batches: int = 20
-    checkpoint_seconds: float = 60.0
-    minutes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -190,6 +147,8 @@ class Recipe:
         start_class_balance: exponent of the class weights that the model to start from was trained with: its
             classifiers' biases are freed of them, see :func:`.train.without_class_weights`.
         bits: of each weight of the package, 16 or 8.
+        scans_augmentation: how the intensities of real scans change that are shown beside synthesised images; without
+            this table they change as those do, and thick slices are simulated too.
     """
 
     name: str
@@ -207,6 +166,7 @@ class Recipe:
     fit: Fit = field(default_factory=Fit)
     deformation: Deformation = field(default_factory=Deformation)
     augmentation: IntensityAugmentation = field(default_factory=IntensityAugmentation)
+    scans_augmentation: IntensityAugmentation | None = None
     synthesis: Synthesis = field(default_factory=Synthesis)
 
     @classmethod
@@ -253,6 +213,7 @@ def _check(recipe: Recipe) -> None:
     intensity = recipe.card.get("intensity")
     zscore = isinstance(intensity, dict) and intensity.get("type") == "zscore"
     augmentations = [recipe.augmentation, *(recipe.augmentation_of(network) for network in recipe.networks)]
+    augmentations += [recipe.scans_augmentation] if recipe.scans_augmentation else []
     unfit = any(getattr(each, name) for each in augmentations for name in UNIT_ONLY)
     darkened = all(0 < channel <= labels for each in augmentations for channel in each.darkened)
     paired = all(bool(each.darkening) == bool(each.darkened) for each in augmentations)
@@ -272,24 +233,15 @@ def _check(recipe: Recipe) -> None:
         (not taught or 0 < recipe.teacher.share <= 1, "[teacher] share is above 0, at most 1"),
         (not taught or data.source == "folder", "[teacher] is for images, not for label maps"),
         (not taught or not (fit.class_balance or fit.boundary), "[teacher] leaves no class_balance and no boundary"),
-        (fit.optimizer in OPTIMIZERS, f"[fit] optimizer is one of {', '.join(OPTIMIZERS)}, not {fit.optimizer!r}"),
         (recipe.bits in (8, 16), "bits is 8 or 16"),
         (bool(data.scans) == bool(data.scans_share), "[data] scans and scans_share go together"),
         (0 <= data.scans_share <= 1, "[data] scans_share is a number from 0 to 1"),
         (not data.scans or data.source == "label-maps", "[data] scans are shown beside label maps"),
-        (fit.step_decays >= 0, "[fit] step_decays is a number, at least 0"),
-        (0 < fit.learning_rate <= 1e30, "[fit] learning_rate is a number above 0, at most 1e30"),
-        (
-            min(fit.weight_decay, fit.class_balance, fit.boundary, fit.checkpoint_seconds, fit.minutes) >= 0,
-            "[fit] weight_decay, class_balance, boundary, checkpoint_seconds and minutes are numbers, at least 0",
-        ),
+        (data.scans or not recipe.scans_augmentation, "[scans_augmentation] is for the scans of [data]"),
         (recipe.start_class_balance >= 0, "start_class_balance is a number, at least 0"),
-        (0 <= fit.average < 1 and 0 <= fit.momentum < 1, "[fit] average and momentum are numbers from 0, below 1"),
-        (0 <= fit.rare_share <= 1, "[fit] rare_share is a number from 0 to 1"),
-        (
-            min(fit.warmup, fit.validate_every) >= 0 and fit.validation_batches > 0,
-            "[fit] warmup and validate_every are at least 0, validation_batches above 0",
-        ),
+        (not fit.frozen or recipe.start, "[fit] frozen is for networks that start from a model's"),
+        (not taught or fit.dice == 1, "[teacher] leaves the loss as it is, so dice is 1"),
+        *of_fit(fit),
         *of_deformation(recipe.deformation),
         *of_augmentations(augmentations),
         *of_synthesis(recipe.synthesis),

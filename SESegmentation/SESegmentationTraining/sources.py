@@ -255,9 +255,11 @@ class SynthesisSource(Source):
     ) -> Batch:
         """A batch of real scans."""
         slabs = draw_slabs(self._scans, views, phase, deformation, self.recipe.fit.rare_share, generator)
-        settings = self.recipe.synthesis
-        images = random_anisotropy(slabs.intensities, settings.thick_share, settings.thickest, generator)
-        images = augment_intensity(images, self.recipe.augmentation_of(views[0].network), generator)
+        images, augmentation = slabs.intensities, self.recipe.scans_augmentation
+        if augmentation is None:
+            settings, augmentation = self.recipe.synthesis, self.recipe.augmentation_of(views[0].network)
+            images = random_anisotropy(images, settings.thick_share, settings.thickest, generator)
+        images = augment_intensity(images, augmentation, generator)
         return as_batch(images, slabs.labels, slabs.planes, views, self.card)
 
     def _whole(self, slab: Slabs, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -95,15 +95,20 @@ def soft_dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
 
 
 def segmentation_loss(
-    logits: Tensor, target: Tensor, class_weights: Tensor | None = None, pixel_weights: Tensor | None = None
+    logits: Tensor,
+    target: Tensor,
+    class_weights: Tensor | None = None,
+    pixel_weights: Tensor | None = None,
+    dice_weight: float = 1.0,
 ) -> Tensor:
-    """Cross-entropy plus soft Dice, 1:1.
+    """Cross-entropy plus soft Dice.
 
     Args:
         logits: (N, C, H, W) float.
         target: (N, H, W) channel indices; volumes have one axis more, here and in the logits.
         class_weights: (C,) for the cross-entropy.
         pixel_weights: (N, H, W) factor on the cross-entropy of each pixel.
+        dice_weight: factor on the Dice loss.
     """
     log_probabilities = F.log_softmax(logits.float(), dim=1)
     entropy = F.nll_loss(log_probabilities, target, reduction="none")
@@ -112,7 +117,8 @@ def segmentation_loss(
         weights = weights * class_weights[target]
     if pixel_weights is not None:
         weights = weights * pixel_weights
-    return (entropy * weights).sum() / weights.sum().clamp(min=1e-6) + soft_dice_loss(log_probabilities.exp(), target)
+    mean = (entropy * weights).sum() / weights.sum().clamp(min=1e-6)
+    return mean + dice_weight * soft_dice_loss(log_probabilities.exp(), target) if dice_weight else mean
 
 
 def distillation_loss(logits: Tensor, soft_target: Tensor) -> Tensor:

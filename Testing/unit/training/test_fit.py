@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from SESegmentationLib.errors import CancelledError, InputError, OutOfMemoryError, SegmentationError
+from SESegmentationLib.errors import CancelledError, InputError, OutOfMemoryError, SegmentationError, UsageError
 from SESegmentationLib.networks import build_network
 from SESegmentationTraining import fit
 from SESegmentationTraining.fit import FitState, Schedule, fit_network, validate
@@ -290,12 +290,30 @@ def test_a_step_without_enough_memory_names_its_phase_and_keeps_the_checkpoint(t
     assert len(seen) == trainer.plan.schedule.steps - 2
 
 
-def test_balanced_classes_and_boundaries_change_what_is_learnt(trainer, tmp_path):
+def test_balanced_classes_boundaries_and_dice_change_what_is_learnt(trainer, tmp_path):
     results = [
         trainer(fit=changes).fit(tmp_path / str(index))[0]["classifier.bias"]
-        for index, changes in enumerate([{}, {"class_balance": 0.5}, {"class_balance": 1.0}, {"boundary": 2.0}])
+        for index, changes in enumerate(
+            [{}, {"class_balance": 0.5}, {"class_balance": 1.0}, {"boundary": 2.0}, {"dice": 0.5}, {"dice": 0.0}]
+        )
     ]
-    assert len({tuple(bias.tolist()) for bias in results}) == 4
+    assert len({tuple(bias.tolist()) for bias in results}) == 6
+
+
+def test_frozen_parameters_keep_their_values_and_only_these(trainer, tmp_path):
+    one = trainer(start="blobs", fit={"frozen": ["bottleneck.", "decoders.0.0."]})
+    torch.manual_seed(one.recipe.fit.seed)
+    before = build_network(one.plan.description).state_dict()
+    weights, _ = one.fit(tmp_path)
+    parameters = {name for name, _ in build_network(one.plan.description).named_parameters()}
+    same = {name for name in parameters if torch.allclose(weights[name], before[name], atol=1e-7)}
+    assert same == {name for name in parameters if name.startswith(("bottleneck.", "decoders.0.0."))}
+
+
+@pytest.mark.parametrize(("frozen", "problem"), [(["encoder."], "begins with 'encoder.'"), ([""], "All parameters")])
+def test_freezing_nothing_that_there_is_or_everything_is_refused(trainer, tmp_path, frozen, problem):
+    with pytest.raises(UsageError, match=problem):
+        trainer(start="blobs", fit={"frozen": frozen}).fit(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "other-network", "other-version"])

@@ -270,6 +270,30 @@ def test_files_that_label_maps_are_learnt_with_are_told_apart(maps_folder, maps_
         learnt = now
 
 
+def test_scans_may_be_shown_as_they_are(maps_folder, maps_recipe, to_image):
+    """Stripes of one voxel are lost in thick slices, which are simulated unless the recipe changes scans otherwise."""
+    for folder in ("imagesTr", "labelsTr"):
+        (maps_folder / "scans" / folder).mkdir(parents=True)
+    stripes = np.indices((40, 40, 40)).sum(0) % 2
+    sitk.WriteImage(to_image(100 + 100.0 * stripes), str(maps_folder / "scans" / "imagesTr" / "scan_0000.nii.gz"))
+    labels = np.full((40, 40, 40), 24, np.uint8)
+    sitk.WriteImage(to_image(labels), str(maps_folder / "scans" / "labelsTr" / "scan.nii.gz"))
+    none = {"bias": 0, "blur_pixels": 0, "gamma": 0, "noise": 0, "gain": 0}
+
+    def contrast(**changes):
+        recipe = maps_recipe(
+            data={"scans": "scans", "scans_share": 1.0},
+            deformation={"share": 0.0, "mirror": False, "shift_mm": 0},
+            synthesis={"thick_share": 1.0, "thickest": 6.0},
+            **changes,
+        )
+        batch = opened(maps_folder, recipe).batch(draft_card(recipe).views, recipe.phases[0], generator())
+        assert (batch.target == 3).float().mean() > 0.9
+        return float(batch.images[:, 1, 5:-5, 5:-5].std(dim=(1, 2)).min())
+
+    assert contrast(scans_augmentation=none) > 2 * contrast()
+
+
 def test_labels_that_the_maps_cannot_teach_are_named(maps_folder, maps_recipe):
     labels = [
         structure_label(value, name).to_dict() for value, name in ((16, "brain stem"), (24, "cerebrospinal fluid"))
