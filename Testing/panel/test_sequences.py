@@ -135,6 +135,23 @@ def test_again_into_the_same_segmentation_and_back(widget, choices, browser, seg
     assert first_voxel(node) == 2 and widget.ui.structureTable.isVisible()
 
 
+def test_a_region_leaves_the_earlier_result_of_a_frame_outside_of_it(widget, choices, browser, segmenter, answer):
+    click(widget.ui.segmentButton)
+    answer()  # a structure at 2 to 4
+    node = choices.outputSegmentation = choices.resultSegmentation
+    choices.region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    choices.region.SetCenter(7, 7, 7)
+    choices.region.SetSize(6, 6, 6)
+    click(widget.ui.segmentButton)
+    segmenter.succeed(make_result(segmenter.jobs[-1].image, widget.panel.models.card, corner=6))
+    wait(lambda: not widget.panel.run.running)
+    places = np.argwhere(slicer.util.arrayFromSegmentBinaryLabelmap(node, "Segment_1", choices.inputVolume))
+    assert len(places) == 27 + 27 - 1 and (places.min(0) == 2).all() and (places.max(0) == 8).all()  # one is in it
+    assert "Only the region box was replaced" in widget.panel.messages.shown[-1].text
+    click(widget.ui.undoButton)
+    assert first_voxel(node) == 2
+
+
 @pytest.mark.parametrize("box", ["recalibrateButton", "attentionCheckBox"])
 def test_what_is_for_single_volumes_only_says_so(widget, browser, choices, segmenter, answer, box):
     click(widget.ui.segmentButton)

@@ -148,6 +148,18 @@ def test_a_result_on_the_finer_grid_is_shown_corrected_and_learnt_from(
     assert report["structures"][0]["voxels"] == after["Segment_1"].sum()
 
 
+def test_a_region_is_that_of_the_thick_slices_on_the_finer_grid_too(widget, thick, choices, segment_fine):
+    node, job = segment_fine(corner=2)
+    choices.outputSegmentation = node
+    choices.region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    place = job.image.TransformIndexToPhysicalPoint((3, 3, 0))  # slice 0: slices 0 to 3 of the finer grid
+    choices.region.SetCenter(-place[0], -place[1], place[2])
+    choices.region.SetSize(20, 20, 1.5 * THICKNESS)  # reaches into slice 1, not to its middle
+    segment_fine(corner=12)
+    held = voxels(node, fine_volume(node))["Segment_1"]
+    assert np.unique(np.argwhere(held)[:, 0]).tolist() == [4]
+
+
 def test_what_is_written_into_keeps_its_grid(widget, thick, segmenter, choices, segment, segment_fine):
     node = choices.outputSegmentation = segment(thick)  # on the volume's grid
     draw(node, k=1)

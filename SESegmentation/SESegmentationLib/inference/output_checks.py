@@ -24,6 +24,8 @@ NEARBY_VOXELS = 2
 ASYMMETRY = 0.5
 #: volumes are not compared below this many voxels: a single one counts too much
 _FEW_VOXELS = 30
+#: codes of the findings about results; all others are about inputs
+OUTPUT_FINDINGS = frozenset({"not-found", "small-volume", "large-volume", "asymmetry", "cut-off", "cut-by-region"})
 
 
 def with_doubtful_slices(result: SegmentationResult) -> SegmentationResult:

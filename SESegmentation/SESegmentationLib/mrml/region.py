@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from ..errors import InputError, plain
 from ..files.json_files import Fields
 from ..geometry import Geometry, triple
+from ..io.volume_image import voxels_of
 from .volume import check_linear_transform, check_volume_node, ijk_to_ras, volume_geometry
 
 #: bounds of what a scene may say, in mm
@@ -90,6 +91,13 @@ class VolumeRegion:
             )
         box = triple(slice(int(first), int(last)) for first, last in zip(low[::-1], high[::-1], strict=True))
         return geometry.cropped(box).image(np.ascontiguousarray(inside.T, np.uint8))
+
+    def inside(self, geometry: Geometry, grid: Geometry, volume: str) -> np.ndarray:
+        """Which voxels (k, j, i, bool) of a grid over the volume lie in the region: those whose nearest voxel does.
+
+        Args and errors: as of :meth:`image`; ``grid`` is the volume's own, or a model's.
+        """
+        return voxels_of(grid.resample(self.image(geometry, volume), sitk.sitkNearestNeighbor)) > 0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import slicer
@@ -103,4 +103,5 @@ class EarlierCorrections:
             device=inputs.record.device,
             intracranial=inputs.record.intracranial,
         )
-        return cls(node, inputs.target(), result, earlier.GetName())
+        target = replace(inputs.target(), is_limited=False)  # what was corrected may lie anywhere
+        return cls(node, target, result, earlier.GetName())

@@ -305,13 +305,9 @@ class Panel:
         self._show_written(written)
 
     def _show_written(self, written: WrittenResult) -> None:
-        """Show a written result, and say which parts of the segmentation were left unchanged."""
-        if written.completed_segments:
-            names = ", ".join(written.completed_segments)
-            self._inform(_("Marked completed and left as they are: {names}.").format(names=names))
-        if written.corrected_slices:
-            text = _("Corrected slices, left as they are: {slices}.")
-            self._inform(text.format(slices=written.corrected_slices))
+        """Show a written result, and say which parts of the segmentation were replaced or left unchanged."""
+        for remark in written.remarks():
+            self._inform(remark)
         self._scene_choices.resultSegmentation = written.node
         self.refresh()
 

@@ -25,6 +25,7 @@ from ..mrml import (
     label_map,
     remove_difference,
     show_difference,
+    volume_geometry,
     without_deleted,
 )
 from ..result import (
@@ -33,6 +34,7 @@ from ..result import (
     NOTHING_SAID,
 )
 from .earlier_corrections import EarlierCorrections
+from .earlier_result import EarlierResult
 from .messages import slice_names
 from .requests import RefineRequest
 from .result_record import ResultRecord
@@ -109,21 +111,25 @@ class Recalibration:
             )
         if refined.kept_because:
             return _reason(refined.kept_because)
-        before, after = proposed_labels(request.node, refined.result.labels, record)
+        inputs, result = request.inputs, refined.result
+        geometry = volume_geometry(inputs.volume)
+        earlier = EarlierResult.of(inputs.node, request.target.limit, inputs.volume, geometry, result)
+        before, after = proposed_labels(request.node, result.labels, record, earlier)
         changes = count_changes(before, after)
         if not changes:
             return _("the other slices already agree with what would be proposed")
-        grid = Geometry.of(refined.result.labels)
+        grid = Geometry.of(result.labels)
         slices = slice_names(map(Slices.parse, refined.slices), grid)
         summary = _(
             "Proposal for the other slices: voxels gained (green) and lost (red) are {changes}. Corrected slices "
             "({slices}) and accepted structures stay as they are."
         ).format(slices=slices, changes=_list_changes(changes, record))
-        new = [finding for finding in refined.result.findings if finding not in record.findings]
+        whole = earlier.joined(result, after, without_deleted(request.node, after, record.labels)[1])
+        new = [finding for finding in whole.findings if finding not in record.findings]
         remarks = [f"{finding.message} {finding.consequence}" for finding in new]
         if refined.batch_norms_adapted:
             remarks.insert(0, _("The network was adapted to this scan, which differs from those it learnt from."))
-        write = partial(self._results.write, refined.result, request.target, refined.adapted)
+        write = partial(self._results.write, result, request.target, refined.adapted)
         difference = show_difference(request.node, before, after)
         self._show(_Proposal(request.node, record, difference, write), " ".join([summary, *remarks]), changes)
         return None
@@ -189,11 +195,14 @@ class Recalibration:
 
 
 def proposed_labels(
-    node: slicer.vtkMRMLSegmentationNode, labels: sitk.Image, record: ResultRecord
+    node: slicer.vtkMRMLSegmentationNode,
+    labels: sitk.Image,
+    record: ResultRecord,
+    earlier: EarlierResult | None = None,
 ) -> tuple[sitk.Image, sitk.Image]:
     """The labels of a segmentation now, and as they would be if a result were written.
 
-    Accepted structures stay, and what was deleted stays deleted.
+    Accepted structures stay, and what was deleted stays deleted; so does what lies outside the region of the result.
 
     Raises:
         InputError: its corrected slices are of another volume.
@@ -204,9 +213,11 @@ def proposed_labels(
     done = [value for value, segment in segments.items() if segment is not None and is_completed(segment)]
     after[completed_voxels(node, labels) | np.isin(after, done)] = 0
     stays = np.isin(before, done)
-    corrected = corrected_mask(node, labels)
-    if corrected is not None:
-        stays |= corrected
+    protected = corrected_mask(node, labels)
+    if earlier is not None:
+        protected = earlier.protected(protected)
+    if protected is not None:
+        stays |= protected
     after[stays] = before[stays]
     return now, Geometry.of(labels).image(after)
 

@@ -171,13 +171,14 @@ class SegmentRequest:
         if volume is None:
             raise ValueError("no volume was segmented")
         chosen = self.output.GetID() if self.output is not None else None
+        geometry = volume_geometry(volume if frame is None else find_frames(volume).node(frame))
         return ResultTarget(
             volume_id=volume.GetID(),
             output_id=output_id or chosen,
             name=f"{volume.GetName()} {self.package.card.name}",
             frame=frame,
-            region=None if frame is not None or self.region is None else VolumeRegion.of(self.region, volume),
-            geometry=None if frame is not None else volume_geometry(volume),
+            region=None if self.region is None else VolumeRegion.of(self.region, volume, geometry),
+            geometry=None if frame is not None else geometry,
         )
 
 

@@ -124,7 +124,7 @@ class ResultRecord:
     ) -> ResultRecord:
         """The record of a result of the volume with this name; ``adapted`` and ``region`` as above."""
         return cls(
-            volume=plain(volume)[:200],
+            volume=cls.volume_name(volume),
             model=result.model.name,
             model_version=result.model.version,
             weights_sha256=result.model.weights_sha256,
@@ -139,6 +139,11 @@ class ResultRecord:
             intracranial=result.intracranial,
             region=region,
         )
+
+    @staticmethod
+    def volume_name(name: str) -> str:
+        """The name of a volume as records hold it."""
+        return plain(name)[:200]
 
     @property
     def labels(self) -> list[Label]:

@@ -36,6 +36,7 @@ from ..mrml import (
     without_deleted,
 )
 from ..result import AdaptedNotes, SegmentationResult
+from .earlier_result import EarlierResult
 from .messages import slice_names
 from .result_record import RECORD_ATTRIBUTE, ResultRecord
 
@@ -54,6 +55,7 @@ class ResultTarget:
         name: of a new segmentation.
         frame: number of the frame, where the volume is one of a sequence.
         region: to which the search was limited.
+        is_limited: whether the result holds nothing outside ``region``: what is there before stays.
         geometry: of the volume that was sent; None for frames.
         existing_only: the result belongs to the segmentation ``output_id`` and is not written into a new one, nor into
             segments that were deleted.
@@ -64,8 +66,14 @@ class ResultTarget:
     name: str
     frame: int | None = None
     region: VolumeRegion | None = None
+    is_limited: bool = True
     geometry: Geometry | None = None
     existing_only: bool = False
+
+    @property
+    def limit(self) -> VolumeRegion | None:
+        """The region outside of which an earlier result stays; None where the result is of the whole volume."""
+        return self.region if self.is_limited else None
 
     def find_volume(self) -> slicer.vtkMRMLScalarVolumeNode:
         """The volume; InputError if it was removed, or its voxels lie elsewhere than when it was sent."""
@@ -120,11 +128,32 @@ class WrittenResult:
         node: the segmentation in the scene.
         completed_segments: names of segments marked completed, which were left as they are.
         corrected_slices: names of those that were left as they are, see :func:`.slice_names`.
+        earlier: the result that was in the segmentation before; None for a new one.
     """
 
     node: slicer.vtkMRMLSegmentationNode
     completed_segments: list[str]
     corrected_slices: str = ""
+    earlier: EarlierResult | None = None
+
+    def remarks(self) -> list[str]:
+        """What was replaced and what was left as it was, in sentences; empty where that goes without saying."""
+        remarks = []
+        if self.completed_segments:
+            names = ", ".join(self.completed_segments)
+            remarks.append(_("Marked completed and left as they are: {names}.").format(names=names))
+        if self.corrected_slices:
+            text = _("Corrected slices, left as they are: {slices}.")
+            remarks.append(text.format(slices=self.corrected_slices))
+        if self.earlier is not None and self.earlier.region:
+            text = _("Only the region {region} was replaced; outside it, the earlier result is unchanged.")
+            remarks.append(text.format(region=self.earlier.region))
+        if self.earlier is not None and self.earlier.is_replaced:
+            text = _(
+                "All of {node} was replaced, not only the region: its earlier result was of another volume or grid."
+            )
+            remarks.append(text.format(node=self.node.GetName()))
+        return remarks
 
 
 @dataclass(frozen=True)
@@ -197,36 +226,42 @@ class SceneResults:
         volume = target.find_volume()
         node = target.find_output(volume)
         notes = AdaptedNotes.read(adapted)
-        record = ResultRecord.of_result(result, volume.GetName(), notes.count if notes else 0, target.region)
+        count = notes.count if notes else 0
         if target.frame is not None:
             frames = find_frames(volume)
             output = SegmentationSequence.of(node, frames)
             if node is None:
                 output = SegmentationSequence.add(frames, target.name)
             if output is not None:  # otherwise one frame goes into a segmentation that follows no sequence
-                return self._write_frame(result, record, output, target.frame, target.frame == frames.selected)
+                return self._write_frame(result, target, target.frame, count, frames, output)
         completed: list[str] = []
         corrected: list[Slices] = []
-        labels, structures = result.labels, record.labels
+        earlier: EarlierResult | None = None
+        labels, structures = result.labels, [structure.label for structure in result.structures]
+        record = ResultRecord.of_result(result, volume.GetName(), count, target.region)
         if node is None:
             node = add_segmentation(labels, structures, volume, target.name)
         else:
             self._count_edit(node)
             corrected = find_corrected_slices(node)
-            protected, before = corrected_mask(node, labels, corrected), self._state_of(node)
+            earlier = EarlierResult.of(node, target.limit, volume, volume_geometry(volume), result, self.doubt(node))
+            protected, before = earlier.protected(corrected_mask(node, labels, corrected)), self._state_of(node)
             edited = edited_voxels(node, structures)
-            for value, count in (taken_over or {}).items():
-                edited[value] = edited.get(value, 0) + count
-            record = record.with_corrections(ResultRecord.read(node), edited)
+            for value, voxels in (taken_over or {}).items():
+                edited[value] = edited.get(value, 0) + voxels
             if target.existing_only:
                 labels, structures = without_deleted(node, labels, structures)
             completed = update_segmentation(node, labels, structures, self._history, volume, protected)
             self._record_change(node, before)
+            if earlier.outside is not None:
+                result = earlier.joined(result, label_map(node, record.labels, labels), structures)
+            record = ResultRecord.of_result(result, volume.GetName(), count, target.region)
+            record = record.with_corrections(earlier.record, edited)
         _store_with([node], record, structures, labels, corrected)
         self._update_maps(node, result.doubt)
         if adapted is not None:
             set_adapted_parameters(node, adapted)
-        return WrittenResult(node, completed, slice_names(corrected, Geometry.of(result.labels)))
+        return WrittenResult(node, completed, slice_names(corrected, Geometry.of(result.labels)), earlier)
 
     def doubt(self, node: slicer.vtkMRMLSegmentationNode | None) -> sitk.Image | None:
         """The map of doubt of a result, 0 to 1; None where there is none, as in scenes that were loaded."""
@@ -285,27 +320,40 @@ class SceneResults:
         self._redo_states = [change for change in self._redo_states if change[0].GetSegmentation() is not segmentation]
 
     def _write_frame(
-        self, result: SegmentationResult, record: ResultRecord, output: SegmentationSequence, frame: int, shown: bool
+        self,
+        result: SegmentationResult,
+        target: ResultTarget,
+        number: int,
+        adapted: int,
+        frames: VolumeSequence,
+        output: SegmentationSequence,
     ) -> WrittenResult:
         """Write the result of one frame of a sequence; the segmentations of the others are left as they are."""
-        present = output.frame(frame)
+        volume, structures = frames.volume, [structure.label for structure in result.structures]
+        present = output.frame(number)
         corrected: list[Slices] = []
-        protected = None
+        protected, edited = None, {}
+        earlier: EarlierResult | None = None
         before = _NodeState(dict.fromkeys(_ATTRIBUTES))
         if present is not None:
             EditRecord.read(present)  # raises the error if it is not known what was corrected
             self._count_edit(present)
             corrected = find_corrected_slices(present)
-            protected = corrected_mask(present, result.labels, corrected)
-            before = self._state_of(present)
-            record = record.with_corrections(ResultRecord.read(present), edited_voxels(present, record.labels))
-        completed = output.write(frame, result.labels, record.labels, self._history, protected)
-        written = output.frame(frame)
+            frame = volume_geometry(frames.node(number))
+            earlier = EarlierResult.of(present, target.limit, volume, frame, result)
+            protected = earlier.protected(corrected_mask(present, result.labels, corrected))
+            before, edited = self._state_of(present), edited_voxels(present, structures)
+        completed = output.write(number, result.labels, structures, self._history, protected)
+        written = output.frame(number)
         self._record_change(written, before)
+        if earlier is not None and earlier.outside is not None:
+            result = earlier.joined(result, label_map(written, structures, result.labels), structures)
+        record = ResultRecord.of_result(result, volume.GetName(), adapted, target.region)
+        record = record.with_corrections(earlier.record if earlier is not None else None, edited)
         # the node in the scene takes over attributes only when another frame is selected
-        nodes = [written, output.node] if shown else [written]
+        nodes = [written, output.node] if number == frames.selected else [written]
         _store_with(nodes, record, record.labels, result.labels, corrected)
-        return WrittenResult(output.node, completed, slice_names(corrected, Geometry.of(result.labels)))
+        return WrittenResult(output.node, completed, slice_names(corrected, Geometry.of(result.labels)), earlier)
 
     def _state_of(self, node: slicer.vtkMRMLSegmentationNode) -> _NodeState:
         for changes in (self._undo_states, self._redo_states):
