@@ -16,7 +16,7 @@ from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.roi import read_roi, region_box
-from SESegmentationLib.io.segmentations import Segment, identify, placed_in_grid, read_segmentation
+from SESegmentationLib.io.segmentations import Segment, identify, placed_in_grid, read_segmentation, segment_tags
 from SESegmentationLib.io.writing import segment_fields, write_segmentation
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationTraining.dataset import find_cases, read_case
@@ -201,6 +201,13 @@ def test_codes_alone_tell_only_what_they_can():
     assert identify([coded("Hippocampus", 0)], LABELS, "f") == [None]  # front or back?
     tissue = Segment.from_tags("KIDNEY right", "TerminologyEntry:x~SCT^85756007^T~SCT^85756007^Tissue~^^~x~^^~^^|")
     assert identify([tissue, Segment("\u80be")], LABELS, "f") == [LABELS[3], None]
+
+
+def test_a_segment_that_was_made_for_a_structure_may_be_called_anything():
+    tags = segment_tags(LABELS[0]) | {"TerminologyEntry": "x~SCT^85756007^T~SCT^85756007^Tissue~^^~x~^^~^^"}
+    renamed = Segment.from_tags("lesion", "".join(f"{name}:{text}|" for name, text in tags.items()))
+    assert identify([renamed], LABELS, "f") == [LABELS[0]]
+    assert identify([renamed], LABELS[1:], "f") == [None]  # of another model
 
 
 def test_what_slicer_itself_saves(tmp_path, truth):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.io.segmentations import STRUCTURE_TAG
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.mrml import UndoHistory, add_segmentation, image_from_volume_node, update_segmentation
 
@@ -278,3 +279,55 @@ def test_a_segmentation_of_surfaces_is_refused_and_unchanged(scene, volume):
     assert caught.value.remedy and not history.can_undo(node)
     assert list(node.GetSegmentation().GetSegmentIDs()) == ["ball"]
     assert node.GetSegmentation().GetSegment("ball").GetRepresentation(SURFACE).GetNumberOfPoints() > 0
+
+
+OTHER_ENTRY = structure_label(17, "amygdala").terminology_entry()
+
+
+def change(node, what, identifier="Segment_17"):
+    """What the clinician does to a segment in the Segment Editor."""
+    segment = node.GetSegmentation().GetSegment(identifier)
+    if what in ("terminology", "all"):
+        segment.SetTag(segment.GetTerminologyEntryTagName(), OTHER_ENTRY)
+    if what in ("name", "all"):
+        segment.SetName("lesion")
+    if what in ("colour", "all"):
+        segment.SetColor(0.5, 0.25, 0.125)
+
+
+@pytest.mark.parametrize("what", ["terminology", "name", "colour", "all"])
+def test_a_segment_is_the_one_that_was_made_for_a_structure_whatever_the_user_calls_it(scene, volume, node, what):
+    change(node, what)
+    chosen = state(node)["Segment_17"][:3]
+    update_segmentation(node, label_image(volume, blocks(s17=np.s_[0, 0, 0])), STRUCTURES)
+    assert list(state(node)) == ["Segment_17", "Segment_53", "Segment_16"]
+    assert state(node)["Segment_17"][:3] == chosen and voxels(node, "Segment_17").sum() == 1
+
+
+@pytest.mark.parametrize("what", ["terminology", "name", "colour"])
+def test_segments_of_an_earlier_version_say_what_they_are_less_clearly(volume, node, what):
+    node.GetSegmentation().GetSegment("Segment_17").RemoveTag(STRUCTURE_TAG)
+    change(node, what)
+    update_segmentation(node, label_image(volume, blocks(s17=np.s_[0, 0, 0])), STRUCTURES)
+    change(node, "all")  # after it was written into, that is no matter either
+    update_segmentation(node, label_image(volume, blocks(s17=np.s_[0, 0])), STRUCTURES)
+    assert list(state(node)) == ["Segment_17", "Segment_53", "Segment_16"]
+    assert voxels(node, "Segment_17").sum() == 7
+
+
+def test_another_models_structure_of_the_same_value_is_another_one(volume, node):
+    change(node, "all")
+    before = state(node)["Segment_17"]
+    update_segmentation(node, label_image(volume, blocks(s17=np.s_[4])), [structure_label(17, "amygdala")])
+    assert state(node)["Segment_17"] == before and list(state(node))[-1] == "Segment_17_1"
+
+
+def test_a_copy_is_not_taken_for_the_segment_whose_terminology_was_changed(volume, node):
+    segmentation, copy = node.GetSegmentation(), slicer.vtkSegment()
+    copy.DeepCopy(segmentation.GetSegment("Segment_17"))
+    segmentation.AddSegment(copy, "copy")
+    segmentation.SetSegmentIndex("copy", 0)
+    change(node, "terminology")
+    before = state(node)["copy"]
+    update_segmentation(node, label_image(volume, blocks(s17=np.s_[0, 0, 0])), STRUCTURES)
+    assert state(node)["copy"] == before and voxels(node, "Segment_17").sum() == 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import SimpleITK as sitk
 import slicer
-from panel_clicks import cells, click, draw
+from panel_clicks import cells, click, draw, first_segment, save_and_reopen
 
 from SESegmentationLib.errors import InputError
+from SESegmentationLib.models.labels import structure_label
 from SESegmentationLib.mrml import EditRecord, find_corrected_slices, review_state
 from SESegmentationLib.panel.reports import scene_report
 
@@ -28,6 +29,28 @@ def test_it_is_not_learnt_that_a_deleted_structure_is_not_there(widget, segment,
     learnt = sitk.GetArrayFromImage(segmenter.jobs[-1].labels)
     assert segmenter.jobs[-1].kind == "refine" and (learnt == 2).any()
     assert ((learnt == 1) == (written & (learnt != 2))).all() and (learnt == 1).any()
+
+
+@pytest.mark.parametrize("what", ["terminology", "name", "both"])
+def test_a_segment_that_is_called_otherwise_is_not_deleted(widget, segment, segmenter, recalibrate, tmp_path, what):
+    node = segment()
+    first = node.GetSegmentation().GetSegment("Segment_1")
+    if what != "name":
+        first.SetTag(first.GetTerminologyEntryTagName(), structure_label(1, "amygdala").terminology_entry())
+    if what != "terminology":
+        first.SetName("lesion")
+    first.SetColor(0.5, 0.25, 0.125)
+    assert {row[-1] for row in cells(widget)} == {"to check"}
+    draw(node)
+    save_and_reopen(tmp_path)
+    node = widget.logic.getParameterNode().resultSegmentation
+    drawn = first_segment(node)
+    assert scene_report(node)["structures"][0]["corrected_voxels"] == 20
+    recalibrate()
+    assert (sitk.GetArrayFromImage(segmenter.jobs[-1].labels) == 1).sum() == drawn.sum()
+    click(widget.ui.acceptChangesButton)
+    assert (first_segment(node)[3] == drawn[3]).all() and first_segment(node).sum() > drawn.sum()
+    assert node.GetSegmentation().GetSegmentIDs() == ("Segment_1", "Segment_2")
 
 
 @pytest.mark.parametrize("renamed", [True, False])

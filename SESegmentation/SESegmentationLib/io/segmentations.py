@@ -29,6 +29,8 @@ AUTOMATIC, SEMIAUTOMATIC = "AUTOMATIC", "SEMIAUTOMATIC"
 _LONGEST = 64  # characters of DICOM's value representation LO
 #: tag of a segment: the value of the label that it was made for, however the user calls it
 LABEL_TAG = "SESegmentation.Label"
+#: tag of a segment: the structure that it was made for, whatever name and terminology the user gives it
+STRUCTURE_TAG = "SESegmentation.Structure"
 #: types that say nothing: none, and "Tissue", which Slicer gives to segments without a known type
 _UNTOLD = {"", "85756007"}
 _REMEDY = "Rename the segments in Slicer, or correct their terminology, and save the segmentation again."
@@ -52,10 +54,21 @@ def algorithm_tags(name: str, corrected: bool = False) -> dict[str, str]:
     return {ALGORITHM_TYPE_TAG: SEMIAUTOMATIC if corrected else AUTOMATIC, ALGORITHM_NAME_TAG: name}
 
 
+def structure_key(label: Label) -> str:
+    """What tells a structure from all others, also those of other models: its name, and its codes as it was made."""
+    codes = (f"{code.scheme}^{code.value}" for code in _terminology(label))
+    return "~".join([label.name, *codes]).replace("|", " ")  # Slicer's files separate tags by it
+
+
+def origin_tags(label: Label) -> dict[str, str]:
+    """For which label a segment was made: the user does not see this, and does not change it."""
+    return {LABEL_TAG: str(label.value), STRUCTURE_TAG: structure_key(label)}
+
+
 def segment_tags(label: Label) -> dict[str, str]:
     """What a segment is, and that nobody has reviewed it."""
     return {
-        LABEL_TAG: str(label.value),
+        **origin_tags(label),
         STATUS_TAG: NOT_STARTED,
         "TerminologyEntry": label.terminology_entry(),
     }
@@ -69,11 +82,13 @@ class Segment:
         name: as the user reads it.
         terminology: category, type and modifier of its terminology, where it has one.
         made_for: value of the label that it was made for, where that is known.
+        key: see :func:`structure_key`; empty where it is not known.
     """
 
     name: str
     terminology: tuple[Code, ...] = ()
     made_for: int | None = None
+    key: str = ""
 
     @classmethod
     def from_tags(cls, name: str, tags: str) -> Segment:
@@ -81,7 +96,7 @@ class Segment:
         entries = dict(entry.split(":", 1) for entry in tags.split("|") if ":" in entry)
         made_for = entries.get(LABEL_TAG, "").strip()
         number = int(made_for) if made_for.isdecimal() and len(made_for) < 6 else None
-        return cls(name, _codes(entries.get("TerminologyEntry", "")), number)
+        return cls(name, _codes(entries.get("TerminologyEntry", "")), number, entries.get(STRUCTURE_TAG, ""))
 
     @property
     def codes(self) -> tuple[tuple[str, str], ...]:
@@ -97,8 +112,9 @@ class Segment:
 def identify(segments: Sequence[Segment], structures: Sequence[Label], where: str) -> list[Label | None]:
     """The structure that each of ``segments`` is; None if it is none of ``structures``.
 
-    The name decides. For any other name it is the label that the segment was made for, if the codes agree, or else the
-    codes alone, if no other segment and no other structure has them.
+    The name decides. For any other name it is the structure that the segment was made for; in files of earlier
+    versions, the label of that value, if the codes agree; or else the codes alone, if no other segment and no other
+    structure has them.
 
     Args:
         where: names the file in messages.
@@ -119,6 +135,8 @@ def identify(segments: Sequence[Segment], structures: Sequence[Label], where: st
                 _REMEDY,
             )
     for index, segment in enumerate(segments):
+        if found[index] is None and segment.key:
+            found[index] = next((label for label in structures if structure_key(label) == segment.key), None)
         if found[index] is None and _tells(segment):
             coded = [s for s in structures if known[s.value] == segment.codes]
             made = [s for s in coded if s.value == segment.made_for]

@@ -12,7 +12,7 @@ import vtk
 from vtk.util.numpy_support import get_vtk_array_type, numpy_to_vtk, vtk_to_numpy
 
 from ..geometry import Geometry, mask_box, whole_box
-from ..io.segmentations import LABEL_TAG
+from ..io.segmentations import LABEL_TAG, STRUCTURE_TAG, structure_key
 from ..models import Label
 from .volume import ijk_to_ras
 
@@ -65,17 +65,23 @@ def value_type(structures: Sequence[Label]) -> np.dtype:
 def find_segment(segmentation: slicer.vtkSegmentation, label: Label) -> slicer.vtkSegment | None:
     """The segment of a label; None where there is none.
 
-    It is the one whose terminology agrees, and whose name does as well (or it was made for that label and renamed
-    since). Where the clinician has copied it, it is the one with the name, and of these the one with the ID. Elsewhere
-    IDs tell nothing: Slicer calls the user's own segments Segment_1, Segment_2 as well.
+    It is the one that was made for the structure, whatever name, colour and terminology the clinician has given it.
+    Segments that do not say it, drawn by hand or by an earlier version, are those whose name and codes agree; of the
+    latter one of both is enough, with the label's value. Where the clinician has copied a segment, it is the one with
+    the name, and of these the one with the ID. Elsewhere IDs tell nothing: Slicer calls the user's own segments
+    Segment_1, Segment_2 as well.
     """
     found = []
     for segment in segments_of(segmentation):
-        named, made = segment.GetName() == label.name, tag(segment, LABEL_TAG) == str(label.value)
-        entry = tag(segment, segment.GetTerminologyEntryTagName())
-        if (named or made) and _codes(entry) == _codes(label.terminology_entry()):
+        made_for, named = tag(segment, STRUCTURE_TAG), segment.GetName() == label.name
+        if made_for:
+            agrees = made_for == structure_key(label)
+        else:
+            coded = _codes(tag(segment, segment.GetTerminologyEntryTagName())) == _codes(label.terminology_entry())
+            agrees = named + coded + (tag(segment, LABEL_TAG) == str(label.value)) > 1
+        if agrees:
             identified = segmentation.GetSegmentIdBySegment(segment) == segment_id(label)
-            found.append(((named, identified), segment))
+            found.append(((bool(made_for), named, identified), segment))
     return max(found, key=lambda entry: entry[0])[1] if found else None
 
 

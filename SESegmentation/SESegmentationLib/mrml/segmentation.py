@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 
 from ..errors import InputError
 from ..geometry import Geometry
-from ..io.segmentations import ALGORITHM_TYPE_TAG, AUTOMATIC, SEMIAUTOMATIC, algorithm_tags, segment_tags
+from ..io.segmentations import ALGORITHM_TYPE_TAG, AUTOMATIC, SEMIAUTOMATIC, algorithm_tags, origin_tags, segment_tags
 from ..io.volume_image import voxels_of
 from ..models import Label
 from .layers import (
@@ -173,6 +173,8 @@ def update_segmentation(
             if label.type.value in _SURROUNDING:
                 surrounding.append(identifier)
         elif not is_completed(segment):
+            for key, text in origin_tags(label).items():  # also where it was drawn, or of an earlier version
+                segment.SetTag(key, text)
             segment.SetLabelValue(label.value)
             segment.AddRepresentation(BINARY_LABELMAP, voxels)
     node.EndModify(modified)
