@@ -11,7 +11,7 @@ from panel_clicks import click, click_item, draw, first_segment, save_and_reopen
 from panel_fakes import make_refined, make_result
 
 from harness import application
-from SESegmentationLib.mrml import DOUBT, EditRecord, edited_voxels, find_corrected_slices, source_volume
+from SESegmentationLib.mrml import DOUBT, EditRecord, edited_voxels, find_corrected_slices, review_state, source_volume
 from SESegmentationLib.panel.reports import scene_report
 from SESegmentationLib.panel.result_record import ResultRecord
 
@@ -221,6 +221,7 @@ def test_surfaces_that_are_no_result_are_no_matter_of_a_scene_that_is_read(widge
 SHIFT = {(0, 3): 40.0}
 SCALE = {(0, 0): 1.5, (2, 3): -7.0}
 SHEAR = {(0, 1): 0.3}
+TURN = {(0, 0): 0.6, (0, 1): -0.8, (1, 0): 0.8, (1, 1): 0.6, (2, 3): 11.0}
 
 
 def view_centre() -> list[float]:
@@ -262,6 +263,45 @@ def test_no_hardened_linear_transform_makes_corrections(widget, segment, segment
     jobs = len(segmenter.jobs)
     click(widget.ui.recalibrateButton)
     assert widget.panel.messages.shown[-1].level == "error" and len(segmenter.jobs) == jobs
+
+
+@pytest.mark.parametrize("moved", ["both", "segmentation"])
+@pytest.mark.parametrize("matrix", [SHIFT, TURN, SCALE], ids=["shift", "turn", "scale"])
+def test_corrections_are_reported_where_a_hardened_transform_has_put_them(widget, segment, choices, matrix, moved):
+    node = segment()
+    draw(node)
+    before = scene_report(node)
+    nodes = [node, choices.inputVolume] if moved == "both" else [node]
+    transform_under(matrix, *nodes)
+    for each in nodes:
+        each.HardenTransform()
+    report = scene_report(node)
+    assert report["structures"][0]["corrected_voxels"] == 20 and report["corrected_slices"] == ["k:3"]
+    volumes = [entry["structures"][0]["volume_ml"] for entry in (report, before)]
+    assert volumes[0] == pytest.approx(volumes[1] * (1.5 if matrix is SCALE else 1))
+    widget.enter()
+    assert review_state(node.GetSegmentation().GetSegment("Segment_1")) == "corrected"
+
+
+def test_corrections_of_a_segmentation_that_was_sheared_are_reported_too(widget, segment):
+    node = segment()
+    draw(node)
+    transform_under(SHEAR, node)
+    node.HardenTransform()
+    report = scene_report(node)
+    assert report["structures"][0]["corrected_voxels"] == 20 and report["corrected_slices"] == ["k:3"]
+
+
+def test_nothing_is_proposed_for_a_result_that_is_moved_meanwhile(widget, segment, segmenter, move):
+    node = segment()
+    draw(node)
+    click(widget.ui.recalibrateButton)
+    move(3, node)
+    node.HardenTransform()
+    segmenter.succeed_refinement(make_refined(segmenter.jobs[-1], widget.panel.models.card))
+    wait(lambda: not widget.panel.run.running)
+    (message,) = widget.panel.messages.shown
+    assert "was moved by a hardened transform" in message.text and not widget.ui.previewFrame.isVisible()
 
 
 def test_undo_never_puts_voxels_back_where_the_volume_no_longer_is(widget, segment, choices, move):

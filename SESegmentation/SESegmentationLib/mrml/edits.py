@@ -26,7 +26,7 @@ from ..geometry import AXES, Geometry, Slices, edited_slices, same_grid, slices_
 from ..io.volume_image import voxels_of
 from ..models import Label
 from .layers import find_layers, find_segment, label_map
-from .place import PLACE_ATTRIBUTE, movement, record_place
+from .place import PLACE_ATTRIBUTE, grid_now, movement, record_place, segments_as_written
 from .segmentation import check_voxels
 from .volume import (
     FARTHEST_MM,
@@ -158,9 +158,10 @@ class EditRecord:
 
     @classmethod
     def usable(cls, node: slicer.vtkMRMLSegmentationNode) -> EditRecord:
-        """The record; an empty one where it is invalid."""
+        """The record, wherever the segments lie now; an empty one where it is invalid, or they have become surfaces."""
         try:
-            return cls.read(node)
+            check_voxels(node)
+            return cls._stored(node)
         except InputError:
             return cls()
 
@@ -212,10 +213,10 @@ def _decompress(text: str, size: int) -> bytes:
 
 def find_corrected_slices(node: slicer.vtkMRMLSegmentationNode) -> list[Slices]:
     """The slices that were corrected: those known from before, and those edited since."""
-    record = EditRecord.usable(node)
+    record, segmentation = EditRecord.usable(node), segments_as_written(node)
     known = list(record.corrected)
     for result in record.written:
-        known += edited_slices(_not_in(known, result.edited(node.GetSegmentation())))
+        known += edited_slices(_not_in(known, result.edited(segmentation)))
     numbers: dict[str, set[int]] = {}
     for entry in known:
         numbers.setdefault(entry.axis, set()).update(entry.numbers)
@@ -242,11 +243,12 @@ def result_grid(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScal
     """An image on the grid of the results in a segmentation: a model's, where slices are thick, or the volume's own.
 
     Args:
-        node: the segmentation.
-        volume: its voxels are the grid of segmentations without a record.
+        node: the segmentation; where it was moved by a hardened transform, so is the grid.
+        volume: its voxels are the grid of segmentations without a record, and of those that were sheared.
     """
     found = EditRecord.usable(node).written
-    return found[-1].labels if found else image_from_volume_node(volume)
+    grid = grid_now(node, Geometry.of(found[-1].labels)) if found else None
+    return image_from_volume_node(volume) if grid is None else grid.image(voxels_of(found[-1].labels))
 
 
 def is_on_volume_grid(
@@ -321,10 +323,10 @@ def _other_volume(node: slicer.vtkMRMLSegmentationNode) -> InputError:
 
 def edited_voxels(node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Label]) -> dict[int, int]:
     """By value of the structure, how many of its voxels were added or removed since they were written."""
-    counts = dict.fromkeys((label.value for label in structures), 0)
+    counts, segmentation = dict.fromkeys((label.value for label in structures), 0), segments_as_written(node)
     for result in EditRecord.usable(node).written:
         written = voxels_of(result.labels)
-        for layer in find_layers(node.GetSegmentation(), result.structures, result.labels):
+        for layer in find_layers(segmentation, result.structures, result.labels):
             differs = np.nonzero(layer.values != np.where(np.isin(written, list(layer.labels)), written, 0))
             for values in (layer.values[differs], written[differs]):
                 for value, count in zip(*np.unique(values, return_counts=True), strict=True):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import slicer
 import vtk
+
+from ..geometry import Geometry, triple
+from ..io.volume_image import RAS_TO_LPS
 
 #: conversion parameter with the grid on which a segmentation is edited
 REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
@@ -41,6 +46,38 @@ def movement(node: slicer.vtkMRMLSegmentationNode) -> np.ndarray | None:
     if slicer.vtkOrientedImageDataResample.DoGeometriesMatch(before, now):
         return None
     return _to_ras(now) @ np.linalg.inv(_to_ras(before))
+
+
+def segments_as_written(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkSegmentation:
+    """The segments where the result was written: those of the node, or copies moved back there."""
+    moved = movement(node)
+    if moved is None:
+        return node.GetSegmentation()
+    segmentation, back = slicer.vtkSegmentation(), vtk.vtkTransform()
+    segmentation.DeepCopy(node.GetSegmentation())
+    back.SetMatrix(slicer.util.vtkMatrixFromArray(np.linalg.inv(moved)))
+    segmentation.ApplyLinearTransform(back)
+    return segmentation
+
+
+def grid_now(node: slicer.vtkMRMLSegmentationNode, written: Geometry) -> Geometry | None:
+    """Where the voxels of a result's grid are now; None where they are no longer boxes, because they were sheared."""
+    moved = movement(node)
+    if moved is None:
+        return written
+    moved_lps = RAS_TO_LPS @ moved @ RAS_TO_LPS
+    steps = moved_lps[:3, :3] @ written.axes * written.spacing
+    spacing = np.linalg.norm(steps, axis=0)
+    axes = steps / spacing
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
+        return None
+    origin = moved_lps @ (*written.origin, 1.0)
+    return replace(
+        written,
+        spacing=triple(spacing.tolist()),
+        origin=triple(origin[:3].tolist()),
+        direction=tuple(axes.ravel().tolist()),
+    )
 
 
 def point_now(

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..geometry import Geometry, Slices
 from ..io.volume_image import voxels_of
 from ..mrml import (
+    EditRecord,
     adapted_parameters,
     completed_voxels,
     corrected_mask,
@@ -205,8 +206,9 @@ def proposed_labels(
     Accepted structures stay, and what was deleted stays deleted; so does what lies outside the region of the result.
 
     Raises:
-        InputError: its corrected slices are of another volume.
+        InputError: its corrected slices are of another volume, or it was moved by a hardened transform.
     """
+    EditRecord.read(node)
     now = label_map(node, record.labels, labels)
     before, after = voxels_of(now), sitk.GetArrayFromImage(without_deleted(node, labels, record.labels)[0])
     segments = {label.value: find_segment(node.GetSegmentation(), label) for label in record.labels}
