@@ -3,6 +3,7 @@
 from .edits import (
     EDIT_ATTRIBUTES,
     EditRecord,
+    WrittenLabels,
     check_output_grid,
     check_result_grid,
     corrected_labels,
@@ -61,6 +62,7 @@ __all__ = [
     "UndoHistory",
     "VolumeRegion",
     "VolumeSequence",
+    "WrittenLabels",
     "adapted_parameters",
     "adapted_text_node",
     "add_companion_node",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,11 @@ class VolumeRegion:
         Args and errors: as of :meth:`image`; ``grid`` is the volume's own, or a model's.
         """
         return voxels_of(grid.resample(self.image(geometry, volume), sitk.sitkNearestNeighbor)) > 0
+
+    def reversed(self, last: int) -> VolumeRegion:
+        """The same region where slices are counted from the other end; ``last`` is the number of the last one."""
+        to_box = np.reshape(self.to_box, (3, 4)) @ [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, last], [0, 0, 0, 1]]
+        return replace(self, to_box=tuple(to_box.ravel().tolist()))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -40,6 +40,7 @@ from .computer import UserSettings
 from .result_inputs import ResultInputs
 from .result_record import ResultRecord
 from .scene_results import ResultTarget, find_frames, share_parent_transform
+from .voxel_order import follow_voxel_order
 
 
 class Pending(Protocol):
@@ -102,6 +103,7 @@ class SegmentRequest:
         if output is None:
             return volume
         check_voxels(output)
+        follow_voxel_order(output, volume)  # it may have been loaded again
         check_output_grid(output, volume, self.package.card.spacing)
         if not share_parent_transform(output, volume):
             raise InputError(

@@ -21,6 +21,7 @@ from ..mrml import (
 from .computer import UserSettings
 from .result_record import ResultRecord
 from .scene_results import ResultTarget, share_parent_transform
+from .voxel_order import follow_voxel_order
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class ResultInputs:
             )
         settings.require_accepted(package.card)
         check_volume_node(volume)
+        if follow_voxel_order(node, volume):
+            record = ResultRecord.read(node) or record
         check_result_grid(node, volume, package.card.spacing)
         return cls(node, record, volume, package)
 

@@ -19,6 +19,7 @@ from ..mrml import (
 )
 from .messages import WARNING, Message
 from .result_record import ResultRecord
+from .voxel_order import follow_voxel_order
 
 #: nodes that are named in one message
 _MAX_NAMES = 5
@@ -37,6 +38,7 @@ def use_scene_data(choices: list[str]) -> list[Message]:
     edits = [node.GetName() for node in nodes if not EditRecord.is_valid(node)]
     moved = [node.GetName() for node in nodes if movement(node) is not None]
     _recover_regions(nodes)
+    _follow_voxel_orders(nodes)
     with_network = [node for node in nodes if adapted_text_node(node) is not None]
     networks = [node.GetName() for node in with_network if adapted_parameters(node) is None]
     kinds = (
@@ -83,6 +85,17 @@ def _recover_regions(nodes: list[slicer.vtkMRMLSegmentationNode]) -> None:
             region = None
         replace(record, region=region).write(node)
         node.RemoveNodeReferenceIDs(_EARLIER_REGION_ROLE)
+
+
+def _follow_voxel_orders(nodes: list[slicer.vtkMRMLSegmentationNode]) -> None:
+    """Count slices from the end from which those of the volumes, which were read again, are counted now."""
+    for node in nodes:
+        try:
+            volume = source_volume(node)
+        except InputError:
+            continue
+        if volume.GetImageData() is not None:
+            follow_voxel_order(node, volume)
 
 
 def _listed(names: list[str]) -> str:
