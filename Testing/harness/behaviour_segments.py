@@ -333,3 +333,6 @@ class SegmentEditorWidget:
 
     def redo(self) -> None:
         self._logic.Redo()
+
+    def setUndoEnabled(self, enabled: bool) -> None:
+        self._logic.ClearUndoState()

@@ -24,11 +24,13 @@ from .patient_network import PatientNetwork
 from .recalibration import Recalibration
 from .reports import save_page, save_report, scene_report, show_changes, show_table
 from .requests import AttentionRequest, Pending, RefineRequest, SegmentRequest, SegmentRun
-from .result_view import ResultView, open_segment_editor
+from .result_view import ResultView
 from .run_control import RunControl
 from .scene_reading import use_scene_data
-from .scene_results import SceneResults, WrittenResult
+from .scene_results import SceneResults
+from .segment_editor import open_segment_editor
 from .server import ServerSection
+from .written_result import WrittenResult
 
 #: a request about a result in the scene
 _Request = TypeVar("_Request", RefineRequest, AttentionRequest)

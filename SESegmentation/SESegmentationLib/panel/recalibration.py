@@ -39,7 +39,8 @@ from .earlier_result import EarlierResult
 from .messages import slice_names
 from .requests import RefineRequest
 from .result_record import ResultRecord
-from .scene_results import SceneResults, WrittenResult
+from .scene_results import SceneResults
+from .written_result import WrittenResult
 
 #: most structures whose changes a proposal lists one by one
 MAX_LISTED = 4

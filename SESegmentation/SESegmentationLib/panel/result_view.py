@@ -11,7 +11,6 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from ..errors import InputError
 from ..models import Label
 from ..mrml import (
     ACCEPTED,
@@ -25,7 +24,6 @@ from ..mrml import (
     point_now,
     review_state,
     set_review_state,
-    source_volume,
 )
 from ..report import NONE
 from .messages import Message, MessageList, rough_duration, state_name
@@ -57,25 +55,6 @@ def _jump(node: slicer.vtkMRMLTransformableNode, point_lps: Sequence[float], mod
     world = [0.0, 0.0, 0.0]
     node.TransformPointToWorld((-left, -posterior, superior), world)
     slicer.vtkMRMLSliceNode.JumpAllSlices(node.GetScene(), *world, mode)
-
-
-def open_segment_editor(node: slicer.vtkMRMLSegmentationNode, label: Label) -> None:
-    """Go to the Segment Editor, with a structure of a segmentation selected, over the volume that it was made of.
-
-    Raises:
-        InputError: the volume or the structure's segment was removed.
-    """
-    volume = source_volume(node)
-    segment = find_segment(node.GetSegmentation(), label)
-    if segment is None:
-        raise InputError(
-            _("The segment {label} was deleted.").format(label=label.name), _("Undo that, or segment again.")
-        )
-    slicer.util.selectModule("SegmentEditor")
-    editor = slicer.modules.SegmentEditorWidget.editor
-    editor.setSegmentationNode(node)
-    editor.setSourceVolumeNode(volume)
-    editor.setCurrentSegmentID(node.GetSegmentation().GetSegmentIdBySegment(segment))
 
 
 class ReviewList:

@@ -39,6 +39,8 @@ from ..result import AdaptedNotes, SegmentationResult
 from .earlier_result import EarlierResult
 from .messages import slice_names
 from .result_record import RECORD_ATTRIBUTE, ResultRecord
+from .segment_editor import forget_editor_undo
+from .written_result import WrittenResult
 
 _ATTRIBUTES = (RECORD_ATTRIBUTE, *EDIT_ATTRIBUTES)
 
@@ -118,42 +120,6 @@ class ResultTarget:
                 _("Put both under the same transform in the module Data, or segment again."),
             )
         return None
-
-
-@dataclass(frozen=True)
-class WrittenResult:
-    """What was done with a result.
-
-    Attributes:
-        node: the segmentation in the scene.
-        completed_segments: names of segments marked completed, which were left as they are.
-        corrected_slices: names of those that were left as they are, see :func:`.slice_names`.
-        earlier: the result that was in the segmentation before; None for a new one.
-    """
-
-    node: slicer.vtkMRMLSegmentationNode
-    completed_segments: list[str]
-    corrected_slices: str = ""
-    earlier: EarlierResult | None = None
-
-    def remarks(self) -> list[str]:
-        """What was replaced and what was left as it was, in sentences; empty where that goes without saying."""
-        remarks = []
-        if self.completed_segments:
-            names = ", ".join(self.completed_segments)
-            remarks.append(_("Marked completed and left as they are: {names}.").format(names=names))
-        if self.corrected_slices:
-            text = _("Corrected slices, left as they are: {slices}.")
-            remarks.append(text.format(slices=self.corrected_slices))
-        if self.earlier is not None and self.earlier.region:
-            text = _("Only the region {region} was replaced; outside it, the earlier result is unchanged.")
-            remarks.append(text.format(region=self.earlier.region))
-        if self.earlier is not None and self.earlier.is_replaced:
-            text = _(
-                "All of {node} was replaced, not only the region: its earlier result was of another volume or grid."
-            )
-            remarks.append(text.format(node=self.node.GetName()))
-        return remarks
 
 
 @dataclass(frozen=True)
@@ -302,6 +268,7 @@ class SceneResults:
         self, node: slicer.vtkMRMLSegmentationNode, present: _NodeState, source: list[_Change], target: list[_Change]
     ) -> None:
         """Give a segmentation the last state that ``source`` has for it; the ``present`` one goes to ``target``."""
+        forget_editor_undo(node)
         changes = [change for change in source if change[0].GetSegmentation() is node.GetSegmentation()]
         if not changes:
             return
@@ -315,6 +282,7 @@ class SceneResults:
 
     def _record_change(self, node: slicer.vtkMRMLSegmentationNode, before: _NodeState) -> None:
         """A segmentation was changed; what was undone before cannot be redone any more."""
+        forget_editor_undo(node)
         self._undo_states.append((node, before))
         segmentation = node.GetSegmentation()
         self._redo_states = [change for change in self._redo_states if change[0].GetSegmentation() is not segmentation]
