@@ -23,18 +23,13 @@ from slicer.i18n import tr as _
 from ..errors import InputError, SegmentationError
 from ..files.json_files import Fields, parse_json
 from ..geometry import AXES, Geometry, Slices, edited_slices, same_grid, slices_mask
+from ..io.segmentations import structure_key
 from ..io.volume_image import voxels_of
 from ..models import Label
 from .layers import find_layers, find_segment, label_map
 from .place import PLACE_ATTRIBUTE, grid_now, movement, record_place, segments_as_written
 from .segmentation import check_voxels
-from .volume import (
-    FARTHEST_MM,
-    LARGEST_SPACING_MM,
-    SMALLEST_SPACING_MM,
-    image_from_volume_node,
-    volume_geometry,
-)
+from .volume import FARTHEST_MM, LARGEST_SPACING_MM, SMALLEST_SPACING_MM, image_from_volume_node, volume_geometry
 
 _WRITTEN, _CORRECTED = "SESegmentation.Own", "SESegmentation.Corrected"
 #: attributes that must be saved and restored together
@@ -158,7 +153,7 @@ class EditRecord:
 
     @classmethod
     def usable(cls, node: slicer.vtkMRMLSegmentationNode) -> EditRecord:
-        """The record, wherever the segments lie now; an empty one where it is invalid, or they have become surfaces."""
+        """The record, wherever the segments lie; an empty one where it is invalid, or they have become surfaces."""
         try:
             check_voxels(node)
             return cls._stored(node)
@@ -324,14 +319,16 @@ def _other_volume(node: slicer.vtkMRMLSegmentationNode) -> InputError:
 def edited_voxels(node: slicer.vtkMRMLSegmentationNode, structures: Sequence[Label]) -> dict[int, int]:
     """By value of the structure, how many of its voxels were added or removed since they were written."""
     counts, segmentation = dict.fromkeys((label.value for label in structures), 0), segments_as_written(node)
+    sought = {structure_key(label): label.value for label in structures}
     for result in EditRecord.usable(node).written:
         written = voxels_of(result.labels)
         for layer in find_layers(segmentation, result.structures, result.labels):
             differs = np.nonzero(layer.values != np.where(np.isin(written, list(layer.labels)), written, 0))
-            for values in (layer.values[differs], written[differs]):
-                for value, count in zip(*np.unique(values, return_counts=True), strict=True):
-                    if int(value) in counts and int(value) in layer.labels:
-                        counts[int(value)] += int(count)
+            changed = np.concatenate([layer.values[differs], written[differs]])
+            for label in result.structures:
+                value = sought.get(structure_key(label))  # another model's may be another one
+                if value is not None and label.value in layer.labels:
+                    counts[value] += int(np.count_nonzero(changed == label.value))
     return counts
 
 

@@ -10,6 +10,7 @@ import slicer
 
 from ..geometry import Geometry, same_grid
 from ..inference.output_checks import OUTPUT_FINDINGS, measure_structures
+from ..io.segmentations import structure_key
 from ..io.volume_image import voxels_of
 from ..models import Label
 from ..mrml import EditRecord, VolumeRegion, label_map, referenced_node
@@ -84,11 +85,11 @@ class EarlierResult:
         """
         if self.outside is None:
             return result
-        known = {s.label.name: s for s in self.record.structures} if self.record is not None else {}
+        known = {structure_key(s.label): s for s in self.record.structures} if self.record is not None else {}
         of_region = {s.label.value: s for s in result.structures}
         written = [label.value for label in structures]
         sources: dict[int, StructureResult] = {
-            value: s if s.voxels else known.get(s.label.name, s) for value, s in of_region.items()
+            value: s if s.voxels else known.get(structure_key(s.label), s) for value, s in of_region.items()
         }
         confidences = {value: Confidence(s.confidence, s.expected_dice) for value, s in sources.items()}
         pairs = [pair for pair in result.model.merged_pairs if set(pair) <= set(written)]

@@ -17,6 +17,7 @@ from slicer.i18n import tr as _
 
 from ..errors import SegmentationError, plain
 from ..files.json_files import Fields, parse_json
+from ..io.segmentations import structure_key
 from ..io.volume_image import voxels_of
 from ..models import Label
 from ..mrml import VolumeRegion
@@ -157,9 +158,10 @@ class ResultRecord:
             before: record of the replaced result; None where it had none.
             edited: how many voxels of it the clinician has changed, by value of the structure.
         """
-        earlier = {structure.label: structure.corrected for structure in before.structures} if before else {}
+        earlier = {structure_key(s.label): s.corrected for s in before.structures} if before else {}  # by any model
         structures = [
-            replace(s, corrected=earlier.get(s.label, 0) + edited.get(s.label.value, 0)) for s in self.structures
+            replace(s, corrected=earlier.get(structure_key(s.label), 0) + edited.get(s.label.value, 0))
+            for s in self.structures
         ]
         return replace(self, structures=tuple(structures))
 
