@@ -85,12 +85,11 @@ class Clinic(RuleBasedStateMachine):
     def written_now(self, before: dict[str, np.ndarray], mask: np.ndarray, completed: list[str]) -> None:
         """Check a result that was written, and remember it."""
         after = self.state()
-        for identifier, voxels in after.items():
-            had = before.get(identifier, np.zeros_like(voxels))
+        for identifier, had in before.items():  # a new one has nothing there that could be kept
+            voxels = after[identifier]
             assert (voxels == had)[mask].all(), f"{identifier} changed where it was corrected"
             if identifier in completed:
                 assert (voxels == had).all(), f"{identifier} was completed and changed"
-        assert before.keys() <= after.keys()
         self.undoable, self.redoable = (before, self.written, self.fixed), None
         self.written, self.fixed = after, mask
 

@@ -36,6 +36,11 @@ def both(widget, models, segmenter, choices, make_volume):
     return run
 
 
+def voxels(node, identifier) -> np.ndarray:
+    volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    return slicer.util.arrayFromSegmentBinaryLabelmap(node, identifier, volume) > 0
+
+
 def corrected(node) -> dict[str, int]:
     return {entry["name"]: entry["corrected_voxels"] for entry in scene_report(node)["structures"]}
 
@@ -59,5 +64,18 @@ def test_corrections_of_a_structure_that_both_models_know_stay_its_own(widget, b
     assert corrected(node)["anterior hippocampus"] == 40
     both("tiny-t1", 2)
     assert corrected(node) == {"anterior hippocampus": 40, "posterior hippocampus": 0}
-    held = slicer.util.arrayFromSegmentBinaryLabelmap(node, "Segment_1") > 0
+    held = voxels(node, "Segment_1")
     assert held[12, 6:10, 9:14].all() and held[13, 6:10, 9:14].all() and np.count_nonzero(held[2:5]) == 27
+
+
+def test_new_structures_are_written_into_corrected_slices_too(widget, both):
+    node = both("tiny-t1", 2)
+    draw(node, k=8)
+    before = voxels(node, "Segment_1")[8]
+    both("other-t1", 8)
+    assert (voxels(node, "Segment_1")[8] == before).all()
+    amygdala = voxels(node, "Segment_2_1")
+    assert np.unique(np.argwhere(amygdala)[:, 0]).tolist() == [8, 9, 10]
+    assert not (amygdala[8] & before).any() and amygdala[8].any()
+    entry = next(entry for entry in scene_report(node)["structures"] if entry["name"] == "amygdala")
+    assert entry["voxels"] == amygdala.sum() and entry["corrected_voxels"] == 0

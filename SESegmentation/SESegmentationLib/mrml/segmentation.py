@@ -137,8 +137,8 @@ def update_segmentation(
         structures: what the values mean.
         history: gets the state before, so that the whole update is one step to undo.
         volume: the volume that was segmented; the segmentation refers to it from now on.
-        protected: (k, j, i) on the grid of ``labels``: where no voxel of any segment changes, because the user has
-            corrected them.
+        protected: (k, j, i) on the grid of ``labels``: where no voxel of any segment that is there changes,
+            because the user has corrected them.
 
     Returns:
         Names of the segments marked completed, which were not changed.
@@ -274,11 +274,15 @@ def _with_protected(
     structures: Sequence[Label],
     geometry: sitk.Image,
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """``values`` with the segments' voxels where ``protected``; and by value, apart, segments that overlap there."""
+    """``values`` with the segments' voxels where ``protected``; and by value, apart, segments that overlap there.
+
+    Structures without a segment have nothing there that could be kept: they get what the segments leave free.
+    """
     if protected is None or not protected.any():
         return values, {}
     layers = find_layers(segmentation, structures, geometry)
-    merged = np.where(protected, 0, values).astype(values.dtype)
+    new = [label.value for label in structures if find_segment(segmentation, label) is None]
+    merged = np.where(protected & ~np.isin(values, new), 0, values).astype(values.dtype)
     for layer in layers:
         np.copyto(merged, layer.values, where=protected & (layer.values > 0))
     apart = {}
