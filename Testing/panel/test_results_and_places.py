@@ -150,17 +150,25 @@ def test_corrections_are_not_written_over_where_they_were_moved_while_a_proposal
     assert [str(entry) for entry in find_corrected_slices(node)] == ["k:3"]
 
 
-def test_a_result_goes_elsewhere_where_its_output_was_moved_meanwhile(widget, segment, segmenter, choices, move):
+@pytest.mark.parametrize("change", ["moved and hardened", "moved", "removed"])
+def test_a_result_goes_elsewhere_where_its_output_was_moved_meanwhile(
+    widget, segment, segmenter, choices, move, change
+):
     node = choices.outputSegmentation = segment()
     draw(node)
     click(widget.ui.segmentButton)
     move(3, node)
-    node.HardenTransform()
+    if change == "moved and hardened":
+        node.HardenTransform()
     before = first_segment(node)
+    if change == "removed":
+        slicer.mrmlScene.RemoveNode(node)
     segmenter.succeed(make_result(segmenter.jobs[-1].image, widget.panel.models.card, corner=5))
     wait(lambda: not widget.panel.run.running)
-    assert (first_segment(node) == before).all()
+    assert change == "removed" or (first_segment(node) == before).all()
     assert choices.resultSegmentation is not node and corner(choices.resultSegmentation) == 5
+    (message,) = widget.panel.messages.shown
+    assert f"a new segmentation, {choices.resultSegmentation.GetName()}" in message.text
 
 
 def test_a_hardened_transform_makes_no_corrections(widget, segment, segmenter, choices, move):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import SimpleITK as sitk
 import slicer
@@ -191,6 +191,7 @@ class SceneResults:
         """
         volume = target.find_volume()
         node = target.find_output(volume)
+        is_elsewhere = node is None and target.output_id is not None
         notes = AdaptedNotes.read(adapted)
         count = notes.count if notes else 0
         if target.frame is not None:
@@ -199,7 +200,8 @@ class SceneResults:
             if node is None:
                 output = SegmentationSequence.add(frames, target.name)
             if output is not None:  # otherwise one frame goes into a segmentation that follows no sequence
-                return self._write_frame(result, target, target.frame, count, frames, output)
+                written = self._write_frame(result, target, target.frame, count, frames, output)
+                return replace(written, is_elsewhere=is_elsewhere)
         completed: list[str] = []
         corrected: list[Slices] = []
         earlier: EarlierResult | None = None
@@ -227,7 +229,8 @@ class SceneResults:
         self._update_maps(node, result.doubt)
         if adapted is not None:
             set_adapted_parameters(node, adapted)
-        return WrittenResult(node, completed, slice_names(corrected, Geometry.of(result.labels)), earlier)
+        slices = slice_names(corrected, Geometry.of(result.labels))
+        return WrittenResult(node, completed, slices, earlier, is_elsewhere)
 
     def doubt(self, node: slicer.vtkMRMLSegmentationNode | None) -> sitk.Image | None:
         """The map of doubt of a result, 0 to 1; None where there is none, as in scenes that were loaded."""

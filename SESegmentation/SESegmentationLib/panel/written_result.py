@@ -19,12 +19,14 @@ class WrittenResult:
         completed_segments: names of segments marked completed, which were left as they are.
         corrected_slices: names of those that were left as they are, see :func:`.slice_names`.
         earlier: the result that was in the segmentation before; None for a new one.
+        is_elsewhere: whether it is a new one because the chosen one was removed or moved meanwhile.
     """
 
     node: slicer.vtkMRMLSegmentationNode
     completed_segments: list[str]
     corrected_slices: str = ""
     earlier: EarlierResult | None = None
+    is_elsewhere: bool = False
 
     def remarks(self) -> list[str]:
         """What was replaced and what was left as it was, in sentences; empty where that goes without saying."""
@@ -42,5 +44,8 @@ class WrittenResult:
             text = _(
                 "All of {node} was replaced, not only the region: its earlier result was of another volume or grid."
             )
+            remarks.append(text.format(node=self.node.GetName()))
+        if self.is_elsewhere:
+            text = _("Written into a new segmentation, {node}: the chosen one was removed or moved meanwhile.")
             remarks.append(text.format(node=self.node.GetName()))
         return remarks
