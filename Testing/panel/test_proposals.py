@@ -9,13 +9,11 @@ import pytest
 import SimpleITK as sitk
 import slicer
 from panel_clicks import cells, click, draw, first_segment, wait
-from panel_fakes import adapted_file, make_package, make_refined, make_result
+from panel_fakes import adapted_file, make_package, make_refined
 
 from harness import application
 from SESegmentationLib.errors import WorkerError
-from SESegmentationLib.io.segmentations import ALGORITHM_TYPE_TAG, AUTOMATIC, SEMIAUTOMATIC
-from SESegmentationLib.mrml import EditRecord, adapted_parameters, find_corrected_slices, review_state, source_volume
-from SESegmentationLib.mrml.layers import tag
+from SESegmentationLib.mrml import EditRecord, adapted_parameters, find_corrected_slices, review_state
 from SESegmentationLib.panel.result_record import ResultRecord
 from SESegmentationLib.result import NO_GAIN, NOTHING_CORRECTED, NOTHING_SAID
 
@@ -225,6 +223,23 @@ def test_what_is_removed_during_a_recalibration_ends_it(widget, segment, choices
     assert not widget.panel.run.running
 
 
+@pytest.mark.parametrize("gone", ["volume", "segment"])
+def test_a_proposal_stays_where_there_is_nothing_to_correct(widget, segment, recalibrate, choices, gone):
+    node = segment()
+    click(widget.ui.nextButton)
+    draw(
+        node, identifier=node.GetSegmentation().GetSegmentIdBySegmentName(widget.panel.result.review.current.label.name)
+    )
+    recalibrate()
+    if gone == "volume":
+        slicer.mrmlScene.RemoveNode(choices.inputVolume)
+    else:
+        node.GetSegmentation().RemoveSegment(node.GetSegmentation().GetNthSegmentID(1))
+    click(widget.ui.correctButton)
+    (message,) = widget.panel.messages.shown
+    assert message.level == "error" and widget.ui.previewFrame.isVisible()
+
+
 def test_a_recalibration_that_fails_or_cannot_begin(widget, segment, segmenter, choices, models):
     node = segment()
     draw(node)
@@ -275,111 +290,3 @@ def test_the_region_of_the_result_is_that_of_its_recalibration(widget, segment, 
     draw(node)
     click(widget.ui.recalibrateButton)
     assert segmenter.jobs[-1].options.roi is not None
-
-
-# --- report -----------------------------------------------------------------------------------------------------------
-
-
-# --- corrections of an earlier scan -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def two_times(widget, segmenter, choices):
-    """Function that segments one head at two times, moved in between; the earlier and the later result."""
-
-    def scan(name: str, origin: tuple[float, float, float], side: int) -> slicer.vtkMRMLSegmentationNode:
-        places = np.indices((32, 36, 40)).astype(float)
-        spots = [(10, 12, 14), (20, 22, 26), (14, 26, 12)]
-        head = sum(np.exp(-sum((p - c) ** 2 for p, c in zip(places, spot, strict=True)) / 40) for spot in spots)
-        choices.inputVolume = slicer.util.addVolumeFromArray((1000 * head).astype(np.int16), name=name)
-        choices.inputVolume.SetOrigin(*origin)
-        choices.outputSegmentation = None
-        click(widget.ui.segmentButton)
-        result = make_result(segmenter.jobs[-1].image, widget.panel.models.card)
-        array = np.zeros(places.shape[1:], np.uint8)
-        array[6 : 6 + side, 8 : 8 + side, 8 : 8 + side] = 1
-        labels = sitk.GetImageFromArray(array)
-        labels.CopyInformation(result.labels)
-        segmenter.succeed(replace(result, labels=labels))
-        wait(lambda: not widget.panel.run.running)
-        return choices.resultSegmentation
-
-    def both(later_side: int = 14):
-        return scan("earlier", (0, 0, 0), 14), scan("later", (12.0, -7.0, 5.0), later_side)
-
-    return both
-
-
-def test_corrections_of_an_earlier_scan_are_a_start_for_the_later(widget, two_times):
-    earlier, later = two_times()
-    ui = widget.ui
-    click(ui.takeOverButton)
-    assert widget.panel.messages.shown[-1].text == "No earlier result is chosen."
-    ui.earlierSelector.setCurrentNode(earlier)
-    click(ui.takeOverButton)
-    assert "Nothing was corrected in" in widget.panel.messages.shown[-1].text
-    draw(earlier, k=4)
-    drawn = first_segment(earlier)
-    before = first_segment(later)
-    assert (drawn != before).sum() == 20
-    for end in (ui.rejectChangesButton, ui.acceptChangesButton):
-        click(ui.takeOverButton)
-        assert earlier.GetName() in ui.previewLabel.text and "+20" in ui.previewLabel.text
-        assert (first_segment(later) == before).all() and not ui.takeOverButton.enabled
-        click(end)
-    assert (first_segment(later) == drawn).all() and (first_segment(earlier) == drawn).all()
-    segment = later.GetSegmentation().GetSegment("Segment_1")
-    assert tag(segment, ALGORITHM_TYPE_TAG) == SEMIAUTOMATIC
-    assert ResultRecord.read(later).structures[0].corrected == 20
-    click(ui.takeOverButton)
-    assert "would change nothing" in widget.panel.messages.shown[-1].text
-    click(ui.undoButton)
-    assert (first_segment(later) == before).all() and tag(segment, ALGORITHM_TYPE_TAG) == AUTOMATIC
-
-
-def test_corrections_that_find_no_place_are_not_taken_over(widget, two_times):
-    earlier, later = two_times(later_side=3)
-    draw(earlier, k=4)
-    before = first_segment(later)
-    widget.ui.earlierSelector.setCurrentNode(earlier)
-    click(widget.ui.takeOverButton)
-    assert "could not be aligned" in widget.panel.messages.shown[-1].text
-    assert not widget.ui.previewFrame.isVisible() and (first_segment(later) == before).all()
-
-
-def test_it_is_said_why_nothing_is_known_of_the_corrections_of_an_earlier_scan(widget, two_times):
-    earlier, _later = two_times()
-    draw(earlier, k=4)
-    shift = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-    shift.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.eye(4) + np.eye(4, k=3)))
-    for node in (earlier, source_volume(earlier)):
-        node.SetAndObserveTransformNodeID(shift.GetID())
-        node.HardenTransform()
-    widget.ui.earlierSelector.setCurrentNode(earlier)
-    click(widget.ui.takeOverButton)
-    assert "was moved by a hardened transform" in widget.panel.messages.shown[-1].text
-
-
-def test_what_was_deleted_in_the_later_scan_is_not_taken_over(widget, two_times):
-    earlier, later = two_times()
-    draw(earlier, k=4)
-    draw(earlier, k=9, identifier="Segment_2")
-    later.GetSegmentation().RemoveSegment("Segment_2")
-    widget.ui.earlierSelector.setCurrentNode(earlier)
-    click(widget.ui.takeOverButton)
-    assert "anterior" in widget.ui.previewLabel.text and "posterior" not in widget.ui.previewLabel.text
-    click(widget.ui.acceptChangesButton)
-    assert later.GetSegmentation().GetSegmentIDs() == ("Segment_1",)
-
-
-def test_what_was_done_in_the_later_scan_stays(widget, two_times):
-    earlier, later = two_times()
-    draw(earlier, k=4)
-    draw(later, k=2)
-    before = first_segment(later)
-    widget.ui.earlierSelector.setCurrentNode(earlier)
-    click(widget.ui.takeOverButton)
-    click(widget.ui.acceptChangesButton)
-    after = first_segment(later)
-    assert (after[2] == before[2]).all() and (after[4] != before[4]).sum() == 20
-    assert [str(entry) for entry in find_corrected_slices(later)] == ["k:2"]

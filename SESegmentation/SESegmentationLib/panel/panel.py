@@ -223,9 +223,9 @@ class Panel:
         structure = self.result.review.current
         if structure is None:
             raise InputError(_("No structure is chosen."), _("Click one in the list."))
-        self.recalibration.discard()
         self.result.review.jump()
         open_segment_editor(self.result.node, structure.label)
+        self.recalibration.discard()  # it took long to make, and stays where there is nothing to correct
 
     def _recalibrate(self) -> None:
         self.result.review.mark_corrected()
