@@ -116,6 +116,12 @@ def _rounded(number: float | None) -> float | None:
     return None if number is None else round(number, 2)
 
 
+class _ReportFields(Fields):
+    """The fields of a report; messages say which file it is."""
+
+    damaged = ""
+
+
 def read_report(path: Path) -> dict[str, Any]:
     """The report of one scan (``--report``), as far as a comparison needs it.
 
@@ -124,10 +130,10 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     try:
         content = read_json(path)
-        fields = Fields(content, "report")
+        fields = _ReportFields(content, "report")
         model = fields.section("model")
         known = fields.section("intracranial") if fields.has("intracranial") else None
-        entries = [Fields(entry, "structure") for entry in fields.sequence("structures", most=65535)]
+        entries = [_ReportFields(entry, "structure") for entry in fields.sequence("structures", most=65535)]
         findings = fields.sequence("findings", most=65535) if fields.has("findings") else ()
         options = fields.section("options", {})
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan, nan
 from pathlib import Path
@@ -83,6 +84,13 @@ def beside(path: Path, kind: str) -> Path:
     return path.with_name(f"{name[:-4] if name.lower().endswith('.seg') else name}.{kind}.dcm")
 
 
+class _ResultFields(Fields):
+    """The fields of a result, or of the record or report of one."""
+
+    damaged = "The result is damaged: "
+    remedy = "Segment the volume again."
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something about the input or the result that the user should know; never a reason to stop.
@@ -104,9 +112,17 @@ class Finding:
     @classmethod
     def from_dict(cls, entry: Any) -> Finding:
         """Read the output of :meth:`to_dict`; ModelError if it is something else."""
-        fields = Fields(entry, "finding")
+        fields = _ResultFields(entry, "finding")
         fields.only("code", "message", "consequence")
         return cls(fields.text("code", ""), fields.text("message", ""), fields.text("consequence", ""))
+
+
+def _any_finding(entry: Any) -> Finding:
+    """A finding whose texts may hold anything, such as names of files; ModelError if it is something else."""
+    names = ("code", "message", "consequence")
+    if not isinstance(entry, Mapping) or not all(isinstance(entry.get(name), str) for name in names):
+        _ResultFields({}, "result").fail("findings", "code, message and consequence of each")
+    return Finding(*(entry[name] for name in names))
 
 
 class Confidence(NamedTuple):
@@ -159,7 +175,7 @@ class StructureResult:
     @classmethod
     def from_dict(cls, entry: Any) -> StructureResult:
         """Read the output of :meth:`to_dict`; ModelError if it is something else."""
-        fields = Fields(entry, "structure")
+        fields = _ResultFields(entry, "structure")
         fields.only(*cls.__dataclass_fields__)
         centre = fields.numbers("centre_lps", 3) if fields.has("centre_lps") else None
         slices = fields.numbers("doubtful", 3, whole=True, low=0) if fields.has("doubtful") else None
@@ -193,7 +209,7 @@ class IntracranialVolume:
     @classmethod
     def from_dict(cls, entry: Any) -> IntracranialVolume:
         """Read the output of :meth:`to_dict`; ModelError if it is something else, or out of bounds."""
-        fields = Fields(entry, "intracranial")
+        fields = _ResultFields(entry, "intracranial")
         fields.only("ml", "error_ml")
         ml = fields.number("ml", low=1, high=_LARGEST_ML)  # volumes are divided by it
         return cls(ml, fields.number("error_ml", low=0, high=_LARGEST_ML))
@@ -240,15 +256,19 @@ class SegmentationResult:
     @classmethod
     def from_dict(cls, entry: Any, labels: sitk.Image, doubt: sitk.Image | None = None) -> SegmentationResult:
         """Read the output of :meth:`to_dict`, with its images; ModelError if it is something else."""
+        fields = _ResultFields(entry, "result")
+        timings = fields.section("timings")
         return cls(
             labels=labels,
-            structures=[StructureResult.from_dict(structure) for structure in entry["structures"]],
-            timings=entry["timings"],
-            findings=[Finding(**finding) for finding in entry["findings"]],  # whatever file names they hold
-            model=ModelCard.from_dict(entry["model"]),
-            device=entry["device"],
+            structures=[StructureResult.from_dict(structure) for structure in fields.sequence("structures")],
+            timings={phase: timings.number(phase, low=0) for phase in fields.mapping("timings")},
+            findings=[_any_finding(finding) for finding in fields.sequence("findings")],
+            model=ModelCard.from_dict(fields.mapping("model")),
+            device=fields.text("device"),
             doubt=doubt,
-            intracranial=entry["intracranial"] and IntracranialVolume.from_dict(entry["intracranial"]),
+            intracranial=(
+                IntracranialVolume.from_dict(fields.mapping("intracranial")) if fields.has("intracranial") else None
+            ),
         )
 
 

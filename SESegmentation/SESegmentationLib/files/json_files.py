@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from ..errors import ModelError, fault_of
 
@@ -114,7 +114,7 @@ def _numbers_only(content: Any) -> Any:
 
 
 class Fields:
-    """The fields of one JSON object.
+    """The fields of one JSON object in a model card; subclasses are for objects in other documents.
 
     Args:
         entry: the object as the JSON reader returned it.
@@ -122,26 +122,31 @@ class Fields:
 
     Raises:
         ModelError: from every method, where a field is absent, of another type or out of range.
+
+    Attributes:
+        damaged: begins the cause of every error, and names the document.
+        remedy: of every error.
     """
 
+    damaged = "The model card is damaged: "
+    remedy = REMEDY
+
     def __init__(self, entry: Any, where: str = "") -> None:
-        if not isinstance(entry, Mapping):
-            raise ModelError(f"The model card is damaged: {where or 'it'} must be a JSON object.", REMEDY)
         self._entry = entry
         self._where = where
+        if not isinstance(entry, Mapping):
+            raise self._error(f"{where or 'it'} must be a JSON object.")
 
     def fail(self, key: str, expected: str) -> NoReturn:
         """Raise the ModelError for ``key``."""
         where = self._path(key).encode("unicode_escape").decode()  # a key may hold anything, too
-        raise ModelError(f"The model card is damaged: {where}: {expected} expected.", REMEDY)
+        raise self._error(f"{where}: {expected} expected.")
 
     def only(self, *keys: str) -> None:
         """Refuse fields other than ``keys``: a misspelt one would be ignored silently."""
         for key in self._entry:
             if key not in keys:
-                raise ModelError(
-                    f"The model card is damaged: {self._path(str(key)[:80])!a} is not a known field.", REMEDY
-                )
+                raise self._error(f"{self._path(str(key)[:80])!a} is not a known field.")
 
     def has(self, key: str) -> bool:
         """Whether ``key`` is there and not null."""
@@ -154,9 +159,9 @@ class Fields:
             self.fail(key, "a JSON object")
         return dict(value)
 
-    def section(self, key: str, default: Mapping[str, Any] | None = None) -> Fields:
+    def section(self, key: str, default: Mapping[str, Any] | None = None) -> Self:
         """The fields of a JSON object within this one."""
-        return Fields(self.mapping(key, default), self._path(key))
+        return type(self)(self.mapping(key, default), self._path(key))
 
     def value(self, key: str) -> Any:
         """The value, of any type; None if it is absent."""
@@ -174,7 +179,7 @@ class Fields:
     def texts(self, key: str, *, most: int) -> list[str]:
         """A JSON array of texts."""
         values = self.sequence(key, most=most)
-        entries = Fields({str(number): value for number, value in enumerate(values)}, self._path(key))
+        entries = type(self)({str(number): value for number, value in enumerate(values)}, self._path(key))
         return [entries.text(str(number)) for number in range(len(values))]
 
     def text(
@@ -247,8 +252,11 @@ class Fields:
         if value is None:
             value = default
         if value is None:
-            raise ModelError(f"The model card is damaged: {self._path(key)} is missing.", REMEDY)
+            raise self._error(f"{self._path(key)} is missing.")
         return value
+
+    def _error(self, fault: str) -> ModelError:
+        return ModelError(f"{self.damaged}{fault}", self.remedy)
 
     def _path(self, key: str) -> str:
         return f"{self._where}.{key}" if self._where else key

@@ -78,8 +78,9 @@ def test_results_of_different_models_are_not_compared(other):
 @pytest.mark.parametrize("content", ["[]", "{}", '{"input": "x"}', "nonsense", '[{"input": "a"}, {"input": "b"}]'])
 def test_other_files_are_not_reports(tmp_path, content):
     (tmp_path / "x.json").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match="not a report of one scan"):
+    with pytest.raises(InputError, match="not a report of one scan") as raised:
         read_report(tmp_path / "x.json")
+    assert "model card" not in raised.value.cause
 
 
 def test_within_scan_deviation_is_that_of_one_scan():

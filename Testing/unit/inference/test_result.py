@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SESegmentationLib.errors import ModelError
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.result import SegmentationResult
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +50,10 @@ def test_how_it_came_about(result, phantom_package):
 def test_it_does_not_change(result):
     with pytest.raises(FrozenInstanceError):
         result.device = "cuda"
+
+
+@pytest.mark.parametrize("key", ["structures", "timings", "findings", "model", "device"])
+@pytest.mark.parametrize("value", [None, 7, [7]])
+def test_what_is_no_result_is_refused(result, key, value):
+    with pytest.raises(ModelError, match="The (result|model card) is damaged"):
+        SegmentationResult.from_dict(result.to_dict() | {key: value}, result.labels)
