@@ -192,7 +192,7 @@ class StructureResult:
 
 @dataclass(frozen=True)
 class IntracranialVolume:
-    """Volume inside the skull, see :mod:`SESegmentationLib.inference.postprocess`.
+    """Volume inside the skull, see :mod:`SESegmentationLib.inference.intracranial`.
 
     Attributes:
         ml: in ml.

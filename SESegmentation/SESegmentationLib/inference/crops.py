@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..geometry import Box, Geometry, placed, whole_box
 from ..models import ModelCard
 from .cascade import Cascade, Target
-from .postprocess import divide
+from .dividing_plane import divide
 from .predictor import Predictor
 from .preprocess import ModelGrid, normalise, to_model_grid
 from .roi import box_of_pieces, foreground_box, inside, region_box

@@ -24,12 +24,13 @@ from ..networks.weights import load_networks
 from ..progress import PhasedProgress, Progress, no_progress
 from ..result import Confidence, IntracranialVolume, SegmentationResult, SegmentOptions
 from .cascade import Cascade
+from .cleanup import clean
 from .confidence import confidence, voxel_doubt
 from .crops import Crop, CropPlanner
 from .device import choose_device
 from .input_checks import check_input
+from .intracranial import intracranial_ml
 from .output_checks import check_region, measure_structures
-from .postprocess import clean, intracranial_ml
 from .predictor import Predictor
 from .preprocess import check_room_for_grid, is_thick, on_model_grid
 from .roi import region_box

@@ -142,7 +142,7 @@ class ModelCard:
             its volume; 0 if the model does not give it.
         margin_mm: margin in mm kept round the foreground or region when cropping.
         input: what the model expects: "kind", "extent_mm", "needs_stripping".
-        cleanup: what is smoothed, see ``inference.smoothing``, removed and filled, see ``inference.postprocess``.
+        cleanup: what is smoothed, see ``inference.smoothing``, removed and filled, see ``inference.cleanup``.
         pipeline: cascade of another model that locates the target, or None.
         training: what it was trained on and how.
         accuracy: measured accuracy.

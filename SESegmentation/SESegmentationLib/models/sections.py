@@ -185,7 +185,7 @@ def check_input(fields: Fields) -> None:
 
 
 def check_cleanup(fields: Fields) -> None:
-    """The entry "cleanup", see ``inference.postprocess`` and ``inference.smoothing``."""
+    """The entry "cleanup", see ``inference.cleanup`` and ``inference.smoothing``."""
     for key in ("largest_union", "faces", "fill_holes"):
         if fields.has(key):
             fields.flag(key)

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..errors import ModelError, memory_errors
 from ..files.json_files import read_json
 from ..geometry import Box, grown, mask_box, placed, triple, union, whole_box, within
-from ..inference.postprocess import divide
+from ..inference.dividing_plane import divide
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
 from ..networks.weights import from_eight_bits

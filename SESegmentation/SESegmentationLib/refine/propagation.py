@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import require_memory
 from ..geometry import Geometry
 from ..inference.crops import Crop
-from ..inference.postprocess import divide
+from ..inference.dividing_plane import divide
 from ..inference.roi import inside
 from ..io.volume_image import voxels_of
 from ..models import ModelCard

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from SESegmentationLib.inference.postprocess import _hanging_loose, clean
+from SESegmentationLib.inference.cleanup import _hanging_loose, clean
 
 VALUES = (1, 2, 300)
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from SESegmentationLib.inference.dividing_plane import divide
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.postprocess import divide
 from SESegmentationLib.inference.views import PLANE_AXIS
 from SESegmentationLib.models import DividingPlane
 

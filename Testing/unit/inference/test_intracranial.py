@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.postprocess import intracranial_ml
+from SESegmentationLib.inference.intracranial import intracranial_ml
 from SESegmentationLib.report import build_report
 from SESegmentationLib.worker.jobs import pack_result, unpack_result
 
