@@ -25,8 +25,8 @@ from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.confidence import confidence
 from SESegmentationLib.inference.device import choose_device
+from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.inference.predictor import Prediction, Predictor
-from SESegmentationLib.inference.preprocess import normalise
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import ModelPackage, update_card, verify_model
 from SESegmentationLib.models.sections import ONE_VIEW, SEVERAL_VIEWS

@@ -16,7 +16,8 @@ import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import same_grid
-from SESegmentationLib.inference.preprocess import normalise, to_model_grid
+from SESegmentationLib.inference.intensity import normalise
+from SESegmentationLib.inference.model_grid import to_model_grid
 from SESegmentationLib.io.formats import PICTURE_ENDINGS, pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.segmentations import read_segmentation

@@ -27,8 +27,8 @@ from SESegmentationLib.files.json_files import read_json
 from SESegmentationLib.geometry import mask_box, triple, whole_box
 from SESegmentationLib.inference.dividing_plane import divide
 from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.inference.predictor import Prediction
-from SESegmentationLib.inference.preprocess import normalise
 from SESegmentationLib.models import ModelCard, ModelPackage
 from SESegmentationLib.progress import Progress, no_progress
 

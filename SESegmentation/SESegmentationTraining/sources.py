@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.inference.preprocess import normalise
+from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.inference.views import other_sides
 from SESegmentationLib.models.card import ModelCard, View
 from SESegmentationLib.models.labels import LEFT, RIGHT

@@ -123,7 +123,7 @@ def _check_files(job: FileJob, package: ModelPackage, options: RefineOptions) ->
 def _refine(job: FileJob, package: ModelPackage, options: RefineOptions) -> dict[str, Any]:
     """Read, refine and write; returns the report."""
     from ..inference.cascade import sought_structures
-    from ..inference.preprocess import on_grid_of
+    from ..inference.model_grid import on_grid_of
     from ..inference.roi import read_roi
     from ..io.formats import pixel_size
     from ..io.reading import read_volume

@@ -20,7 +20,7 @@ from ..io.volume_image import voxels_of
 from ..models import Label, ModelCard, ModelPackage, find_locator, locator_of
 from ..models.store import PIPELINE_REMEDY
 from .input_checks import expected_extent, extent_of
-from .preprocess import ModelGrid
+from .model_grid import ModelGrid
 
 #: a volume counts as a crop up to this extent along every axis, in mm, if the card gives none
 LARGEST_CROP_MM = 100.0

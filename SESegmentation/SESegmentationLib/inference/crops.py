@@ -17,8 +17,9 @@ from ..geometry import Box, Geometry, placed, whole_box
 from ..models import ModelCard
 from .cascade import Cascade, Target
 from .dividing_plane import divide
+from .intensity import normalise
+from .model_grid import ModelGrid, to_model_grid
 from .predictor import Predictor
-from .preprocess import ModelGrid, normalise, to_model_grid
 from .roi import box_of_pieces, foreground_box, inside, region_box
 from .views import PLANE_AXIS
 

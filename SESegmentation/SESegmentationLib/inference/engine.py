@@ -30,9 +30,9 @@ from .crops import Crop, CropPlanner
 from .device import choose_device
 from .input_checks import check_input
 from .intracranial import intracranial_ml
+from .model_grid import check_room_for_grid, is_thick, on_model_grid
 from .output_checks import check_region, measure_structures
 from .predictor import Predictor
-from .preprocess import check_room_for_grid, is_thick, on_model_grid
 from .roi import region_box
 
 #: called with a view and the fraction of its slices that are done

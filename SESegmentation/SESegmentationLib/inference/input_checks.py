@@ -20,7 +20,7 @@ from ..io.reading import NOT_NUMBERS
 from ..io.volume_image import remarks_of, voxels_of
 from ..models import ModelCard
 from ..result import Finding
-from .preprocess import patient_spacing
+from .model_grid import patient_spacing
 
 #: a voxel edge this many times as long as the model's is coarse
 COARSE = 1.5

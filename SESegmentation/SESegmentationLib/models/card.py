@@ -129,7 +129,7 @@ class ModelCard:
         contrast: for example "T1".
         spacing: voxel size of the model's grid in mm, along right-left, posterior-anterior and inferior-superior.
         orientation: axes of the model's grid; "RAS" is the only one.
-        intensity: recipe for the intensities, see ``inference.preprocess``.
+        intensity: recipe for the intensities, see ``inference.intensity``.
         networks: descriptions for ``networks.build_network``, by name; output channel c is the c-th label, 0 the
             background.
         views: planes and their networks.

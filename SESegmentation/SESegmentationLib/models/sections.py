@@ -119,7 +119,7 @@ def _size(fields: Fields, lengths: int) -> tuple[int, ...]:
 
 
 def check_intensity(fields: Fields) -> None:
-    """The recipe for the intensities, see ``inference.preprocess``."""
+    """The recipe for the intensities, see ``inference.intensity``."""
     kind = fields.text("type")
     if fields.has("foreground"):
         fields.text("foreground", choices=("all", "nonzero", "bright"))

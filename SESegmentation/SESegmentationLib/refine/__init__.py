@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..geometry import Geometry, Slices, same_grid, slices_mask
-from ..inference.preprocess import ModelGrid
+from ..inference.model_grid import ModelGrid
 from ..io.volume_image import voxels_of
 
 __all__ = ["Corrections", "Slices", "check_place", "check_values"]

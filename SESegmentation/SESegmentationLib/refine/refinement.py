@@ -19,8 +19,8 @@ from ..errors import memory_errors
 from ..geometry import Geometry, edited_slices
 from ..inference.crops import Crop
 from ..inference.engine import Engine
+from ..inference.model_grid import check_room_for_grid
 from ..inference.output_checks import measure_structures
-from ..inference.preprocess import check_room_for_grid
 from ..io.volume_image import voxels_of
 from ..progress import PhasedProgress, Progress, no_progress, part_of
 from ..result import (

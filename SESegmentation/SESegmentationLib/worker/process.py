@@ -142,7 +142,7 @@ class JobRunner:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device)
         from ..geometry import Geometry
-        from ..inference.preprocess import on_grid_of
+        from ..inference.model_grid import on_grid_of
         from ..refine.recalibration import RecalibrationSettings
         from ..refine.refinement import refine
 

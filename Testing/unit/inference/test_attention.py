@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from SESegmentationLib.errors import CancelledError, UsageError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.explanations import attention_map
-from SESegmentationLib.inference.preprocess import normalise
+from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.models import ModelPackage, write_package
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import build_network

@@ -16,7 +16,7 @@ from SESegmentationLib.errors import CancelledError, ModelError
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference import cascade
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.preprocess import to_model_grid
+from SESegmentationLib.inference.model_grid import to_model_grid
 from SESegmentationLib.models.labels import structure_label
 from SESegmentationLib.result import SegmentOptions
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.errors import OutOfMemoryError
 from SESegmentationLib.geometry import RAS, Geometry, covering, placed, within
-from SESegmentationLib.inference.preprocess import smoothed, to_model_grid
+from SESegmentationLib.inference.model_grid import smoothed, to_model_grid
 from SESegmentationLib.models import ModelCard
 
 lengths = st.floats(0.3, 4.0)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import ModelError
-from SESegmentationLib.inference.preprocess import normalise
+from SESegmentationLib.inference.intensity import normalise
 
 RECIPES = {
     "zscore": {"type": "zscore"},

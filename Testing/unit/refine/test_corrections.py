@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.geometry import AXES, Geometry, edited_slices
-from SESegmentationLib.inference.preprocess import to_model_grid
+from SESegmentationLib.inference.model_grid import to_model_grid
 from SESegmentationLib.models import ModelCard
 from SESegmentationLib.refine import Corrections, Slices, check_place, check_values
 

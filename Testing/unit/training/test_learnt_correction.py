@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from drawn_hippocampus import draw_sample
 from SESegmentationLib.errors import InputError, SegmentationError, UsageError
-from SESegmentationLib.inference.preprocess import normalise
+from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.networks.weights import from_eight_bits

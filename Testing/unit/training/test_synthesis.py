@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.preprocess import normalise
+from SESegmentationLib.inference.intensity import normalise
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.slabs import Slabs
 from SESegmentationTraining.synthesis import ImageSynthesiser, Synthesis, TissuePriors, scale_to_unit

@@ -1,4 +1,4 @@
-"""Preprocessing: the volume on the model's grid with intensities normalised as in training; and the way back.
+"""The model's grid over a volume: resampling to it, and bringing probabilities and labels back.
 
 Images are SimpleITK's: positions in mm, LPS (x to the left, y to the back, z to the head). Arrays are their numpy
 views, indexed (k, j, i). On a model grid i runs to the right, j to the front and k to the head (RAS).
@@ -6,29 +6,19 @@ views, indexed (k, j, i). On a model grid i runs to the right, j to the front an
 An input whose axes lie close to the patient's is only permuted and flipped, and resampled along its own axes where its
 spacing differs from the model's; one that is oblique beyond that is resampled to the patient's axes. In either case the
 result comes back to the input's own grid, so nothing is lost by leaving a small obliquity as it is.
-
-A recipe is the "intensity" entry of a model card:
-
-- ``{"type": "zscore", "clip": [0.5, 99.5]}``: clip at percentiles (optional), then mean 0 and standard deviation 1;
-- ``{"type": "percentile", "lower": 0.5, "upper": 99.5}``: these percentiles to 0 and 1, clipped;
-- ``{"type": "window", "lower": -160, "upper": 240}``: these intensities to 0 and 1, clipped (HU in CT).
-
-``"foreground"`` says from which voxels mean, standard deviation and (upper) percentile are computed: "all" (the
-default), "nonzero" (for stripped images, whose background is 0), or "bright" (those above the mean, so that the share
-of air does not matter).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ModelError, require_for_grid
+from ..errors import require_for_grid
 from ..geometry import RAS, Box, Geometry, covering, grown, placed, triple, whole_box
 from ..io.formats import pixel_size
 from ..models import ModelCard
@@ -43,12 +33,6 @@ ALIGNED_DEGREES = 10.0
 FITTING_SPACING = 0.05
 #: voxels longer than this times the model's are thick slices
 THICK = 1.5
-_FOREGROUNDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "all": lambda array: array,
-    "nonzero": lambda array: array[array != 0],
-    "bright": lambda array: array[array > array.mean(dtype=np.float64)],
-}
-_REMEDY = "Correct the intensity entry of model.json: its types are zscore, percentile and window."
 
 
 @dataclass(frozen=True)
@@ -246,56 +230,3 @@ def _boxes_above(probabilities: Tensor, threshold: float) -> list[Box | None]:
 
 def _float_array(values: Tensor) -> np.ndarray:
     return values.float().contiguous().cpu().numpy()
-
-
-def normalise(array: np.ndarray, recipe: Mapping[str, Any]) -> np.ndarray:
-    """Normalise the intensities of one volume by its own statistics.
-
-    Args:
-        array: intensities, any shape and real type; left as it is.
-        recipe: "intensity" of a model card, see the module's description.
-
-    Returns:
-        float32 array of the same shape.
-
-    Raises:
-        ModelError: a recipe of unknown type or with impossible values.
-    """
-    array = np.asarray(array, dtype=np.float32)
-    kind = recipe.get("type")
-    try:
-        if kind == "zscore":
-            return _zscore(array, recipe)
-        if kind == "percentile":
-            # the darkest voxels are outside any foreground, so the lower percentile is that of all voxels
-            low = np.percentile(array, recipe["lower"])
-            high = np.percentile(_foreground(array, recipe), recipe["upper"])
-            return _to_unit(array, low, high)
-        if kind == "window":
-            return _to_unit(array, float(recipe["lower"]), float(recipe["upper"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"The intensity recipe {dict(recipe)} cannot be used: {error}.", _REMEDY) from error
-    raise ModelError(f"There is no intensity recipe of type {kind!r}.", _REMEDY)
-
-
-def _foreground(array: np.ndarray, recipe: Mapping[str, Any]) -> np.ndarray:
-    chosen = _FOREGROUNDS[recipe.get("foreground", "all")](array)
-    return chosen if chosen.size else array
-
-
-def _zscore(array: np.ndarray, recipe: Mapping[str, Any]) -> np.ndarray:
-    chosen = _foreground(array, recipe)
-    if recipe.get("clip"):
-        low, high = np.percentile(chosen, recipe["clip"])
-        array, chosen = np.clip(array, low, high), np.clip(chosen, low, high)
-    mean, deviation = chosen.mean(dtype=np.float64), chosen.std(dtype=np.float64)
-    return ((array - mean) / (deviation or 1.0)).astype(np.float32)
-
-
-def _to_unit(array: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map ``low`` to 0 and ``high`` to 1, clipped; if they coincide (few bright voxels), the extremes."""
-    if high <= low:
-        low, high = float(array.min()), float(array.max())
-    extent = max(float(high) - float(low), float(np.finfo(np.float32).tiny))
-    scaled = (array - np.float32(low)) / np.float32(extent)
-    return np.clip(scaled, 0, 1, out=scaled)
