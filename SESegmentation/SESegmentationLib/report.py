@@ -28,7 +28,7 @@ from .models.labels import LEFT, REGIONS, RIGHT, region_of, split_side
 from .result import SegmentOptions
 
 if TYPE_CHECKING:
-    from .inference.explanations import StructureSpread
+    from .inference.sampling import StructureSpread
     from .result import IntracranialVolume, SegmentationResult
 
 _LIBRARIES = ("torch", "numpy", "SimpleITK", "safetensors")
@@ -165,7 +165,7 @@ def structure_entry(
 def with_samples(
     report: dict[str, Any], spread: Mapping[int, StructureSpread], kind: str, count: int, seconds: float
 ) -> dict[str, Any]:
-    """A report with the spread of each structure among samples of the volume; see :mod:`.inference.explanations`."""
+    """A report with the spread of each structure among samples of the volume; see :mod:`.inference.sampling`."""
     structures = [
         structure
         | {

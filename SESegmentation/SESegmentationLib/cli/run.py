@@ -146,8 +146,8 @@ def _engine(package: ModelPackage, options: RunOptions) -> Iterator[Engine | Wai
         with segmenter_on(options.server) as segmenter:
             yield WaitingEngine(package, segmenter)
         return
+    from ..inference.attention import gated_views
     from ..inference.engine import Engine
-    from ..inference.explanations import gated_views
 
     engine = Engine(package, device=options.device)
     if options.attention:

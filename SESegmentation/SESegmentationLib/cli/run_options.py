@@ -10,7 +10,7 @@ from ..result import DicomOptions, Grid
 
 if TYPE_CHECKING:
     from ..client.servers import Server
-    from ..inference.explanations import Kind
+    from ..inference.sampling import SamplingMethod
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RunOptions:
     doubt: Path | None = None
     attention: Path | None = None
     samples: int = 0
-    sampling: Kind = "augmentation"
+    sampling: SamplingMethod = "augmentation"
     grid: Grid = "auto"
     fast: bool = False
     low_memory: bool = False

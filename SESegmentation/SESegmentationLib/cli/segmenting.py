@@ -168,7 +168,7 @@ def _segment(
     segmented = time.perf_counter()
     spread = attention = None
     if options.samples and not isinstance(engine, WaitingEngine):
-        from ..inference.explanations import sample_structures
+        from ..inference.sampling import sample_structures
 
         kind, count = options.sampling, options.samples
         spread = sample_structures(engine, image, chosen, kind=kind, count=count, progress=progress)
@@ -176,7 +176,7 @@ def _segment(
     if options.attention and isinstance(engine, WaitingEngine):
         attention = engine.attention(image, chosen, progress)
     elif options.attention and not isinstance(engine, WaitingEngine):
-        from ..inference.explanations import attention_map
+        from ..inference.attention import attention_map
 
         attention = attention_map(engine, image, chosen, progress)
     attended = time.perf_counter()

@@ -221,5 +221,5 @@ class WaitingEngine:
         return replace(result, doubt=Geometry.of(result.doubt).image(voxels_of(result.doubt) / np.float32(DOUBT_STEPS)))
 
     def attention(self, image: sitk.Image, options: SegmentOptions, progress: Progress) -> sitk.Image:
-        """What the networks look at; see :func:`SESegmentationLib.inference.explanations.attention_map`."""
+        """What the networks look at; see :func:`SESegmentationLib.inference.attention.attention_map`."""
         return wait_for(self.segmenter, AttentionJob(image, self.package.path, options), progress).attention()

@@ -118,7 +118,7 @@ class SegmentJob(VolumeJob):
 
 @dataclass(frozen=True)
 class AttentionJob(VolumeJob):
-    """Show what the networks look at in a volume; see :mod:`SESegmentationLib.inference.explanations`.
+    """Show what the networks look at in a volume; see :mod:`SESegmentationLib.inference.attention`.
 
     Its result is an image with the geometry of the volume, 0 to 1.
     """

@@ -161,7 +161,7 @@ class JobRunner:
     def _attention(self, job: AttentionJob, progress: Progress) -> Value:
         progress("load", 0.0, None)
         engine = self._engine(job.model, job.device, job.adapted)
-        from ..inference.explanations import attention_map
+        from ..inference.attention import attention_map
 
         attention = attention_map(engine, job.image, job.options, progress)
         description, voxels = pack_image(attention)

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from SESegmentationLib.errors import CancelledError, UsageError
+from SESegmentationLib.inference.attention import attention_map
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.explanations import attention_map
 from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.models import ModelPackage, write_package
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label

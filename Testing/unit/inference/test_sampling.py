@@ -9,8 +9,8 @@ import torch
 
 from SESegmentationLib.errors import CancelledError, InputError, UsageError
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.inference.explanations import draw_samples, sample_spread, sample_structures
 from SESegmentationLib.inference.predictor import Predictor
+from SESegmentationLib.inference.sampling import draw_samples, sample_spread, sample_structures
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.weights import load_networks

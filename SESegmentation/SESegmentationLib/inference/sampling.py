@@ -1,13 +1,8 @@
-"""What a result rests on: where the networks looked, and how far samples of the result differ.
-
-Squeeze & excitation networks scale each pixel's features by a gate that they compute from these features (sSE; Roy et
-al., IEEE TMI 38(2), 2019). Where the gate of the last decoder is open, the features reach the classifier; where it is
-shut, they hardly do. It shows what mattered to the network, not whether it is right. It needs a forward pass of its
-own, so it is made on request.
+"""Samples of a segmentation: how far each structure differs among them.
 
 Samples are drawn by changing the image a little (test-time augmentation) or by letting the networks drop channels as in
 training (Monte Carlo dropout). Each sample takes as long as a segmentation, so this is done on request. Source of
-both measures over samples: Roy et al., "Bayesian QuickNAT", NeuroImage 195, 2019.
+both measures: Roy et al., "Bayesian QuickNAT", NeuroImage 195, 2019.
 """
 
 from __future__ import annotations
@@ -22,72 +17,17 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError, memory_errors
-from ..geometry import Geometry
 from ..models import View
 from ..progress import PhasedProgress, Progress, no_progress, part_of
 from ..result import SegmentOptions
 from .engine import Engine
 from .predictor import Predictor
 
-Kind = Literal["augmentation", "dropout"]
+SamplingMethod = Literal["augmentation", "dropout"]
 #: samples drawn where nothing else is asked for
 SAMPLES = 8
 #: test-time augmentation: largest shift in voxels, standard deviations of log gamma and of noise (of the volume's own)
 _SHIFT, _GAMMA, _NOISE = 2, 0.15, 0.1
-
-
-def gated_views(engine: Engine, fast: bool = False) -> list[View]:
-    """The views whose gates can be shown, among all, or the one that ``fast`` uses; UsageError if there is none."""
-    views = engine.predictor.gated(engine.views(fast))
-    if not views:
-        raise UsageError(
-            f"The networks of {engine.card.title} have no spatial gate (sSE) in their last decoder.",
-            "Choose a model whose networks have sSE or scSE blocks in their decoders.",
-        )
-    return views
-
-
-def attention_map(
-    engine: Engine,
-    image: sitk.Image,
-    options: SegmentOptions = SegmentOptions(),
-    progress: Progress = no_progress,
-) -> sitk.Image:
-    """The gates of the last decoders, mean over the views, interpolated linearly to the input's grid.
-
-    Args:
-        engine: of the model.
-        image, options, progress: as for :meth:`.Engine.segment`; ``doubt`` and ``grid`` are ignored.
-
-    Returns:
-        float32, 0 to 1, with exactly the geometry of ``image``; 0 where the networks did not look.
-
-    Raises:
-        UsageError: no network has such a gate.
-        InputError, OutOfMemoryError, CancelledError: as from :meth:`.Engine.segment`.
-    """
-    views = gated_views(engine, options.fast)
-    phases = PhasedProgress(progress, {"locate": 1, "prepare": 1, "look": 8, "restore": 1})
-    image = engine.checked(image)
-    located = None
-    if options.roi is None:
-        located = engine.locate(image, low_memory=options.low_memory, progress=phases.part("locate"))
-    with memory_errors():
-        phases.update("prepare", 0.0)
-        crops = engine.crops(image, options, located=located)
-        geometry = Geometry.of(image)
-        attention = np.zeros(geometry.shape, np.float32)
-        for number, crop in enumerate(crops):
-            report_crop = part_of(lambda fraction: phases.update("look", fraction), number, len(crops))
-
-            def report(view: View, fraction: float, report_crop: Callable[[float], None] = report_crop) -> None:
-                report_crop((views.index(view) + fraction) / len(views))
-
-            gates = engine.predictor.gates(crop.volume, views, options.low_memory, report)
-            np.maximum(attention, crop.on_input(gates), out=attention)
-        phases.update("restore", 0.0)
-        phases.update("restore", 1.0)
-        return geometry.image(attention)
 
 
 @dataclass(frozen=True)
@@ -108,7 +48,7 @@ def sample_structures(
     image: sitk.Image,
     options: SegmentOptions = SegmentOptions(),
     *,
-    kind: Kind = "augmentation",
+    kind: SamplingMethod = "augmentation",
     count: int = SAMPLES,
     progress: Progress = no_progress,
 ) -> dict[int, StructureSpread]:
@@ -162,7 +102,7 @@ def draw_samples(
     predictor: Predictor,
     volume: np.ndarray,
     views: Sequence[View],
-    kind: Kind = "augmentation",
+    kind: SamplingMethod = "augmentation",
     count: int = SAMPLES,
     seed: int = 0,
     report: Callable[[float], None] = lambda fraction: None,
