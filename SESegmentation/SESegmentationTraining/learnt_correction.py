@@ -26,7 +26,7 @@ from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.networks.correction import CorrectionNetwork
 from SESegmentationLib.networks.losses import smoothed_dice
-from SESegmentationLib.networks.weights import to_eight_bits
+from SESegmentationLib.networks.quantisation import to_eight_bits
 from SESegmentationLib.progress import Progress, no_progress
 from SESegmentationLib.refine.learnt_correction import FOLDER, LearntCorrection
 

@@ -22,7 +22,8 @@ from SESegmentationLib.models.packages import WEIGHTS_NAME, write_package
 from SESegmentationLib.models.store import CARD_NAME, ModelPackage, damaged_models, find_model, list_models
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.losses import median_frequency_weights
-from SESegmentationLib.networks.weights import load_weights, to_eight_bits
+from SESegmentationLib.networks.quantisation import to_eight_bits
+from SESegmentationLib.networks.weights import load_weights
 from SESegmentationLib.progress import Progress, no_progress
 
 from .begun import begin, contents_of, learn_from, refuse_other_training

@@ -28,7 +28,7 @@ from ..geometry import Box, grown, mask_box, placed, triple, union, whole_box, w
 from ..inference.dividing_plane import divide
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
-from ..networks.weights import from_eight_bits
+from ..networks.quantisation import from_eight_bits
 from ..progress import part_of
 
 #: beside the module, as its icons are

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.networks import build_network
-from SESegmentationLib.networks.weights import SCALE, from_eight_bits, to_eight_bits
+from SESegmentationLib.networks.quantisation import SCALE, from_eight_bits, to_eight_bits
 
 
 @settings(max_examples=30, deadline=None)

@@ -10,7 +10,7 @@ from torch import nn
 from SESegmentationLib.errors import ModelError
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.se import build_se
-from SESegmentationLib.networks.weights import load_se_weights, se_prefixes
+from SESegmentationLib.networks.se_import import load_se_weights, se_prefixes
 
 CHANNELS = 6
 

@@ -17,7 +17,7 @@ from SESegmentationLib.errors import ModelError, OutOfMemoryError
 from SESegmentationLib.models import find_model
 from SESegmentationLib.models.store import _PACKAGE
 from SESegmentationLib.networks.correction import Corrected, CorrectionNetwork
-from SESegmentationLib.networks.weights import from_eight_bits
+from SESegmentationLib.networks.quantisation import from_eight_bits
 from SESegmentationLib.refine import learnt_correction
 from SESegmentationLib.refine.learnt_correction import (
     ANY_MODEL,

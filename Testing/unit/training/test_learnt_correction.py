@@ -19,7 +19,7 @@ from SESegmentationLib.errors import InputError, SegmentationError, UsageError
 from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks.correction import CorrectionNetwork
-from SESegmentationLib.networks.weights import from_eight_bits
+from SESegmentationLib.networks.quantisation import from_eight_bits
 from SESegmentationLib.refine.learnt_correction import ANY_MODEL, LearntCorrection
 from SESegmentationTraining import correction_examples, learnt_correction, mistakes
 from SESegmentationTraining.correction_examples import CorrectionExamples, Example
