@@ -37,12 +37,12 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import bootstrap
 
-from SESegmentationLib.geometry import AXES
+from SESegmentationLib.geometry import AXES, Slices
 from SESegmentationLib.inference.crops import Crop
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import ModelPackage, find_model, sha256_of
-from SESegmentationLib.refine import Corrections, Slices
+from SESegmentationLib.refine.corrections import Corrections
 from SESegmentationLib.refine.cross_validation import recalibrate_cross_validated
 from SESegmentationLib.refine.learnt_correction import weights_for
 from SESegmentationLib.refine.recalibration import RecalibrationSettings

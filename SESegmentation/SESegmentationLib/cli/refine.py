@@ -122,13 +122,13 @@ def _check_files(job: FileJob, package: ModelPackage, options: RefineOptions) ->
 
 def _refine(job: FileJob, package: ModelPackage, options: RefineOptions) -> dict[str, Any]:
     """Read, refine and write; returns the report."""
+    from ..geometry import Slices
     from ..inference.cascade import sought_structures
     from ..inference.model_grid import on_grid_of
     from ..inference.roi import read_roi
     from ..io.formats import pixel_size
     from ..io.reading import read_volume
     from ..io.segmentations import read_segmentation
-    from ..refine import Slices
     from ..report import build_report, write_report
     from ..worker.jobs import RefineJob
 

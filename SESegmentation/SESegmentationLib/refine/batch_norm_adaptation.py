@@ -21,7 +21,7 @@ from ..io.volume_image import voxels_of
 from ..networks.batch_norms import divergence, scan_statistics, with_statistics
 from ..networks.losses import mean_dice
 from ..networks.weights import load_networks
-from . import Corrections
+from .corrections import Corrections
 
 #: weights of the scan's statistics that are tried; chosen on validation cases
 SHARES = (0.25, 0.5)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..geometry import Slices
 from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..models import ModelCard
@@ -23,9 +24,10 @@ from ..networks.losses import mean_dice
 from ..networks.weights import load_networks
 from ..progress import part_of
 from ..result import SegmentOptions
-from . import Corrections, Slices
 from .adapted import AdaptedParameters, parameters_to_adapt
-from .recalibration import RecalibrationSettings, TrainingSlices, known_channels, prepare_training_slices, recalibrate
+from .corrections import Corrections, known_channels
+from .recalibration import RecalibrationSettings, recalibrate
+from .training_slices import TrainingSlices, prepare_training_slices
 
 #: steps that are tried, as shares of the way to the learnt parameters
 STEPS = (1.0, 0.5, 0.25)

@@ -16,9 +16,8 @@ from ..inference.roi import inside
 from ..io.volume_image import voxels_of
 from ..models import ModelCard
 from ..progress import part_of
-from . import Corrections
+from .corrections import Corrections, channels_of, known_channels
 from .learnt_correction import CropCorrections, CropPrediction, Judgement, LearntCorrection, Outcome, Report
-from .recalibration import channels_of, known_channels
 
 #: nothing is known of a voxel, it was looked at, or it is right
 UNKNOWN, SEEN, RIGHT = 0.0, 0.5, 1.0

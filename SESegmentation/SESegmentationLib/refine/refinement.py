@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from torch import Tensor
 
 from ..errors import memory_errors
-from ..geometry import Geometry, edited_slices
+from ..geometry import Geometry, Slices, edited_slices
 from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..inference.model_grid import check_room_for_grid
@@ -32,9 +32,9 @@ from ..result import (
     SegmentOptions,
     StructureChange,
 )
-from . import Corrections, Slices, check_place, check_values
 from .adapted import AdaptedParameters
 from .batch_norm_adaptation import LEAST_GAIN, SHARES, adapted_engines, known_dice
+from .corrections import Corrections, check_place, check_values
 from .cross_validation import recalibrate_cross_validated
 from .learnt_correction import Judgement, LearntCorrection, Report
 from .propagation import propagate

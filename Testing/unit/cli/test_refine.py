@@ -341,7 +341,7 @@ def refused(capfd, code: int, model: object, volume: Path, corrected: Path, out:
 #: steps of refining in which memory may run out, each with how Python, ITK or PyTorch says so
 STEPS = {
     "SESegmentationLib.inference.model_grid.on_grid_of": RuntimeError("itk::ERROR: std::bad_alloc"),
-    "SESegmentationLib.refine.Corrections.in_slices": MemoryError(),
+    "SESegmentationLib.refine.corrections.Corrections.in_slices": MemoryError(),
     "SESegmentationLib.refine.refinement.propagate": RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     "SESegmentationLib.refine.refinement._relabelled": RuntimeError("itk::ERROR: std::bad_alloc"),
     "SESegmentationLib.worker.process.pack_refinement": MemoryError(),

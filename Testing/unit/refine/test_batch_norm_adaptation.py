@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SESegmentationLib.geometry import Slices
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import find_model
 from SESegmentationLib.models.store import _PACKAGE
-from SESegmentationLib.refine import Corrections, Slices
 from SESegmentationLib.refine.batch_norm_adaptation import adapted_engines, known_dice
+from SESegmentationLib.refine.corrections import Corrections
 from SESegmentationLib.refine.learnt_correction import LearntCorrection
 from SESegmentationLib.refine.refinement import refine
 from SESegmentationTraining.mistakes import shifted

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from SESegmentationLib.errors import InputError, UsageError
-from SESegmentationLib.geometry import AXES, Geometry, edited_slices
+from SESegmentationLib.geometry import AXES, Geometry, Slices, edited_slices
 from SESegmentationLib.inference.model_grid import to_model_grid
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.refine import Corrections, Slices, check_place, check_values
+from SESegmentationLib.refine.corrections import Corrections, check_place, check_values
 
 
 @given(st.sampled_from("ijk"), st.sets(st.integers(0, 999), min_size=1))

@@ -7,9 +7,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from SESegmentationLib.geometry import Slices
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.refine import Corrections, Slices, cross_validation
+from SESegmentationLib.refine import cross_validation
 from SESegmentationLib.refine.adapted import AdaptedParameters, parameters_to_adapt
+from SESegmentationLib.refine.corrections import Corrections
 from SESegmentationLib.refine.cross_validation import STEPS, recalibrate_cross_validated, split_slices
 from SESegmentationLib.refine.recalibration import RecalibrationSettings
 from SESegmentationLib.result import SegmentOptions

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from SESegmentationLib.errors import CancelledError, UsageError
+from SESegmentationLib.geometry import Slices
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.refine import Corrections, Slices
 from SESegmentationLib.refine.adapted import PARAMETER_SETS, parameters_to_adapt
-from SESegmentationLib.refine.recalibration import RecalibrationSettings, prepare_training_slices, recalibrate
+from SESegmentationLib.refine.corrections import Corrections
+from SESegmentationLib.refine.recalibration import RecalibrationSettings, recalibrate
+from SESegmentationLib.refine.training_slices import prepare_training_slices
 
 CPU = torch.device("cpu")
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from SESegmentationLib import errors as memory
 from SESegmentationLib.errors import CancelledError, InputError, OutOfMemoryError
-from SESegmentationLib.geometry import AXES
+from SESegmentationLib.geometry import AXES, Slices
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import find_model, sha256_of
 from SESegmentationLib.models.store import _PACKAGE
-from SESegmentationLib.refine import Corrections, Slices, propagation, refinement
+from SESegmentationLib.refine import propagation, refinement
+from SESegmentationLib.refine.corrections import Corrections
 from SESegmentationLib.refine.learnt_correction import LearntCorrection
 from SESegmentationLib.refine.recalibration import RecalibrationSettings
 from SESegmentationLib.refine.refinement import refine

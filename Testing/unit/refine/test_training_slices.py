@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from SESegmentationLib.geometry import Slices
 from SESegmentationLib.inference.crops import Crop
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.inference.views import along
@@ -17,8 +18,8 @@ from SESegmentationLib.models import View
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.networks import build_network
 from SESegmentationLib.networks.weights import load_networks
-from SESegmentationLib.refine import Corrections, Slices
-from SESegmentationLib.refine.recalibration import known_channels, prepare_training_slices
+from SESegmentationLib.refine.corrections import Corrections, known_channels
+from SESegmentationLib.refine.training_slices import prepare_training_slices
 
 CPU = torch.device("cpu")
 
