@@ -9,8 +9,7 @@ import pytest
 from panel_clicks import click, texts, type_text, wait
 from panel_fakes import make_package
 
-from SESegmentationLib.models import find_model
-from SESegmentationLib.models import packages as installing
+from SESegmentationLib.models import find_model, installing
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from harness import dialogs as harness_dialogs
 from harness.faults import faults
 from harness.segment_editor import paint
 from SESegmentationLib.errors import WorkerError
-from SESegmentationLib.models import packages as installing
+from SESegmentationLib.models import installing
 from SESegmentationLib.result import Finding
 
 UI = "Resources/UI/SESegmentation.ui"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from SESegmentationLib.models import ModelCard
-from SESegmentationLib.models.packages import render_readme
+from SESegmentationLib.models.readme import render_readme
 
 FIGURES = {"dice": {"mean": 0.9, "std": 0.02, "n": 4}, "hausdorff95_mm": {"mean": 1.25, "std": 0.5, "n": 4}}
 WHOLE = {
