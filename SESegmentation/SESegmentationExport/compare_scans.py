@@ -260,7 +260,7 @@ def _picture(
     scans: Sequence[_Scan],
     changes: list[Change],
 ) -> bytes:
-    from SESegmentationLib.io.writing import as_png
+    from SESegmentationLib.io.drawing import as_png
 
     drawn = [
         (f"{name}: {path.name}" + (f", {date}" if date else ""), scan.image, scan.labels)

@@ -318,7 +318,7 @@ def draw_comparison(
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    from SESegmentationLib.io.writing import draw_slices
+    from SESegmentationLib.io.drawing import draw_slices
 
     from .registration import align
 

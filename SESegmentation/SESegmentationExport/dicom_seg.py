@@ -35,9 +35,9 @@ from SESegmentationLib.io.dicom.frames import DicomFrame, frames_of
 from SESegmentationLib.io.dicom.headers import DicomHeader, all_tags, text_of
 from SESegmentationLib.io.dicom.series import Found, choose_series
 from SESegmentationLib.io.dicom.stack import Stack
+from SESegmentationLib.io.drawing import draw_picture
 from SESegmentationLib.io.segmentations import algorithm_name
 from SESegmentationLib.io.volume_image import affine_of, voxels_of
-from SESegmentationLib.io.writing import draw_picture
 from SESegmentationLib.models import Code, Label
 from SESegmentationLib.result import DicomOptions, SegmentationResult, SegmentationType, beside
 
@@ -374,7 +374,7 @@ def equipment(source: SourceSeries, result: SegmentationResult, place: int) -> d
 
 
 def build_capture(image: sitk.Image, result: SegmentationResult, source: SourceSeries) -> hd.sc.SCImage:
-    """The picture of a result (:mod:`SESegmentationLib.io.writing`) as secondary capture; it names no patient."""
+    """The picture of a result (:mod:`SESegmentationLib.io.drawing`) as secondary capture; it names no patient."""
     import highdicom as hd
 
     labels = [structure.label for structure in result.structures]

@@ -237,7 +237,7 @@ def draw_pictures(
     report: Mapping[str, Any], image: sitk.Image, label_map: sitk.Image, labels: Sequence[Label]
 ) -> list[tuple[str, Image]]:
     """Three slices with all structures, and three with each of the least certain ones."""
-    from SESegmentationLib.io.writing import draw_slices
+    from SESegmentationLib.io.drawing import draw_slices
 
     pictures = [("All structures, outlined", draw_slices(image, label_map, labels, _PIXELS))]
     measure, grid, values = _measure(report), Geometry.of(label_map), voxels_of(label_map)

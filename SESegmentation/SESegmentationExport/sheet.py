@@ -26,7 +26,7 @@ from SESegmentationLib.files import OutputFiles, changing, write_whole
 from SESegmentationLib.files.json_files import parse_json, read_json
 from SESegmentationLib.files.overwriting import files_of
 from SESegmentationLib.inference.cascade import possible_structures
-from SESegmentationLib.io.writing import draw_slices
+from SESegmentationLib.io.drawing import draw_slices
 from SESegmentationLib.models import ModelCard, sha256_of
 from SESegmentationLib.report import model_entry, readable, without_folders
 

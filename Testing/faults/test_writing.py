@@ -22,7 +22,8 @@ import torch
 from SESegmentationLib.errors import SegmentationError, UsageError
 from SESegmentationLib.files import OutputError, OutputFiles, check_writable, staging_folder, write_whole
 from SESegmentationLib.files import writing as storing
-from SESegmentationLib.io.writing import write_image, write_picture, write_segmentation
+from SESegmentationLib.io.drawing import write_picture
+from SESegmentationLib.io.writing import write_image, write_segmentation
 from SESegmentationLib.report import write_report
 
 LIBRARY = Path(__file__).parents[2] / "SESegmentation"

@@ -157,7 +157,7 @@ def _segment(
     exports: Sequence[Export],
 ) -> dict[str, Any]:
     """Segment one volume and write what belongs to it; its report."""
-    from ..io.writing import write_picture
+    from ..io.drawing import write_picture
     from ..report import build_report, with_samples, write_report
 
     image = read.image

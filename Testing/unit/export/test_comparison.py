@@ -27,7 +27,7 @@ from SESegmentationExport.registration import align, overlap, register
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.io import writing
+from SESegmentationLib.io import drawing
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationTraining.repeatability import larger_deviations, rescan, within_scan_deviations
 
@@ -291,13 +291,13 @@ def test_what_cannot_be_compared_is_told_before_anything_is_segmented(
 def test_both_sides_of_a_head_are_compared_and_drawn(segmented_head, tmp_path, monkeypatch, capsys):
     """Noise was measured for the model's own two structures: it is that of each side."""
     outlined = []
-    draw = writing.draw_slices
+    draw = drawing.draw_slices
 
     def drawn(image, labels, structures, *others):
         outlined.append({label.value for label in structures})
         return draw(image, labels, structures, *others)
 
-    monkeypatch.setattr(writing, "draw_slices", drawn)
+    monkeypatch.setattr(drawing, "draw_slices", drawn)
     call = ["compare", *[str(segmented_head)] * 2, "-m", "hippocampus-t1", "--accept-licence", "--device", "cpu"]
     assert main([*call, "--picture", str(tmp_path / "c.png"), "--json"]) == 0
     changes = {change["value"]: change for change in json.loads(capsys.readouterr().out)["changes"]}

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from SESegmentationLib.io.writing import PANEL, write_picture
+from SESegmentationLib.io.drawing import PANEL, write_picture
 from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 
 LEFT_LABEL, RIGHT_LABEL = structure_label(17, "hippocampus", LEFT), structure_label(58, "accumbens", RIGHT)
