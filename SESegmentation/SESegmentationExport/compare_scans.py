@@ -281,12 +281,12 @@ def _print(content: dict[str, Any], changes: Sequence[Change], lines: Sequence[s
         table.add_column(column, justify="right")
     table.add_column("change", no_wrap=True)
     for change in changes:
-        least = "" if change.least_percent is None else f"{change.least_percent:.1f} %"
+        noise = "" if change.noise_percent is None else f"{change.noise_percent:.1f} %"
         table.add_row(
             change.name,
             f"{change.earlier_ml:.2f}",
             f"{change.later_ml:.2f}",
-            *[least] * bool(lines),
+            *[noise] * bool(lines),
             change.words(),
         )
     console().print(table)

@@ -32,7 +32,11 @@ LEAST_DAYS = 90
 NO_CHANGE = "no detectable change"
 #: of the sentence that comes with changes of a model that was not measured
 NOT_MEASURED = "It was not measured for {model} which changes exceed noise."
-COLUMNS = ("value", "name", "earlier_ml", "later_ml", "change_ml", "percent", "percent_a_year", "least_percent", "told")
+#: the last one says whether the change exceeds the noise
+COLUMNS = (
+    *("value", "name", "earlier_ml", "later_ml", "change_ml", "percent", "percent_a_year", "noise_percent"),
+    "exceeds_noise",
+)
 #: tags that all scans of a patient have in common
 _OF_A_PATIENT = ("PatientID", "PatientBirthDate", "PatientSex")
 #: options in a report on which volumes depend
@@ -49,7 +53,7 @@ class Change:
         value: of its label.
         name: of the structure.
         earlier_ml, later_ml: its volumes in ml; 0 where it was not found.
-        least: the least change that exceeds the noise, as a share of the mean volume; None where it was not measured.
+        noise: below this share of the mean volume a change may be noise; None where that was not measured.
         days: between the scans; None where unknown.
     """
 
@@ -57,7 +61,7 @@ class Change:
     name: str
     earlier_ml: float
     later_ml: float
-    least: float | None = None
+    noise: float | None = None
     days: float | None = None
 
     @property
@@ -78,16 +82,16 @@ class Change:
         return self.percent * DAYS_A_YEAR / self.days
 
     @property
-    def least_percent(self) -> float | None:
-        """The least change that exceeds the noise, in per cent of the mean volume."""
-        return None if self.least is None else 100 * self.least
+    def noise_percent(self) -> float | None:
+        """The noise in per cent of the mean volume."""
+        return None if self.noise is None else 100 * self.noise
 
     @property
-    def told(self) -> bool | None:
-        """Whether the change can be told from noise; None where that was not measured."""
-        if self.least is None:
+    def exceeds_noise(self) -> bool | None:
+        """Whether the change is larger than the noise; None where that was not measured."""
+        if self.noise is None:
             return None
-        return abs(self.ml) > self.least * (self.earlier_ml + self.later_ml) / 2
+        return abs(self.ml) > self.noise * (self.earlier_ml + self.later_ml) / 2
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, by :data:`COLUMNS`."""
@@ -96,13 +100,13 @@ class Change:
             "name": self.name,
             **{key: round(getattr(self, key), 4) for key in ("earlier_ml", "later_ml")},
             "change_ml": round(self.ml, 4),
-            **{key: _rounded(getattr(self, key)) for key in ("percent", "percent_a_year", "least_percent")},
-            "told": self.told,
+            **{key: _rounded(getattr(self, key)) for key in ("percent", "percent_a_year", "noise_percent")},
+            "exceeds_noise": self.exceeds_noise,
         }
 
     def words(self) -> str:
         """The change in words: "+3.1 %, +1.2 % a year", or that it is within the noise."""
-        if self.told is False or self.ml == 0:
+        if self.exceeds_noise is False or self.ml == 0:
             return NO_CHANGE
         if self.percent is None:
             return "appeared"
@@ -195,7 +199,7 @@ def compare_reports(
             name=entry["name"],
             earlier_ml=before[entry["name"]]["volume_ml"],
             later_ml=entry["volume_ml"],
-            least=least_change(repeatability, (own_values or {}).get(entry["name"], entry["value"])),
+            noise=least_change(repeatability, (own_values or {}).get(entry["name"], entry["value"])),
             days=days,
         )
         for entry in later["structures"]
@@ -290,7 +294,7 @@ def as_csv(changes: Sequence[Change]) -> str:
 
 def remarks(earlier: Mapping[str, Any], later: Mapping[str, Any], changes: Sequence[Change]) -> list[str]:
     """Notes on how to read the changes, a line each."""
-    measured = sum(change.least is not None for change in changes)
+    measured = sum(change.noise is not None for change in changes)
     if not measured:
         return []
     lines = [
@@ -331,11 +335,11 @@ def draw_comparison(
     else:
         scans = [scans[0], (caption, second, second_labels)]
 
-    order = sorted(changes, key=lambda change: (not change.told, -abs(change.percent or 0)))
-    noise = ["" if change.least_percent is None else f" (noise {change.least_percent:.1f} %)" for change in order]
+    order = sorted(changes, key=lambda change: (not change.exceeds_noise, -abs(change.percent or 0)))
+    noise = ["" if change.noise_percent is None else f" (noise {change.noise_percent:.1f} %)" for change in order]
     rows = [
-        (printable(change.name), change.words() + least, change.told is not False)
-        for change, least in zip(order, noise, strict=True)
+        (printable(change.name), change.words() + limit, change.exceeds_noise is not False)
+        for change, limit in zip(order, noise, strict=True)
     ]
     height = max(2 * (_SIDE + _LINE + _GAP), (len(rows) + 1) * _LINE) + _GAP
     picture = Image.new("RGB", (3 * _SIDE + 580, height), _BACKGROUND)
@@ -345,8 +349,8 @@ def draw_comparison(
         draw.text((_GAP, top), printable(caption), _TEXT, font)
         picture.paste(draw_slices(image, label_map, labels, _SIDE, shown), (_GAP, top + _LINE))
     left = 3 * _SIDE + 3 * _GAP
-    for number, (name, words, told) in enumerate(rows):
-        colour, top = _TEXT if told else _DIM, _GAP + number * _LINE
+    for number, (name, words, stands_out) in enumerate(rows):
+        colour, top = _TEXT if stands_out else _DIM, _GAP + number * _LINE
         draw.text((left, top), name, colour, font)
         draw.text((left + 260, top), words, colour, font)
     return picture

@@ -287,7 +287,7 @@ def test_changes_since_an_earlier_result_are_told_from_noise(widget, segment, ma
     (table,) = slicer.util.getNodesByClass("vtkMRMLTableNode")
     columns = [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
     row = {name: table.GetCellText(0, index) for index, name in enumerate(columns)}
-    assert row["told"] == "+74.1 %" and float(row["later_ml"]) == pytest.approx(
+    assert row["change"] == "+74.1 %" and float(row["later_ml"]) == pytest.approx(
         47 / 27 * float(row["earlier_ml"]), 1e-3
     )
     write_package(

@@ -14,7 +14,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from SESegmentationExport.comparison import COLUMNS as CHANGE_COLUMNS
+from SESegmentationExport.comparison import COLUMNS as COMPARISON_COLUMNS
 from SESegmentationExport.comparison import compare_reports
 
 from ..errors import InputError, ModelError, UsageError
@@ -52,6 +52,8 @@ from .result_record import ResultRecord
 _TABLE_ROLE = "SESegmentation.Report"
 #: role of the table with the changes since an earlier result
 _CHANGES_ROLE = "SESegmentation.Changes"
+#: of that table: the last column says in words what changed
+CHANGE_COLUMNS = (*COMPARISON_COLUMNS[:-1], "change")
 
 
 def _result_in_scene(node: slicer.vtkMRMLSegmentationNode) -> tuple[ResultRecord, sitk.Image, sitk.Image]:
@@ -127,7 +129,7 @@ def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSe
     Volumes are those of both segmentations as they are now, after edits.
 
     Returns:
-        Which changes can be told from noise, one sentence.
+        Which changes are larger than the noise, one sentence.
 
     Raises:
         InputError: one of them is no result of this module, or its volume is gone.
@@ -142,13 +144,13 @@ def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSe
     except ModelError:  # the model is not here any more
         repeatability = {}
     changes = compare_reports(before, now, repeatability, days=None)
-    rows = [change.to_dict() | {"told": change.words()} for change in changes]
+    rows = [change.to_dict() | {"change": change.words()} for change in changes]
     _show_rows(node, (_CHANGES_ROLE, "change"), CHANGE_COLUMNS, rows)
-    told = [f"{change.name} {change.words()}" for change in changes if change.told]
-    if not any(change.told is not None for change in changes):
+    larger = [f"{change.name} {change.words()}" for change in changes if change.exceeds_noise]
+    if not any(change.exceeds_noise is not None for change in changes):
         return _("It was not measured for this model which changes exceed noise.")
-    if told:
-        return _("Changed by more than noise: {names}.").format(names="; ".join(told))
+    if larger:
+        return _("Changed by more than noise: {names}.").format(names="; ".join(larger))
     return _("No structure changed by more than noise.")
 
 

@@ -42,8 +42,8 @@ def report(*volumes: float, **model: str) -> dict:
 def test_a_change_is_told_where_it_exceeds_the_noise():
     card = {"within_scan_sd": {"1": 0.01, "2": 0.05}}
     first, second, third = compare_reports(report(10, 10, 10), report(11, 11, 11), card, None)
-    assert (first.told, second.told, third.told) == (True, False, None)
-    assert first.least_percent == pytest.approx(100 * 1.96 * 2**0.5 * 0.01)
+    assert (first.exceeds_noise, second.exceeds_noise, third.exceeds_noise) == (True, False, None)
+    assert first.noise_percent == pytest.approx(100 * 1.96 * 2**0.5 * 0.01)
     assert (first.words(), second.words(), third.words()) == ("+10.0 %", NO_CHANGE, "+10.0 %")
 
 
@@ -65,8 +65,8 @@ def test_what_appears_or_is_lost_is_said():
 @given(st.floats(0, 1e4), st.floats(0, 1e4), st.floats(0, 2))
 def test_who_did_not_change_is_never_told_to_have(earlier, later, least):
     change, back = Change(1, "part", earlier, later, least), Change(1, "part", later, earlier, least)
-    assert change.told == back.told
-    assert not Change(1, "part", earlier, earlier, least).told
+    assert change.exceeds_noise == back.exceeds_noise
+    assert not Change(1, "part", earlier, earlier, least).exceeds_noise
 
 
 @pytest.mark.parametrize("other", [{"name": "another"}, {"version": "2.0.0"}, {}])
@@ -302,8 +302,8 @@ def test_both_sides_of_a_head_are_compared_and_drawn(segmented_head, tmp_path, m
     assert main([*call, "--picture", str(tmp_path / "c.png"), "--json"]) == 0
     changes = {change["value"]: change for change in json.loads(capsys.readouterr().out)["changes"]}
     assert [changes[value]["name"].split()[0] for value in (1, 2, 3, 4)] == ["left", "left", "right", "right"]
-    assert changes[1]["least_percent"] == changes[3]["least_percent"] is not None
-    assert changes[2]["least_percent"] == changes[4]["least_percent"] is not None
+    assert changes[1]["noise_percent"] == changes[3]["noise_percent"] is not None
+    assert changes[2]["noise_percent"] == changes[4]["noise_percent"] is not None
     assert outlined == [{1, 2, 3, 4}] * 2
 
 
