@@ -15,7 +15,8 @@ from dataclasses import replace
 from multiprocessing.managers import BaseManager
 from typing import Any
 
-from SESegmentationLib.errors import SegmentationError, WorkerError, available_gigabytes
+from SESegmentationLib.errors import SegmentationError, WorkerError
+from SESegmentationLib.memory import available_gigabytes
 from SESegmentationLib.progress import end_on_signals, end_process
 
 from .cases import CohortCase

@@ -18,7 +18,8 @@ from typing import TypeVar
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import InputError, UsageError, require_memory
+from .errors import InputError, UsageError
+from .memory import require_memory
 
 #: direction of a RAS image in LPS coordinates
 RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)

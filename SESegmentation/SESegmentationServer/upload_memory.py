@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from SESegmentationLib.errors import available_gigabytes
+from SESegmentationLib.memory import available_gigabytes
 
 from .refusals import full
 

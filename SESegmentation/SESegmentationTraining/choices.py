@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from SESegmentationLib.errors import available_gigabytes
 from SESegmentationLib.inference.cascade import LARGEST_CROP_MM
 from SESegmentationLib.inference.device import choose_device, fast_precision
+from SESegmentationLib.memory import available_gigabytes
 from SESegmentationLib.models.card import PLANES
 
 from .fingerprint import Fingerprint

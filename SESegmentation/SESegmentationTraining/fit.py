@@ -20,10 +20,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from SESegmentationLib.errors import InputError, OutOfMemoryError, SegmentationError, UsageError, is_out_of_memory
+from SESegmentationLib.errors import InputError, OutOfMemoryError, SegmentationError, UsageError
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.inference.views import fastest_order
+from SESegmentationLib.memory import is_out_of_memory
 from SESegmentationLib.models.card import View
 from SESegmentationLib.networks.losses import (
     boundary_weights,

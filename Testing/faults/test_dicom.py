@@ -329,7 +329,7 @@ def test_memory_is_asked_for_before_anything_is_decoded(tmp_path, monkeypatch):
         dataset.Rows = dataset.Columns = 60_000
 
     write_enhanced(asymmetric(), tmp_path / "a.dcm", edit=huge)
-    monkeypatch.setattr("SESegmentationLib.errors.available_gigabytes", lambda: 16.0)
+    monkeypatch.setattr("SESegmentationLib.memory.available_gigabytes", lambda: 16.0)
     monkeypatch.setattr(StoredPixels, "of", None)
     with pytest.raises(OutOfMemoryError, match="need 2.* GB of memory; 16.0 GB are available"):
         read_volume(tmp_path / "a.dcm")

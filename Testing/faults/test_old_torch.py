@@ -74,7 +74,7 @@ import sys; sys.path.insert(0, {str(SHIM.parent)!r})
 import old_torch; old_torch.take_back()
 import torch
 from SESegmentationLib.inference.device import fast_precision
-from SESegmentationLib.errors import is_out_of_memory
+from SESegmentationLib.memory import is_out_of_memory
 from SESegmentationLib.networks import build_network
 assert fast_precision(torch.device("cpu")) == fast_precision(torch.device("mps")) == torch.float32
 for capability, precision in (((7, 5), torch.float32), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):

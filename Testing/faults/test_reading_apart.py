@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib import errors as memory
+from SESegmentationLib import memory
 from SESegmentationLib.cli import main
 from SESegmentationLib.client.reading import ReadingProcess
 from SESegmentationLib.errors import InputError, OutOfMemoryError, WorkerError

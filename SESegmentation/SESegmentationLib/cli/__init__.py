@@ -13,16 +13,9 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from ..errors import (
-    DependencyError,
-    OutOfMemoryError,
-    SegmentationError,
-    UsageError,
-    is_out_of_memory,
-    no_memory_to_load,
-    printable,
-)
+from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, printable
 from ..files.writing import any_file_written
+from ..memory import is_out_of_memory, no_memory_to_load
 from ..progress import MESSAGE, end_on_signals, let_finish
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import UsageError, memory_errors
+from ..errors import UsageError
 from ..geometry import Geometry
+from ..memory import memory_errors
 from ..models import View
 from ..progress import PhasedProgress, Progress, no_progress, part_of
 from ..result import SegmentOptions

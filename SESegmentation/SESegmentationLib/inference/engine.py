@@ -13,11 +13,11 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from ..errors import memory_errors
 from ..geometry import Geometry
 from ..io.formats import pixel_size
 from ..io.reading import check_volume
 from ..io.volume_image import voxels_of
+from ..memory import memory_errors
 from ..models import Label, ModelPackage, View
 from ..models.sections import expected_dice
 from ..networks.weights import load_networks

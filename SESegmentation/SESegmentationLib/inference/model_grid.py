@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import require_for_grid
 from ..geometry import RAS, Box, Geometry, covering, grown, placed, triple, whole_box
 from ..io.formats import pixel_size
+from ..memory import require_for_grid
 from ..models import ModelCard
 
 if TYPE_CHECKING:

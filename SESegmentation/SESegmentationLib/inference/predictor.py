@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import MEMORY_REMEDY, ModelError, OutOfMemoryError, is_out_of_memory, require_memory
+from ..errors import ModelError, OutOfMemoryError
+from ..memory import MEMORY_REMEDY, is_out_of_memory, require_memory
 from ..models import ModelCard, View
 from ..networks.batch_norms import fold_batch_norms
 from ..networks.se import recorded_gates, spatial_gate

@@ -16,7 +16,8 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from ..errors import UsageError, memory_errors
+from ..errors import UsageError
+from ..memory import memory_errors
 from ..models import View
 from ..progress import PhasedProgress, Progress, no_progress, part_of
 from ..result import SegmentOptions

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError, require_memory
+from ..errors import InputError
 from ..geometry import Geometry, same_grid, triple
+from ..memory import require_memory
 from ..models.labels import Code, Label, same_structure
 from .reading import read_label_layers
 from .volume_image import voxels_of

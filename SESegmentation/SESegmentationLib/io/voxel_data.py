@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
-from ..errors import InputError, require_memory
+from ..errors import InputError
+from ..memory import require_memory
 from ..result import Finding
 
 if TYPE_CHECKING:

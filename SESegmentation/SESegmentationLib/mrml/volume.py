@@ -22,10 +22,11 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ..errors import InputError, require_memory
+from ..errors import InputError
 from ..geometry import Geometry, triple
 from ..io.formats import read_header
 from ..io.volume_image import NO_ORIENTATION, RAS_TO_LPS, SHEAR_DEGREES, ShearedError, affines_contradict, shear_degrees
+from ..memory import require_memory
 from .references import is_companion
 
 #: the same for directions and positions of three numbers

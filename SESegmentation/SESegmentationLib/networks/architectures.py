@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ModelError, OutOfMemoryError, first_line, memory_errors
+from ..errors import ModelError, OutOfMemoryError, first_line
+from ..memory import memory_errors
 from .pyramid import PyramidUNet
 from .se import build_se
 

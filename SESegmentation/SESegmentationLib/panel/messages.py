@@ -14,8 +14,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..client.remote import QUEUE, RECONNECTING, SENDING
-from ..errors import CancelledError, OutOfMemoryError, SegmentationError, is_out_of_memory
+from ..errors import CancelledError, OutOfMemoryError, SegmentationError
 from ..geometry import Geometry, Slices
+from ..memory import is_out_of_memory
 from ..mrml import ACCEPTED, CORRECTED, TO_CHECK
 from ..result import Finding
 from ..worker.messages import RESTARTED

@@ -22,10 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import ModelError, memory_errors
+from ..errors import ModelError
 from ..files.json_files import read_json
 from ..geometry import Box, grown, mask_box, placed, triple, union, whole_box, within
 from ..inference.dividing_plane import divide
+from ..memory import memory_errors
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
 from ..networks.quantisation import from_eight_bits

@@ -8,12 +8,12 @@ import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
-from ..errors import require_memory
 from ..geometry import Geometry
 from ..inference.crops import Crop
 from ..inference.dividing_plane import divide
 from ..inference.roi import inside
 from ..io.volume_image import voxels_of
+from ..memory import require_memory
 from ..models import ModelCard
 from ..progress import part_of
 from .corrections import Corrections, channels_of, known_channels

@@ -15,13 +15,13 @@ import numpy as np
 import SimpleITK as sitk
 from torch import Tensor
 
-from ..errors import memory_errors
 from ..geometry import Geometry, Slices, edited_slices
 from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..inference.model_grid import check_room_for_grid
 from ..inference.output_checks import measure_structures
 from ..io.volume_image import voxels_of
+from ..memory import memory_errors
 from ..progress import PhasedProgress, Progress, no_progress, part_of
 from ..result import (
     NO_GAIN,

@@ -44,10 +44,9 @@ from ..errors import (
     WorkerError,
     first_line,
     install_advice,
-    is_out_of_memory,
-    no_memory_to_load,
     plain,
 )
+from ..memory import is_out_of_memory, no_memory_to_load
 
 #: begins every frame; no text contains it, and a translation of line ends would spoil it
 MAGIC = b"\x93SESEG\r\n"

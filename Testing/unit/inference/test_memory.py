@@ -8,14 +8,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from SESegmentationLib import errors as memory
-from SESegmentationLib.errors import (
-    OutOfMemoryError,
-    available_gigabytes,
-    is_out_of_memory,
-    memory_errors,
-    require_memory,
-)
+from SESegmentationLib import memory
+from SESegmentationLib.errors import OutOfMemoryError
+from SESegmentationLib.memory import available_gigabytes, is_out_of_memory, memory_errors, require_memory
 
 
 def raised_by(function) -> BaseException:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from SESegmentationLib import errors as memory
+from SESegmentationLib import memory
 from SESegmentationLib.errors import CancelledError, ModelError, OutOfMemoryError
 from SESegmentationLib.inference import predictor
 from SESegmentationLib.inference.predictor import Predictor

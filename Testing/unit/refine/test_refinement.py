@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from SESegmentationLib import errors as memory
+from SESegmentationLib import memory
 from SESegmentationLib.errors import CancelledError, InputError, OutOfMemoryError
 from SESegmentationLib.geometry import AXES, Slices
 from SESegmentationLib.inference.engine import Engine

@@ -22,7 +22,8 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from ...errors import InputError, require_memory
+from ...errors import InputError
+from ...memory import require_memory
 from . import SIGNATURE_BYTES, has_signature
 
 #: upper bound of all tags without the pixels, and of what may follow the pixels

@@ -24,7 +24,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from ...errors import InputError, SegmentationError, require_memory
+from ...errors import InputError, SegmentationError
+from ...memory import require_memory
 from ...result import Finding
 from ..volume_image import add_remarks
 from .frames import DicomFrame, frames_of, mixed_contrasts

@@ -1,0 +1,89 @@
+"""Main and device memory: what is available, refusing what would not fit, and telling when it ran out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import OutOfMemoryError
+
+MEMORY_REMEDY = (
+    "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
+)
+#: messages of the allocators of PyTorch (in a RuntimeError, on a GPU too) and ITK when memory runs out, and of Python
+#: where there is none for the stack of another thread
+_PHRASES = (
+    *("can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc", "out of memory"),
+    "can't start new thread",
+)
+#: messages of Python (in a SystemError) where a library gave up without a reason, which is what they do without memory
+_WITHOUT_REASON = ("without exception set", "without setting an exception")
+#: message of oneDNN when it has no memory for a convolution; longer messages that begin so mean something else
+_ONEDNN_MESSAGE = "could not create a primitive"
+
+
+def no_memory_to_load(message: str) -> OutOfMemoryError | None:
+    """The error for an ImportError with this message, if it means that memory ran out for a library; else None.
+
+    The messages are those of Linux's loader; followed by a reason, the first means that the file may not be loaded from
+    there.
+    """
+    if message.endswith("failed to map segment from shared object") or "Cannot allocate memory" in message:
+        return OutOfMemoryError("There is not enough memory to load a library that is needed.", "Close other programs.")
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` means that main or device memory is exhausted."""
+    if isinstance(error, MemoryError):
+        return True
+    message = str(error).strip().lower()
+    if isinstance(error, SystemError):
+        return any(phrase in message for phrase in _WITHOUT_REASON)
+    return isinstance(error, RuntimeError) and (
+        message == _ONEDNN_MESSAGE or any(phrase in message for phrase in _PHRASES)
+    )
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn every way of running out of memory into :class:`~SESegmentationLib.errors.OutOfMemoryError`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, SystemError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError("There is not enough memory for this volume and model.", MEMORY_REMEDY) from error
+
+
+def require_memory(gigabytes: float) -> None:
+    """Raise OutOfMemoryError if less than ``gigabytes`` of main memory is available; nothing if that is unknown.
+
+    Without this Linux would let the allocation succeed and end the process later.
+    """
+    available = available_gigabytes()
+    if available is not None and available < gigabytes:
+        raise OutOfMemoryError(
+            f"This volume and model need {gigabytes:.1f} GB of memory; {available:.1f} GB are available.", MEMORY_REMEDY
+        )
+
+
+def require_for_grid(voxels: float, on_grid: float) -> None:
+    """Raise OutOfMemoryError unless an image can be brought to a model's grid, before memory is taken for that.
+
+    Args:
+        voxels: of the image, which is reoriented, and perhaps smoothed, in single precision.
+        on_grid: voxels of the grid, on which it is resampled and normalised in single precision.
+    """
+    require_memory(8 * (voxels + on_grid) / 1e9)
+
+
+def available_gigabytes() -> float | None:
+    """Main memory that can be had without swapping, in GB (10^9 bytes); None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    return kilobytes * 1024 / 1e9
