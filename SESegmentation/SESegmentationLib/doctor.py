@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import ModelError, SegmentationError, install_advice
+from .memory import available_gigabytes
 from .models import damaged_models, list_models, user_models_folder, verify_weights
 
 OK, WARNING, ERROR = "ok", "warning", "error"
@@ -315,14 +316,12 @@ def memory_gb() -> tuple[float | None, float]:
     if sys.platform == "win32":
         return _windows_memory()
     try:
-        if sys.platform == "darwin":
-            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            return total / 1e9, total / 2e9  # macOS frees cached memory on demand: half is a fair guess
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 / 1e9 for line in lines}
-        return sizes["MemTotal"], sizes["MemAvailable"]
-    except (OSError, ValueError, KeyError, IndexError):
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (OSError, ValueError):
         return None, 0.0
+    # macOS frees cached memory on demand: half is a fair guess
+    free = total / 2 if sys.platform == "darwin" else available_gigabytes()
+    return (None, 0.0) if free is None else (total, free)
 
 
 def _windows_memory() -> tuple[float | None, float]:

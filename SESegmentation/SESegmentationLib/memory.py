@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,11 @@ _PHRASES = (
 _WITHOUT_REASON = ("without exception set", "without setting an exception")
 #: message of oneDNN when it has no memory for a convolution; longer messages that begin so mean something else
 _ONEDNN_MESSAGE = "could not create a primitive"
+#: Linux's control groups of this process, and where they are described
+_OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+#: files with the limit and the use of a group, and entries of memory.stat that count files in the cache, by version
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+_VERSION_2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 
 
 def no_memory_to_load(message: str) -> OutOfMemoryError | None:
@@ -80,10 +86,43 @@ def require_for_grid(voxels: float, on_grid: float) -> None:
 
 
 def available_gigabytes() -> float | None:
-    """Main memory that can be had without swapping, in GB (10^9 bytes); None where the system does not tell."""
+    """Main memory that can be had without swapping, in GB (10^9 bytes); None where the system does not tell.
+
+    A container, or a job of SLURM, may be allowed less than the computer has; Linux ends a process that takes more.
+    """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
         return None
-    return kilobytes * 1024 / 1e9
+    return min(kilobytes * 1024, _left_by_limits()) / 1e9
+
+
+def _left_by_limits() -> float:
+    """Bytes that the limits of this process's control groups leave; infinity where there is none."""
+    try:
+        lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.inf
+    left = math.inf
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, files = (_GROUPS / "memory", _VERSION_1) if controllers else (_GROUPS, _VERSION_2)
+        folder = root / group.lstrip("/")
+        # in a container the path may be that of the computer outside, where only the root can be read
+        for place in (folder, *folder.parents):
+            if place.is_relative_to(root):
+                left = min(left, _left_in(place, *files))
+    return left
+
+
+def _left_in(folder: Path, limit: str, usage: str, cached: tuple[str, ...]) -> float:
+    """Bytes that the limit of one control group leaves, cached files not counted; infinity where it has none."""
+    try:
+        most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+        entries = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        return max(most - used + sum(int(entries.get(name, 0)) for name in cached), 0)
+    except (OSError, ValueError):  # "max": no limit
+        return math.inf

@@ -78,9 +78,10 @@ def test_what_is_needed_is_asked_for_beforehand(monkeypatch, available, enough):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not tell")
-def test_what_is_available_is_in_gigabytes():
+def test_what_is_available_is_in_gigabytes(monkeypatch, tmp_path):
     import psutil
 
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "none")  # the tests may run in a container
     assert available_gigabytes() == pytest.approx(psutil.virtual_memory().available / 1e9, rel=0.2)
 
 
@@ -94,3 +95,33 @@ def test_a_system_that_does_not_tell(monkeypatch):
 
     monkeypatch.setattr(memory, "Path", Absent)
     assert available_gigabytes() is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no control groups")
+@pytest.mark.parametrize(
+    ("groups", "folder", "files"),
+    [
+        ("0::/job/step\n", "job", ("memory.max", "memory.current", "inactive_file")),
+        ("0::/\n", ".", ("memory.max", "memory.current", "active_file")),
+        (
+            "5:cpu:/x\n4:memory:/docker/1f\n0::/\n",  # of the computer outside: not to be seen in a container
+            "memory",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+)
+def test_the_limit_of_a_container_or_job_counts(monkeypatch, tmp_path, groups, folder, files):
+    limit, usage, cached = files
+    own, place = tmp_path / "cgroup", tmp_path / folder
+    own.write_text(groups, encoding="ascii")
+    place.mkdir(exist_ok=True)
+    monkeypatch.setattr(memory, "_OWN_GROUPS", own)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    (place / usage).write_text("70000000\n", encoding="ascii")
+    (place / "memory.stat").write_text(f"anon 50000000\n{cached} 20000000\n", encoding="ascii")
+    (place / limit).write_text("100000000\n", encoding="ascii")
+    assert available_gigabytes() == pytest.approx(0.05)
+    with pytest.raises(OutOfMemoryError, match="need 0.1 GB"):
+        require_memory(0.06)
+    (place / limit).write_text("max\n", encoding="ascii")
+    assert available_gigabytes() > 0.05
