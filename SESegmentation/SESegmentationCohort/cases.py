@@ -18,7 +18,7 @@ from SESegmentationLib.errors import InputError, UsageError, fault_of
 from SESegmentationLib.files import refuse_same_names
 from SESegmentationLib.io.dicom import seems_dicom
 from SESegmentationLib.io.dicom.series import Found, grouped
-from SESegmentationLib.io.formats import PICTURE_ENDINGS, SLICES
+from SESegmentationLib.io.formats import PICTURE_ENDINGS
 from SESegmentationLib.models import ModelPackage
 
 from .records import FOLDER as RECORDS
@@ -133,7 +133,7 @@ def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:
     scans = find_scans(folder, package.card)
     if scans is not None:
         return Cohort([CohortCase(_name_in(folder, scan), scan) for scan in scans])
-    endings = (*VOLUME_ENDINGS, *PICTURE_ENDINGS) if package.card.input.get("kind") == SLICES else VOLUME_ENDINGS
+    endings = (*VOLUME_ENDINGS, *PICTURE_ENDINGS) if package.card.takes_slices else VOLUME_ENDINGS
     volumes, dicom = [], False
     others: list[str] = []
     for file in _files(folder, out, others):

@@ -18,7 +18,6 @@ from SESegmentationLib.cli.show import ProgressBar, duration, require_consent
 from SESegmentationLib.errors import NothingFoundError, SegmentationError, UsageError
 from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
 from SESegmentationLib.files.writing import remove_leftovers
-from SESegmentationLib.io.formats import SLICES
 from SESegmentationLib.models import ModelPackage, find_model
 
 from . import summary
@@ -118,7 +117,7 @@ def _prepare(
     """See that all can be written, and write over nothing that is read; remove what a killed run left."""
     if settings.bids and settings.file_format not in (None, "nii.gz"):
         raise UsageError("BIDS derivatives are NIfTI files.", f"Leave out --format {settings.file_format}.")
-    if settings.file_format == "png" and package.card.input.get("kind") != SLICES:
+    if settings.file_format == "png" and not package.card.takes_slices:
         raise UsageError("Only models of single pictures write PNG files.", "Choose --format nii.gz or seg.nrrd.")
     names = {case.identity: case.name for case in cases}
     paths = derivative_paths(settings.out, names) if settings.bids else {}

@@ -27,7 +27,6 @@ from SESegmentationLib.errors import (
     WorkerError,
 )
 from SESegmentationLib.files import OutputFiles
-from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.reading import check_volume
 from SESegmentationLib.models import sha256_of
 from SESegmentationLib.report import build_report
@@ -78,7 +77,7 @@ class CaseRunner:
         self._settings, self._records = settings, Records(settings.out)
         self._package = settings.package()
         card = self._package.card
-        self._pixel_mm = pixel_size(card.input, card.spacing)
+        self._pixel_mm = card.pixel_mm
         self._paths: dict[Path, Path] = {}
         self._contents: dict[Path, str | None] = {}
         self._derivatives = (

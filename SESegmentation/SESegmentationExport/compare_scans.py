@@ -217,7 +217,6 @@ def _scans(
 
     prepare_to_segment()
     from SESegmentationLib.inference.engine import Engine
-    from SESegmentationLib.io.formats import pixel_size
     from SESegmentationLib.io.reading import read_volume
     from SESegmentationLib.report import build_report
     from SESegmentationLib.result import SegmentOptions
@@ -225,7 +224,7 @@ def _scans(
     scans = []
     with ProgressBar() as progress:
         engine = Engine(package, device=options.device)
-        pixel_mm = pixel_size(package.card.input, package.card.spacing)
+        pixel_mm = package.card.pixel_mm
         for number, (path, report) in enumerate(zip(sources, reports, strict=True)):
             if report:
                 scans.append(_Scan(report))

@@ -33,7 +33,6 @@ from SESegmentationLib.errors import InputError, SegmentationError, ServerError,
 from SESegmentationLib.files import OutputError
 from SESegmentationLib.files.json_files import parse_json
 from SESegmentationLib.files.writing import OF_THE_DISK
-from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.writing import write_image
 from SESegmentationLib.models import ModelCard
@@ -191,7 +190,7 @@ def monai_label_routes(
                 if session_id:
                     volume = sessions.get(request.state.user, session_id)
                 elif "file" in form:
-                    pixel_mm = pixel_size(card.input, card.spacing)
+                    pixel_mm = card.pixel_mm
                     volume = await asyncio.to_thread(_read_upload, form.get("file"), pixel_mm)
                 elif image and archive is not None:
                     volume = await asyncio.to_thread(_read_series, archive, image)

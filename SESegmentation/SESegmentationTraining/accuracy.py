@@ -21,7 +21,6 @@ from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.geometry import Geometry, same_grid
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.predictor import Predictor
-from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
@@ -63,7 +62,7 @@ def measure(
     Raises:
         InputError: a case cannot be used, its labels lie on another grid, or hold what the model does not have.
     """
-    pixel_mm = pixel_size(package.card.input, package.card.spacing)
+    pixel_mm = package.card.pixel_mm
 
     def read(case: Case) -> tuple[sitk.Image, sitk.Image]:
         return _read_pair(package, case, pixel_mm, others, resample)

@@ -21,7 +21,6 @@ from SESegmentationLib.errors import UsageError
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.files.json_files import without_nulls
 from SESegmentationLib.inference.engine import Engine
-from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.models.card import ModelCard
@@ -175,7 +174,7 @@ def with_steps(
 def seconds_per_case(card: ModelCard, case: Case) -> float:
     """Time of segmenting a case, in s, measured with untrained networks."""
     networks = {name: build_network(description).eval() for name, description in card.networks.items()}
-    image = read_volume(case.image, pixel_size(card.input, card.spacing))
+    image = read_volume(case.image, card.pixel_mm)
     engine = Engine(ModelPackage(Path(), card), "cpu", networks)
     started = time.monotonic()
     engine.segment(image)

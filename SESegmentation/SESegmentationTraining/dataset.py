@@ -18,7 +18,7 @@ from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import same_grid
 from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.inference.model_grid import to_model_grid
-from SESegmentationLib.io.formats import PICTURE_ENDINGS, pixel_size
+from SESegmentationLib.io.formats import PICTURE_ENDINGS
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
@@ -161,7 +161,7 @@ def load_case(case: Case, card: ModelCard) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: image and label differ in geometry, or a label value is unknown to the card.
     """
-    image, label = read_case(case, card.labels, pixel_size(card.input, card.spacing))
+    image, label = read_case(case, card.labels, card.pixel_mm)
     on_grid, grid = to_model_grid(image, card)
     table = {0: 0} | {entry.value: channel for channel, entry in enumerate(card.labels, start=1)}
     values = grid.labels_to_grid(label)

@@ -12,8 +12,8 @@ import numpy as np
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.inference.cascade import LARGEST_CROP_MM
-from SESegmentationLib.io.formats import SLICES
 from SESegmentationLib.models import Label
+from SESegmentationLib.models.card import SLICES
 from SESegmentationLib.progress import Progress, no_progress
 
 from .choices import (

@@ -15,7 +15,6 @@ from safetensors.torch import save
 from SESegmentationLib import __version__
 from SESegmentationLib.errors import SegmentationError, UsageError
 from SESegmentationLib.files import staging_folder, store
-from SESegmentationLib.io.formats import pixel_size
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.models.card import ModelCard
 from SESegmentationLib.models.packages import WEIGHTS_NAME, write_package
@@ -185,7 +184,7 @@ def _check_dataset(dataset: Path, recipe: Recipe, card: ModelCard, tell: Tell) -
     split = split_by_recipe([case.name for case in cases], recipe)
     if not split.test and (dataset / "labelsTs").is_dir():
         cases += find_cases(dataset, "Ts")
-    holders = check_cases(cases, card.labels, pixel_size(card.input, card.spacing))
+    holders = check_cases(cases, card.labels, card.pixel_mm)
     for names in same_images(cases):
         tell(
             f"The images of {', '.join(names[:MOST_NAMED])} are the same: where some are for training and others for "

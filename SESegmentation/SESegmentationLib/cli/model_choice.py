@@ -189,7 +189,7 @@ def choose_model(shown: Shown, packages: Iterable[ModelPackage], named: bool, ac
     def rank(package: ModelPackage) -> tuple[bool, bool, int]:
         card = package.card
         exact = card.contrast.casefold() not in ("", "any")
-        return card.input.get("kind") != "crop", exact, len(card.labels)
+        return card.input_kind != "crop", exact, len(card.labels)
 
     return max(suitable, key=rank)
 

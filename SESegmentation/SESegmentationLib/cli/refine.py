@@ -126,7 +126,6 @@ def _refine(job: FileJob, package: ModelPackage, options: RefineOptions) -> dict
     from ..inference.cascade import sought_structures
     from ..inference.model_grid import on_grid_of
     from ..inference.roi import read_roi
-    from ..io.formats import pixel_size
     from ..io.reading import read_volume
     from ..io.segmentations import read_segmentation
     from ..report import build_report, write_report
@@ -137,7 +136,7 @@ def _refine(job: FileJob, package: ModelPackage, options: RefineOptions) -> dict
         begin = time.perf_counter()
         progress("reading", 0.0, None)
         region = read_roi(options.roi) if options.roi else None
-        pixel_mm = pixel_size(package.card.input, package.card.spacing)
+        pixel_mm = package.card.pixel_mm
         image = read_volume(job.source, pixel_mm, options.series)
         source = read_source(job, options.dicom, options.series)
         corrected = read_segmentation(options.corrected, pixel_mm)

@@ -17,7 +17,6 @@ from ..client import WaitingEngine
 from ..client.reading import reading_apart
 from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
-from ..io.formats import SLICES
 from ..io.writing import MAP_ENDINGS
 from ..models import find_model
 from ..report import check_report_name
@@ -157,7 +156,7 @@ def _engine(package: ModelPackage, options: RunOptions) -> Iterator[Engine | Wai
 
 def _plan(volumes: Sequence[Path], options: RunOptions, card: ModelCard) -> list[FileJob]:
     """What is segmented, and where it goes; errors as of :func:`.file_jobs.plan_jobs`."""
-    slices = card.input.get("kind") == SLICES
+    slices = card.takes_slices
     jobs = plan_jobs(sources_of(volumes, card), options.output, options.file_format, slices, options.series)
     if not options.bids:
         return jobs

@@ -107,12 +107,11 @@ class _Read:
 
 def _read(engine: Engine | WaitingEngine, job: FileJob, series: str | None, alone: bool) -> _Read | SegmentationError:
     """The volume of a job; of one among several that cannot be read, why."""
-    from ..io.formats import pixel_size
     from ..io.reading import read_volume
 
     begin = time.perf_counter()
     try:
-        pixel_mm = pixel_size(engine.package.card.input, engine.package.card.spacing)
+        pixel_mm = engine.package.card.pixel_mm
         image = read_volume(job.source, pixel_mm, job.series or series)
     except Exception as error:
         return _failure(error, alone)

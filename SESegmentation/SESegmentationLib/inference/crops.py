@@ -74,7 +74,7 @@ class CropPlanner:
         on_grid, self._grid = to_model_grid(image, card)
         self._card = card
         # for models of crops each crop is normalised by itself, as in training; else the whole volume
-        self._separately = card.input.get("kind") == "crop"
+        self._separately = card.input_kind == "crop"
         array = sitk.GetArrayFromImage(on_grid)
         self._array = array if self._separately else normalise(array, card.intensity)
 
@@ -97,7 +97,7 @@ class CropPlanner:
         if self._separately:
             return self._crop(whole_box(self._array.shape))
         box = foreground_box(self._array, self._grid.geometry.spacing, self._card.margin_mm)
-        return self._crop(self._focused(box, predictor) if self._card.input.get("kind") == "head" else box)
+        return self._crop(self._focused(box, predictor) if self._card.input_kind == "head" else box)
 
     def targets(self, cascade: Cascade, located: sitk.Image) -> list[Crop | None]:
         """A crop for each target of a cascade; None where the locator did not find it.

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from ..geometry import Geometry
-from ..io.formats import pixel_size
 from ..io.reading import check_volume
 from ..io.volume_image import voxels_of
 from ..memory import memory_errors
@@ -194,7 +193,7 @@ class Engine:
 
     def checked(self, image: sitk.Image) -> sitk.Image:
         """``image`` as a 3-D scalar volume, see :func:`.check_volume`; InputError if it cannot be segmented."""
-        return check_volume(image, single=pixel_size(self.card.input, self.card.spacing) is not None)
+        return check_volume(image, single=self.card.takes_slices)
 
     def _sought(self, cascade: Cascade | None) -> tuple[list[Label], list[tuple[int, int]]]:
         """The structures that are looked for, and the values (left, right) of those that are counterparts."""

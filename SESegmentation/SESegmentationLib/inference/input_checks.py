@@ -71,7 +71,7 @@ def check_input(image: sitk.Image, card: ModelCard) -> list[Finding]:
     ]
     is_image = not is_hounsfield(lowest) and all(finding.code != "labels" for finding in values)
     measurable = HEAD_FIELD_MM[0] <= extent.min() and extent.max() <= HEAD_FIELD_MM[1]
-    if card.input.get("kind") == "head" and is_image and measurable:
+    if card.input_kind == "head" and is_image and measurable:
         survey = HeadSurvey.of(image)
         findings += _head(survey, card) if survey else []
     return findings

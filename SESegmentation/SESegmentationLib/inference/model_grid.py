@@ -19,7 +19,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..geometry import RAS, Box, Geometry, covering, grown, placed, triple, whole_box
-from ..io.formats import pixel_size
 from ..memory import require_for_grid
 from ..models import ModelCard
 
@@ -122,8 +121,8 @@ def check_room_for_grid(image: sitk.Image, card: ModelCard) -> None:
     """Raise OutOfMemoryError if there is not enough memory to bring ``image`` to the grid of a model."""
     voxels = math.prod(image.GetSize())
     resampled = voxels * math.prod(image.GetSpacing()) / math.prod(card.spacing)
-    slices = pixel_size(card.input, card.spacing) is not None  # their grid is the image's
-    require_for_grid(voxels, voxels if slices else max(resampled, 0.0))
+    # the grid of slices is the image's
+    require_for_grid(voxels, voxels if card.takes_slices else max(resampled, 0.0))
 
 
 def to_model_grid(image: sitk.Image, card: ModelCard) -> tuple[sitk.Image, ModelGrid]:
@@ -137,7 +136,7 @@ def to_model_grid(image: sitk.Image, card: ModelCard) -> tuple[sitk.Image, Model
         The image on the grid, float32, in RAS orientation, covering all of the input; and the grid.
     """
     values = (0, *(label.value for label in card.labels))
-    if pixel_size(card.input, card.spacing):  # slices are used pixel by pixel, as stored in the file
+    if card.takes_slices:  # slices are used pixel by pixel, as stored in the file
         plain = sitk.Cast(image, sitk.sitkFloat32)
         return plain, _grid(image, Geometry.of(plain), values, exact=True)
     oriented = sitk.DICOMOrient(sitk.Cast(image, sitk.sitkFloat32), "RAS")
@@ -155,7 +154,7 @@ def to_model_grid(image: sitk.Image, card: ModelCard) -> tuple[sitk.Image, Model
 
 def is_thick(image: sitk.Image, card: ModelCard) -> bool:
     """Whether the slices of ``image`` are so thick that its own grid cannot show what the model finds."""
-    if pixel_size(card.input, card.spacing):
+    if card.takes_slices:
         return False
     return any(s > THICK * m for s, m in zip(patient_spacing(image), card.spacing, strict=True))
 

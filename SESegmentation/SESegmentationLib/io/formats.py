@@ -1,7 +1,8 @@
 """Opening one file or folder of any format as an image; doubts about it are kept with it as remarks.
 
-A picture does not say how large its pixels are or where they lie in the patient. Models whose card gives the input's
-kind as "slices" were trained pixel by pixel and do not need it: rows and columns are used as stored in the file.
+A picture does not say how large its pixels are or where they lie in the patient. Models that take slices
+(:attr:`.ModelCard.takes_slices`) were trained pixel by pixel and do not need it: rows and columns are used as stored in
+the file.
 
 On the command line this is done in a separate process, see :mod:`SESegmentationLib.client.reading`.
 """
@@ -12,7 +13,7 @@ import contextlib
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,8 +32,6 @@ from .volume_image import REMARKS
 from .voxel_data import GZIP_MAGIC, opened
 
 PICTURE_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
-#: kind of input, in a model card, of models that take slices one by one
-SLICES = "slices"
 #: beginnings of files that stand for others in a repository, with what they are and the remedy
 _POINTERS = {
     b"version https://git-lfs": ("Git LFS", "Get it by: git lfs pull."),
@@ -46,16 +45,6 @@ _REMEDY = "Give a NIfTI, NRRD or MetaImage file or a DICOM folder; if it is one,
 def is_picture(path: str | Path) -> bool:
     """Whether the file's name ends as that of a picture."""
     return Path(path).name.lower().endswith(PICTURE_ENDINGS)
-
-
-def pixel_size(expected: Mapping[str, Any], spacing: Sequence[float]) -> tuple[float, ...] | None:
-    """Size of a picture's pixels in mm for a model of slices, its own ``spacing``; None for a model of volumes.
-
-    Args:
-        expected: "input" of the model's card.
-        spacing: of the model's grid.
-    """
-    return tuple(spacing) if expected.get("kind") == SLICES else None
 
 
 def read_picture(path: Path, pixel_mm: Sequence[float], labels: bool = False) -> sitk.Image:

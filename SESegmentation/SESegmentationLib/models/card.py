@@ -18,6 +18,8 @@ from .sections import PLANES, View
 #: version of the card's format that this code writes and the newest that it reads
 FORMAT = 1
 CARD_NAME = "model.json"
+#: kind of input of models that take slices one by one
+SLICES = "slices"
 README_NAME = "README.md"
 _KEYS = """format name title version summary modality contrast spacing orientation intensity networks views labels
 merged_pairs dividing_plane missed_below intracranial_error margin_mm input cleanup pipeline training accuracy
@@ -213,6 +215,21 @@ class ModelCard:
                 raise
             raise ModelError(f"{path}: {error.cause}", error.remedy) from None
         return card
+
+    @property
+    def input_kind(self) -> str:
+        """What the model takes: "head", "crop", ``SLICES`` or something else; empty where the card does not say."""
+        return str(self.input.get("kind") or "")
+
+    @property
+    def takes_slices(self) -> bool:
+        """Whether it takes slices one by one, pixel by pixel, such as pictures."""
+        return self.input_kind == SLICES
+
+    @property
+    def pixel_mm(self) -> tuple[float, float, float] | None:
+        """The spacing in mm that pictures get where the model takes slices, its own; None for a model of volumes."""
+        return self.spacing if self.takes_slices else None
 
     @property
     def channels(self) -> dict[int, int]:
