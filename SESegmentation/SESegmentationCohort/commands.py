@@ -72,7 +72,7 @@ def _command(
 
     A scan that fails is listed with its cause and does not stop the others. --resume continues an interrupted run.
     """
-    from SESegmentationLib.result import DicomOptions
+    from SESegmentationExport.dicom_options import DicomOptions
 
     from .cases import parse_shard
     from .run import WorkDistribution, run_cohort

@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 from SESegmentationExport.bids import derivative_paths
+from SESegmentationExport.dicom_options import DicomOptions
 from SESegmentationLib.cli.file_jobs import FileJob, result_format
 from SESegmentationLib.errors import ModelError
 from SESegmentationLib.files.json_files import to_json
 from SESegmentationLib.models import ModelPackage, find_locator, find_model, sha256_of
 from SESegmentationLib.models.card import CARD_NAME
-from SESegmentationLib.result import DicomOptions, Grid, SegmentOptions
+from SESegmentationLib.result import Grid, SegmentOptions
 
 from .cases import CohortCase
 

@@ -27,6 +27,7 @@ from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, STR_VR, TM, DSfloat
 
+from SESegmentationExport.dicom_options import DicomOptions, SegmentationType, beside
 from SESegmentationLib import __version__
 from SESegmentationLib.errors import InputError, SegmentationError
 from SESegmentationLib.files import OutputFiles
@@ -39,7 +40,7 @@ from SESegmentationLib.io.drawing import draw_picture
 from SESegmentationLib.io.segmentations import algorithm_name
 from SESegmentationLib.io.volume_image import affine_of, voxels_of
 from SESegmentationLib.models import Code, Label
-from SESegmentationLib.result import DicomOptions, SegmentationResult, SegmentationType, beside
+from SESegmentationLib.result import SegmentationResult
 
 if TYPE_CHECKING:
     import highdicom as hd
@@ -212,7 +213,7 @@ def write_dicom(
 
     Args:
         files: outputs, whole or not at all.
-        path: the segmentation; see :func:`SESegmentationLib.result.beside` for the others.
+        path: the segmentation; see :func:`SESegmentationExport.dicom_options.beside` for the others.
         image: the volume, for the picture.
         result: on the series' grid or any other in its frame of reference.
         source: the series.

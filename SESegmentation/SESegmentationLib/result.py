@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isnan, nan
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import SimpleITK as sitk
 
-from .files.json_files import Fields, parse_json
+from .files.json_files import Fields
 from .geometry import triple
 from .models import Label, ModelCard
 
 #: which grid a result lies on
 Grid = Literal["auto", "input", "model"]
-#: how voxels are kept in a DICOM segmentation
-SegmentationType = Literal["binary", "labelmap"]
 #: largest values that are accepted when reading
 _LARGEST_ML, _MOST_VOXELS = 1e7, 2**40
-#: of files of adapted parameters
-FORMAT = "sesegmentation-adapted-1"
-#: the largest file of adapted parameters that is read
-MAXIMUM_BYTES = 2**28
-_LONGEST_HEADER, _MAXIMUM_TENSORS, _MAXIMUM_DIMENSIONS = 2**20, 10_000, 8
-_BYTES = 4  # of a number
-_SHA256 = re.compile("[0-9a-f]{64}")
-_LENGTH = struct.Struct("<Q")
 #: why nothing was learnt from corrections
 NOTHING_CORRECTED = "the slices hold no correction where the model looks"
 NO_GAIN = "no gain is expected on the other slices"
@@ -54,34 +40,6 @@ class SegmentOptions:
     low_memory: bool = False
     doubt: bool = False
     grid: Grid = "input"
-
-
-@dataclass(frozen=True)
-class DicomOptions:
-    """What is written as DICOM, and how.
-
-    Attributes:
-        seg_type: "binary", one bit per voxel and segment, or "labelmap", the values of the label map (in DICOM since
-            2024).
-        report: write a structured report with the volumes beside the segmentation.
-        capture: write a picture as secondary capture beside the segmentation.
-        deidentify: leave patient and study attributes empty; UIDs stay, as the results refer to the series by them.
-    """
-
-    seg_type: SegmentationType = "binary"
-    report: bool = False
-    capture: bool = False
-    deidentify: bool = False
-
-    def outputs(self, path: Path) -> list[Path]:
-        """The files beside ``path``, the segmentation."""
-        return [beside(path, kind) for kind, wanted in (("sr", self.report), ("sc", self.capture)) if wanted]
-
-
-def beside(path: Path, kind: str) -> Path:
-    """The file of another object that belongs to the segmentation ``path``: ``x.sr.dcm`` for ``x.seg.dcm``."""
-    name = path.name[: -len(".dcm")]
-    return path.with_name(f"{name[:-4] if name.lower().endswith('.seg') else name}.{kind}.dcm")
 
 
 class _ResultFields(Fields):
@@ -291,56 +249,3 @@ class StructureChange:
     def elsewhere(self) -> int:
         """Voxels that change outside of the corrected slices."""
         return self.gained + self.lost - self.corrected
-
-
-@dataclass(frozen=True)
-class AdaptedNotes:
-    """The header of a file of adapted parameters: what was learnt from corrections, and for which weights.
-
-    It is a safetensors file: the length of a header (8 bytes, little-endian), the header (JSON: of every tensor its
-    type, shape and place; under ``__metadata__`` texts), the numbers. The texts say which weights they belong to.
-
-    Attributes:
-        weights_sha256: of the model's weights, some of which they replace.
-        count: how many numbers were adapted.
-        notes: how they were learnt, by heading; shown to users.
-    """
-
-    weights_sha256: str
-    count: int
-    notes: dict[str, str]
-
-    @classmethod
-    def read(cls, content: bytes | None) -> AdaptedNotes | None:
-        """The header of the file with this content; None if it is another kind of file, or incomplete."""
-        if content is None or not _LENGTH.size <= len(content) <= MAXIMUM_BYTES:
-            return None
-        (length,) = _LENGTH.unpack_from(content)
-        numbers = len(content) - _LENGTH.size - length
-        if numbers < 0:
-            return None
-        try:
-            header = parse_json(content[_LENGTH.size : _LENGTH.size + length], _LONGEST_HEADER)
-            notes = header.pop("__metadata__")
-            if not all(isinstance(text, str) for text in notes.values()) or notes.pop("format") != FORMAT:
-                return None
-            weights = notes.pop("weights_sha256")
-            if not _SHA256.fullmatch(weights) or not 0 < len(header) <= _MAXIMUM_TENSORS:
-                return None
-            sizes = [_size(tensor) for tensor in header.values()]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None
-        return cls(weights, sum(sizes), notes) if _BYTES * sum(sizes) == numbers else None
-
-
-def _size(tensor: dict[str, Any]) -> int:
-    """How many numbers a tensor has, by its entry in the header; ValueError where that contradicts itself."""
-    shape, (begin, end) = tensor["shape"], tensor["data_offsets"]
-    if tensor["dtype"] != "F32" or not isinstance(shape, list) or len(shape) > _MAXIMUM_DIMENSIONS:
-        raise ValueError("no tensor of single precision")
-    if not all(type(number) is int and 0 <= number <= MAXIMUM_BYTES for number in (*shape, begin, end)):
-        raise ValueError("no whole numbers")
-    size = math.prod(shape)
-    if end - begin != _BYTES * size:
-        raise ValueError("shape and place differ")
-    return size

@@ -25,11 +25,11 @@ from panel_fixtures import *  # noqa: E402, F403
 
 from harness import application  # noqa: E402
 from harness.faults import faults  # noqa: E402
+from SESegmentationLib.adapted_notes import AdaptedNotes  # noqa: E402
 from SESegmentationLib.errors import InputError, SegmentationError  # noqa: E402
 from SESegmentationLib.mrml import EditRecord, adapted_parameters, check_output_grid, find_corrected_slices  # noqa: E402
 from SESegmentationLib.panel.reports import scene_report  # noqa: E402
 from SESegmentationLib.panel.result_record import RECORD_ATTRIBUTE, ResultRecord  # noqa: E402
-from SESegmentationLib.result import AdaptedNotes  # noqa: E402
 
 OWN, CORRECTED = "SESegmentation.Own", "SESegmentation.Corrected"
 #: each example goes through the whole panel

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 import slicer
 
+from SESegmentationLib.adapted_notes import FORMAT
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.models.labels import LEFT, structure_label
 from SESegmentationLib.mrml import (
@@ -28,7 +29,6 @@ from SESegmentationLib.mrml import (
     update_segmentation,
     value_range,
 )
-from SESegmentationLib.result import FORMAT
 
 STRUCTURES = [structure_label(17, "hippocampus", LEFT), structure_label(16, "brain stem")]
 SHAPE = (8, 9, 10)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from SESegmentationLib.adapted_notes import FORMAT
 from SESegmentationLib.client import (
     Event,
     FailureEvent,
@@ -28,7 +29,7 @@ from SESegmentationLib.errors import CancelledError, SegmentationError
 from SESegmentationLib.inference.output_checks import with_doubtful_slices
 from SESegmentationLib.models import ModelCard, ModelPackage, write_package
 from SESegmentationLib.models.labels import structure_label
-from SESegmentationLib.result import FORMAT, Finding, SegmentationResult, StructureChange, StructureResult
+from SESegmentationLib.result import Finding, SegmentationResult, StructureChange, StructureResult
 from SESegmentationLib.worker.jobs import pack_image, pack_refinement, pack_result
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -221,8 +221,9 @@ def run(
     In a folder, each result is named after its volume, without a trailing _0000.
     If some of several volumes fail, the others are segmented; the exit code is that of the first failure.
     """
+    from SESegmentationExport.dicom_options import DicomOptions
+
     from ..client.servers import server_at
-    from ..result import DicomOptions
     from .run import run as run_volumes
     from .run_options import RunOptions
 
@@ -287,7 +288,8 @@ def dicom(
     A series that no model can segment is skipped, with the reason.
     For each other series, a DICOM segmentation and a structured report are written.
     """
-    from ..result import DicomOptions
+    from SESegmentationExport.dicom_options import DicomOptions
+
     from .dicom import segment_folder
     from .run_options import RunOptions
 
@@ -352,8 +354,9 @@ def refine(
 
     Corrected slices stay as they are. The model itself is not changed.
     """
+    from SESegmentationExport.dicom_options import DicomOptions
+
     from ..client.servers import server_at
-    from ..result import DicomOptions
     from .refine import RefineOptions, refine_volume
 
     refine_volume(

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from SESegmentationExport.dicom_options import DicomOptions
+
 from ..client.reading import reading_process
 from ..errors import DependencyError, SegmentationError, UsageError, install_advice
 from ..files import OutputFiles, refuse_same_names, same_name
@@ -21,7 +23,6 @@ from ..io.dicom import is_dicom, seems_dicom
 from ..io.formats import PICTURE_ENDINGS, is_picture, read_header
 from ..io.segmentations import algorithm_name
 from ..progress import farewells
-from ..result import DicomOptions
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from SESegmentationExport.dicom_options import DicomOptions
+
+from ..adapted_notes import AdaptedNotes
 from ..client.reading import reading_apart
 from ..errors import UsageError
 from ..files import OutputFiles, check_writable, refuse_overwriting
 from ..models import ModelPackage, find_model
 from ..progress import Progress
 from ..report import check_report_name
-from ..result import AdaptedNotes, DicomOptions, SegmentOptions
+from ..result import SegmentOptions
 from .file_jobs import (
     FileJob,
     check_dicom,

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..result import DicomOptions, Grid
+from SESegmentationExport.dicom_options import DicomOptions
+
+from ..result import Grid
 
 if TYPE_CHECKING:
     from ..client.servers import Server

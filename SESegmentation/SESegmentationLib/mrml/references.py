@@ -12,8 +12,8 @@ import binascii
 import slicer
 from slicer.i18n import tr as _
 
+from ..adapted_notes import AdaptedNotes
 from ..errors import InputError
-from ..result import AdaptedNotes
 from .place import movement
 
 _MADE_FOR = "SESegmentation.MadeFor"

@@ -8,9 +8,9 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from ..adapted_notes import AdaptedNotes
 from ..models import ModelCard
 from ..mrml import adapted_parameters, adapted_text_node
-from ..result import AdaptedNotes
 from .choices import Choices
 from .messages import as_rich_text
 from .result_record import ResultRecord

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
 
+from ..adapted_notes import AdaptedNotes
 from ..errors import InputError
 from ..geometry import Geometry, Slices
 from ..io.segmentations import algorithm_name
@@ -35,7 +36,7 @@ from ..mrml import (
     volume_geometry,
     without_deleted,
 )
-from ..result import AdaptedNotes, SegmentationResult
+from ..result import SegmentationResult
 from .earlier_result import EarlierResult
 from .messages import slice_names
 from .result_record import RECORD_ATTRIBUTE, ResultRecord

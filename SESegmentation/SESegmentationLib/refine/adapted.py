@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from ..adapted_notes import FORMAT, AdaptedNotes
 from ..errors import InputError, ModelError, UsageError
 from ..files import write_whole
 from ..models import ModelPackage
 from ..networks.se import ChannelSE, SpatialSE
 from ..networks.weights import load_networks
-from ..result import FORMAT, AdaptedNotes
 
 #: the sets that can be adapted
 PARAMETER_SETS = ("se", "classifier", "all")

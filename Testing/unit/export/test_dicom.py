@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from dicom_writer import Volume, write_enhanced, write_series
+from SESegmentationExport.dicom_options import DicomOptions
 from SESegmentationExport.dicom_seg import SourceSeries, write_dicom
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import InputError
@@ -20,7 +21,7 @@ from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelCard, find_model
 from SESegmentationLib.models.labels import LEFT, structure_label
-from SESegmentationLib.result import DicomOptions, IntracranialVolume, SegmentationResult, StructureResult
+from SESegmentationLib.result import IntracranialVolume, SegmentationResult, StructureResult
 
 hd = pytest.importorskip("highdicom", reason="needs highdicom (extra 'export')")
 LABELS = (structure_label(17, "hippocampus", LEFT), structure_label(500, "brain stem"))

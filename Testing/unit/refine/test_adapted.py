@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from SESegmentationLib.adapted_notes import AdaptedNotes
 from SESegmentationLib.errors import InputError, ModelError
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.networks.weights import load_networks
 from SESegmentationLib.refine.adapted import AdaptedParameters
-from SESegmentationLib.result import AdaptedNotes
 
 
 @pytest.fixture
