@@ -39,7 +39,7 @@ from ..worker.messages import (
     read_frame,
 )
 from . import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent
-from .fitting import Expected
+from .expected_result import ExpectedResult
 from .link import INTRODUCED_SECONDS, Body, Link, LostError, Stream, UnknownJobError
 from .servers import Server
 
@@ -82,7 +82,7 @@ class Delivery:
         self._patience = patience
         self._card = find_model(getattr(job, "model", "")).card
         value, arrays = job.pack()
-        self._expected = Expected.of(job)
+        self._expected = ExpectedResult.of(job)
         self._arrays: list[np.ndarray] | None = arrays
         # what was remarked on when the file was read may name the file, and stays here
         self._remarks = [finding.to_dict() for finding in remarks_of(job.image)] if isinstance(job, SegmentJob) else []

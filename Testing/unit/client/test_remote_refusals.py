@@ -15,7 +15,7 @@ import trustme
 
 from remote_jobs import error_of, events_of, jobs_asked, short_result
 from SESegmentationLib.client import AcceptedEvent, AttentionJob, RefineJob, ResultEvent, SegmentJob, remote, servers
-from SESegmentationLib.client.fitting import Expected
+from SESegmentationLib.client.expected_result import ExpectedResult
 from SESegmentationLib.client.link import Link
 from SESegmentationLib.client.remote import RemoteSegmenter
 from SESegmentationLib.client.servers import server_at
@@ -300,7 +300,7 @@ def test_labels_have_to_lie_on_those_that_were_corrected_and_a_map_on_the_volume
         (RefineJob(image, labels, None, "m"), labels, sitk.Cast(image, sitk.sitkUInt8)),
         (AttentionJob(image, "m"), image, sitk.Cast(labels, sitk.sitkFloat32)),
     ):
-        expected = Expected.of(job)
+        expected = ExpectedResult.of(job)
         for given, fits in ((fitting, True), (unfit, False)):
             described, voxels = pack_image(given)
             value, arrays = {"attention": described, "result": {"geometry": described}}, [voxels, voxels]

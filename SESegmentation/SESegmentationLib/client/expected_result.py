@@ -16,7 +16,7 @@ _LABELS = (np.uint8, np.uint16)
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedResult:
     """What a result has to fit.
 
     Attributes:
@@ -30,7 +30,7 @@ class Expected:
     exactly: bool
 
     @classmethod
-    def of(cls, job: Job) -> Expected:
+    def of(cls, job: Job) -> ExpectedResult:
         """What the result of ``job`` has to fit."""
         image: sitk.Image | None = getattr(job, "labels", None) if job.kind == RefineJob.kind else None
         image = getattr(job, "image", None) if image is None else image
