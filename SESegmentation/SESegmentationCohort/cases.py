@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from SESegmentationExport.bids import find_scans
-from SESegmentationExport.sheet import fingerprint
+from SESegmentationExport.scan_identity import scan_sha256
 from SESegmentationLib.cli.dicom import folder_of
 from SESegmentationLib.cli.file_jobs import SEGMENTATION_ENDING, VOLUME_ENDINGS, case_name, case_names
 from SESegmentationLib.cli.model_choice import choose_for_series
@@ -60,7 +60,7 @@ class CohortCase:
 
     def content(self) -> str | None:
         """SHA-256 of what is read for it; None where that cannot be read."""
-        return fingerprint(self.source, self.series, self.files or None)
+        return scan_sha256(self.source, self.series, self.files or None)
 
 
 @dataclass

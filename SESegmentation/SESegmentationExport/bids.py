@@ -23,7 +23,7 @@ from SESegmentationLib.report import without_folders
 from SESegmentationLib.result import SegmentationResult
 
 from . import Export
-from .sheet import fingerprint
+from .scan_identity import scan_sha256
 from .tables import tsv
 
 #: of the specification that derivatives follow
@@ -43,7 +43,7 @@ _SEGMENTATION = "_dseg.nii.gz"
 #: digits that would become one number without what is between them
 _TWO_NUMBERS = re.compile("[0-9][^A-Za-z0-9]+[0-9]")
 _DIGITS_OF_HASH = 8
-#: field beside a segmentation that tells of which scan it is, without naming it: see :func:`.sheet.fingerprint`
+#: field beside a segmentation that tells of which scan it is, without naming it: see :func:`.scan_sha256`
 _SOURCE = "SourceSHA256"
 #: what ``sesegment cohort`` keeps in its folder
 _OF_COHORTS = ("records/", "cohort.tsv", "failures.tsv", "sheet*.html")
@@ -150,7 +150,7 @@ class Derivatives(Export):
         paths: of :func:`derivative_paths`.
         described: the dataset is, by :meth:`describe`.
         series: chosen of DICOM folders.
-        contents: the :func:`.sheet.fingerprint` of each scan, where the caller knows it.
+        contents: the :func:`.scan_sha256` of each scan, where the caller knows it.
 
     Raises:
         UsageError: in the folder there is another dataset, or that of another model.
@@ -191,7 +191,7 @@ class Derivatives(Export):
             "Date": report["date"],
             "Warnings": [without_folders(finding["message"], volume) for finding in report["findings"]],
         }
-        if content := fingerprint(volume, self._series) if self._contents is None else self._contents[volume]:
+        if content := scan_sha256(volume, self._series) if self._contents is None else self._contents[volume]:
             about[_SOURCE] = content
         contents = (tsv(_LABEL_COLUMNS, labels), to_json(about) + "\n", tsv(list(_VOLUME_COLUMNS), rows))
         for kind, content in zip(_TABLES, contents, strict=True):
@@ -221,7 +221,7 @@ def refuse_other_scans(paths: Mapping[Path, Path], series: str | None = None) ->
     """
     for source, path in paths.items():
         known = _source_of(path)
-        if known and known != fingerprint(source, series):
+        if known and known != scan_sha256(source, series):
             raise UsageError(
                 f"{path} is the segmentation of another scan of this name than {source}, or of an earlier state of it.",
                 f"Name another folder with --bids, rename the scan, or delete {path.name} and what lies beside it.",
@@ -229,7 +229,7 @@ def refuse_other_scans(paths: Mapping[Path, Path], series: str | None = None) ->
 
 
 def _source_of(path: Path) -> str | None:
-    """The fingerprint of the scan that a segmentation is of; None where there is none, or it is not recorded."""
+    """The hash of the scan that a segmentation is of; None where there is none, or it is not recorded."""
     if not path.exists():
         return None
     try:

@@ -24,13 +24,13 @@ from SESegmentationLib import __version__
 from SESegmentationLib.errors import InputError, SegmentationError, UsageError
 from SESegmentationLib.files import OutputFiles, changing, write_whole
 from SESegmentationLib.files.json_files import parse_json, read_json
-from SESegmentationLib.files.overwriting import files_of
 from SESegmentationLib.inference.cascade import possible_structures
 from SESegmentationLib.io.drawing import draw_slices
-from SESegmentationLib.models import ModelCard, sha256_of
+from SESegmentationLib.models import ModelCard
 from SESegmentationLib.report import model_entry, readable, without_folders
 
 from . import Export, require_packages, templates
+from .scan_identity import scan_sha256
 from .spread import FEWEST, OUTLYING, Spread
 
 if TYPE_CHECKING:
@@ -127,26 +127,10 @@ def passed(
         The volumes that passed, and those of whose name a different content passed.
     """
     known = {mark["sha256"]: mark["name"] for mark in marks if mark["mark"] == PASS and mark["model"] == model}
-    contents = {volume: fingerprint(volume, series) for volume in (volumes if known else ())}
+    contents = {volume: scan_sha256(volume, series) for volume in (volumes if known else ())}
     done = {volume for volume, content in contents.items() if content and content in known}
     others = {name for content, name in known.items() if content not in contents.values()}
     return done, {volume for volume in contents if volume not in done and volumes[volume] in others}
-
-
-def fingerprint(volume: Path, series: str | None = None, files: Iterable[Path] | None = None) -> str | None:
-    """SHA-256 of the files that are read for a volume, independent of their names; None if they cannot be read.
-
-    Args:
-        volume: file or folder.
-        series: chosen of a folder.
-        files: those of the series, where they are known; else all in the folder count.
-    """
-    try:
-        digests = sorted({sha256_of(path) for path in files or files_of(volume) if path.is_file()})
-    except OSError:
-        return None
-    content = "\n".join([series or "", *digests])
-    return hashlib.sha256(content.encode("utf-8", "backslashreplace")).hexdigest() if digests else None
 
 
 class Sheet(Export):
@@ -194,7 +178,7 @@ class Sheet(Export):
     def add(self, volume: Path, report: Mapping[str, Any]) -> None:
         """Add a volume by its report, or by what it failed by; the page is written where that is due."""
         picture = None if "error" in report else self._pictures.pop(volume, None)
-        content = fingerprint(volume, self._series)
+        content = scan_sha256(volume, self._series)
         scan = scan_entry(self._card, volume, self._volumes[volume], report, content, picture)
         self._scans[_row_of(scan)] = scan
         self._changed = True
@@ -253,7 +237,7 @@ def scan_entry(
         volume: where the scan was read.
         name: of its row.
         report: of the scan, or what it failed by.
-        content: its :func:`fingerprint`.
+        content: its :func:`.scan_sha256`.
         picture: of :func:`thumbnail`.
     """
 
