@@ -18,18 +18,17 @@ from SESegmentationLib.files import OutputFiles
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import Label
-from SESegmentationLib.report import (
+from SESegmentationLib.report import readable, without_folders
+from SESegmentationLib.result import SegmentationResult
+from SESegmentationLib.structure_rows import (
     NONE,
     StructureRow,
     asymmetry,
     find_rows,
-    readable,
     signed_percent,
     significant,
     traffic_light,
-    without_folders,
 )
-from SESegmentationLib.result import SegmentationResult
 
 from . import Export, file_per_volume, require_packages, templates
 

@@ -25,7 +25,7 @@ from ..mrml import (
     review_state,
     set_review_state,
 )
-from ..report import NONE
+from ..structure_rows import NONE
 from .messages import Message, MessageList, rough_duration, state_name
 from .overlays import Overlays
 from .result_record import RecordedStructure, ResultRecord

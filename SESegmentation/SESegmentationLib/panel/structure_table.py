@@ -10,8 +10,17 @@ import qt
 from slicer.i18n import tr as _
 
 from ..mrml import CORRECTED
-from ..report import FEW_ROWS, NONE, StructureRow, asymmetry, find_rows, signed_percent, significant, traffic_light
 from ..result import IntracranialVolume
+from ..structure_rows import (
+    FEW_ROWS,
+    NONE,
+    StructureRow,
+    asymmetry,
+    find_rows,
+    signed_percent,
+    significant,
+    traffic_light,
+)
 from .messages import as_rich_text, state_name
 from .result_record import (
     RecordedStructure,
