@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import mutants  # noqa: E402
 
 from SESegmentationLib.errors import InputError
-from SESegmentationLib.inference.input_checks import HeadSurvey
+from SESegmentationLib.inference.head import HeadMeasurements
 from SESegmentationLib.io.reading import check_volume, read_label_layers, read_volume
 from SESegmentationLib.io.volume_image import RAS_TO_LPS, affine_of, remarks_of
 
@@ -281,12 +281,12 @@ def test_a_head_that_faces_another_way_than_its_header_says_is_noticed(shared_da
     """Half turns, which leave the head symmetric from left to right."""
     for name in ("t1-head-0p88mm", "t1-brain-stripped"):
         image = sitk.BinShrink(read_volume(shared_data / "volumes" / f"{name}.nii.gz"), (2, 2, 2))
-        assert HeadSurvey.of(image).facing is None, name
+        assert HeadMeasurements.of(image).facing is None, name
         for turn, facing in (((-1, -1, 1), "backwards"), ((-1, 1, -1), "upside down")):
             turned = sitk.Image(image)
             turned.SetDirection((np.diag(turn) @ np.reshape(image.GetDirection(), (3, 3))).ravel().tolist())
             turned.SetOrigin(np.multiply(turn, image.GetOrigin()).tolist())
-            assert HeadSurvey.of(turned).facing == facing, name
+            assert HeadMeasurements.of(turned).facing == facing, name
 
 
 def test_layers_and_their_names_are_kept(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.geometry import RAS, Geometry
-from SESegmentationLib.inference.input_checks import HeadSurvey
+from SESegmentationLib.inference.head import HeadMeasurements
 
 RADII = np.array([70.0, 90.0, 75.0])
 
@@ -39,22 +39,22 @@ def draw(
     return geometry.image(np.ascontiguousarray(array.clip(0).T.astype(np.float32)))
 
 
-def survey(**changes) -> HeadSurvey:
-    return HeadSurvey.of(draw(**changes))
+def measured(**changes) -> HeadMeasurements:
+    return HeadMeasurements.of(draw(**changes))
 
 
 def test_a_good_head_is_unremarkable():
-    found = survey()
+    found = measured()
     assert not (found.sideways or found.fluid_is_bright or found.vessels_are_bright or found.cut_sides)
     assert found.symmetry[2] > max(found.symmetry[:2])
 
 
 def test_the_grid_does_not_matter():
     """Spacing, order and direction of the axes change the measurements a little at most."""
-    plain = survey()
+    plain = measured()
     fine = draw(size=(120, 152, 96), spacing=(1.5, 1.5, 2.0))
     turned = sitk.Flip(sitk.PermuteAxes(fine, (2, 0, 1)), (True, False, True))
-    for other in map(HeadSurvey.of, (fine, turned)):
+    for other in map(HeadMeasurements.of, (fine, turned)):
         assert other.symmetry == pytest.approx(plain.symmetry, abs=0.05)
         assert other.skewness == pytest.approx(plain.skewness, abs=0.1)
 
@@ -66,17 +66,17 @@ def test_directions_that_lie_are_noticed(order, words):
     wrong = sitk.GetImageFromArray(sitk.GetArrayFromImage(sitk.PermuteAxes(image, order)))
     wrong.SetSpacing(image.GetSpacing())
     wrong.SetDirection(image.GetDirection())
-    found = HeadSurvey.of(wrong)
+    found = HeadMeasurements.of(wrong)
     assert found.sideways
     assert found.symmetry_axis == words
 
 
 def test_fluid_brighter_than_the_rest_is_noticed():
-    assert survey(fluid=300.0).fluid_is_bright
+    assert measured(fluid=300.0).fluid_is_bright
 
 
 def test_vessels_brighter_than_the_rest_are_noticed():
-    found = survey(vessels=180.0)
+    found = measured(vessels=180.0)
     assert found.vessels_are_bright
     assert not found.fluid_is_bright
 
@@ -86,11 +86,11 @@ SHIFTS = {"top": (0, 0, 45), "front": (0, 45, 0), "back": (0, -45, 0), "right": 
 
 @pytest.mark.parametrize("side", SHIFTS)
 def test_what_is_cut_off_is_named(side):
-    assert survey(shift=SHIFTS[side]).cut_sides == [side]
+    assert measured(shift=SHIFTS[side]).cut_sides == [side]
 
 
 def test_the_neck_may_leave_the_volume():
-    assert survey(shift=(0, 0, -45)).cut_sides == []
+    assert measured(shift=(0, 0, -45)).cut_sides == []
 
 
 NOTHING: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
@@ -107,5 +107,5 @@ NOTHING: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
 @pytest.mark.parametrize(("kind", "spacing"), list(itertools.product(NOTHING, [0.01, 1.0, 7.0])))
 def test_what_is_no_head_does_no_harm(kind, spacing):
     array = NOTHING[kind]((24, 2, 31)).astype(np.float32)
-    found = HeadSurvey.of(Geometry((31, 2, 24), (spacing,) * 3, (0.0,) * 3).image(array))
+    found = HeadMeasurements.of(Geometry((31, 2, 24), (spacing,) * 3, (0.0,) * 3).image(array))
     assert found is None or np.isfinite([*found.symmetry, found.skewness, found.bright_share]).all()
