@@ -28,14 +28,14 @@ _BODY_PARTS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "pelvis": ("pelvi|prosta|bladder|uter|becken", ("urinary bladder", "prostate")),
 }
-#: what an MR series shows, by the beginnings of words in its description; the first match counts
+#: what an MR series is, by the beginnings of words in its description; the first match counts
 _CONTRASTS = (
-    ("a survey", "loc|scout|survey|smartbrain|aahead"),
-    ("a calibration", "calib|asset.?cal|sense.?ref|ref.?scan|coil.?(?:survey|sens)"),
-    ("diffusion", "dwi|dti|diff|adc|trace|ep2d_d"),
-    ("susceptibility", "swi|swan|swip|t2[*]|t2st|gre_field|b0|field.?map|phase.?map"),
-    ("angiography", "tof|angio|mra(?![a-z])|pc3d|mip(?![a-z])"),
-    ("perfusion", "perf|asl(?![a-z])|dsc|dce"),
+    ("a localizer", "loc|scout|survey|smartbrain|aahead"),
+    ("a calibration scan", "calib|asset.?cal|sense.?ref|ref.?scan|coil.?(?:survey|sens)"),
+    ("a diffusion series", "dwi|dti|diff|adc|trace|ep2d_d"),
+    ("a susceptibility or field map", "swi|swan|swip|t2[*]|t2st|gre_field|b0|field.?map|phase.?map"),
+    ("an angiogram", "tof|angio|mra(?![a-z])|pc3d|mip(?![a-z])"),
+    ("a perfusion series", "perf|asl(?![a-z])|dsc|dce"),
     ("a functional series", "bold|fmri|rest(?![a-z])"),
     ("T1", "t1[ _-]?(?:flair|tirm)"),  # both suppress fluid, but are weighted by T1
     ("FLAIR", "flair|tirm|dark.?fl"),
@@ -47,15 +47,15 @@ _CONTRASTS = (
 _ANATOMICAL = ("T1", "T2", "FLAIR", "PD")
 #: DICOM's own words for the same, in ImageType and AcquisitionContrast
 _CODES = {
-    "LOCALIZER": "a survey",
-    "DIFFUSION": "diffusion",
-    "ADC": "diffusion",
-    "FA": "diffusion",
-    "TRACEW": "diffusion",
-    "PERFUSION": "perfusion",
-    "PHASE MAP": "susceptibility",
-    "PROJECTION IMAGE": "angiography",
-    "TOF": "angiography",
+    "LOCALIZER": "a localizer",
+    "DIFFUSION": "a diffusion series",
+    "ADC": "a diffusion series",
+    "FA": "a diffusion series",
+    "TRACEW": "a diffusion series",
+    "PERFUSION": "a perfusion series",
+    "PHASE MAP": "a susceptibility or field map",
+    "PROJECTION IMAGE": "an angiogram",
+    "TOF": "an angiogram",
     "FLUID_ATTENUATED": "FLAIR",
     "T1": "T1",
     "T2": "T2",
@@ -96,7 +96,7 @@ class Shown:
         if self.modality != card.modality:
             return 0, f"it is {self.modality or 'of unknown modality'}, not {card.modality}"
         if self.contrast is not None and self.contrast not in _ANATOMICAL:
-            return 1, f"it shows {self.contrast}"
+            return 1, f"it is {self.contrast}"
         if is_named:
             return 4, ""
         parts = body_parts(card)

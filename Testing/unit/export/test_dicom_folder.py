@@ -56,7 +56,7 @@ def called(*arguments: object) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def done(shared_data, make_random_model, oblique, tmp_path_factory) -> Folder:
-    """An oblique abdomen (MR), an oblique trunk (CT), a survey and a single image in one folder."""
+    """An oblique abdomen (MR), an oblique trunk (CT), a localizer and a single image in one folder."""
     folder = tmp_path_factory.mktemp("dicom")
     source, target = folder / "in", folder / "out"
     abdomen = oblique(sitk.ReadImage(str(shared_data / "abdomen-mr/imagesTr/chaos_001_0000.nii.gz")), 17)
@@ -83,9 +83,9 @@ def done(shared_data, make_random_model, oblique, tmp_path_factory) -> Folder:
 def test_each_series_goes_to_the_model_that_suits_it_and_the_others_are_skipped_with_the_reason(done):
     assert done.code == 0
     assert len(list(done.target.iterdir())) == 6
-    (survey,) = [line for line in done.errors if "localizer" in line]
+    (localizer,) = [line for line in done.errors if "localizer" in line]
     (single,) = [line for line in done.errors if "T2 once" in line]
-    assert survey.startswith("Skipped") and survey.endswith("it shows a survey.")
+    assert localizer.startswith("Skipped") and localizer.endswith("it is a localizer.")
     assert single.startswith("Skipped") and single.endswith("it is a single image.")
     assert sorted(report.get("model", {}).get("name", "") for report in done.reports) == [
         *("", "", "abdomen-mr", "tiny-ct")
@@ -194,11 +194,14 @@ def test_the_capture_shows_the_picture(done):
         ({"Modality": "MR", "BodyPartExamined": "ABDOMEN", "SeriesDescription": "T1 dixon"}, "it is T1, not T2"),
         ({"Modality": "CT", "BodyPartExamined": "HEAD"}, "it is CT, not MR"),
         ({"Modality": "MR", "BodyPartExamined": "KNEE", "SeriesDescription": "pd fs"}, "it shows knee"),
-        ({"Modality": "MR", "BodyPartExamined": "BRAIN", "SeriesDescription": "ep2d_diff_ADC"}, "it shows diffusion"),
-        ({"Modality": "MR", "BodyPartExamined": "BRAIN", "SeriesDescription": "TOF 3D"}, "it shows angiography"),
+        (
+            {"Modality": "MR", "BodyPartExamined": "BRAIN", "SeriesDescription": "ep2d_diff_ADC"},
+            "it is a diffusion series",
+        ),
+        ({"Modality": "MR", "BodyPartExamined": "BRAIN", "SeriesDescription": "TOF 3D"}, "it is an angiogram"),
         (
             {"Modality": "MR", "BodyPartExamined": "BRAIN", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
-            "it shows a survey",
+            "it is a localizer",
         ),
         ({"Modality": "MR", "BodyPartExamined": "LIVER", "SeriesDescription": "T2 portal phase"}, "abdomen-mr"),
         ({"Modality": "MR", "BodyPartExamined": "ABDOMEN", "SeriesDescription": "Ax T1 FLAIR"}, "it is T1, not T2"),
@@ -208,11 +211,11 @@ def test_the_capture_shows_the_picture(done):
         ),
         (
             {"Modality": "MR", "BodyPartExamined": "BRAIN", "SeriesDescription": "SenseRefScan"},
-            "it shows a calibration",
+            "it is a calibration scan",
         ),
         (
             {"Modality": "MR", "BodyPartExamined": "HEAD", "SeriesDescription": "Asset calibration"},
-            "it shows a calibration",
+            "it is a calibration scan",
         ),
         ({"Modality": "MR", "SeriesDescription": "t1_fl2d"}, "its tags do not give the part of the body"),
     ],

@@ -1,4 +1,4 @@
-"""The survey of a head, on a drawn one: an egg with a dark skull, fluid inside, and no second half behind."""
+"""A head measured, on a drawn one: an egg with a dark skull, fluid inside, and no second half behind."""
 
 from __future__ import annotations
 

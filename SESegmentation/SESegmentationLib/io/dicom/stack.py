@@ -96,7 +96,7 @@ def _alike(frames: Sequence[DicomFrame], value: Callable[[DicomFrame], Hashable]
     raise InputError(
         f"The images in {name} do not fit together: {some_of(f.name for f in frames if value(f) == odd)} "
         f"{words.format(odd)}, the others {words.format(usual).removeprefix('has ')}.",
-        "Move what does not belong to the scan, a survey for instance, into another folder.",
+        "Move what does not belong to the scan, a localizer for instance, into another folder.",
     )
 
 
