@@ -31,6 +31,10 @@ farewells: list[Callable[[], None]] = []
 _CHILDREN_S = 2.0
 
 
+#: receives the fraction of a task that is done, 0 to 1; may raise to stop the task
+ReportFraction = Callable[[float], None]
+
+
 class Progress(Protocol):
     """Receives progress. May raise :class:`~SESegmentationLib.errors.CancelledError` to stop the task."""
 
@@ -90,7 +94,7 @@ class PhasedProgress:
         return {phase: self._ends[phase] - start for phase, start in self._starts.items()}
 
 
-def part_of(report: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
+def part_of(report: ReportFraction, number: int, count: int) -> ReportFraction:
     """A callback for the ``number``-th (from 0) of ``count`` equal parts of a task; takes the fraction of that part."""
     return lambda fraction: report((number + fraction) / count)
 

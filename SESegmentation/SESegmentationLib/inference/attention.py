@@ -8,8 +8,6 @@ own, so it is made on request.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import SimpleITK as sitk
 
@@ -17,7 +15,7 @@ from ..errors import UsageError
 from ..geometry import Geometry
 from ..memory import memory_errors
 from ..models import View
-from ..progress import PhasedProgress, Progress, no_progress, part_of
+from ..progress import PhasedProgress, Progress, ReportFraction, no_progress, part_of
 from ..result import SegmentOptions
 from .engine import Engine
 
@@ -66,7 +64,7 @@ def attention_map(
         for number, crop in enumerate(crops):
             report_crop = part_of(lambda fraction: phases.update("look", fraction), number, len(crops))
 
-            def report(view: View, fraction: float, report_crop: Callable[[float], None] = report_crop) -> None:
+            def report(view: View, fraction: float, report_crop: ReportFraction = report_crop) -> None:
                 report_crop((views.index(view) + fraction) / len(views))
 
             gates = engine.predictor.gates(crop.volume, views, options.low_memory, report)

@@ -7,7 +7,7 @@ both measures: Roy et al., "Bayesian QuickNAT", NeuroImage 195, 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..memory import memory_errors
 from ..models import View
-from ..progress import PhasedProgress, Progress, no_progress, part_of
+from ..progress import PhasedProgress, Progress, ReportFraction, no_progress, part_of
 from ..result import SegmentOptions
 from .engine import Engine
 from .predictor import Predictor
@@ -106,7 +106,7 @@ def draw_samples(
     kind: SamplingMethod = "augmentation",
     count: int = SAMPLES,
     seed: int = 0,
-    report: Callable[[float], None] = lambda fraction: None,
+    report: ReportFraction = lambda fraction: None,
 ) -> list[Tensor]:
     """Segment a volume several times, never in quite the same way.
 

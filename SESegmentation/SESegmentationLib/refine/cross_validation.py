@@ -8,7 +8,7 @@ does, or if nothing can be held out.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,7 +22,7 @@ from ..inference.engine import Engine
 from ..models import ModelCard
 from ..networks.losses import mean_dice
 from ..networks.weights import load_networks
-from ..progress import part_of
+from ..progress import ReportFraction, part_of
 from ..result import SegmentOptions
 from .adapted import AdaptedParameters, parameters_to_adapt
 from .corrections import Corrections, known_channels
@@ -48,7 +48,7 @@ def recalibrate_cross_validated(
     settings: RecalibrationSettings,
     options: SegmentOptions,
     located: sitk.Image | None,
-    report: Callable[[float], None],
+    report: ReportFraction,
     cross_validated: bool = True,
 ) -> AdaptedParameters | None:
     """The parameters that the networks of ``engine`` learn from corrected slices; None if none improve.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,7 +29,7 @@ from ..memory import memory_errors
 from ..models import ModelCard
 from ..networks.correction import Corrected, CorrectionNetwork
 from ..networks.quantisation import from_eight_bits
-from ..progress import part_of
+from ..progress import ReportFraction, part_of
 
 #: beside the module, as its icons are
 FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Correction"
@@ -45,8 +44,6 @@ LARGEST = 250_000
 PART, REACH, OVERLAP = 64, 8, 4
 #: a structure of fewer voxels is corrected with its mirror image too, and both are averaged
 MIRRORED = 64_000
-
-Report = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -82,17 +79,17 @@ class CropCorrections:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """Expected gain of the correction of a structure.
+class ExpectedGain:
+    """What correcting a structure is expected to gain.
 
     Attributes:
-        expected: gain in Dice on the other slices, by the first pass.
-        taken: whether the structure is corrected, by either pass.
+        dice: gain in Dice on the other slices, by the first pass.
+        accepted: whether the structure is corrected, by either pass.
         divided: whether it shares slices with another by the card's plane, which follows the corrected slices.
     """
 
-    expected: float
-    taken: bool
+    dice: float
+    accepted: bool
     divided: bool = False
 
 
@@ -101,28 +98,30 @@ class Outcome:
     """The result of correcting a crop.
 
     Attributes:
-        judgements: by output channel, of the structures that were corrected.
+        expected_gains: by output channel, of the structures that were corrected.
         box: outside of it nothing changes.
         probabilities: (C, k, j, i) in the box, with the division that the card asks for; None where nothing changes.
     """
 
-    judgements: dict[int, Judgement]
+    expected_gains: dict[int, ExpectedGain]
     box: Box | None = None
     probabilities: Tensor | None = None
 
     @property
     def expected(self) -> float:
         """The largest gain that is expected of a structure; minus infinity where nothing was corrected."""
-        return max((judged.expected for judged in self.judgements.values()), default=-math.inf)
+        return max((gain.dice for gain in self.expected_gains.values()), default=-math.inf)
 
-    def put_into(self, present: CropPrediction, shown: CropCorrections) -> CropPrediction:
+    def put_into(self, prediction: CropPrediction, corrections: CropCorrections) -> CropPrediction:
         """The crop after the correction; corrected slices keep the model's output, which shows what was wrong."""
         if self.box is None or self.probabilities is None:
-            return present
-        probabilities, own = present.probabilities.clone(), present.own.copy()
+            return prediction
+        probabilities, own = prediction.probabilities.clone(), prediction.own.copy()
         probabilities[(slice(None), *self.box)] = self.probabilities.to(probabilities.dtype)
         own[self.box] = self.probabilities.argmax(0).numpy()
-        return replace(present, probabilities=probabilities, own=np.where(shown.known > 0, present.own, own))
+        return replace(
+            prediction, probabilities=probabilities, own=np.where(corrections.known > 0, prediction.own, own)
+        )
 
 
 @dataclass(frozen=True)
@@ -165,53 +164,61 @@ class LearntCorrection:
         return math.inf if least is None else float(least)
 
     def correct(
-        self, present: CropPrediction, shown: CropCorrections, card: ModelCard, report: Report = lambda fraction: None
+        self,
+        prediction: CropPrediction,
+        corrections: CropCorrections,
+        card: ModelCard,
+        report: ReportFraction = lambda fraction: None,
     ) -> Outcome:
         """Propagate corrections to the slices that nobody corrected.
 
         Args:
-            present: the model's output.
-            shown: the corrections.
+            prediction: the model's output.
+            corrections: of the same crop.
             card: of the model.
             report: told the fraction that is done; may raise to stop.
         """
-        first = self._pass(present, shown, card, report)
+        first = self._pass(prediction, corrections, card, report)
         if first.box is None or first.expected < self.second_pass_from:
             return first
-        between = first.put_into(present, shown)
-        second = self._pass(between, shown, card, lambda fraction: report(1.0))
+        between = first.put_into(prediction, corrections)
+        second = self._pass(between, corrections, card, lambda fraction: report(1.0))
         if second.box is None:
             return first
         box = union([first.box, second.box])
-        after = second.put_into(between, shown).probabilities[(slice(None), *box)]
-        taken = {channel for channel, judged in second.judgements.items() if judged.taken}
-        judgements = {
-            channel: replace(judged, taken=judged.taken or channel in taken)
-            for channel, judged in first.judgements.items()
+        after = second.put_into(between, corrections).probabilities[(slice(None), *box)]
+        accepted = {channel for channel, gain in second.expected_gains.items() if gain.accepted}
+        expected_gains = {
+            channel: replace(gain, accepted=gain.accepted or channel in accepted)
+            for channel, gain in first.expected_gains.items()
         }
-        return Outcome(judgements, box, after)
+        return Outcome(expected_gains, box, after)
 
-    def _pass(self, present: CropPrediction, shown: CropCorrections, card: ModelCard, report: Report) -> Outcome:
+    def _pass(
+        self, prediction: CropPrediction, corrections: CropCorrections, card: ModelCard, report: ReportFraction
+    ) -> Outcome:
         """The outcome of one pass of the correction over a crop."""
-        edited = shown.edited(present.own)
-        channels = sorted({*np.unique(present.own[edited]).tolist(), *np.unique(shown.channels[edited]).tolist()} - {0})
-        judgements: dict[int, Judgement] = {}
+        edited = corrections.edited(prediction.own)
+        channels = sorted(
+            {*np.unique(prediction.own[edited]).tolist(), *np.unique(corrections.channels[edited]).tolist()} - {0}
+        )
+        expected_gains: dict[int, ExpectedGain] = {}
         after: dict[int, tuple[Box, Tensor]] = {}
         for number, channel in enumerate(channels):
-            seen = _Structure.of(present, shown, channel)
+            seen = _Structure.of(prediction, corrections, channel)
             probability, expected = self._propagate(seen.corrected, part_of(report, number, len(channels)))
             divided = card.dividing_plane is not None and card.labels[channel - 1].value in card.dividing_plane.values
-            judgements[channel] = Judgement(expected, probability is not None, divided)
+            expected_gains[channel] = ExpectedGain(expected, probability is not None, divided)
             if probability is not None:
                 after[channel] = (seen.box, probability)
             elif divided:  # the dividing plane is determined again all the same
                 after[channel] = (seen.box, seen.corrected.probability)
         if not after:
-            return Outcome(judgements)
-        box = whole_box(present.own.shape) if card.dividing_plane else union([there for there, _ in after.values()])
-        return Outcome(judgements, box, divide(_composed(present, after, shown, box), card))
+            return Outcome(expected_gains)
+        box = whole_box(prediction.own.shape) if card.dividing_plane else union([there for there, _ in after.values()])
+        return Outcome(expected_gains, box, divide(_composed(prediction, after, corrections, box), card))
 
-    def _propagate(self, corrected: Corrected, report: Report) -> tuple[Tensor | None, float]:
+    def _propagate(self, corrected: Corrected, report: ReportFraction) -> tuple[Tensor | None, float]:
         """Probability of the structure after the correction, and the gain that is expected.
 
         Parts of the structure in which no gain is expected keep their probability; None where that holds for all.
@@ -256,23 +263,26 @@ class _Structure:
     corrected: Corrected
 
     @classmethod
-    def of(cls, present: CropPrediction, shown: CropCorrections, channel: int) -> _Structure:
+    def of(cls, prediction: CropPrediction, corrections: CropCorrections, channel: int) -> _Structure:
         """The structure of an output channel, in the result or in the corrections, with ``MARGIN`` voxels around it."""
-        there = (present.own == channel) | ((shown.channels == channel) & (shown.known > 0))
+        there = (prediction.own == channel) | ((corrections.channels == channel) & (corrections.known > 0))
         box = mask_box(there, MARGIN) or whole_box(there.shape)
 
         def part(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array[box], dtype=np.float32))
 
-        probability = present.probabilities[channel][box].float()
-        others = (1 - present.probabilities[0][box].float() - probability).clamp(min=0)
-        is_it, is_other = shown.channels == channel, (shown.channels > 0) & (shown.channels != channel)
+        probability = prediction.probabilities[channel][box].float()
+        others = (1 - prediction.probabilities[0][box].float() - probability).clamp(min=0)
+        is_it, is_other = (
+            corrections.channels == channel,
+            (corrections.channels > 0) & (corrections.channels != channel),
+        )
         corrected = Corrected(
-            part(present.image),
-            part(present.own == channel),
+            part(prediction.image),
+            part(prediction.own == channel),
             probability,
             others,
-            part(shown.known),
+            part(corrections.known),
             part(is_it),
             part(is_other),
         )
@@ -280,17 +290,17 @@ class _Structure:
 
 
 def _composed(
-    present: CropPrediction, after: dict[int, tuple[Box, Tensor]], shown: CropCorrections, box: Box
+    prediction: CropPrediction, after: dict[int, tuple[Box, Tensor]], corrections: CropCorrections, box: Box
 ) -> Tensor:
     """Probabilities in a box in which some structures are corrected; 0 or 1 where these are known.
 
     The other structures, and the background, share the rest. Nothing is known about these structures: where the result
     has one of them, it stays; where a corrected structure recedes, none becomes more probable than the model said.
     """
-    composed = present.probabilities[(slice(None), *box)].float().clone()
-    known = torch.from_numpy(shown.known[box] == 1)
-    channels = torch.from_numpy(shown.channels[box].astype(np.int64))
-    stays = torch.from_numpy(~np.isin(present.own[box], [0, *after])) & ~known
+    composed = prediction.probabilities[(slice(None), *box)].float().clone()
+    known = torch.from_numpy(corrections.known[box] == 1)
+    channels = torch.from_numpy(corrections.channels[box].astype(np.int64))
+    stays = torch.from_numpy(~np.isin(prediction.own[box], [0, *after])) & ~known
     certain = known.nonzero(as_tuple=True)
     left = torch.ones_like(composed[0])
     for channel, (there, chance) in after.items():

@@ -15,9 +15,9 @@ from ..inference.roi import inside
 from ..io.volume_image import voxels_of
 from ..memory import require_memory
 from ..models import ModelCard
-from ..progress import part_of
+from ..progress import ReportFraction, part_of
 from .corrections import Corrections, channels_of, known_channels
-from .learnt_correction import CropCorrections, CropPrediction, Judgement, LearntCorrection, Outcome, Report
+from .learnt_correction import CropCorrections, CropPrediction, ExpectedGain, LearntCorrection, Outcome
 
 #: nothing is known of a voxel, it was looked at, or it is right
 UNKNOWN, SEEN, RIGHT = 0.0, 0.5, 1.0
@@ -32,8 +32,8 @@ def propagate(
     labels: sitk.Image,
     corrections: Corrections,
     whole_slices: bool,
-    report: Report,
-) -> tuple[sitk.Image, dict[int, Judgement]]:
+    report: ReportFraction,
+) -> tuple[sitk.Image, dict[int, ExpectedGain]]:
     """Propagate corrections to the slices that nobody corrected.
 
     Args:
@@ -53,25 +53,25 @@ def propagate(
         OutOfMemoryError: not enough memory, asked for before it is taken.
     """
     array = sitk.GetArrayFromImage(labels)
-    judgements: dict[int, Judgement] = {}
+    expected_gains: dict[int, ExpectedGain] = {}
     for number, (crop, probabilities) in enumerate(seen):
         require_memory(crop.volume.size * _BYTES_PER_VOXEL / 1e9)
-        present = CropPrediction(crop.volume, probabilities, channels_of(crop, labels, card).astype(np.uint8))
-        shown = _shown(crop, present, corrections, card, whole_slices)
-        outcome = learnt.correct(present, shown, card, part_of(report, number, len(seen)))
-        for channel, judged in outcome.judgements.items():
-            judgements[crop.values[card.labels[channel - 1].value]] = judged
+        prediction = CropPrediction(crop.volume, probabilities, channels_of(crop, labels, card).astype(np.uint8))
+        crop_corrections = _crop_corrections(crop, prediction, corrections, card, whole_slices)
+        outcome = learnt.correct(prediction, crop_corrections, card, part_of(report, number, len(seen)))
+        for channel, gain in outcome.expected_gains.items():
+            expected_gains[crop.values[card.labels[channel - 1].value]] = gain
         _apply(outcome, crop, probabilities, card, array)
     report(1.0)
-    return Geometry.of(labels).image(array), judgements
+    return Geometry.of(labels).image(array), expected_gains
 
 
-def _shown(
-    crop: Crop, present: CropPrediction, corrections: Corrections, card: ModelCard, whole_slices: bool
+def _crop_corrections(
+    crop: Crop, prediction: CropPrediction, corrections: Corrections, card: ModelCard, whole_slices: bool
 ) -> CropCorrections:
     """The corrections on a crop's grid, and how much is known of each voxel."""
     channels, known = known_channels(crop, corrections, card)
-    right = known & (whole_slices | (channels != present.own))
+    right = known & (whole_slices | (channels != prediction.own))
     return CropCorrections(channels, np.where(right, RIGHT, np.where(known, SEEN, UNKNOWN)).astype(np.float32))
 
 
@@ -90,14 +90,14 @@ def _apply(outcome: Outcome, crop: Crop, probabilities: Tensor, card: ModelCard,
         box = (*box[:2], slice(width - box[2].stop, width - box[2].start))
     grid = crop.grid.cropped(box)
     was, now = (voxels_of(grid.from_model_grid(each)) for each in (before, after))
-    taken = [
+    accepted = [
         card.labels[channel - 1].value
-        for channel, judged in outcome.judgements.items()
-        if judged.taken or judged.divided
+        for channel, gain in outcome.expected_gains.items()
+        if gain.accepted or gain.divided
     ]
     table = np.zeros(max(crop.values) + 1, array.dtype)
     table[list(crop.values)] = list(crop.values.values())
-    changed = (was != now) & (np.isin(was, taken) | np.isin(now, taken))
+    changed = (was != now) & (np.isin(was, accepted) | np.isin(now, accepted))
     if crop.region is not None:
         changed &= inside(crop.region, crop.grid.input)
     changed &= array == table[was]  # what the clean-up changed stays so

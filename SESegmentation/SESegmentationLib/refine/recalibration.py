@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from ..inference.device import fast_precision
-from ..progress import part_of
+from ..progress import ReportFraction, part_of
 from .adapted import parameters_to_adapt
 from .training_slices import TrainingSlices
 
@@ -57,7 +57,7 @@ def recalibrate(
     training: Mapping[str, Sequence[TrainingSlices]],
     settings: RecalibrationSettings,
     device: torch.device,
-    report: Callable[[float], None] = lambda fraction: None,
+    report: ReportFraction = lambda fraction: None,
 ) -> dict[str, nn.Module]:
     """Adapted copies of networks, set to evaluation.
 
@@ -85,7 +85,7 @@ def _learn(
     settings: RecalibrationSettings,
     share: float,
     device: torch.device,
-    report: Callable[[float], None],
+    report: ReportFraction,
 ) -> None:
     """Train some parameters of ``network`` in place; ``share`` is the share of its slices in all."""
     network.requires_grad_(False)

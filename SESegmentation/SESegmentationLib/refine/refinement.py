@@ -22,7 +22,7 @@ from ..inference.model_grid import check_room_for_grid
 from ..inference.output_checks import measure_structures
 from ..io.volume_image import voxels_of
 from ..memory import memory_errors
-from ..progress import PhasedProgress, Progress, no_progress, part_of
+from ..progress import PhasedProgress, Progress, ReportFraction, no_progress, part_of
 from ..result import (
     NO_GAIN,
     NOTHING_CORRECTED,
@@ -36,7 +36,7 @@ from .adapted import AdaptedParameters
 from .batch_norm_adaptation import LEAST_GAIN, SHARES, adapted_engines, known_dice
 from .corrections import Corrections, check_place, check_values
 from .cross_validation import recalibrate_cross_validated
-from .learnt_correction import Judgement, LearntCorrection, Report
+from .learnt_correction import ExpectedGain, LearntCorrection
 from .propagation import propagate
 from .recalibration import RecalibrationSettings
 
@@ -50,7 +50,7 @@ class Refinement:
         own: the model's own segmentation.
         changes: by structure.
         slices: the corrected ones, named or found.
-        judgements: expected gains of the structures that were corrected, by value.
+        expected_gains: of the structures that were corrected, by value.
         kept_because: why nothing but the corrected slices changed; empty where something did.
         adapted: the recalibrated parameters; None where none were.
         batch_norms_adapted: whether batch norms were adapted to the scan.
@@ -60,7 +60,7 @@ class Refinement:
     own: SegmentationResult
     changes: list[StructureChange]
     slices: list[Slices]
-    judgements: dict[int, Judgement] = field(default_factory=dict)
+    expected_gains: dict[int, ExpectedGain] = field(default_factory=dict)
     kept_because: str = ""
     adapted: AdaptedParameters | None = None
     batch_norms_adapted: bool = False
@@ -121,7 +121,7 @@ def refine(
     elif adapts and _differs(corrections, own):
         engines = adapted_engines(engine, [crop for crop, _ in first.seen], learnt.adapts_from)
         now = _best(first, engines, scan, corrections, lambda share: phases.update("adapt", share))
-    carried, judgements = propagate(
+    carried, expected_gains = propagate(
         learnt,
         engine.card,
         now.seen,
@@ -134,9 +134,9 @@ def refine(
     result = _relabelled(now.result, corrections.kept_in(carried), engine.pairs(image, options.roi))
     result = replace(result, timings=phases.seconds(), doubt=_outside(corrections, result.doubt))
     changes = _changes(own, result, corrections)
-    because = "" if any(change.elsewhere for change in changes) else _reason(judgements, learnt)
+    because = "" if any(change.elsewhere for change in changes) else _reason(expected_gains, learnt)
     by_scan = now is not first and adapted is None
-    return Refinement(result, own, changes, list(slices), judgements, because, adapted, by_scan)
+    return Refinement(result, own, changes, list(slices), expected_gains, because, adapted, by_scan)
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _best(
     engines: Iterable[Engine],
     scan: _Scan,
     corrections: Corrections,
-    report: Report,
+    report: ReportFraction,
 ) -> _Segmented:
     """The segmentation that agrees best with the corrections: the model's, or that of an adapted engine.
 
@@ -244,11 +244,11 @@ def _limited(labels: sitk.Image, own: sitk.Image, corrections: Corrections) -> s
     return Geometry.of(own).image(result)
 
 
-def _reason(judgements: dict[int, Judgement], learnt: LearntCorrection) -> str:
+def _reason(expected_gains: dict[int, ExpectedGain], learnt: LearntCorrection) -> str:
     """Why nothing changed outside of the corrected slices."""
-    if not judgements:
+    if not expected_gains:
         return NOTHING_CORRECTED
-    if all(judged.expected < learnt.least_gain for judged in judgements.values()):
+    if all(gain.dice < learnt.least_gain for gain in expected_gains.values()):
         return NO_GAIN
     return NOTHING_SAID
 

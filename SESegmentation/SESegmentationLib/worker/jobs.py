@@ -252,7 +252,7 @@ class RefinedResult:
             refined.adapted.count if refined.adapted else 0,
             refined.kept_because,
             tuple(refined.changes),
-            {value: judgement.expected for value, judgement in refined.judgements.items()},
+            {value: gain.dice for value, gain in refined.expected_gains.items()},
             refined.batch_norms_adapted,
         )
 

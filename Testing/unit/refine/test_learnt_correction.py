@@ -74,8 +74,8 @@ def test_a_missed_end_is_found_and_the_neighbour_stays(present, tiny_engine):
     after[outcome.box] = outcome.probabilities.argmax(0).numpy()
     assert (after[4:16, 3:12, 5:12] == 1).all() and (after[4:16, 12:15, 5:12] == 2).all()
     assert torch.allclose(outcome.probabilities.sum(0), torch.tensor(1.0), atol=1e-4)
-    (judged,) = outcome.judgements.values()
-    assert judged.taken
+    (gain,) = outcome.expected_gains.values()
+    assert gain.accepted
 
 
 class Spreading(Growing):
@@ -96,7 +96,7 @@ def test_a_structure_that_nobody_corrected_does_not_give_way(present, tiny_engin
     corrected.channels[6][present.own[6] == 2] = 1  # both were corrected
     outcome = learnt(Spreading()).correct(present, corrected, tiny_engine.card)
     after[outcome.box] = outcome.probabilities.argmax(0).numpy()
-    assert set(outcome.judgements) == {1, 2} and (after[(present.own == 2) & unseen] != 2).any()
+    assert set(outcome.expected_gains) == {1, 2} and (after[(present.own == 2) & unseen] != 2).any()
 
 
 class Withdrawing(Growing):
@@ -147,14 +147,14 @@ def test_where_much_is_expected_it_is_corrected_once_more(present, tiny_engine, 
     assert (after.own[untouched, : 6 - columns] == 0).all() and (after.own[4:16, 12:15, 5:12] == 2).all()
     # each pass sees what was wrong with the model's own result in the corrected slices
     assert len(set(network.errors)) == 1 and network.each == []
-    (judged,) = outcome.judgements.values()
-    assert judged.expected == pytest.approx(expected[0]) and judged.taken == (columns > 0)
+    (gain,) = outcome.expected_gains.values()
+    assert gain.dice == pytest.approx(expected[0]) and gain.accepted == (columns > 0)
 
 
 @pytest.mark.parametrize("least", [0.05, 0.2])
 def test_what_is_expected_decides(present, tiny_engine, least):
     outcome = learnt(Growing(), least).correct(present, shown(present, [6, 12]), tiny_engine.card)
-    assert outcome.judgements[1].taken == (outcome.probabilities is not None) == (least < 0.1)
+    assert outcome.expected_gains[1].accepted == (outcome.probabilities is not None) == (least < 0.1)
 
 
 def test_large_structures_are_corrected_near_the_corrected_slices(present, tiny_engine, monkeypatch):
@@ -163,8 +163,8 @@ def test_large_structures_are_corrected_near_the_corrected_slices(present, tiny_
     network = Growing()
     outcome = learnt(network).correct(present, shown(present, [8]), tiny_engine.card)
     assert network.shapes and all(shape[0] <= 1 + 2 * (3 + 2) for shape in network.shapes)
-    (judged,) = outcome.judgements.values()
-    assert judged.taken and 0 < judged.expected < 0.1  # a share of what is expected of each part
+    (gain,) = outcome.expected_gains.values()
+    assert gain.accepted and 0 < gain.dice < 0.1  # a share of what is expected of each part
     after = np.zeros(SHAPE, np.uint8)
     after[outcome.box] = outcome.probabilities.argmax(0).numpy()
     assert (after[5:12, 3:12, 5:12] == 1).all() and (after[4:16, 12:15, 5:12] == 2).all()

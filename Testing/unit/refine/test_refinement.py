@@ -86,7 +86,7 @@ def test_without_a_correction_nothing_changes_at_all(tiny_engine, sample, own_la
     refined = refine(tiny_engine, sample.image, own_labels, [Slices("k", (16, 20))], recalibration=QUICK)
     assert (array_of(refined.result.labels) == array_of(own_labels)).all()
     assert refined.kept_because == NOTHING_CORRECTED
-    assert refined.adapted is None and refined.judgements == {}
+    assert refined.adapted is None and refined.expected_gains == {}
 
 
 def test_what_promises_no_gain_is_left(tiny_engine, sample, own_labels, monkeypatch):
@@ -98,7 +98,7 @@ def test_what_promises_no_gain_is_left(tiny_engine, sample, own_labels, monkeypa
     expected[[16, 20]] = array_of(sample.labels)[[16, 20]]
     assert (array_of(refined.result.labels) == expected).all()
     assert refined.kept_because == NO_GAIN
-    assert not any(judged.taken for judged in refined.judgements.values())
+    assert not any(gain.accepted for gain in refined.expected_gains.values())
 
 
 @given(st.integers(0, 99))
@@ -120,7 +120,7 @@ def test_a_structure_that_was_not_corrected_only_gives_way_or_takes_room(tiny_en
     after = array_of(refined.result.labels)
     of_two = (before != after) & ((before == 2) | (after == 2))
     assert ((before == 1) | (after == 1))[of_two].all()
-    assert set(refined.judgements) <= {1}
+    assert set(refined.expected_gains) <= {1}
 
 
 def test_a_recalibration_changes_corrected_structures_alone(tiny_engine, sample, own_labels, monkeypatch):
