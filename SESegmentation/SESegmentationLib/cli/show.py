@@ -204,17 +204,19 @@ def tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
 
 
 def print_models(packages: Sequence[ModelPackage]) -> None:
-    """All models, a row each."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "version", "input", "licence"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("what it finds", overflow="fold")
+    """All models by name: what each finds and in what, its version and licence."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it is", overflow="fold")
     for package in packages:
         card = package.card
-        licence = card.licence.spdx if card.licence.free else f"{card.licence.spdx} (restricted)"
-        names = ", ".join(label.name for label in card.labels[:4]) + (", …" if len(card.labels) > 4 else "")
-        finds = Text.assemble(printable(card.summary), (f"\n{len(card.labels)}: {printable(names)}", "dim"))
-        table.add_row(card.name, card.version, f"{card.modality} {card.contrast}".strip(), licence, finds)
+        consent = ", consent required" if card.licence.asks_consent else ""
+        contrast = "of any contrast" if card.contrast == "any" else card.contrast
+        about = f"{card.modality} {contrast}".strip() + f", version {card.version}, {card.licence.spdx}{consent}"
+        names, more = ", ".join(label.name for label in card.labels[:4]), len(card.labels) - 4
+        names += f" and {more} more" if more > 0 else ""
+        finds = Text.assemble(printable(card.summary), (f"\n{printable(names)}\n{printable(about)}", "dim"))
+        table.add_row(card.name, finds)
     console().print(table)
 
 

@@ -141,6 +141,17 @@ def test_what_needs_no_torch_does_not_import_it():
     assert result.stdout.splitlines()[-1] == "[]", result.stderr
 
 
+def test_models_can_be_read_in_a_narrow_terminal(capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = call(capfd, "models")
+    lines = out.splitlines()
+    assert code == 0 and len(lines) <= 6 * sum(not line.startswith(" ") for line in lines)
+    (brain,) = [number for number, line in enumerate(lines) if line.startswith("brain-mr")]
+    text = " ".join(" ".join(lines[brain : brain + 6]).split())
+    assert "and 28 more MR of any contrast, version" in text
+    assert "CC-BY-NC-SA-4.0, consent required" in " ".join(out.split())
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0, "0 s"), (0.42, "0.4 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],

@@ -195,7 +195,9 @@ def choose_series(found: Found, wanted: str | None, path: Path) -> Series:
     chosen = scans if wanted is None else _matching(scans, wanted) or _matching(every, wanted)
     if not chosen and not every:
         refuse_faults(found.faults)
-        raise InputError(f"{path} holds no DICOM images.", "Give the folder in which the files of a series are.")
+        raise InputError(
+            f"{path} holds no DICOM images.", "Give the folder with the files of a series, or a volume's file."
+        )
     if not chosen and wanted is not None:
         raise InputError(f"{path} holds no series {wanted}. It holds {_list(scans or every)}.", "Choose one of them.")
     if not chosen or (len(chosen) == 1 and chosen[0].no_scan):
