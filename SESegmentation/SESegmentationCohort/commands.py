@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from SESegmentationLib.cli.show import AcceptLicence
+from SESegmentationLib.cli.shared_options import AcceptLicence, Fast
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -53,7 +53,7 @@ def _command(
         Literal["auto", "input", "model"],
         typer.Option(help="Grid of the results: the volume's, the model's, or the model's where slices are thick."),
     ] = "auto",
-    fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
+    fast: Fast = False,
     low_memory: Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")] = False,
     seg_type: Annotated[
         Literal["binary", "labelmap"],

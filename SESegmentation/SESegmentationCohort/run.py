@@ -14,7 +14,8 @@ from SESegmentationExport.bids import Derivatives, derivative_paths
 from SESegmentationLib import progress
 from SESegmentationLib.cli import report_failure, warn
 from SESegmentationLib.cli.file_jobs import all_small, check_dicom
-from SESegmentationLib.cli.show import ProgressBar, duration, require_consent
+from SESegmentationLib.cli.shared_options import require_consent
+from SESegmentationLib.cli.show import ProgressBar, duration
 from SESegmentationLib.errors import NothingFoundError, SegmentationError, UsageError
 from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
 from SESegmentationLib.files.writing import remove_leftovers

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from SESegmentationLib.cli.show import AcceptLicence, AsJson
+from SESegmentationLib.cli.shared_options import AcceptLicence, AsJson, Device, Fast
 
 
 def add_compare_command(app: typer.Typer) -> None:
@@ -43,8 +43,8 @@ def _command(
         list[str] | None,
         typer.Option(metavar="SERIES", help="In folders with several DICOM series: the earlier, then the later one."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
+    device: Device = "auto",
+    fast: Fast = False,
     accept_licence: AcceptLicence = False,
     as_json: AsJson = False,
 ) -> None:

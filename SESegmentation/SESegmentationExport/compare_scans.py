@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SESegmentationLib.cli import warn
-from SESegmentationLib.cli.show import ProgressBar, console, print_json, require_consent
+from SESegmentationLib.cli.shared_options import require_consent
+from SESegmentationLib.cli.show import ProgressBar, console, print_json
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
 from SESegmentationLib.files.json_files import to_json

@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperCommand
 
-from SESegmentationLib.cli.show import AsJson
+from SESegmentationLib.cli.shared_options import AsJson
 
 measure_app = typer.Typer(help="Measure a model on cases that its training kept out.", no_args_is_help=True)
 prepare_app = typer.Typer(help="Prepare data for training.", no_args_is_help=True)

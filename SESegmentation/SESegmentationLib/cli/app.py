@@ -15,10 +15,12 @@ from SESegmentationExport.commands import add_compare_command
 from .. import __version__
 from ..errors import DependencyError, UsageError
 from . import say, warn
-from .show import (
+from .shared_options import (
     AcceptLicence,
     AsJson,
     Deidentify,
+    Device,
+    Fast,
     LowMemory,
     SecondaryCapture,
     SegType,
@@ -144,7 +146,7 @@ def run(
         Literal["seg.nrrd", "nii.gz", "dcm", "png"] | None,
         typer.Option("--format", case_sensitive=False, help="Format of the files in a folder."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     server: ServerAddress = None,
     server_certificate: ServerCertificate = None,
     roi: Annotated[
@@ -207,7 +209,7 @@ def run(
         Literal["auto", "input", "model"],
         typer.Option(help="Grid of the result: the volume's, the model's, or the model's where slices are thick."),
     ] = "auto",
-    fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
+    fast: Fast = False,
     low_memory: LowMemory = False,
     seg_type: SegType = "binary",
     sr: StructuredReport = False,
@@ -273,8 +275,8 @@ def dicom(
         list[str] | None,
         typer.Option("--model", "-m", help="Choose among these models only, whatever part of the body; repeatable."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    fast: Annotated[bool, typer.Option("--fast", help="Take fewer views: faster, less accurate.")] = False,
+    device: Device = "auto",
+    fast: Fast = False,
     low_memory: LowMemory = False,
     seg_type: SegType = "binary",
     secondary_capture: SecondaryCapture = False,
@@ -320,7 +322,7 @@ def refine(
             "slices that differ from the model's own result are used.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     server: ServerAddress = None,
     server_certificate: ServerCertificate = None,
     roi: Annotated[

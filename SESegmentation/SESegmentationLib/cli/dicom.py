@@ -21,7 +21,8 @@ from .file_jobs import FileJob, check_dicom, prepare_to_segment
 from .model_choice import choose_for_series
 from .run_options import RunOptions
 from .segmenting import Done, segment_all
-from .show import ProgressBar, print_findings, print_json, require_consent, tell_of_nothing
+from .shared_options import require_consent
+from .show import ProgressBar, print_findings, print_json, tell_of_nothing
 
 
 @reading_apart()

@@ -13,7 +13,7 @@ from ..io.dicom.headers import all_tags, numbers_of, text_of
 from ..io.dicom.series import Series
 from ..models import ModelCard, ModelPackage
 from ..models.labels import REGIONS, STRUCTURES
-from .show import OPTION
+from .shared_options import OPTION
 
 #: by part of the body: beginnings of words for it in BodyPartExamined or descriptions, and the structures in it
 _BODY_PARTS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -29,7 +29,8 @@ from .file_jobs import (
     segmenter_on,
     write_result,
 )
-from .show import ProgressBar, console, print_json, print_segmentation, require_consent
+from .shared_options import require_consent
+from .show import ProgressBar, console, print_json, print_segmentation
 
 if TYPE_CHECKING:
     from ..client.servers import Server

@@ -32,7 +32,8 @@ from .file_jobs import (
 )
 from .run_options import RunOptions
 from .segmenting import Done, segment_all
-from .show import ProgressBar, print_json, print_line, print_segmentation, require_consent, tell_of_nothing
+from .shared_options import require_consent
+from .show import ProgressBar, print_json, print_line, print_segmentation, tell_of_nothing
 
 if TYPE_CHECKING:
     from ..inference.engine import Engine

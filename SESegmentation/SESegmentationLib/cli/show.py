@@ -1,77 +1,25 @@
-"""What the command shows: tables on stdout, progress on stderr; and options of several commands, with consent."""
+"""What the command shows: tables on stdout, progress on stderr."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from ..doctor import ERROR, OK, Check
-from ..errors import NothingFoundError, UsageError, printable
+from ..errors import NothingFoundError, printable
 from ..files.json_files import to_json
-from ..models import ModelCard, ModelPackage
+from ..models import ModelPackage
 from . import report_failure, say, warn
 
-OPTION = "--accept-licence"
-AcceptLicence = Annotated[
-    bool,
-    typer.Option(
-        OPTION,
-        envvar="SESEGMENTATION_ACCEPT_LICENCE",
-        help="Accept the terms of weights that are not free for every use.",
-    ),
-]
-ServerAddress = Annotated[
-    str | None, typer.Option("--server", metavar="URL", help="A server of SESegmentation (sesegment serve).")
-]
-ServerCertificate = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Trust the certificate of the server, or of its authority, in this PEM file."),
-]
-Series = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SERIES",
-        help="Which of several DICOM series: number, description or UID; without it they are listed.",
-    ),
-]
-SegType = Annotated[
-    Literal["binary", "labelmap"],
-    typer.Option(case_sensitive=False, help="DICOM: one bit per voxel and segment, or the label map (newer readers)."),
-]
-StructuredReport = Annotated[
-    bool, typer.Option("--sr", help="DICOM: write a structured report of the volumes too, beside the segmentation.")
-]
-SecondaryCapture = Annotated[
-    bool, typer.Option("--secondary-capture", help="DICOM: write the picture as secondary capture too.")
-]
-Deidentify = Annotated[
-    bool, typer.Option("--deidentify", help="DICOM: leave out the attributes of patient and study; UIDs stay.")
-]
-LowMemory = Annotated[bool, typer.Option("--low-memory", help="Use less memory and more time.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _STATUS_STYLES = {OK: "green", ERROR: "red"}
-
-
-def require_consent(card: ModelCard, accepted: bool) -> None:
-    """Raise UsageError where the terms of a model are not free and not accepted."""
-    licence = card.licence
-    if accepted or not licence.asks_consent:
-        return
-    where = f" at {licence.url}" if licence.url else ""
-    raise UsageError(
-        f"The weights of {card.name} may not be used for every purpose: {licence.name} ({licence.spdx}).",
-        f"Read these terms{where}; if you accept them, add {OPTION}.",
-    )
 
 
 class _PlainConsole(Console):
