@@ -74,7 +74,7 @@ def run_cohort(source: Path, settings: CohortSettings, distribution: WorkDistrib
     for reason in mine.skipped:
         warn(reason)
     tally = _Tally(len(mine.cases))
-    progress.remarks[:] = [RESUME]
+    progress.early_end_notes[:] = [RESUME]
     try:
         with contextlib.ExitStack() as opened:
             if distribution.ray and mine.cases:
@@ -91,7 +91,7 @@ def run_cohort(source: Path, settings: CohortSettings, distribution: WorkDistrib
         raise type(error)(error.cause, f"{error.remedy} {RESUME}".strip()) from error
     finally:
         _clear(mine.cases, settings, records)
-        progress.remarks.clear()
+        progress.early_end_notes.clear()
     return _conclude(whole, mine, records, package, tally, distribution)
 
 

@@ -223,7 +223,7 @@ def refuse_other_scans(paths: Mapping[Path, Path], series: str | None = None) ->
         known = _source_of(path)
         if known and known != scan_sha256(source, series):
             raise UsageError(
-                f"{path} is the segmentation of another scan of this name than {source}, or of an earlier state of it.",
+                f"{path} was made from another scan of this name, or from an earlier state of {source}.",
                 f"Name another folder with --bids, rename the scan, or delete {path.name} and what lies beside it.",
             )
 

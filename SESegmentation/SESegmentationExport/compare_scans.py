@@ -153,7 +153,7 @@ def _check_model(package: ModelPackage, reports: Sequence[dict[str, Any] | None]
     own = package.card.weights_sha256
     if own and any(report["model"]["weights_sha256"] != own for report in reports if report):
         raise UsageError(
-            f"A report is not of the model {package.card.name} {package.card.version}.",
+            f"A report was made by another model than {package.card.name} {package.card.version}.",
             "Leave out --model, or give volumes.",
         )
 

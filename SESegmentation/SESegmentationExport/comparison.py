@@ -31,7 +31,7 @@ DAYS_A_YEAR = 365.25
 LEAST_DAYS = 90
 NO_CHANGE = "no detectable change"
 #: of the sentence that comes with changes of a model that was not measured
-NOT_MEASURED = "It was not measured for {model} which changes exceed noise."
+NOT_MEASURED = "The noise was not measured for {model}: any change may be noise."
 #: the last one says whether the change exceeds the noise
 COLUMNS = (
     *("value", "name", "earlier_ml", "later_ml", "change_ml", "percent", "percent_a_year", "noise_percent"),
@@ -244,7 +244,7 @@ def acquisition_date(tags: Dataset) -> datetime.date | None:
 
 
 def other_patient(earlier: Dataset, later: Dataset) -> list[Finding]:
-    """A finding where the tags of two scans tell of different patients; what only one of them tells does not count."""
+    """A finding where the tags of two scans are of different patients; what only one of them tells does not count."""
     from SESegmentationLib.io.dicom.headers import text_of
 
     values = {keyword: [text_of(tags, keyword).casefold() for tags in (earlier, later)] for keyword in _OF_A_PATIENT}
@@ -254,8 +254,8 @@ def other_patient(earlier: Dataset, later: Dataset) -> list[Finding]:
     return [
         Finding(
             "other-patient",
-            f"The tags of the two scans tell of different patients: they differ in {', '.join(differing)}.",
-            "If it is not one patient under two names, these are no changes.",
+            f"By their DICOM tags ({', '.join(differing)}), the scans are of different patients.",
+            "Unless both are of one patient, the differences are not changes over time.",
         )
     ]
 
@@ -298,7 +298,7 @@ def remarks(earlier: Mapping[str, Any], later: Mapping[str, Any], changes: Seque
     if not measured:
         return []
     lines = [
-        "noise: between two scans without a change, 95 of 100 differences are smaller; by chance alone about "
+        "noise: two scans of an unchanged patient differ by less in 95 of 100 cases; by chance alone, about "
         f"{0.05 * measured:.1f} of {measured} structures exceed it"
     ]
     before, after = ((report.get("intracranial") or {}).get("volume_ml") for report in (earlier, later))

@@ -23,10 +23,10 @@ EXIT_CODE = 1
 _CLEAR = "\r\x1b[K\x1b[?25h"
 #: how long finished files may take to be moved into place, in s
 _PATIENCE_S = 10.0
-#: printed as well, if the interrupted work can be resumed
-remarks: list[str] = []
+#: lines that are printed too when the process ends early, such as how to resume the work
+early_end_notes: list[str] = []
 #: called when the process ends early, to stop what works for it elsewhere
-farewells: list[Callable[[], None]] = []
+at_early_end: list[Callable[[], None]] = []
 #: how long child processes may take to remove unfinished files, in s
 _CHILDREN_S = 2.0
 
@@ -161,10 +161,10 @@ def end_process(silently: bool) -> None:
                 child.join(max(0.0, until - time.monotonic()))
                 child.kill()
     with contextlib.suppress(Exception):  # not by sys.stderr, whose lock another thread may hold
-        text = (_CLEAR if sys.stderr.isatty() else "") + "\n".join([*MESSAGE, *remarks]) + "\n"
+        text = (_CLEAR if sys.stderr.isatty() else "") + "\n".join([*MESSAGE, *early_end_notes]) + "\n"
         if not silently:
             os.write(sys.stderr.fileno(), text.encode())
-    for farewell in farewells:
+    for stop in at_early_end:
         with contextlib.suppress(Exception):
-            farewell()
+            stop()
     os._exit(EXIT_CODE)

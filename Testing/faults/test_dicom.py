@@ -261,7 +261,7 @@ def test_frames_that_do_not_make_a_volume_are_refused(tmp_path):
     two.save_as(tmp_path / "two.dcm")
     assert "EffectiveEchoTime 10.0 and 90.0" in refusal(tmp_path / "two.dcm")
     write_enhanced(volume, tmp_path / "less.dcm", edit=lambda dataset: dataset.PerFrameFunctionalGroupsSequence.pop())
-    assert "should hold 6 frames (NumberOfFrames) and describes 5" in refusal(tmp_path / "less.dcm")
+    assert "should hold 6 frames (NumberOfFrames), but describes 5" in refusal(tmp_path / "less.dcm")
 
     def unplaced(dataset: Dataset) -> None:
         dataset.SOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage

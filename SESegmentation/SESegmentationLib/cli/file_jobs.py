@@ -22,7 +22,7 @@ from ..files import OutputFiles, refuse_same_names, same_name
 from ..io.dicom import is_dicom, seems_dicom
 from ..io.formats import PICTURE_ENDINGS, is_picture, read_header
 from ..io.segmentations import algorithm_name
-from ..progress import farewells
+from ..progress import at_early_end
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -168,11 +168,11 @@ def segmenter_on(server: Server) -> Iterator[Segmenter]:
     from ..client.remote import RemoteSegmenter
 
     with RemoteSegmenter(server) as segmenter:
-        farewells.append(segmenter.close)
+        at_early_end.append(segmenter.close)
         try:
             yield segmenter
         finally:
-            farewells.remove(segmenter.close)
+            at_early_end.remove(segmenter.close)
 
 
 def refuse_on_server(option: str) -> None:

@@ -218,7 +218,7 @@ def incomplete(path: Path, size: int = 0) -> OutputError:
     except OSError as error:
         return cannot_write(path, error)
     return OutputError(
-        f"{path.name} reads differently from what was written to the disk {mount_point_of(path)}.",
+        f"{path.name} was written to the disk {mount_point_of(path)}, but reads differently.",
         "Check that disk, or write to another.",
     )
 

@@ -168,7 +168,7 @@ def _as_labels(image: sitk.Image, name: str, single: bool) -> sitk.Image:
     rounded = np.rint(array) if array.dtype.kind == "f" else array
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.abs(array - rounded).max() < 1e-3):
         raise InputError(
-            f"{name} is not a label map: it holds fractions.", "Give a file of whole numbers, one a structure."
+            f"{name} is not a label map: it holds fractions.", "Give a file of whole numbers, one for each structure."
         )
     low, high = int(rounded.min()), int(rounded.max())
     if low < 0 or high >= 1 << 32:

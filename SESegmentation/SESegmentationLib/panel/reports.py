@@ -148,7 +148,7 @@ def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSe
     _show_rows(node, (_CHANGES_ROLE, "change"), CHANGE_COLUMNS, rows)
     larger = [f"{change.name} {change.words()}" for change in changes if change.exceeds_noise]
     if not any(change.exceeds_noise is not None for change in changes):
-        return _("It was not measured for this model which changes exceed noise.")
+        return _("The noise was not measured for this model: any change may be noise.")
     if larger:
         return _("Changed by more than noise: {names}.").format(names="; ".join(larger))
     return _("No structure changed by more than noise.")

@@ -182,7 +182,7 @@ def test_the_command_compares_volumes_and_reports(tiny_model, sample_file, tmp_p
     assert main(["compare", str(files["a.json"]), str(files["b.json"]), *dates]) == 0
     assert json.loads(capsys.readouterr().out)["days"] == 731
     assert main([*call, "-m", "brain-mr"]) == 2
-    assert "not of the model brain-mr" in capsys.readouterr().err
+    assert "by another model than brain-mr" in capsys.readouterr().err
     volumes = [str(sample_file), str(later), "-m", str(tiny_model)]
     assert main(["compare", *volumes, "-o", str(files["c.csv"]), "--picture", str(files["c.png"])]) == 0
     out = capsys.readouterr()
@@ -236,7 +236,7 @@ def test_scans_of_two_patients_are_noticed(tiny_model, sample_file, tmp_path, ca
         write_series(volume, tmp_path / name, PatientID=patient, PatientBirthDate=born)
     folders = {name: str(tmp_path / name) for name in ("first", "second", "third")}
     assert main(["compare", folders["first"], folders["second"], "-m", str(tiny_model)]) == 0
-    assert "different patients: they differ in PatientID. If" in capsys.readouterr().err
+    assert "tags (PatientID), the scans are of different patients. Unless" in capsys.readouterr().err
     assert main(["compare", folders["first"], folders["third"], "-m", str(tiny_model)]) == 0
     assert "different patients" not in capsys.readouterr().err
 
@@ -283,7 +283,7 @@ def test_what_cannot_be_compared_is_told_before_anything_is_segmented(
     (tmp_path / "other.json").write_text(json.dumps(report(1, 1)), encoding="utf-8")
     model = ["-m", str(tiny_model)]
     assert main(["compare", str(tmp_path / "other.json"), str(sample_file), *model]) == 2
-    assert "A report is not of the model" in capsys.readouterr().err
+    assert "A report was made by another model" in capsys.readouterr().err
     assert main(["compare", str(sample_file), str(sample_file), *model, "--dates", "2022-01-01", "2020-01-01"]) == 2
     assert "Exchange the two." in capsys.readouterr().err
 

@@ -159,7 +159,7 @@ def _frames(header: DicomHeader) -> list[DicomFrame]:
         return [_frame(header, size, 0, header.path.name, (dataset,), header.number("InstanceNumber"))]
     if len(groups) != count:
         raise InputError(
-            f"{file} should hold {count} frames (NumberOfFrames) and describes {len(groups)}.",
+            f"{file} should hold {count} frames (NumberOfFrames), but describes {len(groups)}.",
             "Copy or export it again.",
         )
     shared = items_of(dataset, "SharedFunctionalGroupsSequence")
