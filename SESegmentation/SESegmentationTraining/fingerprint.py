@@ -18,8 +18,8 @@ from SESegmentationLib.geometry import find_extents
 from SESegmentationLib.inference.input_checks import is_hounsfield
 from SESegmentationLib.io.formats import is_picture
 from SESegmentationLib.io.volume_image import voxels_of
-from SESegmentationLib.models.card import OWN_DATA
 from SESegmentationLib.models.labels import LEFT, RIGHT, Code, Label, known_structure, split_side, structure_label
+from SESegmentationLib.models.licence import OWN_DATA
 from SESegmentationLib.progress import Progress, no_progress
 
 from .dataset import Case, read_case

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,8 +11,9 @@ import typer
 from SESegmentationExport.commands import add_compare_command
 
 from .. import __version__
-from ..errors import DependencyError, UsageError
+from ..errors import UsageError
 from . import say, warn
+from .package_commands import add_package_commands
 from .shared_options import (
     AcceptLicence,
     AsJson,
@@ -30,12 +29,6 @@ from .shared_options import (
     StructuredReport,
 )
 
-#: packages whose module ``commands`` adds these commands, with the name of their extra dependencies
-PACKAGES = {
-    "SESegmentationTraining": ("train", ("train", "experiment", "evaluate", "measure", "prepare")),
-    "SESegmentationServer": ("serve", ("serve",)),
-    "SESegmentationCohort": ("serve", ("cohort",)),
-}
 app = typer.Typer(
     help="Segment anatomy in medical volumes with squeeze & excitation networks.",
     no_args_is_help=True,
@@ -44,33 +37,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 models_app = typer.Typer(invoke_without_command=True, help="List the models that can be used, or add one.")
-
-
-def add_package_commands(app: typer.Typer) -> None:
-    """Add the commands of installed packages to ``app``; those of others get a command that says what to install."""
-    for package, (extra, commands) in PACKAGES.items():
-        if importlib.util.find_spec(package) is not None:
-            importlib.import_module(f"{package}.commands").add_commands(app)
-            continue
-        for name in commands:
-            app.command(
-                name,
-                help=f"Not installed here: it is part of the package {package}.",
-                add_help_option=False,
-                context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-            )(_refusal(package, extra))
-
-
-def _refusal(package: str, extra: str) -> Callable[[], None]:
-    """The command of a package that is not installed; it raises DependencyError."""
-
-    def refuse() -> None:
-        raise DependencyError(
-            f"The package {package} is not installed here.",
-            f"Install it from the project's folder: pip install '.[{extra}]'",
-        )
-
-    return refuse
 
 
 def _print_version(wanted: bool) -> None:

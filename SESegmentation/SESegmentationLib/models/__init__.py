@@ -1,8 +1,9 @@
 """Model packages: cards, labels, where they are and whether they are intact. Needs only the standard library."""
 
-from .card import DividingPlane, Licence, ModelCard, View
+from .card import DividingPlane, ModelCard, View
 from .installing import AlreadyInstalledError, add_model
 from .labels import Code, Label
+from .licence import Licence
 from .packages import update_card, write_package
 from .store import (
     DamagedModel,

@@ -13,6 +13,7 @@ from ..errors import ModelError
 from ..files.json_files import DEEPEST, REMEDY, Fields, parse_json, read_bytes, without_nulls
 from . import sections
 from .labels import Label
+from .licence import Licence
 from .sections import PLANES, View
 
 #: version of the card's format that this code writes and the newest that it reads
@@ -31,8 +32,6 @@ MOST_ENTRIES = 200_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-#: SPDX identifier of weights whose terms follow from data that their user trained them on
-OWN_DATA = "LicenseRef-training-data"
 _SECTIONS = {
     "intensity": sections.check_intensity,
     "input": sections.check_input,
@@ -46,52 +45,6 @@ _SECTIONS = {
 #: cache of cards by the content of their files, as each job looks for its model among all installed ones
 _checked_cards: dict[bytes, ModelCard] = {}
 _MOST_CHECKED = 64
-
-
-@dataclass(frozen=True)
-class Licence:
-    """Terms under which the weights may be used.
-
-    Attributes:
-        spdx: SPDX identifier, for example "CC-BY-SA-4.0".
-        name: the licence in words.
-        free: whether any use, commercial use included, is allowed.
-        attribution: who must be named.
-        url: where the text stands.
-    """
-
-    spdx: str
-    name: str
-    free: bool
-    attribution: str = ""
-    url: str = ""
-
-    @property
-    def asks_consent(self) -> bool:
-        """Whether the user must accept terms; for the user's own models nobody has stated any."""
-        return not self.free and self.spdx != OWN_DATA
-
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any], where: str = "licence") -> Licence:
-        """Read "licence" of model.json; ModelError where that fails."""
-        fields = Fields(entry, where)
-        return cls(
-            spdx=fields.text("spdx"),
-            name=fields.text("name"),
-            free=fields.flag("free"),
-            attribution=fields.text("attribution", ""),
-            url=fields.text("url", ""),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The licence as it stands in model.json."""
-        return {
-            "spdx": self.spdx,
-            "name": self.name,
-            "free": self.free,
-            "attribution": self.attribution,
-            "url": self.url,
-        }
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import MISSING, fields
 
 import pytest
 
-from SESegmentationLib.models.card import DividingPlane, Licence, ModelCard
+from SESegmentationLib.models.card import DividingPlane, ModelCard
 from SESegmentationLib.models.labels import Code, Label
+from SESegmentationLib.models.licence import Licence
 from SESegmentationLib.models.sections import View
 from SESegmentationLib.models.store import SCHEMA_PATH
 
