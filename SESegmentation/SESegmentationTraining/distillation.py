@@ -51,7 +51,7 @@ class Teacher:
                 "Train both with the same split_seed and test in [data].",
             )
         #: for the student's card
-        self.record = {"name": own.name, "version": own.version, "sha256": own.weights_sha256}
+        self.record = package.record
         self._predictor = Engine(package, str(device)).predictor
 
     def soft_targets(self, images: Sequence[np.ndarray], progress: Progress = no_progress) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -97,7 +98,8 @@ def _train(
 ) -> ModelPackage | None:
     card = draft_card(recipe)
     plan = plan_fits(card, recipe)
-    start = _weights_to_start_from(recipe, plan) if recipe.start else {}
+    started_from = find_model(recipe.start) if recipe.start else None
+    start = _weights_to_start_from(started_from, plan) if started_from else {}
     if rank == 0:
         _check_dataset(dataset, recipe, card, tell)
     source = open_source(dataset, recipe, card, device)
@@ -146,17 +148,20 @@ def _train(
             shared = trained
     if rank != 0:
         return None
-    return _write(output, card, recipe, source.split, weights, states, device, teacher)
+    learnt_from = {
+        **({"start": started_from.record} if started_from else {}),
+        **({"teacher": {**teacher.record, "share": recipe.teacher.share}} if teacher else {}),
+    }
+    return _write(output, card, recipe, source.split, weights, states, device, learnt_from)
 
 
-def _weights_to_start_from(recipe: Recipe, plan: Sequence[PlannedFit]) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights of the model that the recipe starts from, by network.
+def _weights_to_start_from(package: ModelPackage, plan: Sequence[PlannedFit]) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of the model that the training starts from, by network.
 
     Raises:
-        ModelError: there is no such model, or it is damaged.
+        ModelError: it is damaged.
         UsageError: its networks are not those of ``plan``.
     """
-    package = find_model(recipe.start)
     weights = load_weights(package)
     for fit in plan:
         with torch.device("meta"):
@@ -275,7 +280,7 @@ def _write(
     weights: dict[str, torch.Tensor],
     states: dict[str, FitState],
     device: torch.device,
-    teacher: Teacher | None,
+    learnt_from: dict[str, Any],
 ) -> ModelPackage:
     # half precision halves the package; the loss of accuracy is below what can be measured
     halves = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
@@ -290,7 +295,7 @@ def _write(
         **card.training,
         "recipe": recipe.name,
         "seed": recipe.fit.seed,
-        **({"teacher": {**teacher.record, "share": recipe.teacher.share}} if teacher else {}),
+        **learnt_from,
         "split_seed": recipe.data.split_seed,
         "cases": {group: len(names) for group, names in asdict(split).items()},
         "test_cases": split.test,

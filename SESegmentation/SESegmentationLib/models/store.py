@@ -43,6 +43,11 @@ class ModelPackage:
         return self.path / self.card.weights_file
 
     @property
+    def record(self) -> dict[str, str]:
+        """Name, version and SHA-256 of the weights, for the cards of models that learn from this one."""
+        return {"name": self.card.name, "version": self.card.version, "sha256": self.card.weights_sha256}
+
+    @property
     def replaces_shipped(self) -> bool:
         """Whether the user has asked for it in place of the model of its name that comes with the program."""
         return (self.path / REPLACES_SHIPPED).is_file()

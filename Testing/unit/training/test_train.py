@@ -329,6 +329,18 @@ def test_a_model_with_other_networks_is_nothing_to_start_from(trained, blobs_fol
         train_model(blobs_folder, recipe, tmp_path / "model", "cpu")
 
 
+def test_the_card_names_the_weights_that_a_training_starts_from(blobs_folder, blobs_recipe, tmp_path):
+    short = {"phases": [{"steps": 1, "batch": 1, "size": [8, 8]}]}
+    elder = train_model(blobs_folder, blobs_recipe(**short, name="elder"), tmp_path / "elder", "cpu")
+    recipe = blobs_recipe(**short, start=str(elder.path), card={"version": "2.0.0"})
+    package = train_model(blobs_folder, recipe, tmp_path / "model", "cpu")
+    record = {"name": "elder", "version": "1.0.0", "sha256": elder.card.weights_sha256}
+    assert verify_package(package.path).card.training["start"] == record
+    row = f"| **start** | name: elder, version: 1.0.0, sha256: {elder.card.weights_sha256} |"
+    assert row in (package.path / "README.md").read_text(encoding="utf-8")
+    assert "start" not in elder.card.training
+
+
 @pytest.fixture
 def told_by_training(blobs_recipe, tmp_path):
     """Function that trains for one step on a dataset, and gives what the user is told."""
