@@ -223,8 +223,8 @@ def refuse_other_scans(paths: Mapping[Path, Path], series: str | None = None) ->
         known = _source_of(path)
         if known and known != scan_sha256(source, series):
             raise UsageError(
-                f"{path} was made from another scan of this name, or from an earlier state of {source}.",
-                f"Name another folder with --bids, rename the scan, or delete {path.name} and what lies beside it.",
+                f"{path} was made from another scan of this name than {source}, or from an earlier state of it.",
+                f"Name another folder, rename the scan, or delete {path.name} and what lies beside it.",
             )
 
 
@@ -254,12 +254,12 @@ def _refuse_other_dataset(folder: Path, card: ModelCard) -> None:
     if made_by == _NAME and title != _title(card):  # its segmentations have the same names
         raise UsageError(
             f"{folder} holds segmentations by another model than {card.name}.",
-            f"Name a folder of its own with --bids, for example {folder.with_name(f'{folder.name}-{card.name}')}.",
+            f"Name a folder of its own, for example {folder.with_name(f'{folder.name}-{card.name}')}.",
         )
     if made_by != _NAME:
         raise UsageError(
             f"{folder} is another dataset: its {DESCRIPTION} was not written by SESegmentation.",
-            f"Name a folder of its own with --bids, for example {folder / 'derivatives' / 'sesegment'}.",
+            f"Name a folder of its own, for example {folder / 'derivatives' / 'sesegment'}.",
         )
 
 

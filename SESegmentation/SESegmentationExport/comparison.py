@@ -40,7 +40,7 @@ COLUMNS = (
 #: tags that all scans of a patient have in common
 _OF_A_PATIENT = ("PatientID", "PatientBirthDate", "PatientSex")
 #: options in a report on which volumes depend
-_OPTIONS = {"fast": "with fewer views (--fast)", "region": "in a region of interest only (--roi)"}
+_OPTIONS = {"fast": "with fewer views", "region": "in a region of interest only"}
 _SIDE, _LINE, _GAP = 300, 20, 10
 _BACKGROUND, _TEXT, _DIM = (18, 20, 24), (225, 228, 232), (140, 145, 152)
 

@@ -250,7 +250,7 @@ def check_memory() -> Check:
         )
     finding = f"{free:.1f} of {total:.1f} GB memory free."
     if free < MEMORY_GB:
-        remedy = "Close other programs, or choose low memory (--low-memory)."
+        remedy = "Close other programs, or choose low memory for segmenting."
         return Check("memory", WARNING, finding, remedy)
     return Check("memory", OK, finding)
 

@@ -11,6 +11,8 @@ import shutil
 import sys
 import unicodedata
 
+#: where a folder holds several DICOM series
+SERIES_REMEDY = "Give the folder of one series."
 #: control characters, and those that change the direction of what follows: a terminal acts on them
 _CONTROLS = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _ALL, _ALL_BUT_LINES = re.compile(f"[\x00-\x1f{_CONTROLS}]"), re.compile(f"[\x00-\x09\x0b-\x1f{_CONTROLS}]")

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, printable
 from ..files.writing import any_file_written
-from ..memory import is_out_of_memory, no_memory_to_load
+from ..memory import MEMORY_REMEDY, is_out_of_memory, no_memory_to_load
 from ..progress import MESSAGE, end_on_signals, let_finish
+from .remedies import by_options, options_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 DEBUG = "--debug"
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
+#: of the command that runs in this process
+_arguments: list[str] = []
 
 
 class _Stream(io.FileIO):
@@ -122,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _outcome(arguments: list[str]) -> int:
     """The exit code of the command with these arguments; a failure is printed."""
+    _arguments[:] = arguments
     try:
         return _invoke([argument for argument in arguments if argument != DEBUG])
     except BaseException as error:
@@ -150,11 +154,11 @@ def as_user_error(error: BaseException) -> SegmentationError:
     import typer
 
     if isinstance(error, SegmentationError):
-        return error
+        return by_options(error, options_of(_arguments))
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return SegmentationError(*MESSAGE)
     if is_out_of_memory(error):
-        return OutOfMemoryError("There is not enough memory.", "Close other programs, or use --low-memory.")
+        return as_user_error(OutOfMemoryError("There is not enough memory.", MEMORY_REMEDY))
     if isinstance(error, ImportError) and (known := no_memory_to_load(str(error))):
         return known
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("SESegmentationLib"):

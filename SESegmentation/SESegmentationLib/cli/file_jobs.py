@@ -23,6 +23,7 @@ from ..io.dicom import is_dicom, seems_dicom
 from ..io.formats import PICTURE_ENDINGS, is_picture, read_header
 from ..io.segmentations import algorithm_name
 from ..progress import at_early_end
+from .remedies import DICOM_REMEDY
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -129,7 +130,7 @@ def check_dicom(jobs: Sequence[FileJob], options: DicomOptions) -> list[Path]:
         if options != DicomOptions():
             raise UsageError(
                 "--seg-type, --sr, --secondary-capture and --deidentify are for results that are written as DICOM.",
-                "Let the output end in .dcm, or choose --format dcm.",
+                DICOM_REMEDY,
             )
         return []
     if find_spec("highdicom") is None:

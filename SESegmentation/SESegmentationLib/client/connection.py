@@ -22,11 +22,11 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import OutOfMemoryError, SegmentationError, WorkerError
+from ..memory import MEMORY_REMEDY
 from ..worker import CLIENT, LAST_WORDS
 from ..worker.messages import (
     EXIT_MEMORY,
     HELLO,
-    MEMORY_REMEDY,
     SHUTDOWN,
     Frame,
     FrameError,

@@ -162,7 +162,7 @@ def open_file(
             with _quiet():
                 return read_dicom(path, series)
         if series is not None:
-            raise InputError(f"{path} is not a DICOM file, so it has no series {series}.", "Leave out --series.")
+            raise InputError(f"{path} is not a DICOM file, so it has no series {series}.", "Leave out the series.")
         header = read_header(path)
         return header.image() if header else _by_itk(path)
     except (OSError, EOFError, zlib.error) as error:

@@ -46,7 +46,7 @@ from ..errors import (
     install_advice,
     plain,
 )
-from ..memory import is_out_of_memory, no_memory_to_load
+from ..memory import MEMORY_REMEDY, is_out_of_memory, no_memory_to_load
 
 #: begins every frame; no text contains it, and a translation of line ends would spoil it
 MAGIC = b"\x93SESEG\r\n"
@@ -72,7 +72,6 @@ EXIT_MEMORY = 71
 #: after any other failure the state of the libraries is unknown: the worker ends and is restarted
 HARMLESS = (UsageError, InputError, ModelError, DeviceError, CancelledError)
 _MISSING = re.compile(r"No module named '?([^'.]+)")
-MEMORY_REMEDY = "Segment a region of interest only, choose low memory, or close other programs."
 
 
 def take_pipes() -> tuple[FileIO, FileIO]:

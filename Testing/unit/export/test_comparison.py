@@ -268,8 +268,8 @@ def test_what_was_segmented_in_another_way_is_told(tiny_model, sample_file, tmp_
     start = "The scans were segmented in different ways: the later scan"
     assert told == {
         "whole": [],
-        "fast": [f"{start} with fewer views (--fast)."],
-        "roi": [f"{start} in a region of interest only (--roi)."],
+        "fast": [f"{start} with fewer views."],
+        "roi": [f"{start} in a region of interest only."],
     }
 
 

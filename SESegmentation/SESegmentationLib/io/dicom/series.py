@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pydicom
 
-from ...errors import InputError
+from ...errors import SERIES_REMEDY, InputError
 from . import DICOM_ENDINGS
 from .headers import DicomHeader, UnreadableError, opened_dicom, some_of, text_of
 
@@ -211,7 +211,7 @@ def choose_series(found: Found, wanted: str | None, path: Path) -> Series:
         raise InputError(
             f"{path} holds {len(chosen)} DICOM series{f' that are called {wanted}' if wanted else ''}: "
             f"{_list(chosen)}.",
-            "Choose one with --series NUMBER, its description or its UID, or give the folder of one.",
+            SERIES_REMEDY,
         )
     refuse_faults([fault for fault in found.faults if chosen[0].is_meant(fault)])
     _refuse_mixture(chosen[0], path)

@@ -1,0 +1,57 @@
+"""What to do about an error, in terms of the options that the running command has.
+
+The library names no option: programs without a command line tell its errors too, and not every command has each option.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Sequence
+
+from ..errors import SERIES_REMEDY, SegmentationError
+from ..memory import MEMORY_REMEDY
+
+DICOM_REMEDY = "Let the output end in .dcm."
+#: what saves memory, by the option for it
+_MEMORY = {
+    "--roi": "segment a region of interest only (--roi)",
+    "--low-memory": "use less memory and more time (--low-memory)",
+    "--device": "compute on the CPU instead of a GPU (--device cpu)",
+}
+#: what can be done where there is an option for it, by what can be done without
+_WITH_OPTION = {
+    SERIES_REMEDY: (
+        "--series",
+        "Choose one with --series NUMBER, its description or its UID, or give the folder of one.",
+    ),
+    DICOM_REMEDY: ("--format", "Let the output end in .dcm, or choose --format dcm."),
+}
+
+
+def options_of(arguments: Sequence[str]) -> set[str]:
+    """The options of the command that ``arguments`` begin with; empty where they cannot be found out."""
+    with contextlib.suppress(Exception):  # there may be no memory for it: what is told then must not fail
+        import typer
+
+        from .app import app
+
+        command = typer.main.get_command(app)
+        for argument in arguments:
+            command = getattr(command, "commands", {}).get(argument, command)
+        return {name for parameter in command.params for name in parameter.opts}
+    return set()
+
+
+def by_options(error: SegmentationError, options: Collection[str]) -> SegmentationError:
+    """``error`` with a remedy that names ``options``, and nothing that a command without others lacks."""
+    remedy = error.remedy.replace(MEMORY_REMEDY, _for_memory(options))
+    for without, (option, words) in _WITH_OPTION.items():
+        if option in options:
+            remedy = remedy.replace(without, words)
+    return error if remedy == error.remedy else type(error)(error.cause, remedy)
+
+
+def _for_memory(options: Collection[str]) -> str:
+    ways = [words for option, words in _MEMORY.items() if option in options]
+    sentence = f"{', '.join(ways)}, or close other programs." if ways else "close other programs."
+    return sentence[0].upper() + sentence[1:]
