@@ -27,6 +27,7 @@ from .comparison import (
     other_patient,
     read_report,
     remarks,
+    same_scan,
     scan_tags,
 )
 
@@ -105,7 +106,7 @@ def compare_scans(earlier: Path, later: Path, options: CompareOptions) -> None:
     # the limits of noise were not measured for fewer views
     fewer = any(scan.report["options"]["fast"] for scan in scans)
     repeatability = package.card.repeatability if package and not fewer else {}
-    findings = _findings(scans, tags)
+    findings = _findings(sources, options.series, scans, tags)
     changes = compare_reports(scans[0].report, scans[1].report, repeatability, days, _own_values(package))
     content = {
         "earlier": scans[0].report["input"],
@@ -164,7 +165,9 @@ def _tags(sources: Sequence[Path], options: CompareOptions) -> list[Dataset | No
     return [scan_tags(path, one) for path, one in zip(sources, series, strict=True)]
 
 
-def _findings(scans: Sequence[_Scan], tags: Sequence[Dataset | None]) -> list[dict[str, str]]:
+def _findings(
+    sources: Sequence[Path], series: Sequence[str], scans: Sequence[_Scan], tags: Sequence[Dataset | None]
+) -> list[dict[str, str]]:
     """What is doubtful about the earlier scan, the later one, and comparing them."""
     every = [
         {"scan": when} | finding
@@ -173,7 +176,8 @@ def _findings(scans: Sequence[_Scan], tags: Sequence[Dataset | None]) -> list[di
     ]
     first, second = tags
     patients = other_patient(first, second) if first is not None and second is not None else []
-    both = [*patients, *other_options(scans[0].report, scans[1].report)]
+    same = same_scan(*sources) if series[:1] == series[1:] else []
+    both = [*same, *patients, *other_options(scans[0].report, scans[1].report)]
     return every + [{"scan": "both"} | finding.to_dict() for finding in both]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SESegmentationLib.errors import InputError, ModelError, UsageError, printable
+from SESegmentationLib.files import same_content
 from SESegmentationLib.files.json_files import Fields, read_json
 from SESegmentationLib.models import Label
 from SESegmentationLib.models.sections import least_change
@@ -241,6 +242,13 @@ def acquisition_date(tags: Dataset) -> datetime.date | None:
             except ValueError:
                 continue
     return None
+
+
+def same_scan(earlier: Path, later: Path) -> list[Finding]:
+    """A finding where two scans, or their reports, are one or the same byte for byte."""
+    if not same_content(earlier, later):
+        return []
+    return [Finding("same-scan", "The earlier and the later scan are the same.", "They cannot show any change.")]
 
 
 def other_patient(earlier: Dataset, later: Dataset) -> list[Finding]:

@@ -22,7 +22,7 @@ from SESegmentationLib.models.card import CARD_NAME, README_NAME
 from SESegmentationLib.models.packages import WEIGHTS_NAME
 from SESegmentationLib.progress import Progress, no_progress
 
-from .dataset import dataset_paths
+from .dataset import MOST_NAMED, dataset_paths
 from .evaluation import evaluate_folders
 from .recipe import Recipe
 
@@ -217,6 +217,13 @@ def evaluate_predictions(
         print_json(measures)
     else:
         _print_measures(measures)
+    if same := measures["same"]:
+        more = f" and {len(same) - MOST_NAMED} more" if len(same) > MOST_NAMED else ""
+        warn(
+            f"Warning: segmentation and reference are the same file, byte for byte, in {len(same)} of "
+            f"{_count(len(measures['cases']), 'case')}: {', '.join(same[:MOST_NAMED])}{more}. If one was copied from "
+            "the other, their agreement says nothing."
+        )
     for failure in failed:
         report_failure(ERRORS_BY_CODE[failure["code"]](failure["cause"], failure["remedy"]), subject=failure["case"])
     return failed[0]["exit_code"] if failed else 0

@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import InputError, SegmentationError
+from SESegmentationLib.files import same_content
 from SESegmentationLib.io.segmentations import Segmentation, common_grid, identify, placed_in_grid, read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import Label
@@ -83,9 +84,9 @@ def evaluate_folders(
 
     Returns:
         "cases": measures by case and label value; "labels": mean, standard deviation and number of cases of each
-        measure by label value, with "name" where known; "mean_dice" over labels, None where there is none; "missing":
-        references without prediction; "failed": of each pair that cannot be compared "case", "code", "cause", "remedy"
-        and "exit_code".
+        measure by label value, with "name" where known; "mean_dice" over labels, None where there is none; "same":
+        cases whose two files are the same byte for byte; "missing": references without prediction; "failed": of each
+        pair that cannot be compared "case", "code", "cause", "remedy" and "exit_code".
 
     Raises:
         InputError: nothing to compare.
@@ -106,6 +107,7 @@ def evaluate_folders(
         "cases": cases,
         "labels": by_label,
         "mean_dice": float(np.mean(dice)) if dice else None,
+        "same": [name for name in cases if same_content(*pairs[name])],
         "missing": missing,
         "failed": failed,
     }

@@ -19,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from SESegmentationLib.errors import UsageError
+from SESegmentationLib.files import same_content
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
@@ -102,12 +103,18 @@ def measure_repeatability(
         write: into the card.
 
     Raises:
-        SegmentationError: model, dataset or a volume cannot be used, or there is no scan.
+        SegmentationError: model, dataset or a volume cannot be used, there is no scan, or a pair is one scan.
     """
     package = verify_model(model)
     cases = [case.image for case in test_cases(package, dataset)] if dataset else []
     if not pairs and not scans and not cases:
         raise UsageError("There is no scan to measure on.", "Give --pair, --scan or --dataset.")
+    for earlier, later in pairs:
+        if same_content(earlier, later):
+            raise UsageError(
+                f"{earlier} and {later} are one scan, not two.",
+                "Give two scans of the patient with --pair, or one with --scan, of which rescans are simulated.",
+            )
     engine = Engine(package, device="cpu")
     every = _all_pairs(pairs, [*scans, *cases])
     measured = [(_volumes(engine, first), _volumes(engine, second)) for first, second in every]

@@ -1,5 +1,6 @@
 """Output files: never overwriting an input, whole or not at all, and verified; one process changes one at a time."""
 
+from .comparing import same_content
 from .locking import changing
 from .overwriting import refuse_overwriting, refuse_same_names, same_name
 from .writing import (
@@ -24,6 +25,7 @@ __all__ = [
     "incomplete",
     "refuse_overwriting",
     "refuse_same_names",
+    "same_content",
     "same_name",
     "staging_folder",
     "store",

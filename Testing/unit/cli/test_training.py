@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -49,6 +50,20 @@ def test_evaluate_as_json(capfd, folders):
     assert measures["labels"]["1"]["dice"]["mean"] == pytest.approx(0.9)
     assert measures["labels"]["1"]["hausdorff95_mm"]["mean"] == pytest.approx(2.0)
     assert measures["missing"] == ["b"]
+
+
+def test_files_that_are_compared_with_themselves_are_told(capfd, folders):
+    predictions, references = folders
+    same = "Warning: segmentation and reference are the same file, byte for byte, in"
+    assert main(["evaluate", *map(str, folders)]) == 0
+    assert same not in capfd.readouterr().err
+    shutil.copy(references / "b.nii.gz", predictions / "b.nii.gz")
+    assert main(["evaluate", *map(str, folders)]) == 0
+    assert f"{same} 1 of 2 cases: b." in capfd.readouterr().err
+    assert main(["evaluate", str(references), str(references), "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert f"{same} 2 of 2 cases: a, b." in err
+    assert json.loads(out)["same"] == ["a", "b"]
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -252,6 +253,29 @@ def test_what_was_doubtful_about_a_reported_scan_is_told_again(tmp_path, capsys)
     assert json.loads(told.out)["findings"] == [{"scan": "later"} | cut]
 
 
+def test_one_scan_given_twice_is_told(tmp_path, capsys):
+    """No change would be found in the patient, whatever happened to him."""
+    for name, volume in (("a.json", 2), ("copy.json", 2), ("b.json", 3)):
+        (tmp_path / name).write_text(json.dumps(report(volume, 1)), encoding="utf-8")
+    told = {}
+    for name in ("a.json", "copy.json", "b.json"):
+        assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / name), "--json"]) == 0
+        told[name] = [finding["code"] for finding in json.loads(capsys.readouterr().out)["findings"]]
+    assert told == {"a.json": ["same-scan"], "copy.json": ["same-scan"], "b.json": []}
+
+
+def test_one_folder_is_given_twice_for_two_series(tiny_model, sample_file, tmp_path, capsys):
+    for number in (1, 2):
+        write_series(Volume.of(read_volume(sample_file)), tmp_path / "both" / str(number), SeriesNumber=number)
+    folder, model = [str(tmp_path / "both")] * 2, ["-m", str(tiny_model), "--json"]
+    told = []
+    for later in ("1", "2"):
+        assert main(["compare", *folder, *model, "--series", "1", "--series", later]) == 0
+        findings = json.loads(capsys.readouterr().out)["findings"]
+        told.append("same-scan" in [finding["code"] for finding in findings])
+    assert told == [True, False]
+
+
 def test_what_was_segmented_in_another_way_is_told(tiny_model, sample_file, tmp_path, capsys):
     """The noise of a model was measured with all views; a structure may extend beyond a region."""
     sitk.WriteImage(sitk.ReadImage(str(sample_file)) * 0 + 1, str(tmp_path / "roi.nii.gz"))
@@ -264,7 +288,8 @@ def test_what_was_segmented_in_another_way_is_told(tiny_model, sample_file, tmp_
     for name in files:
         capsys.readouterr()
         assert main(["compare", files["whole"], files[name], "--json"]) == 0
-        told[name] = [f["message"] for f in json.loads(capsys.readouterr().out)["findings"] if f["scan"] == "both"]
+        findings = json.loads(capsys.readouterr().out)["findings"]
+        told[name] = [f["message"] for f in findings if f["scan"] == "both" and f["code"] != "same-scan"]
     start = "The scans were segmented in different ways: the later scan"
     assert told == {
         "whole": [],
@@ -312,3 +337,14 @@ def test_a_crop_and_a_head_have_nothing_in_common():
     head["structures"][0]["name"] = "left part 1"
     with pytest.raises(UsageError, match="no structure in common"):
         compare_reports(crop, head, {}, None)
+
+
+def test_a_scan_has_no_noise_to_itself(tiny_model, sample_file, tmp_path, capsys):
+    """The least change that exceeds noise would be none."""
+    shutil.copy(sample_file, tmp_path / "copy.nii.gz")
+    before = (tiny_model / "model.json").read_bytes()
+    pair = ["--pair", str(sample_file), str(tmp_path / "copy.nii.gz")]
+    assert main(["measure", "repeatability", str(tiny_model), *pair, "--write"]) == 2
+    cause, remedy = capsys.readouterr().err.strip().splitlines()
+    assert "are one scan, not two" in cause and "--scan" in remedy
+    assert (tiny_model / "model.json").read_bytes() == before

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from SESegmentationLib.errors import UsageError
-from SESegmentationLib.files import OutputFiles, check_writable
+from SESegmentationLib.files import OutputFiles, check_writable, same_content
 
 
 def test_files_appear_together_at_the_end(tmp_path):
@@ -53,3 +53,18 @@ def test_an_unwritable_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UsageError, match="cannot be written to"):
         check_writable(tmp_path / "a.json")
+
+
+def test_paths_of_the_same_content_are_told_from_others(tmp_path):
+    for folder, voxels in (("one", b"12"), ("copy", b"12"), ("other", b"13")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "scan.mhd").write_text("ElementDataFile = scan.raw", encoding="utf-8")
+        (tmp_path / folder / "scan.raw").write_bytes(voxels)
+    one, copy, other = (tmp_path / name for name in ("one", "copy", "other"))
+    for below in (".", "scan.mhd"):
+        assert same_content(one / below, one / below) and same_content(one / below, copy / below)
+        assert not same_content(one / below, other / below)
+    (one / "link").symlink_to(other / "scan.raw")
+    assert same_content(one / "link", other / "scan.raw")
+    assert not same_content(one, copy)  # it has one file more now
+    assert not same_content(one / "scan.mhd", one) and not same_content(one, one / "absent")
