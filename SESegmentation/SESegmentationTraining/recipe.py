@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from SESegmentationLib.errors import UsageError
 
 from .fit_settings import Fit
-from .ranges import of_augmentations, of_deformation, of_fit, of_synthesis
+from .ranges import LARGEST_EXPONENT, of_augmentations, of_deformation, of_fit, of_phases, of_synthesis
 from .slabs import Deformation
 from .synthesis import Synthesis
 from .transforms import IntensityAugmentation
@@ -208,7 +208,6 @@ def _check(recipe: Recipe) -> None:
     taught = bool(recipe.teacher.model)
     phases = [*recipe.phases, *recipe.specialise, *recipe.volumetric.phases]
     final = [*(recipe.specialise or recipe.phases)[-1:], *recipe.volumetric.phases[-1:]]
-    positive = all(min(phase.steps, phase.batch, phase.depth, *phase.size, phase.spacing) > 0 for phase in phases)
     labels = len(listed) if isinstance(listed := recipe.card.get("labels"), list) else 0
     intensity = recipe.card.get("intensity")
     zscore = isinstance(intensity, dict) and intensity.get("type") == "zscore"
@@ -221,7 +220,7 @@ def _check(recipe: Recipe) -> None:
         (phases, "there is no phase"),
         (not (recipe.specialise and recipe.networks), "[networks] is for networks that do not specialise"),
         (not (recipe.volumetric.phases and fit.boundary), "[fit] boundary is for slices, not for volumetric phases"),
-        (positive, "steps, batch, size, spacing and depth of a phase must be above 0"),
+        *of_phases(phases),
         (all(last.spacing == 1 for last in final), "the last phase has the model's spacing, 1"),
         (data.source in SOURCE_KINDS, f"[data] source is one of {', '.join(SOURCE_KINDS)}, not {data.source!r}"),
         (min(data.validation, data.test) >= 0, "[data] validation and test are numbers of cases"),
@@ -238,7 +237,10 @@ def _check(recipe: Recipe) -> None:
         (0 <= data.scans_share <= 1, "[data] scans_share is a number from 0 to 1"),
         (not data.scans or data.source == "label-maps", "[data] scans are shown beside label maps"),
         (data.scans or not recipe.scans_augmentation, "[scans_augmentation] is for the scans of [data]"),
-        (recipe.start_class_balance >= 0, "start_class_balance is a number, at least 0"),
+        (
+            0 <= recipe.start_class_balance <= LARGEST_EXPONENT,
+            f"start_class_balance is a number from 0 to {LARGEST_EXPONENT:g}",
+        ),
         (not fit.frozen or recipe.start, "[fit] frozen is for networks that start from a model's"),
         (not taught or fit.dice == 1, "[teacher] leaves the loss as it is, so dice is 1"),
         *of_fit(fit),
