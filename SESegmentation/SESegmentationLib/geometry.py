@@ -42,6 +42,11 @@ def triple(values: Iterable[_T]) -> tuple[_T, _T, _T]:
     return first, second, third
 
 
+def bytes_of_voxel(image: sitk.Image) -> int:
+    """Bytes of a voxel, all its components together."""
+    return image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
+
+
 def whole_box(shape: Iterable[int]) -> Box:
     """The box of a whole array."""
     return triple(slice(0, n) for n in shape)
@@ -153,7 +158,7 @@ class Geometry:
         Raises:
             OutOfMemoryError: it would be too large.
         """
-        require_memory(math.prod(self.size) * image.GetSizeOfPixelComponent() / 1e9)
+        require_memory(math.prod(self.size) * bytes_of_voxel(image) / 1e9)
         identity = sitk.Transform(3, sitk.sitkIdentity)
         return sitk.Resample(
             image, self.size, identity, interpolator, self.origin, self.spacing, self.direction, outside

@@ -110,8 +110,9 @@ def test_a_file_that_was_damaged_on_its_way_is_not_taken_for_good(tmp_path, monk
 @pytest.mark.parametrize(
     ("ending", "missing"), [(".nii", 1), (".nii", 400), (".nii.gz", 400), (".nrrd", 400), (".mha", 400)]
 )
+@pytest.mark.parametrize("components", [1, 3])
 def test_a_file_that_is_cut_off_where_nothing_but_zeros_follow_is_not_taken_for_good(
-    tmp_path, monkeypatch, ending, missing
+    tmp_path, monkeypatch, ending, missing, components
 ):
     """ITK fills up what is missing in NIfTI with zeros: the file reads as if it were whole."""
     write_it = sitk.WriteImage
@@ -121,10 +122,11 @@ def test_a_file_that_is_cut_off_where_nothing_but_zeros_follow_is_not_taken_for_
         os.truncate(path, os.path.getsize(path) - missing)
 
     monkeypatch.setattr(sitk, "WriteImage", cut_off)
-    labels = np.zeros((20, 50, 40), np.uint8)
-    labels[:3] = np.random.default_rng(1).integers(0, 200, (3, 50, 40))
+    labels = np.zeros((20, 50, 40, components), np.uint8)
+    labels[:3] = np.random.default_rng(1).integers(0, 200, (3, 50, 40, components))
+    image = sitk.GetImageFromArray(labels.squeeze(), isVector=components > 1)
     with pytest.raises(OutputError, match="reads differently"):
-        write_image(tmp_path / f"labels{ending}", sitk.GetImageFromArray(labels))
+        write_image(tmp_path / f"labels{ending}", image)
 
 
 @pytest.fixture

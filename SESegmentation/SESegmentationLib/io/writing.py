@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from ..errors import UsageError
 from ..files import cannot_write, incomplete, sync
+from ..geometry import bytes_of_voxel
 from ..models import Label
 from .segmentations import algorithm_tags, segment_tags
 from .volume_image import voxels_of
@@ -28,7 +29,7 @@ def write_image(path: Path, image: sitk.Image, compressed: bool = True) -> None:
 
     Args:
         path: in a folder where nothing else is; see :class:`~SESegmentationLib.files.OutputFiles`.
-        image: 2-D or 3-D, one value in each voxel.
+        image: 2-D or 3-D, one value in each voxel, or several.
         compressed: where the format leaves the choice.
 
     Raises:
@@ -44,8 +45,7 @@ def write_image(path: Path, image: sitk.Image, compressed: bool = True) -> None:
     except OSError as error:
         raise cannot_write(path, error) from error
     if reason is not None:
-        pixels = image.GetNumberOfPixels() * image.GetSizeOfPixelComponent()
-        raise incomplete(path, pixels) from reason
+        raise incomplete(path, image.GetNumberOfPixels() * bytes_of_voxel(image)) from reason
 
 
 def _try_to_write(name: str, image: sitk.Image, compressed: bool) -> Exception | None:
@@ -53,7 +53,7 @@ def _try_to_write(name: str, image: sitk.Image, compressed: bool) -> Exception |
     try:
         sitk.WriteImage(image, name, useCompression=compressed)
         sync(Path(name))
-        size = _NIFTI_HEADER + image.GetNumberOfPixels() * image.GetSizeOfPixelComponent()
+        size = _NIFTI_HEADER + image.GetNumberOfPixels() * bytes_of_voxel(image)
         if name.endswith(".nii") and os.path.getsize(name) < size:
             raise ValueError("cut off")  # ITK reads zeros instead, as the last slices of labels have anyway
         _compare(image, sitk.ReadImage(name), has_geometry=not name.endswith(".png"))

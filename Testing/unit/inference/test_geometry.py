@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from SESegmentationLib import memory
 from SESegmentationLib.errors import OutOfMemoryError
 from SESegmentationLib.geometry import RAS, Geometry, covering, placed, within
 from SESegmentationLib.inference.model_grid import smoothed, to_model_grid
@@ -227,6 +228,15 @@ def test_a_grid_that_no_memory_holds_is_refused_before_it_is_made():
     image = noise(Geometry((4, 4, 4), (1.0,) * 3, (0.0,) * 3))
     with pytest.raises(OutOfMemoryError):
         Geometry((50_000,) * 3, (1.0,) * 3, (0.0,) * 3).resample(image, sitk.sitkLinear)
+
+
+def test_all_components_of_a_voxel_need_memory(monkeypatch):
+    monkeypatch.setattr(memory, "available_gigabytes", lambda: 5e-6)  # 5 kB, for 1000 voxels of 4 or 12 bytes
+    grid = Geometry((10,) * 3, (1.0,) * 3, (0.0,) * 3)
+    values = np.zeros((4, 4, 4, 3), np.float32)
+    assert grid.resample(sitk.GetImageFromArray(values[..., 0]), sitk.sitkLinear).GetSize() == (10, 10, 10)
+    with pytest.raises(OutOfMemoryError):
+        grid.resample(sitk.GetImageFromArray(values, isVector=True), sitk.sitkLinear)
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=3, max_size=3))
