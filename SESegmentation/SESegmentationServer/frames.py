@@ -109,7 +109,9 @@ async def _impatient(chunks: AsyncIterator[bytes], seconds: float) -> AsyncItera
         yield chunk
 
 
-async def _receive(chunks: AsyncIterator[bytes], limits: ServerLimits, reserve: Callable[[int], None]) -> Frame:
+async def _receive(
+    chunks: AsyncIterator[bytes], limits: ServerLimits, reserve: Callable[[int], Callable[[int], None]]
+) -> Frame:
     begin = bytearray()  # until the header is there
     frame: Frame | None = None
     room: Iterator[memoryview] = iter(())
@@ -128,7 +130,7 @@ async def _receive(chunks: AsyncIterator[bytes], limits: ServerLimits, reserve: 
             if len(begin) < _BEGIN + length:
                 continue
             frame = _described(begin[_BEGIN : _BEGIN + length], limits)
-            reserve(sum(array.nbytes for array in frame.arrays))  # before anything is written to them
+            taken = reserve(sum(array.nbytes for array in frame.arrays))  # before anything is written to them
             room = (bytes_of(array) for array in frame.arrays if array.size)
             target = next(room, target)
             data = memoryview(begin)[_BEGIN + length :]
@@ -137,6 +139,7 @@ async def _receive(chunks: AsyncIterator[bytes], limits: ServerLimits, reserve: 
                 raise FrameError("more than a frame")
             count = min(len(target), len(data))
             target[:count] = data[:count]
+            taken(count)
             target, data = target[count:], data[count:]
             target = target or next(room, target)
     if frame is None or target:

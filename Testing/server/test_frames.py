@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import json
 import os
@@ -167,6 +168,34 @@ def test_memory_is_promised_once_to_uploads_that_arrive_at_once(monkeypatch):
             (ended,) = await asyncio.gather(first, return_exceptions=True)
             assert isinstance(ended, RefusalError if fails else Frame)
         assert (await receive_frame(chunks_of(body), LIMITS, memory)).arrays
+
+    loop.run_until_complete(story())
+
+
+@pytest.mark.parametrize("arrived", [0, 1, 600, 1199])
+@pytest.mark.parametrize("room", [7100, 7300])
+def test_memory_that_an_upload_has_taken_is_not_promised_to_it_as_well(monkeypatch, room, arrived):
+    """There is room for two of 3 x 1200 bytes or not, however much of the first has arrived."""
+    body = body_of(SegmentJob(sitk.GetImageFromArray(np.zeros((6, 10, 10), np.int16)), "hippocampus-t1"))
+    monkeypatch.setattr(upload_memory, "available_gigabytes", lambda: (room - arrived) / 1e9)
+    memory, goes_on = UploadMemory(0.0), asyncio.Event()
+
+    async def halting() -> AsyncIterator[bytes]:
+        begin = len(body) - 1200 + arrived
+        yield body[:begin]
+        await goes_on.wait()
+        yield body[begin:]
+
+    async def story():
+        first = asyncio.create_task(receive_frame(halting(), LIMITS, memory))
+        await asyncio.sleep(0.01)
+        with contextlib.nullcontext() if room > 7200 else pytest.raises(RefusalError):
+            memory.check(1200)
+        goes_on.set()
+        await first
+        memory.check((room - arrived) // 3)  # nothing is promised any more
+        with pytest.raises(RefusalError):
+            memory.check(room)
 
     loop.run_until_complete(story())
 
