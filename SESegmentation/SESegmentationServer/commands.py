@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
-serve_app = typer.Typer(
-    invoke_without_command=True, help="Run a server that segments for other programs and other users."
-)
-token_app = typer.Typer(help="Manage who may use your server: a token for each user.", no_args_is_help=True)
+from SESegmentationLib.cli.usage import Commands
+
+serve_app = Commands(invoke_without_command=True, help="Run a server that segments for other programs and other users.")
+token_app = Commands(help="Manage who may use your server: a token for each user.", no_args_is_help=True)
 serve_app.add_typer(token_app, name="token")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the user.")]

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperCommand
 
 from SESegmentationLib.cli.shared_options import AsJson
+from SESegmentationLib.cli.usage import Command, Commands
 
-measure_app = typer.Typer(help="Measure a model on cases that its training kept out.", no_args_is_help=True)
-prepare_app = typer.Typer(help="Prepare data for training.", no_args_is_help=True)
+measure_app = Commands(help="Measure a model on cases that its training kept out.", no_args_is_help=True)
+prepare_app = Commands(help="Prepare data for training.", no_args_is_help=True)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model, or its folder.")]
 Dataset = Annotated[Path, typer.Option(help="Folder that the model was trained on.")]
@@ -100,7 +100,7 @@ def _pair(values: tuple[str, str]) -> tuple[Path, Path]:
     return Path(values[0]), Path(values[1])
 
 
-class _WithPairs(TyperCommand):
+class _WithPairs(Command):
     """A command whose repeatable option ``--pair`` takes two values each time, for which typer has no type."""
 
     def __init__(self, *arguments: Any, params: list[Any] | None = None, **options: Any) -> None:

@@ -17,7 +17,7 @@ from ..errors import DependencyError, OutOfMemoryError, SegmentationError, Usage
 from ..files.writing import any_file_written
 from ..memory import MEMORY_REMEDY, is_out_of_memory, no_memory_to_load
 from ..progress import MESSAGE, end_on_signals, let_finish
-from .remedies import by_options, options_of
+from .remedies import by_options, named
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -154,7 +154,7 @@ def as_user_error(error: BaseException) -> SegmentationError:
     import typer
 
     if isinstance(error, SegmentationError):
-        return by_options(error, options_of(_arguments))
+        return by_options(error, named(_arguments)[1])
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return SegmentationError(*MESSAGE)
     if is_out_of_memory(error):
@@ -166,10 +166,11 @@ def as_user_error(error: BaseException) -> SegmentationError:
             f"The Python package {error.name} is not installed.", "Run: sesegment doctor. It says how to install it."
         )
     if hasattr(error, "format_message"):  # typer's exception for wrong options; it has no public name
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "sesegment"
         message = error.format_message()  # empty where the help was printed instead
-        return UsageError(message, f"See: {command} --help" if message else "")
+        message = message.replace("Value error, ", "", 1)  # pydantic's words for it
+        if message and not message.endswith((".", "?")):
+            message += "."
+        return UsageError(message, f"See: {named(_arguments)[0]} --help" if message else "")
     if isinstance(error, OSError) and error.strerror:
         where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "A file"
         if error.errno == errno.ENAMETOOLONG:

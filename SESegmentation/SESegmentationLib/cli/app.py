@@ -28,15 +28,16 @@ from .shared_options import (
     ServerCertificate,
     StructuredReport,
 )
+from .usage import Commands
 
-app = typer.Typer(
+app = Commands(
     help="Segment anatomy in medical volumes with squeeze & excitation networks.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(invoke_without_command=True, help="List the models that can be used, or add one.")
+models_app = Commands(invoke_without_command=True, help="List the models that can be used, or add one.")
 
 
 def _print_version(wanted: bool) -> None:

@@ -28,8 +28,12 @@ _WITH_OPTION = {
 }
 
 
-def options_of(arguments: Sequence[str]) -> set[str]:
-    """The options of the command that ``arguments`` begin with; empty where they cannot be found out."""
+def named(arguments: Sequence[str]) -> tuple[str, set[str]]:
+    """The words of the command that ``arguments`` begin with, and its options.
+
+    Where they cannot be found out, those of the program, and none.
+    """
+    words, options = ["sesegment"], set()
     with contextlib.suppress(Exception):  # there may be no memory for it: what is told then must not fail
         import typer
 
@@ -37,9 +41,11 @@ def options_of(arguments: Sequence[str]) -> set[str]:
 
         command = typer.main.get_command(app)
         for argument in arguments:
-            command = getattr(command, "commands", {}).get(argument, command)
-        return {name for parameter in command.params for name in parameter.opts}
-    return set()
+            if below := getattr(command, "commands", {}).get(argument):
+                command = below
+                words.append(argument)
+        options = {name for parameter in command.params for name in parameter.opts}
+    return " ".join(words), options
 
 
 def by_options(error: SegmentationError, options: Collection[str]) -> SegmentationError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,21 @@ def test_wrong_use_is_exit_code_2(capfd, arguments):
     assert code == 2
     assert len(err.splitlines()) <= 2
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("measure repeatability m --pair a", ["Option '--pair' requires 2 arguments.", "measure repeatability"]),
+        ("run --samples -3 a", ["Invalid value for '--samples': Input should be greater than or equal to 0.", "run"]),
+        ("run a --grid x", ["Invalid value for '--grid': 'x' is not one of 'auto', 'input', 'model'.", "run"]),
+        ("models add", ["Missing argument 'DIR|ZIP'.", "models add"]),
+        ("serve token ad", ["No such command 'ad'. Did you mean 'add'?", "serve token"]),
+    ],
+)
+def test_wrong_use_is_told_in_a_sentence_and_leads_to_the_help_of_the_command(capfd, arguments, told):
+    code, _, err = call(capfd, *arguments.split())
+    assert (code, err.splitlines()) == (2, [told[0], f"See: sesegment {told[1]} --help"])
 
 
 def test_models_are_listed(capfd):
@@ -164,6 +180,17 @@ def commands_of(command, path="sesegment"):
     yield path, command
     for name, each in getattr(command, "commands", {}).items():
         yield from commands_of(each, f"{path} {name}")
+
+
+def test_usage_names_arguments_as_their_list_does(capfd):
+    for path, command in commands_of(typer.main.get_command(app)):
+        arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
+        code, out, _ = call(capfd, *path.split()[1:], "--help")
+        usage = " ".join(re.split(r"\n\s*\n", out[out.index("Usage:") :])[0].split())
+        assert code == 0 and usage.startswith(f"Usage: {path} "), path
+        words = usage.split("[OPTIONS]")[1].replace("...", "").split()
+        if arguments:
+            assert words == [parameter.metavar for parameter in arguments], path
 
 
 def test_help_reads_as_sentences_at_any_width():
