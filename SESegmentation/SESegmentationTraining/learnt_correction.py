@@ -35,6 +35,7 @@ from .correction_examples import CorrectionExamples, Example
 from .fit import load_checkpoint, save_checkpoint
 from .mistakes import MistakesRecord, SegmentedCase, load_cases
 from .processes import machine_words
+from .ranges import HEAVIEST, MOST_PIXELS
 from .recipe import converted
 
 RECIPES = Path(__file__).parent / "corrections"
@@ -99,11 +100,18 @@ class CorrectionRecipe:
 
 def _check(recipe: CorrectionRecipe) -> None:
     """Raise ValueError for a number that makes no sense."""
+    smallest = 2 ** len(recipe.channels)
     checks = (
         (len(recipe.channels) > 1 and min(recipe.channels) > 0, "channels are numbers above 0, at least two"),
-        (min(recipe.steps, recipe.batch) > 0, "steps and batch are above 0"),
-        (recipe.size >= 2 ** len(recipe.channels), f"size is at least {2 ** len(recipe.channels)}, for as many levels"),
-        (0 <= recipe.rate <= 1 and recipe.harm >= 0, "rate is a number from 0 to 1, harm at least 0"),
+        (recipe.steps > 0, "steps are above 0"),
+        (0 < recipe.batch <= MOST_PIXELS, f"batch is above 0, at most {MOST_PIXELS}"),
+        (
+            smallest <= recipe.size <= MOST_PIXELS,
+            f"size is at least {smallest}, for as many levels, at most {MOST_PIXELS}",
+        ),
+        (0 <= recipe.rate <= 1, "rate is a number from 0 to 1"),
+        (0 <= recipe.harm <= HEAVIEST, f"harm is a number from 0 to {HEAVIEST:g}"),
+        (abs(recipe.least_gain) <= 1, "least_gain is a number from -1 to 1"),
         (0 <= recipe.plain_share <= 1 and 0 <= recipe.settled <= 1, "plain_share and settled are numbers from 0 to 1"),
     )
     for valid, problem in checks:
