@@ -266,8 +266,9 @@ def _conclude(
 ) -> int:
     """Write the summary, if all is done, and say what became of it; the exit code."""
     seconds = time.monotonic() - tally.begin
-    rate = f" in {duration(seconds)}, {tally.rate * 3600:.0f} scans an hour" if tally.segmented else ""
     before = f", {tally.kept} of them before" if tally.kept else ""
+    rest = ", the others" if before else ""
+    rate = f"{rest} in {duration(seconds)}, {tally.rate * 3600:.0f} scans an hour" if tally.segmented else ""
     done = tally.segmented + tally.kept
     warn(f"{done} of {tally.count} scans segmented{before}{rate}; {tally.failed} failed.")
     if (aside := records.out / CHANGED_FOLDER).is_dir():

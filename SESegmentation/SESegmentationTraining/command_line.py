@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,9 +104,8 @@ def _next_steps(package: ModelPackage) -> list[str]:
     if card.accuracy:
         weak = [label.name for label in card.labels if _dice(card.accuracy, label.value).get("mean", 1) < WEAK_DICE]
         if weak:
-            lines.append(
-                f"  Weak: {', '.join(weak)}. More cases, or a longer training (--minutes), may help; look at some."
-            )
+            longer = "a longer training (--minutes)" if recipe.exists() else "more steps in the recipe"
+            lines.append(f"  Weak: {', '.join(weak)}. More cases, or {longer}, may help; look at some.")
         if card.accuracy["cases"] < FEW_CASES:
             count = _count(card.accuracy["cases"], "case")
             lines.append(f"  Measured on {count} only: results in other patients can be much worse.")
@@ -217,16 +216,31 @@ def evaluate_predictions(
         print_json(measures)
     else:
         _print_measures(measures)
-    if same := measures["same"]:
-        more = f" and {len(same) - MOST_NAMED} more" if len(same) > MOST_NAMED else ""
-        warn(
-            f"Warning: segmentation and reference are the same file, byte for byte, in {len(same)} of "
-            f"{_count(len(measures['cases']), 'case')}: {', '.join(same[:MOST_NAMED])}{more}. If one was copied from "
-            "the other, their agreement says nothing."
-        )
+    for text in _remarks(measures):
+        warn(f"Warning: {text}")
     for failure in failed:
         report_failure(ERRORS_BY_CODE[failure["code"]](failure["cause"], failure["remedy"]), subject=failure["case"])
     return failed[0]["exit_code"] if failed else 0
+
+
+def _remarks(measures: Mapping[str, Any]) -> Iterator[str]:
+    """What the user should know about the files that were compared, and those that were not."""
+    if missing := measures["missing"]:
+        yield f"Without a segmentation: {_count(len(missing), 'reference')} ({_some(missing)})."
+    if unmatched := measures["unmatched"]:
+        yield f"Without a reference: {_count(len(unmatched), 'segmentation')} ({_some(unmatched)})."
+    if same := measures["same"]:
+        count = _count(len(measures["cases"]), "case")
+        yield (
+            f"Segmentation and reference are the same file, byte for byte, in {len(same)} of {count} ({_some(same)}). "
+            "If one was copied from the other, their agreement says nothing."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of a list."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(names[:MOST_NAMED])}{more}"
 
 
 def _print_measures(measures: Mapping[str, Any]) -> None:
@@ -241,8 +255,6 @@ def _print_measures(measures: Mapping[str, Any]) -> None:
     console().print(table)
     if measures["mean_dice"] is not None:
         console().print(f"mean Dice over the labels: {measures['mean_dice']:.3f}")
-    if measures["missing"]:
-        warn(f"Warning: {len(measures['missing'])} reference(s) have no segmentation.")
 
 
 def _mean(measure: Mapping[str, float] | None, digits: int) -> str:

@@ -85,13 +85,14 @@ def evaluate_folders(
     Returns:
         "cases": measures by case and label value; "labels": mean, standard deviation and number of cases of each
         measure by label value, with "name" where known; "mean_dice" over labels, None where there is none; "same":
-        cases whose two files are the same byte for byte; "missing": references without prediction; "failed": of each
-        pair that cannot be compared "case", "code", "cause", "remedy" and "exit_code".
+        cases whose two files are the same byte for byte; "missing": references without prediction; "unmatched":
+        predictions without reference; "failed": of each pair that cannot be compared "case", "code", "cause", "remedy"
+        and "exit_code".
 
     Raises:
         InputError: nothing to compare.
     """
-    pairs, missing, failed = _pairs(predictions, references)
+    pairs, missing, unmatched, failed = _pairs(predictions, references)
     structures = _Structures(labels, whole)
     cases: dict[str, dict[str, dict[str, Any]]] = {}
     for name, (ours, theirs) in pairs.items():
@@ -109,6 +110,7 @@ def evaluate_folders(
         "mean_dice": float(np.mean(dice)) if dice else None,
         "same": [name for name in cases if same_content(*pairs[name])],
         "missing": missing,
+        "unmatched": unmatched,
         "failed": failed,
     }
 
@@ -229,13 +231,15 @@ def summarise(cases: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str
     return summary
 
 
-def _pairs(predictions: Path, references: Path) -> tuple[dict[str, tuple[Path, Path]], list[str], list[dict[str, Any]]]:
-    """Pairs of files by case, cases without a prediction, and those of which there are several files."""
+def _pairs(
+    predictions: Path, references: Path
+) -> tuple[dict[str, tuple[Path, Path]], list[str], list[str], list[dict[str, Any]]]:
+    """Pairs of files by case, cases without a prediction, without a reference, and of which there are several files."""
     for path in (predictions, references):
         if not path.exists():
             raise InputError(f"There is no {path}.", "Give a folder of label maps, or one file.")
     if predictions.is_file() and references.is_file():
-        return {stem(references): (predictions, references)}, [], []
+        return {stem(references): (predictions, references)}, [], [], []
     if predictions.is_file() or references.is_file():
         raise InputError("A file cannot be compared with a folder.", "Give two files or two folders.")
     ours, theirs = (volumes_in(folder, SUFFIXES) for folder in (predictions, references))
@@ -254,7 +258,8 @@ def _pairs(predictions: Path, references: Path) -> tuple[dict[str, tuple[Path, P
                 common.remove(name)
     by_name = [{stem(path): path for path in files} for files in (ours, theirs)]
     pairs = {name: (by_name[0][name], by_name[1][name]) for name in common}
-    return pairs, sorted({stem(path) for path in theirs} - {stem(path) for path in ours}), failed
+    names = [{stem(path) for path in files} for files in (ours, theirs)]
+    return pairs, sorted(names[1] - names[0]), sorted(names[0] - names[1]), failed
 
 
 def _flat(image: sitk.Image) -> sitk.Image:

@@ -66,7 +66,7 @@ def test_killed_and_gone_on_with(make_command, real_crops, tmp_path):
     assert 6 <= len(done) < len(real_crops)
     code, err = command.run("--resume")
     assert code == 0, err
-    assert f"{len(done)} of them before" in err
+    assert f"{len(done)} of them before, the others in " in err
     names = [path.name.removesuffix("_0000.nii.gz") for path in real_crops]
     assert sorted(command.records) == names
     assert {record.state for record in command.records.values()} == {"segmented"}

@@ -39,7 +39,7 @@ def test_evaluate_prints_the_measures(capfd, folders, tiny_model):
     assert code == 0, err
     assert "anterior hippocampus" in out
     assert "0.900 ±" in out
-    assert "1 reference(s) have no segmentation" in err
+    assert err == "Warning: Without a segmentation: 1 reference (b).\n"
 
 
 def test_evaluate_as_json(capfd, folders):
@@ -54,16 +54,29 @@ def test_evaluate_as_json(capfd, folders):
 
 def test_files_that_are_compared_with_themselves_are_told(capfd, folders):
     predictions, references = folders
-    same = "Warning: segmentation and reference are the same file, byte for byte, in"
+    same = "Warning: Segmentation and reference are the same file, byte for byte, in"
     assert main(["evaluate", *map(str, folders)]) == 0
     assert same not in capfd.readouterr().err
     shutil.copy(references / "b.nii.gz", predictions / "b.nii.gz")
     assert main(["evaluate", *map(str, folders)]) == 0
-    assert f"{same} 1 of 2 cases: b." in capfd.readouterr().err
+    assert f"{same} 1 of 2 cases (b)." in capfd.readouterr().err
     assert main(["evaluate", str(references), str(references), "--json"]) == 0
     out, err = capfd.readouterr()
-    assert f"{same} 2 of 2 cases: a, b." in err
+    assert f"{same} 2 of 2 cases (a, b)." in err
     assert json.loads(out)["same"] == ["a", "b"]
+
+
+def test_segmentations_without_reference_are_told(capfd, folders):
+    """A reference of another name would be left out without a word."""
+    shutil.copy(folders[0] / "a.nii.gz", folders[0] / "case-b.nii.gz")
+    for more in ([], ["--json"]):
+        assert main(["evaluate", *map(str, folders), *more]) == 0
+        out, err = capfd.readouterr()
+        assert err.splitlines() == [
+            "Warning: Without a segmentation: 1 reference (b).",
+            "Warning: Without a reference: 1 segmentation (case-b).",
+        ]
+    assert json.loads(out)["unmatched"] == ["case-b"]
 
 
 @pytest.mark.parametrize("which", [0, 1])

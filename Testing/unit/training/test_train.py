@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from safetensors.torch import load_file
 from SESegmentationLib.errors import CancelledError, DeviceError, InputError, UsageError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
-from SESegmentationLib.models import verify_package
+from SESegmentationLib.models import ModelPackage, verify_package
+from SESegmentationTraining.command_line import training_report
 from SESegmentationTraining.evaluation import compare
 from SESegmentationTraining.recipe import Recipe
 from SESegmentationTraining.train import train_model
@@ -339,6 +341,15 @@ def test_the_card_names_the_weights_that_a_training_starts_from(blobs_folder, bl
     row = f"| **start** | name: elder, version: 1.0.0, sha256: {elder.card.weights_sha256} |"
     assert row in (package.path / "README.md").read_text(encoding="utf-8")
     assert "start" not in elder.card.training
+
+
+def test_a_longer_training_is_advised_by_what_its_recipe_has(trained, tmp_path):
+    dice = {str(value): {"dice": {"mean": 0.3, "std": 0.0, "n": 1}} for value in (17, 53)}
+    card = replace(trained[0].card, accuracy={"cases": 1, "mean_dice": 0.3, "labels": dice})
+    assert "More cases, or more steps in the recipe, may help" in training_report(ModelPackage(tmp_path, card))
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "recipe.toml").touch()  # of the recipe auto
+    assert "a longer training (--minutes), may help" in training_report(ModelPackage(tmp_path, card))
 
 
 @pytest.fixture
