@@ -15,7 +15,7 @@ from dataclasses import replace
 from multiprocessing.managers import BaseManager
 from typing import Any
 
-from SESegmentationLib.errors import SegmentationError, WorkerError
+from SESegmentationLib.errors import SegmentationError, WorkerError, reason_of
 from SESegmentationLib.memory import available_gigabytes
 from SESegmentationLib.progress import end_on_signals, end_process
 
@@ -121,7 +121,7 @@ class _Process:
                     self._runner = self._manager.runner(*self._arguments)  # type: ignore[attr-defined]
         except (EOFError, OSError) as error:
             raise WorkerError(
-                f"A process for the cases cannot be started: {error}.", "Choose fewer --workers."
+                f"A process for the cases cannot be started: {reason_of(error)}.", "Choose fewer --workers."
             ) from error
 
     def run(self, case: CohortCase) -> CaseOutcome | SegmentationError:

@@ -169,6 +169,15 @@ def first_line(text: str, otherwise: str = "no message") -> str:
     return (text.strip().splitlines() or [otherwise])[0].rstrip(".: ")
 
 
+def reason_of(error: Exception) -> str:
+    """Why something failed, to be put into a sentence; of what the system says the words alone, without a number."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    return first_line(str(error), f"{type(error).__name__} without a message")
+
+
 def fault_of(text: str) -> str | None:
     """What makes ``text`` more than plain text, in words; None where nothing does."""
     if any(_is_control(character) for character in text):

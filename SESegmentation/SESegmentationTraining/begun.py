@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.errors import InputError, UsageError, reason_of
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.models import ModelPackage, sha256_of
 
@@ -241,5 +241,5 @@ def read_back(path: Path, use: Callable[[Any], Read], remedy: str) -> Read:
     try:
         return use(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"it is damaged ({type(error).__name__}: {error})"
+        why = error.strerror if isinstance(error, OSError) else f"it is damaged ({reason_of(error)})"
         raise InputError(f"{path} cannot be read: {why}.", remedy) from error

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from SESegmentationLib.errors import InputError, SegmentationError
+from SESegmentationLib.errors import InputError, SegmentationError, reason_of
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.networks.correction import CorrectionNetwork
@@ -94,7 +94,9 @@ class CorrectionRecipe:
             recipe = converted({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))}, cls)
             _check(recipe)
         except (OSError, ValueError) as error:
-            raise InputError(f"The recipe {path} cannot be used: {error}.", "Name one with all its entries.") from error
+            raise InputError(
+                f"The recipe {path} cannot be used: {reason_of(error)}.", "Name one with all its entries."
+            ) from error
         return recipe
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from SESegmentationLib.errors import InputError, UsageError
+from SESegmentationLib.errors import InputError, UsageError, reason_of
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.files.json_files import read_json
 from SESegmentationLib.geometry import mask_box, triple, whole_box
@@ -123,7 +123,9 @@ def load_cases(path: Path) -> list[SegmentedCase]:
                 image, chances, own, truth = (content[f"{number}-{name}"] for name in ARRAYS)
                 cases.append(SegmentedCase(image, chances, own, truth, shifts, case, single))
     except (OSError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} holds no mistakes of a model: {error}", "Delete it, and make them again.") from error
+        raise InputError(
+            f"{path} holds no mistakes of a model: {reason_of(error)}.", "Delete it, and make them again."
+        ) from error
     return cases
 
 
@@ -154,7 +156,8 @@ class MistakesRecord:
             return cls(**content | {"split": Split(**content["split"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"There are no mistakes of a model in {folder}: {error}.", "Make them: sesegment prepare mistakes."
+                f"There are no mistakes of a model in {folder}: {reason_of(error)}.",
+                "Make them: sesegment prepare mistakes.",
             ) from error
 
 

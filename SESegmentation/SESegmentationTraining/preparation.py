@@ -199,14 +199,16 @@ def label_scans(model: str, reference: Path, others: Sequence[Path], output: Pat
     Raises:
         InputError: a scan cannot be read, is no ``.nii.gz``, or lies on another grid.
         ModelError: there is no such model.
-        UsageError: two scans have one name, or there is a case of that name with another image or other labels.
+        UsageError: two scans are one or have one name, or a case of that name has another image or other labels.
         OutputError: a file cannot be written.
     """
     image = read_volume(reference, None)
     scans = [reference, *others]
-    for path in scans:
+    for number, path in enumerate(scans):
         if not path.name.endswith(".nii.gz"):
             raise InputError(f"{path} is no .nii.gz file.", "Convert it first.")
+        if path.exists() and any(other.exists() and path.samefile(other) for other in scans[:number]):
+            raise UsageError(f"The scan {path} is named twice.", "Name each scan once.")
         if not same_grid(read_volume(path, None), image):
             raise InputError(f"{path} does not lie on the grid of {reference}.", "Register and resample it first.")
     names = [path.name.removesuffix(".nii.gz").removesuffix("_0000") for path in scans]

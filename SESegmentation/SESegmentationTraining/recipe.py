@@ -15,7 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from SESegmentationLib.errors import UsageError
+from SESegmentationLib.errors import UsageError, reason_of
 
 from .fit_settings import Fit
 from .ranges import LARGEST_EXPONENT, of_augmentations, of_deformation, of_fit, of_phases, of_synthesis
@@ -288,7 +288,7 @@ def read_entries(
         names = ", ".join(sorted(p.stem for p in folder.glob("*.toml")))
         raise UsageError(f"There is no {kind} {name_or_file}.", f"Give a .toml file or one of: {names}.") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"The {kind} {path} cannot be read: {error}.", "Correct the file.") from error
+        raise UsageError(f"The {kind} {path} cannot be read: {reason_of(error)}.", "Correct the file.") from error
     path = path.resolve()
     if path in extended_by:
         raise UsageError(f"The {kind} {path} extends itself.", "Let it extend another one, or none.")

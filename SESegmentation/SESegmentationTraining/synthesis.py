@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from SESegmentationLib.errors import InputError
+from SESegmentationLib.errors import InputError, reason_of
 
 from .slabs import Slabs
 from .transforms import add_lesions, add_vessels, gaussian_blur, random_anisotropy, thick_slabs
@@ -159,7 +159,7 @@ class TissuePriors:
             arrays = [np.load(folder / f"{name}.npy", allow_pickle=False) for name in names]
         except (OSError, ValueError) as error:
             raise InputError(
-                f"The intensity priors in {folder} cannot be read: {error}.",
+                f"The intensity priors in {folder} cannot be read: {reason_of(error)}.",
                 "Point the recipe's priors to a folder with SynthSeg's .npy files.",
             ) from error
         values, classes, targets, means, spreads = arrays

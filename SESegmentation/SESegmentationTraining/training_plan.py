@@ -142,7 +142,7 @@ def draft_card(recipe: Recipe) -> ModelCard:
             for description in networks.values():
                 build_network(description)
     except ModelError as error:
-        cause = error.cause.removeprefix("The model card is damaged: ")
+        cause = error.cause.removeprefix(Fields.damaged)
         raise UsageError(f"The recipe {recipe.name} makes no model: {cause}", "Correct the recipe.") from error
     _check_networks(recipe, card)
     _check_sides(recipe, card)

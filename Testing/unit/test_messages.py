@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from SESegmentationLib.errors import reason_of
+
 SOURCES = sorted((Path(__file__).parents[2] / "SESegmentation").rglob("*.py"))
 #: "worker" is a word of the program's own: users know the segmentation process; an option --workers there is
 OF_THE_PROGRAM = re.compile(r"(?<!-)\b(worker|adaptedFrom|anew|(?<![Tt]here )is no (?!longer))\b")
@@ -40,6 +42,41 @@ def faults(source: str) -> list[str]:
         if OF_THE_PROGRAM.search(f"{cause} {remedy}")
         or (SAYS_NOTHING.fullmatch(remedy) and not any(words in cause for words in CHANGED_MEANWHILE))
     ]
+
+
+def system_errors_in(source: str) -> list[str]:
+    """Texts into which a system error is put as it is, with its number and a name that was told before."""
+    return [
+        ast.unparse(text)
+        for handler in ast.walk(ast.parse(source))
+        if isinstance(handler, ast.ExceptHandler) and handler.type and "OSError" in ast.unparse(handler.type)
+        for call in ast.walk(handler)
+        if isinstance(call, ast.Call) and re.search(r"(?<!Import)Error$", getattr(call.func, "id", ""))
+        for text in ast.walk(call)
+        if isinstance(text, ast.FormattedValue) and ast.unparse(text.value) == handler.name
+    ]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_errors_of_the_system_are_told_in_words(path):
+    assert system_errors_in(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_reason_is_told_in_words(tmp_path):
+    reasons = []
+    for fail in (lambda: (tmp_path / "absent").read_text(), lambda: {}["split"], lambda: int("x"), lambda: [].pop()):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - of several kinds
+            fail()
+        reasons.append(reason_of(caught.value))
+    assert reasons == [
+        "No such file or directory",
+        "it lacks 'split'",
+        "invalid literal for int() with base 10: 'x'",
+        "pop from empty list",
+    ]
+    assert reason_of(EOFError()) == "EOFError without a message"
+    bad = 'try:\n    pass\nexcept (OSError, ValueError) as e:\n    raise InputError(f"{path}: {e}.", "Look.") from e'
+    assert len(system_errors_in(bad)) == 1
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")

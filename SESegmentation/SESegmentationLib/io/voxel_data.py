@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
 from ..memory import require_memory
 from ..result import Finding
 
@@ -140,7 +140,7 @@ def read_voxels(files: Sequence[tuple[BinaryIO, Path]], shape: Sequence[int], dt
             while filled < part and (count := readable.readinto(room[filled : filled + _BLOCK_BYTES])):
                 filled += count
         except (EOFError, zlib.error, OSError) as error:
-            raise InputError(f"{path} is cut off or corrupt: {error}.", CUT_OFF_REMEDY) from error
+            raise InputError(f"{path} is cut off or corrupt: {reason_of(error)}.", CUT_OFF_REMEDY) from error
         if filled < part:
             raise InputError(f"{path} is cut off: it holds {filled} bytes of voxels, of {part}.", CUT_OFF_REMEDY)
     return array
@@ -157,7 +157,7 @@ def surplus(file: BinaryIO, path: Path, voxels: np.ndarray) -> list[Finding]:
         while count < _SURPLUS_BYTES and (block := file.read(_BLOCK_BYTES)):
             count += len(block)
     except (EOFError, zlib.error, OSError) as error:
-        raise InputError(f"{path} is cut off or corrupt: {error}.", CUT_OFF_REMEDY) from error
+        raise InputError(f"{path} is cut off or corrupt: {reason_of(error)}.", CUT_OFF_REMEDY) from error
     if count and _has_line_ends(voxels):
         raise InputError(
             f"{path} was damaged when it was transferred as a text: a carriage return stands before every line feed.",

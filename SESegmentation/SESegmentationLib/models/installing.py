@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from ..errors import InputError, ModelError, UsageError
+from ..errors import InputError, ModelError, UsageError, reason_of
 from ..files import cannot_write, staging_folder, sync
 from ..files.json_files import LARGEST, parse_json
 from ..files.writing import placing, remove_leftovers
@@ -79,7 +79,7 @@ def _reading(source: Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, EOFError, LookupError) as error:
-        raise InputError(f"{source} cannot be unpacked: {error}.", "Get the file again.") from error
+        raise InputError(f"{source} cannot be unpacked: {reason_of(error)}.", "Get the file again.") from error
 
 
 def _files(source: Path, archive: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]:

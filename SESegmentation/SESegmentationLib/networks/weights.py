@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, reason_of
 from ..models import ModelPackage, verify_weights
 from ..models.store import PACKAGE_REMEDY
 from . import build_network
@@ -25,7 +25,9 @@ def load_weights(package: ModelPackage) -> dict[str, dict[str, Tensor]]:
     try:
         tensors = load_file(package.weights_path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"The weights {package.weights_path} cannot be read: {error}.", PACKAGE_REMEDY) from error
+        raise ModelError(
+            f"The weights {package.weights_path} cannot be read: {reason_of(error)}.", PACKAGE_REMEDY
+        ) from error
     try:
         tensors = from_eight_bits(tensors)
     except ValueError as error:

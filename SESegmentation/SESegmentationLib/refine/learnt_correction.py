@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, reason_of
 from ..files.json_files import read_json
 from ..geometry import Box, grown, mask_box, placed, triple, union, whole_box, within
 from ..inference.dividing_plane import divide
@@ -353,7 +353,7 @@ def _load(path: Path) -> LearntCorrection:
             )
     except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"The network that learnt to correct cannot be loaded from {path}: {error}.",
+            f"The network that learnt to correct cannot be loaded from {path}: {reason_of(error)}.",
             "Install the extension again; meanwhile corrections can be propagated by recalibration.",
         ) from error
     return LearntCorrection(network.eval().requires_grad_(False), card)

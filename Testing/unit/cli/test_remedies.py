@@ -14,7 +14,8 @@ from program import Program, shallow
 from SESegmentationLib.cli import main
 from SESegmentationLib.cli.app import app
 from SESegmentationLib.cli.remedies import DICOM_REMEDY
-from SESegmentationLib.errors import MEMORY_REMEDY, SERIES_REMEDY, InputError, OutOfMemoryError
+from SESegmentationLib.errors import SERIES_REMEDY, InputError, OutOfMemoryError
+from SESegmentationLib.memory import MEMORY_REMEDY
 
 #: an option, after the command that the text names before it, if it does
 OPTION = re.compile(r"(?:(sesegment [a-z][a-z -]*?)(?: [A-Z]+)* )?(?<![\w-])(--[a-z][a-z-]+)")

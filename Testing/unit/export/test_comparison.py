@@ -253,6 +253,13 @@ def test_what_was_doubtful_about_a_reported_scan_is_told_again(tmp_path, capsys)
     assert json.loads(told.out)["findings"] == [{"scan": "later"} | cut]
 
 
+def test_what_is_no_report_is_not_called_a_model_card(tmp_path, capsys):
+    (tmp_path / "several.json").write_text(json.dumps([report(1, 1)]), encoding="utf-8")
+    assert main(["compare", *[str(tmp_path / "several.json")] * 2]) == 2
+    cause = capsys.readouterr().err.splitlines()[0]
+    assert cause.endswith("several.json is not a report of one scan: report must be a JSON object.")
+
+
 def test_one_scan_given_twice_is_told(tmp_path, capsys):
     """No change would be found in the patient, whatever happened to him."""
     for name, volume in (("a.json", 2), ("copy.json", 2), ("b.json", 3)):

@@ -62,6 +62,14 @@ def test_scans_of_another_grid_are_refused(scans, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_scan_that_is_named_twice_is_told(scans, tmp_path, capsys):
+    (tmp_path / "link_0000.nii.gz").symlink_to(scans[0])
+    for again in (scans[0], tmp_path / "link_0000.nii.gz"):
+        assert main(command([scans[0], again], tmp_path / "out")) == 2
+        assert f"The scan {again} is named twice." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
