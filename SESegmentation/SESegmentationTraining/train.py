@@ -210,7 +210,7 @@ def without_class_weights(
 
     Args:
         counts: (C,) voxels of each class in the training.
-        exponent: of the median frequency weights, see :attr:`.recipe.Fit.class_balance`; with 0 nothing is changed.
+        exponent: of the median frequency weights, see :attr:`.fit_settings.Fit.class_balance`; 0 changes nothing.
     """
     frequency_weights = median_frequency_weights(counts)
     logs = exponent * torch.where(frequency_weights > 0, frequency_weights, 1.0).log()
