@@ -13,10 +13,10 @@ MEMORY_REMEDY = (
     "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
 )
 #: messages of the allocators of PyTorch (in a RuntimeError, on a GPU too) and ITK when memory runs out, and of Python
-#: where there is none for the stack of another thread
+#: and of C++ where there is none for another thread or for what it promised
 _PHRASES = (
     *("can't allocate memory", "not enough memory", "failed to allocate memory", "bad_alloc", "out of memory"),
-    "can't start new thread",
+    *("can't start new thread", "std::future_error: broken promise"),
 )
 #: messages of Python (in a SystemError) where a library gave up without a reason, which is what they do without memory
 _WITHOUT_REASON = ("without exception set", "without setting an exception")

@@ -33,6 +33,7 @@ def test_what_the_libraries_raise_is_understood():
     "error",
     [
         RuntimeError("can't start new thread"),
+        RuntimeError("std::future_error: Broken promise"),
         SystemError("error return without exception set"),
         SystemError("<built-in function open> returned NULL without setting an exception"),
     ],
