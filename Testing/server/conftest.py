@@ -43,9 +43,9 @@ def small_job(crop: sitk.Image) -> SegmentJob:
 
 @pytest.fixture(scope="session")
 def long_job() -> SegmentJob:
-    """It takes some seconds."""
+    """It takes some seconds, with all three networks of a brain model."""
     noise = np.random.default_rng(1).normal(100, 20, (102, 102, 102)).astype(np.float32)
-    return SegmentJob(sitk.GetImageFromArray(noise), "hippocampus-t1", SegmentOptions(fast=True))
+    return SegmentJob(sitk.GetImageFromArray(noise), "brain-mr", SegmentOptions())
 
 
 @pytest.fixture(scope="session")
