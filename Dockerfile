@@ -21,7 +21,7 @@ LABEL org.opencontainers.image.title="SESegmentation" \
       sesegmentation.output="/app/data/output_data"
 
 WORKDIR /opt/sesegment
-COPY pyproject.toml constraints.txt README.md LICENSE.txt ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE.txt ./
 COPY container/install.sh container/install.sh
 COPY SESegmentation SESegmentation
 COPY weights weights
@@ -31,7 +31,6 @@ RUN mkdir -p /app/data/input_data /app/data/output_data && chmod 777 /app/data/o
 # MHub mounts its folders there; mercure says by these variables where its own are
 ENV MERCURE_IN_DIR=/app/data/input_data \
     MERCURE_OUT_DIR=/app/data/output_data \
-    SESEGMENTATION_MODELS=/opt/sesegment/weights \
     PATH=/opt/sesegment/venv/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -31,8 +31,10 @@ from ..networks.correction import Corrected, CorrectionNetwork
 from ..networks.quantisation import from_eight_bits
 from ..progress import ReportFraction, part_of
 
-#: beside the module, as its icons are
-FOLDER = Path(__file__).resolve().parents[2] / "Resources" / "Correction"
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: in an installed Python package; elsewhere beside the module of Slicer, as its icons are
+_INSTALLED = _PACKAGE / "Correction"
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "Resources" / "Correction"
 #: weights of the network for models that have none of their own; a card in JSON lies beside them
 ANY_MODEL = FOLDER / "any-model.safetensors"
 #: voxels round a structure that the network sees too
