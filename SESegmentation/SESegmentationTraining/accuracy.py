@@ -267,7 +267,13 @@ def measure_intracranial_volume(
         SegmentationError: model, dataset or recipe cannot be used.
     """
     package = verify_model(model)
-    errors = relative_errors(package, dataset, recipe_of(package, recipe), volumes)
+    own = recipe_of(package, recipe)
+    if own.data.source != "label-maps":
+        raise UsageError(
+            f"{package.card.name} was trained on scans, whose intracranial volume is not known.",
+            "Measure a model of the head whose recipe synthesises images from label maps.",
+        )
+    errors = relative_errors(package, dataset, own, volumes)
     error = round(float(np.sqrt(np.mean(np.square(errors)))), 4)
     print(json.dumps({"heads": len(errors), "mean": round(float(np.mean(errors)), 4), "root_mean_square": error}))
     if write:

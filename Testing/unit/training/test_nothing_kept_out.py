@@ -26,7 +26,7 @@ def model(blobs_folder, blobs_recipe, tmp_path_factory):
         (["measure", "accuracy"], "The training of blobs kept out no cases for test"),
         (["measure", "repeatability"], "The training of blobs kept out no cases for test"),
         (["measure", "calibration"], "There are no validation cases"),
-        (["measure", "intracranial", "--write"], "There are no validation cases"),
+        (["measure", "intracranial", "--write"], "blobs was trained on scans, whose intracranial volume is not known"),
         (["prepare", "mistakes", "--group", "validation", "-o", "OUT"], "There are no cases for validation"),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",
