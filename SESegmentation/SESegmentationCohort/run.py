@@ -16,7 +16,7 @@ from SESegmentationLib.cli import report_failure, warn
 from SESegmentationLib.cli.file_jobs import all_small, check_dicom
 from SESegmentationLib.cli.shared_options import require_consent
 from SESegmentationLib.cli.show import ProgressBar, duration
-from SESegmentationLib.errors import NothingFoundError, SegmentationError, UsageError
+from SESegmentationLib.errors import NothingFoundError, SegmentationError, UsageError, counted
 from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
 from SESegmentationLib.files.writing import remove_leftovers
 from SESegmentationLib.models import ModelPackage, find_model
@@ -275,7 +275,8 @@ def _conclude(
         warn(f"Results changed since they were written, or of another scan, were moved to {aside}.")
     missing = sum(not records.path(case.name).exists() for case in whole.cases) if distribution.shard else 0
     if missing:
-        warn(f"{missing} of {len(whole.cases)} scans are left for the other parts; the last makes table and sheet.")
+        left = f"{missing} of {counted(len(whole.cases), 'scan')}"
+        warn(f"Left for the other parts: {left}; the part that ends last makes the table and the sheet.")
     elif mine.cases:
         names = [case.name for case in whole.cases]
         if others := records.count_others(names):
@@ -294,7 +295,7 @@ def _exit_code(outcomes: Sequence[CaseOutcome], package: ModelPackage) -> int:
     if nothing:
         code = report_failure(
             NothingFoundError(
-                f"Nothing was found in {len(nothing)} scans, among them {nothing[0].case.input}: they show none of the "
+                f"Nothing was found in {counted(len(nothing), 'scan')}, for example {nothing[0].case.input}, of the "
                 f"structures of {package.card.name}.",
                 "Check that the model suits the scans: part of the body, modality and contrast, field of view.",
             )

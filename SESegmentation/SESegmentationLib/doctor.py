@@ -27,7 +27,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .errors import ModelError, SegmentationError, install_advice
+from .errors import ModelError, SegmentationError, counted, install_advice
 from .memory import available_gigabytes
 from .models import damaged_models, list_models, user_models_folder, verify_weights
 
@@ -203,7 +203,7 @@ def check_torch(python: str = sys.executable) -> list[Check]:
         pin = install_advice('"numpy<2"')
         finding = f"torch {found['version']} cannot work with NumPy {found['unfit_numpy']}."
         return [Check("torch", ERROR, finding, f"{pin}; then restart Slicer.")]
-    checks = [Check("torch", OK, f"torch {found['version']}, {found['threads']} threads.")]
+    checks = [Check("torch", OK, f"torch {found['version']}, {counted(found['threads'], 'thread')}.")]
     for device in found["devices"]:
         finding = f"{device['name']}: {device['free_gb']:.1f} of {device['total_gb']:.1f} GB free."
         if device["free_gb"] < MEMORY_GB:

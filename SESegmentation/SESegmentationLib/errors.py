@@ -164,6 +164,11 @@ def printable(text: str, lines: bool = False) -> str:
     return controls.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, to be put into a sentence: "1 case", "3 cases"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def first_line(text: str, otherwise: str = "no message") -> str:
     """The first line of a library's message, which may run over many, to be put into a sentence."""
     return (text.strip().splitlines() or [otherwise])[0].rstrip(".: ")

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 import torch
 from scipy.optimize import nnls
 
-from SESegmentationLib.errors import InputError
+from SESegmentationLib.errors import InputError, counted
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.confidence import confidence
 from SESegmentationLib.inference.device import choose_device
@@ -248,19 +248,20 @@ def calibrate(package: ModelPackage, dataset: Path, recipe: Recipe) -> dict[str,
         raise InputError("There are no validation cases.", "Keep some out in the recipe's [data].")
     made = "" if recipe.data.source == "folder" else " with synthesised images"
     command = f"sesegment measure calibration {package.path.name} --dataset DATASET"
-    return card_calibration(observations, f"validation cases{made}", command)
+    return card_calibration(observations, "validation case", made, command)
 
 
-def card_calibration(observations: Sequence[Observation], data: str, command: str) -> dict[str, Any]:
+def card_calibration(observations: Sequence[Observation], case: str, about: str, command: str) -> dict[str, Any]:
     """The "calibration" entry of a model card.
 
     Args:
-        data: what the cases are, in words, without their number.
+        case: what one of the cases is called.
+        about: what else is said of all of them, with a space before it; may be empty.
         command: how to measure it again.
     """
     cases = len({seen.case for seen in observations})
     under = f"as they are and under {len(SHIFTS)} shifts: {', '.join(SHIFTS)}"
-    return {"data": f"{cases} {data}, {under}", "command": command, **fit(observations)}
+    return {"data": f"{counted(cases, case)}{about}, {under}", "command": command, **fit(observations)}
 
 
 def measure_calibration(model: str, dataset: Path, recipe: str | None = None, write: bool = False) -> None:

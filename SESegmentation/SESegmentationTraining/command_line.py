@@ -14,7 +14,7 @@ from rich.table import Table
 from SESegmentationLib.cli import report_failure, say, warn
 from SESegmentationLib.cli.show import ProgressBar, console, duration, print_json
 from SESegmentationLib.client.reading import reading_apart
-from SESegmentationLib.errors import ERRORS_BY_CODE, UsageError, printable
+from SESegmentationLib.errors import ERRORS_BY_CODE, UsageError, counted, printable
 from SESegmentationLib.files import check_writable, refuse_overwriting
 from SESegmentationLib.inference.cascade import possible_structures
 from SESegmentationLib.models import ModelPackage, find_model
@@ -66,9 +66,9 @@ def training_report(package: ModelPackage) -> str:
     steps = sum(training["steps"].values())
     lines = [
         f"{package.path}: {card.name} {card.version}",
-        f"{_count(cases['training'] + cases['validation'] + tested, 'case')}: {cases['training']} for training, "
+        f"{counted(cases['training'] + cases['validation'] + tested, 'case')}: {cases['training']} for training, "
         f"{cases['validation']} for validation, {tested} for test{listed}.",
-        f"Trained in {_minutes(training['hours'])} on {training['machine']}: {_count(steps, 'step')}.",
+        f"Trained in {_minutes(training['hours'])} on {training['machine']}: {counted(steps, 'step')}.",
         "",
         *_accuracy(package),
         "",
@@ -83,7 +83,7 @@ def _accuracy(package: ModelPackage) -> list[str]:
     if not accuracy:
         return ["No labelled cases were kept out: nothing was measured. Add cases to know how good the model is."]
     width = max(len(label.name) for label in package.card.labels)
-    lines = [f"Dice on {_count(accuracy['cases'], 'test case')}, which the training never saw:"]
+    lines = [f"Dice on {counted(accuracy['cases'], 'test case')}, which the training never saw:"]
     for label in package.card.labels:
         dice = _dice(accuracy, label.value)
         if dice:
@@ -107,7 +107,7 @@ def _next_steps(package: ModelPackage) -> list[str]:
             longer = "a longer training (--minutes)" if recipe.exists() else "more steps in the recipe"
             lines.append(f"  Weak: {', '.join(weak)}. More cases, or {longer}, may help; look at some.")
         if card.accuracy["cases"] < FEW_CASES:
-            count = _count(card.accuracy["cases"], "case")
+            count = counted(card.accuracy["cases"], "case")
             lines.append(f"  Measured on {count} only: results in other patients can be much worse.")
     if not card.licence.free:
         lines.append(f"  Before you pass it on, state its licence in {package.path / 'model.json'}.")
@@ -116,10 +116,6 @@ def _next_steps(package: ModelPackage) -> list[str]:
 
 def _dice(accuracy: Mapping[str, Any], value: int) -> dict[str, Any]:
     return accuracy["labels"].get(str(value), {}).get("dice", {})
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _minutes(hours: float) -> str:
@@ -226,11 +222,11 @@ def evaluate_predictions(
 def _remarks(measures: Mapping[str, Any]) -> Iterator[str]:
     """What the user should know about the files that were compared, and those that were not."""
     if missing := measures["missing"]:
-        yield f"Without a segmentation: {_count(len(missing), 'reference')} ({_some(missing)})."
+        yield f"Without a segmentation: {counted(len(missing), 'reference')} ({_some(missing)})."
     if unmatched := measures["unmatched"]:
-        yield f"Without a reference: {_count(len(unmatched), 'segmentation')} ({_some(unmatched)})."
+        yield f"Without a reference: {counted(len(unmatched), 'segmentation')} ({_some(unmatched)})."
     if same := measures["same"]:
-        count = _count(len(measures["cases"]), "case")
+        count = counted(len(measures["cases"]), "case")
         yield (
             f"Segmentation and reference are the same file, byte for byte, in {len(same)} of {count} ({_some(same)}). "
             "If one was copied from the other, their agreement says nothing."
@@ -245,7 +241,8 @@ def _some(names: Sequence[str]) -> str:
 
 def _print_measures(measures: Mapping[str, Any]) -> None:
     """A row for each label: mean and standard deviation over the cases."""
-    table = Table(title=f"{len(measures['cases'])} cases, mean ± standard deviation", title_justify="left")
+    spread = ", mean ± standard deviation" if len(measures["cases"]) > 1 else ""
+    table = Table(title=counted(len(measures["cases"]), "case") + spread, title_justify="left")
     table.add_column("label")
     for column in ("Dice", "95 % HD (mm)", "surface (mm)"):
         table.add_column(column, justify="right")
@@ -258,7 +255,9 @@ def _print_measures(measures: Mapping[str, Any]) -> None:
 
 
 def _mean(measure: Mapping[str, float] | None, digits: int) -> str:
-    return f"{measure['mean']:.{digits}f} ± {measure['std']:.{digits}f}" if measure else "-"
+    if not measure:
+        return "-"
+    return f"{measure['mean']:.{digits}f}" + (f" ± {measure['std']:.{digits}f}" if measure["n"] > 1 else "")
 
 
 def run_experiments(

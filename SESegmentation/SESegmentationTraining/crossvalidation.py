@@ -213,7 +213,7 @@ def measure_crossvalidation(
     accuracy = card_accuracy(package, measured, about, command)
     observed = observe_folds(dataset, loaded, output, folds)
     everything = [seen for those in observed for seen in those]
-    calibration = card_calibration(everything, "cases by weights that never saw them", command)
+    calibration = card_calibration(everything, "case", " by weights that never saw them", command)
     figures = {"accuracy": {**accuracy, "folds": folds}, "calibration": calibration}
     update_card(package, figures)
     print(json.dumps({**accuracy, "expected_dice": expected_of_folds(observed)}, indent=1))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from SESegmentationLib.errors import InputError
+from SESegmentationLib.errors import InputError, counted
 from SESegmentationLib.geometry import same_grid
 from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.inference.model_grid import to_model_grid
@@ -294,7 +294,7 @@ def split_cases(names: Sequence[str], validation: int, test: int, seed: int, gro
     """
     groups = _shuffled_groups(names, seed, group_pattern)
     parts = [_take(groups, count) for count in (test, validation, len(names))]
-    return _checked(Split(training=parts[2], validation=parts[1], test=parts[0]), len(names))
+    return _checked(Split(training=parts[2], validation=parts[1], test=parts[0]), len(names), validation, test)
 
 
 def fold_of_cases(
@@ -312,8 +312,12 @@ def fold_of_cases(
     rest = [group for index, group in enumerate(groups) if index % folds != fold]
     kept_out = _take(rest, validation)
     if not test:
-        raise InputError(f"There are {len(names)} cases, too few for {folds} folds.", "Add cases, or use fewer folds.")
-    return _checked(Split(training=_take(rest, len(names)), validation=kept_out, test=test), len(names))
+        raise InputError(
+            f"The dataset has {counted(len(names), 'case')}, too few for {folds} folds.",
+            "Add cases, or use fewer folds.",
+        )
+    split = Split(training=_take(rest, len(names)), validation=kept_out, test=test)
+    return _checked(split, len(names), validation, len(test))
 
 
 def _shuffled_groups(names: Sequence[str], seed: int, group_pattern: str) -> list[list[str]]:
@@ -335,12 +339,12 @@ def _take(groups: list[list[str]], count: int) -> list[str]:
     return part
 
 
-def _checked(split: Split, cases: int) -> Split:
-    """``split``, which has to leave something for training."""
+def _checked(split: Split, cases: int, validation: int, test: int) -> Split:
+    """``split``, which has to leave something for training; ``validation`` and ``test``: how many were wanted."""
     if not split.training:
         raise InputError(
-            f"There are {cases} cases, too few to keep out {len(split.validation)} for validation and "
-            f"{len(split.test)} for test.",
+            f"The dataset has {counted(cases, 'case')}, too few to keep out {validation} for validation and {test} for "
+            "test.",
             "Add cases, or keep out fewer in the recipe's [data].",
         )
     return split

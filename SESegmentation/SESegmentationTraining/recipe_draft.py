@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from SESegmentationLib.errors import InputError
+from SESegmentationLib.errors import InputError, counted
 from SESegmentationLib.inference.cascade import LARGEST_CROP_MM
 from SESegmentationLib.models import Label
 from SESegmentationLib.models.card import SLICES
@@ -283,7 +283,7 @@ def _reasons(data: _Data, chosen: _Chosen, machine: Machine) -> list[str]:
     split, spacing, modality = data.split, data.fingerprint.spacing, data.fingerprint.description.modality
     cases = len(split.training) + len(split.validation) + len(split.test)
     return [
-        f"{cases} cases: {len(split.training)} for training, {len(split.validation)} for validation, "
+        f"{counted(cases, 'case')}: {len(split.training)} for training, {len(split.validation)} for validation, "
         f"{len(split.test)} for test"
         + (f"; cases that begin alike ({data.group_pattern}) stay together" if data.group_pattern else ""),
         f"grid {_by(chosen.spacing)} mm: the cases' median is {_by(spacing)} mm; {_by(chosen.pixels)} voxels",

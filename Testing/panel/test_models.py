@@ -50,6 +50,9 @@ def test_card_says_what_how_well_and_on_what_terms(widget, models):
         '<a href="https://x.org/a">CC &lt;BY&gt;</a>. A &amp; B',
     ):
         assert text in card
+    make_package(models, "tiny-t1", accuracy={"mean_dice": 0.9051, "cases": 1})
+    widget.enter()
+    assert "mean Dice 0.91 on one case that it had not seen" in widget.ui.modelCardLabel.text
     ui, summary = widget.ui, widget.ui.modelSummaryLabel.text
     assert "anterior hippocampus, posterior hippocampus" in summary and summary.count("<br>") == 1
     assert "mean Dice 0.91; time known after the first segmentation" in summary

@@ -92,9 +92,10 @@ def _accuracy(card: ModelCard) -> str:
     accuracy = card.accuracy
     if "mean_dice" not in accuracy:
         return _("not measured")
-    text = _("mean Dice {dice:.2f} over {cases} cases that it had not seen").format(
-        dice=accuracy["mean_dice"], cases=accuracy.get("cases", 0)
-    )
+    cases = accuracy.get("cases", 0)
+    one = _("mean Dice {dice:.2f} on one case that it had not seen")
+    several = _("mean Dice {dice:.2f} over {cases} cases that it had not seen")
+    text = (one if cases == 1 else several).format(dice=accuracy["mean_dice"], cases=cases)
     return f"{text} ({accuracy['data']})" if accuracy.get("data") else text
 
 

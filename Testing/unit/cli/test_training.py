@@ -38,8 +38,17 @@ def test_evaluate_prints_the_measures(capfd, folders, tiny_model):
     out, err = capfd.readouterr()
     assert code == 0, err
     assert "anterior hippocampus" in out
-    assert "0.900 ±" in out
+    assert out.startswith("1 case ")
+    assert "0.900" in out and "±" not in out  # of one case there is no spread
     assert err == "Warning: Without a segmentation: 1 reference (b).\n"
+
+
+def test_evaluate_tells_the_spread_of_several_cases(capfd, folders):
+    predictions, _ = folders
+    shutil.copy(predictions / "a.nii.gz", predictions / "b.nii.gz")
+    assert main(["evaluate", *map(str, folders)]) == 0
+    out = capfd.readouterr().out
+    assert out.startswith("2 cases, mean ± standard deviation") and "0.900 ± 0.000" in out
 
 
 def test_evaluate_as_json(capfd, folders):

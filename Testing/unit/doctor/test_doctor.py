@@ -40,6 +40,8 @@ def test_torch_is_asked_in_another_process():
     (found, *_) = doctor.check_torch()
     assert found.status == "ok"
     assert torch.__version__ in found.finding
+    threads = int(found.finding.split()[-2])
+    assert found.finding.endswith("1 thread." if threads == 1 else " threads.")
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_the_command_writes_lines_into_the_card(package, blobs_folder, blobs_ent
     assert main(["measure", "calibration", *arguments]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert set(printed) == {"data", "command", "views", "fast"}
-    assert "1 validation cases" in printed["data"]
+    assert printed["data"].startswith("1 validation case, ")
     assert not verify_package(package.path).card.calibration, "without --write the card stays"
     assert main(["measure", "calibration", *arguments, "--write"]) == 0
     written = verify_package(package.path)

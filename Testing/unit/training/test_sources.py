@@ -111,8 +111,8 @@ def test_class_counts_are_those_of_the_training_cases(blobs_folder, blobs_recipe
 
 
 def test_too_few_cases_are_refused(blobs_folder, blobs_recipe):
-    with pytest.raises(InputError, match="4 cases, too few"):
-        opened(blobs_folder, blobs_recipe(data={"validation": 2, "test": 2}))
+    with pytest.raises(InputError, match="4 cases, too few to keep out 2 for validation and 3 for test"):
+        opened(blobs_folder, blobs_recipe(data={"validation": 2, "test": 3}))
 
 
 def test_labels_that_are_all_empty_are_refused(own_blobs_folder, blobs_recipe):
