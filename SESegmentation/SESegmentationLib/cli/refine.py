@@ -19,6 +19,7 @@ from ..models import ModelPackage, find_model
 from ..progress import Progress
 from ..report import check_report_name
 from ..result import SegmentOptions
+from . import warn
 from .file_jobs import (
     FileJob,
     check_dicom,
@@ -99,6 +100,9 @@ def refine_volume(volume: Path, options: RefineOptions) -> None:
     else:
         print_segmentation(report)
         _print_changes(report)
+    if options.recalibrate and not report["refinement"]["adapted_parameters"]:
+        absent = f"; {options.adapted} was not written" if options.adapted else ""
+        warn(f"The networks were not recalibrated, since held-out corrected slices showed no gain by it{absent}.")
 
 
 def _check_options(options: RefineOptions) -> None:

@@ -133,6 +133,15 @@ def test_everything(capfd, tiny_model, sample_file, result_file, corrected, out,
     assert (np.delete(sitk.GetArrayFromImage(again), [14, 20], axis=0) != np.delete(before, [14, 20], axis=0)).any()
 
 
+def test_it_says_that_recalibration_showed_no_gain(capfd, tiny_model, sample_file, corrected, out, monkeypatch):
+    no_gain = "SESegmentationLib.refine.refinement.recalibrate_cross_validated"
+    monkeypatch.setattr(no_gain, lambda *arguments, **options: None)
+    given = ("-m", tiny_model, "--corrected", corrected, "-o", out / "a.nii.gz", "--recalibrate", "--device", "cpu")
+    code, _, err = refine(capfd, sample_file, *given, "--adapted", out / "p.safetensors")
+    assert code == 0 and files_in(out) == ["a.nii.gz"]
+    assert "not recalibrated" in err and f"{out / 'p.safetensors'} was not written" in err
+
+
 def test_where_no_gain_is_expected_it_says_so(capfd, tiny_model, sample_file, result_file, out):
     """The model's own result, in which nothing was corrected: it comes back as it was."""
     code, printed, err = refine(
