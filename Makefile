@@ -6,7 +6,7 @@
 #   make container | container-test   an image for docker (DEVICE=cuda for NVIDIA's GPUs); it segments a series
 #   make fuzz [COUNT=50000]   damaged headers, new ones each time
 #   make bench-doubt | bench-refine [MEASURE=1]   figures that were measured; MEASURE=1 measures them anew
-#   make cohort-sheet   the page to check a batch by, of 15 scans of the abdomen and 20 crops of the hippocampus
+#   make cohort-sheet   the page for reviewing a batch, of 15 scans of the abdomen and 20 crops of the hippocampus
 #   make bench-cohort   200 crops on one core and on two, and what 10,000 heads would take
 #   make bench-revisions [BEFORE=...]   results, time and memory of this revision against another one
 #   make bench-server   what a request costs beyond the local worker, and how eight clients share a server

@@ -8,6 +8,7 @@ import shlex
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, median
+from xml.etree import ElementTree
 
 import pytest
 import typer
@@ -17,13 +18,24 @@ from SESegmentationLib.models import find_model
 from SESegmentationLib.models.sections import least_change
 
 ROOT = Path(__file__).parents[2]
+UI = ROOT / "SESegmentation" / "Resources" / "UI" / "SESegmentation.ui"
 DOCUMENTS = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "weights/*/*.md", "Resources/experiments/*.md", "Testing/harness/*.md")
     for path in ROOT.glob(pattern)
 )
-#: of the scripts in Testing/benchmarks, which have no help of ``sesegment``
-OPTIONS_OF_BENCHMARKS = {"--cases", "--compare", "--edits-only", "--head-seconds", "--measure", "--quick"}
+#: what is called so in Slicer, not in the panel
+OF_SLICER = {
+    "Edit > Application Settings > Modules > Additional module paths",
+    "PyTorch",
+    "Resample Scalar/Vector/DWI Volume",
+    "SESegmentation",
+    "Sample Data",
+    "Segmentations",
+    "Show 3D",
+}
+#: commands of other programs that documents tell to type, with the options they use there
+OF_OTHERS = {"-B", "-v", "--extra-index-url", "--gpus", "--nv", "--user"}
 COMMAND = typer.main.get_command(app)
 FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 
@@ -61,10 +73,16 @@ def command_and_rest(line: str):
     return command, words
 
 
+def options_of_benchmarks() -> set[str]:
+    """Of the scripts in Testing/benchmarks, which are no commands of ``sesegment``."""
+    scripts = "".join(map(text_of, (ROOT / "Testing" / "benchmarks").glob("*.py")))
+    return set(re.findall(r"add_argument\(\s*[\"'](--[\w-]+)", scripts))
+
+
 def faults_of_commands(text: str) -> list[str]:
     """Commands of ``sesegment`` in a document that do not exist, do not take these options, or lack what they need."""
     faults = []
-    known = options_of(COMMAND) | OPTIONS_OF_BENCHMARKS
+    known = options_of(COMMAND) | options_of_benchmarks() | OF_OTHERS
     whole = code_lines(text)
     for line in [*whole, *inline_code(text)]:
         if line.startswith("-") and line.split()[0].split("=")[0] not in known:
@@ -145,16 +163,32 @@ def test_messages_name_commands_that_exist():
         command_and_rest(line)
 
 
-def test_the_guide_calls_what_is_in_the_panel_by_its_name():
-    """Names of buttons, boxes and modules are bold in the guide."""
+@pytest.mark.parametrize("name", ["clinicians-guide", "it-departments", "troubleshooting"])
+def test_what_is_in_the_panel_is_called_by_its_name(name):
+    """Names of buttons, boxes, sections and modules are bold or in italics."""
     panel = [
         *(ROOT / "SESegmentation" / "SESegmentationLib" / "panel").glob("*.py"),
         *(ROOT / "SESegmentation").glob("*.py"),
     ]
-    shown = text_of(ROOT / "SESegmentation" / "Resources" / "UI" / "SESegmentation.ui") + "".join(map(text_of, panel))
-    bold = re.findall(r"\*\*([^*]+)\*\*", " ".join(text_of(ROOT / "docs" / "clinicians-guide.md").split()))
-    assert "Learn from corrections" in bold
-    assert [name for name in bold if name not in shown and name != "Show 3D"] == []  # that is Slicer's own button
+    shown = text_of(UI).replace("&amp;", "") + "".join(map(text_of, panel))
+    text = " ".join(text_of(ROOT / "docs" / f"{name}.md").split())
+    bold, rest = re.findall(r"\*\*([^*]+)\*\*", text), re.sub(r"\*\*[^*]+\*\*", "", text)
+    italic = [words for words in re.findall(r"\*([^*]+)\*", rest) if not words.endswith(".")]  # no sentence
+    assert len(bold) + len(italic) > 0
+    named = {*bold, *italic} - OF_SLICER - {"expected Dice", "keyring"}
+    assert sorted(label for label in named if label not in shown) == []
+
+
+def test_the_guide_names_every_button_and_box_of_the_panel():
+    guide = " ".join(text_of(ROOT / "docs" / "clinicians-guide.md").split())
+    labels = [
+        re.sub(r" \(\w\)$", "", text.text.replace("&", ""))  # without its key
+        for widget in ElementTree.parse(UI).iter("widget")
+        if widget.get("class") in ("QPushButton", "QCheckBox")
+        for text in widget.findall("property[@name='text']/string")
+    ]
+    assert len(labels) > 20
+    assert [label for label in labels if f"**{label}**" not in guide] == []
 
 
 @pytest.mark.parametrize("name", ["run", "refine", "cohort", "dicom", "compare", "evaluate", "doctor"])
@@ -175,6 +209,14 @@ def test_every_command_is_documented():
             yield path
 
     assert [path for path in paths(COMMAND, "sesegment") if path not in documents] == []
+
+
+def test_every_recipe_and_plan_is_documented():
+    training = ROOT / "SESegmentation" / "SESegmentationTraining"
+    names = [path.stem for folder in ("recipes", "plans") for path in (training / folder).glob("*.toml")]
+    text = text_of(ROOT / "docs" / "training.md")
+    assert len(names) > 10
+    assert sorted(name for name in names if f"`{name}`" not in text) == []
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -235,7 +277,7 @@ def test_what_corrections_bring_is_what_was_measured():
     worse = sum(row["worse"] * row["volumes"] for row in found.values())
     assert f"of {sum(row['volumes'] for row in found.values()):,} refined volumes {worse:.0f} lost" in text
     share = f"{100 * worse / sum(row['volumes'] for row in found.values()):.1f} %"
-    for path in (ROOT / "README.md", ROOT / "SESegmentation" / "Resources" / "UI" / "SESegmentation.ui"):
+    for path in (ROOT / "README.md", UI):
         said = " ".join(text_of(path).split())
         assert f"{kept} % of the" in said and f"{one} to {two} %" in said and f"{share} of volumes" in said
 

@@ -32,7 +32,7 @@ class RunOptions:
         stats: file in the layout of FreeSurfer's aseg.stats, or a folder for several.
         table: TSV file with a row for each volume.
         page: HTML or PDF file about the patient's scan, or a folder for several.
-        sheet: folder for the page to check a batch by.
+        sheet: folder for the page for reviewing the batch.
         skip_passed: marks that were saved from such a page.
         picture: PNG file, for one volume only.
         doubt: file for the map of doubt, for one volume only.
