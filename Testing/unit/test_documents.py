@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, median
@@ -16,6 +17,7 @@ import typer
 from SESegmentationLib.cli.app import app
 from SESegmentationLib.models import find_model
 from SESegmentationLib.models.sections import least_change
+from SESegmentationServer.settings import ServerLimits
 
 ROOT = Path(__file__).parents[2]
 UI = ROOT / "SESegmentation" / "Resources" / "UI" / "SESegmentation.ui"
@@ -217,6 +219,40 @@ def test_every_recipe_and_plan_is_documented():
     text = text_of(ROOT / "docs" / "training.md")
     assert len(names) > 10
     assert sorted(name for name in names if f"`{name}`" not in text) == []
+
+
+def test_routes_and_limits_of_the_server_are_as_told():
+    text = " ".join(text_of(ROOT / "docs" / "server.md").split())
+    known = set()
+    for source in map(text_of, (ROOT / "SESegmentation" / "SESegmentationServer").glob("*.py")):
+        prefix = re.search(r'APIRouter\(prefix="([^"]*)"', source)
+        routes = re.findall(r'@router\.\w+\("([^"]*)"', source)
+        known |= {re.sub(r"{\w+}", "{}", f"{prefix[1] if prefix else ''}{route}") for route in routes}
+    told = re.findall(r"`(?:(?:GET|PUT|DELETE) )?(/(?:[a-z][\w/{}]*)?)(?:\?after=n)?`", text)
+    assert {"/v1/server", "/infer/{model}"} <= set(told)
+    assert [
+        path for path in told if path not in ("/segment", "/tmp") and re.sub(r"{\w+}", "{}", path) not in known
+    ] == []
+    limits = ServerLimits()
+    for told in (
+        f"{limits.upload_bytes >> 30} GB per volume",
+        f"{limits.upload_seconds / 60:.0f} minutes per upload and {limits.silence_seconds:.0f} s of silence",
+        f"{limits.jobs_per_user} jobs (`--jobs-per-user`) and {limits.requests_per_minute:,} requests a minute "
+        f"per user, {limits.jobs} jobs in all",
+        f"After {limits.wrong_tokens_per_minute} wrong tokens",
+        f"or {limits.keep_seconds:.0f} s (`--keep`) after the client is gone",
+    ):
+        assert told in text
+
+
+def test_the_layers_are_those_that_are_checked():
+    contract = tomllib.loads(text_of(ROOT / "pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
+    table = re.search(r"\| layer \|.*?\n\n", text_of(ROOT / "docs" / "architecture.md"), re.DOTALL)
+    told = [name for row in re.findall(r"^\| (`.*?) \|", table[0], re.M) for name in re.findall(r"`(\w+)`", row)]
+    checked = [sorted(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+    assert sorted(told) == sorted(name for layer in checked for name in layer)
+    places = [next(n for n, layer in enumerate(checked) if name in layer) for name in told]
+    assert places == sorted(places)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

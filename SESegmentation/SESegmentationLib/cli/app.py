@@ -96,7 +96,7 @@ def run(
         list[Path],
         typer.Argument(
             metavar="VOLUME",
-            help="NIfTI, NRRD or MHA files, folders of them; DICOM folders, files or DICOMDIR; BIDS datasets.",
+            help="NIfTI, NRRD, MetaImage or MGH files, or folders; DICOM folders, files or DICOMDIR; BIDS datasets.",
         ),
     ],
     model: Annotated[
@@ -277,7 +277,9 @@ def dicom(
 
 @app.command()
 def refine(
-    volume: Annotated[Path, typer.Argument(metavar="VOLUME", help="NIfTI, NRRD or MHA file, or a DICOM folder.")],
+    volume: Annotated[
+        Path, typer.Argument(metavar="VOLUME", help="NIfTI, NRRD, MetaImage or MGH file, or a DICOM folder.")
+    ],
     model: Annotated[str, typer.Option("--model", "-m", help="Name or folder of the model that segmented it.")],
     corrected: Annotated[Path, typer.Option(help="Label map of the volume with corrected slices.")],
     output: Annotated[Path, typer.Option("--output", "-o", help=".seg.nrrd, .nii.gz or .dcm file, or a folder.")],

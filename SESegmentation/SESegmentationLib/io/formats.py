@@ -39,7 +39,7 @@ _POINTERS = {
 }
 #: ITK's readers of further formats that say how the axes lie in the patient
 _FORMATS = ("MINCImageIO", "HDF5ImageIO")
-_REMEDY = "Give a NIfTI, NRRD or MetaImage file or a DICOM folder; if it is one, copy or download it again."
+_REMEDY = "Give a NIfTI, NRRD, MetaImage or MGH file or a DICOM folder; if it is one, copy or download it again."
 
 
 def is_picture(path: str | Path) -> bool:
