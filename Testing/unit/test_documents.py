@@ -14,9 +14,11 @@ from xml.etree import ElementTree
 import pytest
 import typer
 
+from SESegmentationExport.comparison import COLUMNS as COMPARISON_COLUMNS
 from SESegmentationLib.cli.app import app
 from SESegmentationLib.models import find_model
 from SESegmentationLib.models.sections import least_change
+from SESegmentationLib.report import COLUMNS as REPORT_COLUMNS
 from SESegmentationServer.settings import ServerLimits
 
 ROOT = Path(__file__).parents[2]
@@ -219,6 +221,11 @@ def test_every_recipe_and_plan_is_documented():
     text = text_of(ROOT / "docs" / "training.md")
     assert len(names) > 10
     assert sorted(name for name in names if f"`{name}`" not in text) == []
+
+
+def test_columns_of_reports_are_documented():
+    text = text_of(ROOT / "docs" / "command-line.md")
+    assert [name for name in (*REPORT_COLUMNS, *COMPARISON_COLUMNS) if f"`{name}`" not in text] == []
 
 
 def test_routes_and_limits_of_the_server_are_as_told():

@@ -107,6 +107,9 @@ def print_segmentation(report: Mapping[str, Any]) -> None:
     calibrated = any(structure["expected_dice"] is not None for structure in report["structures"])
     if calibrated:
         table.add_column("expected Dice", justify="right")
+    sampled = report.get("samples") is not None
+    if sampled:
+        table.add_column("sample overlap", justify="right")
     for structure in report["structures"]:
         found = structure["voxels"] > 0
         expected = structure["expected_dice"]
@@ -118,6 +121,8 @@ def print_segmentation(report: Mapping[str, Any]) -> None:
         ]
         if calibrated:
             row.append(f"{expected:.2f}" if found and expected is not None else "")
+        if sampled:
+            row.append(f"{structure['sample_overlap']:.2f}" if found and "sample_overlap" in structure else "")
         table.add_row(*row)
     output = console()
     output.print(table)

@@ -72,8 +72,10 @@ def test_doubt_attention_and_samples_on_request(run, tiny_model, sample_file, tm
     for structure in report["structures"]:
         assert 0 < structure["sample_overlap"] < 1
         assert structure["sample_variation"] >= 0
-    code, _, err = run(*arguments, "--samples", 2, "--report", tmp_path / "r.csv")
+    code, out, err = run(*arguments, "--samples", 2, "--report", tmp_path / "r.csv")
     assert code == 0, err
+    shown = [line.split("│")[-2].strip() for line in out.splitlines() if line.startswith("│") and line[3:8].strip()]
+    assert shown == [f"{structure['sample_overlap']:.2f}" for structure in report["structures"]]
     header, *rows = (tmp_path / "r.csv").read_text(encoding="utf-8-sig").splitlines()
     column = header.split(",").index("sample_overlap")
     assert [float(row.split(",")[column]) for row in rows] == [s["sample_overlap"] for s in report["structures"]]
