@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from SESegmentationLib.errors import InputError, SegmentationError, reason_of
+from SESegmentationLib.errors import InputError, SegmentationError, UsageError, reason_of
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.inference.device import fast_precision
 from SESegmentationLib.networks.correction import CorrectionNetwork
@@ -88,14 +88,17 @@ class CorrectionRecipe:
 
     @classmethod
     def load(cls, name: str) -> CorrectionRecipe:
-        """Read a recipe, by name or path; InputError where it cannot be used."""
+        """Read a recipe, by name or path; UsageError where there is none, InputError where it cannot be used."""
         path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
         try:
             recipe = converted({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))}, cls)
             _check(recipe)
+        except FileNotFoundError:
+            names = ", ".join(sorted(shipped.stem for shipped in RECIPES.glob("*.toml")))
+            raise UsageError(f"There is no recipe {name}.", f"Give a .toml file or one of: {names}.") from None
         except (OSError, ValueError) as error:
             raise InputError(
-                f"The recipe {path} cannot be used: {reason_of(error)}.", "Name one with all its entries."
+                f"The recipe {path} cannot be used: {reason_of(error)}.", "Compare it with a recipe that is shipped."
             ) from error
         return recipe
 

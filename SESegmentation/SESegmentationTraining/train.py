@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 
 from SESegmentationLib import __version__
-from SESegmentationLib.errors import SegmentationError, UsageError
+from SESegmentationLib.errors import ModelError, SegmentationError, UsageError
 from SESegmentationLib.files import staging_folder, store
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.models.card import ModelCard
@@ -81,7 +81,7 @@ def train_model(
 
     Raises:
         InputError, UsageError, DeviceError: dataset, recipe or device cannot be used.
-        ModelError: there is no such teacher, or it is damaged.
+        ModelError: there is no such teacher, or no such model to start from, or it is damaged.
     """
     with ProcessGroup(device) as (chosen, rank):
         return _train(dataset, recipe, output, chosen, rank, progress, tell)
@@ -98,7 +98,7 @@ def _train(
 ) -> ModelPackage | None:
     card = draft_card(recipe)
     plan = plan_fits(card, recipe)
-    started_from = find_model(recipe.start) if recipe.start else None
+    started_from = _model_to_start_from(recipe)
     start = _weights_to_start_from(started_from, plan) if started_from else {}
     if rank == 0:
         _check_dataset(dataset, recipe, card, tell)
@@ -153,6 +153,21 @@ def _train(
         **({"teacher": {**teacher.record, "share": recipe.teacher.share}} if teacher else {}),
     }
     return _write(output, card, recipe, source.split, weights, states, device, learnt_from)
+
+
+def _model_to_start_from(recipe: Recipe) -> ModelPackage | None:
+    """The model whose weights a recipe starts from; None where it starts from none.
+
+    Raises:
+        ModelError: it is not installed, or damaged.
+    """
+    try:
+        return find_model(recipe.start) if recipe.start else None
+    except ModelError as error:
+        raise ModelError(
+            f"The recipe {recipe.name} starts from the weights of {recipe.start}, which cannot be used: {error.cause}",
+            "Train and install that model first (sesegment models add), or leave start out of the recipe.",
+        ) from error
 
 
 def _weights_to_start_from(package: ModelPackage, plan: Sequence[PlannedFit]) -> dict[str, dict[str, torch.Tensor]]:

@@ -346,9 +346,12 @@ def test_harm_costs_more_than_the_same_good_gains():
 
 def test_recipes_that_cannot_be_used_are_told(tmp_path):
     (tmp_path / "bad.toml").write_text("model = 'x'\n", encoding="utf-8")
-    for name in ("nothing", str(tmp_path / "bad.toml"), str(tmp_path / "absent.toml")):
-        with pytest.raises(InputError, match="cannot be used"):
+    with pytest.raises(InputError, match="cannot be used"):
+        CorrectionRecipe.load(str(tmp_path / "bad.toml"))
+    for name in ("nothing", str(tmp_path / "absent.toml")):
+        with pytest.raises(UsageError, match="There is no recipe") as caught:
             CorrectionRecipe.load(name)
+        assert "any-model, hippocampus-t1" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

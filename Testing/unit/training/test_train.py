@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from SESegmentationLib.errors import CancelledError, DeviceError, InputError, UsageError
+from SESegmentationLib.errors import CancelledError, DeviceError, InputError, ModelError, UsageError
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.models import ModelPackage, verify_package
@@ -329,6 +329,14 @@ def test_a_model_with_other_networks_is_nothing_to_start_from(trained, blobs_fol
     recipe = blobs_recipe(start=str(trained[0].path), card={"views": views}, network={"channels": [8, 8, 8]})
     with pytest.raises(UsageError, match="cannot start from blobs"):
         train_model(blobs_folder, recipe, tmp_path / "model", "cpu")
+
+
+def test_a_model_to_start_from_that_is_not_there_is_told(blobs_folder, blobs_recipe, tmp_path):
+    with pytest.raises(
+        ModelError, match="starts from the weights of elder, which cannot be used: .*no model"
+    ) as caught:
+        train_model(blobs_folder, blobs_recipe(start="elder"), tmp_path / "out", "cpu")
+    assert "sesegment models add" in caught.value.remedy
 
 
 def test_the_card_names_the_weights_that_a_training_starts_from(blobs_folder, blobs_recipe, tmp_path):
