@@ -161,6 +161,17 @@ def test_a_proposal_tells_whether_the_network_was_adapted_to_the_scan(widget, se
     assert ("was adapted to this scan" in widget.ui.previewLabel.text) == adapted
 
 
+@pytest.mark.parametrize(("asked", "done"), [(True, True), (True, False), (False, False)])
+def test_a_proposal_tells_that_recalibration_showed_no_gain(widget, segment, segmenter, choices, asked, done):
+    draw(segment())
+    choices.recalibrate = asked
+    click(widget.ui.recalibrateButton)
+    refined = make_refined(segmenter.jobs[-1], widget.panel.models.card)
+    segmenter.succeed_refinement(refined if done else replace(refined, adapted=None, parameters=0))
+    wait(lambda: widget.ui.previewFrame.isVisible())
+    assert ("was not recalibrated" in widget.ui.previewLabel.text) == (asked and not done)
+
+
 def test_a_proposal_tells_what_changes_outside_of_the_corrected_slices(widget, segment, recalibrate):
     node = segment()
     draw(node)

@@ -280,11 +280,13 @@ class RefineRequest:
     Attributes:
         inputs: what the corrected result was made of.
         target: where the new result goes.
+        recalibrates: the network shall be recalibrated to the patient too.
         make_job: see :meth:`SegmentRequest.job_maker`.
     """
 
     inputs: ResultInputs
     target: ResultTarget
+    recalibrates: bool
     make_job: Callable[[], RefineJob]
 
     @property
@@ -320,7 +322,7 @@ class RefineRequest:
             device=choices.device,
             recalibrate=choices.recalibrate,
         )
-        return cls(inputs, inputs.target(), lambda: make_job(image=copy()))
+        return cls(inputs, inputs.target(), choices.recalibrate, lambda: make_job(image=copy()))
 
     def removed_node(self) -> str:
         """See :meth:`ResultInputs.removed_node`."""
