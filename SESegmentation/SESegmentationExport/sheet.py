@@ -93,7 +93,8 @@ def _checked(content: Any, scan: Mapping[str, Any]) -> list[dict[str, Any]]:
     schema = _objects(format={"const": FORMAT}, scans={"type": "array", "items": scan})
     error = next(jsonschema.Draft202012Validator(schema).iter_errors(content), None)
     if error:
-        raise ValueError(f"{error.json_path} is not valid")
+        place = error.json_path.removeprefix("$").removeprefix(".")
+        raise ValueError(f"{place} is not valid" if place else "it was not saved from one")
     return content["scans"]
 
 

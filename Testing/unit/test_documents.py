@@ -223,6 +223,13 @@ def test_every_recipe_and_plan_is_documented():
     assert sorted(name for name in names if f"`{name}`" not in text) == []
 
 
+def test_keys_of_the_sheet_are_documented():
+    template = ROOT / "SESegmentation" / "SESegmentationExport" / "templates" / "sheet.html"
+    keys = set(re.findall(r"<kbd>\w+</kbd>", text_of(template)))
+    assert len(keys) > 5
+    assert keys == set(re.findall(r"<kbd>\w+</kbd>", text_of(ROOT / "docs" / "command-line.md")))
+
+
 def test_columns_of_reports_are_documented():
     text = text_of(ROOT / "docs" / "command-line.md")
     assert [name for name in (*REPORT_COLUMNS, *COMPARISON_COLUMNS) if f"`{name}`" not in text] == []
