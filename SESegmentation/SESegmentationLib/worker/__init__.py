@@ -94,21 +94,22 @@ def _watch(worker: int, alive: int, parent: int) -> None:
     import select
 
     end = select.poll()
-    end.register(alive, 0)  # a closed other end is always reported
-    end.register(0, 0)
+    for pipe in (alive, 0):  # Linux always reports a closed other end, macOS only where that is asked for
+        end.register(pipe, select.POLLHUP)
     if hasattr(os, "pidfd_open"):
         with contextlib.suppress(OSError):
             end.register(os.pidfd_open(parent), select.POLLIN)
-    while True:
-        events = dict(end.poll())
-        if events.get(0, 0) & select.POLLNVAL:  # no pipe
+    # on macOS input that waits to be read ends the call without an event, or is all that it still looks at
+    patience = None if sys.platform == "linux" else LOOK_SECONDS * 1000
+    while not (events := dict(end.poll(patience))) or events.get(0, 0) & select.POLLNVAL:
+        if events:  # no pipe
             end.unregister(0)
-            continue
-        break
+        else:
+            time.sleep(LOOK_SECONDS)
     if alive in events:
         return
     gone = select.poll()
-    gone.register(alive, 0)
+    gone.register(alive, select.POLLHUP)
     if not gone.poll(GRACE_SECONDS * 1000):
         os.kill(worker, signal.SIGKILL)
 
