@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from SESegmentationLib import cli
 from SESegmentationLib.cli import show
 from SESegmentationLib.cli.file_jobs import case_name, plan_jobs
 from SESegmentationLib.errors import UsageError, printable
@@ -209,3 +212,47 @@ def test_what_could_only_be_printed_and_was_not_is_told():
     assert done.returncode == 1
     assert done.stderr.decode().splitlines()[0] == "What was printed is lost: No space left on device."
     assert command(["models", "--json"], "| head -c 1").stderr == b""
+
+
+#: prints as the command does in a console of Windows; what C libraries print is suppressed
+IN_A_CONSOLE = """
+import os
+from SESegmentationLib.cli import replace_standard_streams, say, warn
+os.name = "nt"
+replace_standard_streams()
+os.write(2, b"what a library prints\\n")
+say("a result")
+warn("an error \\N{GREEK SMALL LETTER ALPHA} \\udcff")
+"""
+
+
+@posix
+def test_a_console_of_windows_shows_what_is_printed_and_not_what_libraries_print():
+    console, end = os.openpty()
+    call = [sys.executable, "-c", IN_A_CONSOLE]
+    environment = {**os.environ, "PYTHONPATH": str(LIBRARY), "PYTHONUTF8": "1"}
+    try:
+        assert subprocess.run(call, env=environment, stdin=end, stdout=end, stderr=end, check=False).returncode == 0
+        assert os.read(console, 1000).decode().split("\r\n") == ["a result", "an error α \\udcff", ""]
+    finally:
+        os.close(console)
+        os.close(end)
+
+
+def test_a_console_of_windows_obeys_escapes(monkeypatch):
+    changes = []
+
+    def mode_of(console, mode):
+        mode._obj.value = 3
+        return console.value == 40
+
+    def change(console, mode):
+        changes.append((console.value, mode))
+
+    kernel = SimpleNamespace(GetConsoleMode=mode_of, SetConsoleMode=change)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(get_osfhandle=lambda number: 10 * number))
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel), raising=False)
+    for number in (4, 5):  # the latter is none
+        cli._obey_escapes(number)
+    assert changes == [(40, 3 | 4)]

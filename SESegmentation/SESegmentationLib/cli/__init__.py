@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 DEBUG = "--debug"
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
+_VIRTUAL_TERMINAL = 4  # ENABLE_VIRTUAL_TERMINAL_PROCESSING of Windows, which its programs begin without
 #: of the command that runs in this process
 _arguments: list[str] = []
 
@@ -90,12 +91,24 @@ def printing_failure() -> OSError | None:
 def _text(number: int, given: TextIO) -> TextIO:
     encoding = getattr(given, "encoding", None) or "utf-8"
     if os.name == "nt" and os.isatty(number):  # a console of Windows takes no bytes
-        if isinstance(given, io.TextIOWrapper):
-            given.reconfigure(errors="backslashreplace")
-        return given
+        _obey_escapes(number)
+        # not the given stream: that of errors writes to descriptor 2, which may lead nowhere now
+        return open(number, "w", 1, encoding, "backslashreplace", closefd=False)  # noqa: SIM115
     line_buffering = os.isatty(number) or number != 1
     raw = io.BufferedWriter(_Stream(number, "w", closefd=False))
     return io.TextIOWrapper(raw, encoding, "backslashreplace", line_buffering=line_buffering)
+
+
+def _obey_escapes(number: int) -> None:
+    """Let a console of Windows act on the escapes of progress bars and colours, instead of showing them."""
+    if sys.platform == "win32":
+        import ctypes
+        import msvcrt
+        from ctypes import wintypes
+
+        console, mode = wintypes.HANDLE(msvcrt.get_osfhandle(number)), wintypes.DWORD()
+        if ctypes.windll.kernel32.GetConsoleMode(console, ctypes.byref(mode)):
+            ctypes.windll.kernel32.SetConsoleMode(console, mode.value | _VIRTUAL_TERMINAL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
