@@ -110,7 +110,8 @@ def end_on_signals(silently: bool = False) -> None:
     if hangup and signal.getsignal(hangup) is not signal.SIG_IGN:  # nohup
         numbers.append(hangup)
     receive, send = os.pipe()
-    os.set_blocking(send, False)
+    if hasattr(os, "set_blocking"):  # Windows does not require it, and lacks it before Python 3.12
+        os.set_blocking(send, False)
     threading.Thread(target=_end, args=(receive, silently), name="interruption", daemon=True).start()
     signal.set_wakeup_fd(send, warn_on_full_buffer=False)
     for number in numbers:

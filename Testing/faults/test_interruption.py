@@ -119,6 +119,30 @@ print(os.WTERMSIG(status))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{int(signal.SIGTERM)}\n", "")
 
 
+def test_where_python_cannot_make_pipes_nonblocking():
+    """Python 3.11 on Windows, which does not ask for that either."""
+    program = f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(LIBRARY)!r})
+from SESegmentationLib.progress import end_on_signals
+
+pipe, set_blocking = os.pipe, os.set_blocking
+del os.set_blocking
+
+def nonblocking():
+    receive, send = pipe()
+    set_blocking(send, False)
+    return receive, send
+
+os.pipe = nonblocking
+end_on_signals()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", timeout=60)
+    assert (done.returncode, done.stderr.splitlines()) == (1, CANCELLED)
+
+
 def test_what_a_killed_run_leaves_is_removed_by_the_next(tiny_model, sample_file, tmp_path):
     out = tmp_path / "out"
     for number in range(30):
