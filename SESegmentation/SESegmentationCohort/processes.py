@@ -9,7 +9,6 @@ import contextlib
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from multiprocessing.managers import BaseManager
@@ -28,7 +27,6 @@ from .settings import CohortSettings
 LANE_GB = 1.5
 #: most lanes that run in this process without slowing each other down
 MOST_HERE = 3
-_LOOK_S = 0.5
 
 
 def cores() -> int:
@@ -117,7 +115,7 @@ class _Process:
                 self._end()
                 if not self._closed:
                     self._manager = _Manager(ctx=multiprocessing.get_context("spawn"))
-                    self._manager.start(_end_with_parent, (os.getpid(),))
+                    self._manager.start(_end_with_parent)
                     self._runner = self._manager.runner(*self._arguments)  # type: ignore[attr-defined]
         except (EOFError, OSError) as error:
             raise WorkerError(
@@ -147,13 +145,14 @@ class _Process:
             self._manager = None
 
 
-def _end_with_parent(parent: int) -> None:
+def _end_with_parent() -> None:
     """In a lane's process: end by Ctrl-C, SIGTERM and with the process that started this one, and leave nothing."""
     end_on_signals(silently=True)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(_LOOK_S)
+        parent.join()  # Windows gives a process no other parent when its own has ended
         end_process(silently=True)
 
     threading.Thread(target=look, name="parent", daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import multiprocessing
@@ -287,6 +288,36 @@ def test_a_process_that_is_killed_costs_no_scan(tmp_path, sample_file, tiny_mode
     assert {record.state for record in command.records.values()} == {"segmented"}
     assert not command.hidden()
     assert not multiprocessing.active_children()
+
+
+#: starts a lane that is a process; the parent of a process is told as Windows tells it, also when that is gone
+LANE = """
+import os, sys, time
+parent = os.getppid()
+os.getppid = lambda: parent
+from pathlib import Path
+from SESegmentationCohort.processes import _Process
+from SESegmentationCohort.settings import CohortSettings
+
+if __name__ == "__main__":
+    lane = _Process(CohortSettings(sys.argv[1], Path(sys.argv[2]), device="cpu"), {})
+    lane.start()
+    print(lane._manager._process.pid, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_lane_ends_with_a_killed_command_also_on_windows(tmp_path, tiny_model):
+    (tmp_path / "lane.py").write_text(LANE, encoding="utf-8")
+    call = [sys.executable, str(tmp_path / "lane.py"), str(tiny_model), str(tmp_path / "out")]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, env=ENVIRONMENT, encoding="utf-8") as command:
+        lane = psutil.Process(int(command.stdout.readline()))
+        command.kill()
+    try:
+        lane.wait(20)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            lane.kill()
 
 
 @posix
