@@ -18,7 +18,7 @@ from SESegmentationLib.cli.shared_options import require_consent
 from SESegmentationLib.cli.show import ProgressBar, duration
 from SESegmentationLib.errors import NothingFoundError, SegmentationError, UsageError, counted
 from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
-from SESegmentationLib.files.writing import remove_leftovers
+from SESegmentationLib.files.staging import remove_leftovers
 from SESegmentationLib.models import ModelPackage, find_model
 
 from . import summary

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from .files.writing import close_all_staging, placing
+from .files.staging import close_all_staging, placing
 
 MESSAGE = ("Cancelled.", "Finished files are complete; nothing else was written.")
 EXIT_CODE = 1

@@ -13,7 +13,7 @@ from typing import Any
 
 from SESegmentationLib.errors import first_line
 from SESegmentationLib.files import staging_folder
-from SESegmentationLib.files.writing import remove_leftovers
+from SESegmentationLib.files.staging import remove_leftovers
 
 #: characters of the folder for temporary files: a socket's path has room for 107, of which Ray takes most
 _LONGEST_PLACE = 20

@@ -3,13 +3,13 @@
 from .comparing import same_content
 from .locking import changing
 from .overwriting import refuse_overwriting, refuse_same_names, same_name
+from .staging import staging_folder
 from .writing import (
     OutputError,
     OutputFiles,
     cannot_write,
     check_writable,
     incomplete,
-    staging_folder,
     store,
     sync,
     write_private,

@@ -1,30 +1,18 @@
-"""Output files: written in a hidden staging folder, synced, read back, and moved into place whole or not at all.
-
-The process that owns a staging folder holds a lock in it, which the system releases however the process ends. This
-tells leftovers of killed processes from folders in use, on every computer that shares the disk.
-"""
+"""Output files: written in a staging folder, synced, read back, and moved into place whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import shutil
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from ..errors import SegmentationError, UsageError
+from .staging import close_staging, open_staging, placing, remove_leftovers
 
-PREFIX = ".sesegment-"
-_LOCK = ".lock"
-
-#: held while folders are made or files moved into place, so that neither is interrupted midway
-placing = threading.RLock()
-_open: dict[Path, int] = {}
 #: errors of file systems that do not support syncing; they are ignored
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
 #: bytes written at a time to find out why a file is incomplete
@@ -34,132 +22,6 @@ _REMEDY = "Choose another output with -o, or make its folder writable."
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 #: where this process has put files
 _placed: set[Path] = set()
-
-
-@contextlib.contextmanager
-def staging_folder(beside: Path) -> Iterator[Path]:
-    """A hidden folder in the folder ``beside``, removed at the end with its content.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    folder = open_staging(beside)
-    try:
-        yield folder
-    finally:
-        close_staging(folder)
-
-
-def open_staging(beside: Path) -> Path:
-    """Make a folder as :func:`staging_folder` gives it; OSError where that fails."""
-    with placing:
-        folder, descriptor = _make(beside)
-        _open[folder] = descriptor
-    return folder
-
-
-def _make(beside: Path, tries: int = 10) -> tuple[Path, int]:
-    """A new folder and its lock, which is held; tried again if another process removed it as a leftover before that."""
-    folder, descriptor = Path(tempfile.mkdtemp(prefix=PREFIX, dir=beside)), None
-    lock = folder / _LOCK
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
-        try:
-            _lock(descriptor)
-        except BlockingIOError:
-            raise
-        except OSError:  # a disk without locks: others then leave the folder alone
-            return folder, descriptor
-        lock.stat()
-        return folder, descriptor
-    except OSError as error:
-        if descriptor is not None:
-            os.close(descriptor)
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-        if tries == 1 or not isinstance(error, (FileNotFoundError, BlockingIOError)):
-            raise
-    return _make(beside, tries - 1)
-
-
-def close_staging(folder: Path) -> None:
-    """Remove a folder of :func:`open_staging`."""
-    with placing:
-        descriptor = _open.pop(folder, None)
-        if descriptor is None:
-            return
-        if os.name == "nt":  # where an open file cannot be removed
-            os.close(descriptor)
-        shutil.rmtree(folder, ignore_errors=True)
-        if os.name != "nt":
-            os.close(descriptor)
-
-
-def close_all_staging(seconds: float = 1.0) -> None:
-    """Remove every folder of this process, even if threads still write there: for its end."""
-    until = time.monotonic() + seconds
-    for folder in list(_open):
-        close_staging(folder)
-        while folder.exists() and time.monotonic() < until:
-            time.sleep(0.01)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove from ``folder`` what processes left that were killed; what cannot be removed stays."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [Path(entry.path) for entry in entries if entry.name.startswith(PREFIX)]
-    except OSError:
-        return
-    for leftover in found:
-        if leftover not in _open and not leftover.is_symlink():
-            with contextlib.suppress(OSError):
-                _remove_if_left(leftover)
-
-
-def _remove_if_left(folder: Path) -> None:
-    """Remove a folder that no process has; OSError where one has it, or where it cannot be removed."""
-    try:
-        folder.rmdir()  # empty: a process that has just made it makes another one
-        return
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-    lock = folder / _LOCK
-    if os.name == "nt":
-        lock.unlink(missing_ok=True)  # fails while it is open
-        shutil.rmtree(folder)
-        return
-    try:
-        descriptor = os.open(lock, os.O_RDWR)
-    except FileNotFoundError:  # it is made before everything else: the folder was being removed
-        shutil.rmtree(folder)
-        return
-    try:
-        _lock(descriptor)  # fails while it is held, and on a disk without locks
-        shutil.rmtree(folder)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> None:
-    """Lock a file for as long as it is open here; OSError where another process did."""
-    if os.name != "nt":
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _disown_after_fork() -> None:
-    """A process forked from this one owns none of its folders."""
-    for descriptor in _open.values():
-        os.close(descriptor)
-    _open.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=placing.acquire, after_in_parent=placing.release, after_in_child=_disown_after_fork)
 
 
 class OutputError(SegmentationError):

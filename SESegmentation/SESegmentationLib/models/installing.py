@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import InputError, ModelError, UsageError, reason_of
 from ..files import cannot_write, staging_folder, sync
 from ..files.json_files import LARGEST, parse_json
-from ..files.writing import placing, remove_leftovers
+from ..files.staging import placing, remove_leftovers
 from .card import CARD_NAME, README_NAME, ModelCard
 from .store import (
     LARGEST_WEIGHTS,
