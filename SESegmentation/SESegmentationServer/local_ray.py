@@ -26,7 +26,7 @@ def private_folder() -> Iterator[Path]:
     if len(str(place)) > _LONGEST_PLACE and Path("/tmp").is_dir():
         place = Path("/tmp")
     remove_leftovers(place)
-    with staging_folder(place) as folder:
+    with staging_folder(place, private=True) as folder:
         yield folder
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -18,6 +20,8 @@ from pathlib import Path
 
 PREFIX = ".sesegment-"
 _LOCK = ".lock"
+#: how long a file may be held by another program on Windows, in s, and between two tries
+PATIENCE_S, _PAUSE_S = 3.0, 0.05
 
 #: held while folders are made or files moved into place, so that neither is interrupted midway
 placing = threading.RLock()
@@ -25,30 +29,34 @@ _open: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
-def staging_folder(beside: Path) -> Iterator[Path]:
+def staging_folder(beside: Path, private: bool = False) -> Iterator[Path]:
     """A hidden folder in the folder ``beside``, removed at the end with its content.
+
+    Args:
+        beside: exists.
+        private: what is made in it is for this user alone, also where it is moved to.
 
     Raises:
         OSError: it cannot be made.
     """
-    folder = open_staging(beside)
+    folder = open_staging(beside, private)
     try:
         yield folder
     finally:
         close_staging(folder)
 
 
-def open_staging(beside: Path) -> Path:
+def open_staging(beside: Path, private: bool = False) -> Path:
     """Make a folder as :func:`staging_folder` gives it; OSError where that fails."""
     with placing:
-        folder, descriptor = _make(beside)
+        folder, descriptor = _make(beside, private)
         _open[folder] = descriptor
     return folder
 
 
-def _make(beside: Path, tries: int = 10) -> tuple[Path, int]:
+def _make(beside: Path, private: bool, tries: int = 10) -> tuple[Path, int]:
     """A new folder and its lock, which is held; tried again if another process removed it as a leftover before that."""
-    folder, descriptor = Path(tempfile.mkdtemp(prefix=PREFIX, dir=beside)), None
+    folder, descriptor = _new_folder(beside, private), None
     lock = folder / _LOCK
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
@@ -67,7 +75,37 @@ def _make(beside: Path, tries: int = 10) -> tuple[Path, int]:
             folder.rmdir()
         if tries == 1 or not isinstance(error, (FileNotFoundError, BlockingIOError)):
             raise
-    return _make(beside, tries - 1)
+    return _make(beside, private, tries - 1)
+
+
+def _new_folder(beside: Path, private: bool) -> Path:
+    if sys.platform != "win32" or private:
+        return Path(tempfile.mkdtemp(prefix=PREFIX, dir=beside))
+    # mkdtemp shuts others out of the folder there, and files keep the access of the folder in which they were made
+    folder = Path(os.path.abspath(beside), f"{PREFIX}{secrets.token_hex(4)}")
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return _new_folder(beside, private)
+    return folder
+
+
+def put(source: Path, target: Path) -> None:
+    """Move a file or folder to ``target``, on the same disk, in place of any file there.
+
+    Raises:
+        OSError: it cannot be moved. On Windows that is tried for some seconds: programs that look at new files, such as
+            virus scanners, hold them open for a moment, and what is open cannot be moved or replaced there.
+    """
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if sys.platform != "win32" or time.monotonic() > until:
+                raise
+        time.sleep(_PAUSE_S)
 
 
 def close_staging(folder: Path) -> None:

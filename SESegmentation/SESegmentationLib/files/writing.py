@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import SegmentationError, UsageError
-from .staging import close_staging, open_staging, placing, remove_leftovers
+from .staging import close_staging, open_staging, placing, put, remove_leftovers
 
 #: errors of file systems that do not support syncing; they are ignored
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
@@ -143,16 +143,16 @@ class OutputFiles:
         """The files so far: each under its temporary name, and under its own; they are put in place in this order."""
         return self._begun
 
-    def begin(self, path: Path) -> Path:
+    def begin(self, path: Path, private: bool = False) -> Path:
         """A temporary file for ``path``, with the same name and on the same disk.
 
         For writers that verify by themselves what they wrote, as :func:`..io.writing.write_image` does;
-        everything else is for :meth:`write`.
+        everything else is for :meth:`write`. What is ``private`` can be read by this user alone.
         """
         _refuse_folder(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            folder = open_staging(path.parent)
+            folder = open_staging(path.parent, private)
         except OSError as error:
             raise _cannot_write_to(path.parent, error) from error
         self._begun.append((folder / path.name, path))
@@ -182,7 +182,7 @@ class OutputFiles:
         with placing:
             for temporary, path in self._begun:
                 with _told(path):
-                    os.replace(temporary, path)
+                    put(temporary, path)
                 _placed.add(path)
         for folder in {path.parent for _, path in self._begun}:
             with _told(folder):
@@ -214,7 +214,7 @@ def write_private(path: Path, text: str) -> None:
     with contextlib.suppress(OSError):  # told below
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with OutputFiles() as files:
-        temporary = files.begin(path)
+        temporary = files.begin(path, private=True)
         temporary.write_text(text, encoding="utf-8")
         temporary.chmod(0o600)
 

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from ..errors import UsageError
 from ..files import cannot_write, incomplete, sync
+from ..files.staging import put
 from ..geometry import bytes_of_voxel
 from ..models import Label
 from .segmentations import algorithm_tags, segment_tags
@@ -41,7 +42,7 @@ def write_image(path: Path, image: sitk.Image, compressed: bool = True) -> None:
         with _plain_folder(path.parent) as folder:
             written = f"{folder}/image{ending}"
             reason = _try_to_write(written, image, compressed)
-            os.replace(written, path)  # ITK knows no endings in capitals, and no names that are not UTF-8
+            put(Path(written), path)  # ITK knows no endings in capitals, and no names that are not UTF-8
     except OSError as error:
         raise cannot_write(path, error) from error
     if reason is not None:

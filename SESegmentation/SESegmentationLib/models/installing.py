@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import stat
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import InputError, ModelError, UsageError, reason_of
 from ..files import cannot_write, staging_folder, sync
 from ..files.json_files import LARGEST, parse_json
-from ..files.staging import placing, remove_leftovers
+from ..files.staging import placing, put, remove_leftovers
 from .card import CARD_NAME, README_NAME, ModelCard
 from .store import (
     LARGEST_WEIGHTS,
@@ -165,8 +164,8 @@ def add_model(source: Path, folder: Path | None = None, replace: bool = False) -
                     (copied / REPLACES_SHIPPED).touch()
                 with placing:
                     if target.exists():
-                        os.replace(target, temporary / "old")
-                    os.replace(copied, target)
+                        put(target, temporary / "old")
+                    put(copied, target)
         except OSError as error:
             raise cannot_write(folder / name, error) from error
     return ModelPackage.from_folder(target)

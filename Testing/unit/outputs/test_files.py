@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from SESegmentationLib.errors import UsageError
-from SESegmentationLib.files import OutputFiles, check_writable, same_content
+from SESegmentationLib.files import (
+    OutputError,
+    OutputFiles,
+    check_writable,
+    same_content,
+    staging,
+    write_private,
+    write_whole,
+)
+from SESegmentationLib.models import add_model
 
 
 def test_files_appear_together_at_the_end(tmp_path):
@@ -68,3 +79,69 @@ def test_paths_of_the_same_content_are_told_from_others(tmp_path):
     assert same_content(one / "link", other / "scan.raw")
     assert not same_content(one, copy)  # it has one file more now
     assert not same_content(one / "scan.mhd", one) and not same_content(one, one / "absent")
+
+
+@pytest.fixture
+def shut_out(monkeypatch):
+    """As on Windows: folders of the mode 0o700, what is made in them, and what is moved from there.
+
+    Python gives such folders an access that is not inherited; what is moved keeps its own.
+    """
+    shut, mkdir, replace = set(), os.mkdir, os.replace
+
+    def made(path, mode=0o777, **options):
+        mkdir(path, mode, **options)
+        if mode == 0o700 or any(str(folder) in shut for folder in Path(path).parents):
+            shut.add(str(path))
+
+    def moved(source, target):
+        replace(source, target)
+        if any(str(folder) in shut for folder in (Path(source), *Path(source).parents)):
+            shut.add(str(target))
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "mkdir", made)
+    monkeypatch.setattr(os, "replace", moved)
+    return shut
+
+
+def test_others_may_read_on_windows_what_is_written_into_a_folder_of_theirs(tmp_path, tiny_model, shut_out):
+    write_whole(tmp_path / "report.json", "{}")
+    add_model(tiny_model, tmp_path / "models")
+    assert not shut_out
+    write_private(tmp_path / "tokens.json", "{}")
+    assert str(tmp_path / "tokens.json") in shut_out
+
+
+def held(monkeypatch, times: int) -> list[int]:
+    """Another program holds what is moved, so often."""
+    replace, tries = os.replace, []
+
+    def refuse(source, target):
+        tries.append(len(tries))
+        if len(tries) <= times:
+            raise PermissionError(errno.EACCES, "The process cannot access the file")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    return tries
+
+
+def test_a_file_that_a_virus_scanner_looks_at_is_put_in_place_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert not held(monkeypatch, 3)
+    write_whole(tmp_path / "a.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    monkeypatch.setattr(staging, "PATIENCE_S", 0.1)
+    held(monkeypatch, 1000)
+    with pytest.raises(OutputError, match="cannot access"):
+        write_whole(tmp_path / "b.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_other_systems_say_at_once_what_may_not_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    tries = held(monkeypatch, 3)
+    with pytest.raises(OutputError, match="cannot access"):
+        write_whole(tmp_path / "a.json", "{}")
+    assert len(tries) == 1
