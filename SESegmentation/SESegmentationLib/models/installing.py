@@ -163,12 +163,22 @@ def add_model(source: Path, folder: Path | None = None, replace: bool = False) -
                 if shipped:
                     (copied / REPLACES_SHIPPED).touch()
                 with placing:
-                    if target.exists():
-                        put(target, temporary / "old")
-                    put(copied, target)
+                    _exchange(copied, target, temporary / "old")
         except OSError as error:
             raise cannot_write(folder / name, error) from error
     return ModelPackage.from_folder(target)
+
+
+def _exchange(new: Path, target: Path, old: Path) -> None:
+    """Put a folder in place of ``target``, if there is one, which goes to ``old``; it stays where that fails."""
+    if target.exists():
+        put(target, old)
+    try:
+        put(new, target)
+    except OSError:
+        if old.exists():
+            put(old, target)
+        raise
 
 
 @contextmanager

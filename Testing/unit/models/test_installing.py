@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 import zipfile
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from SESegmentationLib.errors import InputError, ModelError, UsageError
+from SESegmentationLib.files import OutputError
 from SESegmentationLib.models import add_model, find_model, user_models_folder, write_package
 
 
@@ -58,6 +61,22 @@ def test_a_model_of_that_name_stays_unless_it_is_to_be_replaced(package, card_di
     assert first.weights_path.read_bytes() == b"weights"
     assert add_model(package, replace=True).card.version == "2.0.0"
     assert first.weights_path.read_bytes() == b"other"
+
+
+def test_a_model_stays_where_the_new_one_cannot_be_put_in_its_place(package, monkeypatch):
+    """On Windows that is so while any program has a file of it open, such as a virus scanner."""
+    first, replace = add_model(package), os.replace
+
+    def held(source: Path, target: Path) -> None:
+        if Path(source).name == "new":
+            raise PermissionError(errno.EACCES, "Access is denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", held)
+    with pytest.raises(OutputError, match="given cannot be written: Access is denied"):
+        add_model(package, replace=True)
+    assert find_model("given") == first
+    assert [p.name for p in user_models_folder().iterdir()] == ["given"]
 
 
 def test_damaged_weights_are_refused(package):
