@@ -23,6 +23,7 @@ import SimpleITK as sitk
 from ..errors import InputError
 from ..result import Finding
 from .dicom import is_dicom, read_dicom
+from .itk_names import itk_name
 from .metaimage import ENDINGS as METAIMAGE_ENDINGS
 from .metaimage import MetaImageHeader
 from .neuroimaging import MGH_ENDINGS, MghHeader, NiftiHeader
@@ -211,20 +212,18 @@ def _by_itk(path: Path) -> sitk.Image:
         start = file.read(len(GZIP_MAGIC))
     if start.startswith(GZIP_MAGIC):
         raise InputError(f"{path} is compressed twice.", "Decompress it once, by gunzip for example.")
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{path} has a name that is not UTF-8, which ITK cannot open.", "Rename it.") from error
+    if (name := itk_name(path)) is None:
+        raise InputError(f"{path} has a name that ITK cannot open.", "Rename it, or copy it to another folder.")
     try:
         with _quiet():
-            kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
+            kind = sitk.ImageFileReader.GetImageIOFromFileName(name)
             if kind and kind not in _FORMATS:
                 raise InputError(
                     f"{path} is of a format ({kind.removesuffix('ImageIO')}) that does not say how its axes lie in the "
                     "patient.",
                     "Convert the original to NIfTI, NRRD or MetaImage, or give the DICOM folder.",
                 )
-            image = sitk.ReadImage(str(path))
+            image = sitk.ReadImage(name)
     except RuntimeError as error:
         raise InputError(_reason(path, str(error)), _REMEDY) from error
     image.EraseMetaData(REMARKS)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import UsageError
-from ..files import cannot_write, incomplete, sync
+from ..files import cannot_write, incomplete, store, sync
 from ..files.staging import put
 from ..geometry import bytes_of_voxel
 from ..models import Label
+from .itk_names import itk_folder
 from .segmentations import algorithm_tags, segment_tags
 from .volume_image import voxels_of
 
@@ -39,10 +38,13 @@ def write_image(path: Path, image: sitk.Image, compressed: bool = True) -> None:
     name = path.name.lower()
     ending = next((ending for ending in _ENDINGS if name.endswith(ending)), path.suffix.lower())
     try:
-        with _plain_folder(path.parent) as folder:
-            written = f"{folder}/image{ending}"
-            reason = _try_to_write(written, image, compressed)
-            put(Path(written), path)  # ITK knows no endings in capitals, and no names that are not UTF-8
+        with itk_folder(path.parent) as folder:
+            written = Path(folder, f"image{ending}")  # ITK knows no endings in capitals, and not every name
+            reason = _try_to_write(str(written), image, compressed)
+            if written.parent.samefile(path.parent):
+                put(written, path)
+            else:
+                store(path, written.read_bytes())
     except OSError as error:
         raise cannot_write(path, error) from error
     if reason is not None:
@@ -78,22 +80,6 @@ def _compare(image: sitk.Image, read: sitk.Image, has_geometry: bool) -> None:
         and np.allclose(read.GetDirection(), image.GetDirection(), atol=2e-2)
     ):
         raise ValueError("another geometry")
-
-
-@contextlib.contextmanager
-def _plain_folder(folder: Path) -> Iterator[str]:
-    """A name of ``folder`` that is UTF-8, as ITK's names are: its own, or that of a link to it."""
-    name = os.path.abspath(folder)
-    try:
-        if os.name == "nt" or os.fsencode(name) == name.encode("utf-8"):
-            yield name
-            return
-    except UnicodeEncodeError:
-        pass
-    with tempfile.TemporaryDirectory() as temporary:
-        link = os.path.join(temporary, "folder")
-        os.symlink(name, link, target_is_directory=True)
-        yield link
 
 
 def write_segmentation(

@@ -27,6 +27,7 @@ from pydicom.uid import (
 from ...errors import InputError, SegmentationError
 from ...memory import require_memory
 from ...result import Finding
+from ..itk_names import itk_name
 from ..volume_image import add_remarks
 from .frames import DicomFrame, frames_of, mixed_contrasts
 from .headers import DicomHeader, OversizedError, opened_dicom, refuse_other_sizes, some_of
@@ -120,7 +121,7 @@ def _decompressed(dataset: Dataset) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="sesegment-") as folder:
         file = Path(folder, "pixels.dcm")
         pixels.save_as(file, enforce_file_format=True)
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))
+        return sitk.GetArrayFromImage(sitk.ReadImage(itk_name(file) or str(file), imageIO="GDCMImageIO"))
 
 
 def read_scan(path: Path, series: str | None) -> sitk.Image:
