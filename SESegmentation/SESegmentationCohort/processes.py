@@ -73,7 +73,8 @@ def _gpus(device: str) -> list[str]:
     chosen = choose_device(device)
     if chosen.type == "cuda" and chosen.index is None:
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return [] if chosen.type == "cpu" else [str(chosen)]
+    # which models Apple's GPU runs is known to the engine
+    return [] if chosen.type == "cpu" else [device if chosen.type == "mps" else str(chosen)]
 
 
 class _Here:

@@ -24,7 +24,7 @@ from scipy.optimize import nnls
 from SESegmentationLib.errors import InputError, counted
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.confidence import confidence
-from SESegmentationLib.inference.device import choose_device
+from SESegmentationLib.inference.device import device_for
 from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.inference.predictor import Prediction, Predictor
 from SESegmentationLib.io.volume_image import voxels_of
@@ -174,7 +174,7 @@ def observe(
     Yields:
         The observations of one case under one shift.
     """
-    predictor = Predictor(package.card, load_networks(package), choose_device("auto"))
+    predictor = Predictor(package.card, load_networks(package), device_for(package.card))
     alternatives = [predictor.views]
     if fast and len(predictor.views) > 1:
         alternatives.append([predictor.best_view()])

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import staging_folder, store
-from SESegmentationLib.inference.device import choose_device
+from SESegmentationLib.inference.device import device_for
 from SESegmentationLib.inference.predictor import Predictor
 from SESegmentationLib.models import ModelPackage, View, update_card, verify_model, write_package
 from SESegmentationLib.models.packages import WEIGHTS_NAME
@@ -98,7 +98,7 @@ def dice_by_weights(package: ModelPackage, cases: Iterable[LabelledVolume]) -> d
     Raises:
         InputError: there are no cases.
     """
-    predictor = Predictor(package.card, load_networks(package), choose_device("auto"))
+    predictor = Predictor(package.card, load_networks(package), device_for(package.card))
     tried = combinations(predictor.views)
     scores: dict[tuple[float, ...], list[float]] = {weights: [] for weights in tried}
     for name, volume, truth in cases:
@@ -165,7 +165,7 @@ def dice_by_factor(package: ModelPackage, cases: Iterable[LabelledVolume], value
         InputError: the structures are in none of the cases.
     """
     channels = _channels(package, values)
-    predictor = Predictor(package.card, load_networks(package), choose_device("auto"))
+    predictor = Predictor(package.card, load_networks(package), device_for(package.card))
     scores: dict[float, list[float]] = {factor: [] for factor in FACTORS}
     for name, volume, truth in cases:
         print(name, file=sys.stderr)

@@ -13,10 +13,14 @@ from typing import Any
 
 import torch
 
-from ..errors import DeviceError
+from ..errors import DeviceError, first_line
+from ..models import ModelCard
+from ..networks import build_network
 
 #: more at once would need too much memory
 MAX_WORKERS = 8
+#: voxels along each side of what a network is tried on
+_TRIED = 16
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -40,6 +44,38 @@ def choose_device(name: str = "auto") -> torch.device:
     if not _works(name):
         raise DeviceError(_why_not(device), "Choose the device auto or cpu.")
     return device
+
+
+def device_for(card: ModelCard, name: str = "auto") -> torch.device:
+    """The device of that name, see :func:`choose_device`, on which the networks of ``card`` run.
+
+    PyTorch has not every layer for Apple's GPU: those in 3-D are there since version 2.9, and Slicer on macOS gets 2.2.
+
+    Raises:
+        DeviceError: no such device; one that is named does not run them.
+    """
+    device = choose_device(name)
+    if device.type != "mps" or (lack := _lack(card, device)) is None:
+        return device
+    if name.strip().lower() == "auto":
+        return torch.device("cpu")
+    raise DeviceError(
+        f"PyTorch {torch.__version__} cannot run the model {card.name} on Apple's GPU (mps): {lack}.",
+        "Choose the device auto or cpu, or install a newer PyTorch.",
+    )
+
+
+def _lack(card: ModelCard, device: torch.device) -> str | None:
+    """Why a network of ``card`` does not run on a device; None where all run."""
+    try:
+        for view in card.views:
+            network = build_network(card.networks[view.network]).eval().to(device)
+            slices = (1, 1, _TRIED) if view.volumetric else (1, view.thickness)
+            with torch.inference_mode():
+                network(torch.zeros(*slices, _TRIED, _TRIED, device=device)).cpu()
+    except RuntimeError as error:  # NotImplementedError among them
+        return first_line(str(error))
+    return None
 
 
 def fast_precision(device: torch.device) -> torch.dtype:

@@ -26,7 +26,7 @@ from .cascade import Cascade
 from .cleanup import clean
 from .confidence import confidence, voxel_doubt
 from .crops import Crop, CropPlanner
-from .device import choose_device
+from .device import device_for
 from .input_checks import check_input
 from .intracranial import intracranial_ml
 from .model_grid import check_room_for_grid, is_thick, on_model_grid
@@ -85,7 +85,7 @@ class Engine:
     ) -> None:
         self.package = package
         self.card = package.card
-        self.device = choose_device(device)
+        self.device, self._device_name = device_for(package.card, device), device
         with memory_errors():
             self.predictor = Predictor(self.card, networks or load_networks(package), self.device)
         self._locator: Engine | None = None
@@ -179,7 +179,7 @@ class Engine:
         if cascade is None:
             return None
         if self._locator is None:
-            self._locator = Engine(cascade.locator, str(self.device))
+            self._locator = Engine(cascade.locator, self._device_name)
         options = SegmentOptions(fast=True, low_memory=low_memory)
         return self._locator.segment(image, options, progress=progress).labels
 

@@ -24,7 +24,7 @@ def fastest_order(volumes: bool, device: torch.device) -> torch.memory_format:
     """The memory format in which networks run and train fastest, for volumes (3-D) or slices (2-D)."""
     if not volumes:
         return torch.channels_last
-    return torch.contiguous_format if device.type == "cpu" else torch.channels_last_3d
+    return torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format  # others know no other in 3-D
 
 
 def slab(volume: Tensor, plane: str, which: slice, thickness: int = 1) -> Tensor:

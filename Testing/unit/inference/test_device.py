@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from SESegmentationCohort.processes import _gpus
 from SESegmentationLib.errors import DeviceError
 from SESegmentationLib.inference import device
-from SESegmentationLib.inference.device import choose_device, fast_precision
+from SESegmentationLib.inference.device import choose_device, device_for, fast_precision
+from SESegmentationLib.inference.engine import Engine
+from SESegmentationLib.models import find_model
 
 
 @pytest.mark.parametrize(("there", "expected"), [(("cuda", "mps"), "cuda"), (("mps",), "mps"), ((), "cpu")], ids=str)
@@ -64,6 +67,34 @@ def test_bfloat16_where_the_hardware_has_it(monkeypatch, able):
     assert fast_precision(torch.device("cpu")) == expected
     assert fast_precision(torch.device("cuda")) == expected
     assert fast_precision(torch.device("mps")) == torch.float32
+
+
+def test_a_model_that_apples_gpu_does_not_run_runs_on_the_processor(monkeypatch, tiny_model):
+    """As 3-D networks before PyTorch 2.9; this PyTorch knows nothing at all of such a GPU."""
+    monkeypatch.setattr(device, "_works", lambda name: name == "mps")
+    package = find_model(tiny_model)
+    assert Engine(package).device == torch.device("cpu")
+    with pytest.raises(DeviceError, match="tiny-t1 on Apple's GPU") as caught:
+        Engine(package, "mps")
+    assert "cpu" in caught.value.remedy
+    assert _gpus("auto") == ["auto"]  # of a cohort: the engine decides
+    monkeypatch.setattr(device, "_lack", lambda card, device: None)
+    assert device_for(package.card) == device_for(package.card, "MPS") == torch.device("mps")
+
+
+@pytest.mark.parametrize("model", ["brain-mr", "hippocampus-t1"])
+def test_a_model_is_tried_by_all_of_its_networks(model, monkeypatch):
+    """What one of them lacks is told: here convolutions in 3-D, as by PyTorch 2.2 on Apple's GPU."""
+    card = find_model(model).card
+    assert device._lack(card, torch.device("cpu")) is None
+
+    def refuse(layer, maps):
+        raise NotImplementedError("Conv3D is not supported on MPS.\nDo something else.")
+
+    monkeypatch.setattr(torch.nn.Conv3d, "forward", refuse)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    expected = None if model == "brain-mr" else "Conv3D is not supported on MPS"
+    assert device._lack(card, torch.device("cpu")) == expected
 
 
 @pytest.mark.gpu
