@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from ..errors import SegmentationError, UsageError
-from .staging import close_staging, open_staging, placing, put, remove_leftovers
+from .overwriting import same_name
+from .staging import PREFIX, close_staging, open_staging, placing, put, remove_leftovers, staging_folder
 
 #: errors of file systems that do not support syncing; they are ignored
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM)
@@ -20,6 +21,10 @@ _PROBE = 1 << 20
 _REMEDY = "Choose another output with -o, or make its folder writable."
 #: errors of the disk, whoever wrote
 OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+#: Windows' numbers for a file that a program has open: access denied, sharing violation, lock violation
+_HELD = (5, 32, 33)
+#: Windows allows 259 characters, unless an administrator has changed that; staging folders take some of them
+_LONGEST_PATH = 259 - len("\\" + PREFIX) - 8
 #: where this process has put files
 _placed: set[Path] = set()
 
@@ -100,6 +105,16 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
         errno.ENAMETOOLONG: ("the name is longer than the disk allows", "Choose a shorter name for the output."),
         errno.ENOENT: ("its folder is no longer there", "Choose another output with -o, or make its folder again."),
     }
+    if getattr(error, "winerror", None) in _HELD and path.exists():
+        reasons[errno.EACCES] = (
+            "it is open in another program, or may not be replaced",
+            "Close it there, or choose another output with -o.",
+        )
+    if sys.platform == "win32" and len(os.path.abspath(path)) > _LONGEST_PATH:
+        reasons[errno.ENOENT] = (
+            "its path is longer than Windows allows",
+            "Choose a folder nearer to the root of the disk, or shorter names.",
+        )
     cause, remedy = reasons.get(
         error.errno or 0,
         (f"{error.strerror or error} (disk {disk})", "Choose another output with -o, or make its folder writable."),
@@ -231,10 +246,25 @@ def check_writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        with staging_folder(path.parent) as folder:
+            _try_name(folder, path)
     except OSError as error:
         raise _cannot_write_to(path.parent, error) from error
+
+
+def _try_name(folder: Path, path: Path) -> None:
+    """Make an empty file in ``folder`` with the name of ``path``; UsageError where the disk does not take it."""
+    try:
+        (folder / path.name).touch()
+        made = {same_name(name) for name in os.listdir(folder)}
+    except OSError as error:
+        failure = cannot_write(path, error)
+        raise UsageError(failure.cause, failure.remedy) from error
+    if same_name(path.name) not in made:  # Windows makes something else of "a:b", "a." and "NUL"
+        raise UsageError(
+            f"{path.name} cannot be the name of a file on the disk {mount_point_of(path)}.",
+            "Choose another name, of letters, digits, '-' and '_'.",
+        )
 
 
 def _refuse_folder(path: Path) -> None:

@@ -145,3 +145,56 @@ def test_other_systems_say_at_once_what_may_not_be(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="cannot access"):
         write_whole(tmp_path / "a.json", "{}")
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize("name", ["a:b.json", "a.json.", "NUL"])
+def test_names_of_which_windows_makes_something_else_are_refused_before_the_work(tmp_path, monkeypatch, name):
+    """A colon leads to another stream of the file before it, dots at the end are dropped, some names are devices."""
+    touch = Path.touch
+
+    def touched(path, *arguments, **options):
+        kept = path.name.partition(":")[0].rstrip(".")
+        if kept != "NUL":
+            touch(path.with_name(kept), *arguments, **options)
+
+    monkeypatch.setattr(Path, "touch", touched)
+    check_writable(tmp_path / "a-b.json")
+    with pytest.raises(UsageError, match="cannot be the name of a file") as caught:
+        check_writable(tmp_path / name)
+    assert "another name" in caught.value.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_too_long_for_windows_is_refused_before_the_work(tmp_path, monkeypatch):
+    """It tells then that there is no such folder."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    touch = Path.touch
+
+    def touched(path, *arguments, **options):
+        if len(str(path)) > 259:
+            raise FileNotFoundError(errno.ENOENT, "The system cannot find the path specified")
+        touch(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "touch", touched)
+    folder = tmp_path / ("x" * (230 - len(str(tmp_path))))
+    check_writable(folder / "a.nii")
+    with pytest.raises(UsageError, match="its path is longer than Windows allows"):
+        check_writable(folder / "a name of some more letters.nii")
+
+
+def test_a_result_that_is_open_in_another_program_on_windows_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "PATIENCE_S", 0.0)
+
+    def refuse(source, target):
+        error = PermissionError(errno.EACCES, "Access is denied")
+        error.winerror = 5
+        raise error
+
+    (tmp_path / "a.json").write_text("old", encoding="utf-8")
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OutputError, match="open in another program") as caught:
+        write_whole(tmp_path / "a.json", "new")
+    assert "Close it there" in caught.value.remedy
+    with pytest.raises(OutputError, match="Access is denied"):
+        write_whole(tmp_path / "b.json", "new")
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in tmp_path.iterdir()] == [("a.json", "old")]
