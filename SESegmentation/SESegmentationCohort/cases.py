@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from SESegmentationExport.bids import find_scans
 from SESegmentationExport.scan_identity import scan_sha256
@@ -243,7 +243,7 @@ def read_list(path: Path) -> list[tuple[Path, str]]:
         raise InputError(f"The list {path} cannot be read: {why}.", remedy) from error
     for entry, name in entries:
         place = PurePosixPath(name)
-        if name and (place.is_absolute() or ".." in place.parts or not place.parts or "\\" in name or fault_of(name)):
+        if name and (PurePath(name).anchor or ".." in place.parts or not place.parts or "\\" in name or fault_of(name)):
             raise InputError(
                 f"{name!r} in {path} cannot be the name of a result.", "Choose another one; / divides folders."
             )

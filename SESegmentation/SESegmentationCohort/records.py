@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from typing import Any
 
 from SESegmentationLib.errors import SegmentationError
@@ -81,8 +81,8 @@ class Record:
 
 
 def _is_below(place: str) -> bool:
-    parts = PurePosixPath(place).parts
-    return bool(parts) and ".." not in parts and not os.path.isabs(place)
+    path = PurePath(place)  # as this system understands it: Windows knows backslashes, and drives
+    return bool(path.parts) and ".." not in path.parts and not path.anchor
 
 
 class Records:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_writer import Volume, write_series
+from SESegmentationCohort import cases
 from SESegmentationCohort.cases import Cohort, CohortCase, find_cohort, parse_shard, read_list
 from SESegmentationCohort.records import Records
 from SESegmentationLib.errors import InputError, UsageError
@@ -102,6 +103,13 @@ def test_lists(tmp_path, package):
     }
     text.write_text("a\u2028b.nii\r\n", encoding="utf-8")
     assert set(found(text, package, tmp_path / "out")) == {"a\u2028b"}
+
+
+def test_a_name_leads_to_no_other_drive_on_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr(cases, "PurePath", PureWindowsPath)
+    (tmp_path / "a.csv").write_text("path,name\nx.nii,C:x\n", encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be the name of a result"):
+        read_list(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize(

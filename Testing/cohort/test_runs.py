@@ -14,15 +14,15 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import psutil
 import pytest
 from cohort_command import ENVIRONMENT, Command
 
 from dicom_writer import Volume, write_series
-from SESegmentationCohort import processes
-from SESegmentationCohort.records import Records
+from SESegmentationCohort import processes, records
+from SESegmentationCohort.records import Record, Records
 from SESegmentationCohort.run import RESUME, WorkDistribution, run_cohort
 from SESegmentationCohort.settings import CohortSettings
 from SESegmentationLib.cli import main
@@ -288,6 +288,17 @@ def test_a_process_that_is_killed_costs_no_scan(tmp_path, sample_file, tiny_mode
     assert {record.state for record in command.records.values()} == {"segmented"}
     assert not command.hidden()
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("place", ["../a", "/a", "..\\a", "b\\..\\..\\a", "C:a", "C:\\a", "\\\\server\\share\\a", ""])
+def test_a_record_lists_files_below_the_results_only(place, monkeypatch):
+    """They are moved and removed; on Windows there are more ways to lead elsewhere."""
+    monkeypatch.setattr(records, "PurePath", PureWindowsPath)
+    entry = {"name": "a", "input": "a.nii", "model": "m", "state": "segmented", "key": "k", "report": {}}
+    kept = {"format": records.FORMAT, **entry, "content": None, "seconds": 1.0, "error": None, "picture": None}
+    assert Record.from_dict(kept | {"outputs": {"b/a.nii.gz": "digest"}}).outputs
+    with pytest.raises(ValueError, match="outputs"):
+        Record.from_dict(kept | {"outputs": {place: "digest"}})
 
 
 #: starts a lane that is a process; the parent of a process is told as Windows tells it, also when that is gone
