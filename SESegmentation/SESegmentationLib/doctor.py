@@ -19,6 +19,7 @@ if __name__ == "__main__":  # "python -m", and an empty entry of PYTHONPATH, loo
 import ctypes
 import importlib.metadata
 import importlib.util
+import io
 import json
 import platform
 import shutil
@@ -369,6 +370,8 @@ def _importable(package: str) -> bool:
 
 def main() -> int:
     """Print the findings (``--json``: as JSON); 1 where one of them is an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a code page of Windows has not every letter of a path
+        sys.stdout.reconfigure(errors="backslashreplace")
     checks = examine()
     if "--json" in sys.argv[1:]:
         print(json.dumps([asdict(check) for check in checks], indent=2))

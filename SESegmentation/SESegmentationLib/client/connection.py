@@ -6,7 +6,6 @@ import contextlib
 import os
 import queue
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -73,7 +72,9 @@ def end_group(process: subprocess.Popen, gently: bool = False) -> None:
     """
     if sys.platform == "win32":
         if not gently:
-            command = ["taskkill", "/PID", str(process.pid), "/T", "/F"]
+            # by its place: of a bare name, Windows takes a program in the working folder
+            taskkill = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "taskkill.exe")
+            command = [taskkill, "/PID", str(process.pid), "/T", "/F"]
             subprocess.run(command, capture_output=True, **OWN_GROUP)
         return
     with contextlib.suppress(OSError):
@@ -88,14 +89,21 @@ def find_python() -> str:
     Raises:
         WorkerError: there is none.
     """
-    beside = shutil.which("PythonSlicer", path=os.path.dirname(sys.executable or ""))
+    beside = _python_slicer(os.path.dirname(sys.executable or ""))
     if beside:
         return beside
-    if hasattr(sys.modules.get("slicer"), "app") and (on_path := shutil.which("PythonSlicer")):
+    if hasattr(sys.modules.get("slicer"), "app") and (on_path := _python_slicer(os.environ.get("PATH", ""))):
         return on_path
     if not Path(sys.executable or "").stem.lower().startswith("python"):  # it would be a second Slicer
         raise WorkerError("Slicer's program PythonSlicer was not found.", "Reinstall Slicer.")
     return sys.executable
+
+
+def _python_slicer(folders: str) -> str | None:
+    """PythonSlicer in one of the folders of a search path; not one in the working folder, where Windows looks first."""
+    name = "PythonSlicer.exe" if sys.platform == "win32" else "PythonSlicer"
+    programs = (os.path.join(folder, name) for folder in folders.split(os.pathsep) if os.path.isabs(folder))
+    return next((path for path in programs if os.path.isfile(path) and os.access(path, os.X_OK)), None)
 
 
 def worker_command() -> list[str]:

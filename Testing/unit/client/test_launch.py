@@ -43,6 +43,30 @@ def test_pythonslicer_on_the_path_inside_slicer(slicer_folder, tmp_path, monkeyp
     assert launch.find_python() == str(slicer_folder / NAME)
 
 
+def test_windows_runs_no_program_from_the_working_folder(slicer_folder, tmp_path, monkeypatch):
+    """Where a user opens a scene by a double click, that is the folder of the scene, which may hold anything."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    working, wanted = tmp_path / "scenes", slicer_folder / "PythonSlicer.exe"
+    working.mkdir()
+    for path in (wanted, working / "PythonSlicer.exe", working / "PythonSlicer.bat", working / "taskkill.exe"):
+        path.write_text("#!/bin/sh\n", encoding="utf-8")
+        path.chmod(0o755)
+    monkeypatch.chdir(working)
+    monkeypatch.setenv("PATHEXT", os.pathsep.join((".exe", ".bat")))
+    monkeypatch.setattr(sys, "executable", str(slicer_folder / "SlicerApp-real.exe"))
+    assert launch.find_python() == str(wanted)
+    monkeypatch.setenv("PATH", f".{os.pathsep}{slicer_folder}")
+    monkeypatch.setitem(sys.modules, "slicer", SimpleNamespace(app=object()))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "SlicerApp-real.exe"))
+    assert launch.find_python() == str(wanted)
+    started = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: started.append(command))
+    launch.end_group(SimpleNamespace(pid=7))
+    ((program, *arguments),) = started
+    assert os.path.dirname(program)
+    assert arguments == ["/PID", "7", "/T", "/F"]
+
+
 @pytest.mark.parametrize("executable", ["/opt/Slicer/bin/SlicerApp-real", "", None])
 def test_no_second_slicer_is_started(executable, monkeypatch):
     monkeypatch.setattr(sys, "executable", executable)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,16 @@ def test_torch_is_asked_in_another_process():
     assert torch.__version__ in found.finding
     threads = int(found.finding.split()[-2])
     assert found.finding.endswith("1 thread." if threads == 1 else " threads.")
+
+
+def test_what_the_terminal_has_no_letters_for_is_escaped(tmp_path):
+    """Code pages of Windows lack letters of paths."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(LIBRARY)}
+    environment |= dict.fromkeys(("XDG_DATA_HOME", "LOCALAPPDATA"), str(tmp_path / "Jörg"))
+    program = "from SESegmentationLib import doctor; doctor.examine = doctor.check_paths; doctor.main()"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, encoding="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "J\\xf6rg" in done.stdout
 
 
 @pytest.mark.parametrize(
