@@ -14,8 +14,8 @@ from dataclasses import replace
 from multiprocessing.managers import BaseManager
 from typing import Any
 
+from SESegmentationLib.doctor import memory_gb
 from SESegmentationLib.errors import SegmentationError, WorkerError, reason_of
-from SESegmentationLib.memory import available_gigabytes
 from SESegmentationLib.progress import end_on_signals, end_process
 
 from .cases import CohortCase
@@ -50,8 +50,9 @@ def local_lanes(settings: CohortSettings, workers: int | None, small: bool) -> l
     if devices:
         places = [(devices[number % len(devices)], {}) for number in range(workers or len(devices))]
     else:
-        memory = available_gigabytes() or float("inf")
-        count = workers or (max(1, min(cores(), int(memory / LANE_GB))) if small else 1)
+        total, free = memory_gb()
+        memory = float("inf") if total is None else free
+        count = workers or (max(1, int(min(cores(), memory / LANE_GB))) if small else 1)
         places = [("cpu", threads(max(1, cores() // count)))] * count
     kind = _Here if len(places) <= MOST_HERE else _Process
     return [kind(replace(settings, device=device), environment) for device, environment in places]

@@ -301,6 +301,14 @@ def test_a_record_lists_files_below_the_results_only(place, monkeypatch):
         Record.from_dict(kept | {"outputs": {place: "digest"}})
 
 
+@pytest.mark.parametrize(("found", "lanes"), [((16.0, 4.6), 3), ((16.0, 0.2), 1), ((None, 0.0), 8)])
+def test_there_are_no_more_lanes_than_the_memory_holds(tmp_path, monkeypatch, found, lanes):
+    """As every system tells it, and not Linux alone."""
+    monkeypatch.setattr(processes, "memory_gb", lambda: found)
+    monkeypatch.setattr(processes, "cores", lambda: 8)
+    assert len(processes.local_lanes(CohortSettings("brain-mr", tmp_path, device="cpu"), None, small=True)) == lanes
+
+
 #: starts a lane that is a process; the parent of a process is told as Windows tells it, also when that is gone
 LANE = """
 import os, sys, time
