@@ -20,6 +20,8 @@ _PHRASES = (
 )
 #: messages of Python (in a SystemError) where a library gave up without a reason, which is what they do without memory
 _WITHOUT_REASON = ("without exception set", "without setting an exception")
+#: parts of loaders' messages where they had no memory
+_TO_LOAD = ("Cannot allocate memory", "WinError 1455", "paging file is too small")
 #: message of oneDNN when it has no memory for a convolution; longer messages that begin so mean something else
 _ONEDNN_MESSAGE = "could not create a primitive"
 #: Linux's control groups of this process, and where they are described
@@ -30,12 +32,12 @@ _VERSION_2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
 
 
 def no_memory_to_load(message: str) -> OutOfMemoryError | None:
-    """The error for an ImportError with this message, if it means that memory ran out for a library; else None.
+    """The error for an ImportError or OSError with this message, if it means that memory ran out for a library.
 
-    The messages are those of Linux's loader; followed by a reason, the first means that the file may not be loaded from
-    there.
+    None otherwise. The messages are those of the loaders of Linux (followed by a reason, the first means that the file
+    may not be loaded from there) and Windows, which tells the number in any language.
     """
-    if message.endswith("failed to map segment from shared object") or "Cannot allocate memory" in message:
+    if message.endswith("failed to map segment from shared object") or any(text in message for text in _TO_LOAD):
         return OutOfMemoryError("There is not enough memory to load a library that is needed.", "Close other programs.")
     return None
 

@@ -172,7 +172,7 @@ def as_user_error(error: BaseException) -> SegmentationError:
         return SegmentationError(*MESSAGE)
     if is_out_of_memory(error):
         return as_user_error(OutOfMemoryError("There is not enough memory.", MEMORY_REMEDY))
-    if isinstance(error, ImportError) and (known := no_memory_to_load(str(error))):
+    if isinstance(error, (ImportError, OSError)) and (known := no_memory_to_load(str(error))):
         return known
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("SESegmentationLib"):
         return DependencyError(

@@ -9,8 +9,10 @@ import SimpleITK as sitk
 import torch
 
 from SESegmentationLib import memory
+from SESegmentationLib.cli import as_user_error
 from SESegmentationLib.errors import OutOfMemoryError
 from SESegmentationLib.memory import available_gigabytes, is_out_of_memory, memory_errors, require_memory
+from SESegmentationLib.worker.messages import import_failure
 
 
 def raised_by(function) -> BaseException:
@@ -19,6 +21,21 @@ def raised_by(function) -> BaseException:
     except BaseException as error:
         return error
     raise AssertionError("nothing was raised")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "torch: [WinError 1455] Die Auslagerungsdatei ist zu klein. Error loading C:\\torch\\lib\\c10.dll",
+        "DLL load failed while importing _C: The paging file is too small for this operation to complete.",
+        "libtorch_cpu.so: failed to map segment from shared object",
+    ],
+)
+def test_no_memory_for_a_library_is_told_as_that(message):
+    for error in (import_failure(message), as_user_error(OSError(message)), as_user_error(ImportError(message))):
+        assert isinstance(error, OutOfMemoryError)
+        assert "Close other programs" in error.remedy
+    assert not isinstance(import_failure("torch: [WinError 126] The module could not be found"), OutOfMemoryError)
 
 
 def test_what_the_libraries_raise_is_understood():
