@@ -132,6 +132,7 @@ def _prepare(
     check_writable(settings.out / summary.TABLE)
     check_writable(records.path("record"))
     _refuse_long_names(settings.out, written)
+    check_writable(max(written, key=lambda path: len(str(path))))  # Windows limits whole paths
     _clear(cases, settings, records)
     if derivatives:
         with OutputFiles() as files:

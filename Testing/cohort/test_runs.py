@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import multiprocessing
 import os
@@ -380,6 +381,24 @@ def test_a_name_too_long_for_its_record_is_told_before_any_work(tmp_path, sample
         (scans / f"{name}.nii").symlink_to(sample_file)
     assert main(["cohort", str(scans), "-o", str(out), "-m", str(tiny_model), "--device", "cpu"]) == 2
     assert "the name is longer than the disk allows" in capfd.readouterr().err
+    assert not [path for path in out.rglob("*") if path.is_file()]
+
+
+def test_a_path_too_long_for_windows_is_told_before_any_work(tmp_path, sample_file, tiny_model, monkeypatch, capfd):
+    scans, out, touch = tmp_path / "scans", tmp_path / "out", Path.touch
+    (scans / "site").mkdir(parents=True)
+    for name in ("a.nii", f"site/{'x' * (230 - len(str(out)))}.nii"):
+        shutil.copy(sample_file, scans / name)
+
+    def touched(path, *arguments, **options):
+        if len(str(path)) > 259:
+            raise FileNotFoundError(errno.ENOENT, "The system cannot find the path specified")
+        touch(path, *arguments, **options)
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(Path, "touch", touched)
+    assert main(["cohort", str(scans), "-o", str(out), "-m", str(tiny_model), "--device", "cpu"]) == 2
+    assert "its path is longer than Windows allows" in capfd.readouterr().err
     assert not [path for path in out.rglob("*") if path.is_file()]
 
 
