@@ -46,7 +46,7 @@ class Measures:
 
 def compare(predicted: sitk.Image, reference: sitk.Image, value: int) -> Measures:
     """Measures of the structure of voxel value ``value`` in two label maps of one geometry."""
-    return _compare_masks(*[sitk.Equal(_flat(image), value) for image in (predicted, reference)])
+    return _compare_masks(*[_where(_flat(image), value) for image in (predicted, reference)])
 
 
 def _compare_masks(*masks: sitk.Image) -> Measures:
@@ -203,10 +203,17 @@ def _evaluate_pair(
 
 
 def _mask(layers: Sequence[sitk.Image], value: int) -> sitk.Image:
-    first, *others = [sitk.Equal(_flat(layer), value) for layer in layers]
+    first, *others = [_where(_flat(layer), value) for layer in layers]
     for other in others:
         first = sitk.Or(first, other)
     return first
+
+
+def _where(image: sitk.Image, value: int) -> sitk.Image:
+    """A mask of the voxels that are ``value``; of one that the image cannot hold ITK would take the lowest bits."""
+    mask = sitk.GetImageFromArray((voxels_of(image) == value).astype(np.uint8))
+    mask.CopyInformation(image)
+    return mask
 
 
 def _failure(case: str, error: SegmentationError) -> dict[str, Any]:

@@ -79,6 +79,18 @@ def test_what_only_the_prediction_has_counts(capfd, tmp_path, block):
     assert measured["mean_dice"] == 0.5
 
 
+@pytest.mark.parametrize("value", [256, 257, 65536 + 2])
+def test_a_value_that_the_other_file_cannot_hold_is_not_in_it(capfd, tmp_path, block, value):
+    """Of 257 the lowest eight bits are 1, and of 256 they are the background of a file of bytes."""
+    many = write(tmp_path / "p.nii.gz", np.where(block == 1, np.uint32(value), block))
+    few = write(tmp_path / "r.nii.gz", block)
+    for pair in ((many, few), (few, many)):
+        code, measured, _ = evaluate(capfd, *pair)
+        assert code == 0
+        assert {v: e["dice"]["mean"] for v, e in measured["labels"].items()} == {"1": 0.0, "2": 1.0, str(value): 0.0}
+        assert measured["cases"]["r" if pair[1] == few else "p"][str(value)]["hausdorff95_mm"] is None
+
+
 def test_nothing_to_average_is_null(capfd, tmp_path, block):
     empty = write(tmp_path / "p.nii.gz", block * 0)
     code, measured, _ = evaluate(capfd, empty, empty)
