@@ -39,7 +39,10 @@ _POINTERS = {
     b"/annex/objects/": ("git-annex", "Get it by: datalad get, or git annex get."),
 }
 #: ITK's readers of further formats that say how the axes lie in the patient
-_FORMATS = ("MINCImageIO", "HDF5ImageIO")
+_MINC = "MINCImageIO"
+_FORMATS = (_MINC, "HDF5ImageIO")
+#: ITK took the positions in MINC files, which are RAS, for LPS before this version (its pull request 4864)
+_FIRST_ITK_WITH_MINC = 6
 _REMEDY = "Give a NIfTI, NRRD, MetaImage or MGH file or a DICOM folder; if it is one, copy or download it again."
 
 
@@ -227,6 +230,10 @@ def _by_itk(path: Path) -> sitk.Image:
     except RuntimeError as error:
         raise InputError(_reason(path, str(error)), _REMEDY) from error
     image.EraseMetaData(REMARKS)
+    if kind == _MINC and sitk.Version.ITKMajorVersion() < _FIRST_ITK_WITH_MINC:
+        signs = np.array([-1.0, -1.0, *[1.0] * (image.GetDimension() - 2)])
+        image.SetOrigin((signs * image.GetOrigin()).tolist())
+        image.SetDirection((signs[:, None] * np.reshape(image.GetDirection(), (len(signs), -1))).ravel().tolist())
     return image
 
 
