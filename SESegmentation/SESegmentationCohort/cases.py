@@ -12,13 +12,12 @@ from pathlib import Path, PurePath, PurePosixPath
 from SESegmentationExport.bids import find_scans
 from SESegmentationExport.scan_identity import scan_sha256
 from SESegmentationLib.cli.dicom import folder_of
-from SESegmentationLib.cli.file_jobs import SEGMENTATION_ENDING, VOLUME_ENDINGS, case_name, case_names
+from SESegmentationLib.cli.file_jobs import case_name, case_names, is_input
 from SESegmentationLib.cli.model_choice import choose_for_series
 from SESegmentationLib.errors import InputError, UsageError, fault_of
 from SESegmentationLib.files import refuse_same_names
 from SESegmentationLib.io.dicom import seems_dicom
 from SESegmentationLib.io.dicom.series import Found, grouped
-from SESegmentationLib.io.formats import PICTURE_ENDINGS
 from SESegmentationLib.models import ModelPackage
 
 from .records import FOLDER as RECORDS
@@ -133,13 +132,11 @@ def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:
     scans = find_scans(folder, package.card)
     if scans is not None:
         return Cohort([CohortCase(_name_in(folder, scan), scan) for scan in scans])
-    endings = (*VOLUME_ENDINGS, *PICTURE_ENDINGS) if package.card.takes_slices else VOLUME_ENDINGS
     volumes, dicom = [], False
     others: list[str] = []
     for file in _files(folder, out, others):
-        name = file.name.lower()
-        if name.endswith(endings):
-            volumes += [] if name.endswith(SEGMENTATION_ENDING) else [file]
+        if is_input(file, package.card.takes_slices):
+            volumes.append(file)
         else:
             dicom = dicom or seems_dicom(file)
     cohort = _series_in(folder, package, out) if dicom else Cohort()

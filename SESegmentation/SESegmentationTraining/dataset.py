@@ -18,7 +18,7 @@ from SESegmentationLib.errors import InputError, counted
 from SESegmentationLib.geometry import same_grid
 from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.inference.model_grid import to_model_grid
-from SESegmentationLib.io.formats import PICTURE_ENDINGS
+from SESegmentationLib.io.formats import PICTURE_ENDINGS, VOLUME_ENDINGS, is_picture, is_volume
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
@@ -28,9 +28,8 @@ from SESegmentationLib.progress import Progress, no_progress
 
 from .recipe import Recipe
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-#: of files of labels, too
-SUFFIXES = (".seg.nrrd", *VOLUME_SUFFIXES, *PICTURE_ENDINGS)
+#: of files of images and of labels
+SUFFIXES = (".seg.nrrd", *VOLUME_ENDINGS, *PICTURE_ENDINGS)
 #: cases that are named in a message
 MOST_NAMED = 5
 #: structures of fewer voxels in a case are not counted there: a rest cut off by the field of view
@@ -65,9 +64,9 @@ def find_cases(dataset: Path, part: str = "Tr") -> list[Case]:
             raise InputError(
                 f"There is no folder {folder}.", f"Lay the data out as nnU-Net does: images{part}, labels{part}."
             )
-    found = [_stem(label) for label in volumes_in(labels, SUFFIXES)]
+    found = [_stem(label) for label in volumes_in(labels, pictures=True)]
     there: dict[str, dict[str, Path]] = {}
-    for path in volumes_in(images, SUFFIXES):
+    for path in volumes_in(images, pictures=True):
         if path.is_file():
             there.setdefault(stem(path), {})[_stem(path)[1].lower()] = path
     cases = [Case(name, _image_of(name, suffix, images, there), labels / f"{name}{suffix}") for name, suffix in found]
@@ -80,13 +79,13 @@ def find_cases(dataset: Path, part: str = "Tr") -> list[Case]:
 
 def unlabelled(dataset: Path, cases: Sequence[Case]) -> list[str]:
     """Names of the images in ``imagesTr`` that are none of ``cases``, since they have no labels."""
-    names = {stem(path) for path in volumes_in(dataset / "imagesTr", SUFFIXES)}
+    names = {stem(path) for path in volumes_in(dataset / "imagesTr", pictures=True)}
     return sorted({name.removesuffix("_0000") for name in names if name.endswith("_0000")} - {c.name for c in cases})
 
 
 def further_channels(dataset: Path, cases: Sequence[Case]) -> list[str]:
     """Names of ``cases`` of which ``imagesTr`` holds more channels than number 0."""
-    names = {stem(path) for path in volumes_in(dataset / "imagesTr", SUFFIXES)}
+    names = {stem(path) for path in volumes_in(dataset / "imagesTr", pictures=True)}
     return [case.name for case in cases if f"{case.name}_0001" in names]
 
 
@@ -190,9 +189,10 @@ def box_round(mask: np.ndarray, margin: Sequence[float] | np.ndarray) -> tuple[n
     return np.maximum(inside.min(0) - around, 0), np.minimum(inside.max(0) + 1 + around, mask.shape)
 
 
-def volumes_in(folder: Path, endings: tuple[str, ...] = VOLUME_SUFFIXES) -> list[Path]:
-    """Volume files of a folder by name, hidden ones left out."""
-    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(endings) and not p.name.startswith("."))
+def volumes_in(folder: Path, pictures: bool = False) -> list[Path]:
+    """Files of volumes, of pictures too where these are wanted, in a folder by name; hidden ones are left out."""
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in files if is_volume(path) or (pictures and is_picture(path)))
 
 
 def stem(path: Path) -> str:

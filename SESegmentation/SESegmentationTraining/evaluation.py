@@ -20,7 +20,7 @@ from SESegmentationLib.io.segmentations import Segmentation, common_grid, identi
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import Label
 
-from .dataset import SUFFIXES, stem, volumes_in
+from .dataset import stem, volumes_in
 
 #: structures that no model names get numbers above those that labels can have
 _FIRST_FREE = 1 << 16
@@ -249,7 +249,7 @@ def _pairs(
         return {stem(references): (predictions, references)}, [], [], []
     if predictions.is_file() or references.is_file():
         raise InputError("A file cannot be compared with a folder.", "Give two files or two folders.")
-    ours, theirs = (volumes_in(folder, SUFFIXES) for folder in (predictions, references))
+    ours, theirs = (volumes_in(folder, pictures=True) for folder in (predictions, references))
     common = sorted({stem(path) for path in ours} & {stem(path) for path in theirs})
     if not common:
         raise InputError(

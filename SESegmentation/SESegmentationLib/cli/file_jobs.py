@@ -20,7 +20,7 @@ from ..client.reading import reading_process
 from ..errors import DependencyError, SegmentationError, UsageError, install_advice
 from ..files import OutputFiles, refuse_same_names, same_name
 from ..io.dicom import is_dicom, seems_dicom
-from ..io.formats import PICTURE_ENDINGS, is_picture, read_header
+from ..io.formats import PICTURE_ENDINGS, VOLUME_ENDINGS, is_picture, is_volume, read_header
 from ..io.segmentations import algorithm_name
 from ..progress import at_early_end
 from .remedies import DICOM_REMEDY
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ..client.servers import Server
     from ..result import SegmentationResult
 
-VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh")
 #: of a segmentation, which is no volume to segment
 SEGMENTATION_ENDING = ".seg.nrrd"
 OUTPUT_ENDINGS = (SEGMENTATION_ENDING, ".nii.gz", ".nii", ".dcm")
@@ -215,12 +214,11 @@ def expand(volume: Path, slices: bool = False, series: str | None = None) -> lis
     """
     if not volume.is_dir():
         return [volume]
-    endings = (*VOLUME_ENDINGS, *PICTURE_ENDINGS) if slices else VOLUME_ENDINGS
-    inside = sorted(path for path in volume.iterdir() if _is_volume(path.name, endings))
-    below = None if inside else next((file for file in _files_near(volume) if _is_volume(file.name, endings)), None)
+    inside = sorted(path for path in volume.iterdir() if is_input(path, slices) and not path.name.startswith("."))
+    below = None if inside else next((file for file in _files_near(volume) if is_input(file, slices)), None)
     if not inside and below is None:
         return [volume]
-    others = (file for file in _files_near(volume) if not _is_volume(file.name, endings))
+    others = (file for file in _files_near(volume) if not is_input(file, slices))
     dicom = next(filter(seems_dicom, others), None)
     if below is not None:
         if dicom is not None or series is not None:
@@ -239,10 +237,15 @@ def expand(volume: Path, slices: bool = False, series: str | None = None) -> lis
     )
 
 
-def _is_volume(name: str, endings: tuple[str, ...]) -> bool:
-    """Whether a file in a folder is one to segment; segmentations are what earlier runs left."""
-    name = name.lower()
-    return name.endswith(endings) and not name.endswith(SEGMENTATION_ENDING) and not name.startswith(".")
+def is_input(file: Path, slices: bool = False) -> bool:
+    """Whether a file in a folder is one to segment; segmentations are what earlier runs left.
+
+    Args:
+        slices: count pictures too.
+    """
+    if file.name.lower().endswith(SEGMENTATION_ENDING):
+        return False
+    return is_volume(file) or (slices and is_picture(file))
 
 
 def _files_near(folder: Path) -> Iterator[Path]:
@@ -292,7 +295,7 @@ def case_name(source: Path) -> str:
     A link has the name that it bears itself: what it leads to may be called by a hash.
     """
     name = Path(os.path.abspath(source)).name
-    for ending in (*VOLUME_ENDINGS, *PICTURE_ENDINGS, ".dcm"):
+    for ending in (*VOLUME_ENDINGS, ".img.gz", ".img", *PICTURE_ENDINGS, ".dcm"):
         if name.lower().endswith(ending):
             name = name[: -len(ending)]
             break

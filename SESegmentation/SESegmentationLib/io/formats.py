@@ -30,8 +30,14 @@ from .neuroimaging import MGH_ENDINGS, MghHeader, NiftiHeader
 from .nrrd import MAGIC as NRRD_MAGIC
 from .nrrd import NrrdHeader
 from .volume_image import REMARKS
-from .voxel_data import GZIP_MAGIC, opened
+from .voxel_data import GZIP_MAGIC, half_of_pair, opened
 
+_PAIR_ENDINGS = (".hdr.gz", ".hdr")
+#: of the files with volumes; of a pair the header counts
+VOLUME_ENDINGS = (
+    *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh.gz", ".mgh", ".mnc"),
+    *_PAIR_ENDINGS,
+)
 PICTURE_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
 #: beginnings of files that stand for others in a repository, with what they are and the remedy
 _POINTERS = {
@@ -49,6 +55,12 @@ _REMEDY = "Give a NIfTI, NRRD, MetaImage or MGH file or a DICOM folder; if it is
 def is_picture(path: str | Path) -> bool:
     """Whether the file's name ends as that of a picture."""
     return Path(path).name.lower().endswith(PICTURE_ENDINGS)
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file holds a volume by its name; a header that may be of something else needs its other half, too."""
+    name = path.name.lower()
+    return name.endswith(VOLUME_ENDINGS) and (not name.endswith(_PAIR_ENDINGS) or half_of_pair(path, "img").is_file())
 
 
 def read_picture(path: Path, pixel_mm: Sequence[float], labels: bool = False) -> sitk.Image:
