@@ -323,6 +323,21 @@ def test_padding_far_below_the_image_is_taken_out(tmp_path, padding, written):
     assert_is(read_volume(tmp_path), volume)
 
 
+@pytest.mark.parametrize(("first", "last"), [(32767, None), (30000, 32767), (-2000, -1500), (-1500, -2000)])
+def test_padding_is_what_the_tags_say_on_either_side_of_the_image(tmp_path, first, last):
+    volume = asymmetric()
+    volume.voxels[:, 0, 0], volume.voxels[:, 0, 1] = first, first if last is None else last
+
+    def edit(dataset: Dataset, k: int) -> None:
+        dataset.add_new("PixelPaddingValue", "SS", first)
+        if last is not None:
+            dataset.add_new("PixelPaddingRangeLimit", "SS", last)
+
+    write_series(volume, tmp_path, edit)
+    volume.voxels[:, 0, :2] = volume.voxels[:, :, 2:].min()
+    assert_is(read_volume(tmp_path), volume)
+
+
 def test_memory_is_asked_for_before_anything_is_decoded(tmp_path, monkeypatch):
     def huge(dataset: Dataset) -> None:
         dataset.compress(RLELossless)

@@ -40,8 +40,8 @@ _STORAGE = (
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "BitsAllocated"),
     *("BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
 )
-#: padding is removed if it lies this share of the image's range below its lowest value: less does not affect networks
-FAR_BELOW = 0.1
+#: padding is removed if it lies this share of the image's range from its values: less does not affect networks
+FAR_FROM = 0.1
 #: a volume is in memory as NumPy's and as ITK's
 _COPIES = 2
 #: bytes of a pixel while a file is decoded, at most
@@ -188,27 +188,35 @@ def _voxel_type(headers: Iterable[DicomHeader], frames: Iterable[DicomFrame]) ->
 
 
 def _fill_padding(voxels: np.ndarray, slices: Iterable[DicomFrame], headers: Iterable[DicomHeader]) -> None:
-    """Replace what the tags call padding by the lowest value of the image, if it is far below that."""
-    values = {header.path: _padding(header) for header in headers}
-    if all(value is None for value in values.values()):
+    """Replace what the tags call padding by the lowest value of the image, if it is far from the image's values."""
+    ranges = {header.path: _padding(header) for header in headers}
+    if not any(ranges.values()):
         return
     padded = np.zeros(voxels.shape, bool)
     for k, frame in enumerate(slices):
-        if (value := values[frame.file]) is not None:
-            padded[k] = voxels[k] == value * frame.slope + frame.intercept
+        if stored := ranges[frame.file]:
+            first, last = sorted(value * frame.slope + frame.intercept for value in stored)
+            padded[k] = (voxels[k] >= first) & (voxels[k] <= last)
     if padded.all() or not padded.any():
         return
     low, high = voxels.min(where=~padded, initial=voxels.max()), voxels.max(where=~padded, initial=voxels.min())
-    if float(low) - float(voxels[padded].max()) > FAR_BELOW * (float(high) - float(low)):
+    below = float(low) - float(voxels[padded].max())
+    above = float(voxels[padded].min()) - float(high)
+    if max(below, above) > FAR_FROM * (float(high) - float(low)):
         voxels[padded] = low
 
 
-def _padding(header: DicomHeader) -> int | None:
-    """The stored value of padding, or None; some programs write a negative one as unsigned."""
-    value, bits = header.number("PixelPaddingValue"), header.number("BitsAllocated") or 16
-    if value is None or header.number("PixelRepresentation") != 1:
-        return value
-    return value - (1 << bits) if value >= 1 << (bits - 1) else value
+def _padding(header: DicomHeader) -> tuple[int, int] | None:
+    """The stored values from which and to which padding goes, or None; some write a negative one as unsigned."""
+    first = header.number("PixelPaddingValue")
+    if first is None:
+        return None
+    last = header.number("PixelPaddingRangeLimit")
+    bits = header.number("BitsAllocated") or 16
+    values = [first, first if last is None else last]
+    if header.number("PixelRepresentation") == 1:
+        values = [value - (1 << bits) if value >= 1 << (bits - 1) else value for value in values]
+    return min(values), max(values)
 
 
 def _inverted(headers: Iterable[DicomHeader]) -> list[Finding]:
