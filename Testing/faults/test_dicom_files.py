@@ -166,6 +166,32 @@ def test_a_file_that_is_missing_at_an_end_is_hinted_at(tmp_path, edit, lost, wor
     assert words in remark.message
 
 
+def _between(mm: object) -> Callable[[Dataset, int], None]:
+    return lambda dataset, k: setattr(dataset, "SpacingBetweenSlices", mm)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (_between(2.5), "the slices are 7.5 mm apart, which is 3 times their SpacingBetweenSlices"),
+        (_between(-2.5), "which is 3 times their SpacingBetweenSlices"),
+        (lambda dataset, k: None, "the images are numbered in steps of 3, and as far apart as 3 slices"),
+        (lambda dataset, k: setattr(dataset, "InstanceNumber", 40 - k), "numbered in steps of 3"),
+        # thin slices with gaps between them; numbered by contrast and slice; the gap instead of the distance
+        (lambda dataset, k: (_between(7.5)(dataset, k), setattr(dataset, "InstanceNumber", k // 3 + 1)), ""),
+        (lambda dataset, k: setattr(dataset, "SliceThickness", 7.5), ""),
+        (lambda dataset, k: (_between(1.5)(dataset, k), setattr(dataset, "SliceThickness", 6)), ""),
+        (lambda dataset, k: (_between(0)(dataset, k), setattr(dataset, "InstanceNumber", 1)), ""),
+        (lambda dataset, k: setattr(dataset, "ImageType", ["DERIVED", "SECONDARY", "MPR"]), ""),
+    ],
+)
+def test_slices_that_are_missing_everywhere_are_hinted_at(tmp_path, edit, words):
+    """Where every third slice was exported, what is there lies at equal distances."""
+    write_series(asymmetric(18), tmp_path, lambda dataset, k: (edit(dataset, k), k % 3 == 0)[1])
+    hints = [remark.message for remark in remarks_of(read_volume(tmp_path))]
+    assert len(hints) == bool(words) and all(words in hint for hint in hints)
+
+
 def test_a_file_that_is_missing_for_certain_is_refused(tmp_path):
     def positron(dataset: Dataset, k: int) -> None:
         dataset.Modality, dataset.NumberOfSlices = "PT", 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -15,12 +16,14 @@ from ...errors import InputError
 from ...result import Finding
 from ..volume_image import SHEAR_DEGREES, sheared
 from .frames import DicomFrame
-from .headers import DicomHeader, opened_dicom, some_of
+from .headers import DicomHeader, opened_dicom, some_of, text_of
 
 #: relative difference between slice distances that rounding in the files explains
 UNEVEN = 0.05
 #: the same in mm, for slices that are not thinner than four times that
 UNEVEN_MM = 0.1
+#: thinner slices are a mistake in the tags
+_THINNEST_MM = 0.01
 #: positions that differ by less than this share of a pixel are one place
 _SAME_PLACE = 0.01
 _ONE_STACK = "Give the files of one stack only."
@@ -195,7 +198,7 @@ def perhaps_missing(headers: Sequence[DicomHeader], frames: Sequence[DicomFrame]
         frames: its images.
         places: how many slices they make.
     """
-    hints = [*_numbers(frames), *_counts(headers, len(frames), places)]
+    hints = [*_numbers(frames), *_steps(frames), *_counts(headers, len(frames), places)]
     if not hints:
         return []
     return [Finding("incomplete-series", f"Slices may be missing: {'; '.join(hints)}.", _CONSEQUENCE)]
@@ -210,6 +213,30 @@ def _numbers(frames: Sequence[DicomFrame]) -> Iterator[str]:
         return
     if absent := sorted(set(range(begin, end)) - numbers):
         yield f"the images are numbered up to {end}, without {some_of(absent, 5)}"
+
+
+def _steps(frames: Sequence[DicomFrame]) -> Iterator[str]:
+    """Hints at slices that are missing everywhere, as where every third was exported."""
+    first, count = frames[0], len(frames)
+    if count < 2 or any(text_of(tags, "ImageType").upper().startswith("DERIVED") for tags in first.tags):
+        return
+    distance = float(np.linalg.norm(frames[-1].position - first.position)) / (count - 1)
+    keyword = "SpacingBetweenSlices"
+    with contextlib.suppress(ValueError):  # some write the gap between slices there, which is less than a slice
+        (told,) = {frame.distinguishing([keyword]).get(keyword, "") for frame in frames}
+        between = abs(float(told))
+        if between >= (first.thickness or 0.0) and (times := _whole_times(distance, between)):
+            yield f"the slices are {distance:.4g} mm apart, which is {times} times their {keyword}"
+    numbers = [frame.count for frame in frames if frame.count is not None]
+    times = _whole_times(distance, first.thickness or 0.0)
+    if times > 2 and len(numbers) == count and set(np.abs(np.diff(numbers)).tolist()) == {times}:  # 2: see _numbers
+        yield f"the images are numbered in steps of {times}, and as far apart as {times} slices"
+
+
+def _whole_times(distance: float, part: float) -> int:
+    """How many times ``part`` a distance is, from twice on; 0 if it is no whole number of times."""
+    times = distance / part if part > _THINNEST_MM else 0.0
+    return round(times) if times > 1.5 and abs(times - round(times)) < UNEVEN else 0
 
 
 def _counts(headers: Sequence[DicomHeader], images: int, places: int) -> Iterator[str]:
