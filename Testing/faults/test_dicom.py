@@ -351,12 +351,16 @@ def test_memory_is_asked_for_before_anything_is_decoded(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("stored", "high"), [(12, 11), (12, 15), (10, 12)])
-def test_other_bits_of_a_pixel_are_no_values(tmp_path, stored, high):
-    volume = asymmetric()
+@pytest.mark.parametrize("packed", [False, True])
+def test_other_bits_of_a_pixel_are_no_values(tmp_path, stored, high, packed):
+    volume = asymmetric(6, 20, 16)
 
     def edit(dataset: Dataset, k: int) -> None:
         bits = (volume.voxels[k].astype(int) & ((1 << stored) - 1)) << (high + 1 - stored)
         dataset.PixelData = (bits | (0xFFFF & ~(((1 << stored) - 1) << (high + 1 - stored)))).astype("<u2").tobytes()
+        dataset.BitsStored = 16  # as the encoder looks at them
+        if packed:
+            dataset.compress(RLELossless, encoding_plugin="pydicom")
         dataset.BitsStored, dataset.HighBit = stored, high
 
     volume.voxels[0] -= 300

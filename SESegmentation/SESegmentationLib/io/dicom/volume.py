@@ -21,6 +21,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    RLELossless,
     generate_uid,
 )
 
@@ -96,22 +97,37 @@ def _decoded(file: Path) -> np.ndarray:
 
 
 def _native(dataset: Dataset) -> np.ndarray:
+    above, below = _other_bits(dataset)
+    dataset.BitsStored = dataset.BitsAllocated  # pydicom takes them for the lowest bits, which they need not be
+    return _without(above, below, pixel_array(dataset, raw=True))
+
+
+def _other_bits(dataset: Dataset) -> tuple[int, int]:
+    """How many bits of a pixel lie above its value and below it; they may hold overlays. ValueError if impossible."""
     stored, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
     above = allocated - 1 - int(dataset.get("HighBit", stored - 1))
     if not (0 < stored <= allocated and 0 <= above <= allocated - stored):
         raise ValueError(f"{stored} bits in {allocated}, {above} from the top")
-    dataset.BitsStored = allocated  # pydicom takes them for the lowest bits, which they need not be
-    array = pixel_array(dataset, raw=True)
-    # bits above and below may hold overlays; a shift to the right repeats the sign of what is signed
-    return array if stored == allocated else (array << above) >> (allocated - stored)
+    return above, allocated - stored - above
+
+
+def _without(above: int, below: int, array: np.ndarray) -> np.ndarray:
+    # a shift to the right repeats the sign of what is signed
+    return (array << above) >> (above + below) if above or below else array
 
 
 def _decompressed(dataset: Dataset) -> np.ndarray:
     refuse_other_sizes(dataset)
+    above, below = _other_bits(dataset)
+    is_packed = dataset.file_meta.TransferSyntaxUID == RLELossless  # its bytes are those of the pixels
+    if below and not is_packed:
+        raise ValueError(f"{below} bits below the value")
     pixels = Dataset()
     for keyword in _STORAGE:
         if keyword in dataset:
             pixels[keyword] = dataset[keyword]
+    if is_packed:  # GDCM does not heed what lies below
+        pixels.BitsStored, pixels.HighBit = dataset.BitsAllocated, int(dataset.BitsAllocated) - 1
     pixels.SOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
     pixels.SOPInstanceUID = generate_uid()
     pixels.file_meta = FileMetaDataset()
@@ -121,7 +137,8 @@ def _decompressed(dataset: Dataset) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="sesegment-") as folder:
         file = Path(folder, "pixels.dcm")
         pixels.save_as(file, enforce_file_format=True)
-        return sitk.GetArrayFromImage(sitk.ReadImage(itk_name(file) or str(file), imageIO="GDCMImageIO"))
+        array = sitk.GetArrayFromImage(sitk.ReadImage(itk_name(file) or str(file), imageIO="GDCMImageIO"))
+    return _without(above, below, array) if is_packed else array
 
 
 def read_scan(path: Path, series: str | None) -> sitk.Image:
