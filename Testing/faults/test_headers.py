@@ -5,6 +5,8 @@ The files of ``../shared/faults`` are used where they are there; what they show 
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import struct
 import subprocess
 import sys
@@ -237,6 +239,36 @@ def test_voxels_are_only_read_from_beside_their_header(tmp_path, kind, name):
         path = tmp_path / ("a.nhdr" if kind == "nrrd" else "a.mhd")
         path.write_bytes(content)
         assert f"{field} names" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("spacings", "refused"),
+    [("1 1 2.5", False), ("NaN NaN NaN", False), ("1 1 x", False), ("1 1 5", True), ("1 1 2.6", True)],
+)
+def test_spacings_beside_directions_say_the_same_or_are_refused(tmp_path, spacings, refused):
+    path = tmp_path / "a.nrrd"
+    sitk.WriteImage(sitk.GetImageFromArray(np.arange(24, dtype=np.uint8).reshape(2, 3, 4)), str(path))
+    content = path.read_bytes().replace(b"(0,0,1)", b"(0,0,2.5)")
+    path.write_bytes(content.replace(b"kinds:", b"spacings: " + spacings.encode() + b"\nkinds:", 1))
+    if refused:
+        assert "two voxel sizes, 1 x 1 x 2.5 (space directions) and" in refusal(path)
+    else:
+        assert read_volume(path).GetSpacing() == (1, 1, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (bz2.compress(bytes(1000)), "bzip2"),
+        (lzma.compress(bytes(1000)), "xz"),
+        (b"PK\x03\x04" + bytes(1000), "ZIP"),
+    ],
+    ids=["bzip2", "xz", "ZIP"],
+)
+def test_what_is_packed_otherwise_is_told(tmp_path, content, name):
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(content)
+    assert f"packed or compressed by {name}" in refusal(path)
 
 
 def test_too_small_and_too_large_are_told(tmp_path):

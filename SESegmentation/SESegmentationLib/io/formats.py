@@ -44,6 +44,15 @@ _POINTERS = {
     b"version https://git-lfs": ("Git LFS", "Get it by: git lfs pull."),
     b"/annex/objects/": ("git-annex", "Get it by: datalad get, or git annex get."),
 }
+#: beginnings of files that are compressed in another way than gzip, or hold other files
+_PACKED = {
+    b"PK\x03\x04": "ZIP",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"Rar!": "RAR",
+}
 #: ITK's readers of further formats that say how the axes lie in the patient
 _MINC = "MINCImageIO"
 _FORMATS = (_MINC, "HDF5ImageIO")
@@ -224,9 +233,11 @@ def _refuse_pointer(path: Path) -> None:
 def _by_itk(path: Path) -> sitk.Image:
     """Read a format that only ITK knows; InputError if it does not say how the axes lie in the patient."""
     with opened(path) as file:
-        start = file.read(len(GZIP_MAGIC))
+        start = file.read(max(map(len, _PACKED)))
     if start.startswith(GZIP_MAGIC):
         raise InputError(f"{path} is compressed twice.", "Decompress it once, by gunzip for example.")
+    if packed := next((name for beginning, name in _PACKED.items() if start.startswith(beginning)), ""):
+        raise InputError(f"{path} is packed or compressed by {packed}.", "Unpack it, and give what it holds.")
     if (name := itk_name(path)) is None:
         raise InputError(f"{path} has a name that ITK cannot open.", "Rename it, or copy it to another folder.")
     try:

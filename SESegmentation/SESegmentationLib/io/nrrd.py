@@ -70,6 +70,8 @@ _SPACES = {
 #: kinds of axes that are directions in space
 _SPATIAL_KINDS = {"domain", "space", "none", "???"}
 _LONGEST = 1 << 31
+#: relative difference of two voxel sizes that rounding explains
+_SAME_SIZE = 0.01
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,7 @@ class NrrdHeader:
                 across = np.cross(columns[0], columns[1])
                 columns.append((across / (np.linalg.norm(across) or 1.0)).tolist())
             affine[:3, :3] = np.transpose(columns)
+            self._check_spacings(np.linalg.norm(columns, axis=1))
         if "spaceorigin" in self.fields:
             affine[:3, 3] = self._vector("space origin", self.fields["spaceorigin"])
         affine = np.diag([*self._signs_and_units(), 1.0]) @ affine
@@ -224,6 +227,19 @@ class NrrdHeader:
                 raise impossible(self.path, "spacings", self.fields["spacings"], "the distances of voxels")
             spacings.append(spacing * in_mm(self.path, "units", units[axis]))
         return [*spacings, 1.0][:3]
+
+    def _check_spacings(self, lengths: np.ndarray) -> None:
+        """Raise InputError where there are spacings besides directions, and they differ; NaN stands for none."""
+        words = self.fields.get("spacings", "").split()
+        if len(words) != len(self.sizes):
+            return
+        told = np.array([_number(words[axis]) for axis in self.spatial])
+        if (np.abs(lengths[: len(told)] / np.where(told > 0, told, np.nan) - 1) > _SAME_SIZE).any():
+            one, other = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in (lengths[: len(told)], told))
+            raise InputError(
+                f"{self.path}: the header holds two voxel sizes, {one} (space directions) and {other} (spacings).",
+                REMEDY,
+            )
 
     def _signs_and_units(self) -> np.ndarray:
         """The factor for each coordinate from the file's space to LPS in mm, (3,)."""
@@ -311,3 +327,11 @@ class NrrdHeader:
             voxels = read_voxels(files, shape, dtype)
             more = surplus(*files[-1], voxels) if len(files) == 1 else []
         return voxels, more
+
+
+def _number(word: str) -> float:
+    """A number; NaN where it is none."""
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan

@@ -202,7 +202,9 @@ def check_volume(image: sitk.Image, name: str = "The volume", single: bool = Fal
     array = voxels_of(image)
     low, high = array.min(), array.max()
     if low == high:
-        raise InputError(f"{name} is empty: every voxel is {low:g}.", "Check that the right volume was chosen.")
+        no_numbers = image.HasMetaDataKey(NOT_NUMBERS) and int(image.GetMetaData(NOT_NUMBERS)) == array.size
+        value = "NaN or infinite" if no_numbers else f"{low:g}"
+        raise InputError(f"{name} is empty: every voxel is {value}.", "Check that the right volume was chosen.")
     largest = max(float(high), -float(low))
     if largest > _LARGEST:
         raise InputError(
