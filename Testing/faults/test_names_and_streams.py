@@ -256,3 +256,15 @@ def test_a_console_of_windows_obeys_escapes(monkeypatch):
     for number in (4, 5):  # the latter is none
         cli._obey_escapes(number)
     assert changes == [(40, 3 | 4)]
+
+
+def test_warnings_of_libraries_are_not_printed(tmp_path):
+    """pydicom, for example, warns of a PatientID that is too long, wherever it is looked at."""
+    code = (
+        "from SESegmentationLib import cli; import warnings; cli.replace_standard_streams({}); warnings.warn('strange')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(LIBRARY)}
+    for options, quiet, printed in (([], True, False), ([], False, True), (["-W", "default"], True, True)):
+        call = [sys.executable, *options, "-c", code.format(quiet)]
+        done = subprocess.run(call, env=environment, capture_output=True, timeout=100, check=True)
+        assert (b"strange" in done.stderr) == printed

@@ -10,6 +10,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
@@ -51,7 +52,8 @@ def replace_standard_streams(quiet: bool = True) -> None:
     Characters that the encoding lacks are escaped. Call it once for the process, before any file is opened.
 
     Args:
-        quiet: suppress what C and C++ libraries print to the error stream: exceptions say it better.
+        quiet: suppress what C and C++ libraries print to the error stream, and warnings of Python's (unless an option
+            of Python asks for them): exceptions and findings say it better.
     """
     for number in (0, 1, 2):  # the next file opened would get the number of a closed stream
         try:
@@ -63,6 +65,8 @@ def replace_standard_streams(quiet: bool = True) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
         os.close(nowhere)
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
     sys.stdout = _text(1, sys.stdout)
     sys.stderr = _text(errors, sys.stderr)
 
