@@ -207,6 +207,12 @@ def test_names_and_folders_that_cannot_be_are_refused_before_the_work(tmp_path):
     with pytest.raises(UsageError, match="longer"):
         check_writable(tmp_path / ("x" * 300) / "a.nii.gz")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for inside in ("file/a.json", "file/b/a.json"):
+        with pytest.raises(UsageError, match="file is not a folder"):
+            check_writable(tmp_path / inside)
+        with pytest.raises(UsageError, match="file is not a folder"):
+            write_whole(tmp_path / inside, "{}")
 
 
 def test_a_folder_that_is_gone_is_made_again_or_named(tmp_path):

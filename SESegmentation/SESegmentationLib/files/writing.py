@@ -285,4 +285,7 @@ def _refuse_folder(path: Path) -> None:
 
 
 def _cannot_write_to(folder: Path, error: OSError) -> UsageError:
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+        return UsageError(f"{there} is not a folder.", "Name a folder, or a file in one.")
     return UsageError(f"The folder {folder} cannot be written to: {error.strerror}.", _REMEDY)

@@ -15,6 +15,9 @@ from ..inference.model_grid import ModelGrid
 from ..io.volume_image import voxels_of
 from ..models import ModelCard
 
+#: values that a message names
+_MOST_NAMED = 8
+
 
 @dataclass(frozen=True)
 class Corrections:
@@ -81,8 +84,10 @@ def check_values(labels: sitk.Image, values: Iterable[int]) -> None:
     """Raise InputError if a label map has values other than 0 and ``values``."""
     unknown = sorted(set(np.unique(voxels_of(labels)).tolist()) - {0, *values})
     if unknown:
+        more = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""  # an image, by mistake
         raise InputError(
-            f"The corrected labels hold values that the model does not have: {', '.join(map(str, unknown))}.",
+            "The corrected labels hold values that the model does not have: "
+            f"{', '.join(map(str, unknown[:_MOST_NAMED]))}{more}.",
             f"Use the values of its structures: {', '.join(map(str, sorted(values)))}.",
         )
 

@@ -74,6 +74,8 @@ def test_values_that_the_model_does_not_have_are_refused(label_map):
     with pytest.raises(InputError, match="does not have: 9") as caught:
         check_values(label_map(array), [1, 2])
     assert "1, 2" in caught.value.remedy
+    with pytest.raises(InputError, match="does not have: 3, 4, 5, 6, 7, 8, 9, 10 and 16 more."):
+        check_values(label_map(np.arange(27).reshape(3, 3, 3)), [1, 2])
 
 
 @given(st.data())
