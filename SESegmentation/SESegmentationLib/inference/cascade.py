@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ModelError
@@ -75,7 +76,8 @@ class Cascade:
             return None
         expected = expected_extent(package.card)
         largest = LARGEST_CROP_MM if expected is None else expected[:, 1]
-        return cls.of(package) if (extent_of(image) > largest).any() else None
+        lengths = np.minimum(extent_of(image), _edges_of(image))  # a turned crop reaches further than it is long
+        return cls.of(package) if (lengths > largest).any() else None
 
     @property
     def structures(self) -> list[Label]:
@@ -90,6 +92,15 @@ class Cascade:
     def boxes(self, located: sitk.Image, grid: ModelGrid) -> list[Box | None]:
         """The crop for each target on the model's grid, see :func:`locate_targets`."""
         return locate_targets(self.targets, located, grid, self.margin_mm)
+
+
+def _edges_of(image: sitk.Image) -> np.ndarray:
+    """Lengths (3,) in mm of a volume's edges, those nearest to right-left, posterior-anterior, inferior-superior."""
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    along = {letter: axis for axis, letters in enumerate(("LR", "PA", "SI")) for letter in letters}
+    edges = np.zeros(3)
+    edges[[along[letter] for letter in code]] = np.multiply(image.GetSize(), image.GetSpacing())
+    return edges
 
 
 def sought_structures(package: ModelPackage, image: sitk.Image, roi: sitk.Image | None = None) -> list[Label]:

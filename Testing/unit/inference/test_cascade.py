@@ -217,3 +217,13 @@ def test_structures_are_listed_without_torch(shipped_weights):
     folder = str(shipped_weights.parent / "SESegmentation")
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=60)
     assert told.stdout.strip() == "6", told.stderr
+
+
+@pytest.mark.parametrize(("degrees", "axis"), [(0, 2), (40, 2), (45, 0), (70, 1), (90, 0)])
+def test_a_turned_crop_is_a_crop_and_a_turned_volume_a_volume(parts, degrees, axis):
+    """A crop of 45 mm that is turned by 45 degrees reaches over 64 mm."""
+    turn = sitk.VersorTransform([float(n == axis) for n in range(3)], np.radians(degrees)).GetMatrix()
+    for size, is_whole in (((45, 45, 49), False), ((45, 45, 55), True), ((70, 70, 70), True)):
+        image = sitk.Image(size, sitk.sitkUInt8)
+        image.SetDirection(turn)
+        assert (cascade.Cascade.for_volume(parts, image) is not None) == is_whole
