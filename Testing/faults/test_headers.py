@@ -241,6 +241,19 @@ def test_voxels_are_only_read_from_beside_their_header(tmp_path, kind, name):
         assert f"{field} names" in refusal(path)
 
 
+@pytest.mark.parametrize("slope", [0.25, -2.0, 0.0, float("nan")])
+def test_the_scale_that_spm_gives_in_analyze_counts(tmp_path, slope):
+    """In a field that Analyze itself does not use; 0 and NaN are no scale."""
+    stored = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    image = nibabel.Spm99AnalyzeImage(stored, np.eye(4))
+    image.to_filename(tmp_path / "a.img")
+    header = bytearray((tmp_path / "a.hdr").read_bytes())
+    header[112:116] = struct.pack("<f", slope)
+    (tmp_path / "a.hdr").write_bytes(header)
+    read = sitk.GetArrayFromImage(read_volume(tmp_path / "a.hdr")).T
+    np.testing.assert_array_equal(read, stored * (slope if slope in (0.25, -2.0) else 1))
+
+
 @pytest.mark.parametrize(
     ("spacings", "refused"),
     [("1 1 2.5", False), ("NaN NaN NaN", False), ("1 1 x", False), ("1 1 5", True), ("1 1 2.6", True)],

@@ -59,7 +59,7 @@ class NiftiHeader:
 
     Attributes:
         path: of the file, or of either half of a pair.
-        fields: nibabel's header, of NIfTI-1, NIfTI-2 or Analyze.
+        fields: nibabel's header, of NIfTI-1, NIfTI-2 or Analyze (as SPM extended it).
     """
 
     path: Path
@@ -89,12 +89,12 @@ class NiftiHeader:
         """The header in the first bytes of the file ``path``, inflated; see :meth:`read`."""
         if not _is_nifti(path, block):
             return None
-        from nibabel.analyze import AnalyzeHeader
         from nibabel.nifti1 import Nifti1Header
         from nibabel.nifti2 import Nifti2Header
+        from nibabel.spm2analyze import Spm2AnalyzeHeader
 
         is_analyze = path.name.lower().endswith((".hdr", ".hdr.gz", ".img", ".img.gz"))
-        kind = Nifti2Header if block[4:8] in _MAGICS_2 else AnalyzeHeader if is_analyze else Nifti1Header
+        kind = Nifti2Header if block[4:8] in _MAGICS_2 else Spm2AnalyzeHeader if is_analyze else Nifti1Header
         kind = Nifti1Header if block[344:348] in _MAGICS_1 else kind
         size = kind.template_dtype.itemsize
         if len(block) < size:
@@ -164,9 +164,10 @@ class NiftiHeader:
 
     @functools.cached_property
     def scaling(self) -> tuple[float, float]:
-        """Slope and intercept of the values; InputError where the intercept is no number."""
-        if self._is_analyze:
-            return 1.0, 0.0
+        """Slope and intercept of the values; InputError where the intercept of NIfTI is no number."""
+        if self._is_analyze:  # SPM and others put them into fields that Analyze does not use
+            slope, inter = (float(self.fields[name]) for name in ("scl_slope", "scl_inter"))
+            return (slope, inter if math.isfinite(inter) else 0.0) if math.isfinite(slope) and slope else (1.0, 0.0)
         try:
             slope, inter = self.fields.get_slope_inter()
         except Exception as error:
