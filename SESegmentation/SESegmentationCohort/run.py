@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from SESegmentationExport.bids import Derivatives, derivative_paths
-from SESegmentationLib import progress
 from SESegmentationLib.cli import report_failure, warn
 from SESegmentationLib.cli.file_jobs import all_small, check_dicom
 from SESegmentationLib.cli.shared_options import require_consent
@@ -20,6 +19,7 @@ from SESegmentationLib.errors import NothingFoundError, SegmentationError, Usage
 from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
 from SESegmentationLib.files.staging import remove_leftovers
 from SESegmentationLib.models import ModelPackage, find_model
+from SESegmentationLib.progress import told_at_early_end
 
 from . import summary
 from .cases import Cohort, CohortCase, find_cohort
@@ -74,9 +74,8 @@ def run_cohort(source: Path, settings: CohortSettings, distribution: WorkDistrib
     for reason in mine.skipped:
         warn(reason)
     tally = _Tally(len(mine.cases))
-    progress.early_end_notes[:] = [RESUME]
     try:
-        with contextlib.ExitStack() as opened:
+        with told_at_early_end(RESUME), contextlib.ExitStack() as opened:
             if distribution.ray and mine.cases:
                 from .cluster import cluster
 
@@ -91,7 +90,6 @@ def run_cohort(source: Path, settings: CohortSettings, distribution: WorkDistrib
         raise type(error)(error.cause, f"{error.remedy} {RESUME}".strip()) from error
     finally:
         _clear(mine.cases, settings, records)
-        progress.early_end_notes.clear()
     return _conclude(whole, mine, records, package, tally, distribution)
 
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from .files.staging import close_all_staging, placing
@@ -123,6 +123,16 @@ def end_on_signals(silently: bool = False) -> None:
             after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers),
             after_in_child=lambda: _forget(numbers),
         )
+
+
+@contextlib.contextmanager
+def told_at_early_end(note: str) -> Iterator[None]:
+    """Print ``note`` too where the process ends early meanwhile."""
+    early_end_notes.append(note)
+    try:
+        yield
+    finally:
+        early_end_notes.remove(note)
 
 
 def let_finish() -> None:

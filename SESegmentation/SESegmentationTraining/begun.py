@@ -26,6 +26,8 @@ MODELS_NAME, CORRECTION_NAME = "models.json", "correction.json"
 CHECKPOINTS = "*checkpoint.safetensors"
 #: of a folder that holds another training
 REMEDY = "Train into another folder, or delete that one to start again."
+#: said where a training ends early
+GO_ON = "Run the same command again to go on from the last checkpoint."
 Read = TypeVar("Read")
 
 

@@ -16,10 +16,10 @@ from typing import Any
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.models import update_card, verify_package
 from SESegmentationLib.models.sections import expected_dice
-from SESegmentationLib.progress import Progress, no_progress
+from SESegmentationLib.progress import Progress, no_progress, told_at_early_end
 
 from .accuracy import card_accuracy, expectation, measure, test_cases
-from .begun import contents_of, learn_from, read_back, refuse_other_training, same_recipe, write_json
+from .begun import GO_ON, contents_of, learn_from, read_back, refuse_other_training, same_recipe, write_json
 from .calibration import Observation, card_calibration, fit, held_out_volumes, observe
 from .dataset import find_cases, split_by_recipe
 from .evaluation import summarise
@@ -159,6 +159,7 @@ def _from_to(progress: Progress, name: str, low: float, high: float) -> Progress
     return report
 
 
+@told_at_early_end(GO_ON)
 def measure_crossvalidation(
     name: str,
     recipe: str,

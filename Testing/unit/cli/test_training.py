@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from SESegmentationLib import progress
 from SESegmentationLib.cli import main
-from SESegmentationLib.errors import DependencyError
+from SESegmentationLib.errors import CancelledError, DependencyError
 
 
 @pytest.fixture
@@ -151,3 +152,31 @@ def test_names_from_a_model_do_not_change_figures(capfd, folders):
     assert measures[0]["labels"]["17"].pop("name") == ""
     assert measures[0] == measures[1]
     assert measures[1]["mean_dice"] == pytest.approx(0.9)
+
+
+#: what does the work of a command that goes on where it was stopped, and the command
+CONTINUED = {
+    "SESegmentationTraining.train.train_model": "train {dataset} --recipe {recipe} -o {out}",
+    "SESegmentationTraining.crossvalidation.cross_validate": (
+        "measure crossvalidation blobs --recipe {recipe} --dataset {dataset} -o {out} --folds 2"
+    ),
+    "SESegmentationTraining.learnt_correction.train_correction": "prepare corrections --mistakes {dataset} -o {out}",
+    "SESegmentationTraining.mistakes.collect_mistakes": "prepare mistakes hippocampus-t1 --dataset {dataset} -o {out}",
+    "SESegmentationTraining.experiments.schedule.do_runs": "experiment hippocampus --data {dataset} -o {out}",
+}
+
+
+@pytest.mark.parametrize("work", CONTINUED)
+def test_where_a_long_command_ends_early_it_is_told_how_to_go_on(monkeypatch, tmp_path, work):
+    """As Ctrl-C or the end of a job's time would meet it."""
+    told = []
+
+    def stop(*arguments, **options):
+        told.extend(progress.early_end_notes)
+        raise CancelledError("Stopped.")
+
+    monkeypatch.setattr(work, stop)
+    command = CONTINUED[work].format(dataset=tmp_path, recipe="hippocampus-three-planes", out=tmp_path / "out")
+    assert main(command.split()) == CancelledError.exit_code
+    assert len(told) == 1 and "Run the same command again to go on" in told[0]
+    assert progress.early_end_notes == []
