@@ -42,6 +42,7 @@ class Record:
         report: of :func:`SESegmentationLib.report.build_report`; None where it failed.
         error: code, cause and remedy of a failure; of a scan that has a result, of a later attempt.
         picture: of :func:`SESegmentationExport.sheet.thumbnail`, in base 64.
+        settings: :attr:`.CohortSettings.told` of the run that segmented it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Record:
     report: dict[str, Any] | None = None
     error: dict[str, str] | None = None
     picture: str | None = None
+    settings: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         """The content of its file."""
@@ -65,8 +67,9 @@ class Record:
         """What :meth:`to_json` wrote; ValueError where it is something else."""
         if not isinstance(entry, Mapping) or entry.get("format") != FORMAT:
             raise ValueError("it is not a record")
-        kinds: dict[str, Any] = {"outputs": dict, "seconds": int | float, "report": dict, "error": dict}
-        may_lack = ("content", "report", "error", "picture")
+        kinds: dict[str, Any] = {"outputs": dict, "seconds": int | float, "report": dict}
+        kinds |= {"error": dict, "settings": dict}
+        may_lack = ("content", "report", "error", "picture", "settings")
         values: dict[str, Any] = {name: entry.get(name) for name in (each.name for each in fields(cls))}
         for name, value in values.items():
             if not (isinstance(value, kinds.get(name, str)) or (value is None and name in may_lack)):

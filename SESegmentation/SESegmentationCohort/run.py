@@ -73,6 +73,8 @@ def run_cohort(source: Path, settings: CohortSettings, distribution: WorkDistrib
     _prepare(source, mine.cases, settings, records, package)
     for reason in mine.skipped:
         warn(reason)
+    if reason := why_again(mine.cases, settings, records):
+        warn(reason)
     tally = _Tally(len(mine.cases))
     try:
         with told_at_early_end(RESUME), contextlib.ExitStack() as opened:
@@ -108,6 +110,18 @@ def _refuse_other_records(
             f"{settings.out} holds a cohort by the model {first.model}, not {package.card.name}.",
             "Name another folder with -o.",
         )
+
+
+def why_again(cases: Sequence[CohortCase], settings: CohortSettings, records: Records) -> str:
+    """Which settings are others than those that scans were segmented with before, in a sentence; empty for none."""
+    known = [record for record in (records.read(case.name) for case in cases) if record and record.state != FAILED]
+    others = [record for record in known if record.key != settings.key(record.content)]
+    if not others:
+        return ""
+    before = [record.settings for record in others if record.settings]
+    changed = [name for name, value in settings.told.items() if any(told.get(name) != value for told in before)]
+    what = ", ".join(changed) or "options, or the files of the model"
+    return f"{len(others)} of {len(cases)} scans are segmented again, as these differ from before: {what}."
 
 
 def _prepare(

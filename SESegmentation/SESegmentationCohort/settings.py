@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from SESegmentationExport.bids import derivative_paths
 from SESegmentationExport.dicom_options import DicomOptions
@@ -85,6 +86,22 @@ class CohortSettings:
     def _key_of_all(self) -> str:
         chosen = {name: getattr(self, name) for name in ("bids", "file_format", "fast", "low_memory", "grid")}
         return to_json(chosen | {"dicom": asdict(self.dicom), "model": self.model_key})
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """All that a result depends on beside its input, by what users call it."""
+        return {
+            "--bids": self.bids,
+            "--format": self.file_format,
+            "--fast": self.fast,
+            "--low-memory": self.low_memory,
+            "--grid": self.grid,
+            "--seg-type": self.dicom.seg_type,
+            "--sr": self.dicom.report,
+            "--secondary-capture": self.dicom.capture,
+            "--deidentify": self.dicom.deidentify,
+            "the files of the model": self.model_key,
+        }
 
 
 def model_key(package: ModelPackage) -> str:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 import psutil
@@ -23,11 +24,14 @@ from cohort_command import ENVIRONMENT, Command
 
 from dicom_writer import Volume, write_series
 from SESegmentationCohort import processes, records
-from SESegmentationCohort.records import Record, Records
-from SESegmentationCohort.run import RESUME, WorkDistribution, run_cohort
+from SESegmentationCohort.cases import CohortCase
+from SESegmentationCohort.records import FAILED, SEGMENTED, Record, Records
+from SESegmentationCohort.run import RESUME, WorkDistribution, run_cohort, why_again
 from SESegmentationCohort.settings import CohortSettings
+from SESegmentationExport.dicom_options import DicomOptions
 from SESegmentationLib.cli import main
 from SESegmentationLib.errors import DeviceError
+from SESegmentationLib.files import write_whole
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cohorts.md"
 posix = pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
@@ -94,13 +98,15 @@ def test_what_failed_was_changed_or_is_not_whole_is_done_again(tmp_path, sample_
     (scans / "nowhere.nii.gz").symlink_to(tmp_path / "absent")
     command = Command(scans, out, tiny_model)
     tables = {"cohort.tsv", "failures.tsv", "sheet.html"}
+    said: list[str] = []
 
     def done(*options: object) -> tuple[int, set[str]]:
         """Exit code, and which results were written."""
         before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
         arguments = [scans, "-o", out, "-m", tiny_model, "--device", "cpu", "--workers", 1, *options]
         code = main(["cohort", *map(str, arguments)])
-        assert (str(out / "changed") in capfd.readouterr().err) == (out / "changed").exists()
+        said.append(capfd.readouterr().err)
+        assert (str(out / "changed") in said[-1]) == (out / "changed").exists()
         after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
         return code, {path.name for path in after if after[path] != before.get(path) and path.parent == out} - tables
 
@@ -128,12 +134,40 @@ def test_what_failed_was_changed_or_is_not_whole_is_done_again(tmp_path, sample_
     assert not (out / "f.nii.gz").exists()
     assert command.records["f"].state == "failed"
     assert done("--resume") == (2, set())
+    assert not any("segmented again" in err for err in said)
 
     shutil.copy(sample_file, scans / "f.nii.gz")
     code, written = done("--resume", "--format", "seg.nrrd")
     assert code == 0
     assert written == {f"{name}.seg.nrrd" for name in (*"abcdefg", "nowhere")}
     assert not list(out.glob("*.nii.gz"))
+    assert said[-1].startswith("7 of 8 scans are segmented again, as these differ from before: --format.\n")
+
+
+def test_why_scans_are_done_again_is_told(tmp_path):
+    """With other options --resume computes for hours again: it is said before, and which they are."""
+    settings, records = CohortSettings("tiny", tmp_path, model_key="1"), Records(tmp_path)
+    cases = [CohortCase(name, tmp_path / name) for name in "abc"]
+
+    def write(name: str, state: str = SEGMENTED, told: dict | None = settings.told) -> None:
+        about = {"report": {}} if state == SEGMENTED else {"error": {}}
+        record = Record(name, name, "tiny", state, settings.key(name), name, settings=told, **about)
+        write_whole(records.path(name), record.to_json())
+
+    def told(**changes: object) -> str:
+        return why_again(cases, replace(settings, **changes), records)
+
+    (tmp_path / "records").mkdir()
+    write("a")
+    write("b", FAILED)  # is repeated anyway
+    assert told() == told(device="cuda", resume=True) == ""
+    again = "of 3 scans are segmented again, as these differ from before"
+    assert told(fast=True, file_format="seg.nrrd") == f"1 {again}: --format, --fast."
+    assert told(dicom=DicomOptions(report=True), model_key="2") == f"1 {again}: --sr, the files of the model."
+    write("b", told=None)  # by a version that did not record them
+    assert told(fast=True) == f"2 {again}: --fast."
+    (tmp_path / "records" / "a.json").unlink()
+    assert told(fast=True) == f"1 {again}: options, or the files of the model."
 
 
 def test_a_scan_that_cannot_be_read_now_keeps_its_result(tmp_path, sample_file, tiny_model, threshold, capfd):
