@@ -83,7 +83,6 @@ class View:
         volumetric = fields.flag("volumetric", False)
         if volumetric and thickness > 1:
             fields.fail("thickness", "1 where the view is volumetric")
-        fields.number("spacing", 1.0, low=1, high=1)  # of earlier versions, which had views of coarser pixels
         return cls(
             plane=fields.text("plane", choices=PLANES),
             weight=fields.number("weight", low=0, high=1e6, above=True),
@@ -202,8 +201,6 @@ def check_cleanup(fields: Fields) -> None:
         smoothing.only("values", "sigma_mm")
         smoothing.whole_numbers("values", low=1, high=65535, most=MOST, least=1)
         smoothing.number("sigma_mm", low=0, high=10, above=True)
-    if fields.has("minimum_ml"):
-        fields.number("minimum_ml", low=0, high=0)  # of earlier versions, which removed small pieces
 
 
 def check_pipeline(fields: Fields) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from SESegmentationLib.inference.cleanup import _hanging_loose, clean
+from SESegmentationLib.models.store import SCHEMA_PATH
 
 VALUES = (1, 2, 300)
 
@@ -120,3 +123,22 @@ def test_loose_pieces_are_those_in_the_whole_image(seed, air):
     hanging = _hanging_loose(array > 0, (1.0, 2.0, 5.0), 1.0, 2.0)
     expected = np.where(hanging, 0, array)
     np.testing.assert_array_equal(cleaned(array, loose={"values": [1], "erosion_mm": 1.0, "reach_mm": 2.0}), expected)
+
+
+class Noted(dict):
+    """Entries that note which of them are looked up."""
+
+    def __init__(self, **entries: object) -> None:
+        super().__init__(entries)
+        self.read: set[str] = set()
+
+    def get(self, key, default=None):
+        self.read.add(key)
+        return super().get(key, default)
+
+
+def test_every_entry_that_a_card_may_have_is_read(array):
+    noted = Noted(largest_component="all")
+    clean(sitk.GetImageFromArray(array), VALUES, noted)
+    schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))["properties"]["cleanup"]["properties"]
+    assert noted.read | {"smoothing"} == set(schema)  # that is read before, see inference.smoothing

@@ -79,7 +79,6 @@ WRONG = [
     ("networks.axial", 3),
     ("views", {}),
     ("views.0.plane", "oblique"),
-    ("views.0.spacing", 2.0),
     ("views.0.weight", 0),
     ("views.0.weight", float("nan")),
     ("views.0.thickness", 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, fields
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from SESegmentationLib.models.licence import Licence
 from SESegmentationLib.models.sections import View
 from SESegmentationLib.models.store import SCHEMA_PATH
 
+SHIPPED = Path(__file__).parents[3] / "weights"
 SCHEMA = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
 #: what a class may leave out in JSON although every instance has it
 MAY_BE_ABSENT = {ModelCard: {"contrast"}, Label: {"modifier"}}
@@ -49,3 +51,8 @@ def test_the_card_itself():
         "weights",
     }
     assert {f"weights_{name}" for name in SCHEMA["properties"]["weights"]["properties"]} == every - own
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*/model.json")), ids=lambda path: path.parent.name)
+def test_shipped_cards_ask_for_no_cleanup_that_nobody_does(path):
+    assert set(ModelCard.from_file(path).cleanup) <= set(SCHEMA["properties"]["cleanup"]["properties"])
