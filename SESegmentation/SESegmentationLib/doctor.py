@@ -104,17 +104,17 @@ def examine_server(address: str, certificate: Path | None = None) -> list[Check]
     Args:
         address, certificate: see :func:`.client.servers.server_at`.
     """
-    from .client.link import Link, LostError
+    from .client.http_client import HttpClient, LostError
     from .client.servers import AddressBook, server_at
 
     checks: list[Check] = []
     try:
         server = server_at(address, certificate)
-        link = Link(server)
-        link.request("GET", "/healthz", signed=False).close()
+        client = HttpClient(server)
+        client.request("GET", "/healthz", signed=False).close()
         way = "It is on this computer." if server.is_here else "The connection is encrypted, its certificate trusted."
         checks.append(Check("server", OK, f"{server.url} answers. {way}"))
-        introduction = link.introduction()
+        introduction = client.introduction()
         checks.append(Check("version", OK, f"Version {introduction['version']}, which fits this program."))
         place = AddressBook().token_place(server.url)
         finding = f"The token of the {place} is accepted." if place else "There is none, and none is needed."

@@ -18,8 +18,8 @@ import pytest
 import SimpleITK as sitk
 
 from SESegmentationLib.client import FailureEvent, ResultEvent, SegmentJob
-from SESegmentationLib.client.connection import worker_environment
 from SESegmentationLib.client.local import LocalSegmenter
+from SESegmentationLib.client.worker_process import worker_environment
 from SESegmentationLib.errors import OutOfMemoryError, WorkerError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -18,8 +18,8 @@ import SimpleITK as sitk
 
 from drawn_hippocampus import draw_sample
 from SESegmentationLib.client import FailureEvent, RefineJob, ResultEvent, SegmentJob
-from SESegmentationLib.client.connection import worker_environment
 from SESegmentationLib.client.local import LocalSegmenter
+from SESegmentationLib.client.worker_process import worker_environment
 from SESegmentationLib.result import SegmentOptions
 
 SHIM = Path(__file__).with_name("old_torch.py")

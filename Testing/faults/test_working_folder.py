@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from SESegmentationLib import doctor
-from SESegmentationLib.client.connection import LIBRARY_FOLDER, worker_environment
+from SESegmentationLib.client.worker_process import LIBRARY_FOLDER, worker_environment
 
 NAMES = ("torch", "numpy", "json", "ctypes", "subprocess", "SimpleITK", "safetensors", "multiprocessing")
 

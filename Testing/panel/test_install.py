@@ -14,7 +14,7 @@ import slicer
 from panel_clicks import click, texts, wait, wait_a_moment
 
 from harness.packages import environment
-from SESegmentationLib.client import connection as launch
+from SESegmentationLib.client import worker_process
 from SESegmentationLib.errors import CancelledError
 
 SLOW = "print('Collecting torch', flush=True); time.sleep(60)"
@@ -220,7 +220,7 @@ def test_an_installation_that_installs_nothing(start, missing, pip):
 def test_a_slicer_without_its_python(start, missing, segmenter, monkeypatch):
     from SESegmentationLib.panel import installation
 
-    monkeypatch.setattr(installation, "find_python", launch.find_python)
+    monkeypatch.setattr(installation, "find_python", worker_process.find_python)
     monkeypatch.setattr("sys.executable", "/opt/Slicer/bin/SlicerApp-real")
     monkeypatch.setenv("PATH", "")
     (message,) = start(True)

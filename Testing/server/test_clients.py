@@ -134,7 +134,7 @@ def test_lines_that_break_cost_nothing_but_time(server, sample):
     url = f"https://127.0.0.1:{line.port}"
     servers.AddressBook().set_token(url, server.tokens["alice"])
     with RemoteSegmenter(server_at(url, server.authority)) as segmenter:
-        segmenter._link.request("GET", "/healthz").close()
+        segmenter._client.request("GET", "/healthz").close()
         result = wait_for(segmenter, job, lambda *progress: told.append(progress))
     line.close()
     assert isinstance(result, ResultEvent) and not line.breaks

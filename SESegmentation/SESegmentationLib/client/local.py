@@ -29,7 +29,7 @@ from ..worker.messages import (
     error_of,
 )
 from . import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent
-from .connection import WORKER_REMEDY, Connection, Ending, worker_command, worker_environment
+from .worker_process import WORKER_REMEDY, Ending, WorkerProcess, worker_command, worker_environment
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,11 @@ class LocalSegmenter:
         self._limits = limits
         self._clock = clock
         self._numbers = itertools.count(1)
-        self._arrived: queue.SimpleQueue[tuple[Connection, Frame | Ending]] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[tuple[WorkerProcess, Frame | Ending]] = queue.SimpleQueue()
         self._events: list[Event] = []
         self._waiting: deque[_Entry] = deque()
         self._current: _Entry | None = None
-        self._connection: Connection | None = None
+        self._worker: WorkerProcess | None = None
         self._ready = False
         self._silent = 0.0
         self._watched = 0.0
@@ -104,7 +104,7 @@ class LocalSegmenter:
     @property
     def worker_pid(self) -> int | None:
         """The process id of the worker; None while there is none."""
-        return self._connection.pid if self._connection else None
+        return self._worker.pid if self._worker else None
 
     def submit(self, job: Job) -> JobHandle:
         """Queue ``job``; see :meth:`.Segmenter.submit`. RuntimeError after :meth:`close`."""
@@ -137,8 +137,8 @@ class LocalSegmenter:
 
     def release(self) -> None:
         """End the worker if it is idle; the next job starts another."""
-        if not self._current and (connection := self._dismiss()):
-            connection.shut_down()
+        if not self._current and (worker := self._dismiss()):
+            worker.shut_down()
 
     def close(self) -> None:
         """End the worker, in the middle of a job too. No further events come."""
@@ -147,8 +147,8 @@ class LocalSegmenter:
         self._events.clear()
         if self._current:
             self._current = None
-            if connection := self._dismiss():
-                connection.kill()
+            if worker := self._dismiss():
+                worker.kill()
         self.release()
 
     def __enter__(self) -> LocalSegmenter:
@@ -165,8 +165,8 @@ class LocalSegmenter:
                 self._fail(handle, _cancelled())
             elif entry.cancel_by is None:
                 entry.cancel_by = self._clock() + self._limits.cancel
-                if self._connection:
-                    self._connection.send({"type": CANCEL, "job": handle.number})
+                if self._worker:
+                    self._worker.send({"type": CANCEL, "job": handle.number})
             return
         for entry in self._waiting:
             if entry.handle is handle:
@@ -183,16 +183,16 @@ class LocalSegmenter:
         entry = self._current
         if not entry or entry.sent:
             return
-        if not self._connection:
+        if not self._worker:
             self._ready = False
             self._silent = 0.0
             self._watched = self._clock()
-            self._connection = Connection(self._command, lambda *arrived: self._arrived.put(arrived))
-            self._log_lines = self._connection.lines
+            self._worker = WorkerProcess(self._command, lambda *arrived: self._arrived.put(arrived))
+            self._log_lines = self._worker.lines
         elif self._ready:
-            self._connection.send(entry.header, entry.arrays)
+            self._worker.send(entry.header, entry.arrays)
             entry.sent = True
-            entry.arrays = []  # the connection lets go of them when they are sent
+            entry.arrays = []  # the worker lets go of them when they are sent
 
     def _command(self) -> tuple[Sequence[str], dict[str, str]]:
         return self._given_command or worker_command(), worker_environment() | self._environment
@@ -205,14 +205,14 @@ class LocalSegmenter:
             except queue.Empty:
                 return
 
-    def _take(self, connection: Connection, item: Frame | Ending) -> None:
-        if connection is self._connection:
+    def _take(self, worker: WorkerProcess, item: Frame | Ending) -> None:
+        if worker is self._worker:
             self._receive(item)
 
     def _receive(self, item: Frame | Ending) -> None:
         self._silent = 0.0
         if isinstance(item, Ending):
-            self._connection = None
+            self._worker = None
             if self._current:
                 self._finish(self._current, FailureEvent(self._current.handle.number, item.explain()))
             return
@@ -248,8 +248,8 @@ class LocalSegmenter:
             self._finish(entry, ResultEvent(number, header["kind"], header["value"], frame.arrays))
         elif kind == FAILURE:
             self._finish(entry, FailureEvent(number, error_of(header)))
-            if header["ends"] and (connection := self._dismiss()):
-                connection.shut_down()
+            if header["ends"] and (worker := self._dismiss()):
+                worker.shut_down()
 
     def _watch(self) -> None:
         """End a worker that does not answer."""
@@ -257,7 +257,7 @@ class LocalSegmenter:
         # time without polling, asleep for example, does not count against the worker
         self._silent += min(now - self._watched, 1.0)
         self._watched = now
-        if not self._connection:
+        if not self._worker:
             return
         entry = self._current
         if entry and entry.cancel_by is not None and now >= entry.cancel_by:
@@ -278,15 +278,15 @@ class LocalSegmenter:
 
     def _abandon(self, error: SegmentationError) -> None:
         """Kill the worker and fail the current job."""
-        if connection := self._dismiss():
-            connection.kill()
+        if worker := self._dismiss():
+            worker.kill()
         if self._current:
             self._finish(self._current, FailureEvent(self._current.handle.number, error))
 
-    def _dismiss(self) -> Connection | None:
+    def _dismiss(self) -> WorkerProcess | None:
         """Forget the worker; nothing that still comes from it counts."""
-        connection, self._connection = self._connection, None
-        return connection
+        worker, self._worker = self._worker, None
+        return worker
 
     def _finish(self, entry: _Entry, event: ResultEvent | FailureEvent) -> None:
         """The current job is over."""

@@ -19,7 +19,7 @@ from ..errors import InputError, OutOfMemoryError, SegmentationError, WorkerErro
 from ..io.reading import files_opened_by
 from ..worker.jobs import unpack_image
 from ..worker.messages import Frame, FrameError, error_of, read_frame, write_frame
-from .connection import OWN_GROUP, count_memory_kills, pipe, worker_command, worker_environment
+from .worker_process import OWN_GROUP, count_memory_kills, pipe, worker_command, worker_environment
 
 #: seconds that a file may take, and bytes for which another second is allowed
 _SECONDS = 60.0

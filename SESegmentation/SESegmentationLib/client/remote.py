@@ -40,7 +40,7 @@ from ..worker.messages import (
 )
 from . import AcceptedEvent, Event, FailureEvent, JobHandle, ProgressEvent, ResultEvent
 from .expected_result import ExpectedResult
-from .link import INTRODUCED_SECONDS, Body, Link, LostError, Stream, UnknownJobError
+from .http_client import INTRODUCED_SECONDS, Body, HttpClient, LostError, Stream, UnknownJobError
 from .servers import Server
 
 #: phases of a job on a server besides those of the worker and RESTARTED; QUEUE with the number in the queue after it
@@ -69,15 +69,15 @@ class Delivery:
     """One job on its way to a server and back, in the thread that calls :meth:`run`.
 
     Args:
-        link: to the server.
+        client: to the server.
         job: what is to be done; SegmentationError where it cannot be sent.
         number: of the job in its events.
         patience: see there.
     """
 
-    def __init__(self, link: Link, job: Job, number: int, patience: Patience) -> None:
-        self._link = link
-        self._server = link.server.name
+    def __init__(self, client: HttpClient, job: Job, number: int, patience: Patience) -> None:
+        self._client = client
+        self._server = client.server.name
         self._number = number
         self._patience = patience
         self._card = find_model(getattr(job, "model", "")).card
@@ -128,11 +128,11 @@ class Delivery:
         """Have the server stop the job and forget all of it."""
         if self._is_there:
             with contextlib.suppress(Exception):  # the server forgets what nobody asks for
-                self._link.request("DELETE", self._path).close()
+                self._client.request("DELETE", self._path).close()
 
     def _refuse_unfit(self) -> None:
         """Raise SegmentationError where the server cannot do the job, before any of it is sent."""
-        introduction = self._link.introduction(INTRODUCED_SECONDS)
+        introduction = self._client.introduction(INTRODUCED_SECONDS)
         _check_model(introduction, self._card, self._server)
         limits = introduction.get("limits")
         most = limits.get("bytes") if isinstance(limits, dict) else None
@@ -182,9 +182,9 @@ class Delivery:
     def _open(self) -> requests.Response:
         """The response in which the server streams the events of the job."""
         if self._is_there:
-            return self._link.request("GET", self._path + ("" if self._last is None else f"?after={self._last}"))
+            return self._client.request("GET", self._path + ("" if self._last is None else f"?after={self._last}"))
         self._is_there = True  # some of it at least; whether the whole, the server knows
-        return self._link.request("PUT", self._path, Body(self._header, self._arrays or [], self._on_block))
+        return self._client.request("PUT", self._path, Body(self._header, self._arrays or [], self._on_block))
 
     def _on_block(self, share: float) -> None:
         self._check_cancelled()
@@ -288,7 +288,7 @@ class RemoteSegmenter:
 
     def __init__(self, server: Server, patience: Patience = Patience()) -> None:
         self._patience = patience
-        self._link = Link(server)
+        self._client = HttpClient(server)
         self._numbers = itertools.count(1)
         self._arrived: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._events: list[Event] = []
@@ -302,7 +302,7 @@ class RemoteSegmenter:
             raise RuntimeError("this segmenter is closed")
         handle = JobHandle(next(self._numbers), self._cancel)
         try:
-            delivery = Delivery(self._link, job, handle.number, self._patience)
+            delivery = Delivery(self._client, job, handle.number, self._patience)
         except SegmentationError as error:
             self._finish(handle, FailureEvent(handle.number, error))
             return handle
@@ -329,7 +329,7 @@ class RemoteSegmenter:
     def release(self) -> None:
         """Close idle connections; the next job opens another."""
         if not self._running:
-            self._link.close()
+            self._client.close()
 
     def close(self) -> None:
         """Cancel what runs. No further events come. Waits less than a second for the server to hear of it."""
@@ -340,7 +340,7 @@ class RemoteSegmenter:
         end = time.monotonic() + _CLOSING_SECONDS
         for thread in self._threads:
             thread.join(max(end - time.monotonic(), 0))
-        self._link.close()
+        self._client.close()
 
     def __enter__(self) -> RemoteSegmenter:
         return self

@@ -12,7 +12,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..client.connection import OWN_GROUP, end_group, find_python, worker_environment
+from ..client.worker_process import OWN_GROUP, end_group, find_python, worker_environment
 from ..doctor import ERROR, WARNING, Check
 from ..errors import SegmentationError, UsageError
 from ..models import ModelCard

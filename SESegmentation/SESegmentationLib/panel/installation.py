@@ -13,7 +13,7 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from ..client.connection import OWN_GROUP, end_group, find_python, worker_environment
+from ..client.worker_process import OWN_GROUP, end_group, find_python, worker_environment
 from ..errors import CancelledError, DependencyError, SegmentationError
 from .dependencies import Dependencies, InstallationPlan, explain_failure, loaded_versions
 from .messages import WARNING, ActionRunner, Message

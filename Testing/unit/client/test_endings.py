@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from SESegmentationLib.client.connection import Ending, count_memory_kills
+from SESegmentationLib.client.worker_process import Ending, count_memory_kills
 from SESegmentationLib.errors import InputError, OutOfMemoryError, WorkerError
 from SESegmentationLib.worker.messages import EXIT_MEMORY
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from SESegmentationLib.client import connection as launch
+from SESegmentationLib.client import worker_process
 from SESegmentationLib.errors import WorkerError
 
 NAME = "PythonSlicer.exe" if sys.platform == "win32" else "PythonSlicer"
@@ -26,21 +26,23 @@ def slicer_folder(tmp_path):
 
 
 def test_this_python_outside_slicer():
-    assert launch.worker_command() == [sys.executable, "-m", "SESegmentationLib.worker"]
+    assert worker_process.worker_command() == [sys.executable, "-m", "SESegmentationLib.worker"]
 
 
 def test_pythonslicer_beside_this_program(slicer_folder, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(slicer_folder / "SlicerApp-real"))
-    assert launch.find_python() == str(slicer_folder / NAME)
+    assert worker_process.find_python() == str(slicer_folder / NAME)
 
 
 def test_pythonslicer_on_the_path_inside_slicer(slicer_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(slicer_folder), prepend=os.pathsep)
     monkeypatch.delitem(sys.modules, "slicer", raising=False)  # other tests may have imported its core
-    assert launch.find_python() == sys.executable  # that program may belong to a Slicer that has nothing to do with us
+    assert (
+        worker_process.find_python() == sys.executable
+    )  # that program may belong to a Slicer that has nothing to do with us
     monkeypatch.setitem(sys.modules, "slicer", SimpleNamespace(app=object()))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "MacOS" / "Slicer"))
-    assert launch.find_python() == str(slicer_folder / NAME)
+    assert worker_process.find_python() == str(slicer_folder / NAME)
 
 
 def test_windows_runs_no_program_from_the_working_folder(slicer_folder, tmp_path, monkeypatch):
@@ -54,14 +56,14 @@ def test_windows_runs_no_program_from_the_working_folder(slicer_folder, tmp_path
     monkeypatch.chdir(working)
     monkeypatch.setenv("PATHEXT", os.pathsep.join((".exe", ".bat")))
     monkeypatch.setattr(sys, "executable", str(slicer_folder / "SlicerApp-real.exe"))
-    assert launch.find_python() == str(wanted)
+    assert worker_process.find_python() == str(wanted)
     monkeypatch.setenv("PATH", f".{os.pathsep}{slicer_folder}")
     monkeypatch.setitem(sys.modules, "slicer", SimpleNamespace(app=object()))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "SlicerApp-real.exe"))
-    assert launch.find_python() == str(wanted)
+    assert worker_process.find_python() == str(wanted)
     started = []
     monkeypatch.setattr(subprocess, "run", lambda command, **options: started.append(command))
-    launch.end_group(SimpleNamespace(pid=7))
+    worker_process.end_group(SimpleNamespace(pid=7))
     ((program, *arguments),) = started
     assert os.path.dirname(program)
     assert arguments == ["/PID", "7", "/T", "/F"]
@@ -71,18 +73,19 @@ def test_windows_runs_no_program_from_the_working_folder(slicer_folder, tmp_path
 def test_no_second_slicer_is_started(executable, monkeypatch):
     monkeypatch.setattr(sys, "executable", executable)
     with pytest.raises(WorkerError, match="PythonSlicer was not found") as caught:
-        launch.worker_command()
+        worker_process.worker_command()
     assert caught.value.remedy
 
 
 def test_the_library_comes_first_and_the_current_folder_not_at_all(tmp_path):
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')\n", encoding="utf-8")
-    environment = launch.worker_environment({**os.environ, "PYTHONPATH": str(tmp_path / "other")})
-    assert environment["PYTHONPATH"] == f"{launch.LIBRARY_FOLDER}{os.pathsep}{tmp_path / 'other'}"
-    assert launch.worker_environment({})["PYTHONPATH"] == str(launch.LIBRARY_FOLDER)
+    environment = worker_process.worker_environment({**os.environ, "PYTHONPATH": str(tmp_path / "other")})
+    assert environment["PYTHONPATH"] == f"{worker_process.LIBRARY_FOLDER}{os.pathsep}{tmp_path / 'other'}"
+    assert worker_process.worker_environment({})["PYTHONPATH"] == str(worker_process.LIBRARY_FOLDER)
     code = "import sys; print(sys.path[0])"
     command = [sys.executable, "-c", code]
-    assert subprocess.check_output(command, env=environment, encoding="utf-8").strip() == str(launch.LIBRARY_FOLDER)
+    first = subprocess.check_output(command, env=environment, encoding="utf-8").strip()
+    assert first == str(worker_process.LIBRARY_FOLDER)
     ended = subprocess.run(
         [sys.executable, "-m", "SESegmentationLib.worker"],
         env=environment,
@@ -106,5 +109,5 @@ tops = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_name
 print(sorted(name for name in tops if not name.startswith("_") and name not in allowed))
 """
     command = [sys.executable, "-c", code]
-    printed = subprocess.check_output(command, env=launch.worker_environment(), encoding="utf-8")
+    printed = subprocess.check_output(command, env=worker_process.worker_environment(), encoding="utf-8")
     assert printed == "[]\n"

@@ -11,8 +11,7 @@ import time
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.client import FailureEvent, ProgressEvent, ResultEvent, SegmentJob, local
-from SESegmentationLib.client import connection as connection_module
+from SESegmentationLib.client import FailureEvent, ProgressEvent, ResultEvent, SegmentJob, local, worker_process
 from SESegmentationLib.errors import (
     CancelledError,
     DependencyError,
@@ -98,7 +97,7 @@ def test_workers_that_die(failing, watch, small_image, tiny_model):
 def test_a_worker_that_the_system_ends_for_lack_of_memory(failing, watch, small_image, tiny_model, monkeypatch):
     # the system's counter of such ends is the only sign of them
     counts = iter([4, 5])
-    monkeypatch.setattr(connection_module, "count_memory_kills", lambda: next(counts, 5))
+    monkeypatch.setattr(worker_process, "count_memory_kills", lambda: next(counts, 5))
     watched = watch(failing("os.kill(os.getpid(), signal.SIGKILL)"))
     fail_in_turn(watched, small_image, tiny_model, (OutOfMemoryError, "memory ran out", "region of interest"))
 
@@ -271,7 +270,7 @@ def test_the_log_of_a_worker_that_ended(failing, watch, small_image, tiny_model)
     lines = watched.segmenter.log.splitlines()
     assert lines[-1] == "ZeroDivisionError: x"
     assert "999" in lines
-    assert len(lines) == connection_module.LOG_LINES
+    assert len(lines) == worker_process.LOG_LINES
 
 
 @needs_signals

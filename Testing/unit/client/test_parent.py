@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from SESegmentationLib.client.connection import worker_environment
+from SESegmentationLib.client.worker_process import worker_environment
 
 #: a program that starts a worker with COMMAND, waits until it has a job (or none) to do, says its pid, and does END
 PARENT = """

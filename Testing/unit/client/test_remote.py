@@ -19,7 +19,7 @@ from SESegmentationLib.client import (
     RefineJob,
     ResultEvent,
     SegmentJob,
-    link,
+    http_client,
     remote,
 )
 from SESegmentationLib.client.remote import RemoteSegmenter
@@ -172,7 +172,7 @@ def test_a_server_that_does_not_come_back_is_told(serve, image, tiny_model):
 
 
 def test_a_server_that_falls_silent_is_as_one_that_is_lost(serve, image, tiny_model, monkeypatch):
-    monkeypatch.setattr(link, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(http_client, "SILENCE_SECONDS", 0.3)
     server = serve()
     server.silent.set()
     timer = threading.Timer(0.8, server.silent.clear)

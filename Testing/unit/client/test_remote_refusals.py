@@ -16,7 +16,7 @@ import trustme
 from remote_jobs import error_of, events_of, jobs_asked, short_result
 from SESegmentationLib.client import AcceptedEvent, AttentionJob, RefineJob, ResultEvent, SegmentJob, remote, servers
 from SESegmentationLib.client.expected_result import ExpectedResult
-from SESegmentationLib.client.link import Link
+from SESegmentationLib.client.http_client import HttpClient
 from SESegmentationLib.client.remote import RemoteSegmenter
 from SESegmentationLib.client.servers import server_at
 from SESegmentationLib.errors import InputError, ModelError, ServerError, UsageError
@@ -145,7 +145,7 @@ def test_an_encryption_that_does_not_come_about_is_told(serve, authority, tmp_pa
     context.load_verify_locations(tmp_path / "ca.pem")
     server = server_at(serve(context=context).url, tmp_path / "ca.pem")
     with pytest.raises(ServerError, match="No encrypted connection .* comes about: handshake failure") as raised:
-        Link(server).introduction()
+        HttpClient(server).introduction()
     assert "too old" in raised.value.remedy
 
 
@@ -166,7 +166,7 @@ def test_a_certificate_out_of_date_is_not_asked_for_again(serve, authority, tmp_
     begin, end = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(day) for day in days)
     server = serve(context=tls(authority, "127.0.0.1", not_before=begin, not_after=end))
     with pytest.raises(ServerError, match=reason) as raised:
-        Link(server_at(server.url, tmp_path / "ca.pem")).introduction()
+        HttpClient(server_at(server.url, tmp_path / "ca.pem")).introduction()
     assert remedy in raised.value.remedy and "choose it" not in raised.value.remedy
 
 
@@ -176,7 +176,7 @@ def test_certificates_that_are_no_longer_there_are_told(serve, authority, tmp_pa
     server = server_at(serve(context=tls(authority, "127.0.0.1")).url, trusted)
     trusted.unlink()
     with pytest.raises(ServerError, match="certificates .* was not found") as raised:
-        Link(server).introduction()
+        HttpClient(server).introduction()
     assert "Choose the server's certificate again" in raised.value.remedy
 
 
@@ -188,7 +188,7 @@ def test_a_proxy_that_does_not_lead_to_the_server_is_named_as_the_cause(serve, m
     refusing = serve()
     monkeypatch.setenv("HTTPS_PROXY", proxy or refusing.url)
     with pytest.raises(ServerError, match="proxy .* does not lead to the server gpu.hospital.org") as raised:
-        Link(server_at("gpu.hospital.org")).introduction()
+        HttpClient(server_at("gpu.hospital.org")).introduction()
     assert "NO_PROXY" in raised.value.remedy
     assert refusing.asked == []
 

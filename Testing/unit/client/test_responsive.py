@@ -12,7 +12,7 @@ import psutil
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.client import AcceptedEvent, FailureEvent, ResultEvent, SegmentJob, connection
+from SESegmentationLib.client import AcceptedEvent, FailureEvent, ResultEvent, SegmentJob, worker_process
 from SESegmentationLib.errors import CancelledError
 
 pytestmark = pytest.mark.timeout(90)
@@ -57,7 +57,7 @@ def test_sending_to_a_worker_that_stands_still(watch, engine, small_image, tiny_
 
 def test_receiving_what_takes_long_to_come(watch, engine, tiny_model, head, monkeypatch):
     may_come = threading.Event()
-    read_frame = connection.read_frame
+    read_frame = worker_process.read_frame
 
     def slow_read(*arguments):
         frame = read_frame(*arguments)
@@ -65,7 +65,7 @@ def test_receiving_what_takes_long_to_come(watch, engine, tiny_model, head, monk
             may_come.wait()
         return frame
 
-    monkeypatch.setattr(connection, "read_frame", slow_read)
+    monkeypatch.setattr(worker_process, "read_frame", slow_read)
     watched = watch(engine(""))
     handle = watched.segmenter.submit(SegmentJob(head, tiny_model))
     watched.until(lambda event: isinstance(event, AcceptedEvent))

@@ -14,8 +14,7 @@ import psutil
 import pytest
 import SimpleITK as sitk
 
-from SESegmentationLib.client import AcceptedEvent, FailureEvent, ProgressEvent, ResultEvent, SegmentJob
-from SESegmentationLib.client import connection as launch
+from SESegmentationLib.client import AcceptedEvent, FailureEvent, ProgressEvent, ResultEvent, SegmentJob, worker_process
 from SESegmentationLib.errors import CancelledError, InputError, ModelError, OutOfMemoryError, WorkerError
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.models.card import CARD_NAME
@@ -202,8 +201,8 @@ def test_a_model_that_is_damaged_while_it_is_loaded(warm, tiny_model, image, tmp
 def test_folders_may_have_any_names(watch, engine, tiny_model, small_image, tmp_path, monkeypatch):
     """The worker script, the model and the library all lie in folders with spaces and letters of other alphabets."""
     library = tmp_path / "Erweiterungen für Ärzte 医学"
-    library.symlink_to(launch.LIBRARY_FOLDER, target_is_directory=True)
-    monkeypatch.setattr(launch, "LIBRARY_FOLDER", library)
+    library.symlink_to(worker_process.LIBRARY_FOLDER, target_is_directory=True)
+    monkeypatch.setattr(worker_process, "LIBRARY_FOLDER", library)
     model = shutil.copytree(tiny_model, tmp_path / "Modèle n° 1 (脳)")
     watched = watch(engine("import SESegmentationLib as module; print(module.__file__)"))
     result = watched.finish(watched.segmenter.submit(SegmentJob(small_image, model)))

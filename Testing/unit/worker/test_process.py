@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from SESegmentationLib import __version__
-from SESegmentationLib.client.connection import worker_environment
+from SESegmentationLib.client.worker_process import worker_environment
 from SESegmentationLib.worker.jobs import SegmentJob, WarmUpJob
 from SESegmentationLib.worker.messages import EXIT_PROTOCOL, PROTOCOL, Frame, read_frame, write_frame
 

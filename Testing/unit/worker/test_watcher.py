@@ -9,7 +9,7 @@ import sys
 import psutil
 import pytest
 
-from SESegmentationLib.client.connection import worker_environment
+from SESegmentationLib.client.worker_process import worker_environment
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows itself ends the worker there")
 

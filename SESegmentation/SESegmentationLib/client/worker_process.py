@@ -205,7 +205,7 @@ def count_memory_kills() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-class Connection:
+class WorkerProcess:
     """Starts a worker and talks to it.
 
     Everything received is passed to ``deliver`` from one thread: frames, and last of all one :class:`.Ending`.
@@ -221,7 +221,7 @@ class Connection:
     def __init__(
         self,
         command: Callable[[], tuple[Sequence[str], dict[str, str]]],
-        deliver: Callable[[Connection, Frame | Ending], None],
+        deliver: Callable[[WorkerProcess, Frame | Ending], None],
     ) -> None:
         self._command = command
         self._deliver = deliver
@@ -234,7 +234,7 @@ class Connection:
         self._lock = threading.Lock()
         self._error: SegmentationError | None = None
         self._words_file: IO[str] | None = None
-        threading.Thread(target=self._run, name="worker connection", daemon=True).start()
+        threading.Thread(target=self._run, name="to and from the worker", daemon=True).start()
 
     @property
     def pid(self) -> int | None:

@@ -112,7 +112,7 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-class Link:
+class HttpClient:
     """Requests to one server. Nothing is sent on to another address.
 
     Attributes:
