@@ -19,7 +19,7 @@ class Fit:
         learning_rate: peak; cosine decay to a hundredth over all phases after a linear warm-up.
         step_decays: instead of that decay, how often the rate is divided by ten, at equal distances (as in the paper).
         weight_decay: of the optimiser.
-        warmup: steps.
+        warmup: steps, no more than each network is trained for.
         average: decay of the moving average of the weights, which is what is kept; 0 keeps the last weights.
         bf16: autocast to bfloat16, where the hardware has it.
         rare_share: share of slabs centred on a slice that holds a label drawn uniformly.

@@ -5,7 +5,7 @@ The upper ends are far above what anybody trains with: beyond them images hold n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .fit_settings import OPTIMIZERS, Fit
@@ -66,6 +66,20 @@ def of_phases(phases: Sequence[Phase]) -> list[Check]:
             all(FINEST <= phase.spacing <= COARSEST for phase in phases),
             f"spacing of a phase, relative to the model's, is a number from {FINEST:g} to {COARSEST:g}",
         ),
+    ]
+
+
+def of_warmup(fit: Fit, schedules: Mapping[str, Sequence[Phase]]) -> list[Check]:
+    """Of the warm-up of [fit]: no network's training ends in it.
+
+    Args:
+        fit: the table.
+        schedules: phases by what the recipe calls them.
+    """
+    lasts = {name: sum(phase.steps for phase in phases) for name, phases in schedules.items() if phases}
+    return [
+        (fit.warmup <= steps, f"[fit] warmup, {fit.warmup} steps, must not be longer than {name}, {steps} steps")
+        for name, steps in lasts.items()
     ]
 
 

@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from SESegmentationLib.errors import UsageError, reason_of
 
 from .fit_settings import Fit
-from .ranges import LARGEST_EXPONENT, of_augmentations, of_deformation, of_fit, of_phases, of_synthesis
+from .ranges import LARGEST_EXPONENT, of_augmentations, of_deformation, of_fit, of_phases, of_synthesis, of_warmup
 from .slabs import Deformation
 from .synthesis import Synthesis
 from .transforms import IntensityAugmentation
@@ -206,7 +206,12 @@ def _check(recipe: Recipe) -> None:
     """Raise ValueError if entries that are valid by themselves contradict each other."""
     data, fit = recipe.data, recipe.fit
     taught = bool(recipe.teacher.model)
-    phases = [*recipe.phases, *recipe.specialise, *recipe.volumetric.phases]
+    schedules = {
+        "phases": recipe.phases,
+        "specialise": recipe.specialise,
+        "[volumetric] phases": recipe.volumetric.phases,
+    }
+    phases = [phase for schedule in schedules.values() for phase in schedule]
     final = [*(recipe.specialise or recipe.phases)[-1:], *recipe.volumetric.phases[-1:]]
     labels = len(listed) if isinstance(listed := recipe.card.get("labels"), list) else 0
     intensity = recipe.card.get("intensity")
@@ -244,6 +249,7 @@ def _check(recipe: Recipe) -> None:
         (not fit.frozen or recipe.start, "[fit] frozen is for networks that start from a model's"),
         (not taught or fit.dice == 1, "[teacher] leaves the loss as it is, so dice is 1"),
         *of_fit(fit),
+        *of_warmup(fit, schedules),
         *of_deformation(recipe.deformation),
         *of_augmentations(augmentations),
         *of_synthesis(recipe.synthesis),

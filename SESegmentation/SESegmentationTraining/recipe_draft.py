@@ -236,6 +236,7 @@ def _fit(data: _Data, machine: Machine) -> dict[str, Any]:
     return {
         "seed": 1,
         "learning_rate": 2e-3,
+        "warmup": 0,  # as steps, until they are counted
         "class_balance": 0.25 if data.is_uneven else 0.0,
         "rare_share": 0.6 if data.is_uneven else 0.4,
         "bf16": machine.bf16,

@@ -24,7 +24,7 @@ BLOBS: dict[str, Any] = {
     "name": "blobs",
     "network": {"type": "PyramidUNet", "channels": [4, 8], "se": "scSE"},
     "data": {"validation": 1, "test": 1, "mirrored_pairs": [[17, 53]]},
-    "fit": {"learning_rate": 0.01, "warmup": 3, "average": 0.9, "validate_every": 4, "validation_batches": 2},
+    "fit": {"learning_rate": 0.01, "warmup": 1, "average": 0.9, "validate_every": 4, "validation_batches": 2},
     "deformation": {"rotation_degrees": 5, "scale": 0.05, "elastic_mm": [0.5, 0.2], "shift_mm": 2},
     "phases": [
         {"steps": 4, "batch": 4, "size": [12, 12], "spacing": 2.0},

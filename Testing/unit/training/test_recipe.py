@@ -130,6 +130,15 @@ def test_a_recipe_as_plain_values_is_json(blobs_recipe):
         ({"fit": {"learning_rate": "fast"}}, r"fit\.learning_rate is 'fast', expected a finite number"),
         ({"fit": {"bf16": 1}}, r"fit\.bf16 is 1, expected true or false"),
         ({"fit": {"warmup": 2.5}}, r"fit\.warmup is 2\.5, expected a whole number"),
+        ({"fit": {"warmup": 11}}, r"\[fit\] warmup, 11 steps, must not be longer than phases, 10 steps"),
+        (
+            {"fit": {"warmup": 3}, "specialise": [{**PHASE, "steps": 2}]},
+            r"warmup, 3 steps, .* than specialise, 2 steps",
+        ),
+        (
+            {"fit": {"warmup": 3}, "volumetric": {"phases": [{**PHASE, "steps": 1}] * 2}},
+            r"warmup, 3 steps, .* \[volumetric\] phases, 2 steps",
+        ),
         ({"fit": {"optimizer": "adam"}}, "adamw, sgd, not 'adam'"),
         ({"fit": {"step_decays": -1}}, "step_decays"),
         ({"fit": {"learning_rate": -0.1}}, "learning_rate is a number above 0"),
