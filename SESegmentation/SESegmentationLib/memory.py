@@ -12,6 +12,8 @@ from .errors import OutOfMemoryError
 MEMORY_REMEDY = (
     "Segment a region of interest only, choose low memory (or the CPU instead of a GPU), or close other programs."
 )
+#: where this process may take fewer addresses than there is memory
+RAISE_LIMIT = "Raise the limit that ulimit -v shows. "
 #: messages of the allocators of PyTorch (in a RuntimeError, on a GPU too) and ITK when memory runs out, and of Python
 #: and of C++ where there is none for another thread or for what it promised
 _PHRASES = (
@@ -26,6 +28,9 @@ _TO_LOAD = ("Cannot allocate memory", "WinError 1455", "paging file is too small
 _ONEDNN_MESSAGE = "could not create a primitive"
 #: Linux's control groups of this process, and where they are described
 _OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+#: where Linux tells how many addresses this process has taken, and bytes of them that libraries take as they work, for
+#: buffers and stacks of threads: without them some end the process, or crash
+_OWN_STATUS, _OF_LIBRARIES = Path("/proc/self/status"), 1 << 26
 #: files with the limit and the use of a group, and entries of memory.stat that count files in the cache, by version
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 _VERSION_2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
@@ -73,8 +78,13 @@ def require_memory(gigabytes: float) -> None:
     available = available_gigabytes()
     if available is not None and available < gigabytes:
         raise OutOfMemoryError(
-            f"This volume and model need {gigabytes:.1f} GB of memory; {available:.1f} GB are available.", MEMORY_REMEDY
+            f"This volume and model need {_amount(gigabytes)} of memory; {_amount(available)} are available.",
+            f"{RAISE_LIMIT if _left_of_addresses() < gigabytes * 1e9 else ''}{MEMORY_REMEDY}",
         )
+
+
+def _amount(gigabytes: float) -> str:
+    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{gigabytes * 1000:.0f} MB"
 
 
 def require_for_grid(voxels: float, on_grid: float) -> None:
@@ -91,13 +101,29 @@ def available_gigabytes() -> float | None:
     """Main memory that can be had without swapping, in GB (10^9 bytes); None where the system does not tell.
 
     A container, or a job of SLURM, may be allowed less than the computer has; Linux ends a process that takes more.
+    Where the address space is limited (ulimit -v), libraries end it.
     """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
         return None
-    return min(kilobytes * 1024, _left_by_limits()) / 1e9
+    return min(kilobytes * 1024, _left_by_limits(), _left_of_addresses()) / 1e9
+
+
+def _left_of_addresses() -> float:
+    """Bytes that the limit of this process's address space leaves; infinity where there is none."""
+    try:
+        import resource  # not on Windows
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if most == resource.RLIM_INFINITY:
+            return math.inf
+        lines = _OWN_STATUS.read_text(encoding="ascii").splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmSize:"))
+    except (ImportError, OSError, StopIteration, ValueError):
+        return math.inf
+    return max(most - kilobytes * 1024 - _OF_LIBRARIES, 0)
 
 
 def _left_by_limits() -> float:

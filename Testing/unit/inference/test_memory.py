@@ -103,6 +103,25 @@ def test_what_is_available_is_in_gigabytes(monkeypatch, tmp_path):
     assert available_gigabytes() == pytest.approx(psutil.virtual_memory().available / 1e9, rel=0.2)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not tell how much is used")
+@pytest.mark.parametrize(("beyond_mb", "available"), [(100, 0.1), (-4, 0.0), (-65, 0.0)])
+def test_the_limit_of_addresses_counts(monkeypatch, tmp_path, beyond_mb, available):
+    """Libraries end the process, or crash, where ulimit -v leaves them none; 64 MiB are kept for them."""
+    import resource
+
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "none")
+    monkeypatch.setattr(memory, "_OWN_STATUS", tmp_path / "status")
+    (tmp_path / "status").write_text("Name:\tpython\nVmSize:\t 1000 kB\n", encoding="ascii")
+    limit = 1000 * 1024 + (1 << 26) + beyond_mb * 10**6
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: {resource.RLIMIT_AS: (limit, resource.RLIM_INFINITY)}[kind])
+    assert available_gigabytes() == pytest.approx(available, abs=1e-9)
+    with pytest.raises(OutOfMemoryError) as caught:
+        require_memory(0.2)
+    assert "ulimit -v" in caught.value.remedy and memory.MEMORY_REMEDY in caught.value.remedy
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY,) * 2)
+    assert available_gigabytes() > 0.2
+
+
 def test_a_system_that_does_not_tell(monkeypatch):
     class Absent:
         def __init__(self, path: str) -> None:
@@ -139,7 +158,7 @@ def test_the_limit_of_a_container_or_job_counts(monkeypatch, tmp_path, groups, f
     (place / "memory.stat").write_text(f"anon 50000000\n{cached} 20000000\n", encoding="ascii")
     (place / limit).write_text("100000000\n", encoding="ascii")
     assert available_gigabytes() == pytest.approx(0.05)
-    with pytest.raises(OutOfMemoryError, match="need 0.1 GB"):
+    with pytest.raises(OutOfMemoryError, match="need 60 MB of memory; 50 MB are available"):
         require_memory(0.06)
     (place / limit).write_text("max\n", encoding="ascii")
     assert available_gigabytes() > 0.05

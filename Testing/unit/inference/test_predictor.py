@@ -226,7 +226,7 @@ def test_a_volume_that_memory_cannot_hold_is_refused_before(phantom_package, vol
     monkeypatch.setattr(memory, "available_gigabytes", lambda: 1e-6)
     networks = make_networks()
     model = Predictor(make_card(phantom_package), networks, CPU)
-    with pytest.raises(OutOfMemoryError, match="GB of memory"):
+    with pytest.raises(OutOfMemoryError, match="of memory; 0 MB are available"):
         model.predict(volume, model.views)
     assert not networks["axial"].batches
 
