@@ -6,6 +6,7 @@ The library names no option: programs without a command line tell its errors too
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Collection, Sequence
 
 from ..errors import SERIES_REMEDY, SegmentationError
@@ -29,7 +30,7 @@ _WITH_OPTION = {
 
 
 def named(arguments: Sequence[str]) -> tuple[str, set[str]]:
-    """The words of the command that ``arguments`` begin with, and its options.
+    """The words of the command that ``arguments`` begin with, and those of its options that may still help.
 
     Where they cannot be found out, those of the program, and none.
     """
@@ -44,8 +45,15 @@ def named(arguments: Sequence[str]) -> tuple[str, set[str]]:
             if below := getattr(command, "commands", {}).get(argument):
                 command = below
                 words.append(argument)
-        options = {name for parameter in command.params for name in parameter.opts}
+        options = {name for parameter in command.params for name in parameter.opts} - _of_no_use(arguments)
     return " ".join(words), options
+
+
+def _of_no_use(arguments: Sequence[str]) -> set[str]:
+    """Options that save no memory any more: they are chosen already, or refused beside others."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    on_cpu = "--device=cpu" in arguments or ("--device", "cpu") in itertools.pairwise(arguments)
+    return ({"--low-memory"} & given) | ({"--device"} if on_cpu or "--server" in given else set())
 
 
 def by_options(error: SegmentationError, options: Collection[str]) -> SegmentationError:

@@ -25,6 +25,7 @@ OF_OTHERS = {"--num-cpus", "--force-reinstall"}
 NOT_REACHED = {
     "SESegmentationLib.cli.remedies:_MEMORY": "chosen by option",
     "SESegmentationLib.cli.remedies:_WITH_OPTION": "chosen by option",
+    "SESegmentationLib.cli.remedies:_of_no_use": "compared with what is given",
     "SESegmentationLib.cli.file_jobs:plan_jobs": "no format is chosen where there is no option for it",
     "SESegmentationLib.cli.file_jobs:check_dicom": "sesegment dicom writes DICOM always",
     "SESegmentationLib.doctor:check_driver": "calls a program of the driver",
@@ -115,6 +116,21 @@ def test_every_exception_is_one(lacking):
             "Segment a region of interest only (--roi), use less memory and more time (--low-memory), compute on the "
             "CPU instead of a GPU (--device cpu), or close other programs.",
         ),
+        (
+            "run scan.nii -m model -o x.nii.gz --server https://gpu.hospital.org",  # that chooses the device
+            "Segment a region of interest only (--roi), use less memory and more time (--low-memory), or close other "
+            "programs.",
+        ),
+        (
+            "refine scan.nii -m model --corrected y.nii.gz --server=https://gpu.hospital.org -o x.nii.gz",
+            "Segment a region of interest only (--roi), use less memory and more time (--low-memory), or close other "
+            "programs.",
+        ),
+        (
+            "run scan.nii -m model -o x.nii.gz --low-memory --device cpu",
+            "Segment a region of interest only (--roi), or close other programs.",
+        ),
+        ("compare a b --device=cpu", "Close other programs."),
         ("compare a b", "Compute on the CPU instead of a GPU (--device cpu), or close other programs."),
         ("measure accuracy model", "Close other programs."),
         ("prepare malc a b", "Close other programs."),
