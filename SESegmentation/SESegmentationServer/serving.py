@@ -96,7 +96,7 @@ def _check_address(settings: ServerSettings) -> None:
         why = (error.strerror if isinstance(error, OSError) else "it is no address") or str(error)
         raise UsageError(
             f"The server cannot listen on {settings.url.rpartition('/')[2]}: {why}.",
-            "Choose another --port or --host; a server may be running already.",
+            "Choose another --port or --host; a server may be running already, or was killed less than 15 s ago.",
         ) from error
 
 

@@ -60,7 +60,8 @@ def test_what_it_cannot_start_with_is_told(tmp_path, capsys):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert start(tmp_path, "--port", str(taken.getsockname()[1])) == 2
-    assert "cannot listen" in capsys.readouterr().err
+    cause, remedy = capsys.readouterr().err.splitlines()
+    assert "cannot listen" in cause and "was killed less than 15 s ago" in remedy
 
 
 @pytest.mark.parametrize("host", ["::1", "a..b", "ä" * 70], ids=["IPv6", "empty part", "long part"])
