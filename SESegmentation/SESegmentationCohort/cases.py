@@ -14,11 +14,12 @@ from SESegmentationExport.scan_identity import scan_sha256
 from SESegmentationLib.cli.dicom import folder_of
 from SESegmentationLib.cli.file_jobs import case_name, case_names, is_input
 from SESegmentationLib.cli.model_choice import choose_for_series
-from SESegmentationLib.errors import InputError, UsageError, fault_of
+from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import refuse_same_names
 from SESegmentationLib.io.dicom import seems_dicom
 from SESegmentationLib.io.dicom.series import Found, grouped
 from SESegmentationLib.models import ModelPackage
+from SESegmentationLib.plain_text import fault_of
 
 from .records import FOLDER as RECORDS
 from .records import Records

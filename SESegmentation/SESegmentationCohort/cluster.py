@@ -20,9 +20,9 @@ from SESegmentationLib.errors import (
     SegmentationError,
     UsageError,
     WorkerError,
-    first_line,
     install_advice,
 )
+from SESegmentationLib.plain_text import first_line
 from SESegmentationServer.local_ray import connect, keep_others_out, private_folder, start_local_ray
 
 from .cases import CohortCase

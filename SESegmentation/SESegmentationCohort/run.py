@@ -15,10 +15,11 @@ from SESegmentationLib.cli import report_failure, warn
 from SESegmentationLib.cli.file_jobs import all_small, check_dicom
 from SESegmentationLib.cli.shared_options import require_consent
 from SESegmentationLib.cli.show import ProgressBar, duration
-from SESegmentationLib.errors import NothingFoundError, SegmentationError, UsageError, counted
+from SESegmentationLib.errors import NothingFoundError, SegmentationError, UsageError
 from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwriting
 from SESegmentationLib.files.staging import remove_leftovers
 from SESegmentationLib.models import ModelPackage, find_model
+from SESegmentationLib.plain_text import counted
 from SESegmentationLib.progress import told_at_early_end
 
 from . import summary

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from SESegmentationLib.errors import InputError, ModelError, UsageError, printable
+from SESegmentationLib.errors import InputError, ModelError, UsageError
 from SESegmentationLib.files import same_content
 from SESegmentationLib.files.json_files import Fields, read_json
 from SESegmentationLib.models import Label
 from SESegmentationLib.models.sections import least_change
+from SESegmentationLib.plain_text import printable
 from SESegmentationLib.result import Finding
 
 if TYPE_CHECKING:

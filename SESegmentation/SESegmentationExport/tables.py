@@ -13,12 +13,13 @@ from typing import Any
 import SimpleITK as sitk
 
 from SESegmentationLib import __version__
-from SESegmentationLib.errors import SegmentationError, UsageError, plain
+from SESegmentationLib.errors import SegmentationError, UsageError
 from SESegmentationLib.files import OutputFiles, write_whole
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.cascade import possible_structures
 from SESegmentationLib.models import Label, ModelCard
 from SESegmentationLib.models.labels import brain_labels, split_side
+from SESegmentationLib.plain_text import plain
 from SESegmentationLib.report import in_spreadsheet, readable, without_folders
 from SESegmentationLib.result import SegmentationResult
 

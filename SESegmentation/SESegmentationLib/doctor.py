@@ -28,9 +28,10 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .errors import ModelError, SegmentationError, counted, install_advice
+from .errors import ModelError, SegmentationError, install_advice
 from .memory import available_gigabytes
 from .models import damaged_models, list_models, user_models_folder, verify_weights
+from .plain_text import counted
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 MINIMUM_PYTHON = (3, 11)

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import SimpleITK as sitk
 
 from . import __version__
-from .errors import UsageError, printable
+from .errors import UsageError
 from .files import store
 from .files.json_files import to_json
 from .models import Label, ModelCard
+from .plain_text import printable
 from .result import SegmentOptions
 
 if TYPE_CHECKING:

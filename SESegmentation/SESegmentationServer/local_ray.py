@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from SESegmentationLib.errors import first_line
 from SESegmentationLib.files import staging_folder
 from SESegmentationLib.files.staging import remove_leftovers
+from SESegmentationLib.plain_text import first_line
 
 #: characters of the folder for temporary files: a socket's path has room for 107, of which Ray takes most
 _LONGEST_PLACE = 20

@@ -15,7 +15,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, first_line, install_advice
+from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, install_advice
+from SESegmentationLib.plain_text import first_line
 
 from .local_ray import connect, keep_others_out, private_folder, start_local_ray
 from .settings import ServerSettings

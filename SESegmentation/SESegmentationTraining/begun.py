@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from SESegmentationLib.errors import InputError, UsageError, reason_of
 from SESegmentationLib.files import write_whole
 from SESegmentationLib.models import ModelPackage, sha256_of
+from SESegmentationLib.plain_text import some_of
 
 from .dataset import MOST_NAMED, Split, find_cases, find_label_maps
 from .recipe import RECIPES_FOLDER, Recipe
@@ -73,8 +74,7 @@ def digests(files: Iterable[Path], folder: Path) -> dict[str, str]:
 def changed_since(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Which of the files that were there before have another content now, in words; empty for none."""
     changed = [path for path, digest in before.items() if now.get(path) != digest]
-    more = f" and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
-    return f"{', '.join(changed[:MOST_NAMED])}{more} changed since" if changed else ""
+    return f"{some_of(changed, MOST_NAMED)} changed since" if changed else ""
 
 
 def learn_from(folder: Path, models: Mapping[str, Path], write: bool = True) -> None:

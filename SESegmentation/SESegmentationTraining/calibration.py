@@ -21,7 +21,7 @@ import SimpleITK as sitk
 import torch
 from scipy.optimize import nnls
 
-from SESegmentationLib.errors import InputError, counted
+from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.confidence import confidence
 from SESegmentationLib.inference.device import device_for
@@ -32,6 +32,7 @@ from SESegmentationLib.models import ModelPackage, update_card, verify_model
 from SESegmentationLib.models.sections import ONE_VIEW, SEVERAL_VIEWS
 from SESegmentationLib.networks.losses import overlap_and_size
 from SESegmentationLib.networks.weights import load_networks
+from SESegmentationLib.plain_text import counted
 
 from .begun import recipe_of, refuse_other_split
 from .dataset import FEWEST_VOXELS, LabelledVolume, find_cases, load_case, split_by_recipe

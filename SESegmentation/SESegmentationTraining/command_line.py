@@ -14,12 +14,13 @@ from rich.table import Table
 from SESegmentationLib.cli import report_failure, say, warn
 from SESegmentationLib.cli.show import ProgressBar, console, duration, print_json
 from SESegmentationLib.client.reading import reading_apart
-from SESegmentationLib.errors import ERRORS_BY_CODE, UsageError, counted, printable
+from SESegmentationLib.errors import ERRORS_BY_CODE, UsageError
 from SESegmentationLib.files import check_writable, refuse_overwriting
 from SESegmentationLib.inference.cascade import possible_structures
 from SESegmentationLib.models import ModelPackage, find_model
 from SESegmentationLib.models.card import CARD_NAME, README_NAME
 from SESegmentationLib.models.packages import WEIGHTS_NAME
+from SESegmentationLib.plain_text import counted, printable, some_of
 from SESegmentationLib.progress import Progress, no_progress, told_at_early_end
 
 from .begun import GO_ON
@@ -224,21 +225,15 @@ def evaluate_predictions(
 def _remarks(measures: Mapping[str, Any]) -> Iterator[str]:
     """What the user should know about the files that were compared, and those that were not."""
     if missing := measures["missing"]:
-        yield f"Without a segmentation: {counted(len(missing), 'reference')} ({_some(missing)})."
+        yield f"Without a segmentation: {counted(len(missing), 'reference')} ({some_of(missing, MOST_NAMED)})."
     if unmatched := measures["unmatched"]:
-        yield f"Without a reference: {counted(len(unmatched), 'segmentation')} ({_some(unmatched)})."
+        yield f"Without a reference: {counted(len(unmatched), 'segmentation')} ({some_of(unmatched, MOST_NAMED)})."
     if same := measures["same"]:
-        count = counted(len(measures["cases"]), "case")
+        count, named = counted(len(measures["cases"]), "case"), some_of(same, MOST_NAMED)
         yield (
-            f"Segmentation and reference are the same file, byte for byte, in {len(same)} of {count} ({_some(same)}). "
+            f"Segmentation and reference are the same file, byte for byte, in {len(same)} of {count} ({named}). "
             "If one was copied from the other, their agreement says nothing."
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first names of a list."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return f"{', '.join(names[:MOST_NAMED])}{more}"
 
 
 def _print_measures(measures: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from SESegmentationLib.errors import InputError, counted
+from SESegmentationLib.errors import InputError
 from SESegmentationLib.geometry import same_grid
 from SESegmentationLib.inference.intensity import normalise
 from SESegmentationLib.inference.model_grid import to_model_grid
@@ -24,6 +24,7 @@ from SESegmentationLib.io.segmentations import read_segmentation
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models import Label, sha256_of
 from SESegmentationLib.models.card import ModelCard
+from SESegmentationLib.plain_text import counted
 from SESegmentationLib.progress import Progress, no_progress
 
 from .recipe import Recipe

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from SESegmentationLib.errors import InputError, plain
+from SESegmentationLib.errors import InputError
 from SESegmentationLib.files.json_files import LONGEST, read_json
 from SESegmentationLib.geometry import find_extents
 from SESegmentationLib.inference.input_checks import is_hounsfield
@@ -20,6 +20,7 @@ from SESegmentationLib.io.formats import is_picture
 from SESegmentationLib.io.volume_image import voxels_of
 from SESegmentationLib.models.labels import LEFT, RIGHT, Code, Label, known_structure, split_side, structure_label
 from SESegmentationLib.models.licence import OWN_DATA
+from SESegmentationLib.plain_text import plain
 from SESegmentationLib.progress import Progress, no_progress
 
 from .dataset import Case, read_case

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from SESegmentationLib.errors import InputError, counted
+from SESegmentationLib.errors import InputError
 from SESegmentationLib.inference.cascade import LARGEST_CROP_MM
 from SESegmentationLib.models import Label
 from SESegmentationLib.models.card import SLICES
+from SESegmentationLib.plain_text import counted, some_of
 from SESegmentationLib.progress import Progress, no_progress
 
 from .choices import (
@@ -325,7 +326,7 @@ def _expected(extents: np.ndarray) -> list[list[float]]:
 
 
 def _names(names: Sequence[str]) -> str:
-    listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    listed = some_of(names, 6)
     return listed[:1].upper() + listed[1:]
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from json_places import holder, places
-from SESegmentationLib.errors import ModelError, fault_of, plain
+from SESegmentationLib.errors import ModelError
 from SESegmentationLib.files.json_files import parse_json
 from SESegmentationLib.models import (
     ModelCard,
@@ -18,6 +18,7 @@ from SESegmentationLib.models import (
     write_package,
 )
 from SESegmentationLib.models.store import verify_schema
+from SESegmentationLib.plain_text import fault_of, plain
 
 
 def change(entry: dict, path: str, value: object) -> dict:

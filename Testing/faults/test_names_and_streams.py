@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from SESegmentationLib import cli
 from SESegmentationLib.cli import show
 from SESegmentationLib.cli.file_jobs import case_name, plan_jobs
-from SESegmentationLib.errors import UsageError, printable
+from SESegmentationLib.errors import UsageError
 from SESegmentationLib.files import OutputFiles
 from SESegmentationLib.files.json_files import to_json
 from SESegmentationLib.inference.device import choose_device
 from SESegmentationLib.io.writing import write_image
+from SESegmentationLib.plain_text import printable
 from SESegmentationLib.report import check_report_name, write_report
 
 LIBRARY = Path(__file__).parents[2] / "SESegmentation"

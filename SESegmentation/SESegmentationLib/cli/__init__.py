@@ -14,9 +14,10 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError, printable
+from ..errors import DependencyError, OutOfMemoryError, SegmentationError, UsageError
 from ..files.writing import any_file_written
 from ..memory import MEMORY_REMEDY, is_out_of_memory, no_memory_to_load
+from ..plain_text import printable
 from ..progress import MESSAGE, end_on_signals, let_finish
 from .remedies import by_options, named
 

@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..doctor import ERROR, OK, Check
-from ..errors import NothingFoundError, printable
+from ..errors import NothingFoundError
 from ..files.json_files import to_json
 from ..models import ModelPackage
+from ..plain_text import printable, some_of
 from . import report_failure, say, warn
 
 _STATUS_STYLES = {OK: "green", ERROR: "red"}
@@ -166,8 +167,7 @@ def print_models(packages: Sequence[ModelPackage]) -> None:
         consent = ", consent required" if card.licence.asks_consent else ""
         contrast = "of any contrast" if card.contrast == "any" else card.contrast
         about = f"{card.modality} {contrast}".strip() + f", version {card.version}, {card.licence.spdx}{consent}"
-        names, more = ", ".join(label.name for label in card.labels[:4]), len(card.labels) - 4
-        names += f" and {more} more" if more > 0 else ""
+        names = some_of((label.name for label in card.labels), 4)
         finds = Text.assemble(printable(card.summary), (f"\n{printable(names)}\n{printable(about)}", "dim"))
         table.add_row(card.name, finds)
     console().print(table)

@@ -15,8 +15,9 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPSConnection
 
-from ..errors import ERRORS_BY_CODE, InputError, SegmentationError, ServerError, plain
+from ..errors import ERRORS_BY_CODE, InputError, SegmentationError, ServerError
 from ..files.json_files import parse_json
+from ..plain_text import plain
 from ..worker.messages import check_version, write_frame
 from .servers import TOKEN_VARIABLE, Server
 

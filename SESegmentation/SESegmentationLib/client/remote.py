@@ -19,9 +19,10 @@ import numpy as np
 import requests
 
 from .. import __version__
-from ..errors import CancelledError, InputError, ModelError, SegmentationError, ServerError, plain
+from ..errors import CancelledError, InputError, ModelError, SegmentationError, ServerError
 from ..io.volume_image import REMARKS, remarks_of
 from ..models import ModelCard, find_model
+from ..plain_text import plain
 from ..worker.jobs import Job, SegmentJob
 from ..worker.messages import (
     ACCEPTED,

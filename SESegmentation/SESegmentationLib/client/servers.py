@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import UsageError, fault_of
+from ..errors import UsageError
 from ..files import changing, write_private
 from ..files.json_files import read_json
 from ..models import user_models_folder
+from ..plain_text import fault_of
 
 #: environment variable with the token of a server, used instead of a stored one
 TOKEN_VARIABLE = "SESEGMENTATION_TOKEN"

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from ..errors import ModelError, fault_of
+from ..errors import ModelError
+from ..plain_text import fault_of
 
 #: a larger file is refused before it is read, in bytes
 LARGEST = 4 << 20

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from ..errors import DeviceError, first_line
+from ..errors import DeviceError
 from ..models import ModelCard
 from ..networks import build_network
+from ..plain_text import first_line
 
 #: more at once would need too much memory
 MAX_WORKERS = 8

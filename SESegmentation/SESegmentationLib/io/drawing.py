@@ -11,10 +11,10 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import printable
 from ..files import store
 from ..geometry import Geometry, mask_box, whole_box
 from ..models import Label
+from ..plain_text import printable
 from .volume_image import voxels_of
 
 PANEL = 420  # pixels of a panel's longer side

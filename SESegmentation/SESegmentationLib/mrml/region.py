@@ -11,10 +11,11 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from ..errors import InputError, plain
+from ..errors import InputError
 from ..files.json_files import Fields
 from ..geometry import Geometry, triple
 from ..io.volume_image import voxels_of
+from ..plain_text import plain
 from .volume import check_linear_transform, check_volume_node, ijk_to_ras, volume_geometry
 
 #: bounds of what a scene may say, in mm

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ModelError, OutOfMemoryError, first_line
+from ..errors import ModelError, OutOfMemoryError
 from ..memory import memory_errors
+from ..plain_text import first_line
 from .pyramid import PyramidUNet
 from .se import build_se
 

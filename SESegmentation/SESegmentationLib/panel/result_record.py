@@ -15,12 +15,13 @@ import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
 
-from ..errors import SegmentationError, plain
+from ..errors import SegmentationError
 from ..files.json_files import Fields, parse_json
 from ..io.segmentations import structure_key
 from ..io.volume_image import voxels_of
 from ..models import Label
 from ..mrml import VolumeRegion
+from ..plain_text import plain
 from ..result import Finding, IntracranialVolume, SegmentationResult, StructureResult
 
 RECORD_ATTRIBUTE = "SESegmentation.Result"

@@ -42,11 +42,10 @@ from ..errors import (
     ServerError,
     UsageError,
     WorkerError,
-    first_line,
     install_advice,
-    plain,
 )
 from ..memory import MEMORY_REMEDY, is_out_of_memory, no_memory_to_load
+from ..plain_text import first_line, plain
 
 #: begins every frame; no text contains it, and a translation of line ends would spoil it
 MAGIC = b"\x93SESEG\r\n"

@@ -10,8 +10,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from ...errors import InputError
+from ...plain_text import some_of
 from ...result import Finding
-from .headers import DISTINGUISHING, DicomHeader, items_of, numbers_of, some_of, text_of
+from .headers import DISTINGUISHING, DicomHeader, items_of, numbers_of, text_of
 
 _EXPORT = "Export the series again as images with their position, or give a NIfTI or NRRD file of it."
 #: unit vectors that differ by less are rounded

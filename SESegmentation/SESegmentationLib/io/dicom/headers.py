@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -318,13 +318,6 @@ def items_of(dataset: Dataset, tag: str | BaseTag) -> list[Dataset]:
     except Exception:  # whatever a damaged value makes the conversion raise
         return []
     return list(value) if isinstance(value, Sequence) else []
-
-
-def some_of(names: Iterable[object], most: int = 3) -> str:
-    """The first of ``names``, and how many more there are."""
-    listed = [str(name) for name in names]
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
 
 
 def _parsed(file: BinaryIO) -> Dataset:

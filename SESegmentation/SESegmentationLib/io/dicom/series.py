@@ -13,8 +13,9 @@ from pathlib import Path
 import pydicom
 
 from ...errors import SERIES_REMEDY, InputError
+from ...plain_text import some_of
 from . import DICOM_ENDINGS
-from .headers import DicomHeader, UnreadableError, opened_dicom, some_of, text_of
+from .headers import DicomHeader, UnreadableError, opened_dicom, text_of
 
 #: what holds pixels, or is laid over them, and is no scan
 _NO_SCANS = {"SEG": "a segmentation", "RTDOSE": "a dose", "RTSTRUCT": "contours", "RTPLAN": "a treatment plan"}

@@ -13,10 +13,11 @@ import numpy as np
 import pydicom
 
 from ...errors import InputError
+from ...plain_text import some_of
 from ...result import Finding
 from ..volume_image import SHEAR_DEGREES, sheared
 from .frames import DicomFrame
-from .headers import DicomHeader, opened_dicom, some_of, text_of
+from .headers import DicomHeader, opened_dicom, text_of
 
 #: relative difference between slice distances that rounding in the files explains
 UNEVEN = 0.05

@@ -27,11 +27,12 @@ from pydicom.uid import (
 
 from ...errors import InputError, SegmentationError
 from ...memory import require_memory
+from ...plain_text import some_of
 from ...result import Finding
 from ..itk_names import itk_name
 from ..volume_image import add_remarks
 from .frames import DicomFrame, frames_of, mixed_contrasts
-from .headers import DicomHeader, OversizedError, opened_dicom, refuse_other_sizes, some_of
+from .headers import DicomHeader, OversizedError, opened_dicom, refuse_other_sizes
 from .series import Found, choose_series
 from .stack import Stack, perhaps_missing, refuse_missing
 
