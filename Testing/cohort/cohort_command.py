@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from SESegmentationCohort.records import Record, Records
 
@@ -58,3 +62,25 @@ class Command:
     def hidden(self) -> list[Path]:
         """What should not be left."""
         return [path for path in self.out.rglob(".*") if path.name.startswith(".sesegment")]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Those of a table with tabs."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def interrupted(command: Command, number: int, *options: object) -> str:
+    """Begin, send a signal in the middle, and see that nothing is left running; what it said."""
+    before = len(command.stamps())
+    process = command.start(*options)
+    until = time.monotonic() + 120
+    while len(command.stamps()) < before + 4 and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive
+    return err
