@@ -4,7 +4,9 @@ Three questions, by the scans in ``../shared/data``:
 
 - a labelled T1 head: Dice and volume against FreeSurfer's labels;
 - one patient with registered T1, T1 with contrast agent, T2 and FLAIR: Dice against the model's own result on the T1;
-- one patient's clinical T1, T2 and FLAIR of 3 mm slices at two times: volumes between contrasts and between times.
+- one patient's clinical T1, T2 and FLAIR of 3 mm slices at two times, which no model learnt from: volumes between
+  contrasts and between times; Dice of T2 and FLAIR against the T1 of the same day, rigidly registered. On the model's
+  grid, as the command line and the panel give the result of thick slices.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from SESegmentationExport.registration import register, transferred
+from SESegmentationLib.geometry import Geometry
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import find_model
 from SESegmentationLib.networks.losses import overlap_and_size
-from SESegmentationLib.result import SegmentOptions
+from SESegmentationLib.result import Grid, SegmentOptions
 from SESegmentationTraining.accuracy import fold_parcels
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -55,9 +59,9 @@ class Bench:
         self.names = {label.value: label.name for label in self.engine.card.labels}
         self.values = [value for value in self.names if value != APART]
 
-    def segment(self, path: Path) -> sitk.Image:
+    def segment(self, path: Path, grid: Grid = "input") -> sitk.Image:
         """Label map of a volume."""
-        labels = self.engine.segment(read_volume(path, None), SegmentOptions(fast=self.fast)).labels
+        labels = self.engine.segment(read_volume(path, None), SegmentOptions(fast=self.fast, grid=grid)).labels
         if self.kept:
             self.kept.mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(labels, str(self.kept / path.name))
@@ -97,11 +101,13 @@ class Bench:
     def clinical(self) -> dict:
         """Volumes of one patient between contrasts and between times, structures of at least 3 ml."""
         folder = DATA / "ms-contrasts" / "clinical"
-        volumes = {
-            (contrast, study): self.volumes(self.segment(folder / f"p12-study{study}-{contrast}_0000.nii.gz"))
+        paths = {
+            (contrast, study): folder / f"p12-study{study}-{contrast}_0000.nii.gz"
             for contrast in ("T1W", "T2W", "FLAIR")
             for study in (1, 2)
         }
+        labels = {scan: self.segment(path, "model") for scan, path in paths.items()}
+        volumes = {scan: self.volumes(found) for scan, found in labels.items()}
         lost = {str(key): [self.names[v] for v in self.values if found[v] == 0] for key, found in volumes.items()}
         large = [value for value in self.values if volumes["T1W", 1][value] >= LEAST_ML]
 
@@ -121,6 +127,15 @@ class Bench:
                 + ", ".join(f"{self.names[v]} {changes[v]:+.0%}" for v in worst)
             )
         print("structures lost:", result["lost"] or "none")
+        for contrast, study in list(paths)[2:]:
+            scans = [read_volume(paths[other, study], None) for other in ("T1W", contrast)]
+            first, second = labels["T1W", study], labels[contrast, study]
+            transform = register(scans[0], first, scans[1], second)
+            scores = dice(transferred(second, Geometry.of(first), transform), first, self.values)
+            name = f"Dice of {contrast} {study} against T1W {study}"
+            result[name] = float(np.mean(list(scores.values())))
+            worst = sorted(scores, key=scores.get)[:4]
+            print(f"{name}: {result[name]:.4f}; worst " + ", ".join(f"{self.names[v]} {scores[v]:.2f}" for v in worst))
         return result
 
 
