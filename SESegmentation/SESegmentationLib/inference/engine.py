@@ -33,6 +33,7 @@ from .model_grid import check_room_for_grid, is_thick, on_model_grid
 from .output_checks import check_region, measure_structures
 from .predictor import Predictor
 from .roi import region_box
+from .ventricle_wall import limit_to_fluid
 
 #: called with a view and the fraction of its slices that are done
 ReportShare = Callable[[View, float], None]
@@ -253,6 +254,8 @@ class Engine:
         predicted = self.predictor.predict(crop.volume, views, options.low_memory, report, keep_unsmoothed=observed)
         if observe and predicted.unsmoothed is not None:
             observe(crop, predicted.unsmoothed)
+        if crop.scan is not None:
+            limit_to_fluid(predicted.probabilities, crop.scan, self.card)
         confident = confidence(predicted.probabilities, predicted.votes)[1:].tolist()
         labels = crop.labels_on_input(predicted.probabilities, self.card)
         doubt = crop.on_input(voxel_doubt(predicted.probabilities)) if options.doubt else None

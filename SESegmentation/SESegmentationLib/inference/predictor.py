@@ -157,7 +157,7 @@ class Predictor:
             for position, channel in itertools.product(finding, channels):
                 where |= votes[position] == channel
             total[:, where] = restricted[:, where]
-        unsmoothed = (total.clone() if self._sigmas else total) if keep_unsmoothed else None
+        unsmoothed = total.clone() if keep_unsmoothed else None
         smooth(total, votes, self._sigmas, self._card.spacing)
         return Prediction(total, votes, unsmoothed)
 

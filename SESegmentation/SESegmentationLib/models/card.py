@@ -97,7 +97,8 @@ class ModelCard:
             its volume; 0 if the model does not give it.
         margin_mm: margin in mm kept round the foreground or region when cropping.
         input: what the model expects: "kind", "extent_mm", "needs_stripping".
-        cleanup: what is smoothed, see ``inference.smoothing``, removed and filled, see ``inference.cleanup``.
+        cleanup: what is smoothed, see ``inference.smoothing``, which ventricles end where the fluid does, see
+            ``inference.ventricle_wall``, what is removed and filled, see ``inference.cleanup``.
         pipeline: cascade of another model that locates the target, or None.
         training: what it was trained on and how.
         accuracy: measured accuracy.
@@ -341,6 +342,7 @@ def _check(card: ModelCard) -> None:
     locator = (card.pipeline or {}).get("locator")
     targets = (card.pipeline or {}).get("targets", [])
     located = sorted({int(own) for target in targets for own in target["values"]} - set(values))
+    fluid = [value for key in ("values", "tissue") for value in card.cleanup.get("fluid", {}).get(key, [])]
     smoothed = [value for entry in card.cleanup.get("smoothing", []) for value in entry["values"]]
     checks = (
         (_NAME.fullmatch(card.name), "the name may have 64 lower-case letters, digits, '.', '_' and '-' only"),
@@ -360,6 +362,7 @@ def _check(card: ModelCard) -> None:
         (len(set(divided)) == len(divided), "dividing_plane names one label twice"),
         (card.merged_pairs or not any(v.merged for v in card.views), "a view is merged, yet merged_pairs is empty"),
         (len(smoothed) == len(set(smoothed) & set(values)), "cleanup.smoothing names a label twice, or one not there"),
+        (len(fluid) == len(set(fluid) & set(values)), "cleanup.fluid names a label twice, or one not there"),
         (_SHA256.fullmatch(card.weights_sha256), "weights.sha256 must have 64 hexadecimal digits"),
     )
     for valid, problem in checks:

@@ -42,7 +42,7 @@ def _facts(card: ModelCard) -> str:
         "Input": f"{card.modality}, {card.contrast}".rstrip(", "),
         "Grid": f"{spacing} mm",
         "Views": views,
-        "Structures": f"{len(card.labels)}{_dividing_plane(card)}{_overlooked(card)}{_smoothed(card)}",
+        "Structures": f"{len(card.labels)}{_dividing_plane(card)}{_overlooked(card)}{_smoothed(card)}{_fluid(card)}",
         "Weights": f"`{card.weights_file}`, SHA-256 `{card.weights_sha256}`",
     }
     return _table(("", ""), [(f"**{key}**", value) for key, value in rows.items()])
@@ -66,6 +66,12 @@ def _smoothed(card: ModelCard) -> str:
     """How many structures are smoothed, and how much."""
     parts = [f"{len(entry['values'])} by {entry['sigma_mm']:g} mm" for entry in card.cleanup.get("smoothing", [])]
     return f"; probabilities are smoothed, of {', of '.join(parts)} (standard deviation)" if parts else ""
+
+
+def _fluid(card: ModelCard) -> str:
+    """Which structures end where the image shows fluid."""
+    count = len(card.cleanup.get("fluid", {}).get("values", []))
+    return f"; {count} ventricles end where the image shows that the fluid does" if count else ""
 
 
 def _seen(view: View) -> str:

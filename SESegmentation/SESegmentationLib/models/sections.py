@@ -184,7 +184,7 @@ def check_input(fields: Fields) -> None:
 
 
 def check_cleanup(fields: Fields) -> None:
-    """The entry "cleanup", see ``inference.cleanup`` and ``inference.smoothing``."""
+    """The entry "cleanup", see ``inference.cleanup``, ``inference.smoothing`` and ``inference.ventricle_wall``."""
     for key in ("largest_union", "faces", "fill_holes"):
         if fields.has(key):
             fields.flag(key)
@@ -201,6 +201,11 @@ def check_cleanup(fields: Fields) -> None:
         smoothing.only("values", "sigma_mm")
         smoothing.whole_numbers("values", low=1, high=65535, most=MOST, least=1)
         smoothing.number("sigma_mm", low=0, high=10, above=True)
+    if fields.has("fluid"):
+        fluid = fields.section("fluid")
+        fluid.only("values", "tissue")
+        for key in ("values", "tissue"):
+            fluid.whole_numbers(key, low=1, high=65535, most=MOST, least=1)
 
 
 def check_pipeline(fields: Fields) -> None:

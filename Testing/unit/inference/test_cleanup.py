@@ -141,4 +141,5 @@ def test_every_entry_that_a_card_may_have_is_read(array):
     noted = Noted(largest_component="all")
     clean(sitk.GetImageFromArray(array), VALUES, noted)
     schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))["properties"]["cleanup"]["properties"]
-    assert noted.read | {"smoothing"} == set(schema)  # that is read before, see inference.smoothing
+    # these are read before, see inference.smoothing and inference.ventricle_wall
+    assert noted.read | {"smoothing", "fluid"} == set(schema)

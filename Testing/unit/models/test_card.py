@@ -54,7 +54,7 @@ def test_what_a_card_writes_keeps_the_schema(complete, tmp_path):
         "merged_pairs": [[1, 2]],
         "dividing_plane": {"plane": "coronal", "values": [1, 2]},
         "missed_below": 0.5,
-        "cleanup": {"smoothing": [{"values": [1, 2], "sigma_mm": 0.5}]},
+        "cleanup": {"smoothing": [{"values": [1, 2], "sigma_mm": 0.5}], "fluid": {"values": [1], "tissue": [2]}},
         "pipeline": {"locator": "brain-t1", "targets": [{"locator_value": 17, "values": {"1": 1}}]},
     }
     path.write_text(json.dumps(ModelCard.from_dict(full).to_dict()), encoding="utf-8")
@@ -101,6 +101,10 @@ WRONG = [
     ("cleanup.smoothing", [{"values": [1], "sigma_mm": 0}]),
     ("cleanup.smoothing", [{"values": [], "sigma_mm": 1.0}]),
     ("cleanup.smoothing", [{"values": [1]}]),
+    ("cleanup.fluid", [1]),
+    ("cleanup.fluid", {"values": [1]}),
+    ("cleanup.fluid", {"values": [], "tissue": [2]}),
+    ("cleanup.fluid", {"values": [1], "tissue": [2], "share": 0.5}),
     ("margin_mm", -1),
     ("licence", ...),
     ("licence.free", "yes"),
@@ -147,6 +151,8 @@ def test_a_wrong_field_is_refused_by_card_and_by_schema(complete, tmp_path, path
             [{"values": [1, 1], "sigma_mm": 1.0}],
             "smoothing names a label twice, or one not there",
         ),
+        ("cleanup.fluid", {"values": [1], "tissue": [3]}, "cleanup.fluid names a label twice, or one not there"),
+        ("cleanup.fluid", {"values": [1, 2], "tissue": [2]}, "cleanup.fluid names a label twice, or one not there"),
         ("views", [], "no view"),
     ],
 )
