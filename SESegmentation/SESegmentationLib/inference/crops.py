@@ -37,8 +37,6 @@ class Crop:
         mirrored: whether they see it mirrored from left to right.
         values: the result's value of each of the model's own values.
         region: box outside of which the results are discarded, or None.
-        scan: (k, j, i) float32, intensities of the scan, of which normalisation clips the brightest; for cards that
-            limit ventricles to fluid, else None.
     """
 
     grid: ModelGrid
@@ -46,7 +44,6 @@ class Crop:
     mirrored: bool
     values: dict[int, int]
     region: Geometry | None = None
-    scan: np.ndarray | None = None
 
     def labels_on_input(self, probabilities: Tensor, card: ModelCard) -> sitk.Image:
         """The label map on the input's grid, of the model's own values, from probabilities (C, k, j, i) of the crop."""
@@ -54,6 +51,11 @@ class Crop:
         if self.region is None:
             return labels
         return self.grid.input.image(self._limited(sitk.GetArrayFromImage(labels)))
+
+    def intensities(self, image: sitk.Image) -> np.ndarray:
+        """Those of the whole volume ``image`` in the crop, (k, j, i) as ``volume``, before normalisation clips them."""
+        array = self.grid.image_to_grid(image)
+        return array[..., ::-1] if self.mirrored else array
 
     def on_input(self, values: np.ndarray) -> np.ndarray:
         """Values (k, j, i) of the crop at the input's voxels, interpolated linearly, 0 outside of it."""
@@ -80,7 +82,6 @@ class CropPlanner:
         self._separately = card.input_kind == "crop"
         array = sitk.GetArrayFromImage(on_grid)
         self._array = array if self._separately else normalise(array, card.intensity)
-        self._scan = array if "fluid" in card.cleanup else None
 
     def region(self, roi: sitk.Image) -> Crop:
         """A region of interest, and the card's margin round it.
@@ -119,14 +120,11 @@ class CropPlanner:
         volume = self._array[box]
         if self._separately:
             volume = normalise(volume, self._card.intensity)
-        scan = None if self._scan is None else self._scan[box]
         if target is None:
             values = {label.value: label.value for label in self._card.labels}
-            return Crop(self._grid.cropped(box), volume, False, values, region, scan)
+            return Crop(self._grid.cropped(box), volume, False, values, region)
         values = {own: label.value for own, label in target.labels.items()}
-        if target.mirrored:
-            volume, scan = volume[..., ::-1], None if scan is None else scan[..., ::-1]
-        return Crop(self._grid.cropped(box), volume, target.mirrored, values, scan=scan)
+        return Crop(self._grid.cropped(box), volume[..., ::-1] if target.mirrored else volume, target.mirrored, values)
 
     def _focused(self, box: Box, predictor: Predictor) -> Box:
         """The part of ``box`` around what is found in a few slices, about the field of view of training slices.

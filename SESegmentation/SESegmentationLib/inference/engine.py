@@ -227,7 +227,7 @@ class Engine:
         if cascade is None:
             (crop,) = crops
             assert crop is not None  # only targets can be missing
-            segmented = self._segment_crop(crop, views, options, observe, _report_views(phases, views))
+            segmented = self._segment_crop(image, crop, views, options, observe, _report_views(phases, views))
             phases.update("restore", 1.0)
             return segmented
         kind = np.min_scalar_type(max(label.value for label in cascade.structures))
@@ -237,7 +237,9 @@ class Engine:
         doubt = np.zeros(shape, np.float32) if options.doubt else None
         for target, crop in zip(cascade.targets, crops, strict=True):
             if crop is not None:
-                found = self._segment_crop(crop, views, options, observe, _report_target(phases, views, target.name))
+                found = self._segment_crop(
+                    image, crop, views, options, observe, _report_target(phases, views, target.name)
+                )
                 own = voxels_of(found.labels)
                 np.copyto(labels, own, where=own > 0)
                 confidences |= found.confidences
@@ -247,15 +249,21 @@ class Engine:
         return _Segmented(Geometry.of(image).image(labels), confidences, doubt)
 
     def _segment_crop(
-        self, crop: Crop, views: Sequence[View], options: SegmentOptions, observe: Observe | None, report: ReportShare
+        self,
+        image: sitk.Image,
+        crop: Crop,
+        views: Sequence[View],
+        options: SegmentOptions,
+        observe: Observe | None,
+        report: ReportShare,
     ) -> _Segmented:
-        """Predict a crop, restore what is found to the input's grid, and clean it up."""
+        """Predict a crop of ``image``, restore what is found to the input's grid, and clean it up."""
         observed = observe is not None
         predicted = self.predictor.predict(crop.volume, views, options.low_memory, report, keep_unsmoothed=observed)
         if observe and predicted.unsmoothed is not None:
             observe(crop, predicted.unsmoothed)
-        if crop.scan is not None:
-            limit_to_fluid(predicted.probabilities, crop.scan, self.card)
+        if "fluid" in self.card.cleanup:
+            limit_to_fluid(predicted.probabilities, crop.intensities(image), self.card)
         confident = confidence(predicted.probabilities, predicted.votes)[1:].tolist()
         labels = crop.labels_on_input(predicted.probabilities, self.card)
         doubt = crop.on_input(voxel_doubt(predicted.probabilities)) if options.doubt else None

@@ -58,6 +58,13 @@ class ModelGrid:
         """The grid over ``box`` of this one; outside it everything is background."""
         return replace(self, geometry=self.geometry.cropped(box), box=placed(box, self.box))
 
+    def image_to_grid(self, image: sitk.Image) -> np.ndarray:
+        """Array (k, j, i) float32 of an image on the input's grid at the grid's voxels, as :func:`to_model_grid`."""
+        image = sitk.Cast(image, sitk.sitkFloat32)  # whole numbers would be cut off, not rounded
+        if not self.exact:
+            image = smoothed(sitk.DICOMOrient(image, "RAS"), self.geometry.spacing)
+        return sitk.GetArrayFromImage(self.geometry.resample(image, sitk.sitkLinear))
+
     def labels_to_grid(self, labels: sitk.Image) -> np.ndarray:
         """Array (k, j, i) of a label map at the grid's voxels, nearest neighbour, 0 where it has none."""
         return sitk.GetArrayFromImage(self.geometry.resample(labels, sitk.sitkNearestNeighbor))

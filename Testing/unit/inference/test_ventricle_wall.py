@@ -12,6 +12,7 @@ import torch
 
 from SESegmentationLib.geometry import RAS
 from SESegmentationLib.inference.crops import CropPlanner
+from SESegmentationLib.inference.model_grid import to_model_grid
 from SESegmentationLib.inference.ventricle_wall import LAYERS, limit_to_fluid
 from SESegmentationLib.models import find_model
 
@@ -100,5 +101,21 @@ def test_the_scan_is_looked_at_as_it_is():
     roi = sitk.GetImageFromArray(np.ones(SHAPE, np.uint8))
     roi.CopyInformation(image)
     crop = CropPlanner(image, CARD).region(roi)
-    assert crop.scan.max() == sitk.GetArrayFromImage(image).max() > crop.volume.max()
-    assert CropPlanner(image, replace(CARD, cleanup={})).region(roi).scan is None
+    seen = crop.intensities(image)
+    assert seen.shape == crop.volume.shape
+    assert np.array_equal(seen, sitk.GetArrayFromImage(image))
+    assert seen.max() > crop.volume.max()
+    mirrored = replace(crop, mirrored=True)
+    assert np.array_equal(mirrored.intensities(image), seen[..., ::-1])
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 0.5, 3.0), (1.0, 1.0, 1.0)])
+def test_the_scan_lies_where_the_networks_see_it(spacing):
+    image = sitk.GetImageFromArray((200 * scan(*T1)).astype(np.uint8))
+    image.SetSpacing(spacing)
+    image.SetOrigin((-71.3, 20.7, 5.1))
+    image.SetDirection(RAS)
+    on_grid, grid = to_model_grid(image, CARD)
+    there = on_grid.GetSize()[::-1]
+    inside = tuple(slice(2, n - 2) for n in there)  # beyond the volume's edge there are no intensities
+    assert np.allclose(grid.image_to_grid(image)[inside], sitk.GetArrayFromImage(on_grid)[inside], atol=1e-3)
