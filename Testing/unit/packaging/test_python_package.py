@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from email import message_from_string
 from pathlib import Path
 
 import pytest
+
+from SESegmentationLib.models import find_model
 
 pytest.importorskip("setuptools", "77", reason="needs the setuptools of pyproject.toml")
 
@@ -51,3 +54,13 @@ def test_every_package_and_its_data_are_installed(installed):
     made = {"__pycache__", "SESegmentation.egg-info"}  # by Python, and by an editable installation
     wanted = {path for path in there if (ROOT / "SESegmentation" / path).is_file() and made.isdisjoint(path.parts)}
     assert sorted(path.as_posix() for path in wanted if not (installed / path).is_file()) == []
+
+
+def test_the_licences_of_the_weights_are_declared(installed):
+    """A package that only says Apache would be used commercially with weights that must not be."""
+    (metadata,) = installed.parent.glob("*.egg-info/PKG-INFO")
+    declared = message_from_string(metadata.read_text(encoding="utf-8"))
+    expression = set(declared["License-Expression"].split(" AND "))
+    packages = [find_model(str(path)) for path in (ROOT / "weights").iterdir()]
+    assert expression == {"Apache-2.0", *(package.card.licence.spdx for package in packages)}
+    assert {f"weights/{package.path.name}/LICENSE" for package in packages} <= set(declared.get_all("License-File"))
