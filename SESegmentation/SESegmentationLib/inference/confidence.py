@@ -18,6 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: slices in which voxels are counted together, which takes 8 bytes a voxel
+SLICES = 16
+
 
 def confidence(probabilities: Tensor, votes: Sequence[Tensor]) -> np.ndarray:
     """Confidence (C,) of each channel: :func:`agreement` of the views, or the :func:`margin` of a single one."""
@@ -26,12 +29,17 @@ def confidence(probabilities: Tensor, votes: Sequence[Tensor]) -> np.ndarray:
 
 def agreement(votes: Sequence[Tensor], classes: int) -> np.ndarray:
     """Mean pairwise Dice (C,) of label maps (k, j, i) of channels; 0 for a channel that none of them has."""
-    voxels = [torch.bincount(vote.flatten(), minlength=classes) for vote in votes]
-    scores = []
-    for (a, voxels_a), (b, voxels_b) in itertools.combinations(zip(votes, voxels, strict=True), 2):
-        overlap = torch.bincount(a[a == b], minlength=classes)
-        scores.append(2 * overlap / (voxels_a + voxels_b).clamp(min=1))
-    return torch.stack(scores).mean(0).double().cpu().numpy()
+    pairs = list(itertools.combinations(range(len(votes)), 2))
+    voxels = torch.zeros(len(votes), classes, dtype=torch.int64)
+    overlaps = torch.zeros(len(pairs), classes, dtype=torch.int64)
+    for part in zip(*(vote.split(SLICES) for vote in votes), strict=True):
+        for index, vote in enumerate(part):
+            voxels[index] += torch.bincount(vote.flatten(), minlength=classes).cpu()
+        for index, (first, second) in enumerate(pairs):
+            a, b = part[first], part[second]
+            overlaps[index] += torch.bincount(a[a == b], minlength=classes).cpu()
+    sums = torch.stack([voxels[first] + voxels[second] for first, second in pairs])
+    return (2 * overlaps / sums.clamp(min=1)).mean(0).double().numpy()
 
 
 def margin(probabilities: Tensor) -> np.ndarray:

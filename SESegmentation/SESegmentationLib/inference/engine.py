@@ -267,6 +267,7 @@ class Engine:
         confident = confidence(predicted.probabilities, predicted.votes)[1:].tolist()
         labels = crop.labels_on_input(predicted.probabilities, self.card)
         doubt = crop.on_input(voxel_doubt(predicted.probabilities)) if options.doubt else None
+        del predicted  # the largest part of all memory, which cleaning up needs too
         own_values = [label.value for label in self.card.labels]
         confidences = {
             crop.values[own]: Confidence(value, expected_dice(self.card.calibration, own, value, len(views)))
