@@ -39,7 +39,10 @@ CONTRAST = 3.0
 
 @torch.inference_mode()
 def limit_to_fluid(probabilities: Tensor, image: np.ndarray, card: ModelCard) -> None:
-    """Take voxels that are mostly tissue from the wall of ventricles, in place; they become the next probable class.
+    """Give voxels at the wall of ventricles that are mostly tissue to the structures they touch, in place.
+
+    The next probable class would not do: beside it, it often has so few voxels that they are removed as specks, and
+    background is left within the brain.
 
     Args:
         probabilities: (C, k, j, i), background first.
@@ -57,19 +60,30 @@ def limit_to_fluid(probabilities: Tensor, image: np.ndarray, card: ModelCard) ->
     if box is None:
         return
     part = probabilities[(slice(None), *box)]
-    labels = part.argmax(0).cpu()
-    inside = torch.isin(labels, torch.tensor(fluid))
-    share = _share_of_fluid(torch.from_numpy(np.ascontiguousarray(image[box])).float(), inside, labels, tissue)
-    if share is None:
-        return
-    mostly_tissue = inside & (share < LEAST_SHARE)
-    outside = ~inside
-    for _ in range(LAYERS):
-        outside |= _dilated(outside, 1) & mostly_tissue
-    taken = (outside & inside).to(probabilities.device)
+    before = part.argmax(0).cpu()
+    after = _limited(before, image[box], fluid, tissue, len(probabilities))
+    taken = before != after
+    receiving = after[taken][None].to(part.device)
+    taken = taken.to(part.device)
     values = part[:, taken]
+    values.scatter_add_(0, receiving, values[fluid].sum(0, keepdim=True))
     values[fluid] = 0
-    part[:, taken] = values / values.sum(0).clamp(min=1e-4)
+    part[:, taken] = values
+
+
+def _limited(labels: Tensor, image: np.ndarray, fluid: Sequence[int], tissue: Sequence[int], channels: int) -> Tensor:
+    """Labels (k, j, i), as channels, with less in ventricles and more in what they touch."""
+    inside = torch.isin(labels, torch.tensor(fluid))
+    share = _share_of_fluid(torch.from_numpy(image.astype(np.float32)), inside, labels, tissue)
+    if share is None:
+        return labels
+    mostly_tissue = inside & (share < LEAST_SHARE)
+    labels, outside = labels.clone(), ~inside
+    for _ in range(LAYERS):
+        layer = _dilated(outside, 1) & mostly_tissue & ~outside
+        labels[layer] = _most_frequent_neighbour(labels, outside, layer, channels)
+        outside |= layer
+    return labels
 
 
 def _share_of_fluid(image: Tensor, inside: Tensor, labels: Tensor, tissue: Sequence[int]) -> Tensor | None:
@@ -85,6 +99,15 @@ def _share_of_fluid(image: Tensor, inside: Tensor, labels: Tensor, tissue: Seque
     if abs(fluid - median) < CONTRAST * (high - low) / 2:
         return None
     return (image - median) / (fluid - median)
+
+
+def _most_frequent_neighbour(labels: Tensor, known: Tensor, voxels: Tensor, classes: int) -> Tensor:
+    """For each of the ``voxels`` (k, j, i), the label that most of its 26 neighbours have where labels are known."""
+    padded = F.pad(torch.where(known, labels, -1), (1,) * 6, value=-1)
+    steps = torch.cartesian_prod(*[torch.arange(3)] * 3)
+    neighbours = padded[tuple((voxels.nonzero()[:, None] + steps).unbind(-1))]
+    votes = torch.zeros(len(neighbours), classes + 1).scatter_add_(1, neighbours + 1, torch.ones(neighbours.shape))
+    return votes[:, 1:].argmax(1)
 
 
 def _dilated(mask: Tensor, layers: int) -> Tensor:

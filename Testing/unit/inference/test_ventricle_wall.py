@@ -60,9 +60,22 @@ def test_a_ventricle_drawn_into_white_matter_ends_where_the_fluid_does(brightnes
     assert set(np.unique(labels[ball(8) < -0.5])) == {WHITE_MATTER}
 
 
-def test_what_is_taken_becomes_the_next_probable_class():
+def test_what_is_taken_goes_to_what_it_touches():
+    """Not to the next probable class: its few voxels are removed as specks, and background is left in the brain."""
     labels = limited(found(9, next_best=THALAMUS), scan(*T1))
-    assert set(np.unique(labels[(ball(9) >= 0) & (ball(8) < -0.5)])) == {THALAMUS}
+    assert set(np.unique(labels[(ball(9) >= 0) & (ball(8) < -0.5)])) == {WHITE_MATTER}
+
+
+def test_two_structures_each_get_what_lies_on_their_side():
+    probabilities = found(8 + LAYERS).clone()
+    left = torch.from_numpy(np.indices(SHAPE)[2] < SHAPE[2] // 2)
+    probabilities[THALAMUS] = torch.where(left, probabilities[WHITE_MATTER], 0.0)
+    probabilities[WHITE_MATTER] = torch.where(left, 0.0, probabilities[WHITE_MATTER])
+    labels = limited(probabilities, scan(*T1))
+    wall = (ball(8 + LAYERS) >= 0) & (ball(8) < -0.5)
+    columns = np.indices(SHAPE)[2] - SHAPE[2] // 2
+    assert set(np.unique(labels[wall & (columns < -LAYERS)])) == {THALAMUS}
+    assert set(np.unique(labels[wall & (columns > LAYERS)])) == {WHITE_MATTER}
 
 
 def test_no_more_than_some_layers_are_taken():
