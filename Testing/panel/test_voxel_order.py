@@ -8,11 +8,13 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from panel_clicks import click, draw, first_segment, save_and_reopen, transform_under, wait
-from panel_fakes import make_refined
+from panel_fakes import make_refined, make_result
 
-from SESegmentationLib.geometry import same_grid
-from SESegmentationLib.mrml import find_corrected_slices
+from SESegmentationLib.geometry import Geometry, covering, same_grid
+from SESegmentationLib.mrml import find_corrected_slices, volume_geometry
 from SESegmentationLib.panel.reports import scene_report
+from SESegmentationLib.panel.result_record import ResultRecord
+from SESegmentationLib.panel.voxel_order import follow_voxel_order
 
 
 @pytest.fixture
@@ -21,6 +23,12 @@ def left_handed(make_volume):
     volume = make_volume()
     volume.SetIJKToRASDirections(-1, 0, 0, 0, 1, 0, 0, 0, 1)
     return volume
+
+
+def region_of(node, volume):
+    """The voxels of a volume that lie in the region of its result."""
+    geometry = volume_geometry(volume)
+    return ResultRecord.read(node).region.inside(geometry, geometry, volume.GetName())
 
 
 def test_a_scene_with_a_left_handed_volume_is_learnt_from(widget, segment, segmenter, left_handed, choices, tmp_path):
@@ -54,6 +62,28 @@ def test_a_scene_with_a_left_handed_volume_is_learnt_from(widget, segment, segme
     assert (first_segment(node)[[9, 12]] == drawn[[9, 12]]).all()
 
 
+def test_a_region_on_the_finer_grid_of_thick_slices_is_counted_from_the_other_end(
+    widget, segmenter, left_handed, choices, tmp_path
+):
+    left_handed.SetSpacing(1, 1, 4)
+    choices.region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    choices.region.SetCenter(-7, 7, 16)
+    choices.region.SetSize(16, 16, 24)  # slices 1 to 7 of 16
+    click(widget.ui.segmentButton)
+    geometry = Geometry.of(segmenter.jobs[-1].image)
+    grid = covering(geometry, (1.0, 1.0, 1.0), geometry.direction)
+    image = grid.image(np.zeros(grid.shape, np.uint8))
+    segmenter.succeed(make_result(image, widget.panel.models.card, corner=6))
+    wait(lambda: not widget.panel.run.running)
+    inside = region_of(choices.resultSegmentation, choices.inputVolume)
+    assert inside.any() and inside.any((1, 2)).nonzero()[0].tolist() == list(range(1, 8))
+    save_and_reopen(tmp_path)
+    choices = widget.logic.getParameterNode()
+    np.testing.assert_array_equal(region_of(choices.resultSegmentation, choices.inputVolume), inside[::-1])
+    assert not follow_voxel_order(choices.resultSegmentation, choices.inputVolume)  # once only
+    np.testing.assert_array_equal(region_of(choices.resultSegmentation, choices.inputVolume), inside[::-1])
+
+
 def test_corrections_stay_where_a_left_handed_volume_is_loaded_again(widget, segment, left_handed, choices, tmp_path):
     node = choices.outputSegmentation = segment(left_handed)
     draw(node, k=3)
@@ -82,3 +112,33 @@ def test_a_mirrored_scene_that_was_saved_is_learnt_from_once_it_is_mirrored_back
         each.HardenTransform()
     click(widget.ui.recalibrateButton)
     assert segmenter.jobs[-1].kind == "refine" and segmenter.jobs[-1].slices == ("k:12",)
+
+
+@pytest.mark.parametrize("mirrored_box", [False, True])
+def test_a_region_follows_where_a_scene_is_mirrored_saved_and_mirrored_back(
+    widget, segment, choices, tmp_path, mirrored_box
+):
+    choices.region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "box")
+    choices.region.SetCenter(7, 7, 4)
+    choices.region.SetSize(16, 16, 6)  # slices 1 to 7
+    mirror = {(0, 0): -1.0}
+    if mirrored_box:
+        choices.region.SetCenter(-7, 7, 4)
+        transform_under(mirror, choices.region)
+    node, volume = segment(), choices.inputVolume
+    inside = region_of(node, volume)
+    assert inside.any((1, 2)).nonzero()[0].tolist() == list(range(1, 8))
+    assert not follow_voxel_order(node, volume)
+    transform_under(mirror, node, volume)
+    for each in (node, volume):
+        each.HardenTransform()
+    assert not follow_voxel_order(node, volume)  # the voxels are counted as before
+    save_and_reopen(tmp_path)
+    choices = widget.logic.getParameterNode()
+    node, volume = choices.resultSegmentation, choices.inputVolume
+    np.testing.assert_array_equal(region_of(node, volume), inside[::-1])
+    transform_under(mirror, node, volume)
+    for each in (node, volume):
+        each.HardenTransform()
+    follow_voxel_order(node, volume)
+    np.testing.assert_array_equal(region_of(node, volume), inside[::-1])

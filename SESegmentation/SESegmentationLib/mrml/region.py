@@ -30,6 +30,7 @@ class VolumeRegion:
     Attributes:
         name: of the box.
         to_box: the 3 x 4 matrix, row by row, from voxel indices (i, j, k) to the box's own axes, in mm from its centre.
+            Its determinant has the sign of the volume's axes, see :attr:`right_handed`.
         half_size: of the box along its axes, in mm.
     """
 
@@ -63,7 +64,10 @@ class VolumeRegion:
                 _("The region {name} is not drawn yet.").format(name=roi.GetName()),
                 _("Place it in the views, or choose the whole volume."),
             )
-        to_box = _voxels_to_box(roi, volume, volume_geometry(volume) if geometry is None else geometry)
+        geometry = volume_geometry(volume) if geometry is None else geometry
+        to_box = _voxels_to_box(roi, volume, geometry)
+        if np.linalg.det(to_box) * np.linalg.det(geometry.axes) < 0:  # one of them is under a mirroring transform
+            to_box[0] *= -1  # a box is symmetric
         matrix = tuple(to_box[:3].ravel().tolist())
         return cls(plain(roi.GetName())[:_LONGEST_NAME], matrix, triple(length / 2 for length in roi.GetSize()))
 
@@ -99,6 +103,11 @@ class VolumeRegion:
         Args and errors: as of :meth:`image`; ``grid`` is the volume's own, or a model's.
         """
         return voxels_of(grid.resample(self.image(geometry, volume), sitk.sitkNearestNeighbor)) > 0
+
+    @property
+    def right_handed(self) -> bool:
+        """Whether the axes of the volume's voxels were right-handed where the voxels were counted as they are here."""
+        return bool(np.linalg.det(np.reshape(self.to_box, (3, 4))[:, :3]) > 0)
 
     def reversed(self, last: int) -> VolumeRegion:
         """The same region where slices are counted from the other end; ``last`` is the number of the last one."""

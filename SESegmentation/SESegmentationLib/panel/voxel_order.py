@@ -15,7 +15,7 @@ import slicer
 from ..errors import InputError
 from ..geometry import Geometry, Slices, same_grid, triple
 from ..io.volume_image import voxels_of
-from ..mrml import EditRecord, WrittenLabels, volume_geometry
+from ..mrml import EditRecord, WrittenLabels, movement, volume_geometry
 from .result_record import ResultRecord
 
 
@@ -27,13 +27,19 @@ def follow_voxel_order(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkM
         volume: of which its result was made.
 
     Returns:
-        Whether it was counted from the other end, along the third axis.
+        Whether some of it was counted from the other end, along the third axis.
     """
+    now = volume_geometry(volume)
+    edits, region = _follow_edits(node, now), _follow_region(node, now)
+    return edits or region
+
+
+def _follow_edits(node: slicer.vtkMRMLSegmentationNode, now: Geometry) -> bool:
+    """What was written and corrected on the volume's own grid; a finer one is that of the segments, and stays."""
     try:
         edits = EditRecord.read(node)
     except InputError:  # what cannot be used stays, and is told elsewhere
         return False
-    now = volume_geometry(volume)
     then = _reversed(now)
     if not edits.written or not all(same_grid(result.labels, then) for result in edits.written):
         return False
@@ -47,9 +53,19 @@ def follow_voxel_order(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkM
         for slices in edits.corrected
     )
     EditRecord(tuple(written), tuple(corrected)).write(node)
+    return True
+
+
+def _follow_region(node: slicer.vtkMRMLSegmentationNode, now: Geometry) -> bool:
+    """The region of interest, which is counted in the volume's voxels whatever the grid of the result."""
     record = ResultRecord.read(node)
-    if record is not None and record.region is not None:
-        replace(record, region=record.region.reversed(last)).write(node)
+    if record is None or record.region is None:
+        return False
+    moved = movement(node)
+    mirrored = moved is not None and np.linalg.det(moved) < 0  # in place: the voxels are counted as before
+    if (np.linalg.det(now.axes) > 0) == (record.region.right_handed != mirrored):
+        return False
+    replace(record, region=record.region.reversed(now.size[2] - 1)).write(node)
     return True
 
 
