@@ -98,3 +98,20 @@ def test_a_copy_of_a_result_says_why_nothing_can_be_learnt_from_it_and_what_help
     assert segment(corner=6) is copy
     click(widget.ui.recalibrateButton)
     assert segmenter.jobs[-1].kind == "refine" and [str(entry) for entry in segmenter.jobs[-1].slices] == ["k:3"]
+
+
+def test_another_geometry_of_the_same_size_is_named_as_a_cause_with_its_remedy(
+    widget, segment, segmenter, choices, make_volume
+):
+    node = segment()
+    draw(node)
+    volume, other = choices.inputVolume, make_volume(name="other")
+    other.SetOrigin(2, 0, 0)
+    node.SetReferenceImageGeometryParameterFromVolumeNode(other)
+    click(widget.ui.recalibrateButton)
+    (message,) = widget.panel.messages.shown
+    assert "given another geometry" in message.text and "specify its old geometry" in message.remedy
+    assert not widget.panel.run.running
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    click(widget.ui.recalibrateButton)
+    assert segmenter.jobs[-1].kind == "refine" and segmenter.jobs[-1].slices == ("k:3",)

@@ -122,10 +122,10 @@ class EditRecord:
         check_voxels(node)
         if movement(node) is not None:
             raise InputError(
-                _("The segmentation {name} was moved by a hardened transform since its result was written.").format(
-                    name=node.GetName()
-                ),
-                _("Move it back (harden the inverse transform), or segment again into a new segmentation."),
+                _(
+                    "{name} was moved by a hardened transform, or given another geometry, since its result was written."
+                ).format(name=node.GetName()),
+                _("Move it back (harden the inverse transform), specify its old geometry, or segment into a new one."),
             )
         return cls._stored(node)
 
