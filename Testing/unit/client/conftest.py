@@ -76,6 +76,13 @@ class Watched:
             lambda event: event.job == handle.number and isinstance(event, (ResultEvent, FailureEvent)), seconds
         )
 
+    def printed(self, seconds: float = 15.0) -> str:
+        """What the worker printed; it is read beside the events, so the end of a job may come first."""
+        end = time.monotonic() + seconds
+        while not self.segmenter.log and time.monotonic() < end:
+            time.sleep(0.01)
+        return self.segmenter.log
+
     def of(self, handle: JobHandle) -> list[Event]:
         """All events of a job so far."""
         return [event for event in self.events if event.job == handle.number]

@@ -207,7 +207,7 @@ def test_folders_may_have_any_names(watch, engine, tiny_model, small_image, tmp_
     watched = watch(engine("import SESegmentationLib as module; print(module.__file__)"))
     result = watched.finish(watched.segmenter.submit(SegmentJob(small_image, model)))
     assert isinstance(result, ResultEvent), result
-    assert Path(watched.segmenter.log) == library / "SESegmentationLib" / "__init__.py"
+    assert Path(watched.printed()) == library / "SESegmentationLib" / "__init__.py"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory")
