@@ -145,7 +145,7 @@ def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:
     by_folder: dict[Path, list[Path]] = {}
     for volume in volumes:
         by_folder.setdefault(volume.parent, []).append(volume)
-    for parent, inside in by_folder.items():  # files that differ in their endings only are told apart
+    for parent, inside in by_folder.items():  # files that differ only in their endings are distinguished
         place, names = PurePosixPath(*parent.relative_to(folder).parts), case_names(inside)
         cohort.cases += [CohortCase((place / name).as_posix(), volume) for volume, name in names.items()]
     return cohort

@@ -124,7 +124,7 @@ def cluster_lanes(settings: CohortSettings, workers: int | None, small: bool) ->
 
 
 class _Remote:
-    """What runs on a node: a runner, made when it is first asked, so that its failures can be told."""
+    """What runs on a node: a runner, made when it is first asked, so that its failures can be reported."""
 
     def __init__(self, settings: CohortSettings, environment: Mapping[str, str]) -> None:
         self._arguments = settings, environment

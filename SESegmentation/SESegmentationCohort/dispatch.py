@@ -83,7 +83,7 @@ class Dispatcher:
         self._left = 0
         self._ended = False
         self._failures: list[SegmentationError] = []
-        self._told: queue.SimpleQueue[Told | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Told | None] = queue.SimpleQueue()
 
     def run(self, cases: Sequence[CohortCase], tick_s: float = 1.0) -> Iterator[Told | None]:
         """What becomes of each case, as it comes; None where nothing came for ``tick_s``.
@@ -103,7 +103,7 @@ class Dispatcher:
         try:
             while self._left and working:
                 try:
-                    told = self._told.get(timeout=tick_s)
+                    outcome = self._outcomes.get(timeout=tick_s)
                 except queue.Empty:
                     silent = 0.0 if any(work.ready for work in self._works) else silent + tick_s
                     if silent > PATIENCE_S:
@@ -113,11 +113,11 @@ class Dispatcher:
                     yield None
                     continue
                 silent = 0.0
-                if told is None:
+                if outcome is None:
                     working -= 1
                     continue
                 self._left -= 1
-                yield told
+                yield outcome
             if self._left:
                 raise self._failures[0]
         finally:
@@ -143,7 +143,7 @@ class Dispatcher:
         except Exception as error:  # the other lanes go on
             self._failures.append(as_user_error(error))
         finally:
-            self._told.put(None)
+            self._outcomes.put(None)
 
     def _start(self, work: _Work) -> None:
         """See that a lane is there."""
@@ -180,7 +180,7 @@ class Dispatcher:
             done = work.lane.run(task.case)
         except LaneLostError:
             done = None
-        except Exception as error:  # whatever it is, each case is told of
+        except Exception as error:  # whatever it is, the failure of each case is reported
             done = task.case, as_user_error(error)
         with self._changed:
             work.count -= 1
@@ -199,7 +199,7 @@ class Dispatcher:
         if isinstance(done, SegmentationError):
             raise done
         if done is not None:
-            self._told.put(done)
+            self._outcomes.put(done)
 
 
 def _lost_too_often() -> WorkerError:

@@ -32,7 +32,7 @@ class Record:
 
     Attributes:
         name: of the case.
-        input: how the scan is told.
+        input: the scan as messages name it.
         model: name of the model.
         state: ``SEGMENTED``, ``NOTHING`` or ``FAILED``.
         key: SHA-256 of all that the result depends on.
@@ -42,7 +42,7 @@ class Record:
         report: of :func:`SESegmentationLib.report.build_report`; None where it failed.
         error: code, cause and remedy of a failure; of a scan that has a result, of a later attempt.
         picture: of :func:`SESegmentationExport.sheet.thumbnail`, in base 64.
-        settings: :attr:`.CohortSettings.told` of the run that segmented it.
+        settings: :attr:`.CohortSettings.recorded` of the run that segmented it.
     """
 
     name: str
@@ -173,7 +173,14 @@ class Records:
                 (self.out / place).unlink(missing_ok=True)
 
     def fail(
-        self, name: str, told: str, model: str, key: str, content: str | None, error: SegmentationError, seconds: float
+        self,
+        name: str,
+        source: str,
+        model: str,
+        key: str,
+        content: str | None,
+        error: SegmentationError,
+        seconds: float,
     ) -> Record:
         """Write that a case failed; OutputError where even that cannot be written.
 
@@ -182,11 +189,11 @@ class Records:
         """
         about = {"code": error.code, "cause": error.cause, "remedy": error.remedy}
         known = self.read(name)
-        same = known and (told == known.input if content is None else content == known.content)
+        same = known and (source == known.input if content is None else content == known.content)
         if known and known.state != FAILED and same:
             record = replace(known, error=about)
         else:
-            record = Record(name, told, model, FAILED, key, content, seconds=round(seconds, 3), error=about)
+            record = Record(name, source, model, FAILED, key, content, seconds=round(seconds, 3), error=about)
             if known:
                 self.set_changed_aside(known, others=content is None)
             self.remove_outputs(known)

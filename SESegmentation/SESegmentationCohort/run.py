@@ -120,7 +120,9 @@ def why_again(cases: Sequence[CohortCase], settings: CohortSettings, records: Re
     if not others:
         return ""
     before = [record.settings for record in others if record.settings]
-    changed = [name for name, value in settings.told.items() if any(told.get(name) != value for told in before)]
+    changed = [
+        name for name, value in settings.recorded.items() if any(earlier.get(name) != value for earlier in before)
+    ]
     what = ", ".join(changed) or "options, or the files of the model"
     return f"{len(others)} of {len(cases)} scans are segmented again, as these differ from before: {what}."
 
@@ -203,14 +205,14 @@ def _do(
 ) -> None:
     dispatcher = Dispatcher(lanes)
     try:
-        for told in dispatcher.run(cases):
-            if isinstance(told, tuple):
-                told = _record_loss(*told, records, settings, package)
-            if told:
-                tally.add(told)
-                if told.error:
+        for outcome in dispatcher.run(cases):
+            if isinstance(outcome, tuple):
+                outcome = _record_loss(*outcome, records, settings, package)
+            if outcome:
+                tally.add(outcome)
+                if outcome.error:
                     with bar.paused():
-                        report_failure(told.error, subject=told.case.input)
+                        report_failure(outcome.error, subject=outcome.case.input)
             tally.show(bar)
     finally:
         dispatcher.close()

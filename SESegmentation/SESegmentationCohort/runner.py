@@ -202,7 +202,7 @@ class CaseRunner:
                 round(time.monotonic() - begin, 3),
                 report,
                 picture=base64.b64encode(thumbnail(image, result)).decode("ascii"),
-                settings=self._settings.told,
+                settings=self._settings.recorded,
             )
             self._records.add(files, record)
             if known:  # a scan at another place, of another content, is another patient's perhaps

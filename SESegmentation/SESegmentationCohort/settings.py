@@ -52,7 +52,7 @@ class CohortSettings:
 
     @property
     def options(self) -> SegmentOptions:
-        """What the engine is told."""
+        """Options of the engine."""
         return SegmentOptions(fast=self.fast, low_memory=self.low_memory, grid=self.grid)
 
     def package(self) -> ModelPackage:
@@ -88,7 +88,7 @@ class CohortSettings:
         return to_json(chosen | {"dicom": asdict(self.dicom), "model": self.model_key})
 
     @cached_property
-    def told(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, Any]:
         """All that a result depends on beside its input, by what users call it."""
         return {
             "--bids": self.bids,

@@ -102,10 +102,12 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refuse_request(_request: Request, error: HTTPException) -> Response:
-        told = ServerError("The server has no such address.", "See docs/server.md for those that it has.")
+        refusal = ServerError("The server has no such address.", "See docs/server.md for those that it has.")
         if error.status_code not in (404, 405):
-            told = ServerError("The server cannot read the form that was sent.", "Send it as MONAI Label's clients do.")
-        return _refused(RefusalError(error.status_code, told))
+            refusal = ServerError(
+                "The server cannot read the form that was sent.", "Send it as MONAI Label's clients do."
+            )
+        return _refused(RefusalError(error.status_code, refusal))
 
     @app.exception_handler(RequestValidationError)
     async def refuse_query(_request: Request, _error: RequestValidationError) -> Response:

@@ -67,7 +67,7 @@ class ServerJob:
     streams: int = 0
     left: float = 0.0
     moved: float = 0.0
-    told: tuple[float, int] = (0.0, 0)
+    reported: tuple[float, int] = (0.0, 0)
     task: asyncio.Task | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -254,9 +254,9 @@ class Board:
         now = self._clock()
         for ticket, (position, seconds) in self.queue.outlook().items():
             job = self._by_ticket[ticket]
-            told, before = job.told
-            if position != before or now - told >= QUEUED_SECONDS:
-                job.told = now, position
+            reported, before = job.reported
+            if position != before or now - reported >= QUEUED_SECONDS:
+                job.reported = now, position
                 self._publish(job, {"type": QUEUED, "position": position, "seconds_left": seconds})
 
     async def _run(self, job: ServerJob) -> None:
@@ -323,7 +323,7 @@ class Board:
             self._end(job, header, arrays)
             return
         if kind == ACCEPTED:
-            if job.state == "running":  # begun again: it was told
+            if job.state == "running":  # begun again: its start was reported
                 return
             job.state = "running"
         elif kind == PROGRESS:

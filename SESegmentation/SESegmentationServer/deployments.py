@@ -119,11 +119,11 @@ class Replica:
         task.add_done_callback(lambda _done: self._leave(slots))
         try:
             while True:
-                told = [await answers.get()]
+                events = [await answers.get()]
                 while not answers.empty():
-                    told.append(answers.get_nowait())
-                yield told
-                if told[-1][0]["type"] in (RESULT, FAILURE):
+                    events.append(answers.get_nowait())
+                yield events
+                if events[-1][0]["type"] in (RESULT, FAILURE):
                     return
         finally:
             cancelled.set()
@@ -146,14 +146,14 @@ class Replica:
             if cancelled.is_set():
                 raise CancelledError("Cancelled.", "Segment again when you like.")
 
-        told = -PROGRESS_SECONDS
+        reported = -PROGRESS_SECONDS
 
         def progress(phase: str, fraction: float, seconds_left: float | None) -> None:
-            nonlocal told
+            nonlocal reported
             check()
-            if time.monotonic() - told < PROGRESS_SECONDS:
+            if time.monotonic() - reported < PROGRESS_SECONDS:
                 return
-            told = time.monotonic()
+            reported = time.monotonic()
             left = None if seconds_left is None else float(seconds_left)
             tell({"type": PROGRESS, "phase": phase, "fraction": float(fraction), "seconds_left": left})
 

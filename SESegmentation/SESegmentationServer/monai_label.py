@@ -224,29 +224,29 @@ async def _segment(
                 await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
             if await request.is_disconnected():
                 raise ClientDisconnect
-        _number, told, found = entry.events[-1]
+        _number, event, found = entry.events[-1]
     finally:
         entry.streams -= 1
         board.forget(entry)
-    if told["type"] == FAILURE:
-        raise error_of(told)
-    return unpack_result(told["value"], found)
+    if event["type"] == FAILURE:
+        raise error_of(event)
+    return unpack_result(event["value"], found)
 
 
 async def _answer(result: SegmentationResult, wish: _Wish, output: str) -> Response:
     """A result in the form the client wants: its file, its parameters as JSON, or both as multipart."""
-    told = {
+    parameters = {
         "label_names": {structure.label.name: structure.label.value for structure in result.structures},
         "volumes_ml": {structure.label.name: structure.volume_ml for structure in result.structures},
         "findings": [f"{finding.message} {finding.consequence}" for finding in result.findings],
     }
     if output == "json":
-        return JSONResponse(told)
+        return JSONResponse(parameters)
     labels = await asyncio.to_thread(_as_file, result.labels, wish)
     if output == "image":
         return Response(labels, media_type="application/octet-stream")
     parts: dict[str, str | tuple[str, bytes, str]] = {
-        "params": json.dumps(told),
+        "params": json.dumps(parameters),
         "image": (f"segmentation{wish.ending}", labels, "application/octet-stream"),
     }
     body, content_type = encode_multipart_formdata(parts)
@@ -326,7 +326,7 @@ class _Wish:
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """A folder that only this user may look into; its name is not told to clients."""
+    """A folder that only this user may look into; clients do not learn its name."""
     with tempfile.TemporaryDirectory(prefix="sesegmentation-") as folder:
         try:
             yield Path(folder)

@@ -61,7 +61,7 @@ def check(settings: ServerSettings) -> None:
         raise DependencyError("The server needs Ray Serve.", install_advice('"ray[serve]" limits prometheus-client'))
     if (settings.certificate is None) != (settings.key is None):
         raise UsageError("TLS needs a certificate and its key.", "Give both --certificate and --key.")
-    entries = TokenStore(settings.tokens).entries()  # a damaged file is told, also where no token is needed
+    entries = TokenStore(settings.tokens).entries()  # a damaged file is reported, also where no token is needed
     if not settings.loopback:
         if settings.certificate is None:
             raise UsageError(

@@ -1,6 +1,6 @@
 """What a training was begun with: recipe, cases and their files, models it learns from. It goes on with the same only.
 
-Files are told apart by SHA-256: size and date of a file change when a dataset is copied, and need not when a label is
+Files are compared by SHA-256: size and date of a file change when a dataset is copied, and need not when a label is
 corrected. All of them are read and unpacked anyway, which takes longer.
 """
 

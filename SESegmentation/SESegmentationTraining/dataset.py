@@ -266,10 +266,10 @@ def check_cases(
     if len(failures) == 1:
         raise failures[0][1]
     if failures:
-        told = [error.cause if name in error.cause else f"{name}: {error.cause}" for name, error in failures]
-        more = f" And {len(told) - MOST_NAMED} more." if len(told) > MOST_NAMED else ""
+        causes = [error.cause if name in error.cause else f"{name}: {error.cause}" for name, error in failures]
+        more = f" And {len(causes) - MOST_NAMED} more." if len(causes) > MOST_NAMED else ""
         raise InputError(
-            f"{len(failures)} of {len(cases)} cases cannot be used. {' '.join(told[:MOST_NAMED])}{more}",
+            f"{len(failures)} of {len(cases)} cases cannot be used. {' '.join(causes[:MOST_NAMED])}{more}",
             failures[0][1].remedy,
         )
     return holders

@@ -217,8 +217,8 @@ def _where(image: sitk.Image, value: int) -> sitk.Image:
 
 
 def _failure(case: str, error: SegmentationError) -> dict[str, Any]:
-    told = {"code": error.code, "cause": error.cause, "remedy": error.remedy}
-    return {"case": case, **told, "exit_code": error.exit_code}
+    reported = {"code": error.code, "cause": error.cause, "remedy": error.remedy}
+    return {"case": case, **reported, "exit_code": error.exit_code}
 
 
 def summarise(cases: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

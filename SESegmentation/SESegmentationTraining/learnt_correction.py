@@ -167,7 +167,7 @@ def train_correction(
         mistakes: folders of them, and the share of each among the examples.
         recipe: how it is trained.
         output: folder, for checkpoints too.
-        progress: told fraction and seconds left; may raise to cancel.
+        progress: called with the fraction and seconds left; may raise to cancel.
 
     Raises:
         InputError: mistakes, or a checkpoint, cannot be used.
@@ -312,7 +312,7 @@ def _note(sums: dict[str, float], loss: Tensor, logits: Tensor, expected: Tensor
     """Add to the sums what the log tells of some steps."""
     before = _dice((example.base > 0.5).float(), example.truth, example.counts)
     after = _dice((logits > 0).float(), example.truth, example.counts)
-    told = {
+    means = {
         "loss": float(loss.detach()),
         "before": float(before.mean()),
         "after": float(after.mean()),
@@ -320,5 +320,5 @@ def _note(sums: dict[str, float], loss: Tensor, logits: Tensor, expected: Tensor
         "idea": float((expected - (after - before)).abs().mean()),
         "count": 1.0,
     }
-    for key, value in told.items():
+    for key, value in means.items():
         sums[key] = sums.get(key, 0.0) + value

@@ -89,7 +89,7 @@ class _Data:
     Attributes:
         split: of its cases.
         validation, test: how many cases were to be kept out for each.
-        group_pattern: by which cases of one patient are told; empty where names do not tell.
+        group_pattern: regular expression that finds the patient in the name of a case; empty where names do not tell.
         fingerprint: of the cases for training.
         pairs: labels that change sides in a mirror image.
         alone: names of labels that have a side and no counterpart.
@@ -315,7 +315,7 @@ def _why_mirror(data: _Data) -> str:
     if data.alone:
         return f"no: {', '.join(data.alone)} has a side and no counterpart"
     if data.aside:  # in a mirror image nothing would tell the sides of the pairs
-        return f"no: left and right are told by what lies to one side: {', '.join(data.aside)}"
+        return f"no: left and right are distinguished by what lies on one side: {', '.join(data.aside)}"
     return f"yes: labels that change sides: {len(data.pairs)} pair(s)" if data.pairs else "yes: no label has a side"
 
 

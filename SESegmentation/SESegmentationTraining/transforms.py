@@ -6,7 +6,7 @@ from a CPU generator, so a seed gives the same result on any device.
 A thick slice averages the image over its profile, at a distance from the next slice; reading it on the finer grid
 interpolates between slices. Both are linear in the image, so an acquisition along an axis is one matrix.
 
-All functions take label indices (B, T, H, W); which indices are meant is told by boolean tables (L,).
+All functions take label indices (B, T, H, W); boolean tables (L,) say which indices are meant.
 """
 
 from __future__ import annotations

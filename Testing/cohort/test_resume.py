@@ -115,7 +115,7 @@ def test_why_scans_are_done_again_is_told(tmp_path):
     settings, records = CohortSettings("tiny", tmp_path, model_key="1"), Records(tmp_path)
     cases = [CohortCase(name, tmp_path / name) for name in "abc"]
 
-    def write(name: str, state: str = SEGMENTED, told: dict | None = settings.told) -> None:
+    def write(name: str, state: str = SEGMENTED, told: dict | None = settings.recorded) -> None:
         about = {"report": {}} if state == SEGMENTED else {"error": {}}
         record = Record(name, name, "tiny", state, settings.key(name), name, settings=told, **about)
         write_whole(records.path(name), record.to_json())

@@ -35,7 +35,7 @@ def named(arguments: Sequence[str]) -> tuple[str, set[str]]:
     Where they cannot be found out, those of the program, and none.
     """
     words, options = ["sesegment"], set()
-    with contextlib.suppress(Exception):  # there may be no memory for it: what is told then must not fail
+    with contextlib.suppress(Exception):  # there may be no memory for it, and reporting that must not fail
         import typer
 
         from .app import app

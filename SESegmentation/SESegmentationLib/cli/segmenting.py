@@ -70,7 +70,7 @@ def segment_all(
         jobs: what to segment.
         region: where to look only.
         options: see there.
-        progress: is told.
+        progress: called with phase, fraction and seconds left.
         alone: there is one volume only: its failure is raised, and the options for single volumes apply.
         exports: get each volume with its result, in whatever thread has it.
     """
@@ -134,8 +134,8 @@ def _finish(
             return _segment(engine, job, read, region, options, progress, alone, exports), None
         except Exception as error:
             read = _failure(error, alone)
-    told = {"code": read.code, "cause": read.cause, "remedy": read.remedy}
-    return {"input": str(job.source), "output": None, "error": told}, read
+    reported = {"code": read.code, "cause": read.cause, "remedy": read.remedy}
+    return {"input": str(job.source), "output": None, "error": reported}, read
 
 
 def _failure(error: Exception, alone: bool) -> SegmentationError:

@@ -197,7 +197,7 @@ class HttpClient:
         """The error for a request without an answer."""
         name, text = self.server.name, str(error)
         if "CERTIFICATE_VERIFY_FAILED" in text or "doesn't match" in text:
-            known = (told for words, *told in _DISTRUST if any(word in text for word in words))
+            known = (advice for words, *advice in _DISTRUST if any(word in text for word in words))
             reason, remedy = next(known, _UNKNOWN_ISSUER)
             return ServerError(f"The certificate of the server {name} cannot be trusted: {reason}.", remedy)
         if not isinstance(error, requests.RequestException) and "certificate bundle" in text:
@@ -232,8 +232,8 @@ class HttpClient:
 
     def _refusal(self, response: requests.Response) -> Exception:
         """The error for a status other than success."""
-        status, name, told = response.status_code, self.server.name, _json_of(response)
-        cause, remedy = (plain(str(told.get(key, "")))[:400] for key in ("cause", "remedy"))
+        status, name, body = response.status_code, self.server.name, _json_of(response)
+        cause, remedy = (plain(str(body.get(key, "")))[:400] for key in ("cause", "remedy"))
         if status == 401:
             self._token = None  # it may be another one next time
             remedy = f"Ask its owner for a token, and store it in the panel or in the variable {TOKEN_VARIABLE}."
@@ -242,7 +242,7 @@ class HttpClient:
             return self._refusal_of_another(status)
         if status == 404 and response.request.method != "PUT":
             return UnknownJobError(cause, remedy)
-        error = ERRORS_BY_CODE.get(str(told.get("code")), ServerError)(cause, remedy or "Ask its owner.")
+        error = ERRORS_BY_CODE.get(str(body.get("code")), ServerError)(cause, remedy or "Ask its owner.")
         if status not in _BUSY:
             return error
         wait = response.headers.get("Retry-After", "")

@@ -116,7 +116,7 @@ class Delivery:
             event = FailureEvent(self._number, as_segmentation_error(error))
         self._arrays = None
         tell(event)
-        with contextlib.suppress(Exception):  # all is told
+        with contextlib.suppress(Exception):  # the cause has been reported
             answers.close()
         self.forget()
 
@@ -173,11 +173,11 @@ class Delivery:
                 pause = min(2 * pause, 5.0)
             except UnknownJobError as error:  # it never came whole, or the server was restarted
                 if self._arrays is None:
-                    told = (
+                    cause = (
                         f"The server {self._server} has forgotten the job: it was restarted, or this computer was "
                         "asleep or without a network for too long."
                     )
-                    raise ServerError(told, _SERVER_REMEDY) from error
+                    raise ServerError(cause, _SERVER_REMEDY) from error
                 self._is_there, self._last = False, None
 
     def _open(self) -> requests.Response:
@@ -242,8 +242,8 @@ class Delivery:
             try:
                 self._expected.check(header["kind"], value, arrays)
             except (LookupError, TypeError, ValueError) as error:
-                told = f"The server {self._server} sent a result that does not fit the volume."
-                raise ServerError(told, _SERVER_REMEDY) from error
+                cause = f"The server {self._server} sent a result that does not fit the volume."
+                raise ServerError(cause, _SERVER_REMEDY) from error
             if self._remarks:  # these come first, as of the local worker
                 value["findings"] = [*self._remarks, *value["findings"]]
             return ResultEvent(self._number, str(header["kind"]), value, arrays)

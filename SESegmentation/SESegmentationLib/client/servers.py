@@ -180,7 +180,7 @@ class AddressBook:
         return token if isinstance(token, str) else ""
 
     def set_token(self, url: str, token: str) -> bool:
-        """Store a token; returns whether the keyring holds it. If not, it is in the file, and the user should be told.
+        """Store a token; returns whether the keyring holds it. If not, it is in the file, and the user should know.
 
         Raises:
             UsageError: it is no token.

@@ -38,6 +38,6 @@ def changing(path: Path, longest_wait: float = LONGEST_WAIT) -> Iterator[None]:
             raise UsageError(
                 f"{path} is being changed by another program.", "Wait a moment and try again, or end that program."
             ) from error
-        except (OSError, NotImplementedError):  # that it cannot be written is told by who writes it
+        except (OSError, NotImplementedError):  # whoever writes it reports that it cannot be written
             pass
         yield

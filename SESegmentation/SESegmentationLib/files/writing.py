@@ -226,7 +226,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 def write_private(path: Path, text: str) -> None:
     """Write one file that only this user can read, whole or not at all; errors as of :class:`OutputFiles`."""
-    with contextlib.suppress(OSError):  # told below
+    with contextlib.suppress(OSError):  # reported below
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with OutputFiles() as files:
         temporary = files.begin(path, private=True)
@@ -275,7 +275,7 @@ def _refuse_folder(path: Path) -> None:
             path.lstat()  # is_dir is silent about names that are too long
     except FileNotFoundError:
         return
-    except NotADirectoryError:  # above it; told where the folder is made
+    except NotADirectoryError:  # above it; reported where the folder is made
         return
     except OSError as error:
         failure = cannot_write(path, error)

@@ -142,7 +142,7 @@ class Predictor:
             volume: (k, j, i) float32, normalised.
             views: some of ``self.views`` in their order; merged ones only after one that is not.
             low_memory: small batches, and the fused probabilities in main memory.
-            report: told the view and the fraction of its slices that are done, after each batch; may raise to stop.
+            report: called with the view and the fraction of its slices done, after each batch; may raise to stop.
             keep_unsmoothed: also return the probabilities before smoothing.
 
         Raises:

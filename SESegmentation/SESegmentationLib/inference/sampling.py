@@ -118,7 +118,7 @@ def draw_samples(
             channels as in training.
         count: how many.
         seed: of the randomness.
-        report: told the fraction that is done, after each; may raise to stop.
+        report: called with the fraction that is done, after each; may raise to stop.
 
     Returns:
         Label maps (k, j, i) of channels.

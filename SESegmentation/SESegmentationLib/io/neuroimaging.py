@@ -275,8 +275,8 @@ class NiftiHeader:
         """
         sizes = np.abs(self.fields["pixdim"][1:4].astype(float)) * self._in_mm(np.eye(4))[0, 0]
         lengths = np.linalg.norm(transform[:3, :3], axis=0)
-        told = np.isfinite(sizes) & (sizes > 0)
-        if (np.abs(lengths[told] / sizes[told] - 1) > _SAME_SIZE).any():
+        stated = np.isfinite(sizes) & (sizes > 0)
+        if (np.abs(lengths[stated] / sizes[stated] - 1) > _SAME_SIZE).any():
             one, other = (" x ".join(f"{length:.3g}" for length in three) for three in (lengths, sizes))
             raise InputError(
                 f"{self.path}: the header holds two voxel sizes, {one} mm ({name}) and {other} mm (pixdim).",

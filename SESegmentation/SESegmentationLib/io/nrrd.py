@@ -233,9 +233,9 @@ class NrrdHeader:
         words = self.fields.get("spacings", "").split()
         if len(words) != len(self.sizes):
             return
-        told = np.array([_number(words[axis]) for axis in self.spatial])
-        if (np.abs(lengths[: len(told)] / np.where(told > 0, told, np.nan) - 1) > _SAME_SIZE).any():
-            one, other = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in (lengths[: len(told)], told))
+        stated = np.array([_number(words[axis]) for axis in self.spatial])
+        if (np.abs(lengths[: len(stated)] / np.where(stated > 0, stated, np.nan) - 1) > _SAME_SIZE).any():
+            one, other = (" x ".join(f"{size:.3g}" for size in sizes) for sizes in (lengths[: len(stated)], stated))
             raise InputError(
                 f"{self.path}: the header holds two voxel sizes, {one} (space directions) and {other} (spacings).",
                 REMEDY,

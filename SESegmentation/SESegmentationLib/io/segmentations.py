@@ -236,7 +236,7 @@ class Segmentation:
             structures: what is known; without any, segments count as the labels that they were made for.
 
         Raises:
-            InputError: a segment with voxels is none of them, or they cannot be told apart.
+            InputError: a segment with voxels is none of them, or they cannot be distinguished.
         """
         if not self.named:
             return self.layers

@@ -40,7 +40,7 @@ _LARGEST_KERNEL = 31
 _MEASURES = ("dice", "hausdorff95_mm", "surface_mm")
 #: entries of "calibration", by whether several views were used
 SEVERAL_VIEWS, ONE_VIEW = "views", "fast"
-#: least change that can be told from noise, in within-scan standard deviations
+#: least change that can be distinguished from noise, in within-scan standard deviations
 REPEATABILITY_COEFFICIENT = 1.96 * math.sqrt(2)
 
 
@@ -296,7 +296,7 @@ def _value_key(fields: Fields, key: Any) -> None:
 
 
 def least_change(repeatability: Mapping[str, Any], value: int) -> float | None:
-    """The least change of a structure's volume that can be told from noise, as a share of its mean in two scans.
+    """The least change of a structure's volume that exceeds noise, as a share of its mean in two scans.
 
     It is the repeatability coefficient, 1.96 times the standard deviation of the difference of two scans (Bland and
     Altman, Stat. Methods Med. Res. 8, 1999): in 95 of 100 patients who did not change, volumes differ by less.

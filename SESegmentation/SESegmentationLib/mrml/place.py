@@ -28,7 +28,7 @@ def movement(node: slicer.vtkMRMLSegmentationNode) -> np.ndarray | None:
 
     Slicer keeps the grid on which a segmentation is edited as a text, and moves it with the segments: it has the same
     numbers of voxels then, in another place. Transforms that bend space give it other numbers, as does a clinician who
-    chooses another grid: these are not noticed. Another grid with the same numbers cannot be told from a movement.
+    chooses another grid: these are not noticed. Another grid with the same numbers counts as a movement.
 
     Returns:
         The 4 x 4 matrix from where they were to where they are, RAS in mm; None where they were not moved.

@@ -46,7 +46,7 @@ def add_companion_node(owner: slicer.vtkMRMLNode, role: str, class_name: str, na
     node = scene.CreateNodeByClass(class_name)
     node.UnRegister(None)
     node.SetName(scene.GenerateUniqueName(name))
-    node.SetAttribute(_MADE_FOR, role)  # before it is added, for those who are told that it is
+    node.SetAttribute(_MADE_FOR, role)  # before it is added, for the observers of its addition
     scene.AddNode(node)
     owner.SetNodeReferenceID(role, node.GetID())
     place_beside(node, owner)

@@ -187,8 +187,8 @@ def _check_file(node: slicer.vtkMRMLScalarVolumeNode) -> None:
     if affines_contradict(ours, theirs) or min(np.abs(apart - last).max(), np.abs(apart + last).max()) < sizes[0].min():
         what = _("turned or mirrored, so that left and right may be exchanged")
     elif np.abs(sizes[0] / sizes[1] - 1).max() > _SAME_SIZE:
-        what = _("with voxels of {shown} mm instead of {told} mm").format(
-            shown=sizes[0].round(4).tolist(), told=sizes[1].round(4).tolist()
+        what = _("with voxels of {shown} mm instead of {stated} mm").format(
+            shown=sizes[0].round(4).tolist(), stated=sizes[1].round(4).tolist()
         )
     else:
         return

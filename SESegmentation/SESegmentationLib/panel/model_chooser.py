@@ -50,8 +50,8 @@ def summary_html(card: ModelCard, expected_seconds: float | None, on_server: boo
         measured = _("mean Dice {dice:.2f}").format(dice=card.accuracy["mean_dice"])
     seconds = _("time known after the first segmentation")
     if expected_seconds is not None:
-        told = _("{time} on the server") if on_server else _("{time} here")
-        seconds = told.format(time=about(expected_seconds))
+        text = _("{time} on the server") if on_server else _("{time} here")
+        seconds = text.format(time=about(expected_seconds))
     found = _few([label.name for label in card.labels])
     return f"{found}<br>{html.escape(f'{measured}; {seconds}')}"
 

@@ -259,8 +259,8 @@ class Panel:
             self._inform(_("The report was saved as {path}.").format(path=path))
 
     def _save_page(self) -> None:
-        told = _("The page was saved as {path}.")
-        save_page(self.result.node, self.installation, lambda path: self._inform(told.format(path=path)))
+        saved = _("The page was saved as {path}.")
+        save_page(self.result.node, self.installation, lambda path: self._inform(saved.format(path=path)))
 
     def _show_table(self) -> None:
         show_table(self.result.node, scene_report(self.result.node))

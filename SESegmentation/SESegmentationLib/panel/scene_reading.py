@@ -1,4 +1,4 @@
-"""What is done with the data of a scene that was read: of earlier versions brought up to date, unusable data told."""
+"""After a scene was read: data of earlier versions are brought up to date, and unusable data are reported."""
 
 from __future__ import annotations
 

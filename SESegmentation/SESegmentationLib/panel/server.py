@@ -189,14 +189,14 @@ class ServerSection:
         is_safe = book.set_token(url, token)
         self._ui.tokenEdit.text = ""
         if is_safe:
-            told = Message(INFORMATION, _("The token is stored in the keyring of this computer."))
+            message = Message(INFORMATION, _("The token is stored in the keyring of this computer."))
         else:
-            told = Message(
+            message = Message(
                 WARNING,
                 _("This computer has no keyring: the token is stored in the file {path}.").format(path=book.path),
                 _("Anyone who uses your account can read it. With the Python package keyring it would be safe."),
             )
-        self._messages.add(told)
+        self._messages.add(message)
 
     def _on_place(self, row: int) -> None:
         self._settings.uses_server = self.is_chosen

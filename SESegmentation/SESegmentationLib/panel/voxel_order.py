@@ -38,7 +38,7 @@ def _follow_edits(node: slicer.vtkMRMLSegmentationNode, now: Geometry) -> bool:
     """What was written and corrected on the volume's own grid; a finer one is that of the segments, and stays."""
     try:
         edits = EditRecord.read(node)
-    except InputError:  # what cannot be used stays, and is told elsewhere
+    except InputError:  # what cannot be used stays, and is reported elsewhere
         return False
     then = _reversed(now)
     if not edits.written or not all(same_grid(result.labels, then) for result in edits.written):

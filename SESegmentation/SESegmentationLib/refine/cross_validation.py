@@ -60,7 +60,7 @@ def recalibrate_cross_validated(
         slices: the corrected ones.
         settings: how to learn.
         options, located: as of :meth:`.Engine.crops`.
-        report: told the fraction that is done; may raise to stop.
+        report: called with the fraction that is done; may raise to stop.
         cross_validated: if false, the whole step is taken, for comparison.
 
     Raises:

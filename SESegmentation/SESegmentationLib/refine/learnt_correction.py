@@ -178,7 +178,7 @@ class LearntCorrection:
             prediction: the model's output.
             corrections: of the same crop.
             card: of the model.
-            report: told the fraction that is done; may raise to stop.
+            report: called with the fraction that is done; may raise to stop.
         """
         first = self._pass(prediction, corrections, card, report)
         if first.box is None or first.expected < self.second_pass_from:

@@ -44,7 +44,7 @@ def propagate(
         labels: the resulting label map, on the volume's grid.
         corrections: on the same grid.
         whole_slices: whether unchanged voxels of corrected slices are right too.
-        report: told the fraction that is done; may raise to stop.
+        report: called with the fraction that is done; may raise to stop.
 
     Returns:
         Labels, the corrected slices not yet put in; and by value the expected gain of each structure.

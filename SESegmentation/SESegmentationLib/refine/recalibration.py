@@ -65,7 +65,7 @@ def recalibrate(
         networks: by name, float32, on ``device``, set to evaluation; they stay as they are. So do the statistics of
             batch norms.
         training: by network; those without any are copied only.
-        report: told the fraction that is done, after every step; may raise to stop.
+        report: called with the fraction that is done, after every step; may raise to stop.
 
     Raises:
         UsageError: from :func:`.parameters_to_adapt`.

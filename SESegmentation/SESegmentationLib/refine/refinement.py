@@ -90,7 +90,7 @@ def refine(
         options: as for the result that was corrected; its grid is that of ``image``. The map of doubt is 0 where labels
             are known.
         recalibration: settings for recalibrating the networks first; None: no recalibration.
-        progress: told phase, fraction and seconds left; may raise to cancel.
+        progress: called with the phase, fraction and seconds left; may raise to cancel.
 
     Raises:
         InputError: the volume or the corrections cannot be used.

@@ -210,7 +210,7 @@ def release_memory() -> None:
     if torch and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # only the GNU library keeps freed memory and can be told
+        with contextlib.suppress(OSError, AttributeError):  # only the GNU library has this call
             ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -22,7 +22,7 @@ from ..training_plan import draft_card, plan_fits
 from .plan import Run
 from .run import Runner
 
-#: told every finished run and its result
+#: called with every finished run and its result
 Finished = Callable[[Run, Mapping[str, Any]], None]
 #: what a process of the pool works with: its runner, where it reports, and whether it shall stop
 _own: dict[str, Any] = {}
@@ -62,8 +62,8 @@ def do_runs(
         folder: of the results.
         device: see :func:`choose_devices`.
         workers: processes, the devices dealt out among them; one for each GPU, or one for the CPU, if None.
-        progress: told the fraction of all work that is done, and the seconds left.
-        finished: told each run that is done.
+        progress: called with the fraction of all work that is done, and the seconds left.
+        finished: called with each run that is done.
 
     Raises:
         InputError, UsageError, DeviceError: data or device cannot be used.
@@ -94,7 +94,7 @@ class Tally:
 
     Args:
         runs: all.
-        progress: told of it.
+        progress: called with it.
     """
 
     def __init__(self, runs: Sequence[Run], progress: Progress) -> None:

@@ -123,7 +123,7 @@ def pixel_bytes(dataset: Dataset) -> int:
     """How many bytes the pixels of a file are, uncompressed; 0 where its tags do not tell."""
     try:
         factors = [*(int(dataset.get(size) or 0) for size in _SIZES), *(int(dataset.get(n) or 1) for n in _COUNTS)]
-    except Exception:  # whatever a damaged value makes the conversion raise; it is told where the tag is used
+    except Exception:  # whatever a damaged value makes the conversion raise; it is reported where the tag is used
         return 0
     is_subsampled = str(dataset.get("PhotometricInterpretation", "")).endswith("422")
     return 0 if is_subsampled or min(factors) < 1 else math.prod(factors) // 8

@@ -224,8 +224,8 @@ def _steps(frames: Sequence[DicomFrame]) -> Iterator[str]:
     distance = float(np.linalg.norm(frames[-1].position - first.position)) / (count - 1)
     keyword = "SpacingBetweenSlices"
     with contextlib.suppress(ValueError):  # some write the gap between slices there, which is less than a slice
-        (told,) = {frame.distinguishing([keyword]).get(keyword, "") for frame in frames}
-        between = abs(float(told))
+        (stated,) = {frame.distinguishing([keyword]).get(keyword, "") for frame in frames}
+        between = abs(float(stated))
         if between >= (first.thickness or 0.0) and (times := _whole_times(distance, between)):
             yield f"the slices are {distance:.4g} mm apart, which is {times} times their {keyword}"
     numbers = [frame.count for frame in frames if frame.count is not None]
