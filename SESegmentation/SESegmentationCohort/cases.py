@@ -16,7 +16,7 @@ from SESegmentationLib.cli.file_jobs import case_name, case_names, is_input
 from SESegmentationLib.cli.model_choice import choose_for_series
 from SESegmentationLib.errors import InputError, UsageError
 from SESegmentationLib.files import refuse_same_names
-from SESegmentationLib.io.dicom import seems_dicom
+from SESegmentationLib.io.dicom import looks_like_dicom
 from SESegmentationLib.io.dicom.series import Found, grouped
 from SESegmentationLib.models import ModelPackage
 from SESegmentationLib.plain_text import fault_of
@@ -139,7 +139,7 @@ def _in_folder(folder: Path, package: ModelPackage, out: Path) -> Cohort:
         if is_input(file, package.card.takes_slices):
             volumes.append(file)
         else:
-            dicom = dicom or seems_dicom(file)
+            dicom = dicom or looks_like_dicom(file)
     cohort = _series_in(folder, package, out) if dicom else Cohort()
     cohort.skipped += others
     by_folder: dict[Path, list[Path]] = {}

@@ -23,7 +23,7 @@ from SESegmentationLib.errors import (
     install_advice,
 )
 from SESegmentationLib.plain_text import first_line
-from SESegmentationServer.local_ray import connect, keep_others_out, private_folder, start_local_ray
+from SESegmentationServer.local_ray import connect, private_folder, restrict_to_this_process, start_local_ray
 
 from .cases import CohortCase
 from .dispatch import AT_ONCE, Lane, LaneLostError
@@ -52,7 +52,7 @@ def cluster(address: str) -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     if address == LOCAL:
-        keep_others_out()
+        restrict_to_this_process()
     import ray
 
     with contextlib.ExitStack() as opened:
@@ -60,7 +60,7 @@ def cluster(address: str) -> Iterator[None]:
             if address == LOCAL:
                 start_local_ray(opened.enter_context(private_folder()), num_cpus=cores())
             else:
-                _knock(address)
+                _check_reachable(address)
                 connect(address)
         except (OSError, OverflowError, ValueError) as error:
             why = first_line(str(error), type(error).__name__)
@@ -79,7 +79,7 @@ def cluster(address: str) -> Iterator[None]:
             ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Check that something listens at HOST:PORT, as Ray itself would wait long; OSError if nothing does."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():

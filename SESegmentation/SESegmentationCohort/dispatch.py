@@ -24,7 +24,7 @@ PATIENCE_S = 300.0
 
 
 #: what became of a case; or why it was given up, of which nothing is recorded yet
-Told = CaseOutcome | tuple[CohortCase, SegmentationError]
+Answer = CaseOutcome | tuple[CohortCase, SegmentationError]
 
 
 class LaneLostError(Exception):
@@ -83,9 +83,9 @@ class Dispatcher:
         self._left = 0
         self._ended = False
         self._failures: list[SegmentationError] = []
-        self._outcomes: queue.SimpleQueue[Told | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
 
-    def run(self, cases: Sequence[CohortCase], tick_s: float = 1.0) -> Iterator[Told | None]:
+    def run(self, cases: Sequence[CohortCase], tick_s: float = 1.0) -> Iterator[Answer | None]:
         """What becomes of each case, as it comes; None where nothing came for ``tick_s``.
 
         Of a case that was lost too often its error comes, of which nothing is recorded yet.
@@ -175,7 +175,7 @@ class Dispatcher:
 
     def _do(self, work: _Work, task: _Task) -> None:
         """Have a lane do a case; an error that concerns all cases is raised."""
-        done: Told | SegmentationError | None
+        done: Answer | SegmentationError | None
         try:
             done = work.lane.run(task.case)
         except LaneLostError:

@@ -20,7 +20,7 @@ from SESegmentationLib.files import OutputFiles, check_writable, refuse_overwrit
 from SESegmentationLib.files.staging import remove_leftovers
 from SESegmentationLib.models import ModelPackage, find_model
 from SESegmentationLib.plain_text import counted
-from SESegmentationLib.progress import told_at_early_end
+from SESegmentationLib.progress import note_if_interrupted
 
 from . import summary
 from .cases import Cohort, CohortCase, find_cohort
@@ -74,11 +74,11 @@ def run_cohort(source: Path, settings: CohortSettings, distribution: WorkDistrib
     _prepare(source, mine.cases, settings, records, package)
     for reason in mine.skipped:
         warn(reason)
-    if reason := why_again(mine.cases, settings, records):
+    if reason := describe_changed_settings(mine.cases, settings, records):
         warn(reason)
     tally = _Tally(len(mine.cases))
     try:
-        with told_at_early_end(RESUME), contextlib.ExitStack() as opened:
+        with note_if_interrupted(RESUME), contextlib.ExitStack() as opened:
             if distribution.ray and mine.cases:
                 from .cluster import cluster
 
@@ -113,8 +113,8 @@ def _refuse_other_records(
         )
 
 
-def why_again(cases: Sequence[CohortCase], settings: CohortSettings, records: Records) -> str:
-    """Which settings are others than those that scans were segmented with before, in a sentence; empty for none."""
+def describe_changed_settings(cases: Sequence[CohortCase], settings: CohortSettings, records: Records) -> str:
+    """A sentence naming the settings that differ from those of earlier results; empty if none do."""
     known = [record for record in (records.read(case.name) for case in cases) if record and record.state != FAILED]
     others = [record for record in known if record.key != settings.key(record.content)]
     if not others:

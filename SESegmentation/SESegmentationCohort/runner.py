@@ -145,13 +145,13 @@ class CaseRunner:
                 event = self._ask(job)
             except _DOUBTFUL as error:
                 self._segmenter.release()
-                self._prove()
+                self._check_loading()
                 if isinstance(error, WorkerError):  # the same case would crash it again
                     raise
                 event = self._ask(job)
         return event.segmentation()
 
-    def _prove(self) -> None:
+    def _check_loading(self) -> None:
         """Check that the model can be loaded on the device; raises _UnusableError if not."""
         try:
             self._ask(WarmUpJob(self._package.path, self._settings.device))

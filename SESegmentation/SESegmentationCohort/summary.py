@@ -62,7 +62,7 @@ def _write_tables(out: Path, records: Sequence[Record], card: ModelCard) -> None
     with Table(out / TABLE, card, names) as table:
         for record in records:
             names[Path(record.input)] = record.name  # of this row: a list may give one scan several names
-            table.add(Path(record.input), _told(record))
+            table.add(Path(record.input), _report_or_error(record))
     failures = [{"input": record.input, **(record.error or {})} for record in records if record.error]
     write_whole(out / FAILURES, tsv(FAILURE_COLUMNS, failures))
 
@@ -80,9 +80,9 @@ def _write_sheets(out: Path, records: Sequence[Record], card: ModelCard) -> None
 
 def _entry(record: Record, card: ModelCard) -> dict:
     picture = base64.b64decode(record.picture) if record.picture else None
-    return scan_entry(card, Path(record.input), record.name, _told(record), record.content, picture)
+    return scan_entry(card, Path(record.input), record.name, _report_or_error(record), record.content, picture)
 
 
-def _told(record: Record) -> dict:
-    """A report, or what a case failed by, as tables take it."""
+def _report_or_error(record: Record) -> dict:
+    """The report of a case, or its error, as tables take it."""
     return record.report if record.report is not None else {"error": record.error}

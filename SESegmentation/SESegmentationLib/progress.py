@@ -126,8 +126,8 @@ def end_on_signals(silently: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def told_at_early_end(note: str) -> Iterator[None]:
-    """Print ``note`` too where the process ends early meanwhile."""
+def note_if_interrupted(note: str) -> Iterator[None]:
+    """Also print ``note`` if the process is interrupted within the block."""
     early_end_notes.append(note)
     try:
         yield
@@ -135,7 +135,7 @@ def told_at_early_end(note: str) -> Iterator[None]:
         early_end_notes.remove(note)
 
 
-def let_finish() -> None:
+def ignore_signals() -> None:
     """Ignore signals from now on: all is done and reported."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

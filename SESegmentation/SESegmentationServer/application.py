@@ -97,7 +97,7 @@ def _answer_errors(app: FastAPI) -> None:
         return _refused(RefusalError(500, without_paths(error)))
 
     @app.exception_handler(ClientDisconnect)
-    async def be_left(_request: Request, _error: ClientDisconnect) -> Response:
+    async def answer_disconnected(_request: Request, _error: ClientDisconnect) -> Response:
         return Response(status_code=499)
 
     @app.exception_handler(HTTPException)

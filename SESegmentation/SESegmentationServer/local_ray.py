@@ -30,7 +30,7 @@ def private_folder() -> Iterator[Path]:
         yield folder
 
 
-def keep_others_out() -> None:
+def restrict_to_this_process() -> None:
     """Restrict a Ray that is started here to this process; call it before Ray is imported."""
     os.environ["RAY_AUTH_MODE"] = "token"  # another user of this computer could have it run code
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -39,7 +39,7 @@ def keep_others_out() -> None:
 
 
 def start_local_ray(folder: Path, **options: Any) -> None:
-    """Start Ray on this computer and connect to it, after :func:`keep_others_out`; errors as of :func:`connect`.
+    """Start Ray here and connect to it, after :func:`restrict_to_this_process`; errors as of :func:`connect`.
 
     Args:
         folder: see :func:`private_folder`.

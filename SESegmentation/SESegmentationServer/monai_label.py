@@ -66,8 +66,8 @@ ARCHIVE_SECONDS = 10.0, 60.0
 ARCHIVE_ATTEMPTS = 2
 
 
-class _Impatient(requests.adapters.HTTPAdapter):
-    """Waits for no answer for ever: each that waits takes one of the threads in which volumes are read."""
+class _TimeLimitedAdapter(requests.adapters.HTTPAdapter):
+    """Limits how long an answer is waited for, as each request takes one of the threads in which volumes are read."""
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:  # type: ignore[override]
         return super().send(request, **options | {"timeout": ARCHIVE_SECONDS})
@@ -86,7 +86,7 @@ def dicom_archive(url: str) -> Archive:
             raise InputError("The image is not named by the UID of a DICOM series.", "Send the volume itself.")
         with requests.Session() as session:
             for scheme in ("http://", "https://"):
-                session.mount(scheme, _Impatient())
+                session.mount(scheme, _TimeLimitedAdapter())
             client = DICOMwebClient(url, session=session)
             client.set_http_retry_params(max_attempts=ARCHIVE_ATTEMPTS)
             found = client.search_for_series(search_filters={"SeriesInstanceUID": uid})
@@ -96,7 +96,7 @@ def dicom_archive(url: str) -> Archive:
             for number, instance in enumerate(client.iter_series(study, uid)):
                 instance.save_as(folder / f"{number:05}.dcm", enforce_file_format=True)
 
-    def fetch_or_tell(uid: str, folder: Path) -> None:
+    def fetch_or_refuse(uid: str, folder: Path) -> None:
         try:
             fetch(uid, folder)
         except (requests.RequestException, LookupError, TypeError, ValueError) as error:
@@ -108,7 +108,7 @@ def dicom_archive(url: str) -> Archive:
                 ),
             ) from error
 
-    return fetch_or_tell
+    return fetch_or_refuse
 
 
 def monai_label_routes(
@@ -186,7 +186,7 @@ def monai_label_routes(
             if card is None:
                 raise UsageError("There is no such model here.", "Ask for /info/, which lists the models.")
             async with _form(request, memory) as form:
-                wish = _Wish.of(form.get("params") or "{}")
+                requested = _RequestedFormat.of(form.get("params") or "{}")
                 if session_id:
                     volume = sessions.get(request.state.user, session_id)
                 elif "file" in form:
@@ -200,7 +200,7 @@ def monai_label_routes(
                         "Send the volume with the request, or start the server with --dicomweb URL.",
                     )
             result = await _segment(board, cards(), request, SegmentJob(volume, model))
-            return await _answer(result, wish, output)
+            return await _answer(result, requested, output)
 
     return router
 
@@ -233,7 +233,7 @@ async def _segment(
     return unpack_result(event["value"], found)
 
 
-async def _answer(result: SegmentationResult, wish: _Wish, output: str) -> Response:
+async def _answer(result: SegmentationResult, requested: _RequestedFormat, output: str) -> Response:
     """A result in the form the client wants: its file, its parameters as JSON, or both as multipart."""
     parameters = {
         "label_names": {structure.label.name: structure.label.value for structure in result.structures},
@@ -242,12 +242,12 @@ async def _answer(result: SegmentationResult, wish: _Wish, output: str) -> Respo
     }
     if output == "json":
         return JSONResponse(parameters)
-    labels = await asyncio.to_thread(_as_file, result.labels, wish)
+    labels = await asyncio.to_thread(_as_file, result.labels, requested)
     if output == "image":
         return Response(labels, media_type="application/octet-stream")
     parts: dict[str, str | tuple[str, bytes, str]] = {
         "params": json.dumps(parameters),
-        "image": (f"segmentation{wish.ending}", labels, "application/octet-stream"),
+        "image": (f"segmentation{requested.ending}", labels, "application/octet-stream"),
     }
     body, content_type = encode_multipart_formdata(parts)
     return Response(body, media_type=content_type)
@@ -302,14 +302,14 @@ def server_info(cards: Mapping[str, ModelCard]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """How a client wants the segmentation: ending of the file's name, and whether it is compressed."""
+class _RequestedFormat:
+    """The file format that a client asks for: ending of its name, and whether it is compressed."""
 
     ending: str = RESULT_ENDINGS[0]
     compressed: bool = True
 
     @classmethod
-    def of(cls, params: object) -> _Wish:
+    def of(cls, params: object) -> _RequestedFormat:
         """What the parameters of a request say; UsageError where they cannot be used."""
         try:
             chosen = dict(parse_json(str(params).encode()))
@@ -360,8 +360,8 @@ def _read_series(archive: Archive, uid: str) -> sitk.Image:
         return read_volume(folder, None)
 
 
-def _as_file(labels: sitk.Image, wish: _Wish) -> bytes:
+def _as_file(labels: sitk.Image, requested: _RequestedFormat) -> bytes:
     with _private_folder() as folder:
-        path = folder / f"segmentation{wish.ending}"
-        write_image(path, labels, wish.compressed)  # ITK does not tell of every file that a full disk cut off
+        path = folder / f"segmentation{requested.ending}"
+        write_image(path, labels, requested.compressed)  # ITK does not tell of every file that a full disk cut off
         return path.read_bytes()

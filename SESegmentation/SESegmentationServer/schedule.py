@@ -134,16 +134,16 @@ class FairQueue:
         """Of each that waits its position, 1 for the next, and the seconds until it will be done, None if unknown."""
         order = self.order()
         outlook: dict[Ticket, tuple[int, float | None]] = {}
-        for position, (ticket, begin) in enumerate(zip(order, self._beginnings(order), strict=True), 1):
+        for position, (ticket, begin) in enumerate(zip(order, self._start_times(order), strict=True), 1):
             seconds = self.estimates.seconds(ticket)
             outlook[ticket] = position, None if begin is None or seconds is None else begin + seconds
         return outlook
 
     def seconds_until_free(self) -> float | None:
         """Seconds until a small job that is queued now would start; None if unknown."""
-        return self._beginnings([*self.order(), Ticket("")])[-1]
+        return self._start_times([*self.order(), Ticket("")])[-1]
 
-    def _beginnings(self, order: list[Ticket]) -> list[float | None]:
+    def _start_times(self, order: list[Ticket]) -> list[float | None]:
         """When each of ``order`` begins, in s from now; None where something before it is of unknown length."""
         free_at: list[float] = [0.0] * self.free
         known, now = True, self._clock()

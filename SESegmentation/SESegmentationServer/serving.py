@@ -18,7 +18,7 @@ from pathlib import Path
 from SESegmentationLib.errors import DependencyError, SegmentationError, UsageError, install_advice
 from SESegmentationLib.plain_text import first_line
 
-from .local_ray import connect, keep_others_out, private_folder, start_local_ray
+from .local_ray import connect, private_folder, restrict_to_this_process, start_local_ray
 from .settings import ServerSettings
 from .tokens import TokenStore
 
@@ -44,7 +44,7 @@ def serve_until_signal(settings: ServerSettings, ready: Callable[[ServerSettings
     check(settings)
     ended = threading.Event()
     with _signals(ended), running(settings) as chosen:
-        _hear(ended)  # Ray has its own
+        _handle_signals(ended)  # Ray has its own
         ready(chosen)
         ended.wait()
 
@@ -126,7 +126,7 @@ def running(settings: ServerSettings) -> Iterator[ServerSettings]:
     with private_folder() as folder:
         _environment(folder)
         if settings.address is None:
-            keep_others_out()
+            restrict_to_this_process()
         import ray
         from ray.exceptions import RayError
 
@@ -256,7 +256,7 @@ def _withdraw() -> None:
 def _signals(ended: threading.Event) -> Iterator[None]:
     """Signals set ``ended`` meanwhile, instead of ending the process."""
     before, wakeup = {number: signal.getsignal(number) for number in _ends()}, signal.set_wakeup_fd(-1)
-    _hear(ended)
+    _handle_signals(ended)
     try:
         yield
     finally:
@@ -265,7 +265,7 @@ def _signals(ended: threading.Event) -> Iterator[None]:
         signal.set_wakeup_fd(wakeup)
 
 
-def _hear(ended: threading.Event) -> None:
+def _handle_signals(ended: threading.Event) -> None:
     def end(_number: int, _frame: object) -> None:
         if not ended.is_set():  # it takes some seconds, more while Ray starts
             with contextlib.suppress(OSError, ValueError):

@@ -21,7 +21,7 @@ from SESegmentationLib.models import ModelPackage, find_model
 from SESegmentationLib.models.card import CARD_NAME, README_NAME
 from SESegmentationLib.models.packages import WEIGHTS_NAME
 from SESegmentationLib.plain_text import counted, printable, some_of
-from SESegmentationLib.progress import Progress, no_progress, told_at_early_end
+from SESegmentationLib.progress import Progress, no_progress, note_if_interrupted
 
 from .begun import GO_ON
 from .dataset import MOST_NAMED, dataset_paths
@@ -127,7 +127,7 @@ def _minutes(hours: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{hours:.1f} h"
 
 
-@told_at_early_end(GO_ON)
+@note_if_interrupted(GO_ON)
 @reading_apart()
 def train_package(dataset: Path, recipe: str, output: Path, device: str, minutes: float | None = None) -> None:
     """Train the model of ``recipe`` on ``dataset``, write its package to ``output`` and report what came of it.
@@ -297,7 +297,7 @@ def run_experiments(
 
     try:
         if missing and not report_only:
-            with told_at_early_end(GO_ON), ProgressBar() as progress:
+            with note_if_interrupted(GO_ON), ProgressBar() as progress:
                 do_runs(missing, data, output, device, workers, progress, finished)
     finally:  # report finished runs even after a failure
         results = read_results(output) if report_only else gather_results(output)

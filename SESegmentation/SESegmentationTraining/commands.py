@@ -314,12 +314,12 @@ def mistakes(
 ) -> None:
     """Segment a model's own cases, as they are and under shifts: a network can learn to correct its mistakes."""
     from SESegmentationLib.models import find_model
-    from SESegmentationLib.progress import told_at_early_end
+    from SESegmentationLib.progress import note_if_interrupted
 
     from .mistakes import collect_mistakes
     from .processes import percent_printer
 
-    with told_at_early_end("Run the same command again to go on: volumes that are done are kept."):
+    with note_if_interrupted("Run the same command again to go on: volumes that are done are kept."):
         files = collect_mistakes(find_model(model), dataset, output, group, fold, recipe, percent_printer())
     print(len(files), "volumes")
 
@@ -333,7 +333,7 @@ def corrections(
     recipe: Annotated[str, typer.Option(help="A recipe's name, or a TOML file.")] = "any-model",
 ) -> None:
     """Train the network that carries corrections to other slices, on mistakes of models."""
-    from SESegmentationLib.progress import told_at_early_end
+    from SESegmentationLib.progress import note_if_interrupted
 
     from .begun import GO_ON
     from .learnt_correction import CorrectionRecipe, train_correction
@@ -341,6 +341,6 @@ def corrections(
     from .processes import percent_printer
 
     shared = [with_share(entry) for entry in mistakes]
-    with told_at_early_end(GO_ON):
+    with note_if_interrupted(GO_ON):
         path = train_correction(shared, CorrectionRecipe.load(recipe), output, percent_printer())
     print(path)

@@ -16,7 +16,7 @@ from typing import Any
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.models import update_card, verify_package
 from SESegmentationLib.models.sections import expected_dice
-from SESegmentationLib.progress import Progress, no_progress, told_at_early_end
+from SESegmentationLib.progress import Progress, no_progress, note_if_interrupted
 
 from .accuracy import card_accuracy, expectation, measure, test_cases
 from .begun import GO_ON, contents_of, learn_from, read_back, refuse_other_training, same_recipe, write_json
@@ -159,7 +159,7 @@ def _from_to(progress: Progress, name: str, low: float, high: float) -> Progress
     return report
 
 
-@told_at_early_end(GO_ON)
+@note_if_interrupted(GO_ON)
 def measure_crossvalidation(
     name: str,
     recipe: str,

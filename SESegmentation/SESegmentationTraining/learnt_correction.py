@@ -205,7 +205,7 @@ def train_correction(
         for step in range(int(state["step"]), recipe.steps):
             for group in optimizer.param_groups:
                 group["lr"] = _rate(recipe, step)
-            _settle(network, step < recipe.settled * recipe.steps)
+            _set_training_mode(network, step < recipe.settled * recipe.steps)
             example = drawn.result()
             drawn = beside.submit(examples.draw, recipe.batch)
             with torch.autocast("cpu", torch.bfloat16, enabled=fast):
@@ -299,7 +299,7 @@ def _rate(recipe: CorrectionRecipe, step: int) -> float:
     return recipe.rate * warm * max((1 + math.cos(math.pi * step / recipe.steps)) / 2, 0.01)
 
 
-def _settle(network: nn.Module, learning: bool) -> None:
+def _set_training_mode(network: nn.Module, learning: bool) -> None:
     network.train()
     if not learning:
         for module in network.modules():

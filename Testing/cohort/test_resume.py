@@ -15,7 +15,7 @@ from cohort_command import Command, interrupted, rows
 
 from SESegmentationCohort.cases import CohortCase
 from SESegmentationCohort.records import FAILED, SEGMENTED, Record, Records
-from SESegmentationCohort.run import RESUME, why_again
+from SESegmentationCohort.run import RESUME, describe_changed_settings
 from SESegmentationCohort.settings import CohortSettings
 from SESegmentationExport.dicom_options import DicomOptions
 from SESegmentationLib.cli import main
@@ -121,7 +121,7 @@ def test_why_scans_are_done_again_is_told(tmp_path):
         write_whole(records.path(name), record.to_json())
 
     def told(**changes: object) -> str:
-        return why_again(cases, replace(settings, **changes), records)
+        return describe_changed_settings(cases, replace(settings, **changes), records)
 
     (tmp_path / "records").mkdir()
     write("a")

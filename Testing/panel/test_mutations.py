@@ -67,7 +67,7 @@ SLIPS = [
     ("panel/structure_table.py", "header.setSortIndicator(", "header.setSortIndikator("),
     ("panel/structure_table.py", '"cellClicked(int,int)"', '"cellClick(int,int)"'),
     ("panel/structure_table.py", "_table.setCurrentCell(", "_table.setCurentCell("),
-    ("panel/structure_table.py", "setIcon(_lamp(", "setIkon(_lamp("),
+    ("panel/structure_table.py", "setIcon(_status_dot(", "setIkon(_status_dot("),
     ("panel/result_view.py", "acceptButton.shortcut = ", "acceptButton.shortcuts = "),
     ("panel/segment_editor.py", "editor.setSourceVolumeNode(", "editor.setSourceVolume("),
     ("panel/segment_editor.py", "editor.setUndoEnabled(", "editor.setUndosEnabled("),

@@ -18,7 +18,7 @@ from ..errors import DependencyError, OutOfMemoryError, SegmentationError, Usage
 from ..files.writing import any_file_written
 from ..memory import MEMORY_REMEDY, is_out_of_memory, no_memory_to_load
 from ..plain_text import printable
-from ..progress import MESSAGE, end_on_signals, let_finish
+from ..progress import MESSAGE, end_on_signals, ignore_signals
 from .remedies import by_options, named
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warn(f"What was printed is lost: {lost.strerror}.")
         warn("The files are written and complete." if any_file_written() else "Print to another file or disk.")
         code = code if any_file_written() else code or 1
-    let_finish()
+    ignore_signals()
     return code
 
 

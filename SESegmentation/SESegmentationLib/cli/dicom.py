@@ -22,7 +22,7 @@ from .model_choice import choose_for_series
 from .run_options import RunOptions
 from .segmenting import Done, segment_all
 from .shared_options import require_consent
-from .show import ProgressBar, print_findings, print_json, tell_of_nothing
+from .show import ProgressBar, print_findings, print_json, report_nothing_found
 
 
 @reading_apart()
@@ -77,7 +77,7 @@ def segment_folder(source: Path, target: Path, options: RunOptions, names: Seque
         print_json([*plan.skipped, *done.reports])
     segmented = sum("structures" in report for report in done.reports)
     warn(f"{segmented} of {len(every)} series segmented.")
-    return code or done.code or tell_of_nothing(done.nothing)
+    return code or done.code or report_nothing_found(done.nothing)
 
 
 @dataclass

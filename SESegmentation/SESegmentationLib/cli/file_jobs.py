@@ -19,7 +19,7 @@ from SESegmentationExport.dicom_options import DicomOptions
 from ..client.reading import reading_process
 from ..errors import DependencyError, SegmentationError, UsageError, install_advice
 from ..files import OutputFiles, refuse_same_names, same_name
-from ..io.dicom import is_dicom, seems_dicom
+from ..io.dicom import is_dicom, looks_like_dicom
 from ..io.formats import PICTURE_ENDINGS, VOLUME_ENDINGS, is_picture, is_volume, read_header
 from ..io.segmentations import algorithm_name
 from ..progress import at_early_end
@@ -219,7 +219,7 @@ def expand(volume: Path, slices: bool = False, series: str | None = None) -> lis
     if not inside and below is None:
         return [volume]
     others = (file for file in _files_near(volume) if not is_input(file, slices))
-    dicom = next(filter(seems_dicom, others), None)
+    dicom = next(filter(looks_like_dicom, others), None)
     if below is not None:
         if dicom is not None or series is not None:
             return [volume]
@@ -270,14 +270,14 @@ def case_names(sources: Sequence[Path]) -> dict[Path, str]:
     for source in sources:
         alike.setdefault(same_name(case_name(source)), []).append(source)
     for group in alike.values():
-        names |= _told_apart(group)
+        names |= _distinct_names(group)
     names = {source: names[source] for source in sources}
     refuse_same_names(names.items(), "Segment them in two calls with different folders.")
     return names
 
 
-def _told_apart(group: Sequence[Path]) -> dict[Path, str]:
-    """Names for sources of one case name."""
+def _distinct_names(group: Sequence[Path]) -> dict[Path, str]:
+    """Distinct names for sources that share a case name."""
     folders = {source: Path(os.path.abspath(source)).parent.parts[1:] for source in group}
     for count in range(0 if len(group) == 1 else 1, max(map(len, folders.values())) + 1):
         names = {

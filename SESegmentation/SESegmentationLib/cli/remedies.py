@@ -45,12 +45,12 @@ def named(arguments: Sequence[str]) -> tuple[str, set[str]]:
             if below := getattr(command, "commands", {}).get(argument):
                 command = below
                 words.append(argument)
-        options = {name for parameter in command.params for name in parameter.opts} - _of_no_use(arguments)
+        options = {name for parameter in command.params for name in parameter.opts} - _without_effect(arguments)
     return " ".join(words), options
 
 
-def _of_no_use(arguments: Sequence[str]) -> set[str]:
-    """Options that save no memory any more: they are chosen already, or refused beside others."""
+def _without_effect(arguments: Sequence[str]) -> set[str]:
+    """Options that would save no more memory: they are chosen already, or refused together with others."""
     given = {argument.partition("=")[0] for argument in arguments}
     on_cpu = "--device=cpu" in arguments or ("--device", "cpu") in itertools.pairwise(arguments)
     return ({"--low-memory"} & given) | ({"--device"} if on_cpu or "--server" in given else set())

@@ -33,7 +33,7 @@ from .file_jobs import (
 from .run_options import RunOptions
 from .segmenting import Done, segment_all
 from .shared_options import require_consent
-from .show import ProgressBar, print_json, print_line, print_segmentation, tell_of_nothing
+from .show import ProgressBar, print_json, print_line, print_segmentation, report_nothing_found
 
 if TYPE_CHECKING:
     from ..inference.engine import Engine
@@ -127,13 +127,13 @@ def _conclude(done: Done, options: RunOptions, alone: bool) -> int:
 
     if alone and done.reports:
         (print_json if options.as_json else print_segmentation)(done.reports[0])
-        return done.code or tell_of_nothing(done.nothing)
+        return done.code or report_nothing_found(done.nothing)
     if options.report and done.reports:
         with OutputFiles() as files:
             write_report(files.begin(options.report), done.reports)
     if options.as_json:
         print_json(done.reports)
-    code = tell_of_nothing(done.nothing)
+    code = report_nothing_found(done.nothing)
     segmented = sum("error" not in report for report in done.reports)
     warn(f"{segmented} of {len(done.reports)} volumes segmented.")
     return done.code or code

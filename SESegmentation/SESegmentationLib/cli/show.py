@@ -145,7 +145,7 @@ def print_line(report: dict[str, Any]) -> None:
         say(f"{report['input']} -> {report['output']}")
 
 
-def tell_of_nothing(reports: Sequence[dict[str, Any]]) -> int:
+def report_nothing_found(reports: Sequence[dict[str, Any]]) -> int:
     """Report on stderr the volumes in which nothing was found; returns the exit code."""
     code = 0
     for report in reports:

@@ -274,7 +274,7 @@ class WorkerProcess:
         try:
             process = self._start()
         except SegmentationError as error:
-            self._take_words()
+            self._last_words()
             self._deliver(self, Ending(None, error, said_hello=False))
             return
         listener = threading.Thread(target=self._collect_log, args=(process,), name="worker log", daemon=True)
@@ -293,12 +293,12 @@ class WorkerProcess:
         self._outbox.put(None)
         listener.join(ENDING_SECONDS)
         short = code != 0 and not self._killed and count_memory_kills() > kills
-        printed, words = tuple(self.lines), self._take_words()
+        printed, words = tuple(self.lines), self._last_words()
         self.lines.extend(words.splitlines())
         self._deliver(self, Ending(code, self._error, self._worker_pid is not None, printed, words, short))
 
-    def _take_words(self) -> str:
-        """The last words of a worker that is gone."""
+    def _last_words(self) -> str:
+        """What a worker that has ended printed last."""
         file, self._words_file = self._words_file, None
         if file is None:
             return ""

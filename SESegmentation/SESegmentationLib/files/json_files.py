@@ -66,7 +66,7 @@ def parse_json(content: bytes, largest: int = LARGEST) -> Any:
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
         if depth > DEEPEST:
             raise ValueError(f"it is nested more than {DEEPEST} levels deep")
-    return json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_object)
+    return json.loads(text, parse_constant=_refuse_constant_name, parse_float=_finite, object_pairs_hook=_object)
 
 
 def to_json(content: Any, indent: int | None = 2, encoding: str = "utf-8") -> str:
@@ -86,7 +86,7 @@ def without_nulls(content: Any) -> Any:
     return [without_nulls(value) for value in content] if isinstance(content, list | tuple) else content
 
 
-def _no_number(text: str) -> NoReturn:
+def _refuse_constant_name(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a number")
 
 

@@ -177,7 +177,7 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _disown_after_fork() -> None:
+def _own_nothing_after_fork() -> None:
     """A process forked from this one owns none of its folders."""
     for descriptor in _open.values():
         os.close(descriptor)
@@ -185,4 +185,4 @@ def _disown_after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=placing.acquire, after_in_parent=placing.release, after_in_child=_disown_after_fork)
+    os.register_at_fork(before=placing.acquire, after_in_parent=placing.release, after_in_child=_own_nothing_after_fork)

@@ -192,20 +192,20 @@ class OutputFiles:
 
     def _place(self) -> None:
         for temporary, path in self._begun:
-            with _told(path):
+            with _as_output_error(path):
                 sync(temporary)
         with placing:
             for temporary, path in self._begun:
-                with _told(path):
+                with _as_output_error(path):
                     put(temporary, path)
                 _placed.add(path)
         for folder in {path.parent for _, path in self._begun}:
-            with _told(folder):
+            with _as_output_error(folder):
                 sync(folder)
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _as_output_error(path: Path) -> Iterator[None]:
     """Turn an OSError into the OutputError that names the file."""
     try:
         yield

@@ -56,7 +56,7 @@ def device_for(card: ModelCard, name: str = "auto") -> torch.device:
         DeviceError: no such device; one that is named does not run them.
     """
     device = choose_device(name)
-    if device.type != "mps" or (lack := _lack(card, device)) is None:
+    if device.type != "mps" or (lack := _unsupported(card, device)) is None:
         return device
     if name.strip().lower() == "auto":
         return torch.device("cpu")
@@ -66,8 +66,8 @@ def device_for(card: ModelCard, name: str = "auto") -> torch.device:
     )
 
 
-def _lack(card: ModelCard, device: torch.device) -> str | None:
-    """Why a network of ``card`` does not run on a device; None where all run."""
+def _unsupported(card: ModelCard, device: torch.device) -> str | None:
+    """Why a network of ``card`` cannot run on a device; None if all can."""
     try:
         for view in card.views:
             network = build_network(card.networks[view.network]).eval().to(device)

@@ -28,6 +28,7 @@ from .voxel_data import (
     REMEDY,
     Inflated,
     as_numbers,
+    check_remainder,
     check_room_for_voxels,
     files_beside,
     header_lines,
@@ -36,7 +37,6 @@ from .voxel_data import (
     read_voxels,
     real_numbers,
     skip,
-    surplus,
     whole_numbers,
 )
 
@@ -215,7 +215,7 @@ class MetaImageHeader:
             if not self._flag("BinaryData", "True"):
                 return as_numbers(self.path, files[0][0].read(), shape, dtype.newbyteorder("=")), []
             voxels = read_voxels(files, shape, dtype)
-            more = surplus(*files[-1], voxels) if len(files) == 1 else []
+            more = check_remainder(*files[-1], voxels) if len(files) == 1 else []
         return voxels, more
 
 

@@ -33,7 +33,7 @@ from .volume_image import (
     several_values,
     volume_image,
 )
-from .voxel_data import CUT_OFF_REMEDY, check_room_for_voxels, half_of_pair, opened, read_voxels, skip, surplus
+from .voxel_data import CUT_OFF_REMEDY, check_remainder, check_room_for_voxels, half_of_pair, opened, read_voxels, skip
 
 #: bytes of the longest header, that of NIfTI-2
 NIFTI_HEADER_BYTES = 540
@@ -305,7 +305,7 @@ class NiftiHeader:
             if (skipped := skip(file, offset)) < offset:
                 raise self._impossible("vox_offset", offset, f"within the {skipped} bytes of the file")
             voxels = read_voxels([(file, path)], shape, self.dtype)
-            more = surplus(file, path, voxels)
+            more = check_remainder(file, path, voxels)
         return volume_image(scaled(voxels, *scaling), affine, str(self.path), [*findings, *more])
 
 

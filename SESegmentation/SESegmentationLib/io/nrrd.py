@@ -29,6 +29,7 @@ from .voxel_data import (
     REMEDY,
     Inflated,
     as_numbers,
+    check_remainder,
     check_room_for_voxels,
     files_beside,
     header_lines,
@@ -37,7 +38,6 @@ from .voxel_data import (
     read_voxels,
     real_numbers,
     skip,
-    surplus,
     whole_numbers,
 )
 
@@ -325,7 +325,7 @@ class NrrdHeader:
                     raise InputError(f"{self.path} is cut off or damaged: its text is too short.", CUT_OFF_REMEDY)
                 return np.frombuffer(bytes.fromhex(text), dtype).reshape(shape), []
             voxels = read_voxels(files, shape, dtype)
-            more = surplus(*files[-1], voxels) if len(files) == 1 else []
+            more = check_remainder(*files[-1], voxels) if len(files) == 1 else []
         return voxels, more
 
 

@@ -146,7 +146,7 @@ def read_voxels(files: Sequence[tuple[BinaryIO, Path]], shape: Sequence[int], dt
     return array
 
 
-def surplus(file: BinaryIO, path: Path, voxels: np.ndarray) -> list[Finding]:
+def check_remainder(file: BinaryIO, path: Path, voxels: np.ndarray) -> list[Finding]:
     """Read on to the end, which verifies checksums; a finding where as much as another slice follows the voxels.
 
     Raises:

@@ -42,7 +42,8 @@ def _facts(card: ModelCard) -> str:
         "Input": f"{card.modality}, {card.contrast}".rstrip(", "),
         "Grid": f"{spacing} mm",
         "Views": views,
-        "Structures": f"{len(card.labels)}{_dividing_plane(card)}{_overlooked(card)}{_smoothed(card)}{_fluid(card)}",
+        "Structures": str(len(card.labels))
+        + "".join(describe(card) for describe in (_dividing_plane, _excluded_views, _smoothed, _fluid)),
         "Weights": f"`{card.weights_file}`, SHA-256 `{card.weights_sha256}`",
     }
     return _table(("", ""), [(f"**{key}**", value) for key, value in rows.items()])
@@ -56,8 +57,8 @@ def _dividing_plane(card: ModelCard) -> str:
     return f"; {names} meet at one {card.dividing_plane.plane} slice"
 
 
-def _overlooked(card: ModelCard) -> str:
-    """When a view is left out of the fusion for a structure."""
+def _excluded_views(card: ModelCard) -> str:
+    """When a view is excluded from the fusion for a structure."""
     share = f"less than {100 * card.missed_below:g} % of what another view finds of it"
     return f"; a view is left out for one of which it finds {share}" if card.missed_below else ""
 

@@ -89,7 +89,7 @@ class InstallProcess:
 
 
 @dataclass
-class _Underway:
+class _RunningInstallation:
     """An installation under way.
 
     Attributes:
@@ -128,7 +128,7 @@ class Installation:
         self._dependencies = dependencies
         self._actions = actions
         self._run = run
-        self._underway: _Underway | None = None
+        self._underway: _RunningInstallation | None = None
         self._log = ""
         self._idle = ("", "")
         self._timer = qt.QTimer(ui.segmentButton)
@@ -172,7 +172,7 @@ class Installation:
             process = InstallProcess(plan.commands)
         except OSError as error:
             raise explain_failure(str(error), plan.requirements, plan.folder) from error
-        self._underway = _Underway(plan, wanted, process, action, before, time.monotonic())
+        self._underway = _RunningInstallation(plan, wanted, process, action, before, time.monotonic())
         self._show_running()
         self._timer.start(_POLL_MS)
 
@@ -225,7 +225,7 @@ class Installation:
         self._actions.run(underway.action)
         self._warn_of_replaced(underway.versions_before)
 
-    def _check(self, underway: _Underway, code: int, printed: str) -> None:
+    def _check(self, underway: _RunningInstallation, code: int, printed: str) -> None:
         """Raise unless everything is installed now."""
         if underway.cancelled:
             raise CancelledError(_("The installation was cancelled."), _("Click again to be asked again."))

@@ -334,7 +334,7 @@ class StructureTable:
         texts = [NONE if number is None else str(round(100 * number)) for number in numbers]
         cell = _number_cell("/".join(texts) if known else NONE)
         if known:
-            cell.setIcon(_lamp(traffic_light(min(known))))
+            cell.setIcon(_status_dot(traffic_light(min(known))))
         tips = [why_no_dice(structure) for structure in structures]
         if len(structures) == 2:
             sides = zip(structures, tips, texts, strict=True)
@@ -373,7 +373,7 @@ def _swatch(color: tuple[int, int, int]) -> Any:
     return _icon(swatch)
 
 
-def _lamp(color: tuple[int, int, int]) -> Any:
+def _status_dot(color: tuple[int, int, int]) -> Any:
     lamp = qt.QPixmap(_ICON_SIZE, _ICON_SIZE)
     lamp.fill(qt.QColor(0, 0, 0, 0))
     painter = qt.QPainter(lamp)

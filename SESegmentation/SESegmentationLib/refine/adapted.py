@@ -121,11 +121,11 @@ class AdaptedParameters:
                 f"The adapted parameters belong to other weights than those of {package.card.name}.", _REMEDY
             )
         networks = load_networks(package)
-        put_in(networks, self.tensors)
+        replace_parameters(networks, self.tensors)
         return networks
 
 
-def put_in(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+def replace_parameters(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
     """Replace parameters, named ``network.parameter``; ModelError where there is none of that name and shape."""
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -114,7 +114,7 @@ class Outcome:
         """The largest gain that is expected of a structure; minus infinity where nothing was corrected."""
         return max((gain.dice for gain in self.expected_gains.values()), default=-math.inf)
 
-    def put_into(self, prediction: CropPrediction, corrections: CropCorrections) -> CropPrediction:
+    def after_correction(self, prediction: CropPrediction, corrections: CropCorrections) -> CropPrediction:
         """The crop after the correction; corrected slices keep the model's output, which shows what was wrong."""
         if self.box is None or self.probabilities is None:
             return prediction
@@ -183,12 +183,12 @@ class LearntCorrection:
         first = self._pass(prediction, corrections, card, report)
         if first.box is None or first.expected < self.second_pass_from:
             return first
-        between = first.put_into(prediction, corrections)
+        between = first.after_correction(prediction, corrections)
         second = self._pass(between, corrections, card, lambda fraction: report(1.0))
         if second.box is None:
             return first
         box = union([first.box, second.box])
-        after = second.put_into(between, corrections).probabilities[(slice(None), *box)]
+        after = second.after_correction(between, corrections).probabilities[(slice(None), *box)]
         accepted = {channel for channel, gain in second.expected_gains.items() if gain.accepted}
         expected_gains = {
             channel: replace(gain, accepted=gain.accepted or channel in accepted)

@@ -51,7 +51,7 @@ def prepare() -> None:
         threading.Thread(target=_end_with_parent, args=(parent,), name="parent", daemon=True).start()
 
 
-def dump_after(seconds: float) -> None:
+def end_with_stacks_after(seconds: float) -> None:
     """End after ``seconds`` with the stacks of all threads as last words, unless this is called again before."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=_words or sys.stderr)
 

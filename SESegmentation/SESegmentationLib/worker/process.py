@@ -28,7 +28,7 @@ from ..inference.output_checks import with_doubtful_slices
 from ..models import ModelPackage, find_locator, find_model
 from ..models.card import CARD_NAME
 from ..progress import Progress
-from . import dump_after, prepare, say
+from . import end_with_stacks_after, prepare, say
 from .jobs import (
     JOBS,
     AttentionJob,
@@ -348,7 +348,7 @@ class _Worker:
         """Tell the client that this process is alive, and whether its job makes progress."""
         stalled = 0.0  # counted in heartbeats: time that the computer is asleep does not count
         while True:
-            dump_after(DEADLOCK_SECONDS)
+            end_with_stacks_after(DEADLOCK_SECONDS)
             stalled = stalled + HEARTBEAT_SECONDS if self._busy and not self._moved else 0.0
             self._moved = False
             self._send({"type": HEARTBEAT, "stalled": stalled})

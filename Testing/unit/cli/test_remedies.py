@@ -25,7 +25,7 @@ OF_OTHERS = {"--num-cpus", "--force-reinstall"}
 NOT_REACHED = {
     "SESegmentationLib.cli.remedies:_MEMORY": "chosen by option",
     "SESegmentationLib.cli.remedies:_WITH_OPTION": "chosen by option",
-    "SESegmentationLib.cli.remedies:_of_no_use": "compared with what is given",
+    "SESegmentationLib.cli.remedies:_without_effect": "compared with what is given",
     "SESegmentationLib.cli.file_jobs:plan_jobs": "no format is chosen where there is no option for it",
     "SESegmentationLib.cli.file_jobs:check_dicom": "sesegment dicom writes DICOM always",
     "SESegmentationLib.doctor:check_driver": "calls a program of the driver",

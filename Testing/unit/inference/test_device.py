@@ -78,7 +78,7 @@ def test_a_model_that_apples_gpu_does_not_run_runs_on_the_processor(monkeypatch,
         Engine(package, "mps")
     assert "cpu" in caught.value.remedy
     assert _gpus("auto") == ["auto"]  # of a cohort: the engine decides
-    monkeypatch.setattr(device, "_lack", lambda card, device: None)
+    monkeypatch.setattr(device, "_unsupported", lambda card, device: None)
     assert device_for(package.card) == device_for(package.card, "MPS") == torch.device("mps")
 
 
@@ -86,7 +86,7 @@ def test_a_model_that_apples_gpu_does_not_run_runs_on_the_processor(monkeypatch,
 def test_a_model_is_tried_by_all_of_its_networks(model, monkeypatch):
     """What one of them lacks is told: here convolutions in 3-D, as by PyTorch 2.2 on Apple's GPU."""
     card = find_model(model).card
-    assert device._lack(card, torch.device("cpu")) is None
+    assert device._unsupported(card, torch.device("cpu")) is None
 
     def refuse(layer, maps):
         raise NotImplementedError("Conv3D is not supported on MPS.\nDo something else.")
@@ -94,7 +94,7 @@ def test_a_model_is_tried_by_all_of_its_networks(model, monkeypatch):
     monkeypatch.setattr(torch.nn.Conv3d, "forward", refuse)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     expected = None if model == "brain-mr" else "Conv3D is not supported on MPS"
-    assert device._lack(card, torch.device("cpu")) == expected
+    assert device._unsupported(card, torch.device("cpu")) == expected
 
 
 @pytest.mark.gpu

@@ -141,7 +141,7 @@ def test_where_much_is_expected_it_is_corrected_once_more(present, tiny_engine, 
     correction = LearntCorrection(network, {"least_gain": 0.0, "second_pass_from": 0.08})
     corrected = shown(present, [6, 12])
     outcome = correction.correct(present, corrected, tiny_engine.card)
-    after = outcome.put_into(present, corrected)
+    after = outcome.after_correction(present, corrected)
     untouched = [k for k in range(4, 16) if k not in (6, 12)]
     assert (after.own[untouched, 6 - columns : 12, 5:12] == 1).all()
     assert (after.own[untouched, : 6 - columns] == 0).all() and (after.own[4:16, 12:15, 5:12] == 2).all()

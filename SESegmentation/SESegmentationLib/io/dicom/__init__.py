@@ -45,7 +45,7 @@ def is_dicom(path: Path) -> bool:
         return has_signature(file.read(SIGNATURE_BYTES))
 
 
-def seems_dicom(path: Path) -> bool:
+def looks_like_dicom(path: Path) -> bool:
     """Whether a file is meant as DICOM by its name, or else begins as such; False where it cannot be read."""
     name = path.name.lower()
     if name.endswith(DICOM_ENDINGS):

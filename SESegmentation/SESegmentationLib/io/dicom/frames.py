@@ -86,7 +86,7 @@ def frames_of(headers: Sequence[DicomHeader], name: str) -> list[DicomFrame]:
             f"{name} holds Siemens mosaics: {mosaics[0].path.name} shows all slices of a volume in one image.",
             "Convert the series to NIfTI (for instance with dcm2niix), and give one volume of it.",
         )
-    unplaced = [header for header in headers if not _says_where(header)]
+    unplaced = [header for header in headers if not _has_position(header)]
     if unplaced:
         raise InputError(
             f"{name}: {len(unplaced)} of {len(headers)} files do not say where their images lie in the patient "
@@ -135,7 +135,7 @@ def _same(values: Iterable[str]) -> bool:
     return max(numbers) - min(numbers) <= _VARYING * max(map(abs, numbers))
 
 
-def _says_where(header: DicomHeader) -> bool:
+def _has_position(header: DicomHeader) -> bool:
     groups = items_of(header.dataset, "PerFrameFunctionalGroupsSequence")
     if not groups:
         return "ImagePositionPatient" in header.dataset and bool(header.text("ImagePositionPatient"))
