@@ -25,8 +25,8 @@ def quick(blobs_recipe):
     return blobs_recipe(
         network={"channels": [8, 16, 16]},
         data={"validation": 0, "test": 1},
-        phases=[{"steps": 60, "batch": 8, "size": [24, 24]}],
-        fit={"learning_rate": 0.02, "validate_every": 0},
+        phases=[{"steps": 150, "batch": 8, "size": [24, 24]}],
+        fit={"learning_rate": 0.01, "validate_every": 0},
     )
 
 
