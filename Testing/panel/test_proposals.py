@@ -150,15 +150,18 @@ def test_where_nothing_is_to_be_gained_nothing_is_proposed(widget, segment, segm
     assert widget.ui.recalibrateButton.enabled and [str(entry) for entry in find_corrected_slices(node)] == ["k:3"]
 
 
+@pytest.mark.parametrize(
+    ("how", "said"), [("batch_norms_adapted", "was adapted to"), ("contrast_reversed", "dark exchanged")]
+)
 @pytest.mark.parametrize("adapted", [False, True])
-def test_a_proposal_tells_whether_the_network_was_adapted_to_the_scan(widget, segment, segmenter, adapted):
+def test_a_proposal_tells_whether_the_network_was_adapted_to_the_scan(widget, segment, segmenter, adapted, how, said):
     node = segment()
     draw(node)
     click(widget.ui.recalibrateButton)
     refined = make_refined(segmenter.jobs[-1], widget.panel.models.card)
-    segmenter.succeed_refinement(replace(refined, batch_norms_adapted=adapted))
+    segmenter.succeed_refinement(replace(refined, **{how: adapted}))
     wait(lambda: widget.ui.previewFrame.isVisible())
-    assert ("was adapted to this scan" in widget.ui.previewLabel.text) == adapted
+    assert (said in widget.ui.previewLabel.text) == adapted
 
 
 @pytest.mark.parametrize(("asked", "done"), [(True, True), (True, False), (False, False)])

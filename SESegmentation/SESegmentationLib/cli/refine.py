@@ -215,6 +215,7 @@ def with_refinement(report: dict[str, Any], refined: RefinedResult, corrected: P
             "slices": list(refined.slices),
             "expected_gains": {str(value): round(gain, 4) for value, gain in refined.expected_gains.items()},
             "kept_because": refined.kept_because,
+            "contrast_reversed": refined.contrast_reversed,
             "batch_norms_adapted": refined.batch_norms_adapted,
             "adapted_parameters": refined.parameters,
             **(adapted.notes if adapted else {}),
@@ -227,6 +228,11 @@ def _print_changes(report: dict[str, Any]) -> None:
     output = console()
     refinement = report["refinement"]
     output.print(f"Corrected in the slices {' '.join(refinement['slices'])}, which stay as they were left.")
+    if refinement["contrast_reversed"]:
+        output.print(
+            "The scan's contrast is the reverse of the training scans': the networks saw it with bright and dark "
+            "exchanged."
+        )
     if refinement["batch_norms_adapted"]:
         output.print("The scan differs from the training scans: the networks' batch norms were adapted to it.")
     if refinement["kept_because"]:

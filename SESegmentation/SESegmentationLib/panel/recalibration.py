@@ -131,6 +131,8 @@ class Recalibration:
         remarks = [f"{finding.message} {finding.consequence}" for finding in new]
         if refined.batch_norms_adapted:
             remarks.insert(0, _("The network was adapted to this scan, which differs from those it learnt from."))
+        if refined.contrast_reversed:
+            remarks.insert(0, _("The network saw this scan with bright and dark exchanged, like its training scans."))
         if request.recalibrates and not refined.adapted:
             remarks.insert(0, _("The network was not recalibrated: held-out corrected slices showed no gain by it."))
         write = partial(self._results.write, result, request.target, refined.adapted)

@@ -1,4 +1,4 @@
-"""Batch norms adapted to a scan that differs from those of the training, if corrected slices show that it helps.
+"""Batch norms adapted to a scan that differs from those of the training.
 
 Networks that see a crop as a whole have all its statistics at once. Their divergence from those of the training tells
 whether the scan differs (:mod:`..networks.batch_norms`); the threshold is in the card of the learnt correction. Without
@@ -7,47 +7,38 @@ corrections nothing would show whether it helps, so plain segmentation does not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
-import numpy as np
-import SimpleITK as sitk
 import torch
+from torch import nn
 
 from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..inference.views import network_input, stack
-from ..io.volume_image import voxels_of
 from ..networks.batch_norms import divergence, scan_statistics, with_statistics
-from ..networks.losses import mean_dice
-from ..networks.weights import load_networks
-from .corrections import Corrections
 
 #: weights of the scan's statistics that are tried; chosen on validation cases
 SHARES = (0.25, 0.5)
-#: least gain in Dice on the corrected voxels for which a share is accepted
-LEAST_GAIN = 0.01
 
 
-def adapted_engines(engine: Engine, crops: Sequence[Crop], least_divergence: float) -> Iterator[Engine]:
+def adapted_engines(
+    engine: Engine, networks: Mapping[str, nn.Module], crops: Sequence[Crop], least_divergence: float
+) -> Iterator[Engine]:
     """Engines whose batch norms are adapted to the crops of a scan, by increasing shares.
 
-    Yields none if the scan is like those of the training, or if networks see it slice by slice.
+    Yields none if the scan is like those of the training.
 
     Args:
         engine: with the model as it is; not modified.
+        networks: that are adapted, by name, as they were trained: batch norms not folded. They see volumes.
         crops: of the scan.
         least_divergence: in nats, from which on the scan counts as different, mean over the networks, see
             :func:`.batch_norms.divergence`.
-
-    Raises:
-        ModelError: the weights cannot be loaded.
     """
     views = engine.card.views
-    if not crops or not all(view.volumetric for view in views):
+    if not crops:
         return
-    loaded = load_networks(engine.package)
-    networks = {name: loaded[name].to(engine.device) for name in {view.network: None for view in views}}
     statistics = {}
     for name, network in networks.items():
         inputs = [
@@ -62,9 +53,3 @@ def adapted_engines(engine: Engine, crops: Sequence[Crop], least_divergence: flo
     for share in SHARES:
         adapted = {name: with_statistics(network, statistics[name], share) for name, network in networks.items()}
         yield Engine(engine.package, str(engine.device), adapted)
-
-
-def known_dice(labels: sitk.Image, corrections: Corrections) -> float:
-    """Mean Dice over the structures of a label map, on the known voxels."""
-    ours, theirs = (voxels_of(image)[corrections.known] for image in (labels, corrections.labels))
-    return mean_dice(torch.from_numpy(ours.astype(np.int64)), torch.from_numpy(theirs.astype(np.int64)))

@@ -161,7 +161,10 @@ class LearntCorrection:
 
     @property
     def adapts_from(self) -> float:
-        """Divergence of a scan's statistics, in nats, from which batch norms are adapted to it; infinity by default."""
+        """Divergence of a scan's statistics, in nats, from which batch norms are adapted to it.
+
+        Infinity by default: the networks are not adapted to scans at all.
+        """
         least = self.card.get("adapts_from")
         return math.inf if least is None else float(least)
 

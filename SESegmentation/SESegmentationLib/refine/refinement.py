@@ -1,28 +1,26 @@
 """From a corrected segmentation to a better one: propagate the corrections to the other slices, and list the changes.
 
-The learnt correction does that, where it expects a gain. Before it, batch norms are adapted to a scan that differs from
-those of the training. On request the networks are recalibrated instead, as far as that improves the result on held-out
-corrected slices.
+The learnt correction does that, where it expects a gain. Before it, the networks are adapted to a scan that differs
+from those of the training. On request the networks are recalibrated instead, as far as that improves the result on
+held-out corrected slices.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import SimpleITK as sitk
-from torch import Tensor
 
 from ..geometry import Geometry, Slices, edited_slices
-from ..inference.crops import Crop
 from ..inference.engine import Engine
 from ..inference.model_grid import check_room_for_grid
 from ..inference.output_checks import measure_structures
 from ..io.volume_image import voxels_of
 from ..memory import memory_errors
-from ..progress import PhasedProgress, Progress, ReportFraction, no_progress, part_of
+from ..progress import PhasedProgress, Progress, no_progress
 from ..result import (
     NO_GAIN,
     NOTHING_CORRECTED,
@@ -33,12 +31,13 @@ from ..result import (
     StructureChange,
 )
 from .adapted import AdaptedParameters
-from .batch_norm_adaptation import LEAST_GAIN, SHARES, adapted_engines, known_dice
 from .corrections import Corrections, check_place, check_values
 from .cross_validation import recalibrate_cross_validated
 from .learnt_correction import ExpectedGain, LearntCorrection
 from .propagation import propagate
 from .recalibration import RecalibrationSettings
+from .scan_adaptation import Adapted, adapt_to_scan
+from .segmented_scan import Scan, SegmentedScan
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Refinement:
         expected_gains: of the structures that were corrected, by value.
         kept_because: why nothing but the corrected slices changed; empty where something did.
         adapted: the recalibrated parameters; None where none were.
+        contrast_reversed: whether the networks saw the scan with bright and dark exchanged.
         batch_norms_adapted: whether batch norms were adapted to the scan.
     """
 
@@ -63,6 +63,7 @@ class Refinement:
     expected_gains: dict[int, ExpectedGain] = field(default_factory=dict)
     kept_because: str = ""
     adapted: AdaptedParameters | None = None
+    contrast_reversed: bool = False
     batch_norms_adapted: bool = False
 
 
@@ -108,19 +109,21 @@ def refine(
     adapts = learnt.adapts_from < math.inf and not recalibration
     again = {"learn": 20, "segment again": 5} if recalibration else {"adapt": 10} if adapts else {}
     phases = PhasedProgress(progress, {"locate": 2, "segment": 5, **again, "carry": 2})
-    scan = _Scan.located_by(engine, image, options, phases.part("locate"))
+    scan = Scan.located_by(engine, image, options, phases.part("locate"))
     first = now = scan.segmented(engine, phases.part("segment"))
     own = first.result
     check_values(labels, [structure.label.value for structure in own.structures])
     if corrections is None or slices is None:
         slices = edited_slices(voxels_of(labels) != voxels_of(own.labels))
         corrections = Corrections.in_slices(labels, slices)
-    adapted = None
+    adapted, by_scan = None, Adapted(first)
     if recalibration and _differs(corrections, own):
         now, adapted = _recalibrated(first, engine, scan, corrections, slices, recalibration, phases)
     elif adapts and _differs(corrections, own):
-        engines = adapted_engines(engine, [crop for crop, _ in first.seen], learnt.adapts_from)
-        now = _best(first, engines, scan, corrections, lambda share: phases.update("adapt", share))
+        by_scan = adapt_to_scan(
+            first, engine, scan, corrections, learnt.adapts_from, lambda share: phases.update("adapt", share)
+        )
+        now = by_scan.segmented
     carried, expected_gains = propagate(
         learnt,
         engine.card,
@@ -135,59 +138,28 @@ def refine(
     result = replace(result, timings=phases.seconds(), doubt=_outside(corrections, result.doubt))
     changes = _changes(own, result, corrections)
     because = "" if any(change.elsewhere for change in changes) else _reason(expected_gains, learnt)
-    by_scan = now is not first and adapted is None
-    return Refinement(result, own, changes, list(slices), expected_gains, because, adapted, by_scan)
-
-
-@dataclass(frozen=True)
-class _Segmented:
-    """A segmentation, and what the networks saw and gave, crop by crop; see :func:`.propagate`."""
-
-    result: SegmentationResult
-    seen: list[tuple[Crop, Tensor]]
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """A volume that several engines segment, all in the same crops.
-
-    Attributes:
-        image: that was checked.
-        options: of each segmentation.
-        located: what the model's locator found, or None.
-    """
-
-    image: sitk.Image
-    options: SegmentOptions
-    located: sitk.Image | None
-
-    @classmethod
-    def located_by(cls, engine: Engine, image: sitk.Image, options: SegmentOptions, progress: Progress) -> _Scan:
-        """The scan with the structures located that crops are cut round; in a region of interest there are none."""
-        if options.roi is not None:
-            return cls(image, options, None)
-        return cls(image, options, engine.locate(image, low_memory=options.low_memory, progress=progress))
-
-    def segmented(self, engine: Engine, progress: Progress) -> _Segmented:
-        """What an engine makes of it."""
-        seen: list[tuple[Crop, Tensor]] = []
-
-        def observe(crop: Crop, probabilities: Tensor) -> None:
-            seen.append((crop, probabilities))
-
-        result = engine.segment(self.image, self.options, located=self.located, observe=observe, progress=progress)
-        return _Segmented(result, seen)
+    return Refinement(
+        result,
+        own,
+        changes,
+        list(slices),
+        expected_gains,
+        because,
+        adapted,
+        by_scan.contrast_reversed,
+        by_scan.batch_norms_adapted,
+    )
 
 
 def _recalibrated(
-    first: _Segmented,
+    first: SegmentedScan,
     engine: Engine,
-    scan: _Scan,
+    scan: Scan,
     corrections: Corrections,
     slices: Sequence[Slices],
     settings: RecalibrationSettings,
     phases: PhasedProgress,
-) -> tuple[_Segmented, AdaptedParameters | None]:
+) -> tuple[SegmentedScan, AdaptedParameters | None]:
     """The segmentation by recalibrated networks, and their parameters; ``first`` where they do no better."""
     adapted = recalibrate_cross_validated(
         engine,
@@ -203,28 +175,6 @@ def _recalibrated(
         return first, None
     recalibrated = Engine(engine.package, str(engine.device), adapted.networks(engine.package))
     return scan.segmented(recalibrated, phases.part("segment again")), adapted
-
-
-def _best(
-    first: _Segmented,
-    engines: Iterable[Engine],
-    scan: _Scan,
-    corrections: Corrections,
-    report: ReportFraction,
-) -> _Segmented:
-    """The segmentation that agrees best with the corrections: the model's, or that of an adapted engine.
-
-    The engines are adapted by increasing shares. Each is accepted only if it agrees clearly better than the best before
-    it.
-    """
-    best, most = first, known_dice(first.result.labels, corrections)
-    for number, engine in enumerate(engines):
-        part = part_of(report, number, len(SHARES))
-        found = scan.segmented(engine, lambda name, fraction, seconds_left, part=part: part(fraction))
-        agreement = known_dice(found.result.labels, corrections)
-        if agreement >= most + LEAST_GAIN:
-            best, most = found, agreement
-    return best
 
 
 def _differs(corrections: Corrections, own: SegmentationResult) -> bool:

@@ -230,6 +230,7 @@ class RefinedResult:
         kept_because: why nothing but the corrected slices changed; empty where something did.
         changes: by structure.
         expected_gains: in Dice on the other slices, by value, of the structures that were corrected.
+        contrast_reversed: whether the networks saw the scan with bright and dark exchanged.
         batch_norms_adapted: whether the networks' batch norms were adapted to the scan.
     """
 
@@ -240,6 +241,7 @@ class RefinedResult:
     kept_because: str = ""
     changes: tuple[StructureChange, ...] = ()
     expected_gains: dict[int, float] = field(default_factory=dict)
+    contrast_reversed: bool = False
     batch_norms_adapted: bool = False
 
     @classmethod
@@ -253,6 +255,7 @@ class RefinedResult:
             refined.kept_because,
             tuple(refined.changes),
             {value: gain.dice for value, gain in refined.expected_gains.items()},
+            refined.contrast_reversed,
             refined.batch_norms_adapted,
         )
 
@@ -283,6 +286,7 @@ def pack_refinement(refined: RefinedResult) -> tuple[dict[str, Any], list[np.nda
         "kept_because": refined.kept_because,
         "changes": [(change.gained, change.lost, change.corrected) for change in refined.changes],
         "expected_gains": list(refined.expected_gains.items()),
+        "contrast_reversed": refined.contrast_reversed,
         "batch_norms_adapted": refined.batch_norms_adapted,
     }
     adapted = np.frombuffer(refined.adapted or b"", np.uint8)
@@ -302,5 +306,5 @@ def unpack_refinement(value: dict[str, Any], arrays: list[np.ndarray]) -> Refine
         value["kept_because"],
         tuple(StructureChange(structure.label, *numbers) for structure, numbers in changed),
         {int(structure): float(gain) for structure, gain in value["expected_gains"]},
-        value.get("batch_norms_adapted", False),  # servers of earlier versions do not say it
+        *(value.get(key, False) for key in ("contrast_reversed", "batch_norms_adapted")),  # earlier servers say neither
     )

@@ -1,4 +1,4 @@
-"""Batch norms are adapted to scans that differ from those of the training, if corrected slices speak for it.
+"""Networks are adapted to scans that differ from those of the training, if corrected slices speak for it.
 
 By hippocampus-t1 and a case that its training kept for validation.
 """
@@ -10,16 +10,22 @@ import zlib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
+from torch import nn
 
 from SESegmentationLib.geometry import Slices
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_label_volume, read_volume
 from SESegmentationLib.models import find_model
 from SESegmentationLib.models.store import _PACKAGE
-from SESegmentationLib.refine.batch_norm_adaptation import adapted_engines, known_dice
+from SESegmentationLib.networks.weights import load_networks
+from SESegmentationLib.refine import scan_adaptation
+from SESegmentationLib.refine.batch_norm_adaptation import adapted_engines
+from SESegmentationLib.refine.contrast_reversal import ReversedContrast, can_be_reversed
 from SESegmentationLib.refine.corrections import Corrections
 from SESegmentationLib.refine.learnt_correction import LearntCorrection
 from SESegmentationLib.refine.refinement import refine
+from SESegmentationLib.refine.scan_adaptation import known_dice
 from SESegmentationTraining.mistakes import shifted
 
 CASE = "hippocampus_049"
@@ -63,8 +69,9 @@ def dice_elsewhere(labels: sitk.Image, truth: sitk.Image) -> float:
 
 def test_a_scan_like_those_of_the_training_is_left_alone(engine, as_it_is, truth):
     least = LearntCorrection.of_model(engine.card).adapts_from
-    assert not list(adapted_engines(engine, engine.crops(as_it_is), least))
-    assert not refine(engine, as_it_is, truth, CORRECTED).batch_norms_adapted
+    assert not list(adapted_engines(engine, load_networks(engine.package), engine.crops(as_it_is), least))
+    refined = refine(engine, as_it_is, truth, CORRECTED)
+    assert not refined.batch_norms_adapted and not refined.contrast_reversed
 
 
 def test_of_a_scan_that_differs_more_is_regained(engine, other, truth, monkeypatch):
@@ -90,7 +97,8 @@ def test_progress_goes_forward(engine, other, truth):
 
 def test_the_engine_stays_as_it_is(engine, other):
     before = sitk.GetArrayFromImage(engine.segment(other).labels)
-    little, more = (each.segment(other).labels for each in adapted_engines(engine, engine.crops(other), 0.0))
+    engines = adapted_engines(engine, load_networks(engine.package), engine.crops(other), 0.0)
+    little, more = (each.segment(other).labels for each in engines)
     changed = [int((sitk.GetArrayFromImage(labels) != before).sum()) for labels in (little, more)]
     assert 0 < changed[0] < changed[1]
     assert (sitk.GetArrayFromImage(engine.segment(other).labels) == before).all()
@@ -124,3 +132,52 @@ def test_a_structure_that_was_not_corrected_only_gives_way_or_takes_room(engine,
     after = sitk.GetArrayFromImage(refined.result.labels)
     of_anterior = (before != after) & ((before == 1) | (after == 1))
     assert ((before == 2) | (after == 2))[of_anterior].all()
+
+
+def reverse(image: sitk.Image) -> sitk.Image:
+    """Bright tissue dark and dark tissue bright, as between T1- and T2-weighted images."""
+    return shifted(image, ("other contrast",), 0)
+
+
+def test_of_a_scan_of_the_reverse_contrast_nearly_all_is_regained(engine, as_it_is, truth, monkeypatch):
+    likely = dice_elsewhere(refine(engine, as_it_is, truth, CORRECTED).result.labels, truth)
+    refined = refine(engine, reverse(as_it_is), truth, CORRECTED)
+    assert refined.contrast_reversed
+    before, after = (dice_elsewhere(result.labels, truth) for result in (refined.own, refined.result))
+    monkeypatch.setattr(scan_adaptation, "can_be_reversed", lambda engine: False)
+    without = refine(engine, reverse(as_it_is), truth, CORRECTED)
+    assert not without.contrast_reversed
+    alone = dice_elsewhere(without.result.labels, truth)
+    print(before, alone, after, likely)
+    assert after > alone + 0.02 > before
+    assert after > likely - 0.02
+
+
+def test_corrected_slices_that_agree_by_chance_do_not_reverse_the_contrast(engine, as_it_is, truth, monkeypatch):
+    """In the slices that are segmented worst any other result may be better, though it is worse everywhere else."""
+    scan = shifted(as_it_is, ("low contrast", "noise"), zlib.crc32(CASE.encode()))
+    own, reversed_result = engine.segment(scan), Engine(engine.package, "cpu", reversed_networks(engine)).segment(scan)
+    array, right = sitk.GetArrayFromImage(own.labels), sitk.GetArrayFromImage(truth)
+    most_wrong = int((array != right).sum((0, 2)).argmax())
+    slices = [Slices("j", (most_wrong,))]
+    corrections = Corrections.in_slices(truth, slices)
+    assert known_dice(reversed_result.labels, corrections) > known_dice(own.labels, corrections) + 0.05
+    assert dice_elsewhere(reversed_result.labels, truth) < dice_elsewhere(own.labels, truth) - 0.05
+    assert not refine(engine, scan, truth, slices).contrast_reversed
+
+
+def reversed_networks(engine: Engine) -> dict[str, nn.Module]:
+    return {name: ReversedContrast(network) for name, network in load_networks(engine.package).items()}
+
+
+def test_reversed_networks_see_bright_and_dark_exchanged(engine, as_it_is):
+    crop = torch.from_numpy(engine.crops(as_it_is)[0].volume)[None, None]
+    for name, network in load_networks(engine.package).items():
+        with torch.inference_mode():
+            torch.testing.assert_close(reversed_networks(engine)[name].eval()(1 - crop), network.eval()(crop))
+
+
+@pytest.mark.parametrize(("kind", "can"), [("percentile", True), ("zscore", False), ("window", False)])
+def test_only_relative_intensities_from_0_to_1_can_be_reversed(engine, kind, can, monkeypatch):
+    monkeypatch.setitem(engine.card.intensity, "type", kind)
+    assert can_be_reversed(engine) == can

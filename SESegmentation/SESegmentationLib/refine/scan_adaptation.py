@@ -1,0 +1,106 @@
+"""Adaptation to a scan that differs from those of the training, as far as the result agrees better with corrections.
+
+The scan is segmented again with bright and dark exchanged, then with adapted batch norms. Each is accepted only if the
+result agrees clearly better with the corrected slices than the best before it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import nn
+
+from ..inference.engine import Engine
+from ..io.volume_image import voxels_of
+from ..networks.losses import mean_dice
+from ..networks.weights import load_networks
+from ..progress import ReportFraction, part_of
+from .batch_norm_adaptation import SHARES, adapted_engines
+from .contrast_reversal import ReversedContrast, as_seen_reversed, can_be_reversed
+from .corrections import Corrections
+from .segmented_scan import Scan, SegmentedScan
+
+#: least gain in Dice on the corrected voxels for which an adaptation is accepted
+LEAST_GAIN = 0.01
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The segmentation that agrees best with the corrections.
+
+    Attributes:
+        segmented: the model's own, or that of an adapted engine.
+        contrast_reversed: whether the networks saw the scan with bright and dark exchanged.
+        batch_norms_adapted: whether their batch norms were adapted to it.
+    """
+
+    segmented: SegmentedScan
+    contrast_reversed: bool = False
+    batch_norms_adapted: bool = False
+
+
+def adapt_to_scan(
+    first: SegmentedScan,
+    engine: Engine,
+    scan: Scan,
+    corrections: Corrections,
+    least_divergence: float,
+    report: ReportFraction,
+) -> Adapted:
+    """Segment a scan by adapted engines, and choose.
+
+    A scan of the reverse contrast is one on which the views also agree better with each other: corrected slices are
+    often the worst ones, on which any other result may be better by chance.
+
+    Args:
+        first: the model's own segmentation.
+        engine: with the model as it is; not modified. Networks that see slices, not volumes, are not adapted.
+        scan: that is segmented.
+        corrections: of it.
+        least_divergence: in nats, from which on batch norms are adapted, see :func:`.adapted_engines`.
+        report: called with the fraction that is done; may raise to stop.
+
+    Raises:
+        ModelError: the weights cannot be loaded.
+        OutOfMemoryError: not enough memory.
+    """
+    if not all(view.volumetric for view in engine.card.views):
+        return Adapted(first)
+    steps = 1 + len(SHARES)
+
+    def segmented(other: Engine, step: int) -> SegmentedScan:
+        part = part_of(report, step, steps)
+        return scan.segmented(other, lambda name, fraction, seconds_left: part(fraction))
+
+    best, networks = Adapted(first), _own_networks(engine)
+    most = known_dice(first.result.labels, corrections)
+    if can_be_reversed(engine):
+        reversing: dict[str, nn.Module] = {name: ReversedContrast(network) for name, network in networks.items()}
+        found = segmented(Engine(engine.package, str(engine.device), copy.deepcopy(reversing)), 0)
+        agreement = known_dice(found.result.labels, corrections)
+        if agreement >= most + LEAST_GAIN and found.confidence > first.confidence:
+            best, most, networks = Adapted(as_seen_reversed(found), contrast_reversed=True), agreement, reversing
+    crops = [crop for crop, _ in first.seen]
+    for step, adapted in enumerate(adapted_engines(engine, networks, crops, least_divergence), start=1):
+        found = segmented(adapted, step)
+        agreement = known_dice(found.result.labels, corrections)
+        if agreement >= most + LEAST_GAIN:
+            seen = as_seen_reversed(found) if best.contrast_reversed else found
+            best, most = Adapted(seen, best.contrast_reversed, batch_norms_adapted=True), agreement
+    return best
+
+
+def _own_networks(engine: Engine) -> dict[str, nn.Module]:
+    """Those that the model's views use, as they are in its package, on its device."""
+    loaded = load_networks(engine.package)
+    return {view.network: loaded[view.network].to(engine.device) for view in engine.card.views}
+
+
+def known_dice(labels: sitk.Image, corrections: Corrections) -> float:
+    """Mean Dice over the structures of a label map, on the known voxels."""
+    ours, theirs = (voxels_of(image)[corrections.known] for image in (labels, corrections.labels))
+    return mean_dice(torch.from_numpy(ours.astype(np.int64)), torch.from_numpy(theirs.astype(np.int64)))
