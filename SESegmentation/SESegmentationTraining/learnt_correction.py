@@ -67,8 +67,7 @@ class CorrectionRecipe:
         seed: of all randomness.
         second_pass_from: in Dice; where so much is expected, what was corrected is corrected once more; None: nowhere.
         adapts_from: divergence of a scan's statistics from those of the model's training from which on its batch norms
-            are adapted, see :func:`.batch_norms.divergence`; None: the networks are never adapted to a scan, nor do
-            they see it with bright and dark exchanged.
+            are adapted, see :func:`.batch_norms.divergence`; None: never.
     """
 
     name: str

@@ -161,10 +161,7 @@ class LearntCorrection:
 
     @property
     def adapts_from(self) -> float:
-        """Divergence of a scan's statistics, in nats, from which batch norms are adapted to it.
-
-        Infinity by default: the networks are not adapted to scans at all.
-        """
+        """Divergence of a scan's statistics, in nats, from which batch norms are adapted to it; infinity by default."""
         least = self.card.get("adapts_from")
         return math.inf if least is None else float(least)
 

@@ -7,7 +7,6 @@ held-out corrected slices.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -36,7 +35,7 @@ from .cross_validation import recalibrate_cross_validated
 from .learnt_correction import ExpectedGain, LearntCorrection
 from .propagation import propagate
 from .recalibration import RecalibrationSettings
-from .scan_adaptation import Adapted, adapt_to_scan
+from .scan_adaptation import Adapted, adapt_to_scan, can_adapt
 from .segmented_scan import Scan, SegmentedScan
 
 
@@ -106,7 +105,7 @@ def refine(
     whole = whole_slices and slices is not None
     corrections = None if slices is None else Corrections.in_slices(labels, slices)
     learnt = LearntCorrection.of_model(engine.card)
-    adapts = learnt.adapts_from < math.inf and not recalibration
+    adapts = can_adapt(engine.card, learnt.adapts_from) and not recalibration
     again = {"learn": 20, "segment again": 5} if recalibration else {"adapt": 10} if adapts else {}
     phases = PhasedProgress(progress, {"locate": 2, "segment": 5, **again, "carry": 2})
     scan = Scan.located_by(engine, image, options, phases.part("locate"))

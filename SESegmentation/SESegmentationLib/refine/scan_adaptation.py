@@ -7,6 +7,7 @@ result agrees clearly better with the corrected slices than the best before it.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +17,12 @@ from torch import nn
 
 from ..inference.engine import Engine
 from ..io.volume_image import voxels_of
+from ..models import ModelCard
 from ..networks.losses import mean_dice
 from ..networks.weights import load_networks
 from ..progress import ReportFraction, part_of
 from .batch_norm_adaptation import SHARES, adapted_engines
-from .contrast_reversal import ReversedContrast, as_seen_reversed, can_be_reversed
+from .contrast_reversal import as_seen_reversed, can_be_reversed, reversed_networks
 from .corrections import Corrections
 from .segmented_scan import Scan, SegmentedScan
 
@@ -43,6 +45,11 @@ class Adapted:
     batch_norms_adapted: bool = False
 
 
+def can_adapt(card: ModelCard, least_divergence: float) -> bool:
+    """Whether there is any way to adapt a model; ``least_divergence`` as for :func:`adapt_to_scan`."""
+    return can_be_reversed(card) or _can_adapt_batch_norms(card, least_divergence)
+
+
 def adapt_to_scan(
     first: SegmentedScan,
     engine: Engine,
@@ -58,40 +65,43 @@ def adapt_to_scan(
 
     Args:
         first: the model's own segmentation.
-        engine: with the model as it is; not modified. Networks that see slices, not volumes, are not adapted.
+        engine: with the model as it is; not modified.
         scan: that is segmented.
         corrections: of it.
-        least_divergence: in nats, from which on batch norms are adapted, see :func:`.adapted_engines`.
+        least_divergence: in nats, from which on batch norms are adapted, see :func:`.adapted_engines`; infinity: never.
         report: called with the fraction that is done; may raise to stop.
 
     Raises:
         ModelError: the weights cannot be loaded.
         OutOfMemoryError: not enough memory.
     """
-    if not all(view.volumetric for view in engine.card.views):
-        return Adapted(first)
-    steps = 1 + len(SHARES)
+    card, networks = engine.card, _own_networks(engine)
+    best, most = Adapted(first), known_dice(first.result.labels, corrections)
 
-    def segmented(other: Engine, step: int) -> SegmentedScan:
-        part = part_of(report, step, steps)
-        return scan.segmented(other, lambda name, fraction, seconds_left: part(fraction))
+    def segmented(other: Engine, step: int) -> tuple[SegmentedScan, float]:
+        part = part_of(report, step, 1 + len(SHARES))
+        found = scan.segmented(other, lambda name, fraction, seconds_left: part(fraction))
+        return found, known_dice(found.result.labels, corrections)
 
-    best, networks = Adapted(first), _own_networks(engine)
-    most = known_dice(first.result.labels, corrections)
-    if can_be_reversed(engine):
-        reversing: dict[str, nn.Module] = {name: ReversedContrast(network) for name, network in networks.items()}
-        found = segmented(Engine(engine.package, str(engine.device), copy.deepcopy(reversing)), 0)
-        agreement = known_dice(found.result.labels, corrections)
+    if can_be_reversed(card):
+        reversing = reversed_networks(networks, card)
+        # an engine modifies its networks
+        found, agreement = segmented(Engine(engine.package, str(engine.device), copy.deepcopy(reversing)), 0)
         if agreement >= most + LEAST_GAIN and found.confidence > first.confidence:
-            best, most, networks = Adapted(as_seen_reversed(found), contrast_reversed=True), agreement, reversing
-    crops = [crop for crop, _ in first.seen]
-    for step, adapted in enumerate(adapted_engines(engine, networks, crops, least_divergence), start=1):
-        found = segmented(adapted, step)
-        agreement = known_dice(found.result.labels, corrections)
-        if agreement >= most + LEAST_GAIN:
-            seen = as_seen_reversed(found) if best.contrast_reversed else found
-            best, most = Adapted(seen, best.contrast_reversed, batch_norms_adapted=True), agreement
+            best, most, networks = Adapted(as_seen_reversed(found, card), contrast_reversed=True), agreement, reversing
+    if _can_adapt_batch_norms(card, least_divergence):
+        crops = [crop for crop, _ in first.seen]
+        for step, adapted in enumerate(adapted_engines(engine, networks, crops, least_divergence), start=1):
+            found, agreement = segmented(adapted, step)
+            if agreement >= most + LEAST_GAIN:
+                seen = as_seen_reversed(found, card) if best.contrast_reversed else found
+                best, most = Adapted(seen, best.contrast_reversed, batch_norms_adapted=True), agreement
     return best
+
+
+def _can_adapt_batch_norms(card: ModelCard, least_divergence: float) -> bool:
+    """Networks that see slices do not have the statistics of the whole scan at once."""
+    return least_divergence < math.inf and all(view.volumetric for view in card.views)
 
 
 def _own_networks(engine: Engine) -> dict[str, nn.Module]:
