@@ -137,10 +137,10 @@ def aseg_stats(result: SegmentationResult, image: sitk.Image, subject: str) -> s
 def _intensities(image: sitk.Image, labels: sitk.Image) -> dict[int, tuple[float, float, float, float]]:
     """Mean, standard deviation, smallest and largest intensity by value of the label."""
     grid = Geometry.of(labels)
+    image = sitk.Cast(image, sitk.sitkFloat64)  # interpolated whole numbers would be cut off, not rounded
     if Geometry.of(image) != grid:
         image = grid.resample(image, sitk.sitkLinear)
     statistics = sitk.LabelStatisticsImageFilter()
-    image = sitk.Cast(image, sitk.sitkFloat64)
     image.CopyInformation(labels)  # headers differ by rounding
     statistics.Execute(image, labels)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import shutil
 from math import nan
@@ -81,6 +82,20 @@ def test_aseg_stats_by_the_rules_of_its_readers(card):
     finer = Geometry(tuple(2 * n for n in labels.GetSize()), (0.25, 0.625, 1.0), (0.0,) * 3, labels.GetDirection())
     other, _ = as_freesurfer(aseg_stats(result, finer.resample(image, sitk.sitkLinear), "a"))
     np.testing.assert_allclose(float(other["Left-Hippocampus"][5]), inside.mean(), rtol=0.05)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
+def test_intensities_between_voxels_are_not_cut_off_to_whole_numbers(card, kind):
+    thick = np.add.outer(np.arange(6), np.arange(8)).repeat(9).reshape(6, 8, 9).astype(kind)
+    image = sitk.GetImageFromArray(thick)
+    image.SetSpacing((1.0, 1.0, 4.0))
+    grid = Geometry((9, 8, 21), (1.0, 1.0, 1.0), (0.0,) * 3, image.GetDirection())
+    structure = StructureResult(LABELS[1], math.prod(grid.size), 1.512, 0.9, (0.0,) * 3)
+    labels = grid.image(np.full(grid.shape, 17, np.uint8))
+    rows, _ = as_freesurfer(aseg_stats(SegmentationResult(labels, [structure], {}, [], card, "cpu"), image, "a"))
+    expected = np.add.outer(np.arange(21) / 4, np.arange(8.0))
+    measured = [float(field) for field in rows["Left-Hippocampus"][5:]]
+    assert (measured[0], measured[2], measured[3]) == pytest.approx((expected.mean(), 0, expected.max()), abs=1e-3)
 
 
 def test_structures_of_the_brain_have_the_names_of_freesurfer(shipped_weights):
