@@ -23,6 +23,7 @@ from .comparison import (
     as_csv,
     compare_reports,
     draw_comparison,
+    noise_of,
     other_options,
     other_patient,
     read_report,
@@ -105,9 +106,9 @@ def compare_scans(earlier: Path, later: Path, options: CompareOptions) -> None:
     scans = _scans(sources, reports, package, options)
     # the limits of noise were not measured for fewer views
     fewer = any(scan.report["options"]["fast"] for scan in scans)
-    repeatability = package.card.repeatability if package and not fewer else {}
+    noise = noise_of(None if fewer else package)
     findings = _findings(sources, options.series, scans, tags)
-    changes = compare_reports(scans[0].report, scans[1].report, repeatability, days, _own_values(package))
+    changes = compare_reports(scans[0].report, scans[1].report, noise, days)
     content = {
         "earlier": scans[0].report["input"],
         "later": scans[1].report["input"],
@@ -179,14 +180,6 @@ def _findings(
     same = same_scan(*sources) if series[:1] == series[1:] else []
     both = [*same, *patients, *other_options(scans[0].report, scans[1].report)]
     return every + [{"scan": "both"} | finding.to_dict() for finding in both]
-
-
-def _own_values(package: ModelPackage | None) -> dict[str, int]:
-    """The model's own value by the name of each structure that it can return."""
-    from SESegmentationLib.inference.cascade import possible_structures  # numpy is not needed for the help
-
-    possible = possible_structures(package.card, package.path.parent) if package else []
-    return {label.name: own for own, label in possible}
 
 
 def _is_report(path: Path) -> bool:

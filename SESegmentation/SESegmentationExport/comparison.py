@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from SESegmentationLib.errors import InputError, ModelError, UsageError
 from SESegmentationLib.files import same_content
 from SESegmentationLib.files.json_files import Fields, read_json
-from SESegmentationLib.models import Label
+from SESegmentationLib.models import Label, ModelPackage
 from SESegmentationLib.models.sections import least_change
 from SESegmentationLib.plain_text import printable
 from SESegmentationLib.result import Finding
@@ -167,20 +167,32 @@ def read_report(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def noise_of(package: ModelPackage | None) -> dict[str, float]:
+    """The share of a structure's volume that may be noise, by the name of each structure that a model can return.
+
+    Those that were not measured are missing. In a pipeline, one value of the card stands for structures of both sides.
+
+    Args:
+        package: of the model; None where it is not known, so that nothing is.
+    """
+    from SESegmentationLib.inference.cascade import possible_structures  # numpy is not needed for the help
+
+    if package is None:
+        return {}
+    possible = possible_structures(package.card, package.path.parent)
+    shares = {label.name: least_change(package.card.repeatability, own) for own, label in possible}
+    return {name: share for name, share in shares.items() if share is not None}
+
+
 def compare_reports(
-    earlier: Mapping[str, Any],
-    later: Mapping[str, Any],
-    repeatability: Mapping[str, Any],
-    days: float | None,
-    own_values: Mapping[str, int] | None = None,
+    earlier: Mapping[str, Any], later: Mapping[str, Any], noise: Mapping[str, float], days: float | None
 ) -> list[Change]:
     """The change of every structure between two reports.
 
     Args:
         earlier, later: reports of the same model.
-        repeatability: of the model's card; empty where it was not measured.
+        noise: of the model, see :func:`noise_of`.
         days: between the scans; None where unknown.
-        own_values: the model's own value by the name of a structure, where a pipeline gives it another one.
 
     Raises:
         UsageError: the reports are of different models, or of different versions of one, or have no structure in
@@ -201,7 +213,7 @@ def compare_reports(
             name=entry["name"],
             earlier_ml=before[entry["name"]]["volume_ml"],
             later_ml=entry["volume_ml"],
-            noise=least_change(repeatability, (own_values or {}).get(entry["name"], entry["value"])),
+            noise=noise.get(entry["name"]),
             days=days,
         )
         for entry in later["structures"]

@@ -15,8 +15,9 @@ from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 
 from harness import application
+from SESegmentationLib.inference.cascade import possible_structures
 from SESegmentationLib.models import find_model, write_package
-from SESegmentationLib.models.labels import structure_label
+from SESegmentationLib.models.labels import LEFT, RIGHT, structure_label
 from SESegmentationLib.mrml import find_corrected_slices
 
 NAMES = ["caudate", "putamen", "pallidum", "amygdala", "thalamus"]
@@ -295,3 +296,32 @@ def test_changes_since_an_earlier_result_are_told_from_noise(widget, segment, ma
     )
     click(widget.ui.changesButton)
     assert widget.panel.messages.shown[-1].text == "No structure changed by more than noise."
+
+
+def test_changes_of_both_sides_are_told_from_noise(widget, choices, segmenter, make_volume, models):
+    """The noise is known by the values of the crop's model, which stand for left and right in a whole head."""
+    sides = [structure_label(17, "hippocampus", LEFT), structure_label(53, "hippocampus", RIGHT)]
+    make_package(models, "locator", labels=[label.to_dict() for label in sides])
+    targets = [
+        {"locator_value": 17, "values": {"1": 1, "2": 2}},
+        {"locator_value": 53, "values": {"1": 3, "2": 4}, "mirror": True},
+    ]
+    noise = {"repeatability": {"within_scan_sd": {"1": 0.01, "2": 0.01}}}
+    package = make_package(models, "both", pipeline={"locator": "locator", "targets": targets}, **noise)
+    whole = tuple(label for _, label in possible_structures(package.card, models)[2:])
+
+    def segmented(name):
+        choices.inputVolume = make_volume(name=name)
+        click(widget.ui.segmentButton)
+        segmenter.succeed(make_result(segmenter.jobs[-1].image, replace(package.card, labels=whole), corner=1))
+        wait(lambda: not widget.panel.run.running)
+        return choices.resultSegmentation
+
+    widget.enter()
+    choices.model = "both"
+    earlier, node = segmented("earlier"), segmented("later")
+    draw(node, identifier="Segment_3")
+    widget.ui.earlierSelector.setCurrentNode(earlier)
+    click(widget.ui.changesButton)
+    told = widget.panel.messages.shown[-1].text
+    assert told.startswith("Changed by more than noise: right anterior hippocampus +"), told

@@ -15,7 +15,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from SESegmentationExport.comparison import COLUMNS as COMPARISON_COLUMNS
-from SESegmentationExport.comparison import compare_reports
+from SESegmentationExport.comparison import compare_reports, noise_of
 
 from ..errors import InputError, ModelError, UsageError
 from ..files import OutputFiles
@@ -138,12 +138,12 @@ def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSe
     earlier = require_earlier(node, earlier)
     before, now = scene_report(earlier), scene_report(node)
     try:
-        card = find_model(now["model"]["name"]).card
-        known = card.weights_sha256 == now["model"]["weights_sha256"]
-        repeatability = card.repeatability if known else {}
+        package = find_model(now["model"]["name"])
+        known = package.card.weights_sha256 == now["model"]["weights_sha256"]
+        noise = noise_of(package if known else None)
     except ModelError:  # the model is not here any more
-        repeatability = {}
-    changes = compare_reports(before, now, repeatability, days=None)
+        noise = {}
+    changes = compare_reports(before, now, noise, days=None)
     rows = [change.to_dict() | {"change": change.words()} for change in changes]
     _show_rows(node, (_CHANGES_ROLE, "change"), CHANGE_COLUMNS, rows)
     larger = [f"{change.name} {change.words()}" for change in changes if change.exceeds_noise]

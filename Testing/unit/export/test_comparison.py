@@ -41,10 +41,10 @@ def report(*volumes: float, **model: str) -> dict:
 
 
 def test_a_change_is_told_where_it_exceeds_the_noise():
-    card = {"within_scan_sd": {"1": 0.01, "2": 0.05}}
-    first, second, third = compare_reports(report(10, 10, 10), report(11, 11, 11), card, None)
+    noise = {"part 1": 0.03, "part 2": 0.14}
+    first, second, third = compare_reports(report(10, 10, 10), report(11, 11, 11), noise, None)
     assert (first.exceeds_noise, second.exceeds_noise, third.exceeds_noise) == (True, False, None)
-    assert first.noise_percent == pytest.approx(100 * 1.96 * 2**0.5 * 0.01)
+    assert first.noise_percent == pytest.approx(3)
     assert (first.words(), second.words(), third.words()) == ("+10.0 %", NO_CHANGE, "+10.0 %")
 
 
@@ -101,8 +101,8 @@ def test_rescans_do_not_dilute_what_scans_of_a_patient_show():
 
 def test_changes_are_read_by_chance_and_by_the_skull():
     scans = [report(*[10.0] * 30) | {"intracranial": {"volume_ml": ml}} for ml in (1500.0, 1530.0)]
-    card = {"within_scan_sd": {str(n + 1): 0.01 for n in range(20)}}
-    by_chance, skull = remarks(*scans, compare_reports(*scans, card, None))
+    noise = {f"part {n + 1}": 0.03 for n in range(20)}
+    by_chance, skull = remarks(*scans, compare_reports(*scans, noise, None))
     assert "about 1.0 of 20 structures" in by_chance
     assert skull.endswith("1500 and 1530 ml (+2.0 %)")
     assert remarks(*scans, compare_reports(*scans, {}, None)) == []
