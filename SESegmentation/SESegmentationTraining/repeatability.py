@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import SimpleITK as sitk
 from SESegmentationLib.errors import UsageError
 from SESegmentationLib.files import same_content
 from SESegmentationLib.geometry import Geometry
+from SESegmentationLib.inference.cascade import possible_structures
 from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.io.reading import read_volume
 from SESegmentationLib.io.volume_image import voxels_of
@@ -118,7 +119,8 @@ def measure_repeatability(
     engine = Engine(package, device="cpu")
     every = _all_pairs(pairs, [*scans, *cases])
     measured = [(_volumes(engine, first), _volumes(engine, second)) for first, second in every]
-    deviations = larger_deviations(measured[: len(pairs)], measured[len(pairs) :])
+    own = {label.name: value for value, label in possible_structures(package.card, package.path.parent)}
+    deviations = larger_deviations(*[_by_value(kind, own) for kind in (measured[: len(pairs)], measured[len(pairs) :])])
     options = [
         *["--pair EARLIER LATER"] * bool(pairs),
         *["..."] * (len(pairs) > 1),
@@ -147,6 +149,15 @@ def _all_pairs(pairs: Sequence[tuple[Path, Path]], scans: Sequence[Path]) -> Ite
         yield rescan(image, SEED + 2 * number), rescan(image, SEED + 2 * number + 1)
 
 
-def _volumes(engine: Engine, image: sitk.Image) -> dict[int, float]:
+def _volumes(engine: Engine, image: sitk.Image) -> dict[str, float]:
     result = engine.segment(image, SegmentOptions(grid="auto"))
-    return {structure.label.value: structure.volume_ml for structure in result.structures}
+    return {structure.label.name: structure.volume_ml for structure in result.structures}
+
+
+def _by_value(
+    pairs: Sequence[tuple[dict[str, float], dict[str, float]]], own: Mapping[str, int]
+) -> list[tuple[dict[int, float], dict[int, float]]]:
+    """Volumes by the card's own value, a pair for each structure: in a pipeline, left and right share one value."""
+    return [
+        ({own[name]: ml}, {own[name]: second.get(name, 0.0)}) for first, second in pairs for name, ml in first.items()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from SESegmentationLib.inference.engine import Engine
 from SESegmentationLib.inference.model_grid import to_model_grid
 from SESegmentationLib.models.labels import structure_label
 from SESegmentationLib.result import SegmentOptions
+from SESegmentationTraining.repeatability import measure_repeatability
 
 PIPELINE = {
     "locator": "phantom",
@@ -205,6 +207,27 @@ def test_all_that_a_model_can_return_with_its_own_values(parts):
     assert [label.name for _, label in cascade.possible_structures(replace(parts.card, pipeline=None))] == [
         name for _, name in NAMES
     ]
+
+
+def test_both_sides_count_for_the_noise_of_the_card_s_own_structures(parts, phantom, tmp_path, capsys):
+    scan = tmp_path / "head.nii.gz"
+    sitk.WriteImage(phantom[0], str(scan))
+    volumes = {"left anterior": (1.0, 1.1), "left posterior": (1, 1), "right anterior": (1.0, 1.3)}
+
+    def segment(engine, image, options):
+        time = times.pop(0)
+        found = [replace(s, volume_ml=pair[time]) for s, pair in zip(every, volumes.values(), strict=True)]
+        return replace(whole, structures=found)
+
+    whole = Engine(parts, device="cpu").segment(phantom[0])
+    every = [s for s in whole.structures if s.label.name.removesuffix(" hippocampus") in volumes]
+    times = [0, 1]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Engine, "segment", segment)
+        measure_repeatability(str(parts.path), [], [scan])
+    shares = json.loads(capsys.readouterr().out)["within_scan_sd"]
+    both = np.sqrt(np.mean(np.square([0.1 / 1.05, 0.3 / 1.15])) / 2)
+    assert shares == {"1": pytest.approx(both, abs=1e-4), "2": 0.0}
 
 
 def test_structures_are_listed_without_torch(shipped_weights):
