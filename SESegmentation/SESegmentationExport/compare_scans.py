@@ -104,9 +104,7 @@ def compare_scans(earlier: Path, later: Path, options: CompareOptions) -> None:
     ]
     days = _days(dates) if options.days is None else options.days
     scans = _scans(sources, reports, package, options)
-    # the limits of noise were not measured for fewer views
-    fewer = any(scan.report["options"]["fast"] for scan in scans)
-    noise = noise_of(None if fewer else package)
+    noise = noise_of(package, *(scan.report for scan in scans))
     findings = _findings(sources, options.series, scans, tags)
     changes = compare_reports(scans[0].report, scans[1].report, noise, days)
     content = {

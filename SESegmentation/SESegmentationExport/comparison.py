@@ -167,17 +167,19 @@ def read_report(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def noise_of(package: ModelPackage | None) -> dict[str, float]:
+def noise_of(package: ModelPackage | None, *reports: Mapping[str, Any]) -> dict[str, float]:
     """The share of a structure's volume that may be noise, by the name of each structure that a model can return.
 
-    Those that were not measured are missing. In a pipeline, one value of the card stands for structures of both sides.
+    Those that were not measured are missing: all of them where a report is of fewer views. In a pipeline, one value of
+    the card stands for structures of both sides.
 
     Args:
-        package: of the model; None where it is not known, so that nothing is.
+        package: of the model; None where it is not known.
+        reports: of the scans that are compared.
     """
     from SESegmentationLib.inference.cascade import possible_structures  # numpy is not needed for the help
 
-    if package is None:
+    if package is None or any(report["options"]["fast"] for report in reports):
         return {}
     possible = possible_structures(package.card, package.path.parent)
     shares = {label.name: least_change(package.card.repeatability, own) for own, label in possible}

@@ -325,3 +325,8 @@ def test_changes_of_both_sides_are_told_from_noise(widget, choices, segmenter, m
     click(widget.ui.changesButton)
     told = widget.panel.messages.shown[-1].text
     assert told.startswith("Changed by more than noise: right anterior hippocampus +"), told
+    choices.fast = True
+    widget.ui.earlierSelector.setCurrentNode(segmented("with fewer views"))
+    choices.resultSegmentation = node
+    click(widget.ui.changesButton)
+    assert "not measured" in widget.panel.messages.shown[-1].text, "the noise was measured with all views"

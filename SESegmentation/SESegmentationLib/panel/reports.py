@@ -108,6 +108,7 @@ def _report(
             "attribution": record.attribution,
             "adapted_parameters": record.adapted,
         },
+        "options": {"fast": record.fast, "region": record.region is not None},
         "device": record.device,
         "intracranial": intracranial_entry(record.intracranial),
         "structures": structures,
@@ -140,7 +141,7 @@ def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSe
     try:
         package = find_model(now["model"]["name"])
         known = package.card.weights_sha256 == now["model"]["weights_sha256"]
-        noise = noise_of(package if known else None)
+        noise = noise_of(package if known else None, before, now)
     except ModelError:  # the model is not here any more
         noise = {}
     changes = compare_reports(before, now, noise, days=None)

@@ -180,6 +180,7 @@ class SegmentRequest:
             name=f"{volume.GetName()} {self.package.card.name}",
             frame=frame,
             region=None if self.region is None else VolumeRegion.of(self.region, volume, geometry),
+            fast=self.fast,
             geometry=None if frame is not None else geometry,
         )
 

@@ -103,6 +103,7 @@ class ResultRecord:
         findings: what the user should know.
         intracranial: volume inside the skull and its error, in ml; None if unknown.
         region: to which the search was limited; None for the whole volume.
+        fast: whether fewer views were taken.
     """
 
     volume: str
@@ -119,12 +120,18 @@ class ResultRecord:
     findings: tuple[Finding, ...]
     intracranial: IntracranialVolume | None = None
     region: VolumeRegion | None = None
+    fast: bool = False
 
     @classmethod
     def of_result(
-        cls, result: SegmentationResult, volume: str, adapted: int = 0, region: VolumeRegion | None = None
+        cls,
+        result: SegmentationResult,
+        volume: str,
+        adapted: int = 0,
+        region: VolumeRegion | None = None,
+        fast: bool = False,
     ) -> ResultRecord:
-        """The record of a result of the volume with this name; ``adapted`` and ``region`` as above."""
+        """The record of a result of the volume with this name; ``adapted``, ``region`` and ``fast`` as above."""
         return cls(
             volume=cls.volume_name(volume),
             model=result.model.name,
@@ -140,6 +147,7 @@ class ResultRecord:
             findings=tuple(Finding(f.code, plain(f.message), plain(f.consequence)) for f in result.findings),
             intracranial=result.intracranial,
             region=region,
+            fast=fast,
         )
 
     @staticmethod
@@ -237,6 +245,7 @@ class ResultRecord:
             if fields.has("intracranial")  # records of earlier versions have none, nor a region
             else None,
             region=VolumeRegion.from_dict(fields.mapping("region")) if fields.has("region") else None,
+            fast=fields.flag("fast", False),
         )
 
 

@@ -59,6 +59,7 @@ class ResultTarget:
         frame: number of the frame, where the volume is one of a sequence.
         region: to which the search was limited.
         is_limited: whether the result holds nothing outside ``region``: what is there before stays.
+        fast: whether fewer views were taken.
         geometry: of the volume that was sent; None for frames.
         existing_only: the result belongs to the segmentation ``output_id`` and is not written into a new one, nor into
             segments that were deleted.
@@ -70,6 +71,7 @@ class ResultTarget:
     frame: int | None = None
     region: VolumeRegion | None = None
     is_limited: bool = True
+    fast: bool = False
     geometry: Geometry | None = None
     existing_only: bool = False
 
@@ -207,7 +209,7 @@ class SceneResults:
         corrected: list[Slices] = []
         earlier: EarlierResult | None = None
         labels, structures = result.labels, [structure.label for structure in result.structures]
-        record = ResultRecord.of_result(result, volume.GetName(), count, target.region)
+        record = ResultRecord.of_result(result, volume.GetName(), count, target.region, target.fast)
         if node is None:
             node = add_segmentation(labels, structures, volume, target.name)
         else:
@@ -224,7 +226,7 @@ class SceneResults:
             self._record_change(node, before)
             if earlier.outside is not None:
                 result = earlier.joined(result, label_map(node, record.labels, labels), structures)
-            record = ResultRecord.of_result(result, volume.GetName(), count, target.region)
+            record = ResultRecord.of_result(result, volume.GetName(), count, target.region, target.fast)
             record = record.with_corrections(earlier.record, edited)
         _store_with([node], record, structures, labels, corrected)
         self._update_maps(node, result.doubt)
@@ -320,7 +322,7 @@ class SceneResults:
         self._record_change(written, before)
         if earlier is not None and earlier.outside is not None:
             result = earlier.joined(result, label_map(written, structures, result.labels), structures)
-        record = ResultRecord.of_result(result, volume.GetName(), adapted, target.region)
+        record = ResultRecord.of_result(result, volume.GetName(), adapted, target.region, target.fast)
         record = record.with_corrections(earlier.record if earlier is not None else None, edited)
         # the node in the scene takes over attributes only when another frame is selected
         nodes = [written, output.node] if number == frames.selected else [written]
