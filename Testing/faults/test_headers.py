@@ -241,6 +241,16 @@ def test_voxels_are_only_read_from_beside_their_header(tmp_path, kind, name):
         assert f"{field} names" in refusal(path)
 
 
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Spm2AnalyzeImage])
+def test_voxels_of_a_pair_may_begin_as_dicom_does(tmp_path, kind):
+    """Noise in air: 8, 3, 5, 0 is the tag (0008,0003) with a length of 5."""
+    stored = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
+    stored[:4, 0, 0] = 8, 3, 5, 0
+    kind(stored, np.diag([2.0, 2, 2, 1])).to_filename(tmp_path / "a.img")
+    for name in ("a.img", "a.hdr"):
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / name)).T, stored)
+
+
 @pytest.mark.parametrize("slope", [0.25, -2.0, 0.0, float("nan")])
 def test_the_scale_that_spm_gives_in_analyze_counts(tmp_path, slope):
     """In a field that Analyze itself does not use; 0 and NaN are no scale."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from ..voxel_data import half_of_pair
+
 #: bytes at the beginning of a file that tell whether it is DICOM
 SIGNATURE_BYTES = 132
 #: extensions of DICOM files
@@ -40,7 +42,10 @@ def read_dicom(path: Path, series: str | None = None) -> sitk.Image:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file ``path`` begins as a DICOM file does."""
+    """Whether the file ``path`` begins as a DICOM file does; the voxels of a pair of files may do so by chance."""
+    header = half_of_pair(path, "hdr")
+    if header != path and header.is_file():
+        return False
     with open(path, "rb") as file:
         return has_signature(file.read(SIGNATURE_BYTES))
 
