@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from doubt import correlation  # noqa: E402
 
 from SESegmentationLib.inference.confidence import voxel_doubt
 from SESegmentationLib.inference.engine import Engine
@@ -78,3 +85,18 @@ def test_the_expected_dice_comes_from_the_card(phantom_package, make_package, ma
         assert found[53].expected_dice is None
     plain = Engine(phantom_package, "cpu").segment(image).structures
     assert all(structure.expected_dice is None for structure in plain)
+
+
+def test_volumes_of_one_case_are_not_counted_as_independent():
+    """The interval of the benchmark is as wide where every case is there ten times as where it is there once."""
+    random = np.random.default_rng(3)
+    expected = random.random(30)
+    pairs = [
+        {"case": str(number), "expected": value, "dice": value + random.normal(0, 0.3)}
+        for number, value in enumerate(expected)
+    ]
+    once, often = correlation(pairs), correlation(pairs * 10)
+    assert [often[key] for key in ("spearman", "low", "high")] == pytest.approx(
+        [once[key] for key in ("spearman", "low", "high")]
+    )
+    assert once["low"] < once["spearman"] < once["high"]
