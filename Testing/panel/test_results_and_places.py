@@ -205,7 +205,7 @@ def test_a_scene_tells_that_a_hardened_transform_has_moved_a_result_and_how_to_g
     (message,) = widget.panel.messages.shown
     choices = widget.logic.getParameterNode()
     node = choices.resultSegmentation
-    assert message.level == "warning" and "Hardened transforms have moved" in message.text
+    assert message.level == "warning" and "moved by hardened transforms" in message.text
     assert node.GetName() in message.text and "harden the inverse" in message.remedy
     move(-40, node, choices.inputVolume)
     for each in (node, choices.inputVolume):
@@ -320,7 +320,7 @@ def test_undo_never_puts_voxels_back_where_the_volume_no_longer_is(widget, segme
     assert widget.ui.undoButton.enabled
     for each in (choices.inputVolume, node):
         each.HardenTransform()
-    assert not widget.ui.undoButton.enabled and "has moved this segmentation" in widget.ui.undoButton.toolTip
+    assert not widget.ui.undoButton.enabled and "was moved by a hardened transform" in widget.ui.undoButton.toolTip
     assert corner(node) == 5
     move(-100, choices.inputVolume, node)
     for each in (choices.inputVolume, node):

@@ -307,7 +307,10 @@ class ResultView(VTKObservationMixin):
 
 
 def _was_moved() -> str:
-    return _("Not possible: a hardened transform has moved this segmentation since its result was written.")
+    return _(
+        "Not possible: this segmentation was moved by a hardened transform, or given another geometry, since its "
+        "result was written."
+    )
 
 
 def _summary(record: ResultRecord) -> str:

@@ -54,8 +54,14 @@ def use_scene_data(choices: list[str]) -> list[Message]:
         ),
         (
             moved,
-            _("Hardened transforms have moved these segmentations since their results were written: {names}."),
-            _("To learn from their corrections, move them back: harden the inverse transforms. Or segment again."),
+            _(
+                "These segmentations were moved by hardened transforms, or given another geometry, since their results "
+                "were written: {names}."
+            ),
+            _(
+                "To learn from their corrections, move them back (harden the inverse transforms) or specify their old "
+                "geometry. Or segment again."
+            ),
         ),
         (
             networks,
