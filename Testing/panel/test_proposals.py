@@ -122,6 +122,24 @@ def test_a_proposal_that_is_accepted_after_all_structures_were_deleted_leaves_th
     assert node.GetSegmentation().GetNumberOfSegments() == 0 and EditRecord.is_valid(node)
 
 
+@pytest.mark.parametrize("what", ["deleted", "taken back"])
+def test_nothing_is_learnt_from_corrections_that_are_gone_meanwhile(widget, segment, segmenter, what):
+    node = segment()
+    before = first_segment(node)
+    draw(node)
+    click(widget.ui.recalibrateButton)
+    if what == "deleted":
+        node.GetSegmentation().RemoveSegment("Segment_1")
+    else:
+        volume = widget.logic.getParameterNode().inputVolume
+        slicer.util.updateSegmentBinaryLabelmapFromArray(before, node, "Segment_1", volume)
+    segmenter.succeed_refinement(make_refined(segmenter.jobs[-1], widget.panel.models.card))
+    wait(lambda: not widget.panel.run.running)
+    (message,) = widget.panel.messages.shown
+    assert message.level == "error" and "taken back, or their segments deleted" in message.text
+    assert not widget.ui.previewFrame.isVisible()
+
+
 def recalibrate_with_more(widget, segmenter) -> None:
     """Recalibrate by a click, with a proposal in which both structures have grown."""
     click(widget.ui.recalibrateButton)

@@ -21,6 +21,7 @@ from ..mrml import (
     adapted_parameters,
     completed_voxels,
     corrected_mask,
+    find_corrected_slices,
     find_segment,
     is_completed,
     label_map,
@@ -102,7 +103,7 @@ class Recalibration:
             Why nothing is proposed; None where something is.
 
         Raises:
-            InputError: the result was undone meanwhile, or its corrected slices are of another volume.
+            InputError: the result was undone meanwhile, or its corrections were; or they are of another volume.
         """
         self.discard()
         record = request.inputs.record
@@ -110,6 +111,11 @@ class Recalibration:
             raise InputError(
                 _("The result was changed or undone while learning from its corrections."),
                 _("Learn from corrections again."),
+            )
+        if not find_corrected_slices(request.node):
+            raise InputError(
+                _("The corrections were taken back, or their segments deleted, while learning from them."),
+                _("Correct a slice, then learn from corrections again."),
             )
         if refined.kept_because:
             return _reason(refined.kept_because)
