@@ -245,3 +245,38 @@ def test_the_list_follows_edits_in_whichever_frame_is_on_show(widget, choices, b
     assert [row[-1] for row in cells(widget)] == ["to check", "corrected"]
     browser.SetSelectedItemNumber(0)
     assert [row[-1] for row in cells(widget)] == ["to check", "to check"]
+
+
+@pytest.mark.parametrize("change", ["removed", "added"])
+def test_results_go_into_their_own_frames_where_the_sequence_changes_meanwhile(
+    widget, choices, browser, segmenter, answer, change
+):
+    click(widget.ui.everyFrameCheckBox)
+    click(widget.ui.segmentButton)
+    answer()
+    assert value_of(segmenter.jobs[-1]) == 100
+    volumes = browser.GetMasterSequenceNode()
+    if change == "removed":
+        volumes.RemoveDataNodeAtValue("0")
+    else:
+        volumes.SetIndexType(slicer.vtkMRMLSequenceNode.NumericIndex)
+        volumes.SetDataNodeAtValue(volumes.GetNthDataNode(0), "-1")
+    while widget.panel.run.running:
+        answer()
+    found = first_slices(browser.GetSequenceNode(choices.resultSegmentation))
+    if change == "removed":
+        (message,) = widget.panel.messages.shown
+        assert message.text == "The frame 0 of heart was removed from its sequence."
+        assert message.remedy == "Segment again. 1 of 3 frames are done and kept." and found == {"1": 2}
+    else:
+        assert widget.panel.messages.shown == [] and found == {"0": 1, "1": 2, "2": 3}
+
+
+def first_slices(sequence) -> dict[str, int]:
+    """By index value of the frames that hold segments, the first slice of the first segment."""
+    found = {}
+    for number in range(sequence.GetNumberOfDataNodes()):
+        segment = sequence.GetNthDataNode(number).GetSegmentation().GetSegment("Segment_1")
+        if segment is not None:
+            found[sequence.GetNthIndexValue(number)] = segment.GetRepresentation("Binary labelmap").GetExtent()[4]
+    return found

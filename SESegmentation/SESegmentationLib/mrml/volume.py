@@ -265,6 +265,22 @@ class VolumeSequence:
         selected = self.selected
         return [selected] + [number for number in range(len(self)) if every and number != selected]
 
+    def index_values(self, every: bool) -> list[str]:
+        """Index values of the same frames as :meth:`numbers`: they stay where other frames are added or removed."""
+        return [self.sequence.GetNthIndexValue(number) for number in self.numbers(every)]
+
+    def number_of(self, value: str) -> int:
+        """The number of the frame with this index value; InputError where it was removed from the sequence."""
+        number: int = self.sequence.GetItemNumberFromIndexValue(value, True)
+        if number < 0:
+            raise InputError(
+                _("The frame {value} of {volume} was removed from its sequence.").format(
+                    value=value, volume=self.volume.GetName()
+                ),
+                _("Segment again."),
+            )
+        return number
+
     def node(self, number: int) -> slicer.vtkMRMLScalarVolumeNode:
         """A frame, which is outside the scene; the browser stays where it is.
 

@@ -39,7 +39,7 @@ from .choices import Choices
 from .computer import UserSettings
 from .result_inputs import ResultInputs
 from .result_record import ResultRecord
-from .scene_results import ResultTarget, find_frames, share_parent_transform
+from .scene_results import ResultTarget, find_frame, share_parent_transform
 from .voxel_order import follow_voxel_order
 
 
@@ -122,12 +122,12 @@ class SegmentRequest:
             )
         return volume
 
-    def frames(self) -> list[int | None]:
-        """Numbers of the frames to segment, the one on show first; [None] where the volume is no sequence."""
+    def frames(self) -> list[str | None]:
+        """Index values of the frames to segment, the one on show first; [None] where the volume is no sequence."""
         frames = VolumeSequence.of(self.volume)
-        return [None] if frames is None else [*frames.numbers(self.every_frame)]
+        return [None] if frames is None else [*frames.index_values(self.every_frame)]
 
-    def job(self, frame: int | None) -> SegmentJob:
+    def job(self, frame: str | None) -> SegmentJob:
         """The job for the worker, with a copy of the voxels.
 
         Args:
@@ -138,13 +138,13 @@ class SegmentRequest:
         """
         return self.job_maker(frame)()
 
-    def job_maker(self, frame: int | None) -> Callable[[], SegmentJob]:
+    def job_maker(self, frame: str | None) -> Callable[[], SegmentJob]:
         """A function that makes the :meth:`job`, in any thread: all but the voxels is read from the scene here.
 
         Raises the errors of :meth:`job`.
         """
         volume = self.check()
-        node = volume if frame is None else find_frames(volume).node(frame)
+        node = volume if frame is None else find_frame(volume, frame)
         copy = copier_of_volume_node(node)
         options = SegmentOptions(
             roi=None if self.region is None else region_image(self.region, volume, volume_geometry(node)),
@@ -155,14 +155,14 @@ class SegmentRequest:
         )
         return lambda: SegmentJob(copy(), self.package.path, options, self.device, self.adapted)
 
-    def _grid(self, frame: int | None, volume: slicer.vtkMRMLScalarVolumeNode) -> Grid:
+    def _grid(self, frame: str | None, volume: slicer.vtkMRMLScalarVolumeNode) -> Grid:
         """The grid of the result: that of the segmentation it is written into, of the frame, or the model's choice."""
         on_volume = is_on_volume_grid(self.output, volume)
         if frame is not None or on_volume:
             return "input"
         return "auto" if on_volume is None else "model"
 
-    def target(self, frame: int | None, output_id: str | None = None) -> ResultTarget:
+    def target(self, frame: str | None, output_id: str | None = None) -> ResultTarget:
         """Where the result goes, and the place of volume and region as they are now.
 
         Args:
@@ -173,7 +173,7 @@ class SegmentRequest:
         if volume is None:
             raise ValueError("no volume was segmented")
         chosen = self.output.GetID() if self.output is not None else None
-        geometry = volume_geometry(volume if frame is None else find_frames(volume).node(frame))
+        geometry = volume_geometry(volume if frame is None else find_frame(volume, frame))
         return ResultTarget(
             volume_id=volume.GetID(),
             output_id=output_id or chosen,
@@ -191,13 +191,13 @@ class SegmentRun:
 
     Attributes:
         request: what is segmented.
-        frames: numbers of the frames still to be segmented, the current one first; [None] for a single volume.
+        frames: index values of the frames still to be segmented, the current one first; [None] for a single volume.
         output_id: ID of the segmentation that holds the frames already done; None before the first.
         count: how many frames there were at the start.
     """
 
     request: SegmentRequest
-    frames: list[int | None]
+    frames: list[str | None]
     output_id: str | None = None
     count: int = field(init=False)
     _target: ResultTarget | None = field(init=False, default=None)

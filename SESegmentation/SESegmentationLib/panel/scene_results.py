@@ -56,7 +56,7 @@ class ResultTarget:
         volume_id: the volume that is segmented.
         output_id: the segmentation to write into; None for a new one.
         name: of a new segmentation.
-        frame: number of the frame, where the volume is one of a sequence.
+        frame: index value of the frame, where the volume is one of a sequence.
         region: to which the search was limited.
         is_limited: whether the result holds nothing outside ``region``: what is there before stays.
         fast: whether fewer views were taken.
@@ -68,7 +68,7 @@ class ResultTarget:
     volume_id: str
     output_id: str | None
     name: str
-    frame: int | None = None
+    frame: str | None = None
     region: VolumeRegion | None = None
     is_limited: bool = True
     fast: bool = False
@@ -161,6 +161,12 @@ def find_frames(volume: slicer.vtkMRMLScalarVolumeNode) -> VolumeSequence:
     return frames
 
 
+def find_frame(volume: slicer.vtkMRMLScalarVolumeNode, value: str) -> slicer.vtkMRMLScalarVolumeNode:
+    """The frame with this index value; InputError where it was removed."""
+    frames = find_frames(volume)
+    return frames.node(frames.number_of(value))
+
+
 class SceneResults:
     """Writes results into the scene; changes of existing segmentations can be undone.
 
@@ -199,11 +205,12 @@ class SceneResults:
         count = notes.count if notes else 0
         if target.frame is not None:
             frames = find_frames(volume)
+            number = frames.number_of(target.frame)
             output = SegmentationSequence.of(node, frames)
             if node is None:
                 output = SegmentationSequence.add(frames, target.name)
             if output is not None:  # otherwise one frame goes into a segmentation that follows no sequence
-                written = self._write_frame(result, target, target.frame, count, frames, output)
+                written = self._write_frame(result, target, number, count, frames, output)
                 return replace(written, is_elsewhere=is_elsewhere)
         completed: list[str] = []
         corrected: list[Slices] = []
