@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
-from panel_clicks import click, click_item, texts
+from panel_clicks import cells, click, click_item, draw, first_segment, save_and_reopen, texts
 
 from SESegmentationLib.result import Finding
 
@@ -93,3 +93,34 @@ def test_an_earlier_result_can_be_shown_again(widget, choices, segment, make_vol
     assert widget.ui.resultSection.isVisible()  # the other one can be chosen
     slicer.mrmlScene.RemoveNode(second)
     assert not widget.ui.resultSection.isVisible()
+
+
+def test_the_list_shows_the_volumes_after_corrections(widget, choices, segment, tmp_path):
+    first = segment()
+    draw(first)
+    draw(first, k=5, identifier="Segment_2")  # it was not found
+    widget.enter()
+    assert volumes(widget) == {"anterior hippocampus": "0.05", "posterior hippocampus": "0.02"}
+    segment()
+    assert volumes(widget) == {"anterior hippocampus": "0.03", "posterior hippocampus": "not found"}
+    widget.ui.resultSelector.setCurrentNode(first)
+    assert volumes(widget)["anterior hippocampus"] == "0.05"
+    save_and_reopen(tmp_path)
+    assert volumes(widget)["anterior hippocampus"] == "0.05"
+
+
+def test_the_list_shows_the_volumes_before_corrections_that_are_taken_back(widget, choices, segment):
+    node = segment()
+    before = first_segment(node)
+    draw(node)
+    widget.enter()
+    click_item(widget.ui.structureTable, widget.ui.structureTable.item(1, 0))
+    slicer.util.updateSegmentBinaryLabelmapFromArray(before, node, "Segment_1", choices.inputVolume)
+    widget.enter()
+    assert volumes(widget)["anterior hippocampus"] == "0.03"
+    assert widget.panel.result.review.current.label.name == "anterior hippocampus"
+
+
+def volumes(widget) -> dict[str, str]:
+    """The volumes in the list, by name."""
+    return {row[0]: row[1] for row in cells(widget)}

@@ -11,19 +11,24 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
+from ..errors import InputError
 from ..models import Label
 from ..mrml import (
     ACCEPTED,
     CORRECTED,
     TO_CHECK,
+    check_voxels,
     edited_voxels,
     find_segment,
+    label_map,
     mark_edited_semiautomatic,
     mark_semiautomatic,
     movement,
     point_now,
+    result_grid,
     review_state,
     set_review_state,
+    source_volume,
 )
 from ..structure_rows import NONE
 from .messages import Message, MessageList, rough_duration, state_name
@@ -90,6 +95,7 @@ class ReviewList:
         self._ui.structureTable.visible = record is not None
         values = [structure.label.value for structure in record.structures] if record else []
         self._table.fill(record, values.index(chosen) if chosen in values else None)
+        self._show_volumes()
         self.refresh()
 
     def show_changes(self, changes: Mapping[int, tuple[int, int]] | None) -> None:
@@ -121,6 +127,7 @@ class ReviewList:
             mark_semiautomatic(segment)
             if _STATUS.GetSegmentStatus(segment) == _STATUS.NotStarted:
                 set_review_state(segment, CORRECTED)
+        self._show_volumes()
         self.refresh()
 
     def jump(self) -> None:
@@ -131,6 +138,15 @@ class ReviewList:
         jump_to(self._node, point_now(self._node, structure.centre_lps))
         if structure.doubtful_lps is not None:
             jump_to_slices(self._node, point_now(self._node, structure.doubtful_lps))
+
+    def _show_volumes(self) -> None:
+        """List the volumes as they are now; measuring takes time, and is left out where no person has edited."""
+        if self._node is None or self._record is None:
+            return
+        segments = filter(None, (self._segment(label.value) for label in self._record.labels))
+        is_edited = any(review_state(segment) != TO_CHECK for segment in segments)
+        record = with_present_volumes(self._node, self._record) if is_edited else self._record
+        self._table.set_structures(record.structures)
 
     def _segment(self, value: int) -> slicer.vtkSegment | None:
         if self._node is None or self._record is None:
@@ -304,6 +320,16 @@ class ResultView(VTKObservationMixin):
     def _on_redo(self) -> None:
         self._results.redo(self._node)
         self.show(self._node)
+
+
+def with_present_volumes(node: slicer.vtkMRMLSegmentationNode, record: ResultRecord) -> ResultRecord:
+    """The record of a segmentation with the volumes that it has now; unchanged where they cannot be measured."""
+    try:
+        check_voxels(node)
+        grid = result_grid(node, source_volume(node))
+    except InputError:
+        return record
+    return record.with_volumes(label_map(node, record.labels, grid))
 
 
 def _was_moved() -> str:

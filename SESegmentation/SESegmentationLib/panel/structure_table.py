@@ -122,6 +122,12 @@ class StructureTable:
         self._share_box.visible = self._intracranial is not None
         self._lay_out(rows, chosen)
 
+    def set_structures(self, structures: tuple[RecordedStructure, ...]) -> None:
+        """List the same structures with the volumes that they have now."""
+        if structures != self._structures:
+            self._structures = structures
+            self._lay_out_again()
+
     def choose(self, index: int) -> None:
         """Make a structure the current one."""
         number, row = next((number, row) for number, row in self._structure_rows() if index in row.members)
@@ -313,7 +319,7 @@ class StructureTable:
 
     def _volume(self, structure: RecordedStructure) -> Any:
         """The cell of a volume, or of its share of the intracranial one; the other is the tip."""
-        if not structure.found:
+        if not structure.found and not structure.voxels:  # otherwise it was drawn
             return _number_cell(_("not found"))
         ml, whole = structure.volume_ml, self._intracranial
         if whole is None:
