@@ -35,7 +35,7 @@ def printable(text: str, lines: bool = False) -> str:
 
 def fault_of(text: str) -> str | None:
     """What makes ``text`` more than plain text, in words; None where nothing does."""
-    if any(_is_control(character) for character in text):
+    if not text.isprintable() and any(map(_is_control, text)):  # all of a long text would take a long time
         return "control characters"
     return "markup" if _MARKUP.search(text) else None
 
