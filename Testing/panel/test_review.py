@@ -220,6 +220,27 @@ def test_report_is_cancelled_or_cannot_be_written(widget, segment, dialogs, tmp_
     assert os.listdir(tmp_path).count("report.csv") == 1
 
 
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_whose_ending_was_not_typed_is_replaced_only_where_the_user_agrees(
+    widget, segment, dialogs, tmp_path, replaced
+):
+    segment()
+    (tmp_path / "report.csv").write_text("of another patient", encoding="utf-8")
+    dialogs.answer(str(tmp_path / "report"), replaced)
+    click(widget.ui.saveReportButton)
+    assert dialogs.shown[-1].text == "report.csv exists already. Replace it?"
+    assert ((tmp_path / "report.csv").read_text(encoding="utf-8") != "of another patient") == replaced
+    assert len(widget.panel.messages.shown) == replaced
+
+
+def test_the_suggested_name_of_a_file_is_possible_on_every_system(widget, segment, dialogs, make_volume):
+    segment(make_volume(name="3: T2/FLAIR <ä>"))
+    for button, ending in ((widget.ui.saveReportButton, "csv"), (widget.ui.savePageButton, "html")):
+        dialogs.answer("")
+        click(button)
+        assert dialogs.shown[-1].text == f"3_ T2_FLAIR _ä_ tiny-t1.{ending}"
+
+
 @pytest.mark.parametrize("ending", ["", ".pdf"])
 def test_the_page_shows_the_result_as_it_is_now(widget, segment, dialogs, tmp_path, ending):
     pytest.importorskip("matplotlib" if ending else "jinja2", reason="needs the extra 'export'")

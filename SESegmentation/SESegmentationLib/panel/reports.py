@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ _TABLE_ROLE = "SESegmentation.Report"
 _CHANGES_ROLE = "SESegmentation.Changes"
 #: of that table: the last column says in words what changed
 CHANGE_COLUMNS = (*COMPARISON_COLUMNS[:-1], "change")
+#: what some systems do not allow in names of files, while names in DICOM often hold it: "3: T2/FLAIR"
+_NOT_IN_FILE_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]+')
 
 
 def _result_in_scene(node: slicer.vtkMRMLSegmentationNode) -> tuple[ResultRecord, sitk.Image, sitk.Image]:
@@ -247,11 +250,16 @@ def _ask_for_file(title: str, name: str, kinds: Mapping[str, str]) -> Path | Non
     Raises:
         UsageError: there is no such folder.
     """
-    usual = next(iter(kinds))
-    path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, f"{name}{usual}", ";;".join(kinds.values()))
+    usual, filters = next(iter(kinds)), ";;".join(kinds.values())
+    suggested = _NOT_IN_FILE_NAMES.sub("_", name) + usual
+    path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, suggested, filters)
     if not path:
         return None
     file = Path(path) if Path(path).suffix.lower() in kinds else Path(f"{path}{usual}")
+    if file != Path(path) and file.exists():  # the dialog has not asked about this one
+        question = _("{file} exists already. Replace it?").format(file=file.name)
+        if not slicer.util.confirmOkCancelDisplay(question, title):
+            return None
     if not file.parent.is_dir():  # probably a typing mistake: no folder is created
         raise UsageError(
             _("{file} cannot be written: {reason}.").format(file=file.name, reason=os.strerror(errno.ENOENT)),
