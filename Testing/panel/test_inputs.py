@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from panel_clicks import click, texts
+from panel_clicks import click, texts, transform_under
 from panel_fakes import make_package
 
 from harness import application
@@ -213,4 +213,17 @@ def test_an_output_of_another_volume_is_told_before_it_is_written_into(widget, c
     (message,) = widget.panel.inputs.messages
     assert message.level == "warning" and "is a segmentation of first; the result of second" in message.text
     choices.outputSegmentation = None
+    assert widget.panel.inputs.messages == []
+
+
+def test_a_transform_that_mirrors_the_volume_is_warned_of(widget, choices, make_volume):
+    volume = choices.inputVolume = make_volume()
+    transform_under({(0, 0): -1.0}, volume)
+    (message,) = widget.panel.inputs.messages
+    assert message.level == "warning" and message.text.startswith("The transform of head mirrors it")
+    transform_under({(0, 0): -1.0, (1, 1): -1.0}, volume)  # half a turn
+    assert widget.panel.inputs.messages == []
+    transform_under({(1, 1): -1.0}, volume)
+    assert len(widget.panel.inputs.messages) == 1
+    volume.HardenTransform()
     assert widget.panel.inputs.messages == []

@@ -204,7 +204,8 @@ class Inputs(VTKObservationMixin):
         if card is None:
             return []
         findings = input_findings(volume, card, choices.region is not None)
-        return [*_about_output(choices.outputSegmentation, volume), *map(Message.of_finding, findings)]
+        about_choices = [*_about_transform(volume), *_about_output(choices.outputSegmentation, volume)]
+        return [*about_choices, *map(Message.of_finding, findings)]
 
     def _show(self, messages: list[Message]) -> None:
         if messages != self._messages.shown:
@@ -223,6 +224,22 @@ class Inputs(VTKObservationMixin):
         low, high = np.array(bounds[0::2]), np.array(bounds[1::2])
         region.SetCenter(*((low + high) / 2))
         region.SetSize(*((high - low) / 2))
+
+
+def _about_transform(volume: slicer.vtkMRMLScalarVolumeNode) -> list[Message]:
+    """A warning where the views show the volume mirrored: structures are named as they lie without its transforms."""
+    to_world = vtk.vtkMatrix4x4()
+    slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(volume.GetParentTransformNode(), None, to_world)
+    if to_world.Determinant() > 0:
+        return []
+    text = _("The transform of {volume} mirrors it: left and right in the result are those without the transform.")
+    return [
+        Message(
+            WARNING,
+            text.format(volume=volume.GetName()),
+            _("If they are right only with the transform, harden it in the module Data before you segment."),
+        )
+    ]
 
 
 def _about_output(
