@@ -25,6 +25,7 @@ from ..result import (
     NOTHING_CORRECTED,
     NOTHING_SAID,
     Confidence,
+    IntracranialVolume,
     SegmentationResult,
     SegmentOptions,
     StructureChange,
@@ -209,7 +210,11 @@ def _relabelled(result: SegmentationResult, labels: sitk.Image, pairs: Sequence[
     implausible_before = measure_structures(result.labels, structures, pairs, confidences)[1]
     measured, implausible = measure_structures(labels, structures, pairs, confidences)
     findings = [*(finding for finding in result.findings if finding not in implausible_before), *implausible]
-    return replace(result, labels=labels, structures=measured, findings=findings)
+    known = result.intracranial
+    if known is not None:
+        ml = sum(structure.volume_ml for structure in measured)
+        known = IntracranialVolume(ml, ml * known.error_ml / known.ml)
+    return replace(result, labels=labels, structures=measured, findings=findings, intracranial=known)
 
 
 def _changes(own: SegmentationResult, new: SegmentationResult, corrections: Corrections) -> list[StructureChange]:

@@ -22,7 +22,7 @@ from SESegmentationLib.refine.corrections import Corrections
 from SESegmentationLib.refine.learnt_correction import LearntCorrection
 from SESegmentationLib.refine.recalibration import RecalibrationSettings
 from SESegmentationLib.refine.refinement import refine
-from SESegmentationLib.result import NO_GAIN, NOTHING_CORRECTED, SegmentOptions
+from SESegmentationLib.result import NO_GAIN, NOTHING_CORRECTED, IntracranialVolume, SegmentOptions
 from SESegmentationTraining.calibration import shift_volume
 
 QUICK = RecalibrationSettings(steps=2)
@@ -65,6 +65,24 @@ def test_found_slices_are_as_good_as_named_ones(tiny_engine, sample, own_labels)
     named = refine(tiny_engine, sample.image, corrected, [Slices("k", (10, 20))], whole_slices=False)
     assert found.slices == [Slices("k", (10, 20))]
     assert (array_of(found.result.labels) == array_of(named.result.labels)).all()
+
+
+def test_the_intracranial_volume_is_that_of_the_labels_as_they_are_now(tiny_engine, sample, own_labels, monkeypatch):
+    """Shares of it add up to 1, as those of a segmentation do."""
+    segment = Engine.segment
+
+    def measured(*arguments, **named):
+        result = segment(*arguments, **named)
+        ml = sum(structure.volume_ml for structure in result.structures)
+        return replace(result, intracranial=IntracranialVolume(ml, 0.02 * ml))
+
+    monkeypatch.setattr(Engine, "segment", measured)
+    array = array_of(own_labels)
+    array[:, 20:25] = 0
+    refined = refine(tiny_engine, sample.image, with_array(array, own_labels), [Slices("j", tuple(range(20, 25)))])
+    before, now = refined.own.intracranial, refined.result.intracranial
+    assert now.ml == pytest.approx(sum(structure.volume_ml for structure in refined.result.structures))
+    assert now.ml < before.ml and now.error_ml == pytest.approx(0.02 * now.ml)
 
 
 def test_changes_add_up(tiny_engine, sample, own_labels):
