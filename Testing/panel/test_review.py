@@ -350,4 +350,6 @@ def test_changes_of_both_sides_are_told_from_noise(widget, choices, segmenter, m
     widget.ui.earlierSelector.setCurrentNode(segmented("with fewer views"))
     choices.resultSegmentation = node
     click(widget.ui.changesButton)
-    assert "not measured" in widget.panel.messages.shown[-1].text, "the noise was measured with all views"
+    told = widget.panel.messages.shown[-1].text
+    assert "not measured" in told, "the noise was measured with all views"
+    assert told.startswith("The scans were segmented in different ways: the earlier scan with fewer views."), told

@@ -16,7 +16,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from SESegmentationExport.comparison import COLUMNS as COMPARISON_COLUMNS
-from SESegmentationExport.comparison import compare_reports, noise_of
+from SESegmentationExport.comparison import Change, compare_reports, noise_of, other_options
 
 from ..errors import InputError, ModelError, UsageError
 from ..files import OutputFiles
@@ -133,7 +133,7 @@ def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSe
     Volumes are those of both segmentations as they are now, after edits.
 
     Returns:
-        Which changes are larger than the noise, one sentence.
+        How differently the scans were segmented, if they were; and which changes are larger than the noise.
 
     Raises:
         InputError: one of them is no result of this module, or its volume is gone.
@@ -150,6 +150,11 @@ def show_changes(node: slicer.vtkMRMLSegmentationNode, earlier: slicer.vtkMRMLSe
     changes = compare_reports(before, now, noise, days=None)
     rows = [change.to_dict() | {"change": change.words()} for change in changes]
     _show_rows(node, (_CHANGES_ROLE, "change"), CHANGE_COLUMNS, rows)
+    doubts = [f"{finding.message} {finding.consequence}" for finding in other_options(before, now)]
+    return " ".join([*doubts, _larger_changes(changes)])
+
+
+def _larger_changes(changes: Sequence[Change]) -> str:
     larger = [f"{change.name} {change.words()}" for change in changes if change.exceeds_noise]
     if not any(change.exceeds_noise is not None for change in changes):
         return _("The noise was not measured for this model: any change may be noise.")
