@@ -1,7 +1,8 @@
 """Adaptation to a scan that differs from those of the training, as far as the result agrees better with corrections.
 
-The scan is segmented again with bright and dark exchanged, then with adapted batch norms. Each is accepted only if the
-result agrees clearly better with the corrected slices than the best before it.
+The scan is segmented again with bright and dark exchanged: that is accepted if the views agree better with each other,
+and the result no worse with the corrected slices. Then it is segmented with adapted batch norms, which are accepted if
+the result agrees clearly better with the corrected slices than the best before it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .contrast_reversal import as_seen_reversed, can_be_reversed, reversed_netwo
 from .corrections import Corrections
 from .segmented_scan import Scan, SegmentedScan
 
-#: least gain in Dice on the corrected voxels for which an adaptation is accepted
+#: least gain in Dice on the corrected voxels for which adapted batch norms are accepted
 LEAST_GAIN = 0.01
 
 
@@ -60,8 +61,8 @@ def adapt_to_scan(
 ) -> Adapted:
     """Segment a scan by adapted engines, and choose.
 
-    A scan of the reverse contrast is one on which the views also agree better with each other: corrected slices are
-    often the worst ones, on which any other result may be better by chance.
+    The reverse contrast takes the agreement of the views too: corrected slices are often the worst ones, on which any
+    other result may be better by chance.
 
     Args:
         first: the model's own segmentation.
@@ -87,7 +88,7 @@ def adapt_to_scan(
         reversing = reversed_networks(networks, card)
         # an engine modifies its networks
         found, agreement = segmented(Engine(engine.package, str(engine.device), copy.deepcopy(reversing)), 0)
-        if agreement >= most + LEAST_GAIN and found.confidence > first.confidence:
+        if agreement >= most and found.confidence > first.confidence:
             best, most, networks = Adapted(as_seen_reversed(found, card), contrast_reversed=True), agreement, reversing
     if _can_adapt_batch_norms(card, least_divergence):
         crops = [crop for crop, _ in first.seen]
