@@ -116,7 +116,7 @@ def refine(
     if corrections is None or slices is None:
         slices = edited_slices(voxels_of(labels) != voxels_of(own.labels))
         corrections = Corrections.in_slices(labels, slices)
-    adapted, by_scan = None, Adapted(first)
+    adapted, by_scan = None, Adapted(first, first)
     if recalibration and _differs(corrections, own):
         now, adapted = _recalibrated(first, engine, scan, corrections, slices, recalibration, phases)
     elif adapts and _differs(corrections, own):
@@ -133,7 +133,7 @@ def refine(
         whole,
         lambda share: phases.update("carry", share),
     )
-    carried = _limited(carried, own.labels, corrections)
+    carried = _limited(carried, by_scan.unadapted.result.labels, corrections)
     result = _relabelled(now.result, corrections.kept_in(carried), engine.pairs(image, options.roi))
     result = replace(result, timings=phases.seconds(), doubt=_outside(corrections, result.doubt))
     changes = _changes(own, result, corrections)
@@ -183,7 +183,7 @@ def _differs(corrections: Corrections, own: SegmentationResult) -> bool:
 
 
 def _limited(labels: sitk.Image, own: sitk.Image, corrections: Corrections) -> sitk.Image:
-    """New labels where a structure that was corrected was or is; the model's own elsewhere."""
+    """New labels where a structure that was corrected was or is; those of ``own`` elsewhere."""
     new, before, corrected = (voxels_of(image) for image in (labels, own, corrections.labels))
     edited = corrections.known & (corrected != before)
     values = np.setdiff1d(np.union1d(before[edited], corrected[edited]), [0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -37,11 +37,14 @@ class Adapted:
 
     Attributes:
         segmented: the model's own, or that of an adapted engine.
+        unadapted: the same without adapted batch norms. What nobody corrected stays as it is here: in the wrong
+            contrast all structures are wrong, while batch norms are adapted to what was corrected.
         contrast_reversed: whether the networks saw the scan with bright and dark exchanged.
         batch_norms_adapted: whether their batch norms were adapted to it.
     """
 
     segmented: SegmentedScan
+    unadapted: SegmentedScan
     contrast_reversed: bool = False
     batch_norms_adapted: bool = False
 
@@ -77,7 +80,7 @@ def adapt_to_scan(
         OutOfMemoryError: not enough memory.
     """
     card, networks = engine.card, _own_networks(engine)
-    best, most = Adapted(first), known_dice(first.result.labels, corrections)
+    best, most = Adapted(first, first), known_dice(first.result.labels, corrections)
 
     def segmented(other: Engine, step: int) -> tuple[SegmentedScan, float]:
         part = part_of(report, step, 1 + len(SHARES))
@@ -89,14 +92,15 @@ def adapt_to_scan(
         # an engine modifies its networks
         found, agreement = segmented(Engine(engine.package, str(engine.device), copy.deepcopy(reversing)), 0)
         if agreement >= most and found.confidence > first.confidence:
-            best, most, networks = Adapted(as_seen_reversed(found, card), contrast_reversed=True), agreement, reversing
+            seen = as_seen_reversed(found, card)
+            best, most, networks = Adapted(seen, seen, contrast_reversed=True), agreement, reversing
     if _can_adapt_batch_norms(card, least_divergence):
         crops = [crop for crop, _ in first.seen]
         for step, adapted in enumerate(adapted_engines(engine, networks, crops, least_divergence), start=1):
             found, agreement = segmented(adapted, step)
             if agreement >= most + LEAST_GAIN:
                 seen = as_seen_reversed(found, card) if best.contrast_reversed else found
-                best, most = Adapted(seen, best.contrast_reversed, batch_norms_adapted=True), agreement
+                best, most = replace(best, segmented=seen, batch_norms_adapted=True), agreement
     return best
 
 

@@ -208,13 +208,17 @@ def test_normalised_to_mean_0_the_reverse_is_the_negative(engine, as_it_is):
 
 
 def test_networks_that_see_slices_find_the_reverse_contrast_too(weights, shared_data):
-    """By abdomen-mr, of a scan that it learnt from; its batch norms stay as they are."""
+    """By abdomen-mr, of a scan that it learnt from: in the wrong contrast all is wrong, not only what was corrected."""
     engine = Engine(find_model("abdomen-mr"), "cpu")
     folder = shared_data / "abdomen-mr"
-    image = read_volume(folder / "imagesTr" / "chaos_001_0000.nii.gz")
+    image = reverse(read_volume(folder / "imagesTr" / "chaos_001_0000.nii.gz"))
     truth = read_label_volume(folder / "labelsTr" / "chaos_001.nii.gz")
-    refined = refine(engine, reverse(image), truth, [Slices("k", (12, 20))])
+    array = sitk.GetArrayFromImage(truth)
+    spleen = 4
+    without = np.flatnonzero((array == 1).any((1, 2)) & ~(array == spleen).any((1, 2)))
+    refined = refine(engine, image, truth, [Slices("k", tuple(without[[-4, -8]].tolist()))])
     assert refined.contrast_reversed and not refined.batch_norms_adapted
-    everywhere = Corrections(truth, np.ones(truth.GetSize()[::-1], bool))
-    before, after = (known_dice(result.labels, everywhere) for result in (refined.own, refined.result))
-    assert before < 0.6 and after > 0.9
+    masks = [sitk.GetArrayFromImage(result.labels) == spleen for result in (refined.own, refined.result)]
+    before, after = (2 * (mask & (array == spleen)).sum() / (mask.sum() + (array == spleen).sum()) for mask in masks)
+    print(before, after)
+    assert before < 0.6 and after > 0.85
