@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import SimpleITK as sitk
 import slicer
-from panel_clicks import cells, click, draw, first_segment, save_and_reopen
+from panel_clicks import cells, click, draw, first_segment, save_and_reopen, wait
+from panel_fakes import make_refined
 
 from SESegmentationLib.errors import InputError
 from SESegmentationLib.models.labels import structure_label
@@ -100,18 +101,33 @@ def test_a_copy_of_a_result_says_why_nothing_can_be_learnt_from_it_and_what_help
     assert segmenter.jobs[-1].kind == "refine" and [str(entry) for entry in segmenter.jobs[-1].slices] == ["k:3"]
 
 
-def test_another_geometry_of_the_same_size_is_named_as_a_cause_with_its_remedy(
-    widget, segment, segmenter, choices, make_volume
+@pytest.mark.parametrize("of", ["a volume of the same size", "a larger volume", "a region"])
+def test_a_geometry_that_was_specified_in_the_segment_editor_moves_no_result(
+    widget, segment, segmenter, choices, make_volume, of
 ):
-    node = segment()
+    """Slicer lets the segmentation refer to the node that gave it the geometry, whatever that is."""
+    node, ui = segment(), widget.ui
     draw(node)
-    volume, other = choices.inputVolume, make_volume(name="other")
+    volume = choices.inputVolume
+    other = make_volume((25, 25, 25) if of == "a larger volume" else (20, 18, 16), "other")
     other.SetOrigin(2, 0, 0)
     node.SetReferenceImageGeometryParameterFromVolumeNode(other)
-    click(widget.ui.recalibrateButton)
-    (message,) = widget.panel.messages.shown
-    assert "given another geometry" in message.text and "specify its old geometry" in message.remedy
-    assert not widget.panel.run.running
-    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
-    click(widget.ui.recalibrateButton)
-    assert segmenter.jobs[-1].kind == "refine" and segmenter.jobs[-1].slices == ("k:3",)
+    if of == "a region":
+        region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode")
+        node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), region.GetID())
+    widget.enter()
+    report = scene_report(node)
+    assert report["input"] == "head" and report["corrected_slices"] == ["k:3"]
+    click(ui.nextButton)
+    click(ui.correctButton)
+    assert slicer.modules.SegmentEditorWidget.editor.sourceVolumeNode() is volume
+    slicer.util.selectModule("SESegmentation")
+    click(ui.recalibrateButton)
+    job = segmenter.jobs[-1]
+    assert job.slices == ("k:3",) and job.image.GetOrigin() == (0, 0, 0) and job.image.GetSize() == (20, 18, 16)
+    segmenter.succeed_refinement(make_refined(job, widget.panel.models.card))
+    wait(lambda: not widget.panel.run.running)
+    click(ui.acceptChangesButton)
+    assert widget.panel.messages.shown[-1].level == "information" and ui.undoButton.enabled
+    click(ui.undoButton)
+    assert [str(slices) for slices in find_corrected_slices(node)] == ["k:3"]

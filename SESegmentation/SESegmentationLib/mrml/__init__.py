@@ -17,7 +17,7 @@ from .edits import (
 )
 from .layers import find_segment, label_map
 from .overlay import ATTENTION, DOUBT, remove_difference, remove_maps_without_owner, show_difference, value_range
-from .place import movement, point_now
+from .place import GEOMETRY_ROLE, VOLUME_ROLE, movement, point_now
 from .references import (
     UndoHistory,
     adapted_parameters,
@@ -27,6 +27,7 @@ from .references import (
     is_companion,
     referenced_node,
     require_adapted_parameters,
+    segmented_volume,
     set_adapted_parameters,
     source_volume,
 )
@@ -57,9 +58,11 @@ __all__ = [
     "DOUBT",
     "EDIT_ATTRIBUTES",
     "EditRecord",
+    "GEOMETRY_ROLE",
     "SegmentationSequence",
     "TO_CHECK",
     "UndoHistory",
+    "VOLUME_ROLE",
     "VolumeRegion",
     "VolumeSequence",
     "WrittenLabels",
@@ -99,6 +102,7 @@ __all__ = [
     "record_written_labels",
     "result_grid",
     "review_state",
+    "segmented_volume",
     "set_review_state",
     "show_difference",
     "source_volume",

@@ -15,6 +15,10 @@ from ..io.volume_image import RAS_TO_LPS
 REFERENCE_GEOMETRY = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
 #: attribute with the grid on which a segmentation was edited when a result was written into it
 PLACE_ATTRIBUTE = "SESegmentation.Place"
+#: roles of the volume that was segmented, and of the node that gave the segmentation its geometry. Slicer changes the
+#: latter, to any kind of node, where the user specifies a geometry.
+VOLUME_ROLE = "SESegmentation.Volume"
+GEOMETRY_ROLE = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
 _LONGEST = 2**10  # characters
 
 
@@ -27,12 +31,16 @@ def movement(node: slicer.vtkMRMLSegmentationNode) -> np.ndarray | None:
     """How hardened transforms have moved the segments since a result was written.
 
     Slicer keeps the grid on which a segmentation is edited as a text, and moves it with the segments: it has the same
-    numbers of voxels then, in another place. Transforms that bend space give it other numbers, as does a clinician who
-    chooses another grid: these are not noticed. Another grid with the same numbers counts as a movement.
+    numbers of voxels then, in another place. Transforms that bend space give it other numbers: these are not noticed.
+    A geometry that was specified in the Segment Editor is no movement, unless it is that of the volume itself, which
+    was moved.
 
     Returns:
         The 4 x 4 matrix from where they were to where they are, RAS in mm; None where they were not moved.
     """
+    segmented = node.GetNodeReferenceID(VOLUME_ROLE)
+    if segmented and node.GetNodeReferenceID(GEOMETRY_ROLE) != segmented:  # another geometry was specified
+        return None
     texts = [node.GetAttribute(PLACE_ATTRIBUTE) or "", _place(node)]
     if not all(texts) or len(set(texts)) == 1 or len(texts[0]) > _LONGEST:
         return None

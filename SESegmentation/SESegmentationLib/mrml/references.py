@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 from ..adapted_notes import AdaptedNotes
 from ..errors import InputError
-from .place import movement
+from .place import GEOMETRY_ROLE, VOLUME_ROLE, movement
 
 _MADE_FOR = "SESegmentation.MadeFor"
 _ADAPTED_ROLE = "SESegmentation.Adapted"
@@ -59,13 +59,22 @@ def referenced_node(owner: slicer.vtkMRMLNode, role: str, class_name: str) -> sl
     return node if node is not None and node.IsA(class_name) else None
 
 
+def segmented_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode | None:
+    """The volume that a segmentation was made of; None where it is no longer in the scene, or not known.
+
+    Where no result says which it was, as in scenes of earlier versions, it is the one that gave it its geometry.
+    """
+    role = VOLUME_ROLE if node.GetNumberOfNodeReferences(VOLUME_ROLE) else GEOMETRY_ROLE
+    return referenced_node(node, role, "vtkMRMLScalarVolumeNode")
+
+
 def source_volume(node: slicer.vtkMRMLSegmentationNode) -> slicer.vtkMRMLScalarVolumeNode:
     """The volume that a segmentation was made of.
 
     Raises:
         InputError: it is no longer in the scene, or the segmentation does not refer to it.
     """
-    volume = referenced_node(node, node.GetReferenceImageGeometryReferenceRole(), "vtkMRMLScalarVolumeNode")
+    volume = segmented_volume(node)
     if volume is None:
         raise InputError(
             # the module Data copies a segmentation without its references

@@ -30,7 +30,7 @@ from .layers import (
     segments_of,
     tag,
 )
-from .place import REFERENCE_GEOMETRY
+from .place import GEOMETRY_ROLE, REFERENCE_GEOMETRY, VOLUME_ROLE
 from .references import UndoHistory, place_beside
 from .volume import VolumeSequence, check_volume_node, find_sequence
 
@@ -218,16 +218,17 @@ def completed_voxels(node: slicer.vtkMRMLSegmentationNode, geometry: sitk.Image)
 def _refer_to(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
     """Let a segmentation refer to its volume, and place it beside that."""
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    node.SetNodeReferenceID(VOLUME_ROLE, volume.GetID())
     place_beside(node, volume)
 
 
 def _refer_to_another(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
     """Let a segmentation that may refer to another volume refer to this one; its own geometry stays."""
-    role = node.GetReferenceImageGeometryReferenceRole()
-    if node.GetNodeReference(role) is None:
+    if node.GetNodeReference(GEOMETRY_ROLE) is None:
         _refer_to(node, volume)
-    elif node.GetNodeReference(role) is not volume:
-        node.SetNodeReferenceID(role, volume.GetID())
+    for role in (GEOMETRY_ROLE, VOLUME_ROLE):
+        if node.GetNodeReference(role) is not volume:
+            node.SetNodeReferenceID(role, volume.GetID())
 
 
 def _set_geometry(segmentation: slicer.vtkSegmentation, labels: sitk.Image, is_empty: bool) -> None:

@@ -14,7 +14,7 @@ from slicer.util import VTKObservationMixin
 from ..errors import SegmentationError
 from ..inference.input_checks import check_header
 from ..models import ModelCard
-from ..mrml import VolumeSequence, check_volume_node, is_companion, referenced_node
+from ..mrml import VolumeSequence, check_volume_node, is_companion, segmented_volume
 from ..result import Finding
 from .messages import WARNING, Message, MessageList
 
@@ -248,7 +248,7 @@ def _about_output(
     """A warning where the output is the segmentation of another volume, perhaps another patient's."""
     if output is None or not output.GetSegmentation().GetNumberOfSegments():
         return []
-    other = referenced_node(output, output.GetReferenceImageGeometryReferenceRole(), "vtkMRMLScalarVolumeNode")
+    other = segmented_volume(output)
     if other is None or other is volume:
         return []
     text = _("The output {output} is a segmentation of {other}; the result of {volume} will be written into it.")

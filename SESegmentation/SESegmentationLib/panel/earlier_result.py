@@ -13,7 +13,7 @@ from ..inference.output_checks import OUTPUT_FINDINGS, measure_structures
 from ..io.segmentations import structure_key
 from ..io.volume_image import voxels_of
 from ..models import Label
-from ..mrml import EditRecord, VolumeRegion, label_map, referenced_node
+from ..mrml import EditRecord, VolumeRegion, label_map, segmented_volume
 from ..result import Confidence, SegmentationResult, StructureResult
 from .result_record import RecordedStructure, ResultRecord
 
@@ -119,7 +119,7 @@ def _is_of(
 
     Where the volume that it refers to is no longer in the scene, a volume of the same name is taken for that one.
     """
-    source = referenced_node(node, node.GetReferenceImageGeometryReferenceRole(), "vtkMRMLScalarVolumeNode")
+    source = segmented_volume(node)
     if source is None:
         is_same = record is None or record.volume == ResultRecord.volume_name(volume.GetName())
     else:

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from ..adapted_notes import AdaptedNotes
 from ..models import ModelCard
-from ..mrml import adapted_parameters, adapted_text_node
+from ..mrml import adapted_parameters, adapted_text_node, segmented_volume
 from .choices import Choices
 from .messages import as_rich_text
 from .result_record import ResultRecord
@@ -72,7 +72,7 @@ class PatientNetwork:
     def _fits(self, node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode, weights: str) -> bool:
         """Whether a segmentation of this volume has parameters for these weights."""
         text = adapted_text_node(node)
-        if text is None or node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is not volume:
+        if text is None or segmented_volume(node) is not volume:
             return False
         cached, modified = self._weights.get(text.GetID()), text.GetMTime()
         if cached is None or cached[0] != modified:  # reading takes time, and this is asked often

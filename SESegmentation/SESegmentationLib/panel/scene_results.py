@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import SimpleITK as sitk
 import slicer
@@ -18,6 +18,8 @@ from ..mrml import (
     ATTENTION,
     DOUBT,
     EDIT_ATTRIBUTES,
+    GEOMETRY_ROLE,
+    VOLUME_ROLE,
     EditRecord,
     SegmentationSequence,
     UndoHistory,
@@ -132,14 +134,14 @@ class _NodeState:
     attributes: dict[str, str | None]
     adapted: bytes | None = None
     doubt: sitk.Image | None = None
-    volume_id: str | None = None
+    references: Mapping[str, str] = field(default_factory=dict)
 
     def apply_to(self, node: slicer.vtkMRMLSegmentationNode) -> None:
         _set_attributes(node, self.attributes)
         if node.GetScene() is slicer.mrmlScene:
             set_adapted_parameters(node, self.adapted)
-        if node.GetScene() is slicer.mrmlScene and self.volume_id is not None:
-            node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), self.volume_id)
+            for role, volume_id in self.references.items():
+                node.SetNodeReferenceID(role, volume_id)
 
 
 _Change = tuple[slicer.vtkMRMLSegmentationNode, _NodeState]
@@ -340,8 +342,11 @@ class SceneResults:
         for changes in (self._undo_states, self._redo_states):
             changes[:] = [change for change in changes if change[0].GetScene() is not None]
         attributes = {name: node.GetAttribute(name) for name in _ATTRIBUTES}
-        volume_id = node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole())
-        return _NodeState(attributes, adapted_parameters(node), self.doubt(node), volume_id)
+        found = {role: node.GetNodeReferenceID(role) for role in (GEOMETRY_ROLE, VOLUME_ROLE)}
+        references = {
+            role: volume_id for role, volume_id in found.items() if volume_id
+        }  # frames of sequences have none
+        return _NodeState(attributes, adapted_parameters(node), self.doubt(node), references)
 
     def _update_maps(self, node: slicer.vtkMRMLSegmentationNode, doubt: sitk.Image | None) -> None:
         """The segmentation holds another result now, with this doubt, and no map of attention yet."""
