@@ -56,6 +56,8 @@ class CollapsibleButton(_Foldable):
     def _init(self) -> None:
         self.setCheckable(True)
         self.setChecked(True)
+        policy = QtWidgets.QSizePolicy
+        self.setSizePolicy(policy.Minimum, policy.Preferred)  # as high as its text needs at its width
         self.setContentsMargins(4, self._HEADER, 4, 2)
         self.toggled.connect(self._on_toggled)
 

@@ -170,3 +170,17 @@ def test_application_objects_have_real_names_only():
         public = {name for name in vars(cls) if not name.startswith("_")}
         inherited = {name for name in public if hasattr(qt.QApplication, name)}
         assert public - inherited <= contract.names(real)
+
+
+def test_a_section_is_as_high_as_a_text_in_it_needs():
+    """As in CTK, whose sections may grow; Qt's own buttons may not."""
+    panel, section, label = qt.QWidget(), ctk.ctkCollapsibleButton(), qt.QLabel("some words " * 30)
+    label.wordWrap = True
+    label.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Preferred)  # as in the module's panel
+    qt.QVBoxLayout(section).addWidget(label)
+    layout = qt.QVBoxLayout(panel)
+    layout.addWidget(section)
+    panel.setFixedSize(200, 400)
+    panel.show()
+    application.process_events()
+    assert label.height >= label.heightForWidth(label.width)
