@@ -19,6 +19,8 @@ def test_a_deleted_segment_is_said_to_be_deleted_at_once(widget, segment):
     node.GetSegmentation().RemoveSegment("Segment_1")
     states = {row[0]: row[-1] for row in cells(widget)}
     assert states == {"anterior hippocampus": "deleted", "posterior hippocampus": "to check"}
+    widget.enter()
+    assert [row[1] for row in cells(widget)] == ["not found", "0.00"]
 
 
 def test_it_is_not_learnt_that_a_deleted_structure_is_not_there(widget, segment, segmenter):

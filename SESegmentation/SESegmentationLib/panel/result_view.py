@@ -140,11 +140,11 @@ class ReviewList:
             jump_to_slices(self._node, point_now(self._node, structure.doubtful_lps))
 
     def _show_volumes(self) -> None:
-        """List the volumes as they are now; measuring takes time, and is left out where no person has edited."""
+        """List the volumes as they are now; measuring takes time, and is left out where nobody has edited them."""
         if self._node is None or self._record is None:
             return
-        segments = filter(None, (self._segment(label.value) for label in self._record.labels))
-        is_edited = any(review_state(segment) != TO_CHECK for segment in segments)
+        segments = [self._segment(label.value) for label in self._record.labels]
+        is_edited = any(segment is None or review_state(segment) != TO_CHECK for segment in segments)
         record = with_present_volumes(self._node, self._record) if is_edited else self._record
         self._table.set_structures(record.structures)
 
