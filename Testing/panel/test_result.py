@@ -124,3 +124,12 @@ def test_the_list_shows_the_volumes_before_corrections_that_are_taken_back(widge
 def volumes(widget) -> dict[str, str]:
     """The volumes in the list, by name."""
     return {row[0]: row[1] for row in cells(widget)}
+
+
+def test_the_list_shows_the_colours_of_the_segments(widget, segment):
+    node = segment()
+    node.GetSegmentation().GetSegment("Segment_1").SetColor(0.2, 0.4, 1.0)
+    widget.enter()
+    name = widget.ui.structureTable.item(1, 0)
+    assert name.text() == "anterior hippocampus"
+    assert name.icon().pixmap(8, 8).toImage().pixelColor(4, 4).getRgb()[:3] == (51, 102, 255)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import qt
@@ -12,6 +13,7 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from ..errors import InputError
+from ..geometry import triple
 from ..models import Label
 from ..mrml import (
     ACCEPTED,
@@ -95,7 +97,7 @@ class ReviewList:
         self._ui.structureTable.visible = record is not None
         values = [structure.label.value for structure in record.structures] if record else []
         self._table.fill(record, values.index(chosen) if chosen in values else None)
-        self._show_volumes()
+        self._show_present()
         self.refresh()
 
     def show_changes(self, changes: Mapping[int, tuple[int, int]] | None) -> None:
@@ -127,7 +129,7 @@ class ReviewList:
             mark_semiautomatic(segment)
             if _STATUS.GetSegmentStatus(segment) == _STATUS.NotStarted:
                 set_review_state(segment, CORRECTED)
-        self._show_volumes()
+        self._show_present()
         self.refresh()
 
     def jump(self) -> None:
@@ -139,14 +141,18 @@ class ReviewList:
         if structure.doubtful_lps is not None:
             jump_to_slices(self._node, point_now(self._node, structure.doubtful_lps))
 
-    def _show_volumes(self) -> None:
-        """List the volumes as they are now; measuring takes time, and is left out where nobody has edited them."""
+    def _show_present(self) -> None:
+        """List the volumes and colours of the segments as they are now.
+
+        Measuring takes time, and is left out where nobody has edited them.
+        """
         if self._node is None or self._record is None:
             return
         segments = [self._segment(label.value) for label in self._record.labels]
         is_edited = any(segment is None or review_state(segment) != TO_CHECK for segment in segments)
         record = with_present_volumes(self._node, self._record) if is_edited else self._record
-        self._table.set_structures(record.structures)
+        pairs = zip(record.structures, segments, strict=True)
+        self._table.set_structures(tuple(_with_color_of(structure, segment) for structure, segment in pairs))
 
     def _segment(self, value: int) -> slicer.vtkSegment | None:
         if self._node is None or self._record is None:
@@ -330,6 +336,14 @@ def with_present_volumes(node: slicer.vtkMRMLSegmentationNode, record: ResultRec
     except InputError:
         return record
     return record.with_volumes(label_map(node, record.labels, grid))
+
+
+def _with_color_of(structure: RecordedStructure, segment: slicer.vtkSegment | None) -> RecordedStructure:
+    """The structure in the colour of its segment, which the user may have changed."""
+    if segment is None:
+        return structure
+    color = triple(round(255 * channel) for channel in segment.GetColor())
+    return replace(structure, label=replace(structure.label, color=color))
 
 
 def _was_moved() -> str:

@@ -123,7 +123,7 @@ class StructureTable:
         self._lay_out(rows, chosen)
 
     def set_structures(self, structures: tuple[RecordedStructure, ...]) -> None:
-        """List the same structures with the volumes that they have now."""
+        """List the same structures with the volumes and colours that they have now."""
         if structures != self._structures:
             self._structures = structures
             self._lay_out_again()
