@@ -234,7 +234,7 @@ def test_references_to_nodes_of_another_kind(widget, segment, segmenter, make_vo
     parameters = widget._parameterNode.parameterNode
     for role in ("inputVolume", "region", "outputSegmentation", "resultSegmentation", "adaptedFrom"):
         parameters.SetNodeReferenceID(role, text.GetID())
-    for role in (node.GetReferenceImageGeometryReferenceRole(),):
+    for role in (node.GetReferenceImageGeometryReferenceRole(), "SESegmentation.Volume"):
         node.SetNodeReferenceID(role, text.GetID())
     assert faults.take()  # the selectors of this scene, which no import has checked, cannot show it
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
