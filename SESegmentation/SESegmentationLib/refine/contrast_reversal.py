@@ -43,7 +43,7 @@ def can_be_reversed(card: ModelCard) -> bool:
 
     That is so for models of one contrast of MRI. CT has no other, and who learnt from any contrast knows the reverse.
     """
-    return card.modality == "MR" and card.contrast != ANY_CONTRAST and card.intensity["type"] in _SUMS
+    return card.modality == "MR" and card.contrast.casefold() != ANY_CONTRAST and card.intensity["type"] in _SUMS
 
 
 def reversed_networks(networks: Mapping[str, nn.Module], card: ModelCard) -> dict[str, nn.Module]:

@@ -81,9 +81,10 @@ def adapt_to_scan(
     """
     card, networks = engine.card, _own_networks(engine)
     best, most = Adapted(first, first), known_dice(first.result.labels, corrections)
+    adapts_batch_norms = _can_adapt_batch_norms(card, least_divergence)
 
     def segmented(other: Engine, step: int) -> tuple[SegmentedScan, float]:
-        part = part_of(report, step, 1 + len(SHARES))
+        part = part_of(report, step, 1 + len(SHARES) if adapts_batch_norms else 1)
         found = scan.segmented(other, lambda name, fraction, seconds_left: part(fraction))
         return found, known_dice(found.result.labels, corrections)
 
@@ -94,7 +95,7 @@ def adapt_to_scan(
         if agreement >= most and found.confidence > first.confidence:
             seen = as_seen_reversed(found, card)
             best, most, networks = Adapted(seen, seen, contrast_reversed=True), agreement, reversing
-    if _can_adapt_batch_norms(card, least_divergence):
+    if adapts_batch_norms:
         crops = [crop for crop, _ in first.seen]
         for step, adapted in enumerate(adapted_engines(engine, networks, crops, least_divergence), start=1):
             found, agreement = segmented(adapted, step)

@@ -191,7 +191,7 @@ def test_reversed_networks_see_bright_and_dark_exchanged(engine, as_it_is):
     [
         ({}, True),
         ({"contrast": "T2", "intensity": {"type": "zscore"}}, True),
-        ({"contrast": "any"}, False),
+        ({"contrast": "Any"}, False),
         ({"modality": "CT", "intensity": {"type": "window", "lower": -100, "upper": 300}}, False),
     ],
 )
