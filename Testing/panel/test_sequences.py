@@ -267,7 +267,9 @@ def test_results_go_into_their_own_frames_where_the_sequence_changes_meanwhile(
     if change == "removed":
         (message,) = widget.panel.messages.shown
         assert message.text == "The frame 0 of heart was removed from its sequence."
-        assert message.remedy == "Segment again. 1 of 3 frames are done and kept." and found == {"1": 2}
+        assert message.remedy == "Segment the sequence as it is now. 1 of 3 frames are done and kept." and found == {
+            "1": 2
+        }
     else:
         assert widget.panel.messages.shown == [] and found == {"0": 1, "1": 2, "2": 3}
 

@@ -277,7 +277,7 @@ class VolumeSequence:
                 _("The frame {value} of {volume} was removed from its sequence.").format(
                     value=value, volume=self.volume.GetName()
                 ),
-                _("Segment again."),
+                _("Segment the sequence as it is now."),
             )
         return number
 

@@ -43,7 +43,7 @@ def test_it_carries_keeps_and_doubts(warm, job, sample):
         assert structure.doubtful is None or structure.doubtful[2] != SLICE
     assert refined.adapted is None and refined.parameters == 0
     phases = [event.phase for event in warm.of(handle) if isinstance(event, ProgressEvent)]
-    assert list(dict.fromkeys(phases)) == ["load", "segment", "carry"]
+    assert list(dict.fromkeys(phases)) == ["load", "segment", "adapt", "carry"]
 
 
 def test_doubt_of_a_segmentation_where_it_is_asked_for(warm, job):
